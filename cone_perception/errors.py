@@ -1,0 +1,27 @@
+"""Every error that a user of this package can meet. Each says what, why and what to do."""
+
+from __future__ import annotations
+
+
+class ConePerceptionError(Exception):
+    """Base of all errors below; a command prints its message and exits with status 1."""
+
+
+class SettingsError(ConePerceptionError):
+    """A setting is unknown, of the wrong type, or out of its range."""
+
+
+class ModelError(ConePerceptionError):
+    """A network or its card is missing, damaged, or not what the other one says."""
+
+
+class EngineError(ConePerceptionError):
+    """The runtime of a network cannot be had, or failed while it ran."""
+
+
+class SourceError(ConePerceptionError):
+    """A picture, a video, or a bag cannot be read."""
+
+
+class ImageError(ConePerceptionError):
+    """One picture or image message cannot be decoded. Later ones may be fine."""

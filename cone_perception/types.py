@@ -1,0 +1,92 @@
+"""What travels from station to station: a camera's picture in, the cones found in it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Int64 = npt.NDArray[np.int64]
+UInt8 = npt.NDArray[np.uint8]
+
+
+def _check(name: str, array: object, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless `array` has this dtype and shape (None: any length)."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype:
+        found = getattr(array, 'dtype', type(array).__name__)
+        raise ValueError(f'{name} must be an array of {dtype.__name__}, got {found}')
+    fits = len(shape) == array.ndim and all(
+        want is None or want == length for want, length in zip(shape, array.shape)
+    )
+    if not fits:
+        wanted = tuple('any' if want is None else want for want in shape)
+        raise ValueError(f'{name} must have shape {wanted}, got {array.shape}')
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture of one camera.
+
+    bgr: (H, W, 3) uint8, source pixels, H and W at least 1.
+    stamp_ns: time of exposure in nanoseconds, of whatever clock the source uses.
+    frame_id: coordinate frame of the camera; empty where the source has none.
+    source: name of the camera, file or topic that it came from.
+    """
+
+    bgr: UInt8
+    stamp_ns: int = 0
+    frame_id: str = ''
+    source: str = ''
+
+    def __post_init__(self) -> None:
+        _check('bgr', self.bgr, np.uint8, (None, None, 3))
+        if 0 in self.bgr.shape:
+            raise ValueError(f'a frame needs at least one pixel, got {self.bgr.shape}')
+
+    @property
+    def height_px(self) -> int:
+        return int(self.bgr.shape[0])
+
+    @property
+    def width_px(self) -> int:
+        return int(self.bgr.shape[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """Cones found in one picture, best score first.
+
+    xyxy_px: (N, 4) float32, source-image pixels: left, top, right, bottom.
+    score: (N,) float32, 0..1.
+    class_id: (N,) int64, index into the model card's class names.
+    """
+
+    xyxy_px: Float32
+    score: Float32
+    class_id: Int64
+
+    def __post_init__(self) -> None:
+        n = len(self.xyxy_px)
+        _check('xyxy_px', self.xyxy_px, np.float32, (None, 4))
+        _check('score', self.score, np.float32, (n,))
+        _check('class_id', self.class_id, np.int64, (n,))
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def __getitem__(self, index: Any) -> Detections:
+        """Those that a mask, slice or index array selects."""
+        return Detections(self.xyxy_px[index], self.score[index], self.class_id[index])
+
+    @property
+    def height_px(self) -> Float32:
+        """(N,) float32: heights of the boxes in source pixels."""
+        return self.xyxy_px[:, 3] - self.xyxy_px[:, 1]
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No cones seen."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
