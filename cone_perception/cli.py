@@ -1,0 +1,53 @@
+"""The command `cone-perception`: each subcommand lives in a module of its own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from cone_perception import __version__
+from cone_perception.errors import ConePerceptionError
+
+SUBCOMMANDS = {
+    'detect': ('cone_perception.detect', 'find cones in pictures, a video or a bag, without ROS'),
+    'node': ('cone_perception.ros.node', 'run the ROS 2 node, as `ros2 run cone_perception detector`'),
+    'demo': ('cone_perception.demo', 'a drive over DDS to the node and back, judged'),
+}
+"""Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status."""
+    return run_command('cone-perception', SUBCOMMANDS, argv)
+
+
+def run_command(
+    program: str, subcommands: dict[str, tuple[str, str]], argv: Sequence[str] | None
+) -> int:
+    """Parse `argv`, import only the chosen subcommand's module, and run it."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog=program)
+    parser.add_argument('--version', action='version', version=__version__)
+    choices = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    chosen = next((a for a in arguments if not a.startswith('-')), None)
+    for name, (module_name, summary) in subcommands.items():
+        subparser = choices.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            module = importlib.import_module(module_name)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    try:
+        return int(args.run(args))
+    except ConePerceptionError as error:
+        print(f'{program} {args.command}: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f'{program} {args.command}: interrupted', file=sys.stderr)
+        return 130
+
+
+if __name__ == '__main__':
+    sys.exit(main())

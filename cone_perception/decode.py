@@ -1,0 +1,89 @@
+"""Network output -> Detections, in the layouts that YOLO networks come in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from cone_perception.errors import ModelError
+from cone_perception.types import Detections, Float32
+
+OutputLayout = Literal['anchors', 'end_to_end']
+"""anchors: [B, 4 + classes, A], boxes as centre and size, overlaps not yet removed (YOLO11, YOLO12).
+end_to_end: [B, N, 6], left, top, right, bottom, score, class; overlaps removed (YOLO26, YOLOv10)."""
+
+
+def read_layout(output_shape: tuple[int, ...], class_count: int) -> OutputLayout:
+    """Tell the layout of a network's output from its shape.
+
+    Raises ModelError when the shape is none of the known ones for `class_count` classes.
+    """
+    if len(output_shape) == 3:
+        _, rows, columns = output_shape
+        if rows == 4 + class_count and columns > rows:
+            return 'anchors'
+        if columns == 6 and rows > columns:
+            return 'end_to_end'
+    raise ModelError(
+        f'the network outputs {list(output_shape)}, which is no layout known for '
+        f'{class_count} classes: neither [B, {4 + class_count}, anchors] (YOLO11, YOLO12) nor '
+        '[B, boxes, 6] (YOLO26, YOLOv10). Export it for detection with the classes of its card.'
+    )
+
+
+def decode(
+    output: Float32,
+    layout: OutputLayout,
+    thresholds: Float32,
+    nms_iou: float,
+) -> Detections:
+    """Decode one picture's output into boxes in network pixels, best score first.
+
+    output: (4 + classes, A) or (N, 6) float32, one picture of the batch.
+    thresholds: (classes,) float32, least score that a class needs.
+    nms_iou: boxes of one class that overlap more are one cone (layout anchors only).
+    Raises ModelError on values that are not finite and on classes that the card does not have.
+    """
+    if layout == 'anchors':
+        best = output[4:].argmax(axis=0)
+        score = np.take_along_axis(output[4:], best[None], axis=0)[0]
+    else:
+        best = output[:, 5].astype(np.int64)
+        score = output[:, 4]
+    if not np.isfinite(score).all():
+        raise ModelError(
+            'the network put out scores that are not numbers. Its quantisation or its precision '
+            'is broken: export it again and compare with FP32.'
+        )
+    if layout == 'end_to_end' and len(best) and not 0 <= best.min() <= best.max() < len(thresholds):
+        raise ModelError(
+            f'the network found class {int(best.max())}, but its card names only '
+            f'{len(thresholds)} classes. File and card come from different exports.'
+        )
+    keep = np.flatnonzero(score >= thresholds[best])
+    score, class_id = score[keep], best[keep]
+    if layout == 'anchors':
+        centre, size = output[:2, keep].T, output[2:4, keep].T
+        xyxy = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+        order = _suppress(xyxy, score, class_id, nms_iou)
+    else:
+        xyxy = output[keep, :4]
+        order = np.argsort(-score, kind='stable')
+    found = Detections(
+        xyxy.astype(np.float32), score.astype(np.float32), class_id.astype(np.int64)
+    )[order]
+    if not np.isfinite(found.xyxy_px).all():
+        raise ModelError('the network put out boxes that are not numbers: export it again.')
+    return found
+
+
+def _suppress(xyxy: Float32, score: Float32, class_id: Float32, nms_iou: float) -> Float32:
+    """Class-aware non-maximum suppression: indices of the boxes to keep, best score first."""
+    xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+    kept = cv2.dnn.NMSBoxesBatched(
+        xywh.tolist(), score.tolist(), class_id.tolist(), score_threshold=0.0, nms_threshold=nms_iou
+    )
+    kept = np.asarray(kept, np.int64).reshape(-1)
+    return kept[np.argsort(-score[kept], kind='stable')]

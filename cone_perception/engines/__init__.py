@@ -1,0 +1,124 @@
+"""The one seam where hardware differs: an engine runs a network on a batch of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import ast
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from cone_perception.decode import read_layout
+from cone_perception.errors import EngineError, ModelError
+from cone_perception.model_card import Bundle, Encoding, Precision
+from cone_perception.types import Float32, UInt8
+
+EngineName = Literal['auto', 'openvino', 'onnxruntime']
+ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine runs, and on what.
+
+    runtime: name and version. device: as the runtime calls it.
+    input_shape: (B, 3, H, W). output_shape: (B, 4 + classes, A) or (B, N, 6).
+    network_sha256: of the file it loaded.
+    class_names: as written in the network file itself; empty where it says nothing.
+    """
+
+    runtime: str
+    device: str
+    precision: Precision
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    network_sha256: str
+    class_names: tuple[str, ...] = ()
+
+
+class Engine(Protocol):
+    """Runs a network on a batch. Knows nothing about cones."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+
+    def run(self, pictures: UInt8) -> Float32:
+        """Run one batch.
+
+        pictures: (B, H, W, 3) uint8 BGR, letterboxed. Returns the network's output, float32, valid
+        until the next call. Raises EngineError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds. It may not be run afterwards."""
+        ...
+
+
+def open_engine(bundle: Bundle, name: EngineName = 'auto', batch: int = 1, threads: int = 0) -> Engine:
+    """Load the bundle's network into the engine `name` and check it against the card.
+
+    auto: OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to the runtime.
+    Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
+    """
+    precision, encoding = _cpu_kind(bundle)
+    network = bundle.network(precision, encoding, batch)
+    path = bundle.checked_path(network)
+    engine: Engine
+    try:
+        if name in ('auto', 'openvino'):
+            from cone_perception.engines.openvino import OpenVinoEngine
+
+            engine = OpenVinoEngine(path, network, bundle.card.preprocessing, threads)
+        elif name == 'onnxruntime':
+            from cone_perception.engines.onnxruntime import OnnxRuntimeEngine
+
+            engine = OnnxRuntimeEngine(path, network, bundle.card.preprocessing, threads)
+        else:
+            raise EngineError(f'engine {name!r} is not known; choose one of {", ".join(ENGINE_NAMES)}')
+    except ImportError as error:
+        raise EngineError(
+            f'the runtime of engine {name!r} is not installed ({error}). '
+            "Install it with: pip install 'cone_perception[cpu]'"
+        ) from error
+    try:
+        _check_against_card(engine.info, bundle, str(path), batch)
+    except ModelError:
+        engine.close()
+        raise
+    return engine
+
+
+def class_names_from(metadata: str) -> tuple[str, ...]:
+    """Class names that Ultralytics writes into an ONNX file: "{0: 'blue_cone', ...}"; or none."""
+    try:
+        names = ast.literal_eval(metadata) if metadata else {}
+        return tuple(str(names[index]) for index in range(len(names)))
+    except (ValueError, SyntaxError, KeyError, TypeError) as error:
+        raise ModelError(
+            f'the class names written in the network are not readable: {metadata!r:.80}'
+        ) from error
+
+
+def _cpu_kind(bundle: Bundle) -> tuple[Precision, Encoding]:
+    """INT8 for a CPU where the bundle has it, else FP32."""
+    kinds = {(n.precision, n.encoding) for n in bundle.card.networks}
+    return ('int8', 'uint8') if ('int8', 'uint8') in kinds else ('fp32', 'float')
+
+
+def _check_against_card(info: EngineInfo, bundle: Bundle, path: str, batch: int) -> None:
+    card = bundle.card
+    advice = 'File and card come from different exports: export again.'
+    expected = (batch, 3, card.height_px, card.width_px)
+    if info.input_shape != expected:
+        raise ModelError(f'{path} takes {info.input_shape}, but its card says {expected}. {advice}')
+    layout = read_layout(info.output_shape, len(card.class_names))
+    if layout != card.output_layout or info.output_shape[0] != batch:
+        raise ModelError(
+            f'{path} outputs {info.output_shape} ({layout}), but its card says '
+            f'{card.output_layout} with batch {batch}. {advice}'
+        )
+    if info.class_names and info.class_names != card.class_names:
+        raise ModelError(
+            f'{path} was trained on the classes {", ".join(info.class_names)}, but its card says '
+            f'{", ".join(card.class_names)}. {advice}'
+        )

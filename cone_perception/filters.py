@@ -1,0 +1,86 @@
+"""Which of the cones found count: thresholds per class, classes, region, box sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from cone_perception.errors import SettingsError
+from cone_perception.model_card import ModelCard
+from cone_perception.types import Detections, Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What may change while the detector runs.
+
+    thresholds: least score per class name, 0..1; classes not named keep the model card's.
+    classes: class names to keep; empty keeps all.
+    region: corners x, y, x, y, ... of a polygon in fractions of the picture's width and height;
+        a cone counts when the middle of its box's bottom edge lies inside; empty keeps all.
+    min_height_px, max_height_px: of a box, in source pixels; max 0 means no limit.
+    """
+
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    region: tuple[float, ...] = ()
+    min_height_px: float = 0.0
+    max_height_px: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in self.thresholds.items():
+            if not 0 <= value <= 1:
+                raise SettingsError(f'the threshold of {name} must lie in 0..1, got {value}')
+        if self.region and (len(self.region) < 6 or len(self.region) % 2):
+            raise SettingsError(
+                'region needs x, y of three corners or more, in fractions of the picture, '
+                f'got {len(self.region)} numbers'
+            )
+        if any(not 0 <= value <= 1 for value in self.region):
+            raise SettingsError(
+                f'region is in fractions of the picture, 0..1, got {list(self.region)}'
+            )
+        if self.max_height_px and self.max_height_px < self.min_height_px:
+            raise SettingsError(
+                f'max_height_px {self.max_height_px} is less than min_height_px {self.min_height_px}: '
+                'no box could pass'
+            )
+
+    def check_classes(self, card: ModelCard) -> None:
+        """Raise SettingsError for a class name that the model does not know."""
+        unknown = sorted({*self.classes, *self.thresholds} - set(card.class_names))
+        if unknown:
+            raise SettingsError(
+                f'the model {card.name} has no class {", ".join(unknown)}; '
+                f'it knows {", ".join(card.class_names)}'
+            )
+
+    def thresholds_for(self, card: ModelCard) -> Float32:
+        """(classes,) float32: least score of each class of the card."""
+        return np.array(
+            [self.thresholds.get(name, card.thresholds[name]) for name in card.class_names],
+            np.float32,
+        )
+
+    def apply(
+        self, found: Detections, card: ModelCard, width_px: int, height_px: int
+    ) -> Detections:
+        """Those of the detections, in source pixels of a picture of this size, that count."""
+        keep = found.height_px >= self.min_height_px
+        if self.max_height_px:
+            keep &= found.height_px <= self.max_height_px
+        if self.classes:
+            wanted = [card.class_names.index(name) for name in self.classes]
+            keep &= np.isin(found.class_id, wanted)
+        if self.region:
+            corners = np.array(self.region, np.float32).reshape(-1, 2)
+            feet = (found.xyxy_px[:, [0, 3]] + found.xyxy_px[:, [2, 3]]) / 2
+            feet = feet / np.array([width_px, height_px], np.float32)
+            keep &= np.array(
+                [cv2.pointPolygonTest(corners, (float(x), float(y)), False) >= 0 for x, y in feet],
+                bool,
+            )
+        return found[keep]

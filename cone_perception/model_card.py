@@ -1,0 +1,246 @@
+"""The model card: a JSON file beside the networks that says what they are.
+
+A bundle is a folder with `card.json` and the network files it lists. Nothing is loaded that the
+card does not list, and nothing whose hash differs from the card's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from cone_perception.decode import OutputLayout
+from cone_perception.errors import ModelError
+
+CARD_FILE = 'card.json'
+SCHEMA = 1
+
+Precision = Literal['fp32', 'fp16', 'int8']
+Encoding = Literal['float', 'uint8', 'int8']
+"""How activations are written in a file: uint8 with zero point 128 for OpenVINO, int8 with zero
+point 0 for TensorRT. Both are the same real grid. float: not quantised."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkFile:
+    """One network of a bundle.
+
+    file: name inside the bundle's folder.
+    sha256: of the file, lower-case hex.
+    batch: pictures per run, at least 1.
+    """
+
+    file: str
+    sha256: str
+    precision: Precision
+    encoding: Encoding
+    batch: int = 1
+
+    def __post_init__(self) -> None:
+        _check_text('file', self.file)
+        if Path(self.file).name != self.file:
+            raise ValueError(f'file must be a plain name inside the bundle, got {self.file!r}')
+        _check_text('sha256', self.sha256)
+        _check_choice('precision', self.precision, get_args(Precision))
+        _check_choice('encoding', self.encoding, get_args(Encoding))
+        if type(self.batch) is not int or self.batch < 1:
+            raise ValueError(f'batch must be a whole number from 1, got {self.batch!r}')
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What happens to a picture before the network: read by every engine.
+
+    resize: always `letterbox`, see preprocess.py. pad_value: grey of its border, 0..255.
+    colour_order: order of the network's three input planes.
+    scale: factor from 0..255 to the network's input.
+    """
+
+    resize: Literal['letterbox'] = 'letterbox'
+    pad_value: int = 114
+    colour_order: Literal['rgb', 'bgr'] = 'rgb'
+    scale: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        _check_choice('resize', self.resize, ('letterbox',))
+        _check_choice('pad_value', self.pad_value, (114,))
+        _check_choice('colour_order', self.colour_order, ('rgb', 'bgr'))
+        if not math.isclose(self.scale, 1 / 255, rel_tol=1e-6):
+            raise ValueError(f'scale must be 1/255, got {self.scale!r}')
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a model is and what it may be used for.
+
+    class_names: in the order of the network's class indices.
+    height_px, width_px: the network's input.
+    thresholds: least score per class name, 0..1; one for every class.
+    nms_iou: 0..1, boxes of one class that overlap more are one cone (layout anchors only).
+    networks: the files, at least one. other_files: name -> sha256 of the rest of the bundle.
+    licence: of the weights, an SPDX identifier.
+    training: how it was made. metrics: what was measured, on what. Free JSON both.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    height_px: int
+    width_px: int
+    output_layout: OutputLayout
+    thresholds: Mapping[str, float]
+    networks: tuple[NetworkFile, ...]
+    licence: str
+    nms_iou: float = 0.6
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    other_files: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        _check_choice('schema', self.schema, (SCHEMA,))
+        _check_text('name', self.name)
+        _check_text('licence', self.licence)
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f'class_names must be distinct names, got {list(self.class_names)}')
+        for name in self.class_names:
+            _check_text('class_names', name)
+        for side in ('height_px', 'width_px'):
+            length = getattr(self, side)
+            if type(length) is not int or length < 32 or length % 32:
+                raise ValueError(f'{side} must be a positive multiple of 32, got {length!r}')
+        _check_choice('output_layout', self.output_layout, get_args(OutputLayout))
+        if set(self.thresholds) != set(self.class_names):
+            raise ValueError(
+                f'thresholds must name each class once, got {sorted(self.thresholds)} '
+                f'for {sorted(self.class_names)}'
+            )
+        for name, value in (*self.thresholds.items(), ('nms_iou', self.nms_iou)):
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise ValueError(f'threshold of {name} must lie in 0..1, got {value!r}')
+        if not self.networks:
+            raise ValueError('networks must list at least one file')
+
+    def to_json(self) -> str:
+        """The card as the text of `card.json`."""
+        return json.dumps(asdict(self), indent=2) + '\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model card and the folder that it lies in."""
+
+    folder: Path
+    card: ModelCard
+
+    def network(self, precision: Precision, encoding: Encoding, batch: int = 1) -> NetworkFile:
+        """The card's network of this kind. Raises ModelError when it lists none."""
+        for candidate in self.card.networks:
+            kind = (candidate.precision, candidate.encoding, candidate.batch)
+            if kind == (precision, encoding, batch):
+                return candidate
+        listed = ', '.join(
+            f'{n.file} ({n.precision}, {n.encoding}, batch {n.batch})' for n in self.card.networks
+        )
+        raise ModelError(
+            f'{self.folder / CARD_FILE} lists no {precision} network with {encoding} encoding and '
+            f'batch {batch}, only {listed}. Export the model with it.'
+        )
+
+    def checked_path(self, network: NetworkFile) -> Path:
+        """Path of the network's file, after comparing its hash with the card's.
+
+        Raises ModelError when the file is missing or another one than the card describes.
+        """
+        path = self.folder / network.file
+        if not path.is_file():
+            raise ModelError(
+                f'{path} is missing, but {CARD_FILE} lists it. Copy the whole bundle, or export again.'
+            )
+        found = file_sha256(path)
+        if found != network.sha256:
+            raise ModelError(
+                f'{path} has sha256 {found[:12]}..., but its card says {network.sha256[:12]}... '
+                'It is damaged, or file and card come from different exports: copy or export again.'
+            )
+        return path
+
+
+def shipped_bundle() -> Path:
+    """Folder of the demo model that comes with this package."""
+    return Path(__file__).parent / 'models' / 'demo'
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read the card at `path`: a bundle's folder or its card.json.
+
+    Raises ModelError naming the card and the entry when it is missing or wrong.
+    """
+    file = path / CARD_FILE if path.is_dir() else path
+    if file.suffix != '.json':
+        card = file.parent / CARD_FILE
+        hint = f'pass {card}' if card.is_file() else 'export the model, which writes one'
+        raise ModelError(f'{file} is not a model card, and a network without a card is not run: {hint}.')
+    if not file.is_file():
+        raise ModelError(
+            f'{file} does not exist. A model is a folder with {CARD_FILE} and its networks: '
+            'give that folder.'
+        )
+    try:
+        return Bundle(file.parent, _card_from(json.loads(file.read_text(encoding='utf-8'))))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ModelError(f'{file} is not a valid model card: {error}. Export the model again.') from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, lower-case hex."""
+    digest = hashlib.sha256()
+    with path.open('rb') as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _card_from(raw: Any) -> ModelCard:
+    values = _known_keys(raw, ModelCard)
+    values['class_names'] = tuple(_list_of(values, 'class_names'))
+    values['networks'] = tuple(
+        NetworkFile(**_known_keys(entry, NetworkFile)) for entry in _list_of(values, 'networks')
+    )
+    values['preprocessing'] = Preprocessing(
+        **_known_keys(values.get('preprocessing', {}), Preprocessing)
+    )
+    for key in ('thresholds', 'other_files', 'training', 'metrics'):
+        if not isinstance(values.get(key, {}), dict):
+            raise ValueError(f'{key} must be a JSON object, got {values[key]!r}')
+    return ModelCard(**values)
+
+
+def _known_keys(raw: Any, of: type[Any]) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        raise ValueError(f'{of.__name__} must be a JSON object, got {raw!r:.60}')
+    unknown = sorted(set(raw) - {f.name for f in fields(of)})
+    if unknown:
+        raise ValueError(f'{of.__name__} has no entry {", ".join(unknown)}')
+    return dict(raw)
+
+
+def _list_of(values: dict[str, Any], key: str) -> list[Any]:
+    if not isinstance(values.get(key), list):
+        raise ValueError(f'{key} must be a list, got {values.get(key)!r:.60}')
+    return list(values[key])
+
+
+def _check_text(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f'{name} must be a text that is not empty, got {value!r}')
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}')

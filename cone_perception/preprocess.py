@@ -1,0 +1,85 @@
+"""Source picture -> letterboxed network picture, and boxes the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from cone_perception.types import Float32, UInt8
+
+PAD_VALUE = 114
+"""Grey of the letterbox's border, the value that Ultralytics trains with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """How one picture lies in a network's input: scaled evenly, centred, the rest grey.
+
+    source_height_px, source_width_px: the picture.
+    height_px, width_px: the network's input.
+    """
+
+    source_height_px: int
+    source_width_px: int
+    height_px: int
+    width_px: int
+
+    def __post_init__(self) -> None:
+        for name in ('source_height_px', 'source_width_px', 'height_px', 'width_px'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}')
+
+    @property
+    def inner_width_px(self) -> int:
+        """Width of the scaled picture inside the network's input, at least 1."""
+        return max(1, round(self.source_width_px * self._scale))
+
+    @property
+    def inner_height_px(self) -> int:
+        """Height of the scaled picture inside the network's input, at least 1."""
+        return max(1, round(self.source_height_px * self._scale))
+
+    @property
+    def left_px(self) -> int:
+        return (self.width_px - self.inner_width_px) // 2
+
+    @property
+    def top_px(self) -> int:
+        return (self.height_px - self.inner_height_px) // 2
+
+    @property
+    def _scale(self) -> float:
+        return min(self.height_px / self.source_height_px, self.width_px / self.source_width_px)
+
+    @property
+    def _scale_xyxy(self) -> Float32:
+        """(4,) float32: network pixels per source pixel, as really resized (rounding included)."""
+        x = self.inner_width_px / self.source_width_px
+        y = self.inner_height_px / self.source_height_px
+        return np.array([x, y, x, y], np.float32)
+
+    @property
+    def _offset_xyxy(self) -> Float32:
+        return np.array([self.left_px, self.top_px, self.left_px, self.top_px], np.float32)
+
+    def apply(self, bgr: UInt8, out: UInt8) -> None:
+        """Write the letterboxed picture into `out`, (height_px, width_px, 3) uint8."""
+        size = (self.inner_width_px, self.inner_height_px)
+        out[:] = PAD_VALUE
+        inner = out[self.top_px : self.top_px + size[1], self.left_px : self.left_px + size[0]]
+        if (bgr.shape[1], bgr.shape[0]) == size:
+            inner[:] = bgr
+        else:
+            inner[:] = cv2.resize(bgr, size, interpolation=cv2.INTER_LINEAR)
+
+    def to_network(self, xyxy_px: Float32) -> Float32:
+        """(N, 4) boxes from source pixels to network pixels."""
+        return (xyxy_px * self._scale_xyxy + self._offset_xyxy).astype(np.float32)
+
+    def to_source(self, xyxy_px: Float32) -> Float32:
+        """(N, 4) boxes from network pixels to source pixels, clipped to the picture."""
+        boxes = (xyxy_px - self._offset_xyxy) / self._scale_xyxy
+        limit = [self.source_width_px, self.source_height_px] * 2
+        return np.clip(boxes, 0, np.array(limit, np.float32)).astype(np.float32)

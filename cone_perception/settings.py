@@ -1,0 +1,174 @@
+"""Every setting of the node, once: ROS parameters, YAML files and --help are derived from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from cone_perception.engines import EngineName
+from cone_perception.errors import SettingsError
+from cone_perception.filters import Filters
+
+Transport = Literal['auto', 'raw', 'compressed']
+Reliability = Literal['best_effort', 'reliable']
+
+
+def _setting(
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    live: bool = False,
+) -> Any:
+    """A dataclass field with what its ROS parameter needs to know.
+
+    low, high: closed range. live: may change while the node runs.
+    """
+    return field(
+        default=default,
+        metadata={'description': description, 'low': low, 'high': high, 'live': live},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSettings:
+    """Settings of the detector node, validated when made; SettingsError names what is wrong."""
+
+    model: str = _setting('', 'Bundle folder or its card.json; empty takes the shipped demo model.')
+    engine: EngineName = _setting('auto', 'Runtime of the network; auto picks the fastest here.')
+    threads: int = _setting(0, 'CPU threads of the network; 0 lets the runtime choose.', low=0, high=256)
+    batch: int = _setting(1, 'Pictures per run; 2 pairs the first two cameras.', low=1, high=2)
+    cameras: tuple[str, ...] = _setting(
+        ('camera',), 'Names of the cameras; outputs go to NAME/detections and NAME/debug_image.'
+    )
+    image_topics: tuple[str, ...] = _setting(
+        (), 'Image topic of each camera in turn; empty takes NAME/image.'
+    )
+    side_by_side: bool = _setting(
+        False, 'One topic carries two cameras side by side: its left half is the first camera.'
+    )
+    transport: Transport = _setting(
+        'auto', 'Message type of the topics; auto reads compressed where the name ends in /compressed.'
+    )
+    reliability: Reliability = _setting(
+        'best_effort', 'Of the image subscriptions; best_effort hears reliable publishers too.'
+    )
+    queue_depth: int = _setting(1, 'History depth of the image subscriptions.', low=1, high=100)
+    stereo_tolerance_ms: float = _setting(
+        2.0, 'Frames of two cameras with stamps closer than this are one pair.', low=0.0, high=1000.0
+    )
+    expected_width_px: int = _setting(
+        0, 'Warn when pictures come narrower than this; 0 never warns.', low=0, high=16384
+    )
+    expected_height_px: int = _setting(
+        0, 'Warn when pictures come lower than this; 0 never warns.', low=0, high=16384
+    )
+    silence_s: float = _setting(
+        2.0, 'Without a frame for this long the diagnostics say why.', low=0.1, high=3600.0
+    )
+    autostart: bool = _setting(True, 'Configure and activate without being asked.')
+    debug_image: bool = _setting(
+        True, 'Publish NAME/debug_image while somebody subscribes to it.', live=True
+    )
+    thresholds: tuple[str, ...] = _setting(
+        (), "Least scores that replace the model card's, as 'blue_cone:0.4'.", live=True
+    )
+    classes: tuple[str, ...] = _setting((), 'Class names to publish; empty publishes all.', live=True)
+    region: tuple[float, ...] = _setting(
+        (),
+        'Corners x, y, x, y, ... of a polygon in fractions of the picture; cones that stand '
+        'outside are left out; empty keeps all.',
+        live=True,
+    )
+    min_height_px: float = _setting(
+        0.0, 'Leave out boxes lower than this, in source pixels.', low=0.0, high=16384.0, live=True
+    )
+    max_height_px: float = _setting(
+        0.0, 'Leave out boxes higher than this; 0 keeps all.', low=0.0, high=16384.0, live=True
+    )
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(type(self))
+        for entry in fields(self):
+            _check_value(entry, kinds[entry.name], getattr(self, entry.name))
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise SettingsError(f'cameras must be distinct names, got {list(self.cameras)}')
+        if self.side_by_side and len(self.cameras) != 2:
+            raise SettingsError(
+                f'side_by_side needs two cameras (left, right), got {list(self.cameras)}'
+            )
+        topic_count = 1 if self.side_by_side else len(self.cameras)
+        if self.image_topics and len(self.image_topics) != topic_count:
+            raise SettingsError(
+                f'image_topics must name {topic_count} topics, one for each camera'
+                f'{" pair" if self.side_by_side else ""}, got {list(self.image_topics)}'
+            )
+        if self.batch == 2 and len(self.cameras) != 2:
+            raise SettingsError(f'batch 2 needs two cameras, got {list(self.cameras)}')
+        _ = self.filters
+
+    @property
+    def filters(self) -> Filters:
+        """The part that may change while the node runs."""
+        return Filters(
+            thresholds=dict(_parse_threshold(text) for text in self.thresholds),
+            classes=self.classes,
+            region=self.region,
+            min_height_px=self.min_height_px,
+            max_height_px=self.max_height_px,
+        )
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The image topics: one per camera, or one for both when side by side."""
+        return self.image_topics or tuple(
+            f'{name}/image' for name in (self.cameras[:1] if self.side_by_side else self.cameras)
+        )
+
+    def is_compressed(self, topic: str) -> bool:
+        """Whether `topic` carries CompressedImage."""
+        if self.transport == 'auto':
+            return topic.endswith('/compressed')
+        return self.transport == 'compressed'
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> DetectorSettings:
+        """Settings from names and values, lists taken as tuples. Unknown names are refused."""
+        known = {entry.name for entry in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise SettingsError(
+                f'there is no setting {", ".join(unknown)}; there are {", ".join(sorted(known))}'
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _parse_threshold(text: str) -> tuple[str, float]:
+    name, _, number = text.rpartition(':')
+    try:
+        return name.strip(), float(number)
+    except ValueError as error:
+        raise SettingsError(f"thresholds are written 'blue_cone:0.4', got {text!r}") from error
+
+
+def _check_value(entry: Field[Any], kind: Any, value: Any) -> None:
+    """Raise SettingsError unless the value has the field's type and lies in its range."""
+    choices = get_args(kind) if getattr(kind, '__origin__', None) is Literal else ()
+    if choices:
+        if value not in choices:
+            raise SettingsError(f'{entry.name} must be one of {", ".join(choices)}, got {value!r}')
+        return
+    if kind is float and type(value) is int:
+        value = float(value)
+    if get_args(kind):
+        item = get_args(kind)[0]
+        accepted = (int, float) if item is float else (item,)
+        if not isinstance(value, tuple) or any(type(part) not in accepted for part in value):
+            raise SettingsError(f'{entry.name} must be a list of {item.__name__}, got {value!r}')
+    elif type(value) is not kind:
+        raise SettingsError(f'{entry.name} must be of type {kind.__name__}, got {value!r}')
+    low, high = entry.metadata['low'], entry.metadata['high']
+    if low is not None and not low <= value <= high:
+        raise SettingsError(f'{entry.name} must lie in {low}..{high}, got {value!r}')

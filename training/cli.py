@@ -1,0 +1,26 @@
+"""The command `cone-training`: each subcommand lives in a module of its own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cone_perception.cli import run_command
+
+SUBCOMMANDS = {
+    'simulate': ('training.simulate', 'render labelled pictures and drives'),
+    'demo-model': ('training.demo_model', 'train the shipped demo model on rendered pictures'),
+    'export': ('training.export', 'weights to a model bundle with an INT8 network'),
+    'judge': ('training.judge', 'accuracy of a model bundle on a labelled data set'),
+    'two-stage': ('training.two_stage', 'pre-train and fine-tune (not in this release yet)'),
+}
+"""Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status."""
+    return run_command('cone-training', SUBCOMMANDS, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
