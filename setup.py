@@ -1,0 +1,22 @@
+"""Installs the two ROS packages of this repository, cone_perception and training, with pip or colcon."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+PACKAGE_XML = {'cone_perception': 'package.xml', 'training': 'training/package.xml'}
+
+# What ros2 looks up: a marker, a package.xml and executables per package; launch files and settings.
+data_files = [
+    ('share/ament_index/resource_index/packages', [f'resource/{name}' for name in PACKAGE_XML]),
+    ('share/cone_perception', ['resource/find_python.sh']),
+    ('share/cone_perception/launch', sorted(glob('launch/*.launch.py'))),
+    ('share/cone_perception/config', sorted(glob('config/*'))),
+]
+for name, package_xml in PACKAGE_XML.items():
+    data_files += [
+        (f'share/{name}', [package_xml]),
+        (f'lib/{name}', sorted(glob(f'resource/lib/{name}/*'))),
+    ]
+
+setup(packages=find_packages(include=['cone_perception*', 'training*']), data_files=data_files)
