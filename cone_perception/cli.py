@@ -12,7 +12,10 @@ from cone_perception.errors import ConePerceptionError
 
 SUBCOMMANDS = {
     'detect': ('cone_perception.detect', 'find cones in pictures, a video or a bag, without ROS'),
-    'node': ('cone_perception.ros.node', 'run the ROS 2 node, as `ros2 run cone_perception detector`'),
+    'node': (
+        'cone_perception.ros.node',
+        'run the ROS 2 node, as `ros2 run cone_perception detector`',
+    ),
     'demo': ('cone_perception.demo', 'a drive over DDS to the node and back, judged'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""

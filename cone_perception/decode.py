@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 
 from cone_perception.errors import ModelError
-from cone_perception.types import Detections, Float32
+from cone_perception.types import Detections, Float32, Int64
 
 OutputLayout = Literal['anchors', 'end_to_end']
-"""anchors: [B, 4 + classes, A], boxes as centre and size, overlaps not yet removed (YOLO11, YOLO12).
-end_to_end: [B, N, 6], left, top, right, bottom, score, class; overlaps removed (YOLO26, YOLOv10)."""
+"""anchors: [B, 4 + classes, A], boxes as centre and size, overlaps left in (YOLO11, YOLO12).
+end_to_end: [B, N, 6], left, top, right, bottom, score, class, no overlaps (YOLO26, YOLOv10)."""
 
 
 def read_layout(output_shape: tuple[int, ...], class_count: int) -> OutputLayout:
@@ -67,10 +67,11 @@ def decode(
     if layout == 'anchors':
         centre, size = output[:2, keep].T, output[2:4, keep].T
         xyxy = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
-        order = _suppress(xyxy, score, class_id, nms_iou)
+        kept = _suppress(xyxy, score, class_id, nms_iou)
     else:
         xyxy = output[keep, :4]
-        order = np.argsort(-score, kind='stable')
+        kept = np.arange(len(keep))
+    order = kept[np.argsort(-score[kept], kind='stable')]
     found = Detections(
         xyxy.astype(np.float32), score.astype(np.float32), class_id.astype(np.int64)
     )[order]
@@ -79,11 +80,10 @@ def decode(
     return found
 
 
-def _suppress(xyxy: Float32, score: Float32, class_id: Float32, nms_iou: float) -> Float32:
-    """Class-aware non-maximum suppression: indices of the boxes to keep, best score first."""
+def _suppress(xyxy: Float32, score: Float32, class_id: Int64, nms_iou: float) -> Int64:
+    """Class-aware non-maximum suppression: indices of the boxes to keep."""
     xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
     kept = cv2.dnn.NMSBoxesBatched(
         xywh.tolist(), score.tolist(), class_id.tolist(), score_threshold=0.0, nms_threshold=nms_iou
     )
-    kept = np.asarray(kept, np.int64).reshape(-1)
-    return kept[np.argsort(-score[kept], kind='stable')]
+    return np.asarray(kept, np.int64).reshape(-1)

@@ -23,5 +23,13 @@ class SourceError(ConePerceptionError):
     """A picture, a video, or a bag cannot be read."""
 
 
+class InstallError(ConePerceptionError):
+    """The set-up cannot go on: a compiler, a header or a package is missing."""
+
+
 class ImageError(ConePerceptionError):
     """One picture or image message cannot be decoded. Later ones may be fine."""
+
+
+class InstallError(ConePerceptionError):
+    """The set-up cannot be done on this machine as it is: a tool or a package is missing."""

@@ -45,8 +45,8 @@ class Filters:
             )
         if self.max_height_px and self.max_height_px < self.min_height_px:
             raise SettingsError(
-                f'max_height_px {self.max_height_px} is less than min_height_px {self.min_height_px}: '
-                'no box could pass'
+                f'max_height_px {self.max_height_px} is less than min_height_px '
+                f'{self.min_height_px}: no box could pass'
             )
 
     def check_classes(self, card: ModelCard) -> None:

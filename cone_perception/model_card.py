@@ -160,7 +160,8 @@ class Bundle:
         path = self.folder / network.file
         if not path.is_file():
             raise ModelError(
-                f'{path} is missing, but {CARD_FILE} lists it. Copy the whole bundle, or export again.'
+                f'{path} is missing, but {CARD_FILE} lists it. '
+                'Copy the whole bundle, or export again.'
             )
         found = file_sha256(path)
         if found != network.sha256:
@@ -185,7 +186,9 @@ def read_bundle(path: Path) -> Bundle:
     if file.suffix != '.json':
         card = file.parent / CARD_FILE
         hint = f'pass {card}' if card.is_file() else 'export the model, which writes one'
-        raise ModelError(f'{file} is not a model card, and a network without a card is not run: {hint}.')
+        raise ModelError(
+            f'{file} is not a model card, and a network without a card is not run: {hint}.'
+        )
     if not file.is_file():
         raise ModelError(
             f'{file} does not exist. A model is a folder with {CARD_FILE} and its networks: '
@@ -194,7 +197,9 @@ def read_bundle(path: Path) -> Bundle:
     try:
         return Bundle(file.parent, _card_from(json.loads(file.read_text(encoding='utf-8'))))
     except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(f'{file} is not a valid model card: {error}. Export the model again.') from error
+        raise ModelError(
+            f'{file} is not a valid model card: {error}. Export the model again.'
+        ) from error
 
 
 def file_sha256(path: Path) -> str:

@@ -55,14 +55,14 @@ class ConeDetector:
             Letterbox(frame.height_px, frame.width_px, self.card.height_px, self.card.width_px)
             for frame in frames
         ]
-        for letterbox, frame, picture in zip(boxes, frames, self._pictures):
+        for letterbox, frame, picture in zip(boxes, frames, self._pictures, strict=False):
             letterbox.apply(frame.bgr, picture)
         prepared = time.perf_counter_ns()
         outputs = self.engine.run(self._pictures)
         inferred = time.perf_counter_ns()
         thresholds = filters.thresholds_for(self.card)
         found = []
-        for letterbox, output in zip(boxes, outputs):
+        for letterbox, output in zip(boxes, outputs, strict=False):
             raw = decode(output, self.card.output_layout, thresholds, self.card.nms_iou)
             in_source = Detections(letterbox.to_source(raw.xyxy_px), raw.score, raw.class_id)
             found.append(

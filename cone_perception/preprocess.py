@@ -82,4 +82,5 @@ class Letterbox:
         """(N, 4) boxes from network pixels to source pixels, clipped to the picture."""
         boxes = (xyxy_px - self._offset_xyxy) / self._scale_xyxy
         limit = [self.source_width_px, self.source_height_px] * 2
-        return np.clip(boxes, 0, np.array(limit, np.float32)).astype(np.float32)
+        clipped: Float32 = np.clip(boxes, 0, np.array(limit, np.float32)).astype(np.float32)
+        return clipped

@@ -38,7 +38,9 @@ class DetectorSettings:
 
     model: str = _setting('', 'Bundle folder or its card.json; empty takes the shipped demo model.')
     engine: EngineName = _setting('auto', 'Runtime of the network; auto picks the fastest here.')
-    threads: int = _setting(0, 'CPU threads of the network; 0 lets the runtime choose.', low=0, high=256)
+    threads: int = _setting(
+        0, 'CPU threads of the network; 0 lets the runtime choose.', low=0, high=256
+    )
     batch: int = _setting(1, 'Pictures per run; 2 pairs the first two cameras.', low=1, high=2)
     cameras: tuple[str, ...] = _setting(
         ('camera',), 'Names of the cameras; outputs go to NAME/detections and NAME/debug_image.'
@@ -50,14 +52,18 @@ class DetectorSettings:
         False, 'One topic carries two cameras side by side: its left half is the first camera.'
     )
     transport: Transport = _setting(
-        'auto', 'Message type of the topics; auto reads compressed where the name ends in /compressed.'
+        'auto',
+        'Message type of the topics; auto reads compressed where the name ends in /compressed.',
     )
     reliability: Reliability = _setting(
         'best_effort', 'Of the image subscriptions; best_effort hears reliable publishers too.'
     )
     queue_depth: int = _setting(1, 'History depth of the image subscriptions.', low=1, high=100)
     stereo_tolerance_ms: float = _setting(
-        2.0, 'Frames of two cameras with stamps closer than this are one pair.', low=0.0, high=1000.0
+        2.0,
+        'Frames of two cameras with stamps closer than this are one pair.',
+        low=0.0,
+        high=1000.0,
     )
     expected_width_px: int = _setting(
         0, 'Warn when pictures come narrower than this; 0 never warns.', low=0, high=16384
@@ -75,7 +81,9 @@ class DetectorSettings:
     thresholds: tuple[str, ...] = _setting(
         (), "Least scores that replace the model card's, as 'blue_cone:0.4'.", live=True
     )
-    classes: tuple[str, ...] = _setting((), 'Class names to publish; empty publishes all.', live=True)
+    classes: tuple[str, ...] = _setting(
+        (), 'Class names to publish; empty publishes all.', live=True
+    )
     region: tuple[float, ...] = _setting(
         (),
         'Corners x, y, x, y, ... of a polygon in fractions of the picture; cones that stand '
@@ -142,7 +150,11 @@ class DetectorSettings:
             raise SettingsError(
                 f'there is no setting {", ".join(unknown)}; there are {", ".join(sorted(known))}'
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**given)
 
 
 def _parse_threshold(text: str) -> tuple[str, float]:

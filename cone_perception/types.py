@@ -13,13 +13,15 @@ Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
 
-def _check(name: str, array: object, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
+def _check(
+    name: str, array: object, dtype: type[np.generic], shape: tuple[int | None, ...]
+) -> None:
     """Raise ValueError unless `array` has this dtype and shape (None: any length)."""
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         found = getattr(array, 'dtype', type(array).__name__)
         raise ValueError(f'{name} must be an array of {dtype.__name__}, got {found}')
     fits = len(shape) == array.ndim and all(
-        want is None or want == length for want, length in zip(shape, array.shape)
+        want is None or want == length for want, length in zip(shape, array.shape, strict=True)
     )
     if not fits:
         wanted = tuple('any' if want is None else want for want in shape)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import ast
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
@@ -54,13 +53,21 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(bundle: Bundle, name: EngineName = 'auto', batch: int = 1, threads: int = 0) -> Engine:
+def open_engine(
+    bundle: Bundle,
+    name: EngineName = 'auto',
+    batch: int = 1,
+    threads: int = 0,
+    precision: Precision | None = None,
+) -> Engine:
     """Load the bundle's network into the engine `name` and check it against the card.
 
     auto: OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to the runtime.
+    precision: None takes INT8 where the bundle has it, else FP32.
     Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
     """
-    precision, encoding = _cpu_kind(bundle)
+    precision = precision or _cpu_precision(bundle)
+    encoding: Encoding = 'uint8' if precision == 'int8' else 'float'
     network = bundle.network(precision, encoding, batch)
     path = bundle.checked_path(network)
     engine: Engine
@@ -74,7 +81,9 @@ def open_engine(bundle: Bundle, name: EngineName = 'auto', batch: int = 1, threa
 
             engine = OnnxRuntimeEngine(path, network, bundle.card.preprocessing, threads)
         else:
-            raise EngineError(f'engine {name!r} is not known; choose one of {", ".join(ENGINE_NAMES)}')
+            raise EngineError(
+                f'engine {name!r} is not known; choose one of {", ".join(ENGINE_NAMES)}'
+            )
     except ImportError as error:
         raise EngineError(
             f'the runtime of engine {name!r} is not installed ({error}). '
@@ -99,10 +108,9 @@ def class_names_from(metadata: str) -> tuple[str, ...]:
         ) from error
 
 
-def _cpu_kind(bundle: Bundle) -> tuple[Precision, Encoding]:
-    """INT8 for a CPU where the bundle has it, else FP32."""
+def _cpu_precision(bundle: Bundle) -> Precision:
     kinds = {(n.precision, n.encoding) for n in bundle.card.networks}
-    return ('int8', 'uint8') if ('int8', 'uint8') in kinds else ('fp32', 'float')
+    return 'int8' if ('int8', 'uint8') in kinds else 'fp32'
 
 
 def _check_against_card(info: EngineInfo, bundle: Bundle, path: str, batch: int) -> None:

@@ -28,7 +28,10 @@ class OnnxRuntimeEngine:
             )
         except Exception as error:  # its exception classes share no public base but Exception
             raise ModelError(f'{path} cannot be read as ONNX: {error}') from error
-        network_input, network_output = self._session.get_inputs()[0], self._session.get_outputs()[0]
+        network_input, network_output = (
+            self._session.get_inputs()[0],
+            self._session.get_outputs()[0],
+        )
         self._input_name = network_input.name
         self._preprocessing = preprocessing
         self.info = EngineInfo(
@@ -59,5 +62,7 @@ class OnnxRuntimeEngine:
 
 def _fixed(shape: list[int | str], path: Path) -> tuple[int, ...]:
     if not all(isinstance(length, int) for length in shape):
-        raise ModelError(f'{path} has a dynamic shape {shape}. Export it with a fixed size and batch.')
+        raise ModelError(
+            f'{path} has a dynamic shape {shape}. Export it with a fixed size and batch.'
+        )
     return tuple(int(length) for length in shape)

@@ -28,7 +28,9 @@ class OpenVinoEngine:
             input_shape = tuple(model.input().shape)
             output_shape = tuple(model.output().shape)
             metadata = model.get_rt_info()
-            names = model.get_rt_info(['framework', 'names']).value if 'framework' in metadata else ''
+            names = (
+                model.get_rt_info(['framework', 'names']).value if 'framework' in metadata else ''
+            )
         except RuntimeError as error:
             raise ModelError(f'{path} cannot be read as ONNX: {_first_line(error)}') from error
         config: dict[str, object] = {
