@@ -23,10 +23,6 @@ class SourceError(ConePerceptionError):
     """A picture, a video, or a bag cannot be read."""
 
 
-class InstallError(ConePerceptionError):
-    """The set-up cannot go on: a compiler, a header or a package is missing."""
-
-
 class ImageError(ConePerceptionError):
     """One picture or image message cannot be decoded. Later ones may be fine."""
 
