@@ -50,7 +50,7 @@ def decode(
         best = output[4:].argmax(axis=0)
         score = np.take_along_axis(output[4:], best[None], axis=0)[0]
     else:
-        best = output[:, 5].astype(np.int64)
+        best = np.nan_to_num(output[:, 5], nan=-1).astype(np.int64)
         score = output[:, 4]
     if not np.isfinite(score).all():
         raise ModelError(

@@ -1,0 +1,123 @@
+import json
+
+import pytest
+from tiny_network import CLASS_NAMES, write_tiny_bundle
+
+from cone_perception.engines import open_engine
+from cone_perception.errors import EngineError, ModelError
+from cone_perception.model_card import read_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return write_tiny_bundle(tmp_path / 'bundle')
+
+
+def rewrite_card(folder, **changes):
+    card = json.loads((folder / 'card.json').read_text())
+    card.update(changes)
+    (folder / 'card.json').write_text(json.dumps(card))
+
+
+def test_card_reads_back_as_it_was_written(bundle):
+    card = read_bundle(bundle).card
+    assert card.class_names == CLASS_NAMES
+    assert (card.height_px, card.width_px) == (384, 640)
+    (bundle / 'card.json').write_text(card.to_json())
+    assert read_bundle(bundle / 'card.json').card == card
+
+
+def test_network_without_a_card_is_refused_by_name(bundle):
+    (bundle / 'card.json').unlink()
+    with pytest.raises(ModelError, match=r'tiny\.onnx is not a model card'):
+        read_bundle(bundle / 'tiny.onnx')
+    with pytest.raises(ModelError, match=r'card\.json does not exist'):
+        read_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'colour': 1}, 'no entry colour'),
+        ({'class_names': 'blue'}, 'class_names must be a list'),
+        ({'class_names': ['a', 'a']}, 'distinct'),
+        ({'height_px': 100}, 'multiple of 32'),
+        ({'output_layout': 'yolov3'}, 'output_layout must be one of'),
+        ({'thresholds': {'blue_cone': 0.5}}, 'thresholds must name each class'),
+        ({'thresholds': dict.fromkeys(CLASS_NAMES, 2)}, 'must lie in 0..1'),
+        ({'networks': []}, 'at least one file'),
+        ({'networks': [{'file': '../x'}]}, 'NetworkFile'),
+        ({'schema': 99}, 'schema must be one of 1'),
+        ({'preprocessing': {'colour_order': 'cmyk'}}, 'colour_order must be one of'),
+        ({'training': 3}, 'training must be a JSON object'),
+    ],
+)
+def test_wrong_entry_is_refused_by_name(bundle, changes, message):
+    rewrite_card(bundle, **changes)
+    with pytest.raises(ModelError, match=message) as error:
+        read_bundle(bundle)
+    assert 'card.json' in str(error.value)
+
+
+def test_card_that_is_not_json_is_refused(bundle):
+    (bundle / 'card.json').write_text('{"schema": 1,')
+    with pytest.raises(ModelError, match='not a valid model card'):
+        read_bundle(bundle)
+
+
+def test_truncated_network_is_refused_by_its_hash(bundle):
+    network = bundle / 'tiny.onnx'
+    network.write_bytes(network.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r'tiny\.onnx has sha256'):
+        open_engine(read_bundle(bundle))
+
+
+def test_missing_network_is_refused_by_name(bundle):
+    (bundle / 'tiny.onnx').unlink()
+    with pytest.raises(ModelError, match=r'tiny\.onnx is missing'):
+        open_engine(read_bundle(bundle))
+
+
+def test_file_with_the_right_hash_that_is_no_network_is_refused(bundle):
+    from cone_perception.model_card import file_sha256
+
+    (bundle / 'tiny.onnx').write_bytes(b'not onnx')
+    card = json.loads((bundle / 'card.json').read_text())
+    card['networks'][0]['sha256'] = file_sha256(bundle / 'tiny.onnx')
+    rewrite_card(bundle, networks=card['networks'])
+    for engine in ('openvino', 'onnxruntime'):
+        with pytest.raises(ModelError, match='cannot be read as ONNX'):
+            open_engine(read_bundle(bundle), engine)
+
+
+@pytest.mark.parametrize('engine', ['openvino', 'onnxruntime'])
+@pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
+def test_five_classes_against_a_card_of_four_are_refused(tmp_path, engine, layout):
+    folder = write_tiny_bundle(tmp_path / 'b', layout, class_names=CLASS_NAMES[:4])
+    with pytest.raises(ModelError, match='classes'):
+        open_engine(read_bundle(folder), engine)
+
+
+@pytest.mark.parametrize('engine', ['openvino', 'onnxruntime'])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'height_px': 640}, 'takes'),
+        ({'output_layout': 'anchors'}, 'outputs'),
+        ({'class_names': list(CLASS_NAMES[::-1])}, 'trained on the classes'),
+    ],
+)
+def test_network_that_disagrees_with_its_card_is_refused(bundle, engine, changes, message):
+    rewrite_card(bundle, **changes)
+    with pytest.raises(ModelError, match=rf'tiny\.onnx.*{message}'):
+        open_engine(read_bundle(bundle), engine)
+
+
+def test_batch_that_the_bundle_does_not_have_is_refused(bundle):
+    with pytest.raises(ModelError, match='lists no fp32 network with float encoding and batch 2'):
+        open_engine(read_bundle(bundle), batch=2)
+
+
+def test_unknown_engine_is_refused(bundle):
+    with pytest.raises(EngineError, match='is not known; choose one of'):
+        open_engine(read_bundle(bundle), 'abacus')

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+
+from cone_perception.engines import open_engine
+from cone_perception.filters import Filters
+from cone_perception.model_card import read_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.types import Frame
+
+ENGINES = ['openvino', 'onnxruntime']
+
+
+@pytest.fixture(scope='module')
+def bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('bundles')
+    return {
+        (layout, batch): read_bundle(write_tiny_bundle(folder / f'{layout}{batch}', layout, batch))
+        for layout in ('anchors', 'end_to_end')
+        for batch in (1, 2)
+    }
+
+
+def open_detector(bundles, layout='end_to_end', batch=1, engine='openvino'):
+    bundle = bundles[layout, batch]
+    return ConeDetector(bundle.card, open_engine(bundle, engine, batch, threads=1))
+
+
+def picture(*cones, height=720, width=1280):
+    """Grey picture with cones painted: (class name, left, top, width, height)."""
+    bgr = np.full((height, width, 3), 114, np.uint8)
+    for cone in cones:
+        paint(bgr, *cone)
+    return Frame(bgr)
+
+
+# One cell of the tiny network is 64 px at 1280x720; its first full row begins 40 px down.
+BLUE = ('blue_cone', 640, 168, 64, 64)
+YELLOW = ('yellow_cone', 128, 360, 64, 64)
+
+
+@pytest.mark.parametrize('engine', ENGINES)
+@pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
+def test_painted_cones_are_found_with_class_and_place(bundles, layout, engine):
+    with open_detector(bundles, layout, engine=engine) as detector:
+        (found,), _ = detector.detect([picture(BLUE, YELLOW)], Filters())
+    by_class = {CLASS_NAMES[c]: box for c, box in zip(found.class_id, found.xyxy_px, strict=True)}
+    assert set(by_class) == {'blue_cone', 'yellow_cone'}
+    np.testing.assert_allclose(by_class['blue_cone'], [640, 168, 704, 232], atol=1)
+    np.testing.assert_allclose(by_class['yellow_cone'], [128, 360, 192, 424], atol=1)
+
+
+def test_both_engines_agree(bundles):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (12, 20, 3), np.uint8).repeat(64, 0).repeat(64, 1)
+    frame = Frame(np.ascontiguousarray(noise))
+    everything = Filters(thresholds=dict.fromkeys(CLASS_NAMES, 0.05))
+    results = []
+    for engine in ENGINES:
+        with open_detector(bundles, engine=engine) as detector:
+            results.append(detector.detect([frame], everything)[0][0])
+    assert len(results[0]) == len(results[1]) > 50
+    np.testing.assert_allclose(np.sort(results[0].score), np.sort(results[1].score), atol=1e-3)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (3000, 4096), (1280, 720), (40, 1000)])
+def test_picture_of_any_size_is_answered_inside_its_borders(bundles, size):
+    height, width = size
+    bgr = np.full((height, width, 3), (255, 0, 0), np.uint8)
+    with open_detector(bundles) as detector:
+        (found,), _ = detector.detect([Frame(bgr)], Filters(thresholds={'blue_cone': 0.01}))
+    assert len(found) > 0
+    assert (found.xyxy_px >= 0).all()
+    assert (found.xyxy_px[:, 2] <= width).all()
+    assert (found.xyxy_px[:, 3] <= height).all()
+
+
+def test_two_pictures_in_one_batch_keep_their_own_cones_and_sizes(bundles):
+    small = ('yellow_cone', 64, 84, 32, 32)
+    with open_detector(bundles, batch=2) as detector:
+        found, _ = detector.detect(
+            [picture(BLUE), picture(small, height=360, width=640)], Filters()
+        )
+    assert [CLASS_NAMES[f.class_id[0]] for f in found] == ['blue_cone', 'yellow_cone']
+    np.testing.assert_allclose(found[0].xyxy_px, [[640, 168, 704, 232]], atol=1)
+    np.testing.assert_allclose(found[1].xyxy_px, [[64, 84, 96, 116]], atol=1)
+
+
+def test_single_picture_in_a_batch_of_two_gets_a_single_answer(bundles):
+    with open_detector(bundles, batch=2) as detector:
+        found, _ = detector.detect([picture(BLUE)], Filters())
+    assert len(found) == 1
+
+
+def test_earlier_picture_leaves_nothing_behind(bundles):
+    with open_detector(bundles) as detector:
+        detector.detect([picture(BLUE, height=1280, width=1280)], Filters())
+        (found,), _ = detector.detect([picture()], Filters())
+    assert len(found) == 0
+
+
+@pytest.mark.parametrize(
+    'filters, classes',
+    [
+        (Filters(), {'blue_cone', 'yellow_cone'}),
+        (Filters(classes=('yellow_cone',)), {'yellow_cone'}),
+        (Filters(thresholds={'blue_cone': 1.0, 'yellow_cone': 0.9}), {'blue_cone', 'yellow_cone'}),
+        (Filters(region=(0.0, 0.0, 0.3, 0.0, 0.3, 1.0, 0.0, 1.0)), {'yellow_cone'}),
+        (Filters(min_height_px=70), set()),
+        (Filters(max_height_px=60), set()),
+        (Filters(min_height_px=60, max_height_px=70), {'blue_cone', 'yellow_cone'}),
+    ],
+)
+def test_filters_choose_what_counts(bundles, filters, classes):
+    with open_detector(bundles) as detector:
+        (found,), _ = detector.detect([picture(BLUE, YELLOW)], filters)
+    assert {CLASS_NAMES[c] for c in found.class_id} == classes

@@ -1,0 +1,59 @@
+import pytest
+
+from cone_perception.errors import SettingsError
+from cone_perception.filters import Filters
+from cone_perception.settings import DetectorSettings
+
+
+def test_defaults_are_valid_and_name_one_camera():
+    settings = DetectorSettings()
+    assert settings.topics == ('camera/image',)
+    assert settings.filters == Filters()
+
+
+def test_unknown_setting_is_refused_by_name():
+    with pytest.raises(SettingsError, match='no setting treshold; there are .*thresholds'):
+        DetectorSettings.from_mapping({'treshold': 0.4})
+
+
+@pytest.mark.parametrize(
+    'values, message',
+    [
+        ({'queue_depth': 0}, r'queue_depth must lie in 1..100, got 0'),
+        ({'queue_depth': '3'}, 'queue_depth must be of type int'),
+        ({'queue_depth': True}, 'queue_depth must be of type int'),
+        ({'engine': 'abacus'}, 'engine must be one of auto, openvino, onnxruntime'),
+        ({'cameras': 'left'}, 'cameras must be a list of str'),
+        ({'cameras': ['left', 'left']}, 'distinct'),
+        ({'cameras': []}, 'distinct'),
+        ({'image_topics': ['a', 'b']}, 'image_topics must name 1'),
+        ({'side_by_side': True}, 'side_by_side needs two cameras'),
+        ({'batch': 2}, 'batch 2 needs two cameras'),
+        ({'thresholds': ['blue_cone']}, "written 'blue_cone:0.4'"),
+        ({'thresholds': ['blue_cone:1.4']}, r'must lie in 0..1, got 1.4'),
+        ({'region': [0.1, 0.2]}, 'three corners'),
+        ({'region': [0.0, 0.0, 2.0, 0.0, 1.0, 1.0]}, 'fractions'),
+        ({'min_height_px': 50.0, 'max_height_px': 20.0}, 'no box could pass'),
+        ({'silence_s': float('nan')}, 'silence_s must lie in'),
+    ],
+)
+def test_impossible_value_is_refused_by_name(values, message):
+    with pytest.raises(SettingsError, match=message):
+        DetectorSettings.from_mapping(values)
+
+
+def test_compressed_topics_are_told_by_their_name_or_by_the_setting():
+    assert DetectorSettings().is_compressed('/cam/image/compressed')
+    assert not DetectorSettings().is_compressed('/cam/image')
+    assert DetectorSettings(transport='compressed').is_compressed('/cam/image')
+    assert not DetectorSettings(transport='raw').is_compressed('/cam/compressed')
+
+
+def test_thresholds_replace_only_the_classes_named():
+    settings = DetectorSettings.from_mapping({'thresholds': ['blue_cone:0.4', 'yellow_cone: 0.3']})
+    assert settings.filters.thresholds == {'blue_cone': 0.4, 'yellow_cone': 0.3}
+
+
+def test_side_by_side_pair_comes_on_one_topic():
+    settings = DetectorSettings(cameras=('left', 'right'), side_by_side=True)
+    assert settings.topics == ('left/image',)
