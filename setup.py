@@ -1,12 +1,12 @@
-"""Installs the two ROS packages of this repository, cone_perception and training, with pip or colcon."""
+"""Installs the ROS packages cone_perception and training, with pip or with colcon."""
 
 from glob import glob
 
-from setuptools import find_packages, setup
+from setuptools import Distribution, find_packages, setup
 
 PACKAGE_XML = {'cone_perception': 'package.xml', 'training': 'training/package.xml'}
 
-# What ros2 looks up: a marker, a package.xml and executables per package; launch files and settings.
+# What ros2 looks up: per package a marker, a package.xml and executables; launch files, settings.
 data_files = [
     ('share/ament_index/resource_index/packages', [f'resource/{name}' for name in PACKAGE_XML]),
     ('share/cone_perception', ['resource/find_python.sh']),
@@ -19,4 +19,16 @@ for name, package_xml in PACKAGE_XML.items():
         (f'lib/{name}', sorted(glob(f'resource/lib/{name}/*'))),
     ]
 
-setup(packages=find_packages(include=['cone_perception*', 'training*']), data_files=data_files)
+
+class RosDistribution(Distribution):
+    """Has what editable_wheel asks for before it installs data_files for `pip install -e`."""
+
+    def has_data(self):
+        return bool(self.data_files)
+
+
+setup(
+    distclass=RosDistribution,
+    packages=find_packages(include=['cone_perception*', 'training*']),
+    data_files=data_files,
+)

@@ -1,0 +1,64 @@
+# Works in any shell, whether ROS from apt is sourced or not: everything goes into a virtual environment.
+#   make demo | test | check | ... [PYTHON=python3.12] [ROS_DISTRO=jazzy]
+PYTHON = python3
+ROS_DISTRO = kilted
+BAG =
+TOPIC =
+
+ifeq ($(PYTHON) $(ROS_DISTRO),python3 kilted)
+VENV := .venv
+else
+VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')-$(ROS_DISTRO)
+endif
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+PACKAGING := setup.py setup.cfg pyproject.toml $(wildcard cone_perception/interfaces/vision_msgs/*.* cone_perception/interfaces/vision_msgs/msg/*.msg resource/*.sh resource/lib/*/* launch/* config/*)
+
+unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH VIRTUAL_ENV PYTHONHOME
+
+.PHONY: help setup setup-run setup-train demo test check lint test-lower-bounds test-matrix colcon clean
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: $(VENV)/.ready-dev ## everything for developing and testing, in .venv
+setup-run: $(VENV)/.ready-run ## only what runs: ROS 2 from PyPI, OpenVINO, vision_msgs
+setup-train: $(VENV)/.ready-train ## what trains models too (PyTorch: several GB on some machines)
+
+demo: setup-run ## a simulated drive through the node, judged; BAG=path TOPIC=name for your own
+	$(BIN)/cone-perception demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
+
+test: setup ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test ## style, types and tests
+
+test-matrix: ## the tests on every supported Python; each must be on PATH
+	$(MAKE) test PYTHON=python3.10 ROS_DISTRO=kilted
+	$(MAKE) test PYTHON=python3.11 ROS_DISTRO=kilted
+	$(MAKE) test PYTHON=python3.12 ROS_DISTRO=jazzy
+
+clean: ## removes the virtual environments; the built messages stay in ~/.cache/cone_perception
+	rm -rf .venv .venv-* build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m cone_perception.interfaces.build --check
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready-run: $(BIN)/python $(PACKAGING)
+	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu]'
+	$(BIN)/python -m cone_perception.interfaces.build
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready-run
+	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu,dev]'
+	touch $@
+
+$(VENV)/.ready-train: $(VENV)/.ready-dev
+	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu,dev,train]'
+	touch $@

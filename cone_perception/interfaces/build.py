@@ -1,0 +1,219 @@
+"""`python -m cone_perception.interfaces.build`: makes vision_msgs importable beside ROS from PyPI.
+
+ROS from PyPI lacks vision_msgs. Where apt's is importable nothing is done. Else the definitions in
+vision_msgs/ are generated and compiled once, in an environment of their own, packed as a wheel in
+the user's cache, and installed from there into this environment and into every later one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+from cone_perception.errors import InstallError
+
+DEFINITIONS = Path(__file__).parent / 'vision_msgs'
+DISTRIBUTION = 'cone_perception_vision_msgs'
+
+_BUILD_TOOLS = ('catkin_pkg', 'cmake', 'ninja', 'numpy>=2', 'setuptools<80', 'wheel')
+_BUILD_PACKAGES = (
+    'ament-cmake',
+    'ament-cmake-include-directories',
+    'ament-package',
+    'geometry-msgs',
+    'rosidl-core-generators',
+    'rosidl-default-generators',
+    'std-msgs',
+)
+# What the wheels' own dependencies leave out; it differs by distribution.
+_BUILD_PACKAGES_OF_DISTRO = {
+    'jazzy': (
+        'ament-cmake-gmock',
+        'ament-cmake-gtest',
+        'ament-cmake-pytest',
+        'ament-cmake-ros',
+        'python-cmake-module',
+    ),
+    'kilted': ('ament-cmake-ros-core',),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = argparse.ArgumentParser(prog='python -m cone_perception.interfaces.build')
+    parser.add_argument(
+        '--check', action='store_true', help='only look whether Python and compilers suffice'
+    )
+    args = parser.parse_args(argv)
+    try:
+        if args.check:
+            check_prerequisites()
+        else:
+            provide_vision_msgs()
+    except InstallError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def check_prerequisites() -> None:
+    """Raise InstallError that names everything missing for building messages, and how to get it."""
+    missing = []
+    if sys.version_info < (3, 10):  # noqa: UP036 (run by whatever python3 is there)
+        missing.append(f'Python 3.10 or newer (this is {sys.version.split()[0]})')
+    if not all(importlib.util.find_spec(module) for module in ('venv', 'ensurepip')):
+        missing.append("Python's venv module (sudo apt install python3-venv)")
+    if not Path(sysconfig.get_config_var('INCLUDEPY'), 'Python.h').exists():
+        missing.append("Python's headers (sudo apt install python3-dev)")
+    for variable, program in (('CC', 'gcc'), ('CXX', 'g++')):
+        if not shutil.which(os.environ.get(variable, program)):
+            missing.append(f'{os.environ.get(variable, program)} (sudo apt install {program})')
+    if missing:
+        raise InstallError(
+            f'{sys.executable} cannot build the ROS messages. Missing: {"; ".join(missing)}.'
+        )
+
+
+def provide_vision_msgs() -> None:
+    """Install vision_msgs into this environment unless it is there already.
+
+    Raises InstallError when there is no ROS from PyPI, no compiler, or the build fails.
+    """
+    installed = _installed_version(DISTRIBUTION)
+    if installed is None and importlib.util.find_spec('vision_msgs'):
+        print('vision_msgs: found, nothing to build')
+        return
+    distro = _pypi_distro()
+    version = f'4.1.1+{distro}.{_definitions_hash()}'
+    if installed == version:
+        return
+    wheel = _cache_dir() / f'{DISTRIBUTION}-{version}-{_wheel_tag()}.whl'
+    if not wheel.exists():
+        check_prerequisites()
+        print(f'vision_msgs: building for ROS 2 {distro}, once, about a minute', flush=True)
+        _build_wheel(distro, version, wheel)
+    _run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', str(wheel)])
+    print(f'vision_msgs: installed from {wheel}')
+
+
+def _installed_version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _pypi_distro() -> str:
+    for distro in _BUILD_PACKAGES_OF_DISTRO:
+        if _installed_version(f'ros-{distro}-rclpy'):
+            return distro
+    raise InstallError(
+        'vision_msgs is not importable and ROS from PyPI is not installed here. With ROS from apt: '
+        'sudo apt install ros-$ROS_DISTRO-vision-msgs. Without: pip install cone_perception[ros].'
+    )
+
+
+def _definitions_hash() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in DEFINITIONS.rglob('*') if p.is_file()):
+        digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
+    return digest.hexdigest()[:12]
+
+
+def _wheel_tag() -> str:
+    python = f'cp{sys.version_info.major}{sys.version_info.minor}'
+    return f'{python}-{python}-{sysconfig.get_platform().replace("-", "_").replace(".", "_")}'
+
+
+def _cache_dir() -> Path:
+    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(cache) / 'cone_perception'
+
+
+def _build_wheel(distro: str, version: str, wheel: Path) -> None:
+    packages = (*_BUILD_PACKAGES, *_BUILD_PACKAGES_OF_DISTRO[distro])
+    with tempfile.TemporaryDirectory(prefix='vision_msgs-') as folder:
+        root = Path(folder)
+        tools, installed = root / 'venv', root / 'installed'
+        venv.create(tools, with_pip=True)
+        python = str(tools / 'bin' / 'python')
+        _run(
+            [python, '-m', 'pip', 'install', '-qq', *_BUILD_TOOLS]
+            + [f'ros-{distro}-{name}' for name in packages]
+        )
+        environment = {
+            **os.environ,
+            'AMENT_PREFIX_PATH': str(tools),
+            'CMAKE_PREFIX_PATH': str(tools),
+            'PATH': f'{tools / "bin"}{os.pathsep}{os.environ["PATH"]}',
+            'LD_LIBRARY_PATH': str(tools / 'lib'),
+        }
+        environment.pop('PYTHONPATH', None)
+        configure = ['cmake', '-G', 'Ninja', '-S', str(DEFINITIONS), '-B', str(root / 'build')]
+        configure += ['-DBUILD_TESTING=OFF', f'-DCMAKE_INSTALL_PREFIX={installed}']
+        configure += [f'-DPython3_EXECUTABLE={python}']
+        _run(configure, environment)
+        _run(['cmake', '--build', str(root / 'build'), '--target', 'install'], environment)
+        _lay_out_wheel(installed, root / 'wheel', version)
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        _run([python, '-m', 'wheel', 'pack', '-d', str(root), str(root / 'wheel')])
+        # First a neighbour, then renamed: another set-up never sees half a wheel.
+        partial = wheel.with_suffix(f'.{os.getpid()}')
+        shutil.copyfile(root / wheel.name, partial)
+        partial.replace(wheel)
+
+
+def _lay_out_wheel(installed: Path, wheel: Path, version: str) -> None:
+    """Copy what is needed to run, not to compile against, into the folders of a wheel."""
+    data = wheel / f'{DISTRIBUTION}-{version}.data' / 'data'
+    (package,) = installed.glob('lib/python*/site-packages/vision_msgs')
+    shutil.copytree(
+        package, wheel / 'vision_msgs', ignore=shutil.ignore_patterns('*.c', '__pycache__')
+    )
+    for pattern in (
+        'lib/*.so',
+        'share/vision_msgs/package.xml',
+        'share/vision_msgs/msg/*.msg',
+        'share/ament_index/resource_index/packages/*',
+        'share/ament_index/resource_index/rosidl_interfaces/*',
+    ):
+        for source in installed.glob(pattern):
+            target = data / source.relative_to(installed)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    info = wheel / f'{DISTRIBUTION}-{version}.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(
+        f'Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {version}\nLicense: Apache-2.0\n'
+    )
+    (info / 'WHEEL').write_text(
+        'Wheel-Version: 1.0\nGenerator: cone_perception\nRoot-Is-Purelib: false\n'
+        f'Tag: {_wheel_tag()}\n'
+    )
+
+
+def _run(command: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run a build step; its output is shown only when it fails."""
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode != 0:
+        raise InstallError(
+            f'building vision_msgs failed at: {" ".join(command)}\n{done.stdout[-4000:]}\n'
+            'Is PyPI reachable, and are gcc and g++ whole?'
+        )
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Before anything imports rclpy. Domains 1 to 101 leave Linux's ephemeral ports alone, and 0 is
+# everybody's default; runs at the same time must not hear each other.
+os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 101)
+os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+os.environ.setdefault('ROS_LOG_DIR', '/tmp/ros_log_of_tests')
+
+
+@pytest.fixture(scope='session')
+def repository() -> Path:
+    """Root of the checkout under test."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope='session')
+def shared_data() -> Path:
+    """Recorded data beside the checkout; not part of the repository, so absent on most machines."""
+    folder = REPOSITORY.parent / 'shared' / 'data'
+    if not folder.is_dir():
+        pytest.skip(f'needs the recorded data in {folder}')
+    return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not any(item.iter_markers('ros')) and not any(item.iter_markers('slow')):
+            item.add_marker('unit')

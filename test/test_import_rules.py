@@ -1,0 +1,105 @@
+"""Who may import what: the car runs cone_perception without PyTorch, and most of it without ROS."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RUNTIME = REPOSITORY / 'cone_perception'
+OFFLINE = {'torch', 'torchvision', 'training', 'ultralytics', 'wandb'}
+ROS = {
+    'ament_index_python',
+    'builtin_interfaces',
+    'cv_bridge',
+    'diagnostic_msgs',
+    'geometry_msgs',
+    'launch',
+    'launch_ros',
+    'lifecycle_msgs',
+    'rcl_interfaces',
+    'rclpy',
+    'rosgraph_msgs',
+    'sensor_msgs',
+    'std_msgs',
+    'vision_msgs',
+}
+
+IMPORT_ALL = """
+import importlib, sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in BLOCKED:
+            raise ModuleNotFoundError(f'{name} is blocked', name=name)
+
+BLOCKED = set(sys.argv[1].split(','))
+sys.meta_path.insert(0, Refuse())
+for module in sys.argv[2:]:
+    importlib.import_module(module)
+"""
+
+
+def source_files(package: Path) -> list[Path]:
+    return sorted(package.rglob('*.py'))
+
+
+def imported_packages(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.partition('.')[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(str(node.module).partition('.')[0])
+    return names
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix('').parts
+    return '.'.join(part for part in parts if part != '__init__')
+
+
+def test_runtime_imports_without_ros_and_training_packages() -> None:
+    modules = [
+        module_name(path)
+        for path in source_files(RUNTIME)
+        if 'ros' not in path.relative_to(RUNTIME).parts[:-1]
+    ]
+    assert 'cone_perception.types' in modules
+    done = subprocess.run(
+        [sys.executable, '-c', IMPORT_ALL, ','.join(OFFLINE | ROS), *modules],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize('path', source_files(RUNTIME), ids=module_name)
+def test_runtime_never_imports_offline_packages(path: Path) -> None:
+    assert not imported_packages(path) & OFFLINE
+
+
+@pytest.mark.parametrize('path', source_files(RUNTIME), ids=module_name)
+def test_only_ros_modules_import_ros(path: Path) -> None:
+    if 'ros' not in path.relative_to(RUNTIME).parts[:-1]:
+        assert not imported_packages(path) & ROS
+
+
+@pytest.mark.parametrize(
+    'path', source_files(RUNTIME) + source_files(REPOSITORY / 'training'), ids=module_name
+)
+def test_launch_is_imported_by_launch_files_only(path: Path) -> None:
+    assert not imported_packages(path) & {'launch', 'launch_ros'}
+
+
+def test_folders_that_are_no_packages_stay_so() -> None:
+    assert not [
+        folder
+        for folder in ('launch', 'config', 'test')
+        if (REPOSITORY / folder / '__init__.py').exists()
+    ]
