@@ -1,0 +1,95 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+
+from training.cli import main
+
+NAMES_REVERSED = CLASS_NAMES[::-1]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two pictures, class order reversed: a blue cone; a yellow one and one that is not seen."""
+    split = tmp_path / 'data' / 'val'
+    (split / 'images').mkdir(parents=True)
+    (split / 'labels').mkdir()
+    (split.parent / 'data.yaml').write_text(json.dumps({'names': list(NAMES_REVERSED)}))
+    blue = np.full((720, 1280, 3), 114, np.uint8)
+    paint(blue, 'blue_cone', 640, 168, 64, 64)
+    yellow = np.full((720, 1280, 3), 114, np.uint8)
+    paint(yellow, 'yellow_cone', 128, 360, 64, 64)
+    cv2.imwrite(str(split / 'images' / 'a.png'), blue)
+    cv2.imwrite(str(split / 'images' / 'b.png'), yellow)
+    (split / 'labels' / 'a.txt').write_text(label('blue_cone', 640, 168, 64, 64))
+    (split / 'labels' / 'b.txt').write_text(
+        label('yellow_cone', 128, 360, 64, 64) + label('yellow_cone', 900, 500, 40, 60)
+    )
+    return split.parent
+
+
+def label(name, left, top, width, height):
+    x, y = (left + width / 2) / 1280, (top + height / 2) / 720
+    return f'{NAMES_REVERSED.index(name)} {x} {y} {width / 1280} {height / 720}\n'
+
+
+def judge(data, tmp_path, *extra):
+    bundle = write_tiny_bundle(tmp_path / 'bundle')
+    out = tmp_path / 'figures.json'
+    arguments = ['judge', '--model', str(bundle), '--data', str(data), '--split', 'val']
+    status = main([*arguments, '--json', str(out), *extra])
+    return status, json.loads(out.read_text()) if out.is_file() else None
+
+
+def test_figures_are_what_the_pictures_say_whatever_the_class_order(data, tmp_path, capsys):
+    status, figures = judge(data, tmp_path)
+    assert status == 0
+    band = figures['bands'][0]
+    assert band['height_px'] == [24, None]
+    assert band['per_class']['blue_cone']['ap50'] == pytest.approx(1)
+    assert band['per_class']['yellow_cone']['recall'] == 0.5
+    assert band['per_class']['yellow_cone']['precision'] == 1
+    assert band['overall']['truths'] == 3
+    assert 'four colours: mAP50' in capsys.readouterr().out
+
+
+def test_heights_are_those_at_a_width_of_1280(data, tmp_path):
+    half = cv2.imread(str(data / 'val' / 'images' / 'b.png'))
+    cv2.imwrite(str(data / 'val' / 'images' / 'b.png'), cv2.resize(half, (640, 360)))
+    _, figures = judge(data, tmp_path, '--heights', '62', '65')
+    assert [band['overall']['truths'] for band in figures['bands']] == [2, 2, 0]
+
+
+def test_picture_without_a_label_file_has_no_cones(data, tmp_path):
+    (data / 'val' / 'labels' / 'b.txt').unlink()
+    _, figures = judge(data, tmp_path)
+    assert figures['bands'][0]['overall']['truths'] == 1
+    assert figures['bands'][0]['per_class']['yellow_cone']['found'] == 1
+
+
+def test_class_that_the_model_does_not_know_is_refused(data, tmp_path, capsys):
+    (data / 'data.yaml').write_text("names: ['blue-cone', 'yellow_cone']")
+    assert judge(data, tmp_path) == (1, None)
+    assert (
+        'has the classes blue-cone, which the model tiny does not have' in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize('line', ['0 0.5 0.5 0.1', '9 0.5 0.5 0.1 0.1', 'blue 0.5 0.5 0.1 0.1'])
+def test_bad_label_line_is_refused_with_its_place(data, tmp_path, capsys, line):
+    (data / 'val' / 'labels' / 'b.txt').write_text(label('yellow_cone', 1, 1, 9, 9) + line)
+    assert judge(data, tmp_path) == (1, None)
+    assert 'b.txt:2' in capsys.readouterr().err
+
+
+def test_split_without_pictures_is_refused(data, tmp_path, capsys):
+    assert judge(data, tmp_path, '--split', 'tset')[0] == 1
+    assert 'tset' in capsys.readouterr().err
+
+
+def test_damaged_picture_is_named(data, tmp_path, capsys):
+    (data / 'val' / 'images' / 'b.png').write_bytes(b'not a picture')
+    assert judge(data, tmp_path) == (1, None)
+    assert 'b.png cannot be decoded' in capsys.readouterr().err
