@@ -1,0 +1,202 @@
+"""The camera: where a point of the world lands in the picture.
+
+World: x, y on the ground, z up, metres. Optical frame: x right, y down, z forward.
+The lens is the Brown-Conrady model of OpenCV's calib3d (k1, k2, p1, p2, k3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from importlib import resources
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """Pinhole camera with a lens and a place in the world.
+
+    width_px, height_px: picture size. fx_px .. cy_px: focal lengths and principal point.
+    distortion: k1, k2, p1, p2, k3. position_m: (x, y, z) of the optical centre.
+    yaw_rad: 0 looks along x, positive turns left. pitch_rad: positive looks down.
+    roll_rad: positive turns the camera clockwise.
+    """
+
+    width_px: int
+    height_px: int
+    fx_px: float
+    fy_px: float
+    cx_px: float
+    cy_px: float
+    distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    position_m: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    yaw_rad: float = 0.0
+    pitch_rad: float = 0.0
+    roll_rad: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.width_px < 1 or self.height_px < 1 or self.fx_px <= 0 or self.fy_px <= 0:
+            raise ValueError(
+                f'camera of {self.width_px}x{self.height_px} px with focal lengths '
+                f'{self.fx_px}, {self.fy_px} px: all four must be positive'
+            )
+        if self.position_m[2] <= 0:
+            raise ValueError(f'camera height {self.position_m[2]} m: it must be above the ground')
+
+    @property
+    def matrix(self) -> Array:
+        """(3, 3) intrinsic matrix K."""
+        return np.array(
+            [[self.fx_px, 0, self.cx_px], [0, self.fy_px, self.cy_px], [0, 0, 1]], np.float64
+        )
+
+    @property
+    def rotation(self) -> Array:
+        """(3, 3) world to optical frame: its rows are right, down and forward in the world."""
+        cy, sy = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
+        cp, sp = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
+        cr, sr = math.cos(self.roll_rad), math.sin(self.roll_rad)
+        forward = np.array([cy * cp, sy * cp, -sp])
+        right = np.array([sy, -cy, 0.0])
+        down = np.cross(forward, right)
+        return np.stack([cr * right + sr * down, cr * down - sr * right, forward])
+
+    @property
+    def distorted(self) -> bool:
+        return any(self.distortion)
+
+    def to_optical(self, points_m: npt.ArrayLike) -> Array:
+        """(..., 3) world points to (..., 3) points of the optical frame, metres."""
+        offset = np.asarray(points_m, np.float64) - np.array(self.position_m)
+        return np.asarray(offset @ self.rotation.T, np.float64)
+
+    def project(self, points_m: npt.ArrayLike) -> tuple[Array, Array]:
+        """(..., 3) world points to (..., 2) pixels without the lens, and (...) depth in metres.
+
+        Pixels of points less than 5 cm ahead are meaningless: look at the depth first.
+        """
+        optical = self.to_optical(points_m)
+        depth = optical[..., 2]
+        safe = np.maximum(depth, 0.05)
+        pixels = np.stack(
+            [
+                self.fx_px * optical[..., 0] / safe + self.cx_px,
+                self.fy_px * optical[..., 1] / safe + self.cy_px,
+            ],
+            axis=-1,
+        )
+        return pixels, depth
+
+    def distort(self, normalised: Array) -> Array:
+        """(..., 2) undistorted normalised coordinates to (..., 2) pixels through the lens."""
+        k1, k2, p1, p2, k3 = self.distortion
+        x, y = normalised[..., 0], normalised[..., 1]
+        r2 = x * x + y * y
+        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+        xd = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
+        yd = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+        return np.stack([self.fx_px * xd + self.cx_px, self.fy_px * yd + self.cy_px], axis=-1)
+
+    def ground_homography(self) -> Array:
+        """(3, 3) from ground (x_m, y_m, 1) to homogeneous pixels, without the lens."""
+        rotation = self.rotation
+        shift = -rotation @ np.array(self.position_m)
+        return np.asarray(
+            self.matrix @ np.column_stack([rotation[:, 0], rotation[:, 1], shift]), np.float64
+        )
+
+    def moved(
+        self,
+        position_m: tuple[float, float, float],
+        yaw_rad: float,
+        pitch_rad: float = 0.0,
+        roll_rad: float = 0.0,
+    ) -> Camera:
+        return replace(
+            self, position_m=position_m, yaw_rad=yaw_rad, pitch_rad=pitch_rad, roll_rad=roll_rad
+        )
+
+    def resized(self, width_px: int) -> Camera:
+        """The same view in a picture of another width."""
+        scale = width_px / self.width_px
+        return replace(
+            self,
+            width_px=width_px,
+            height_px=round(self.height_px * scale),
+            fx_px=self.fx_px * scale,
+            fy_px=self.fy_px * scale,
+            cx_px=(self.cx_px + 0.5) * scale - 0.5,
+            cy_px=(self.cy_px + 0.5) * scale - 0.5,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lens:
+    """A camera with a lens, drawn in two steps: a plain pinhole canvas, then one remap.
+
+    canvas: camera without a lens that sees all that the real one sees.
+    map_a, map_b: fixed-point maps for cv2.remap, picture pixel to canvas pixel.
+    """
+
+    canvas: Camera
+    map_a: npt.NDArray[np.int16] | None
+    map_b: npt.NDArray[np.uint16] | None
+
+
+def make_lens(camera: Camera) -> Lens:
+    """The canvas and the maps for a camera; without distortion the canvas is the picture."""
+    if not camera.distorted:
+        return Lens(camera, None, None)
+    cell = 16
+    xs = (np.arange(-1, camera.width_px // cell + 2) + 0.5) * cell - 0.5
+    ys = (np.arange(-1, camera.height_px // cell + 2) + 0.5) * cell - 0.5
+    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 1, 2)
+    distortion = np.array(camera.distortion)
+    flat = cv2.undistortPoints(grid, camera.matrix, distortion).reshape(len(ys), len(xs), 2)
+    reach_x = max(
+        -flat[:, 1, 0].min() / (camera.cx_px + 1),
+        flat[:, -2, 0].max() / (camera.width_px - camera.cx_px),
+    )
+    reach_y = max(
+        -flat[1, :, 1].min() / (camera.cy_px + 1),
+        flat[-2, :, 1].max() / (camera.height_px - camera.cy_px),
+    )
+    focal = 1 / max(reach_x, reach_y)
+    canvas = replace(
+        camera, fx_px=focal, fy_px=focal * camera.fy_px / camera.fx_px, distortion=(0, 0, 0, 0, 0)
+    )
+    pixel = flat * np.array([canvas.fx_px, canvas.fy_px]) + np.array([camera.cx_px, camera.cy_px])
+    full = cv2.resize(
+        pixel.astype(np.float32), (len(xs) * cell, len(ys) * cell), interpolation=cv2.INTER_LINEAR
+    )[cell : cell + camera.height_px, cell : cell + camera.width_px]
+    map_a, map_b = cv2.convertMaps(
+        np.ascontiguousarray(full[..., 0]), np.ascontiguousarray(full[..., 1]), cv2.CV_16SC2
+    )
+    return Lens(canvas, map_a, map_b)
+
+
+def load_camera(name: str = 'zed2i') -> Camera:
+    """A camera from a parameter file of this package, standing at the origin.
+
+    Raises FileNotFoundError when there is no such file, KeyError when a parameter is missing.
+    """
+    text = resources.files(__package__).joinpath(f'{name}.yaml').read_text(encoding='utf-8')
+    values = yaml.safe_load(text)
+    k1, k2, p1, p2, k3 = (float(value) for value in values['distortion'])
+    return Camera(
+        width_px=int(values['width_px']),
+        height_px=int(values['height_px']),
+        fx_px=float(values['fx_px']),
+        fy_px=float(values['fy_px']),
+        cx_px=float(values['cx_px']),
+        cy_px=float(values['cy_px']),
+        distortion=(k1, k2, p1, p2, k3),
+        position_m=(0.0, 0.0, float(values['height_m'])),
+        pitch_rad=math.radians(float(values['pitch_deg'])),
+    )

@@ -1,0 +1,414 @@
+"""A cone: its shape in metres, its colours, and how it is painted into the picture.
+
+Body sizes by the Formula Student rules: 228 x 325 mm, large 285 x 505 mm.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from training.simulate.camera import Camera
+from training.simulate.track import BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW
+
+Array = npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
+
+_RING = 14
+_SHADES = 64
+_PLATE_SIDE, _PLATE_TOP, _BODY = 1, 2, 3
+_CIRCLE = np.stack(
+    [
+        np.cos(np.arange(_RING) * 2 * math.pi / _RING),
+        np.sin(np.arange(_RING) * 2 * math.pi / _RING),
+    ],
+    axis=1,
+)
+# A square with cut corners, in half widths.
+_SQUARE = np.array(
+    [[1, 0.8], [0.8, 1], [-0.8, 1], [-1, 0.8], [-1, -0.8], [-0.8, -1], [0.8, -1], [1, -0.8]]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cone:
+    """One cone on the ground.
+
+    position_m: (x, y) of the middle of its base plate. yaw_rad: turn about its axis.
+    axis: unit vector from base to tip, (0, 0, 1) when it stands. lift_m: height of the middle of
+    the base plate above the ground, more than 0 when it lies.
+    class_id: what the label says. shape: class whose size it has.
+    body, stripe, plate: colours, BGR 0..255 under full sun; stripe equals body when it has none.
+    stripes: (K, 2) lower and upper end of each stripe as fractions of the height.
+    gloss: strength of the highlight, 0..1. lit: 1 in the sun, 0 in the shade.
+    stretch: height over nominal height.
+    """
+
+    position_m: tuple[float, float]
+    yaw_rad: float
+    axis: tuple[float, float, float]
+    lift_m: float
+    class_id: int
+    shape: int
+    body: tuple[float, float, float]
+    stripe: tuple[float, float, float]
+    plate: tuple[float, float, float]
+    stripes: tuple[tuple[float, float], ...]
+    gloss: float = 0.2
+    lit: float = 1.0
+    stretch: float = 1.0
+
+    @property
+    def height_m(self) -> float:
+        return (0.505 if self.shape == LARGE_ORANGE else 0.325) * self.stretch
+
+    @property
+    def half_plate_m(self) -> float:
+        return 0.1425 if self.shape == LARGE_ORANGE else 0.114
+
+
+@dataclass(frozen=True, slots=True)
+class ConePalette:
+    """Colours (BGR 0..255) and stripe places that all cones of one scene share."""
+
+    body: tuple[tuple[float, float, float], ...]
+    stripe: tuple[tuple[float, float, float], ...]
+    band: tuple[float, float]
+    large_bands: tuple[tuple[float, float], tuple[float, float]]
+    dark_plate: float
+    gloss: float
+
+
+def make_palette(rng: np.random.Generator) -> ConePalette:
+    """Colours of one set of cones, from new and vivid to faded."""
+
+    def hsv(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
+        pixel = np.array([[[hue % 180, saturation * 255, value * 255]]], np.float32)
+        pixel[..., 1:] = np.clip(pixel[..., 1:], 0, 255)
+        b, g, r = cv2.cvtColor(pixel.astype(np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist()
+        return float(b), float(g), float(r)
+
+    fade = rng.uniform(0.0, 0.3) if rng.random() < 0.4 else 0.0
+    orange = hsv(rng.uniform(-2, 12), rng.uniform(0.75, 0.98) - fade, rng.uniform(0.85, 1.0))
+    body = (
+        hsv(rng.uniform(101, 117), rng.uniform(0.72, 1.0) - fade, rng.uniform(0.5, 0.95)),
+        hsv(rng.uniform(-2, 12), rng.uniform(0.75, 0.98) - fade, rng.uniform(0.8, 1.0))
+        if rng.random() < 0.4
+        else orange,
+        orange,
+        hsv(rng.uniform(-8, 10), rng.uniform(0.6, 0.98) - fade, rng.uniform(0.5, 1.0)),
+        hsv(rng.uniform(20, 30), rng.uniform(0.75, 1.0) - fade, rng.uniform(0.85, 1.0)),
+    )
+    white = rng.uniform(170, 255)
+    tint = rng.uniform(-8, 8)
+    black = rng.uniform(12, 55)
+    light = (white + tint, white, white - tint)
+    dark = (black + tint / 2, black, black)
+    middle, width = rng.uniform(0.5, 0.57), rng.uniform(0.2, 0.3)
+    low, high = rng.uniform(0.3, 0.38), rng.uniform(0.6, 0.68)
+    wide = rng.uniform(0.13, 0.19)
+    return ConePalette(
+        body=body,
+        stripe=(light, light, light, body[UNKNOWN], dark),
+        band=(middle - width / 2, middle + width / 2),
+        large_bands=((low, low + wide), (high, high + wide)),
+        dark_plate=float(rng.random() < 0.08),
+        gloss=rng.uniform(0, 0.5),
+    )
+
+
+def make_cone(
+    rng: np.random.Generator,
+    palette: ConePalette,
+    position_m: tuple[float, float],
+    cone_class: int,
+    fallen: float,
+    stripeless: float,
+) -> Cone:
+    """A cone with its own dirt; without its stripe it becomes an unknown_cone.
+
+    A cone that lies keeps its class as long as its stripe is there: it is told by its colours.
+    """
+    worn = rng.uniform(0.82, 1.08)
+    grey = rng.uniform(0, 0.25) if rng.random() < 0.25 else rng.uniform(0, 0.06)
+    dirt = np.array([90.0, 105, 115]) * rng.uniform(0.6, 1.3)
+
+    def age(colour: tuple[float, float, float], extra: float = 1.0) -> tuple[float, float, float]:
+        mixed = np.array(colour) * worn * (1 - grey) + dirt * grey
+        b, g, r = np.clip(mixed * rng.uniform(0.96, 1.04, 3) * extra, 0, 255).tolist()
+        return b, g, r
+
+    shape, label = cone_class, cone_class
+    bare = rng.random() < stripeless
+    if bare and cone_class != UNKNOWN:
+        label = UNKNOWN
+        shape = ORANGE if rng.random() < 0.8 else LARGE_ORANGE
+    body = age(palette.body[UNKNOWN if label == UNKNOWN else shape])
+    stripe = body if label == UNKNOWN else age(palette.stripe[shape])
+    plate = age(palette.body[UNKNOWN if label == UNKNOWN else shape], rng.uniform(0.8, 1.0))
+    if palette.dark_plate and rng.random() < 0.9:
+        plate = (35.0, 35.0, 38.0)
+    stripes: tuple[tuple[float, float], ...] = (
+        palette.large_bands if shape == LARGE_ORANGE else (palette.band,)
+    )
+    if shape == ORANGE and rng.random() < 0.06:
+        low = rng.uniform(0.3, 0.4)
+        stripes = ((low, low + 0.13), (low + 0.26, low + 0.4))
+    axis, lift = (0.0, 0.0, 1.0), 0.0
+    if rng.random() < fallen:
+        turn = rng.uniform(0, 2 * math.pi)
+        rise = rng.uniform(-0.22, -0.12)
+        axis = (
+            math.cos(turn) * math.cos(rise),
+            math.sin(turn) * math.cos(rise),
+            math.sin(rise),
+        )
+        lift = (0.1425 if shape == LARGE_ORANGE else 0.114) * 0.98
+    return Cone(
+        position_m=position_m,
+        yaw_rad=rng.uniform(0, 2 * math.pi),
+        axis=axis,
+        lift_m=lift,
+        class_id=label,
+        shape=shape,
+        body=body,
+        stripe=stripe,
+        plate=plate,
+        stripes=stripes,
+        gloss=palette.gloss,
+        stretch=rng.uniform(0.97, 1.04),
+    )
+
+
+def _sections(cone: Cone) -> tuple[Array, Array, list[bool]]:
+    """Heights (fractions), radii (m) of the rings, and for each slice whether it is a stripe."""
+    large = cone.shape == LARGE_ORANGE
+    foot, top = (0.105, 0.030) if large else (0.083, 0.025)
+    start = 0.05 if large else 0.075
+
+    def radius(s: float) -> float:
+        return foot + (top - foot) * (s - 0.13) / 0.85
+
+    heights, radii, marks = [start, 0.13], [foot * 1.16, foot], [False]
+    for low, high in cone.stripes:
+        heights += [low, high]
+        radii += [radius(low), radius(high)]
+        marks += [False, True]
+    heights += [0.965, 1.0]
+    radii += [radius(0.965), top * 0.55]
+    marks += [False, False]
+    return np.array(heights), np.array(radii), marks
+
+
+@dataclass(frozen=True, slots=True)
+class ConeView:
+    """A cone as one camera sees it, before the lens.
+
+    rings_px: (R, 14, 2) pixels of the rings from base to tip. plate_px: (2, 8, 2) lower and upper
+    face of the base plate. marks: for each of R - 1 slices whether it is a stripe.
+    centre_px, tip_px: ends of the axis; foot_px, top_px: radii there.
+    toward: cosine between axis and view, positive when the tip points at the camera.
+    depth_m: distance along the optical axis. colours: (parts * 64, 3) uint8 lookup of part and
+    sideways place on the cone.
+    """
+
+    cone: Cone
+    rings_px: Array
+    plate_px: Array
+    marks: list[bool]
+    toward: float
+    depth_m: float
+    colours: Bytes
+
+    @property
+    def outline_px(self) -> Array:
+        """(N, 2) points that enclose the cone."""
+        return np.concatenate([self.rings_px.reshape(-1, 2), self.plate_px.reshape(-1, 2)])
+
+
+def cone_points(cone: Cone) -> tuple[Array, Array, list[bool]]:
+    """World points of a cone: rings (R, 14, 3), base plate (2, 8, 3), and the stripe marks."""
+    axis = np.array(cone.axis)
+    side = np.cross(axis, (1.0, 0.0, 0.0) if abs(axis[0]) < 0.8 else (0.0, 1.0, 0.0))
+    side /= np.linalg.norm(side)
+    other = np.cross(axis, side)
+    c, s = math.cos(cone.yaw_rad), math.sin(cone.yaw_rad)
+    if cone.lift_m > 0:
+        # A lying cone rests on an edge of its plate.
+        c, s = 1.0, 0.0
+    first, second = c * side + s * other, c * other - s * side
+    base = np.array([*cone.position_m, cone.lift_m])
+    heights, radii, marks = _sections(cone)
+    spin = _CIRCLE @ np.stack([first, second])
+    rings = (
+        base
+        + heights[:, None, None] * cone.height_m * axis
+        + radii[:, None, None] * spin[None]
+    )
+    square = cone.half_plate_m * (_SQUARE @ np.stack([first, second]))
+    thick = (0.03 if cone.shape == LARGE_ORANGE else 0.024) * axis
+    plate = base + np.stack([square, 0.96 * square + thick])
+    return rings, plate, marks
+
+
+def view_cone(
+    cone: Cone,
+    camera: Camera,
+    sun: Array,
+    sunlight: float,
+    skylight: float,
+) -> ConeView | None:
+    """The cone in the canvas of a camera without a lens, or None when it is not ahead of it.
+
+    sun: unit vector toward the sun. sunlight, skylight: their strengths, 1 together is normal.
+    """
+    rings, plate, marks = cone_points(cone)
+    rings_px, depth = camera.project(rings)
+    if depth.min() < 0.2:
+        return None
+    plate_px, plate_depth = camera.project(plate)
+    if plate_depth.min() < 0.2:
+        return None
+    axis = np.array(cone.axis)
+    middle = np.array([*cone.position_m, cone.lift_m]) + 0.5 * cone.height_m * axis
+    view = np.array(camera.position_m) - middle
+    view /= np.linalg.norm(view)
+    side = np.cross(axis, view)
+    side /= max(float(np.linalg.norm(side)), 1e-6)
+    front = np.cross(side, axis)
+    u = np.linspace(-1, 1, _SHADES)
+    normal = u[:, None] * side + np.sqrt(np.maximum(1 - u * u, 0))[:, None] * front
+    normal += 0.2 * axis
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+    sunlight = sunlight * cone.lit
+    light = skylight * (0.72 + 0.28 * normal[:, 2]) + sunlight * np.maximum(normal @ sun, 0)
+    half = sun + view
+    half /= np.linalg.norm(half)
+    shine = 255 * cone.gloss * sunlight * np.maximum(normal @ half, 0) ** 24
+    flat = skylight + sunlight * max(float(axis @ sun), 0)
+    wall = skylight * 0.6 + 0.3 * sunlight * max(float(np.array([*view[:2], 0.0]) @ sun), 0)
+    if cone.lift_m > 0:
+        flat, wall = 0.5 * (flat + skylight), 0.8 * skylight
+    body, stripe, plate_bgr = (np.array(c) for c in (cone.body, cone.stripe, cone.plate))
+    parts = [np.zeros((_SHADES, 3)), np.tile(plate_bgr * wall, (_SHADES, 1))]
+    parts.append(np.tile(plate_bgr * flat, (_SHADES, 1)))
+    body_table = light[:, None] * body + shine[:, None]
+    stripe_table = light[:, None] * stripe + 0.6 * shine[:, None]
+    parts += [stripe_table if mark else body_table for mark in marks]
+    # The tip: what is looked into from above.
+    parts.append(body_table * 0.85)
+    colours = np.clip(np.concatenate(parts), 1, 255).astype(np.uint8)
+    colours[:_SHADES] = 0
+    optical_axis = camera.rotation @ axis
+    sight = camera.to_optical(middle)
+    return ConeView(
+        cone=cone,
+        rings_px=rings_px,
+        plate_px=plate_px,
+        marks=marks,
+        toward=-float(optical_axis @ sight) / max(float(np.linalg.norm(sight)), 1e-6),
+        depth_m=float(sight[2]),
+        colours=colours,
+    )
+
+
+def paint_cone(
+    image: Bytes, ids: npt.NDArray[np.int16], view: ConeView, cone_id: int, grain: Bytes, pick: int
+) -> int:
+    """Paint a cone over the picture, anti-aliased, and its id where it covers half a pixel.
+
+    grain: uint8 noise around 128 for dirt; pick chooses the place in it.
+    Returns the number of pixels that it would cover were nothing in front and no border.
+    """
+    outline = view.outline_px
+    low, high = outline.min(0), outline.max(0)
+    height = image.shape[0]
+    full_left, full_top = (math.floor(v + 0.5) - 1 for v in low)
+    full_right, full_bottom = (math.ceil(v + 0.5) + 1 for v in high)
+    left, top = max(full_left, 0), max(full_top, 0)
+    right, bottom = min(full_right, image.shape[1]), min(full_bottom, height)
+    size = max(high - low)
+    if right - left < 1 or bottom - top < 1:
+        return 0
+    scale = 4 if size < 24 else 3 if size < 60 else 2 if size < 400 else 1
+    shape = ((bottom - top) * scale, (right - left) * scale)
+    part = np.zeros(shape, np.uint8)
+    # Pixel centres lie at whole numbers; a fine pixel's centre at (i + 0.5) / scale - 0.5.
+    origin = np.array([left - 0.5, top - 0.5])
+
+    def fine(points: Array) -> npt.NDArray[np.int32]:
+        return np.round(((points - origin) * scale - 0.5) * 16).astype(np.int32)
+
+    def fill(points: npt.NDArray[np.int32], value: int) -> None:
+        cv2.fillConvexPoly(part, cv2.convexHull(points), value, cv2.LINE_8, 4)
+
+    plate = fine(view.plate_px)
+    rings = fine(view.rings_px)
+    slices = list(range(len(rings) - 1))
+
+    def paint_plate() -> None:
+        fill(plate.reshape(-1, 2), _PLATE_SIDE)
+        if view.toward > 0:
+            fill(plate[1], _PLATE_TOP)
+
+    if view.toward >= 0:
+        paint_plate()
+    for k in slices if view.toward >= 0 else slices[::-1]:
+        fill(np.concatenate([rings[k], rings[k + 1]]), _BODY + k)
+    if view.toward > 0:
+        fill(rings[-1], _BODY + len(slices))
+    else:
+        paint_plate()
+    base, tip = rings[0].mean(0) / 16, rings[-1].mean(0) / 16
+    along = tip - base
+    length = max(float(np.hypot(*along)), 0.5)
+    along /= length
+    foot, end = (0.5 * np.ptp(rings[k] @ np.array([-along[1], along[0]])) / 16 for k in (0, -2))
+    ys, xs = np.arange(shape[0], dtype=np.float32), np.arange(shape[1], dtype=np.float32)
+    across = (-along[1] * (xs - base[0]))[None] + (along[0] * (ys - base[1]))[:, None]
+    forth = (along[0] * (xs - base[0]))[None] + (along[1] * (ys - base[1]))[:, None]
+    local = foot + (end - foot) * np.clip(forth / length, 0, 1) + 0.5
+    place = np.clip(across / local * 31.5 + 32, 0, _SHADES - 1).astype(np.int32)
+    colour = view.colours[(part.astype(np.int32) << 6) + place]
+    if size > 14:
+        reach = max(shape)
+        step = grain.shape[0] // 4
+        offset = pick % (grain.shape[0] - step)
+        zoom = grain[offset : offset + step, offset : offset + step]
+        dirt = cv2.resize(zoom, (reach, reach))[: shape[0], : shape[1]]
+        colour = cv2.multiply(colour, cv2.merge([dirt, dirt, dirt]), scale=1 / 128)
+    cover = (part > 0).astype(np.uint8) * 255
+    colour[part == 0] = 0
+    if scale > 1:
+        target = (right - left, bottom - top)
+        colour = cv2.resize(colour, target, interpolation=cv2.INTER_AREA)
+        cover = cv2.resize(cover, target, interpolation=cv2.INTER_AREA)
+    window = image[top:bottom, left:right]
+    rest = 255 - cover[..., None].astype(np.uint16)
+    window[:] = np.minimum((window * rest + 127) // 255 + colour, 255).astype(np.uint8)
+    solid = cover >= 120
+    ids[top:bottom, left:right][solid] = cone_id
+    count = int(np.count_nonzero(solid))
+    inside = (right - left) * (bottom - top)
+    whole = (full_right - full_left) * (full_bottom - full_top)
+    if inside < whole:
+        hull = float(cv2.contourArea(cv2.convexHull(outline.astype(np.float32))))
+        count = max(count, round(hull))
+    return count
+
+
+def shadow_points(cone: Cone, sun: Array) -> Array:
+    """(N, 3) points on the ground around the shadow of a cone; sun: unit vector toward it."""
+    rings, plate, _ = cone_points(cone)
+    points = np.concatenate([rings[[0, -2, -1]].reshape(-1, 3), plate.reshape(-1, 3)])
+    reach = points[:, 2:] / max(float(sun[2]), 0.08)
+    shifted = points - reach * sun
+    shifted[:, 2] = 0
+    return np.asarray(shifted, np.float64)
+
+
+COLOURS = {BLUE: 'blue', LARGE_ORANGE: 'orange', ORANGE: 'orange', UNKNOWN: 'red', YELLOW: 'yellow'}

@@ -1,0 +1,190 @@
+"""A YOLO dataset of rendered pictures: each picture is a scene of its own, seeded by its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from training.simulate.labels import Label
+from training.simulate.photo import apply_photo, make_photo
+from training.simulate.renderer import render
+from training.simulate.scene import make_camera, make_scene
+from training.simulate.scenery import Bytes, Library, make_ego, make_library
+from training.simulate.settings import SimulateSettings
+from training.simulate.track import CLASS_NAMES
+
+SPLITS = ('train', 'val', 'test')
+RENDERER_VERSION = 1
+"""Raised whenever the same seed gives another picture."""
+
+
+@lru_cache(maxsize=3)
+def _library(seed: int) -> Library:
+    return make_library(seed)
+
+
+def render_picture(
+    settings: SimulateSettings, seed: int, split: str, index: int
+) -> tuple[Bytes, list[Label], int]:
+    """One picture (BGR), its labels, and the JPEG quality it is meant for."""
+    number = SPLITS.index(split)
+    rng = np.random.default_rng([seed, number, index])
+    library = _library(seed * 3 + number)
+    border, inner = (0, 0, 0, 0), settings
+    if settings.vary_aspect:
+        border, inner = _choose_frame(rng, settings)
+    scene = make_scene(rng, inner, library)
+    camera = make_camera(rng, inner, scene)
+    ego = make_ego(rng, inner.width_px, inner.height_px)
+    result = render(scene, camera, library, inner, ego)
+    photo = make_photo(rng, settings.photo, settings.width_px)
+    image = apply_photo(result.image, photo, library.sensor, rng)
+    labels = result.labels
+    left, top, right, bottom = border
+    if any(border):
+        image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT)
+        labels = [
+            replace(
+                label,
+                xyxy_px=(
+                    label.xyxy_px[0] + left,
+                    label.xyxy_px[1] + top,
+                    label.xyxy_px[2] + left,
+                    label.xyxy_px[3] + top,
+                ),
+            )
+            for label in labels
+        ]
+    return np.asarray(image, np.uint8), labels, photo.quality
+
+
+def _choose_frame(
+    rng: np.random.Generator, settings: SimulateSettings
+) -> tuple[tuple[int, int, int, int], SimulateSettings]:
+    """A black border (left, top, right, bottom) and the settings of the picture inside it."""
+    width, height = settings.width_px, settings.height_px
+    kind = rng.random()
+    if kind < 0.55:
+        return (0, 0, 0, 0), settings
+    if kind < 0.75:
+        x, y = int(width * rng.uniform(0.02, 0.12)), int(height * rng.uniform(0.02, 0.12))
+        border = (x, y, x, y)
+    elif kind < 0.9:
+        y = int(height * rng.uniform(0.1, 0.3))
+        border = (0, y, 0, y)
+    else:
+        x = int(width * rng.uniform(0.05, 0.2))
+        border = (x, 0, x, 0)
+    inner = replace(
+        settings,
+        width_px=width - border[0] - border[2],
+        height_px=height - border[1] - border[3],
+        min_height_px=settings.min_height_px * width / (width - border[0] - border[2]),
+    )
+    return border, inner
+
+
+def label_lines(labels: list[Label], width_px: int, height_px: int) -> str:
+    """YOLO text: class, centre x, centre y, width, height as fractions of the picture."""
+    lines = []
+    for label in labels:
+        x0, y0, x1, y1 = label.xyxy_px
+        lines.append(
+            f'{label.class_id} {(x0 + x1) / 2 / width_px:.6f} {(y0 + y1) / 2 / height_px:.6f} '
+            f'{(x1 - x0) / width_px:.6f} {(y1 - y0) / height_px:.6f}\n'
+        )
+    return ''.join(lines)
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    draft.write_bytes(content)
+    draft.replace(path)
+
+
+def write_picture(
+    out: Path, settings: SimulateSettings, seed: int, split: str, index: int
+) -> None:
+    """Render one picture into its place; the label last, so that it marks a finished pair."""
+    name = f'{split}_{index:06d}'
+    label_path = out / split / 'labels' / f'{name}.txt'
+    if label_path.exists():
+        return
+    image, labels, quality = render_picture(settings, seed, split, index)
+    written, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not written:
+        raise RuntimeError(f'OpenCV could not encode {name} as JPEG: reinstall opencv-python')
+    _write_atomic(out / split / 'images' / f'{name}.jpg', data.tobytes())
+    text = label_lines(labels, image.shape[1], image.shape[0])
+    _write_atomic(label_path, text.encode('ascii'))
+
+
+def _write_many(
+    out: Path, settings: SimulateSettings, seed: int, split: str, indices: list[int]
+) -> int:
+    cv2.setNumThreads(1)
+    for index in indices:
+        write_picture(out, settings, seed, split, index)
+    return len(indices)
+
+
+def write_dataset(
+    out: Path, settings: SimulateSettings, seed: int, counts: dict[str, int], workers: int = 1
+) -> None:
+    """Render OUT/{train,val,test}/{images,labels}, data.yaml and simulate.json.
+
+    Pictures that are there already are kept, so an interrupted run goes on where it stopped.
+    Raises ValueError when OUT was rendered with other settings or another seed.
+    """
+    about = {
+        'seed': seed,
+        'renderer_version': RENDERER_VERSION,
+        'settings': settings.as_dict(),
+        'versions': {'numpy': np.__version__, 'opencv': cv2.__version__},
+    }
+    record = out / 'simulate.json'
+    if record.exists():
+        before = json.loads(record.read_text(encoding='utf-8'))
+        changed = [key for key in about if before.get(key) != about[key]]
+        if changed:
+            raise ValueError(
+                f'{out} was rendered with another {", ".join(changed)}: '
+                'choose an empty folder or delete this one'
+            )
+    for split in SPLITS:
+        for kind in ('images', 'labels'):
+            (out / split / kind).mkdir(parents=True, exist_ok=True)
+    _write_atomic(record, (json.dumps(about, indent=2) + '\n').encode())
+    data = {
+        'path': str(out.resolve()),
+        **{split: f'{split}/images' for split in SPLITS},
+        'nc': len(CLASS_NAMES),
+        'names': list(CLASS_NAMES),
+    }
+    _write_atomic(out / 'data.yaml', yaml.safe_dump(data, sort_keys=False).encode())
+    jobs = [
+        (split, list(range(start, min(start + 8, counts[split]))))
+        for split in SPLITS
+        for start in range(0, counts[split], 8)
+    ]
+    with tqdm(total=sum(counts.values()), unit='picture', desc='render') as bar:
+        if workers <= 1:
+            for split, indices in jobs:
+                bar.update(_write_many(out, settings, seed, split, indices))
+            return
+        with ProcessPoolExecutor(workers) as pool:
+            running = [
+                pool.submit(_write_many, out, settings, seed, split, indices)
+                for split, indices in jobs
+            ]
+            for done in as_completed(running):
+                bar.update(done.result())

@@ -1,0 +1,81 @@
+"""Boxes of what can be seen of each cone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from training.simulate.camera import Camera
+from training.simulate.cone import ConeView
+from training.simulate.settings import SimulateSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One visible cone. xyxy_px: left, top, right, bottom, edges of pixels, whole picture is
+    0, 0, width, height. visible: fraction of its pixels in view. depth_m: along the optical axis.
+    """
+
+    class_id: int
+    xyxy_px: tuple[float, float, float, float]
+    visible: float
+    depth_m: float
+
+
+def find_labels(
+    ids: npt.NDArray[np.int16],
+    views: list[tuple[int, ConeView, int]],
+    camera: Camera,
+    canvas: Camera,
+    settings: SimulateSettings,
+) -> list[Label]:
+    """Labels from the ids of the finished picture.
+
+    views: for each cone its id, its view in the canvas, and the pixels of it without occlusion.
+    A side of a box that nothing hides is taken from geometry, to a fraction of a pixel; any other
+    from the pixels that show the cone.
+    """
+    height, width = ids.shape
+    scale = width / 1280
+    labels = []
+    for cone_id, view, whole in views:
+        outline = view.outline_px
+        flat = (outline - (canvas.cx_px, canvas.cy_px)) / (canvas.fx_px, canvas.fy_px)
+        seen = camera.distort(flat)
+        low, high = seen.min(0) + 0.5, seen.max(0) + 0.5
+        left, top = max(int(low[0]) - 2, 0), max(int(low[1]) - 2, 0)
+        right, bottom = min(int(high[0]) + 3, width), min(int(high[1]) + 3, height)
+        if right <= left or bottom <= top:
+            continue
+        mine = ids[top:bottom, left:right] == cone_id
+        count = int(np.count_nonzero(mine))
+        if count == 0:
+            continue
+        grown = _area(seen) / max(_area(outline), 1e-6)
+        visible = min(count / max(whole * grown, 1e-6), 1.0)
+        columns, rows = np.flatnonzero(mine.any(0)), np.flatnonzero(mine.any(1))
+        slack = max(1.25, 0.12 * float(high[1] - low[1]) if high[1] - low[1] < 24 else 1.25)
+        box = []
+        for geometric, pixel, limit in (
+            (low[0], left + columns[0], width),
+            (low[1], top + rows[0], height),
+            (high[0], left + columns[-1] + 1, width),
+            (high[1], top + rows[-1] + 1, height),
+        ):
+            edge = min(max(float(geometric), 0.0), float(limit))
+            box.append(edge if abs(edge - pixel) <= slack else float(pixel))
+        x0, y0, x1, y1 = box
+        tall = y1 - y0
+        if visible < settings.min_visible or tall < settings.min_height_px * scale:
+            continue
+        if x1 - x0 < 0.4 * settings.min_height_px * scale:
+            continue
+        labels.append(Label(view.cone.class_id, (x0, y0, x1, y1), visible, view.depth_m))
+    return labels
+
+
+def _area(points: npt.NDArray[np.float64]) -> float:
+    return float(cv2.contourArea(cv2.convexHull(points.astype(np.float32))))

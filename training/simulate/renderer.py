@@ -1,0 +1,371 @@
+"""From a scene and a camera to a picture and its labels: sky, ground, far to near, lens, own car."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from training.simulate.camera import Camera, Lens, make_lens
+from training.simulate.cone import ConeView, cone_points, paint_cone, shadow_points, view_cone
+from training.simulate.labels import Label, find_labels
+from training.simulate.scene import Paint, Scene, Thing
+from training.simulate.scenery import Bytes, Library
+from training.simulate.settings import SimulateSettings
+
+Array = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int16]
+
+_FAR_M = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """image: (H, W, 3) BGR uint8. ids: (H, W) int16, 0 or 1 + index of the cone that is seen."""
+
+    image: Bytes
+    ids: Ids
+    labels: list[Label]
+
+
+def render(
+    scene: Scene,
+    camera: Camera,
+    library: Library,
+    settings: SimulateSettings,
+    ego: Bytes | None = None,
+    lens: Lens | None = None,
+) -> Rendering:
+    """Draw a scene. ego: BGRA picture of the own car, laid over the lower end."""
+    lens = lens if lens is not None else make_lens(camera)
+    canvas = replace(
+        lens.canvas,
+        position_m=camera.position_m,
+        yaw_rad=camera.yaw_rad,
+        pitch_rad=camera.pitch_rad,
+        roll_rad=camera.roll_rad,
+    )
+    image = np.empty((canvas.height_px, canvas.width_px, 3), np.uint8)
+    views = _cone_views(scene, canvas)
+    line = _horizon(canvas)
+    first = int(np.clip(math.floor(line.min()), 0, canvas.height_px))
+    last = int(np.clip(math.ceil(line.max()) + 1, 0, canvas.height_px))
+    _draw_sky(image[:last], scene, canvas, library)
+    if first < canvas.height_px:
+        ground = _draw_ground(scene, canvas, library, views, first)
+        if last > first:
+            rows = np.arange(first, last)[:, None]
+            below = rows > line[None]
+            band = image[first:last]
+            band[below] = ground[: last - first][below]
+        image[last:] = ground[last - first :]
+    ids = np.zeros(image.shape[:2], np.int16)
+    painted: list[tuple[int, ConeView, int]] = []
+    queue: list[tuple[float, int, ConeView | Thing]] = [
+        (view.depth_m, 1 + index, view) for index, view in views
+    ]
+    if scene.things:
+        places = np.array([[*thing.position_m, 0.0] for thing in scene.things])
+        depths = canvas.to_optical(places)[:, 2]
+        queue += [
+            (float(depth), 0, thing)
+            for depth, thing in zip(depths, scene.things, strict=True)
+            if 0.8 < depth < 450
+        ]
+    queue.sort(key=lambda item: -item[0])
+    for depth, cone_id, item in queue:
+        if isinstance(item, ConeView):
+            pick = (cone_id * 7919 + int(item.cone.yaw_rad * 1000)) % 4096
+            whole = paint_cone(image, ids, item, cone_id, library.grain, pick)
+            if whole:
+                painted.append((cone_id, item, whole))
+        else:
+            _draw_thing(image, ids, item, scene, canvas, library, depth)
+    if lens.map_a is not None and lens.map_b is not None:
+        image = cv2.remap(image, lens.map_a, lens.map_b, cv2.INTER_LINEAR)
+        ids = cv2.remap(ids, lens.map_a, None, cv2.INTER_NEAREST)
+    if ego is not None:
+        window = image[image.shape[0] - ego.shape[0] :]
+        cover = ego[..., 3:].astype(np.uint16)
+        window[:] = ((window * (255 - cover) + ego[..., :3] * cover) // 255).astype(np.uint8)
+        ids[ids.shape[0] - ego.shape[0] :][ego[..., 3] > 127] = 0
+    return Rendering(image, ids, find_labels(ids, painted, camera, canvas, settings))
+
+
+def _mix(scene: Scene, depth_m: float) -> float:
+    """Share of the horizon's colour in something depth_m away."""
+    return 1 - math.exp(-scene.haze * depth_m / 100)
+
+
+def _cone_views(scene: Scene, canvas: Camera) -> list[tuple[int, ConeView]]:
+    sun = np.array(scene.sun)
+    places = np.array([[*cone.position_m, 0.2] for cone in scene.cones]).reshape(-1, 3)
+    pixels, depth = canvas.project(places)
+    margin = 0.25 * canvas.width_px
+    near = (depth < 3) & (depth > 0.2)
+    inside = (pixels[:, 0] > -margin) & (pixels[:, 0] < canvas.width_px + margin)
+    views = []
+    for index in np.flatnonzero((depth > 0.3) & (depth < _FAR_M) & (inside | near)):
+        view = view_cone(
+            scene.cones[index], canvas, sun, 0.85 * scene.sunlight, 1.05 * scene.skylight
+        )
+        if view is None:
+            continue
+        share = _mix(scene, view.depth_m)
+        if share > 0.01:
+            colours = view.colours.astype(np.float32)
+            colours[64:] += share * (np.array(scene.sky.horizon, np.float32) - colours[64:])
+            view = replace(view, colours=colours.astype(np.uint8))
+        views.append((int(index), view))
+    return views
+
+
+def _horizon(canvas: Camera) -> npt.NDArray[np.float64]:
+    """(W,) row of the horizon in each column."""
+    row = canvas.rotation[:, 2]
+    x = (np.arange(canvas.width_px) - canvas.cx_px) / canvas.fx_px
+    down = row[1] if abs(row[1]) > 1e-6 else -1e-6
+    y = -(row[0] * x + row[2]) / down
+    return np.asarray(y * canvas.fy_px + canvas.cy_px, np.float64)
+
+
+def _draw_sky(window: Bytes, scene: Scene, canvas: Camera, library: Library) -> None:
+    height, width = window.shape[:2]
+    if height == 0:
+        return
+    small = (max(width // 4, 1), max(height // 4, 1))
+    down = canvas.rotation[:, 2]
+    ys = (np.arange(small[1]) * 4 + 1.5 - canvas.cy_px) / canvas.fy_px
+    up = np.clip((down[2] + ys * down[1]) / np.sqrt(1 + ys * ys), 0, 1)
+    blend = (1 - np.exp(-4 * up))[:, None]
+    gradient = np.array(scene.sky.horizon) * (1 - blend) + np.array(scene.sky.zenith) * blend
+    rotation = canvas.rotation
+    plane = canvas.matrix @ np.column_stack(
+        [rotation[:, 0], rotation[:, 1], rotation[:, 2] * 1500.0]
+    )
+    shrink = np.array([[0.25, 0, 0], [0, 0.25, 0], [0, 0, 1]])
+    texel = np.array([[0.12, 0, scene.sky.wind_m[0]], [0, 0.12, scene.sky.wind_m[1]], [0, 0, 1]])
+    matrix = texel @ np.linalg.inv(shrink @ plane)
+    noise = cv2.warpPerspective(
+        library.clouds,
+        matrix,
+        small,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_WRAP,
+    ).astype(np.float32)
+    share = np.clip((noise - 128) / 50 + 3 * scene.sky.cover - 1.2, 0, 1)
+    share *= np.clip(up * 8, 0.15, 1)[:, None]
+    sky = gradient[:, None, :] + share[..., None] * (
+        np.array(scene.sky.cloud) * (0.85 + 0.0012 * noise[..., None]) - gradient[:, None, :]
+    )
+    tiny = np.clip(sky, 0, 255).astype(np.uint8)
+    window[:] = cv2.resize(tiny, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _clip_project(points_m: Array, canvas: Camera) -> npt.NDArray[np.int32] | None:
+    """World polygon to pixels in 1/16, cut at 0.15 m ahead of the camera; None if behind."""
+    optical = canvas.to_optical(points_m)
+    near = 0.15
+    ahead = optical[:, 2] > near
+    if not ahead.any():
+        return None
+    if not ahead.all():
+        kept = []
+        for k in range(len(optical)):
+            here, after = optical[k], optical[(k + 1) % len(optical)]
+            if here[2] > near:
+                kept.append(here)
+            if (here[2] > near) != (after[2] > near):
+                t = (near - here[2]) / (after[2] - here[2])
+                kept.append(here + t * (after - here))
+        optical = np.array(kept)
+    pixels = optical[:, :2] / optical[:, 2:] * (canvas.fx_px, canvas.fy_px)
+    pixels += (canvas.cx_px, canvas.cy_px)
+    return np.clip(np.round(pixels * 16), -2e6, 2e6).astype(np.int32)
+
+
+def _warp(texture: Bytes, canvas: Camera, tile_m: float, turn: float, first: int) -> Bytes:
+    """A ground texture, tile_m wide, as the camera sees it from row `first` down."""
+    texel = texture.shape[0] / tile_m
+    c, s = math.cos(turn) * texel, math.sin(turn) * texel
+    x, y = canvas.position_m[:2]
+    # Work near the origin: far coordinates overflow the 16 bit of the fast warp.
+    offset_x = (c * x - s * y) % texture.shape[0]
+    offset_y = (s * x + c * y) % texture.shape[0]
+    to_texture = np.array([[c, -s, offset_x], [s, c, offset_y], [0, 0, 1]])
+    here = replace(canvas, position_m=(0.0, 0.0, canvas.position_m[2]))
+    down = np.array([[1, 0, 0], [0, 1, first], [0, 0, 1]], np.float64)
+    matrix = to_texture @ np.linalg.inv(here.ground_homography()) @ down
+    size = (canvas.width_px, canvas.height_px - first)
+    return cv2.warpPerspective(
+        texture,
+        matrix,
+        size,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_WRAP,
+    )  # type: ignore[return-value]
+
+
+def _draw_ground(
+    scene: Scene,
+    canvas: Camera,
+    library: Library,
+    views: list[tuple[int, ConeView]],
+    first: int,
+) -> Bytes:
+    height, width = canvas.height_px - first, canvas.width_px
+    look = scene.ground
+    up = canvas.position_m[2]
+    rows = (np.arange(first, canvas.height_px) - canvas.cy_px) / canvas.fy_px
+    down = canvas.rotation[:, 2]
+    fall = np.maximum(-(down[2] + rows * down[1]), 1e-4)
+    distance = np.minimum(up / fall, 3000.0)
+    step = distance**2 / (up * canvas.fy_px)
+    base = np.empty((height, width, 3), np.uint8)
+    base[:] = look.colour
+    for paint in scene.paint:
+        _draw_paint(base, paint, canvas, first)
+    fine_texel, coarse_texel = look.fine_m / 1024, look.coarse_m / 1024
+    fine_weight = look.fine_strength / (1 + (step / (6 * fine_texel)) ** 1.5)
+    coarse_weight = look.coarse_strength / (1 + (step / (12 * coarse_texel)) ** 1.5)
+    fine = _warp(library.fine[look.fine], canvas, look.fine_m, look.turn_rad, first)
+    coarse = _warp(library.coarse[look.coarse], canvas, look.coarse_m, look.turn_rad + 0.7, first)
+    grey = fine.astype(np.float32)
+    grey -= 128
+    grey *= fine_weight.astype(np.float32)[:, None]
+    other = coarse.astype(np.float32)
+    other -= 128
+    other *= coarse_weight.astype(np.float32)[:, None]
+    grey += other
+    grey += 128
+    direct = scene.sunlight * (0.35 + 0.65 * scene.sun[2])
+    light = scene.skylight + direct
+    dark = scene.skylight / max(light, 1e-3)
+    shadow = np.full((height, width), 255, np.uint8)
+    if look.shade < 256 and dark < 0.9:
+        pattern = _warp(library.coarse[0], canvas, look.shade_m, look.turn_rad + 2.1, first)
+        shadow = np.where(pattern > look.shade, 255, int(255 * dark)).astype(np.uint8)
+    offset = (0, first * 16)
+    for _, view in views:
+        if view.depth_m > 45:
+            continue
+        _, plate, _ = cone_points(view.cone)
+        contact = plate[0].copy()
+        contact[:, :2] += 0.25 * (contact[:, :2] - contact[:, :2].mean(0))
+        contact[:, 2] = 0
+        polygon = _clip_project(contact, canvas)
+        if polygon is not None:
+            cv2.fillPoly(shadow, [polygon - offset], 165, cv2.LINE_AA, 4)
+    if dark < 0.93:
+        sun = np.array(scene.sun)
+        shade = float(int(255 * dark))
+        for thing in scene.things:
+            polygon = _thing_shadow(thing, sun, canvas)
+            if polygon is not None:
+                cv2.fillPoly(shadow, [polygon - offset], shade, cv2.LINE_AA, 4)
+        for _, view in views:
+            if view.depth_m < 60 and view.cone.lit > 0:
+                polygon = _clip_project(shadow_points(view.cone, sun), canvas)
+                if polygon is not None:
+                    hull = cv2.convexHull(polygon - offset)
+                    cv2.fillConvexPoly(shadow, hull, shade, cv2.LINE_AA, 4)
+    shadow = cv2.blur(shadow, (3, 3))
+    grey *= shadow
+    np.clip(grey, 0, 255 * 255, out=grey)
+    factor = cv2.convertScaleAbs(grey, alpha=1 / 255)
+    result = cv2.multiply(base, cv2.merge([factor, factor, factor]), scale=light / 128)
+    if scene.haze > 0.02:
+        share = (1 - np.exp(-scene.haze * distance / 100)).astype(np.float32)[:, None, None]
+        end = int(np.searchsorted(-share[:, 0, 0], -0.01))
+        if end > 0:
+            part = result[:end].astype(np.float32)
+            part += share[:end] * (np.array(scene.sky.horizon, np.float32) - part)
+            result[:end] = part.astype(np.uint8)
+    return np.asarray(result, np.uint8)
+
+
+def _thing_shadow(thing: Thing, sun: Array, canvas: Camera) -> npt.NDArray[np.int32] | None:
+    place = np.array([*thing.position_m, 0.0])
+    away = place[:2] - canvas.position_m[:2]
+    distance = float(np.hypot(*away))
+    if distance > 60 or thing.height_m > 20:
+        return None
+    aside = np.array([-away[1], away[0], 0]) / max(distance, 1e-3) * thing.width_m * 0.4
+    reach = np.array([*(-sun[:2] / max(float(sun[2]), 0.1) * thing.height_m), 0.0])
+    corners = [place - aside, place + aside, place + aside + reach, place - aside + reach]
+    return _clip_project(np.array(corners), canvas)
+
+
+def _draw_paint(base: Bytes, paint: Paint, canvas: Camera, first: int) -> None:
+    polygon = _clip_project(paint.points_m, canvas)
+    if polygon is None:
+        return
+    polygon = polygon - (0, first * 16)
+    low, high = polygon.min(0) // 16, polygon.max(0) // 16 + 2
+    left, top = max(int(low[0]), 0), max(int(low[1]), 0)
+    right, bottom = min(int(high[0]), base.shape[1]), min(int(high[1]), base.shape[0])
+    if right <= left or bottom <= top:
+        return
+    window = base[top:bottom, left:right]
+    over = window.copy()
+    cv2.fillPoly(over, [polygon - (left * 16, top * 16)], paint.colour, cv2.LINE_AA, 4)
+    cv2.addWeighted(over, paint.opacity, window, 1 - paint.opacity, 0, dst=window)
+
+
+def _draw_thing(
+    image: Bytes,
+    ids: Ids,
+    thing: Thing,
+    scene: Scene,
+    canvas: Camera,
+    library: Library,
+    depth: float,
+) -> None:
+    foot, _ = canvas.project(np.array([*thing.position_m, 0.0]))
+    top, _ = canvas.project(np.array([*thing.position_m, thing.height_m]))
+    tall = float(foot[1] - top[1])
+    wide = canvas.fx_px * thing.width_m / depth
+    if tall < 1.5 or wide < 1.0:
+        return
+    x0, y0 = float(foot[0]) - wide / 2, float(foot[1]) - tall
+    left, right = max(math.floor(x0), 0), min(math.ceil(x0 + wide), image.shape[1])
+    upper, lower = max(math.floor(y0), 0), min(math.ceil(y0 + tall), image.shape[0])
+    if right <= left or lower <= upper:
+        return
+    sprite = library.sprites[thing.name][thing.index]
+    if thing.mirrored:
+        sprite = sprite[:, ::-1]
+    while sprite.shape[0] > 2.2 * tall and sprite.shape[1] > 2.2 * wide:
+        half = (max(sprite.shape[1] // 2, 1), max(sprite.shape[0] // 2, 1))
+        sprite = cv2.resize(sprite, half, interpolation=cv2.INTER_AREA)
+    sx, sy = sprite.shape[1] / wide, sprite.shape[0] / tall
+    matrix = np.array(
+        [[sx, 0, (left + 0.5 - x0) * sx - 0.5], [0, sy, (upper + 0.5 - y0) * sy - 0.5]]
+    )
+    patch = cv2.warpAffine(
+        np.ascontiguousarray(sprite),
+        matrix,
+        (right - left, lower - upper),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+    share = _mix(scene, depth)
+    level = min(scene.skylight + 0.6 * scene.sunlight, 1.2)
+    gain = np.array(thing.gain) * level * (1 - share)
+    matrix_colour = np.zeros((4, 5), np.float32)
+    matrix_colour[:3, :3] = np.diag(gain)
+    matrix_colour[:3, 4] = share * np.array(scene.sky.horizon)
+    matrix_colour[3, 3] = 1
+    patch = cv2.transform(patch, matrix_colour)
+    cover = patch[..., 3]
+    window = image[upper:lower, left:right]
+    solid = cover > 127
+    if cover.min() > 250:
+        window[:] = patch[..., :3]
+    else:
+        a = cover[..., None].astype(np.uint16)
+        window[:] = ((window * (255 - a) + patch[..., :3] * a) // 255).astype(np.uint8)
+    ids[upper:lower, left:right][solid] = 0

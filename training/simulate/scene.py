@@ -1,0 +1,419 @@
+"""A scene: a track with its cones, the light, the ground, and everything around."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from training.simulate.camera import Camera, load_camera
+from training.simulate.cone import Cone, make_cone, make_palette
+from training.simulate.scenery import KINDS, Colour, Library, random_colour
+from training.simulate.settings import SimulateSettings
+from training.simulate.track import (
+    LARGE_ORANGE,
+    UNKNOWN,
+    Track,
+    make_circuit,
+    make_group,
+    make_straight,
+)
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """A flat picture that stands on the ground and faces the camera.
+
+    name, index: which sprite of the library. position_m: (x, y). width_m, height_m: its size.
+    mirrored: flipped left to right. gain: (b, g, r) factors on its colours.
+    """
+
+    name: str
+    index: int
+    position_m: tuple[float, float]
+    width_m: float
+    height_m: float
+    mirrored: bool
+    gain: Colour
+
+
+@dataclass(frozen=True, slots=True)
+class Paint:
+    """A painted strip or patch on the ground: (N, 3) world points, colour BGR, opacity 0..1."""
+
+    points_m: Array
+    colour: Colour
+    opacity: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Look of the ground: indices of textures, their strength, and the colour under full light.
+
+    grass_side: 0 none, 1 left, -1 right, 2 both; grass_at_m: distance from the origin's track.
+    shade: threshold of the tree shadow pattern, 256 for none. wet: strength of the mirror.
+    """
+
+    colour: Colour
+    fine: int
+    coarse: int
+    fine_strength: float
+    coarse_strength: float
+    fine_m: float
+    coarse_m: float
+    turn_rad: float
+    shade: int
+    shade_m: float
+    grass: Colour
+    wet: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sky:
+    """zenith, horizon, cloud: colours BGR; cover: 0 clear to 1 overcast; wind_m: cloud offset."""
+
+    zenith: Colour
+    horizon: Colour
+    cloud: Colour
+    cover: float
+    wind_m: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything that does not move.
+
+    sun: unit vector toward the sun. sunlight + skylight: 1 is the normal brightness.
+    haze: 0..1, colour of the horizon mixed in at 100 m.
+    """
+
+    track: Track
+    cones: tuple[Cone, ...]
+    things: tuple[Thing, ...]
+    paint: tuple[Paint, ...]
+    ground: Ground
+    sky: Sky
+    sun: tuple[float, float, float]
+    sunlight: float
+    skylight: float
+    haze: float
+
+
+def make_scene(
+    rng: np.random.Generator,
+    settings: SimulateSettings,
+    library: Library,
+    layout: str | None = None,
+) -> Scene:
+    """A scene; layout: circuit, straight, group, or None to choose by chance."""
+    if layout is None:
+        layout = str(rng.choice(['circuit', 'straight', 'group'], p=[0.45, 0.17, 0.38]))
+    makers = {'circuit': make_circuit, 'straight': make_straight, 'group': make_group}
+    track = makers[layout](rng)
+    overcast = rng.random() < 0.4
+    elevation = math.radians(rng.uniform(10, 70))
+    azimuth = rng.uniform(0, 2 * math.pi)
+    sun = (
+        math.cos(elevation) * math.cos(azimuth),
+        math.cos(elevation) * math.sin(azimuth),
+        math.sin(elevation),
+    )
+    sunlight = rng.uniform(0.0, 0.25) if overcast else rng.uniform(0.45, 1.0)
+    skylight = rng.uniform(0.65, 0.95) if overcast else rng.uniform(0.22, 0.5)
+    # A low sun is weaker on the ground than on what stands; cameras expose for the ground.
+    ground = _make_ground(rng, library)
+    palette = make_palette(rng)
+    shade_side = rng.random() < 0.12
+    lit_all = 0.0 if shade_side else 1.0
+    cones = []
+    for (x, y), cone_class in zip(track.cones_m, track.cone_class, strict=True):
+        if layout == 'circuit' and rng.random() < 0.02:
+            continue
+        spread = rng.normal(0, 0.06, 2)
+        cone = make_cone(
+            rng,
+            palette,
+            (float(x + spread[0]), float(y + spread[1])),
+            int(cone_class),
+            settings.fallen * (2 if layout == 'group' else 1),
+            settings.stripeless,
+        )
+        cones.append(cone)
+    if rng.random() < 0.08:
+        # A row of plain cones, as events use them to close roads.
+        start = rng.uniform(-25, 25, 2)
+        step = rng.uniform(0.8, 4) * np.array([math.cos(azimuth), math.sin(azimuth)])
+        for k in range(int(rng.integers(2, 9))):
+            x, y = (start + k * step).tolist()
+            cones.append(make_cone(rng, palette, (x, y), UNKNOWN, 0.02, 0.0))
+    if rng.random() < 0.1:
+        # Spare cones close together, large ones too.
+        x, y = rng.uniform(-20, 20, 2).tolist()
+        for _ in range(int(rng.integers(2, 7))):
+            place = (x + rng.normal(0, 0.5), y + rng.normal(0, 0.5))
+            kind = int(rng.choice([0, LARGE_ORANGE, 2, 4]))
+            cones.append(make_cone(rng, palette, place, kind, 0.05, 0.02))
+    if lit_all < 1:
+        cones = [_shaded(cone) for cone in cones]
+    horizon = tuple(np.clip(rng.uniform(190, 255) + rng.normal(0, 10, 3), 0, 255).tolist())
+    blue = rng.uniform(0.3, 1.0)
+    zenith = (235.0 * rng.uniform(0.7, 1.05), 170 * (1.1 - 0.4 * blue), 150 * (1.2 - 0.9 * blue))
+    cloud_grey = rng.uniform(150, 255)
+    cover = rng.uniform(0.6, 1.0) if overcast else rng.uniform(0, 0.6)
+    sky = Sky(
+        zenith=zenith if not overcast else (cloud_grey * 0.9,) * 3,
+        horizon=(horizon[0], horizon[1], horizon[2]),
+        cloud=(cloud_grey, cloud_grey * 0.98, cloud_grey * 0.97),
+        cover=cover,
+        wind_m=(rng.uniform(-4000, 4000), rng.uniform(-4000, 4000)),
+    )
+    return Scene(
+        track=track,
+        cones=tuple(cones),
+        things=tuple(_make_things(rng, settings, library, track, layout)),
+        paint=tuple(_make_paint(rng, track)),
+        ground=ground,
+        sky=sky,
+        sun=sun,
+        sunlight=sunlight * (0.0 if shade_side else 1.0),
+        skylight=skylight * (1.3 if shade_side else 1.0),
+        haze=rng.uniform(0, 0.5) if rng.random() < 0.4 else rng.uniform(0, 0.08),
+    )
+
+
+def _shaded(cone: Cone) -> Cone:
+    from dataclasses import replace
+
+    return replace(cone, lit=0.0)
+
+
+def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
+    kind = rng.random()
+    grey = rng.uniform(70, 165)
+    tint = rng.normal(0, 5, 3) + np.array([-3, 0, 3]) * rng.uniform(-1, 2.5)
+    if kind < 0.08:
+        tint = tint + np.array([-25, -5, 10])
+    colour = np.clip(grey + tint, 20, 220).tolist()
+    slabs = len(library.fine) - 1
+    fine = slabs if rng.random() < 0.1 else int(rng.integers(0, slabs))
+    return Ground(
+        colour=(colour[0], colour[1], colour[2]),
+        fine=fine,
+        coarse=int(rng.integers(0, len(library.coarse))),
+        fine_strength=rng.uniform(0.15, 1.3),
+        coarse_strength=rng.uniform(0.1, 0.75),
+        fine_m=rng.uniform(2.5, 7.0),
+        coarse_m=rng.uniform(20, 80),
+        turn_rad=rng.uniform(0, 2 * math.pi),
+        shade=int(rng.uniform(110, 150)) if rng.random() < 0.15 else 256,
+        shade_m=rng.uniform(8, 40),
+        grass=(
+            rng.uniform(30, 80),
+            rng.uniform(85, 150),
+            rng.uniform(50, 130),
+        ),
+        wet=rng.uniform(0.1, 0.5) if rng.random() < 0.1 else 0.0,
+    )
+
+
+def _make_paint(rng: np.random.Generator, track: Track) -> list[Paint]:
+    paint: list[Paint] = []
+    reach = 60.0
+    middle = track.centre_m.mean(0) if track.closed else track.centre_m[len(track.centre_m) // 2]
+
+    def strip(start: Array, heading: float, length: float, wide: float, bend: float) -> Array:
+        n = max(int(length / 1.5), 2)
+        s = np.linspace(0, length, n)
+        turn = heading + bend * s
+        line = start + np.cumsum(
+            np.stack([np.cos(turn), np.sin(turn)], 1) * (length / (n - 1)), axis=0
+        )
+        normal = np.stack([-np.sin(turn), np.cos(turn)], 1) * wide / 2
+        flat = np.concatenate([line + normal, (line - normal)[::-1]])
+        return np.column_stack([flat, np.zeros(len(flat))])
+
+    for _ in range(int(rng.integers(0, 4))):
+        # Patches of other asphalt, concrete slabs, stains.
+        start = middle + rng.uniform(-reach, reach, 2)
+        tone = rng.uniform(40, 190)
+        colour = (tone, tone * rng.uniform(0.95, 1.03), tone * rng.uniform(0.95, 1.06))
+        paint.append(
+            Paint(
+                strip(start, rng.uniform(0, 6.3), rng.uniform(5, 60), rng.uniform(1, 14), 0.0),
+                colour,
+                rng.uniform(0.2, 0.8),
+            )
+        )
+    palette = [(225.0, 225.0, 225.0), (60.0, 190.0, 225.0), (60.0, 60.0, 200.0), (90.0, 200.0, 90.0)]
+    palette += [(200.0, 120.0, 60.0), (30.0, 30.0, 30.0)]
+    for _ in range(int(rng.integers(0, 9))):
+        start = middle + rng.uniform(-reach / 1.5, reach / 1.5, 2)
+        colour = palette[int(rng.choice(len(palette), p=[0.5, 0.17, 0.06, 0.07, 0.05, 0.15]))]
+        paint.append(
+            Paint(
+                strip(
+                    start,
+                    rng.uniform(0, 6.3),
+                    rng.uniform(4, 70),
+                    rng.choice([0.05, 0.1, 0.15, 0.3]),
+                    rng.uniform(-0.06, 0.06) if rng.random() < 0.4 else 0.0,
+                ),
+                colour,
+                rng.uniform(0.3, 0.95),
+            )
+        )
+    if rng.random() < 0.3:
+        # A line chalked where the cones stand.
+        side = track.width_m / 2
+        for sign in (1.0, -1.0):
+            normal = np.stack([-np.sin(track.heading_rad), np.cos(track.heading_rad)], 1)
+            line = track.centre_m + sign * side * normal
+            colour = (120.0, 220.0, 120.0) if rng.random() < 0.4 else (210.0, 210.0, 210.0)
+            for start_at in range(0, len(line) - 8, 40):
+                part = line[start_at : start_at + 41 : 4]
+                wide = normal[start_at : start_at + 41 : 4] * 0.04
+                flat = np.concatenate([part + wide, (part - wide)[::-1]])
+                paint.append(Paint(np.column_stack([flat, np.zeros(len(flat))]), colour, 0.6))
+    for _ in range(int(rng.integers(0, 3))):
+        # Skid marks and shadows of things out of sight.
+        start = middle + rng.uniform(-30, 30, 2)
+        paint.append(
+            Paint(
+                strip(start, rng.uniform(0, 6.3), rng.uniform(5, 40), rng.choice([0.2, 0.3, 4.0]),
+                      rng.uniform(-0.08, 0.08)),  # fmt: skip
+                (25.0, 25.0, 25.0),
+                rng.uniform(0.2, 0.6),
+            )
+        )
+    for _ in range(int(rng.choice([0, 1, 2], p=[0.55, 0.3, 0.15]))):
+        # Grass: a strip beyond the cones.
+        far = rng.uniform(8, 40) + (np.ptp(track.centre_m[:, 1]) / 2 if track.closed else 0)
+        turn = rng.uniform(0, 6.3)
+        start = middle + far * np.array([math.sin(turn), -math.cos(turn)])
+        start = start - 100 * np.array([math.cos(turn), math.sin(turn)])
+        start = start + 40 * np.array([math.sin(turn), -math.cos(turn)])
+        colour = (rng.uniform(30, 85), rng.uniform(90, 160), rng.uniform(60, 140))
+        paint.insert(0, Paint(strip(start, turn, 200, 80, 0.0), colour, 1.0))
+    return paint
+
+
+def _make_things(
+    rng: np.random.Generator,
+    settings: SimulateSettings,
+    library: Library,
+    track: Track,
+    layout: str,
+) -> list[Thing]:
+    things: list[Thing] = []
+    middle = track.centre_m.mean(0)
+    radius = float(np.hypot(*(track.centre_m - middle).T).max()) if track.closed else 15.0
+
+    def put(name: str, distance: float, angle: float, size: float | None = None) -> None:
+        sprite_index = int(rng.integers(0, len(library.sprites[name])))
+        sprite = library.sprites[name][sprite_index]
+        low, high = KINDS[name][2]
+        height = size if size is not None else rng.uniform(low, high)
+        x, y = (middle + distance * np.array([math.cos(angle), math.sin(angle)])).tolist()
+        spot = np.array([x, y])
+        near = np.hypot(*(track.centre_m - spot).T).min()
+        if near < track.width_m / 2 + 0.8 and layout != 'group':
+            return
+        width = height * sprite.shape[1] / sprite.shape[0] * rng.uniform(0.7, 1.4)
+        if len(track.cones_m) and np.hypot(*(track.cones_m - spot).T).min() < 0.3 + width / 4:
+            return
+        tone = rng.uniform(0.5, 1.25)
+        b, g, r = (tone * rng.uniform(0.88, 1.12, 3)).tolist()
+        things.append(
+            Thing(name, sprite_index, (x, y), width, height, bool(rng.random() < 0.5), (b, g, r))
+        )
+
+    ring = radius + 6
+    amount = settings.clutter * rng.uniform(0.3, 1.0)
+    # Far: hills and forests all around.
+    for angle in np.arange(0, 6.28, 0.3):
+        if rng.random() < 0.6 * amount + 0.2:
+            put('forest', rng.uniform(80, 300), angle + rng.uniform(-0.2, 0.2), rng.uniform(4, 40))
+    counts = {
+        'building': (10, 15, 150),
+        'tree': (18, 5, 110),
+        'wall': (26, 2, 60),
+        'tent': (4, 4, 60),
+        'car': (8, 3, 60),
+        'person': (10, 1, 50),
+        'thing': (24, -12, 50),
+        'post': (14, -6, 50),
+        'wheel': (4, -8, 20),
+    }
+    for name, (most, nearest, farthest) in counts.items():
+        if rng.random() < 0.3:
+            continue
+        for _ in range(int(rng.uniform(0, most) * amount)):
+            distance = max(ring + nearest, 2.0) + (farthest - nearest) * rng.random() ** 1.5
+            if name in ('thing', 'post', 'wheel', 'person') and rng.random() < 0.35:
+                distance = rng.uniform(2, ring)
+            put(name, distance, rng.uniform(0, 6.28))
+    if rng.random() < 0.5 * settings.clutter:
+        # A long wall of one kind along one side.
+        index = int(rng.integers(0, len(library.sprites['wall'])))
+        turn, far = rng.uniform(0, 6.28), ring + rng.uniform(1, 40)
+        height = rng.uniform(0.5, 2.5)
+        sprite = library.sprites['wall'][index]
+        width = height * sprite.shape[1] / sprite.shape[0]
+        for k in range(-12, 13):
+            x = middle[0] + far * math.cos(turn) - k * width * math.sin(turn)
+            y = middle[1] + far * math.sin(turn) + k * width * math.cos(turn)
+            things.append(Thing('wall', index, (x, y), width, height, False, (0.9, 0.9, 0.9)))
+    return things
+
+
+def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Scene) -> Camera:
+    """A camera somewhere on the track of the scene, looking along it.
+
+    With settings.vary_camera every camera differs: 0.3 to 1.4 m high, 45 to 115 degrees wide.
+    """
+    width, height = settings.width_px, settings.height_px
+    track = scene.track
+    at = int(rng.integers(0, len(track.centre_m)))
+    if not track.closed:
+        at = int(rng.uniform(0, 0.75) * len(track.centre_m))
+    heading = float(track.heading_rad[at]) + rng.normal(0, 0.12)
+    left = rng.normal(0, 0.4)
+    if rng.random() < 0.15:
+        left += rng.uniform(-4, 4)
+        heading += rng.normal(0, 0.5)
+    x, y = track.centre_m[at] + left * np.array([-math.sin(heading), math.cos(heading)])
+    if len(track.cones_m) and track.width_m == 4.0 and not track.closed and len(track.centre_m) == 80:
+        x, y, heading = rng.normal(0, 0.3), rng.normal(0, 0.3), rng.normal(0, 0.12)
+    if not settings.vary_camera:
+        camera = load_camera().resized(width)
+        return camera.moved((float(x), float(y), camera.position_m[2]), heading, camera.pitch_rad)
+    fov = math.radians(float(np.clip(rng.normal(80, 17), 45, 115)))
+    focal = width / 2 / math.tan(fov / 2)
+    up = float(rng.choice([rng.uniform(0.55, 1.35), rng.uniform(0.25, 0.6), rng.uniform(1.2, 2.0)],
+                          p=[0.75, 0.13, 0.12]))  # fmt: skip
+    place = rng.uniform(0.18, 0.6)
+    centre_x = width / 2 + rng.normal(0, 0.01) * width
+    centre_y = height / 2 + rng.normal(0, 0.01) * height
+    pitch = math.atan((0.5 - place) * height / focal)
+    k1 = rng.uniform(-0.16, 0.03) * min(1.0, (1.2 / fov) ** 2) if rng.random() < 0.5 else 0.0
+    return Camera(
+        width_px=width,
+        height_px=height,
+        fx_px=focal,
+        fy_px=focal * rng.uniform(0.98, 1.02),
+        cx_px=centre_x,
+        cy_px=centre_y,
+        distortion=(k1, 0.0, 0.0, 0.0, 0.0),
+        position_m=(float(x), float(y), up),
+        yaw_rad=heading,
+        pitch_rad=pitch,
+        roll_rad=rng.normal(0, 0.025),
+    )
+
+
+def scene_colour(rng: np.random.Generator) -> Colour:
+    return random_colour(rng)

@@ -1,0 +1,167 @@
+"""Where the cones stand: tracks by the Formula Student rules, and loose groups.
+
+Blue left, yellow right, small orange at entry and exit, four large orange at start and finish.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW = range(5)
+CLASS_NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A centre line and the cones beside it.
+
+    centre_m: (N, 2) points about 0.25 m apart, in driving direction.
+    heading_rad: (N,) direction of the centre line.
+    cones_m: (M, 2) positions of the cones on the ground. cone_class: (M,) class ids.
+    closed: the last point is followed by the first.
+    """
+
+    centre_m: Array
+    heading_rad: Array
+    cones_m: Array
+    cone_class: npt.NDArray[np.int64]
+    closed: bool
+    width_m: float
+
+
+def make_circuit(rng: np.random.Generator) -> Track:
+    """A closed lap of 130 to 350 m with an entry lane, an exit lane and a start line."""
+    while True:
+        angle = np.linspace(0, 2 * math.pi, 4000, endpoint=False)
+        radius = np.ones_like(angle)
+        for order in range(2, 7):
+            size = rng.uniform(0, 0.55) / order**1.1
+            radius += size * np.cos(order * angle + rng.uniform(0, 2 * math.pi))
+        radius *= rng.uniform(20, 42)
+        line = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+        centre, heading = _resample(line, closed=True)
+        turn = np.angle(np.exp(1j * (np.roll(heading, -4) - heading))) / 1.0
+        if radius.min() > 8 and np.abs(turn).max() < 1 / 4.5:
+            break
+    if rng.random() < 0.5:
+        centre, heading, turn = centre[::-1], heading[::-1] + math.pi, -turn[::-1]
+    # The start line belongs where the track is straightest.
+    smooth = np.convolve(np.concatenate([np.abs(turn)] * 3), np.ones(80), 'same')
+    start = int(np.argmin(smooth[len(turn) : 2 * len(turn)]))
+    centre, heading = np.roll(centre, -start, 0), np.roll(heading, -start)
+    turn = np.roll(turn, -start)
+    width = rng.uniform(3.0, 5.0)
+    points: list[Array] = []
+    classes: list[int] = []
+    spacing = rng.uniform(2.8, 5.0)
+    for side, cone_class in ((1.0, BLUE), (-1.0, YELLOW)):
+        since = 0.0
+        for i in range(len(centre)):
+            local = spacing * float(np.clip(1.0 - 2.2 * abs(turn[i]), 0.45, 1.0))
+            since += 0.25
+            if since >= local and 6 < i < len(centre) - 6:
+                points.append(_beside(centre[i], heading[i], side * width / 2))
+                classes.append(cone_class)
+                since = 0.0
+    gap = rng.uniform(0.4, 0.9)
+    for side in (1.0, -1.0):
+        for along in (-gap / 2, gap / 2):
+            base = centre[0] + along * _direction(heading[0])
+            points.append(_beside(base, heading[0], side * (width / 2 + 0.15)))
+            classes.append(LARGE_ORANGE)
+    for at, sign in ((-40, -1.0), (48, 1.0)):
+        away = rng.choice([-1.0, 1.0]) * rng.uniform(0.35, 0.7)
+        direction = heading[at] + sign * away
+        for k in range(int(rng.integers(3, 6))):
+            base = centre[at] + sign * (width + 1 + 3.0 * k) * _direction(direction)
+            for side in (1.0, -1.0):
+                points.append(_beside(base, direction, side * width * 0.45))
+                classes.append(ORANGE)
+    return _track(centre, heading, points, classes, True, width)
+
+
+def make_straight(rng: np.random.Generator) -> Track:
+    """An open track: orange entry, large orange start, blue and yellow, and the same at the end."""
+    length = rng.uniform(50, 110)
+    bend = rng.uniform(-0.012, 0.012) if rng.random() < 0.6 else 0.0
+    s = np.arange(0, length, 0.25)
+    heading = bend * s + 0.25 * rng.uniform(-1, 1) * np.sin(s / rng.uniform(8, 25))
+    centre = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], 1) * 0.25, axis=0)
+    width = rng.uniform(3.0, 5.0)
+    spacing = rng.uniform(2.5, 5.0)
+    entry, leave = rng.uniform(4, 25), length - rng.uniform(4, 40)
+    points: list[Array] = []
+    classes: list[int] = []
+    for at in np.arange(0.5, length - 1, spacing):
+        i = int(at / 0.25)
+        for side, colour in ((1.0, BLUE), (-1.0, YELLOW)):
+            points.append(_beside(centre[i], heading[i], side * width / 2))
+            classes.append(colour if entry < at < leave else ORANGE)
+    for at in (entry, leave):
+        i = min(int(at / 0.25), len(centre) - 1)
+        for along in (-0.3, 0.3):
+            for side in (1.0, -1.0):
+                base = centre[i] + along * _direction(heading[i])
+                points.append(_beside(base, heading[i], side * (width / 2 + 0.2)))
+                classes.append(LARGE_ORANGE)
+    return _track(centre, heading, points, classes, False, width)
+
+
+def make_group(rng: np.random.Generator) -> Track:
+    """Loose cones ahead of the origin, as in test yards: every class, any place."""
+    points: list[Array] = []
+    classes: list[int] = []
+    weights = rng.dirichlet(np.array([1.6, 1.0, 1.2, 0.0001, 1.6]))
+    reach = rng.choice([8.0, 16.0, 35.0], p=[0.35, 0.4, 0.25])
+    for _ in range(int(rng.integers(2, 26))):
+        distance = 1.2 + reach * rng.random() ** 1.3
+        angle = rng.normal(0, 0.4)
+        place = distance * np.array([math.cos(angle), math.sin(angle)])
+        if all(np.hypot(*(place - other)) > 0.4 for other in points):
+            points.append(place)
+            classes.append(int(rng.choice(5, p=weights)))
+    s = np.arange(-10, 10, 0.25)
+    centre = np.stack([s, np.zeros_like(s)], 1)
+    return _track(centre, np.zeros_like(s), points, classes, False, 4.0)
+
+
+def _track(
+    centre: Array,
+    heading: Array,
+    points: list[Array],
+    classes: list[int],
+    closed: bool,
+    width: float,
+) -> Track:
+    return Track(
+        centre_m=centre,
+        heading_rad=heading,
+        cones_m=np.array(points, np.float64).reshape(-1, 2),
+        cone_class=np.array(classes, np.int64),
+        closed=closed,
+        width_m=width,
+    )
+
+
+def _resample(line: Array, closed: bool) -> tuple[Array, Array]:
+    if closed:
+        line = np.concatenate([line, line[:1]])
+    length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
+    at = np.arange(0, length[-1], 0.25)
+    out = np.stack([np.interp(at, length, line[:, k]) for k in (0, 1)], axis=1)
+    step = np.roll(out, -1, 0) - np.roll(out, 1, 0)
+    return out, np.unwrap(np.arctan2(step[:, 1], step[:, 0]))
+
+
+def _direction(heading: float) -> Array:
+    return np.array([math.cos(heading), math.sin(heading)])
+
+
+def _beside(point: Array, heading: float, left_m: float) -> Array:
+    return np.asarray(point + left_m * np.array([-math.sin(heading), math.cos(heading)]))
