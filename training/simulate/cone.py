@@ -45,7 +45,7 @@ class Cone:
     body, stripe, plate: colours, BGR 0..255 under full sun; stripe equals body when it has none.
     stripes: (K, 2) lower and upper end of each stripe as fractions of the height.
     gloss: strength of the highlight, 0..1. lit: 1 in the sun, 0 in the shade.
-    stretch: height over nominal height.
+    stretch: height over nominal height. dirt: contrast of stains, 0..1.
     """
 
     position_m: tuple[float, float]
@@ -61,6 +61,7 @@ class Cone:
     gloss: float = 0.2
     lit: float = 1.0
     stretch: float = 1.0
+    dirt: float = 0.1
 
     @property
     def height_m(self) -> float:
@@ -181,6 +182,7 @@ def make_cone(
         stripes=stripes,
         gloss=palette.gloss,
         stretch=rng.uniform(0.97, 1.04),
+        dirt=rng.uniform(0.3, 0.8) if rng.random() < 0.12 else rng.uniform(0.03, 0.3),
     )
 
 
@@ -285,12 +287,14 @@ def view_cone(
     normal += 0.2 * axis
     normal /= np.linalg.norm(normal, axis=1, keepdims=True)
     sunlight = sunlight * cone.lit
-    light = skylight * (0.72 + 0.28 * normal[:, 2]) + sunlight * np.maximum(normal @ sun, 0)
+    # The lit ground throws light back at the cone, and thin plastic lets some through.
+    around = skylight * (0.85 + 0.15 * normal[:, 2]) + 0.3 * sunlight
+    light = around + 0.8 * sunlight * np.maximum(normal @ sun, 0)
     half = sun + view
     half /= np.linalg.norm(half)
     shine = 255 * cone.gloss * sunlight * np.maximum(normal @ half, 0) ** 24
     flat = skylight + sunlight * max(float(axis @ sun), 0)
-    wall = skylight * 0.6 + 0.3 * sunlight * max(float(np.array([*view[:2], 0.0]) @ sun), 0)
+    wall = skylight * 0.75 + sunlight * (0.2 + 0.5 * max(float(view[:2] @ sun[:2]), 0))
     if cone.lift_m > 0:
         flat, wall = 0.5 * (flat + skylight), 0.8 * skylight
     body, stripe, plate_bgr = (np.array(c) for c in (cone.body, cone.stripe, cone.plate))
@@ -379,6 +383,7 @@ def paint_cone(
         step = grain.shape[0] // 4
         offset = pick % (grain.shape[0] - step)
         zoom = grain[offset : offset + step, offset : offset + step]
+        zoom = cv2.convertScaleAbs(zoom, alpha=view.cone.dirt, beta=128 * (1 - view.cone.dirt))
         dirt = cv2.resize(zoom, (reach, reach))[: shape[0], : shape[1]]
         colour = cv2.multiply(colour, cv2.merge([dirt, dirt, dirt]), scale=1 / 128)
     cover = (part > 0).astype(np.uint8) * 255

@@ -16,7 +16,7 @@ Bytes = npt.NDArray[np.uint8]
 class Photo:
     """One set of photometric changes.
 
-    exposure: factor on brightness. gains: white balance factors (b, g, r). gamma: below 1
+    level: brightness the lower half of the picture is exposed to, 0 leaves it. gains: white balance factors (b, g, r). gamma: below 1
     brightens the dark. contrast: factor around the middle. saturation: 0 grey, 1 as is.
     vignette: darkening of the corners, 0..1. veil: light spread over the whole picture, 0..255.
     blur_px, motion_px, sharpen, noise, quality: defocus sigma, motion length, strength of edges,
@@ -24,7 +24,7 @@ class Photo:
     which the picture is made smaller and larger again. motion_rad: direction of the motion.
     """
 
-    exposure: float = 1.0
+    level: float = 0.0
     gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
     gamma: float = 1.0
     contrast: float = 1.0
@@ -59,25 +59,25 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
     elif kind < 0.42:
         cast += np.array([0.1, -0.04, 0.06]) * rng.uniform(0.3, 1.3)  # purple
     gains = np.exp(strength * cast)
-    exposure = spread(0.75, 1.35)
+    level = 135 * math.exp(rng.normal(0, 0.2))
     extreme = rng.random()
     if extreme < 0.1:
-        exposure *= spread(1.2, 1.8)
-    elif extreme < 0.22:
-        exposure *= spread(0.35, 0.8)
+        level *= rng.uniform(1.2, 1.6)
+    elif extreme < 0.2:
+        level *= rng.uniform(0.35, 0.8)
     return Photo(
-        exposure=exposure,
+        level=level,
         gains=(float(gains[0]), float(gains[1]), float(gains[2])),
-        gamma=spread(0.75, 1.35),
-        contrast=spread(0.75, 1.4),
-        saturation=spread(0.45, 1.25) if rng.random() < 0.7 else spread(0.9, 1.5),
+        gamma=spread(0.8, 1.25),
+        contrast=spread(0.85, 1.35),
+        saturation=spread(0.55, 1.1) if rng.random() < 0.35 else spread(0.9, 1.45),
         vignette=strength * rng.uniform(0, 0.5) if rng.random() < 0.4 else 0.0,
-        veil=strength * rng.uniform(0, 60) if rng.random() < 0.25 else 0.0,
-        blur_px=size * strength * (rng.uniform(0.8, 2.2) if rng.random() < 0.15 else rng.uniform(0, 0.9)),
-        motion_px=size * strength * rng.uniform(2, 12) if rng.random() < 0.15 else 0.0,
+        veil=strength * rng.uniform(0, 50) if rng.random() < 0.2 else 0.0,
+        blur_px=size * strength * (rng.uniform(0.8, 2.2) if rng.random() < 0.12 else rng.uniform(0, 0.5)),
+        motion_px=size * strength * rng.uniform(2, 12) if rng.random() < 0.1 else 0.0,
         motion_rad=rng.normal(0, 0.3) + (math.pi / 2 if rng.random() < 0.2 else 0.0),
-        softness=1 - strength * (rng.uniform(0.2, 0.6) if rng.random() < 0.18 else 0.0),
-        sharpen=strength * rng.uniform(0.2, 1.4) if rng.random() < 0.45 else 0.0,
+        softness=1 - strength * (rng.uniform(0.2, 0.6) if rng.random() < 0.12 else 0.0),
+        sharpen=strength * rng.uniform(0.3, 2.0) if rng.random() < 0.75 else 0.0,
         noise=strength * (rng.uniform(4, 14) if rng.random() < 0.25 else rng.uniform(0.5, 4)),
         quality=round(95 - strength * rng.uniform(0, 60) * rng.random()),
         glare=(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.15, 0.6), strength * rng.uniform(40, 200))
@@ -106,13 +106,18 @@ def apply_photo(image: Bytes, photo: Photo, sensor: Bytes, rng: np.random.Genera
         image = cv2.filter2D(image, -1, motion_kernel(photo.motion_px, photo.motion_rad))
     if photo.blur_px > 0.3:
         image = cv2.GaussianBlur(image, (0, 0), photo.blur_px)
+    exposure = 1.0
+    if photo.level > 0:
+        lower = image[height // 2 :: 8, ::8].max(2)
+        mean = float(lower[lower > 8].mean()) if (lower > 8).any() else 128.0
+        exposure = float(np.clip(photo.level / mean, 0.2, 6))
     if photo.saturation != 1 or photo.gains != (1.0, 1.0, 1.0):
         grey = np.array([0.114, 0.587, 0.299])
         mix = photo.saturation * np.eye(3) + (1 - photo.saturation) * grey[None]
-        matrix = photo.exposure * np.array(photo.gains)[:, None] * mix
+        matrix = exposure * np.array(photo.gains)[:, None] * mix
         image = cv2.transform(image, matrix.astype(np.float32))
-    elif photo.exposure != 1:
-        image = cv2.convertScaleAbs(image, alpha=photo.exposure)
+    elif exposure != 1:
+        image = cv2.convertScaleAbs(image, alpha=exposure)
     if photo.noise > 0.4:
         top = int(rng.integers(0, max(sensor.shape[0] - 64, 1)))
         left = int(rng.integers(0, max(sensor.shape[1] - 64, 1)))

@@ -193,8 +193,8 @@ def _shaded(cone: Cone) -> Cone:
 
 def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
     kind = rng.random()
-    grey = rng.uniform(70, 165)
-    tint = rng.normal(0, 5, 3) + np.array([-3, 0, 3]) * rng.uniform(-1, 2.5)
+    grey = rng.uniform(85, 180)
+    tint = rng.normal(0, 4, 3) + np.array([-3, 0, 3]) * rng.uniform(-1, 2.5)
     if kind < 0.08:
         tint = tint + np.array([-25, -5, 10])
     colour = np.clip(grey + tint, 20, 220).tolist()
@@ -204,8 +204,8 @@ def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
         colour=(colour[0], colour[1], colour[2]),
         fine=fine,
         coarse=int(rng.integers(0, len(library.coarse))),
-        fine_strength=rng.uniform(0.15, 1.3),
-        coarse_strength=rng.uniform(0.1, 0.75),
+        fine_strength=rng.uniform(0.25, 1.4),
+        coarse_strength=rng.uniform(0.03, 0.4),
         fine_m=rng.uniform(2.5, 7.0),
         coarse_m=rng.uniform(20, 80),
         turn_rad=rng.uniform(0, 2 * math.pi),
@@ -334,9 +334,9 @@ def _make_things(
     ring = radius + 6
     amount = settings.clutter * rng.uniform(0.3, 1.0)
     # Far: hills and forests all around.
-    for angle in np.arange(0, 6.28, 0.3):
+    for angle in np.arange(0, 6.28, 0.2):
         if rng.random() < 0.6 * amount + 0.2:
-            put('forest', rng.uniform(80, 300), angle + rng.uniform(-0.2, 0.2), rng.uniform(4, 40))
+            put('forest', rng.uniform(60, 300), angle + rng.uniform(-0.2, 0.2), rng.uniform(3, 18))
     counts = {
         'building': (10, 15, 150),
         'tree': (18, 5, 110),

@@ -146,11 +146,14 @@ def make_forest(rng: np.random.Generator) -> Bytes:
         edge += size * cv2.resize(
             rng.standard_normal((1, cells)).astype(np.float32), (width, 1)
         )[0]
-    top = np.clip((0.3 + edge * rng.uniform(0.2, 1)) * height, 0, height * 0.9)
+    window = np.clip(1.15 * np.sin(np.linspace(0, np.pi, width)) ** 0.5, 0, 1)
+    rise = np.clip(0.72 - edge * rng.uniform(0.2, 1), 0.08, 1) * window
+    top = (1 - rise) * height
     rows = np.arange(height, dtype=np.float32)[:, None]
     solid = rows > top[None]
     noise = cv2.resize(rng.standard_normal((12, 70)).astype(np.float32), (width, height))
-    fine = cv2.resize(rng.standard_normal((40, 260)).astype(np.float32), (width, height))
+    fine = rng.standard_normal((height // 2, width // 2)).astype(np.float32)
+    fine = cv2.resize(fine, (width, height))
     pixel = np.array([[[rng.uniform(25, 75), rng.uniform(20, 170), rng.uniform(40, 140)]]], np.uint8)
     green = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
     light = 1.1 - 0.4 * rows / height + 0.25 * noise + 0.25 * fine
