@@ -29,3 +29,7 @@ class ImageError(ConePerceptionError):
 
 class InstallError(ConePerceptionError):
     """The set-up cannot be done on this machine as it is: a tool or a package is missing."""
+
+
+class OutputError(ConePerceptionError):
+    """A result cannot be written where it was asked for."""

@@ -1,0 +1,296 @@
+"""`cone-perception detect`: cones in pictures, a video or a bag, without ROS."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, TextIO, get_args, get_type_hints
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.draw import draw_cones
+from cone_perception.engines import open_engine
+from cone_perception.errors import EngineError, ModelError, OutputError
+from cone_perception.filters import Filters
+from cone_perception.model_card import read_bundle, shipped_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.settings import DetectorSettings
+from cone_perception.sources import Source, Unreadable, open_source
+from cone_perception.types import Detections, Frame, UInt8
+
+SETTINGS = (
+    *('model', 'engine', 'threads'),
+    *('thresholds', 'classes', 'region', 'min_height_px', 'max_height_px'),
+)
+"""The detector's settings that mean something without ROS."""
+
+DEFAULT_RATE_HZ = 15.0
+"""Of the annotated film where neither video nor bag tells."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument('source', type=Path, help='picture, folder of pictures, video, or rosbag2')
+    parser.add_argument(
+        '--out', type=Path, help='folder for the results (default: detections/ and the source)'
+    )
+    parser.add_argument('--topic', help='image topic of a bag with several')
+    kinds = get_type_hints(DetectorSettings)
+    for entry in fields(DetectorSettings):
+        if entry.name in SETTINGS:
+            _add_setting(parser, entry, kinds[entry.name])
+
+
+def _add_setting(parser: argparse.ArgumentParser, entry: Any, kind: Any) -> None:
+    option = f'--{entry.name.replace("_", "-")}'
+    text = str(entry.metadata['description'])
+    if isinstance(entry.default, tuple):
+        item = get_args(kind)[0]
+        parser.add_argument(option, nargs='+', type=item, default=entry.default, help=text)
+    else:
+        choices = get_args(kind) or None
+        parser.add_argument(
+            option, type=type(entry.default), choices=choices, default=entry.default, help=text
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command: 0 when every picture was answered, 1 when one failed."""
+    values = {name: getattr(args, name) for name in SETTINGS}
+    settings = DetectorSettings.from_mapping(values)
+    bundle = read_bundle(Path(settings.model) if settings.model else shipped_bundle())
+    settings.filters.check_classes(bundle.card)
+    source = open_source(args.source, args.topic)
+    out = args.out or Path('detections') / args.source.resolve().stem
+    if (out / 'pictures').resolve() == args.source.resolve():
+        raise OutputError(f'{out} would write over its source: give another --out.')
+    engine = open_engine(bundle, settings.engine, threads=settings.threads)
+    with ConeDetector(bundle.card, engine) as detector:
+        detector.warm_up()
+        try:
+            tally = detect_source(source, detector, settings.filters, out)
+        except OSError as error:
+            raise OutputError(f'{out} cannot be written: {error}') from error
+    print(tally.text(out))
+    return 1 if tally.failures else 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What came of a source.
+
+    answered: pictures that have a line in detections.jsonl. failures: those that have none.
+    cones: number found, per class name. wall_s: time it took, drawing and writing included.
+    preprocess_ms, inference_ms, decode_ms: summed over the pictures answered.
+    """
+
+    answered: int = 0
+    failures: list[Unreadable] = field(default_factory=list)
+    cones: Counter[str] = field(default_factory=Counter)
+    wall_s: float = 0.0
+    preprocess_ms: float = 0.0
+    inference_ms: float = 0.0
+    decode_ms: float = 0.0
+    interrupted: bool = False
+
+    def text(self, out: Path) -> str:
+        """Some lines for a person."""
+        cones = ', '.join(f'{count} {name}' for name, count in sorted(self.cones.items()))
+        lines = [
+            f'{self.answered} pictures answered, {len(self.failures)} failed, '
+            f'{self.answered / max(self.wall_s, 1e-9):.1f} pictures/s',
+            f'cones: {cones or "none"}',
+        ]
+        if self.answered:
+            lines.append(
+                f'per picture: preprocessing {self.preprocess_ms / self.answered:.1f} ms, '
+                f'inference {self.inference_ms / self.answered:.1f} ms, '
+                f'decoding {self.decode_ms / self.answered:.1f} ms'
+            )
+        lines += [f'failed: {failure.source}: {failure.reason}' for failure in self.failures[:20]]
+        if len(self.failures) > 20:
+            lines.append(f'failed: {len(self.failures) - 20} more, all named in summary.json')
+        lines.append(f'results: {out}')
+        return '\n'.join(lines)
+
+
+class Album(Protocol):
+    """Takes annotated pictures."""
+
+    def add(self, name: str, bgr: UInt8) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PictureFolder:
+    """Annotated pictures under their own names."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, name: str, bgr: UInt8) -> None:
+        suffix = Path(name).suffix
+        found, encoded = cv2.imencode(suffix, bgr)
+        if not found:
+            raise OutputError(f'{name} cannot be written as {suffix}')
+        (self._folder / name).write_bytes(encoded.tobytes())
+
+    def close(self) -> None:
+        pass
+
+
+class Film:
+    """Annotated pictures as an MP4 (MPEG-4 part 2: the codec that every OpenCV can write).
+
+    All have the first one's size; a picture of another size is scaled to it, and a side that is
+    odd or below 16 px is padded in black.
+    """
+
+    def __init__(self, path: Path, rate_hz: float) -> None:
+        self._path = path
+        self._rate_hz = min(max(rate_hz, 1.0), 240.0)
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, name: str, bgr: UInt8) -> None:
+        if self._writer is None:
+            self._size = (bgr.shape[1], bgr.shape[0])
+            padded = (_video_side(bgr.shape[1]), _video_side(bgr.shape[0]))
+            code = cv2.VideoWriter.fourcc(*'mp4v')
+            self._writer = cv2.VideoWriter(str(self._path), code, self._rate_hz, padded)
+            if not self._writer.isOpened():
+                raise OutputError(
+                    f'{self._path} cannot be written as MP4: the disk, or the OpenCV installed, '
+                    'does not allow it'
+                )
+        if (bgr.shape[1], bgr.shape[0]) != self._size:
+            bgr = np.asarray(cv2.resize(bgr, self._size), np.uint8)
+        right, below = (_video_side(side) - side for side in self._size)
+        if right or below:
+            border = cv2.copyMakeBorder(bgr, 0, below, 0, right, cv2.BORDER_CONSTANT)
+            bgr = np.asarray(border, np.uint8)
+        self._writer.write(bgr)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+
+def _video_side(side_px: int) -> int:
+    return max(16, side_px + side_px % 2)
+
+
+def detect_source(source: Source, detector: ConeDetector, filters: Filters, out: Path) -> Tally:
+    """Find the cones in each picture and write them to `out`, picture by picture.
+
+    Writes detections.jsonl, the annotated pictures or film, and summary.json; they are complete
+    and valid for what was done, also when it is interrupted. Raises SourceError and OutputError.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    album: Album
+    if source.kind == 'pictures':
+        album = PictureFolder(out / 'pictures')
+    else:
+        album = Film(out / 'detections.mp4', source.rate_hz or DEFAULT_RATE_HZ)
+    tally = Tally()
+    started = time.monotonic()
+    lines = (out / 'detections.jsonl').open('w', encoding='utf-8', buffering=1)
+    try:
+        for picture in tqdm(source.frames, total=source.count, unit='picture', file=sys.stderr):
+            if isinstance(picture, Unreadable):
+                _note_failure(tally, picture)
+            else:
+                _answer(picture, detector, filters, lines, album, tally)
+    except KeyboardInterrupt:
+        tally.interrupted = True
+        raise
+    finally:
+        lines.close()
+        album.close()
+        tally.wall_s = time.monotonic() - started
+        write_summary(out / 'summary.json', source, detector, tally)
+    return tally
+
+
+def _answer(
+    frame: Frame,
+    detector: ConeDetector,
+    filters: Filters,
+    lines: TextIO,
+    album: Album,
+    tally: Tally,
+) -> None:
+    try:
+        (found,), times = detector.detect([frame], filters)
+    except (EngineError, ModelError) as error:
+        _note_failure(tally, Unreadable(frame.source, str(error)))
+        return
+    names = detector.card.class_names
+    lines.write(json.dumps(detection_record(frame, found, names)) + '\n')
+    album.add(frame.source, draw_cones(frame.bgr, found, names))
+    tally.answered += 1
+    tally.cones.update(names[class_id] for class_id in found.class_id)
+    tally.preprocess_ms += times.preprocess_ms
+    tally.inference_ms += times.inference_ms
+    tally.decode_ms += times.decode_ms
+
+
+def _note_failure(tally: Tally, failure: Unreadable) -> None:
+    tally.failures.append(failure)
+    tqdm.write(f'failed: {failure.source}: {failure.reason}', file=sys.stderr)
+
+
+def detection_record(
+    frame: Frame, found: Detections, class_names: tuple[str, ...]
+) -> dict[str, Any]:
+    """A picture's line of detections.jsonl; boxes in source pixels: left, top, right, bottom."""
+    return {
+        'source': frame.source,
+        'stamp_ns': frame.stamp_ns,
+        'width_px': frame.width_px,
+        'height_px': frame.height_px,
+        'detections': [
+            {
+                'class': class_names[class_id],
+                'score': round(float(score), 4),
+                'xyxy_px': [round(float(side), 2) for side in box],
+            }
+            for box, score, class_id in zip(found.xyxy_px, found.score, found.class_id, strict=True)
+        ],
+    }
+
+
+def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tally) -> None:
+    """What was done, with what, and what failed, as JSON."""
+    info = detector.engine.info
+    each = max(tally.answered, 1)
+    summary = {
+        'kind': source.kind,
+        'pictures': source.count,
+        'answered': tally.answered,
+        'failed': len(tally.failures),
+        'failures': [{'source': f.source, 'reason': f.reason} for f in tally.failures],
+        'interrupted': tally.interrupted,
+        'cones': dict(sorted(tally.cones.items())),
+        'wall_s': round(tally.wall_s, 3),
+        'mean_ms': {
+            'preprocess': round(tally.preprocess_ms / each, 3),
+            'inference': round(tally.inference_ms / each, 3),
+            'decode': round(tally.decode_ms / each, 3),
+        },
+        'model': detector.card.name,
+        'network_sha256': info.network_sha256,
+        'engine': info.runtime,
+        'device': info.device,
+        'precision': info.precision,
+    }
+    path.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')

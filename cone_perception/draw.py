@@ -1,0 +1,144 @@
+"""Cones drawn into a picture: boxes, names and scores, and the ground truth beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from cone_perception.types import Detections, Float32, UInt8
+
+Colour = tuple[int, int, int]
+
+CLASS_COLOURS: dict[str, Colour] = {
+    'blue_cone': (255, 144, 30),
+    'large_orange_cone': (60, 60, 255),
+    'orange_cone': (0, 140, 255),
+    'unknown_cone': (255, 120, 255),
+    'yellow_cone': (0, 230, 255),
+}
+"""Blue, green, red; told apart on asphalt, grass and sky."""
+
+OTHER_COLOUR: Colour = (220, 220, 220)
+REFERENCE_HEIGHT_PX = 720
+"""Height of the picture at which a line is 1 px wide; larger pictures get wider ones."""
+
+
+def class_colour(class_name: str) -> Colour:
+    """Blue, green, red of a class; light grey for one that is not a cone of the rules."""
+    return CLASS_COLOURS.get(class_name, OTHER_COLOUR)
+
+
+def short_name(class_name: str) -> str:
+    """`large_orange_cone` -> `large orange`."""
+    return class_name.removesuffix('_cone').replace('_', ' ')
+
+
+def draw_cones(
+    bgr: UInt8, found: Detections, class_names: Sequence[str], truth: Detections | None = None
+) -> UInt8:
+    """A copy of the picture with a box, class and score for each detection.
+
+    bgr: (H, W, 3) uint8. truth: drawn below them as dashed boxes without a label.
+    """
+    picture: UInt8 = bgr.copy()
+    width_px = max(1, round(min(bgr.shape[:2]) / REFERENCE_HEIGHT_PX))
+    if truth is not None:
+        for box, class_id in zip(truth.xyxy_px, truth.class_id, strict=True):
+            _draw_dashed(picture, box, class_colour(class_names[class_id]), width_px)
+    for box, class_id in zip(found.xyxy_px, found.class_id, strict=True):
+        left, top, right, bottom = np.round(box).astype(int).tolist()
+        cv2.rectangle(
+            picture, (left, top), (right, bottom), class_colour(class_names[class_id]), width_px
+        )
+    _draw_labels(picture, found, class_names)
+    return picture
+
+
+def draw_caption(picture: UInt8, text: str) -> None:
+    """Write a line of white text on a dark strip into the picture's upper left corner."""
+    scale, thickness = _font(picture)
+    (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale * 1.2, thickness)
+    strip = picture[: height + 2 * base + 4, : width + 2 * base + 4]
+    strip[:] = strip // 4
+    at = (base + 2, height + base + 2)
+    cv2.putText(
+        picture,
+        text,
+        at,
+        cv2.FONT_HERSHEY_SIMPLEX,
+        scale * 1.2,
+        (255, 255, 255),
+        thickness,
+        cv2.LINE_AA,
+    )
+
+
+def _font(picture: UInt8) -> tuple[float, int]:
+    """Scale and thickness of text that is legible in a picture of this size."""
+    size = min(picture.shape[:2]) / REFERENCE_HEIGHT_PX
+    return max(0.32, 0.42 * size), max(1, round(size))
+
+
+def _draw_labels(picture: UInt8, found: Detections, class_names: Sequence[str]) -> None:
+    """Best score first, each where it hides the fewest other boxes and labels."""
+    scale, thickness = _font(picture)
+    taken = found.xyxy_px
+    for box, score, class_id in zip(found.xyxy_px, found.score, found.class_id, strict=True):
+        name = class_names[class_id]
+        text = f'{short_name(name)} {score:.2f}'
+        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        label = _place(box, width + 4, height + base + 2, taken, picture)
+        taken = np.concatenate([taken, label[None]])
+        left, top, right, bottom = label.astype(int).tolist()
+        colour = class_colour(name)
+        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
+        cv2.putText(
+            picture,
+            text,
+            (left + 2, bottom - base),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            scale,
+            (255, 255, 255) if name == 'large_orange_cone' else (0, 0, 0),
+            thickness,
+            cv2.LINE_AA,
+        )
+
+
+def _place(box: Float32, width: int, height: int, taken: Float32, picture: UInt8) -> Float32:
+    """(4,) float32: the place above, below, right or left of a box that hides least."""
+    left, top, right, bottom = np.round(box)
+    corners = np.array(
+        [
+            (left, top - height),
+            (left, bottom + 1),
+            (right + 1, top),
+            (left - width, top),
+            (left, top - 2 * height),
+            (left, bottom + 1 + height),
+        ],
+        np.float32,
+    )
+    room = np.array([picture.shape[1] - width, picture.shape[0] - height], np.float32)
+    corners = np.clip(corners, 0, np.maximum(room, 0))
+    places = np.concatenate([corners, corners + np.array([width, height], np.float32)], axis=1)
+    low = np.maximum(places[:, None, :2], taken[None, :, :2])
+    high = np.minimum(places[:, None, 2:], taken[None, :, 2:])
+    hidden = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
+    best: Float32 = places[int(hidden.argmin())]
+    return best
+
+
+def _draw_dashed(
+    picture: UInt8, box: Float32, colour: Colour, width_px: int, dash: int = 4
+) -> None:
+    """A box of dashes, one pixel outside of where a detection's box would be."""
+    left, top, right, bottom = (np.round(box) + np.array([-2, -2, 2, 2])).astype(int).tolist()
+    dash = 4 * width_px
+    for y in (top, bottom):
+        for x in range(left, right, 2 * dash):
+            cv2.line(picture, (x, y), (min(x + dash, right), y), colour, width_px)
+    for x in (left, right):
+        for y in range(top, bottom, 2 * dash):
+            cv2.line(picture, (x, y), (x, min(y + dash, bottom)), colour, width_px)

@@ -1,0 +1,222 @@
+"""`cone-perception detect` from pictures, videos and bags to results."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from tiny_network import paint, write_tiny_bundle
+
+from cone_perception import detect
+from cone_perception.bags import write_image_bag
+from cone_perception.cli import main
+from cone_perception.engines import open_engine
+from cone_perception.filters import Filters
+from cone_perception.model_card import read_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.sources import Source
+from cone_perception.types import Frame
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    return write_tiny_bundle(tmp_path_factory.mktemp('model'))
+
+
+def picture(height=720, width=1280):
+    """One blue cone, one cell of the tiny network."""
+    bgr = np.full((height, width, 3), 114, np.uint8)
+    paint(bgr, 'blue_cone', 640, 168, 64, 64)
+    return bgr
+
+
+def frames(count=3):
+    return [
+        Frame(picture(), stamp_ns=10**9 + index * 66_666_667, frame_id='left')
+        for index in range(count)
+    ]
+
+
+def read_lines(out):
+    return [json.loads(line) for line in (out / 'detections.jsonl').read_text().splitlines()]
+
+
+def read_summary(out):
+    return json.loads((out / 'summary.json').read_text())
+
+
+def read_film(path):
+    video = cv2.VideoCapture(str(path))
+    pictures = []
+    while True:
+        found, bgr = video.read()
+        if not found:
+            return pictures
+        pictures.append(bgr)
+
+
+def run(source, out, model, *options):
+    return main(['detect', str(source), '--model', str(model), '--out', str(out), *options])
+
+
+def test_line_of_a_picture_has_the_documented_form(tmp_path, model):
+    cv2.imwrite(str(tmp_path / 'a.png'), picture())
+    assert run(tmp_path / 'a.png', tmp_path / 'out', model) == 0
+    (line,) = read_lines(tmp_path / 'out')
+    (cone,) = line.pop('detections')
+    assert line == {'source': 'a.png', 'stamp_ns': 0, 'width_px': 1280, 'height_px': 720}
+    assert set(cone) == {'class', 'score', 'xyxy_px'}
+    assert cone['class'] == 'blue_cone'
+    assert 0.5 < cone['score'] <= 1
+    assert cone['xyxy_px'] == pytest.approx([640, 168, 704, 232], abs=1)
+
+
+def test_picture_without_cones_has_a_line_without_detections(tmp_path, model):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((720, 1280, 3), 114, np.uint8))
+    assert run(tmp_path / 'a.png', tmp_path / 'out', model) == 0
+    assert read_lines(tmp_path / 'out')[0]['detections'] == []
+
+
+def test_folder_becomes_annotated_pictures_of_the_same_names(tmp_path, model):
+    source = tmp_path / 'in'
+    source.mkdir()
+    for name in ('a.png', 'b.jpg'):
+        cv2.imwrite(str(source / name), picture())
+    assert run(source, tmp_path / 'out', model) == 0
+    drawn = sorted((tmp_path / 'out' / 'pictures').iterdir())
+    assert [file.name for file in drawn] == ['a.png', 'b.jpg']
+    annotated = cv2.imread(str(drawn[0]))
+    assert annotated.shape == (720, 1280, 3)
+    assert (annotated != picture()).any()
+
+
+def test_unreadable_picture_fails_the_run_by_name_but_not_the_others(tmp_path, model, capsys):
+    source = tmp_path / 'in'
+    source.mkdir()
+    cv2.imwrite(str(source / 'a.png'), picture())
+    (source / 'b.png').write_bytes(b'broken')
+    cv2.imwrite(str(source / 'c.png'), picture())
+    assert run(source, tmp_path / 'out', model) == 1
+    assert [line['source'] for line in read_lines(tmp_path / 'out')] == ['a.png', 'c.png']
+    summary = read_summary(tmp_path / 'out')
+    assert (summary['pictures'], summary['answered'], summary['failed']) == (3, 2, 1)
+    assert summary['failures'][0]['source'] == 'b.png'
+    assert 'b.png' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('compressed', [False, True])
+def test_bag_becomes_lines_with_its_stamps_and_a_film(tmp_path, model, compressed):
+    write_image_bag(tmp_path / 'bag', frames(), '/camera/image', compressed)
+    assert run(tmp_path / 'bag', tmp_path / 'out', model) == 0
+    lines = read_lines(tmp_path / 'out')
+    assert [line['stamp_ns'] for line in lines] == [frame.stamp_ns for frame in frames()]
+    assert {line['source'] for line in lines} == {'/camera/image'}
+    assert [len(line['detections']) for line in lines] == [1, 1, 1]
+    film = read_film(tmp_path / 'out' / 'detections.mp4')
+    assert [bgr.shape for bgr in film] == [(720, 1280, 3)] * 3
+
+
+def test_video_becomes_a_film_of_as_many_pictures(tmp_path, model):
+    writer = cv2.VideoWriter(
+        str(tmp_path / 'in.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 20, (1280, 720)
+    )
+    for _ in range(4):
+        writer.write(picture())
+    writer.release()
+    assert run(tmp_path / 'in.mp4', tmp_path / 'out', model) == 0
+    assert len(read_lines(tmp_path / 'out')) == 4
+    assert len(read_film(tmp_path / 'out' / 'detections.mp4')) == 4
+
+
+@pytest.mark.parametrize('size', [(1, 1), (721, 1281), (2, 40)])
+def test_film_of_any_size_has_every_picture(tmp_path, size):
+    film = detect.Film(tmp_path / 'a.mp4', 15)
+    for value in (0, 120, 240):
+        film.add('', np.full((*size, 3), value, np.uint8))
+    film.add('', np.full((100, 100, 3), 0, np.uint8))
+    film.close()
+    pictures = read_film(tmp_path / 'a.mp4')
+    assert len(pictures) == 4
+    assert abs(int(pictures[2][0, 0, 0]) - 240) < 20
+
+
+def test_thresholds_and_classes_are_honoured(tmp_path, model):
+    pale = picture()
+    pale[168:232, 640:704] = (200, 0, 0)
+    cv2.imwrite(str(tmp_path / 'a.png'), pale)
+    assert run(tmp_path / 'a.png', tmp_path / 'out', model) == 0
+    assert len(read_lines(tmp_path / 'out')[0]['detections']) == 1
+    for options in (['--thresholds', 'blue_cone:0.9'], ['--classes', 'yellow_cone']):
+        assert run(tmp_path / 'a.png', tmp_path / 'out', model, *options) == 0
+        assert read_lines(tmp_path / 'out')[0]['detections'] == []
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--classes', 'traffic_cone'], 'has no class traffic_cone'),
+        (['--thresholds', 'blue_cone'], 'blue_cone:0.4'),
+        (['--topic', '/image'], 'no topic /image'),
+    ],
+)
+def test_wrong_option_is_refused_in_one_line(tmp_path, model, capsys, options, message):
+    cv2.imwrite(str(tmp_path / 'a.png'), picture())
+    assert run(tmp_path / 'a.png', tmp_path / 'out', model, *options) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert 'Traceback' not in error
+
+
+def test_results_never_replace_their_source(tmp_path, model, capsys):
+    source = tmp_path / 'pictures'
+    source.mkdir()
+    cv2.imwrite(str(source / 'a.png'), picture())
+    assert run(source, tmp_path, model) == 1
+    assert 'another --out' in capsys.readouterr().err
+    assert (cv2.imread(str(source / 'a.png')) == picture()).all()
+
+
+def test_out_that_cannot_be_written_is_one_line(tmp_path, model, capsys):
+    cv2.imwrite(str(tmp_path / 'a.png'), picture())
+    (tmp_path / 'out').write_text('a file')
+    assert run(tmp_path / 'a.png', tmp_path / 'out', model) == 1
+    assert 'cannot be written' in capsys.readouterr().err
+
+
+def test_interrupt_leaves_what_was_done_valid(tmp_path, model):
+    def interrupted():
+        yield from frames(2)
+        raise KeyboardInterrupt
+
+    bundle = read_bundle(model)
+    with ConeDetector(bundle.card, open_engine(bundle)) as detector:
+        source = Source('bag', 100, 15.0, interrupted())
+        with pytest.raises(KeyboardInterrupt):
+            detect.detect_source(source, detector, Filters(), tmp_path / 'out')
+    assert len(read_lines(tmp_path / 'out')) == 2
+    assert len(read_film(tmp_path / 'out' / 'detections.mp4')) == 2
+    summary = read_summary(tmp_path / 'out')
+    assert (summary['answered'], summary['interrupted']) == (2, True)
+
+
+def test_network_that_fails_on_a_picture_leaves_no_empty_line(tmp_path, model, monkeypatch):
+    bundle = read_bundle(model)
+    with ConeDetector(bundle.card, open_engine(bundle)) as detector:
+        real = detector.engine.run
+        answers = iter([np.full((1, 240, 6), np.nan, np.float32), None])
+
+        class Flaky:
+            info = detector.engine.info
+            close = detector.engine.close
+
+            def run(self, pictures):
+                answer = next(answers)
+                return real(pictures) if answer is None else answer
+
+        monkeypatch.setattr(detector, 'engine', Flaky())
+        source = Source('bag', 2, 15.0, iter(frames(2)))
+        tally = detect.detect_source(source, detector, Filters(), tmp_path / 'out')
+    assert (tally.answered, len(tally.failures)) == (1, 1)
+    assert len(read_lines(tmp_path / 'out')) == 1

@@ -1,0 +1,225 @@
+"""Pictures, videos and bags as sources of frames."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from cone_perception.bags import COMPRESSED_IMAGE, IMAGE, bag_types, open_bag, write_image_bag
+from cone_perception.errors import SourceError
+from cone_perception.sources import Unreadable, open_source
+from cone_perception.types import Frame
+
+TOPIC = '/camera/image'
+
+
+def frames(count=4, height=48, width=64):
+    """Smooth pictures that tell their index by their brightness, 15 a second."""
+    return [
+        Frame(
+            np.full((height, width, 3), 20 * (index + 1), np.uint8),
+            stamp_ns=1_700_000_000_000_000_000 + index * 66_666_667,
+            frame_id='camera_left',
+        )
+        for index in range(count)
+    ]
+
+
+def brightness(frame):
+    return round(float(frame.bgr.mean()))
+
+
+def write_picture(path, value=80, height=48, width=64):
+    cv2.imwrite(str(path), np.full((height, width, 3), value, np.uint8))
+    return path
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.bmp', '.tif', '.webp'])
+def test_one_picture_is_a_source(tmp_path, suffix):
+    source = open_source(write_picture(tmp_path / f'cone{suffix}'))
+    (frame,) = source.frames
+    assert (source.kind, source.count) == ('pictures', 1)
+    assert frame.source == f'cone{suffix}'
+    assert frame.bgr.shape == (48, 64, 3)
+    assert abs(brightness(frame) - 80) <= 2
+
+
+def test_grey_picture_with_alpha_or_16_bits_becomes_bgr(tmp_path):
+    cv2.imwrite(str(tmp_path / 'a.png'), np.full((10, 12), 70, np.uint8))
+    cv2.imwrite(str(tmp_path / 'b.png'), np.full((10, 12, 4), 70, np.uint8))
+    cv2.imwrite(str(tmp_path / 'c.png'), np.full((10, 12), 70 * 257, np.uint16))
+    for frame in open_source(tmp_path).frames:
+        assert frame.bgr.shape == (10, 12, 3), frame.source
+        assert brightness(frame) == 70, frame.source
+
+
+def test_folder_gives_its_pictures_in_order_of_their_names(tmp_path):
+    for name in ('b.png', 'a.jpg', 'c.PNG'):
+        write_picture(tmp_path / name)
+    (tmp_path / 'labels.txt').write_text('0 0.5 0.5 0.1 0.1')
+    source = open_source(tmp_path)
+    assert source.count == 3
+    assert [frame.source for frame in source.frames] == ['a.jpg', 'b.png', 'c.PNG']
+
+
+def test_picture_that_cannot_be_read_is_named_and_the_next_one_follows(tmp_path):
+    write_picture(tmp_path / 'a.png')
+    (tmp_path / 'b.png').write_bytes(b'not a picture')
+    (tmp_path / 'c.jpg').write_bytes(b'')
+    write_picture(tmp_path / 'd.png')
+    good, broken, empty, last = open_source(tmp_path).frames
+    assert (good.source, last.source) == ('a.png', 'd.png')
+    assert isinstance(broken, Unreadable)
+    assert isinstance(empty, Unreadable)
+    assert (broken.source, empty.source) == ('b.png', 'c.jpg')
+    assert broken.reason
+    assert empty.reason
+
+
+def test_jpeg_that_was_cut_off_is_not_taken_for_a_whole_one(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = cv2.imencode('.jpg', rng.integers(0, 255, (96, 96, 3), np.uint8))[1].tobytes()
+    (tmp_path / 'cut.jpg').write_bytes(whole[: len(whole) // 2])
+    (picture,) = open_source(tmp_path).frames
+    assert isinstance(picture, Unreadable)
+
+
+def test_folder_without_pictures_is_refused(tmp_path):
+    (tmp_path / 'inner').mkdir()
+    with pytest.raises(SourceError, match='holds no pictures'):
+        open_source(tmp_path)
+
+
+def test_missing_source_is_refused_by_name(tmp_path):
+    with pytest.raises(SourceError, match=r'nowhere\.mp4 does not exist'):
+        open_source(tmp_path / 'nowhere.mp4')
+
+
+def test_file_that_is_nothing_known_is_refused(tmp_path):
+    (tmp_path / 'notes.txt').write_text('hello')
+    with pytest.raises(SourceError, match='neither as a picture'):
+        open_source(tmp_path / 'notes.txt')
+
+
+def test_topic_of_something_that_is_no_bag_is_refused(tmp_path):
+    with pytest.raises(SourceError, match='no topic /camera/image'):
+        open_source(write_picture(tmp_path / 'cone.png'), TOPIC)
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / 'drive.mp4'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), 20, (64, 48))
+    for frame in frames(6):
+        writer.write(frame.bgr)
+    writer.release()
+    return path
+
+
+def test_video_gives_each_frame_with_its_time(video):
+    source = open_source(video)
+    found = list(source.frames)
+    assert (source.kind, source.count, source.rate_hz) == ('video', 6, 20.0)
+    assert [round(frame.stamp_ns / 1e6) for frame in found] == [0, 50, 100, 150, 200, 250]
+    assert all(abs(brightness(frame) - 20 * (index + 1)) < 6 for index, frame in enumerate(found))
+    assert {frame.source for frame in found} == {'drive.mp4'}
+
+
+def test_video_without_its_end_is_refused(video):
+    video.write_bytes(video.read_bytes()[:-200])
+    with pytest.raises(SourceError, match=r'drive\.mp4'):
+        open_source(video)
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('compressed', [False, True])
+def test_bag_gives_each_image_with_stamp_and_frame_id(tmp_path, storage, compressed):
+    write_image_bag(tmp_path / 'bag', frames(), TOPIC, compressed, storage)
+    source = open_source(tmp_path / 'bag')
+    found = list(source.frames)
+    assert (source.kind, source.count) == ('bag', 4)
+    assert source.rate_hz == pytest.approx(15, abs=0.1)
+    assert [frame.stamp_ns for frame in found] == [frame.stamp_ns for frame in frames()]
+    assert {(frame.frame_id, frame.source) for frame in found} == {('camera_left', TOPIC)}
+    assert [brightness(frame) for frame in found] == pytest.approx([20, 40, 60, 80], abs=2)
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_single_file_of_a_bag_is_a_source(tmp_path, storage):
+    write_image_bag(tmp_path / 'bag', frames(), TOPIC, storage=storage)
+    (file,) = (f for f in (tmp_path / 'bag').iterdir() if f.suffix in ('.mcap', '.db3'))
+    assert len(list(open_source(file).frames)) == 4
+
+
+@pytest.mark.parametrize('storage', ['MCAP', 'SQLITE3'])
+@pytest.mark.parametrize('mode', ['FILE', 'MESSAGE'])
+def test_compressed_bag_is_a_source(tmp_path, storage, mode):
+    store = bag_types()
+    write_image_bag(tmp_path / 'plain', frames(), TOPIC)
+    writer = Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin[storage])
+    writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+    with writer, open_bag(tmp_path / 'plain') as reader:
+        connection = writer.add_connection(TOPIC, IMAGE, typestore=store)
+        for _, time_ns, data in reader.messages():
+            writer.write(connection, time_ns, data)
+    found = list(open_source(tmp_path / 'bag').frames)
+    assert [brightness(frame) for frame in found] == [20, 40, 60, 80]
+
+
+def write_two_topics(path):
+    store = bag_types()
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for topic, type_name in (
+            ('/left/image', IMAGE),
+            ('/right/image/compressed', COMPRESSED_IMAGE),
+            ('/points', 'sensor_msgs/msg/PointCloud2'),
+        ):
+            writer.add_connection(topic, type_name, typestore=store)
+
+
+def test_bag_with_several_image_topics_lists_them(tmp_path):
+    write_two_topics(tmp_path / 'bag')
+    with pytest.raises(SourceError, match='/left/image .*, /right/image/compressed'):
+        open_source(tmp_path / 'bag')
+    assert open_source(tmp_path / 'bag', '/left/image').count == 0
+
+
+def test_topic_that_the_bag_lacks_is_refused_with_those_it_has(tmp_path):
+    write_two_topics(tmp_path / 'bag')
+    with pytest.raises(SourceError, match='no image topic /points; it has /left/image'):
+        open_source(tmp_path / 'bag', '/points')
+
+
+def test_bag_without_images_is_refused(tmp_path):
+    store = bag_types()
+    with Writer(tmp_path / 'bag', version=9) as writer:
+        writer.add_connection('/points', 'sensor_msgs/msg/PointCloud2', typestore=store)
+    with pytest.raises(SourceError, match='no topic of type sensor_msgs/msg/Image'):
+        open_source(tmp_path / 'bag')
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_bag_that_was_cut_off_is_refused_by_name(tmp_path, storage):
+    write_image_bag(tmp_path / 'bag', frames(), TOPIC, storage=storage)
+    (file,) = (f for f in (tmp_path / 'bag').iterdir() if f.suffix in ('.mcap', '.db3'))
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(SourceError, match='bag'):
+        list(open_source(tmp_path / 'bag').frames)
+
+
+def test_broken_message_in_a_bag_is_named_and_the_next_one_follows(tmp_path):
+    store = bag_types()
+    write_image_bag(tmp_path / 'good', frames(3), TOPIC)
+    with (
+        Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer,
+        open_bag(tmp_path / 'good') as reader,
+    ):
+        connection = writer.add_connection(TOPIC, IMAGE, typestore=store)
+        for index, (_, time_ns, data) in enumerate(reader.messages()):
+            writer.write(connection, time_ns, data[:100] if index == 1 else data)
+    first, broken, last = open_source(tmp_path / 'bag').frames
+    assert isinstance(broken, Unreadable)
+    assert broken.source == f'{TOPIC} message 1'
+    assert (brightness(first), brightness(last)) == (20, 60)
