@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import resources
 
 import cv2
@@ -16,6 +17,19 @@ import numpy.typing as npt
 import yaml
 
 Array = npt.NDArray[np.float64]
+
+
+@lru_cache(maxsize=8)
+def _rotation(yaw_rad: float, pitch_rad: float, roll_rad: float) -> Array:
+    cy, sy = math.cos(yaw_rad), math.sin(yaw_rad)
+    cp, sp = math.cos(pitch_rad), math.sin(pitch_rad)
+    cr, sr = math.cos(roll_rad), math.sin(roll_rad)
+    forward = np.array([cy * cp, sy * cp, -sp])
+    right = np.array([sy, -cy, 0.0])
+    down = np.cross(forward, right)
+    rotation = np.stack([cr * right + sr * down, cr * down - sr * right, forward])
+    rotation.setflags(write=False)
+    return rotation
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +73,7 @@ class Camera:
     @property
     def rotation(self) -> Array:
         """(3, 3) world to optical frame: its rows are right, down and forward in the world."""
-        cy, sy = math.cos(self.yaw_rad), math.sin(self.yaw_rad)
-        cp, sp = math.cos(self.pitch_rad), math.sin(self.pitch_rad)
-        cr, sr = math.cos(self.roll_rad), math.sin(self.roll_rad)
-        forward = np.array([cy * cp, sy * cp, -sp])
-        right = np.array([sy, -cy, 0.0])
-        down = np.cross(forward, right)
-        return np.stack([cr * right + sr * down, cr * down - sr * right, forward])
+        return _rotation(self.yaw_rad, self.pitch_rad, self.roll_rad)
 
     @property
     def distorted(self) -> bool:

@@ -18,7 +18,7 @@ from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import render
 from training.simulate.scene import make_camera, make_scene
-from training.simulate.scenery import Bytes, Library, make_ego, make_library
+from training.simulate.scenery import Bytes, Library, make_ego, make_library, random_colour
 from training.simulate.settings import SimulateSettings
 from training.simulate.track import CLASS_NAMES
 
@@ -52,6 +52,8 @@ def render_picture(
     left, top, right, bottom = border
     if any(border):
         image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT)
+        if bottom > 8 and rng.random() < 0.5:
+            _stamp(rng, np.asarray(image)[-bottom:])
         labels = [
             replace(
                 label,
@@ -65,6 +67,21 @@ def render_picture(
             for label in labels
         ]
     return np.asarray(image, np.uint8), labels, photo.quality
+
+
+def _stamp(rng: np.random.Generator, window: Bytes) -> None:
+    """A mark as collections print it into the border: an outline and a line of small text."""
+    height, width = window.shape[:2]
+    x = int(width * rng.uniform(0, 0.7))
+    points = (rng.random((9, 2)) * (width * 0.12, height * 0.6) + (x, 0)).astype(np.int32)
+    colour = random_colour(rng, 0.8)
+    if rng.random() < 0.5:
+        cv2.polylines(window, [points], rng.random() < 0.5, colour, 1, cv2.LINE_AA)
+    else:
+        cv2.rectangle(window, points[0].tolist(), points[1].tolist(), colour, -1)
+    text = ''.join(chr(int(c)) for c in rng.integers(48, 91, 24))
+    place = (x, int(height * 0.85))
+    cv2.putText(window, text, place, cv2.FONT_HERSHEY_PLAIN, width / 1600, (220, 220, 220), 1)
 
 
 def _choose_frame(

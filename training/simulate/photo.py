@@ -78,7 +78,7 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
         motion_rad=rng.normal(0, 0.3) + (math.pi / 2 if rng.random() < 0.2 else 0.0),
         softness=1 - strength * (rng.uniform(0.2, 0.6) if rng.random() < 0.12 else 0.0),
         sharpen=strength * rng.uniform(0.3, 2.0) if rng.random() < 0.75 else 0.0,
-        noise=strength * (rng.uniform(4, 14) if rng.random() < 0.25 else rng.uniform(0.5, 4)),
+        noise=strength * (rng.uniform(3, 9) if rng.random() < 0.2 else rng.uniform(0.5, 4)),
         quality=round(95 - strength * rng.uniform(0, 60) * rng.random()),
         glare=(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.15, 0.6), strength * rng.uniform(40, 200))
         if rng.random() < 0.1

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.simulate.camera import Camera, Lens, make_lens
-from training.simulate.cone import ConeView, cone_points, paint_cone, shadow_points, view_cone
+from training.simulate.cone import ConeView, paint_cone, shadow_points, view_cone
 from training.simulate.labels import Label, find_labels
 from training.simulate.scene import Paint, Scene, Thing
 from training.simulate.scenery import Bytes, Library
@@ -252,8 +252,7 @@ def _draw_ground(
     for _, view in views:
         if view.depth_m > 45:
             continue
-        _, plate, _ = cone_points(view.cone)
-        contact = plate[0].copy()
+        contact = view.plate_m[0].copy()
         contact[:, :2] += 0.25 * (contact[:, :2] - contact[:, :2].mean(0))
         contact[:, 2] = 0
         polygon = _clip_project(contact, canvas)
@@ -268,7 +267,7 @@ def _draw_ground(
                 cv2.fillPoly(shadow, [polygon - offset], shade, cv2.LINE_AA, 4)
         for _, view in views:
             if view.depth_m < 60 and view.cone.lit > 0:
-                polygon = _clip_project(shadow_points(view.cone, sun), canvas)
+                polygon = _clip_project(shadow_points(view, sun), canvas)
                 if polygon is not None:
                     hull = cv2.convexHull(polygon - offset)
                     cv2.fillConvexPoly(shadow, hull, shade, cv2.LINE_AA, 4)

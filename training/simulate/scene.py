@@ -205,7 +205,7 @@ def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
         fine=fine,
         coarse=int(rng.integers(0, len(library.coarse))),
         fine_strength=rng.uniform(0.25, 1.4),
-        coarse_strength=rng.uniform(0.03, 0.4),
+        coarse_strength=rng.uniform(0.03, 0.4) * rng.random() ** 0.5,
         fine_m=rng.uniform(2.5, 7.0),
         coarse_m=rng.uniform(20, 80),
         turn_rad=rng.uniform(0, 2 * math.pi),
@@ -338,14 +338,16 @@ def _make_things(
         if rng.random() < 0.6 * amount + 0.2:
             put('forest', rng.uniform(60, 300), angle + rng.uniform(-0.2, 0.2), rng.uniform(3, 18))
     counts = {
-        'building': (10, 15, 150),
-        'tree': (18, 5, 110),
-        'wall': (26, 2, 60),
-        'tent': (4, 4, 60),
-        'car': (8, 3, 60),
-        'person': (10, 1, 50),
-        'thing': (24, -12, 50),
-        'post': (14, -6, 50),
+        'building': (16, 10, 150),
+        'tree': (22, 4, 110),
+        'wall': (34, 2, 60),
+        'stand': (8, 4, 70),
+        'tent': (6, 3, 60),
+        'car': (12, 3, 60),
+        'person': (14, 1, 50),
+        'thing': (40, -12, 50),
+        'post': (18, -6, 50),
+        'mimic': (16, -12, 30),
         'wheel': (4, -8, 20),
     }
     for name, (most, nearest, farthest) in counts.items():
@@ -353,20 +355,22 @@ def _make_things(
             continue
         for _ in range(int(rng.uniform(0, most) * amount)):
             distance = max(ring + nearest, 2.0) + (farthest - nearest) * rng.random() ** 1.5
-            if name in ('thing', 'post', 'wheel', 'person') and rng.random() < 0.35:
+            if name in ('thing', 'post', 'mimic', 'wheel', 'person') and rng.random() < 0.35:
                 distance = rng.uniform(2, ring)
             put(name, distance, rng.uniform(0, 6.28))
-    if rng.random() < 0.5 * settings.clutter:
-        # A long wall of one kind along one side.
-        index = int(rng.integers(0, len(library.sprites['wall'])))
+    for _ in range(int(rng.choice([0, 1, 2, 3]) * settings.clutter)):
+        # A long row of one kind along one side: barriers, stands, a street of houses.
+        name = str(rng.choice(['wall', 'wall', 'stand', 'building']))
+        index = int(rng.integers(0, len(library.sprites[name])))
         turn, far = rng.uniform(0, 6.28), ring + rng.uniform(1, 40)
-        height = rng.uniform(0.5, 2.5)
-        sprite = library.sprites['wall'][index]
+        low, high = KINDS[name][2]
+        height = rng.uniform(low, high) * (1.3 if name == 'wall' else 1.0)
+        sprite = library.sprites[name][index]
         width = height * sprite.shape[1] / sprite.shape[0]
         for k in range(-12, 13):
             x = middle[0] + far * math.cos(turn) - k * width * math.sin(turn)
             y = middle[1] + far * math.sin(turn) + k * width * math.cos(turn)
-            things.append(Thing('wall', index, (x, y), width, height, False, (0.9, 0.9, 0.9)))
+            things.append(Thing(name, index, (x, y), width, height, False, (0.9, 0.9, 0.9)))
     return things
 
 

@@ -100,12 +100,56 @@ def make_building(rng: np.random.Generator) -> Bytes:
             cv2.rectangle(sprite, (x, y), (x + w, y + h), pane, -1)
             if rng.random() < 0.5:
                 cv2.rectangle(sprite, (x, y), (x + w, y + h), _opaque(frame), 1)
-    if rng.random() < 0.5:
-        for _ in range(int(rng.integers(1, 4))):
-            x, w = int(rng.integers(0, width)), int(rng.integers(10, 60))
-            top = int(height * rng.uniform(0.4, 0.8))
-            cv2.rectangle(sprite, (x, top), (x + w, height), _opaque(random_colour(rng)), -1)
+    for _ in range(int(rng.integers(0, 7))):
+        # Doors, gates, signs, pipes.
+        x, w = int(rng.integers(0, width)), int(rng.integers(3, 60))
+        top = int(height * rng.uniform(0.2, 0.85))
+        low = height if rng.random() < 0.6 else min(top + int(rng.integers(3, 30)), height)
+        cv2.rectangle(sprite, (x, top), (x + w, low), _opaque(random_colour(rng, 0.5)), -1)
+    if rng.random() < 0.3:
+        step = int(rng.integers(2, 9))
+        dark = sprite[:, ::step, :3].astype(np.float32) * rng.uniform(0.6, 0.95)
+        sprite[:, ::step, :3] = dark.astype(np.uint8)
+    if rng.random() < 0.3:
+        for y in range(roof, height, int(rng.integers(3, 14))):
+            sprite[y, :, :3] = (sprite[y, :, :3] * rng.uniform(0.6, 0.9)).astype(np.uint8)
     return _mottle(rng, sprite, 0.08)
+
+
+def make_stand(rng: np.random.Generator) -> Bytes:
+    """A crowd, parked bicycles, stacked goods: many small specks of any colour."""
+    width, height = 480, int(rng.integers(40, 120))
+    sprite = _blank(width, height)
+    sprite[:] = _opaque(random_colour(rng, 0.2))
+    vivid = rng.uniform(0.2, 0.8)
+    tall = int(rng.integers(4, 14))
+    for _ in range(int(rng.integers(150, 700))):
+        x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
+        size = (x + int(rng.integers(1, tall)), y + int(rng.integers(2, tall * 2)))
+        cv2.rectangle(sprite, (x, y), size, _opaque(random_colour(rng, vivid)), -1)
+    return _mottle(rng, sprite, 0.15)
+
+
+def make_mimic(rng: np.random.Generator) -> Bytes:
+    """Tapered or upright like a cone, and none: bottles, bags, helmets, hydrants, buckets."""
+    width, height = int(rng.integers(16, 50)), int(rng.integers(30, 60))
+    sprite = _blank(width, height)
+    top, middle = rng.uniform(0.3, 1.0), width / 2
+    colour = random_colour(rng, 0.5)
+    tone = random_colour(rng, 0.5)
+    if rng.random() < 0.5:
+        half = top * width / 2
+        body = [[middle - half, 0], [middle + half, 0], [width, height], [0, height]]
+        cv2.fillPoly(sprite, [np.array(body).astype(np.int32)], _opaque(colour))
+        if top < 0.55 and max(colour) - min(colour) > 60:
+            sprite[..., :3] = sprite[..., :3] // 3 + 60
+    else:
+        axes = (width // 2 - 1, height // 2 - 1)
+        cv2.ellipse(sprite, (width // 2, height // 2), axes, 0, 0, 360, _opaque(colour), -1)
+        y = int(rng.integers(0, height))
+        inside = sprite[y : y + height // 4]
+        inside[inside[..., 3] > 0] = _opaque(tone)
+    return _mottle(rng, sprite, 0.15)
 
 
 def make_tree(rng: np.random.Generator) -> Bytes:
@@ -321,7 +365,7 @@ Maker = Callable[[np.random.Generator], Bytes]
 
 # name: (maker, how many in the library, height range in metres)
 KINDS: dict[str, tuple[Maker, int, tuple[float, float]]] = {
-    'building': (make_building, 26, (3.0, 18.0)),
+    'building': (make_building, 40, (3.0, 18.0)),
     'tree': (make_tree, 22, (2.5, 14.0)),
     'forest': (make_forest, 14, (2.0, 22.0)),
     'person': (make_person, 18, (1.5, 1.95)),
@@ -330,6 +374,8 @@ KINDS: dict[str, tuple[Maker, int, tuple[float, float]]] = {
     'thing': (make_thing, 50, (0.2, 1.6)),
     'post': (make_post, 24, (0.4, 4.0)),
     'tent': (make_tent, 8, (2.5, 4.0)),
+    'stand': (make_stand, 12, (1.5, 6.0)),
+    'mimic': (make_mimic, 40, (0.15, 0.6)),
     'wheel': (make_wheel, 6, (0.4, 0.6)),
 }
 
@@ -388,10 +434,10 @@ def make_library(seed: int) -> Library:
 
 def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
     """The part of the own car in the picture: BGRA of the picture's lower end, or None."""
-    style = int(rng.choice(6, p=[0.3, 0.25, 0.2, 0.08, 0.1, 0.07]))
+    style = int(rng.choice(7, p=[0.3, 0.2, 0.16, 0.07, 0.08, 0.05, 0.14]))
     if style == 0:
         return None
-    tall = int(height * rng.uniform(0.08, 0.42))
+    tall = int(height * (rng.uniform(0.35, 0.55) if style == 6 else rng.uniform(0.08, 0.42)))
     sprite = _blank(width, tall)
     body = random_colour(rng, 0.3) if rng.random() < 0.5 else (rng.uniform(15, 50),) * 3
     middle = width * rng.uniform(0.42, 0.58)
@@ -429,4 +475,39 @@ def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
         half = width * rng.uniform(0.1, 0.5)
         tone = random_colour(rng, 0.3)
         poly([(middle - half, 1), (middle, 0.3), (middle + half, 1)], tone)
+    if style == 6:
+        # Seen from the roll hoop: wheels, arms, cockpit, and what lies in it.
+        for side in (-1, 1):
+            x, w = middle + side * width * rng.uniform(0.24, 0.34), width * rng.uniform(0.05, 0.09)
+            centre = (int(x), int(tall * 0.55))
+            size = (int(w), int(tall * rng.uniform(0.3, 0.45)))
+            cv2.ellipse(sprite, centre, size, 0, 0, 360, _opaque((38, 38, 40)), -1, cv2.LINE_AA)
+            inner = (int(x - side * w * 0.4), centre[1])
+            rim = (int(w * 0.4), int(size[1] * 0.7))
+            cv2.ellipse(sprite, inner, rim, 0, 0, 360, _opaque((22, 22, 24)), -1, cv2.LINE_AA)
+            for y in (0.45, 0.6):
+                end = (int(middle), int(tall * (y - 0.1)))
+                cv2.line(sprite, (int(x), int(tall * y)), end, _opaque((25, 25, 25)), 3, cv2.LINE_AA)
+        nose, base = width * rng.uniform(0.04, 0.08), width * rng.uniform(0.16, 0.28)
+        poly([(middle - nose, 0.0), (middle + nose, 0.0), (middle + base, 1), (middle - base, 1)], body)
+        dash = tuple(0.5 * c for c in body)
+        poly([(middle - 1.2 * nose, 0.35), (middle + 1.2 * nose, 0.35), (middle + 0.8 * base, 1),
+              (middle - 0.8 * base, 1)], dash)  # type: ignore[arg-type]  # fmt: skip
+        centre = (int(middle), int(tall * 0.75))
+        wheel = (int(width * 0.07), int(tall * 0.18))
+        cv2.ellipse(sprite, centre, wheel, 0, 0, 360, _opaque((20, 20, 20)), int(width / 110) + 1)
+        for _ in range(int(rng.integers(2, 12))):
+            spot = (int(middle + rng.uniform(-0.7, 0.7) * base), int(tall * rng.uniform(0.3, 1)))
+            size = (int(width * rng.uniform(0.003, 0.02)), int(tall * rng.uniform(0.01, 0.08)))
+            cv2.ellipse(sprite, spot, size, rng.uniform(0, 180), 0, 360,
+                        _opaque(random_colour(rng, 0.6)), -1, cv2.LINE_AA)  # fmt: skip
+    if rng.random() < 0.3:
+        # Halo, antenna, cables.
+        x = int(width * rng.random())
+        shift = int(rng.normal(0, 0.1) * width)
+        thick = int(rng.integers(1, max(width // 60, 2)))
+        cv2.line(sprite, (x, 0), (x + shift, tall), _opaque((25, 25, 25)), thick, cv2.LINE_AA)
+    # Light falls on it from above.
+    fade = np.linspace(rng.uniform(0.9, 1.5), rng.uniform(0.5, 1.0), tall, dtype=np.float32)
+    sprite[..., :3] = np.clip(sprite[..., :3] * fade[:, None, None], 0, 255).astype(np.uint8)
     return _mottle(rng, sprite, 0.07)
