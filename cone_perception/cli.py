@@ -31,6 +31,9 @@ def run_command(
 ) -> int:
     """Parse `argv`, import only the chosen subcommand's module, and run it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # `ros2 run` and `ros2 launch` append remaps and parameters: they are for rclpy to read.
+    split = arguments.index('--ros-args') if '--ros-args' in arguments else len(arguments)
+    arguments, ros_arguments = arguments[:split], arguments[split:]
     parser = argparse.ArgumentParser(prog=program)
     parser.add_argument('--version', action='version', version=__version__)
     choices = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
@@ -42,6 +45,7 @@ def run_command(
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
+    args.ros_arguments = ros_arguments
     try:
         return int(args.run(args))
     except ConePerceptionError as error:

@@ -1,0 +1,462 @@
+"""The lifecycle node: a shell that hands frames to the pipeline and its answers to ROS."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from rclpy.utilities import get_rmw_implementation_identifier
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2DArray
+
+from cone_perception.draw import draw_cones
+from cone_perception.engines import open_engine
+from cone_perception.errors import ConePerceptionError, ImageError, SettingsError
+from cone_perception.model_card import read_bundle, shipped_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.ros.diagnostics import (
+    ERROR,
+    OK,
+    camera_status,
+    diagnostic_array,
+    diagnostic_status,
+    timing_status,
+    why_silent,
+)
+from cone_perception.ros.health import FrameTimes, Health
+from cone_perception.ros.images import converter, to_bgr
+from cone_perception.ros.inbox import Inbox, NewestFrames, StereoPairs, Waiting
+from cone_perception.ros.messages import to_message
+from cone_perception.ros.parameters import changed_settings, declare_settings, read_settings
+from cone_perception.ros.transport import profile_in_use
+from cone_perception.ros.worker import Worker
+from cone_perception.settings import DetectorSettings
+from cone_perception.types import Detections, Frame, UInt8
+
+DIAGNOSTICS_PERIOD_S = 1.0
+LOG_PERIOD_S = 5.0
+"""A fault that comes with every frame is logged this often; the diagnostics count each."""
+
+MAX_AGE_MS = 10_000.0
+"""Stamps older than this, or of the future, are of another clock: a bag's, or another machine's."""
+
+STOP_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message as it came.
+
+    arrived_ns: of the monotonic clock. age_ms: from its stamp to its arrival, None where not known.
+    """
+
+    message: Any
+    arrived_ns: int
+    age_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture to search, and what its answer needs. convert_ms: message to picture."""
+
+    frame: Frame
+    header: Header
+    arrival: Arrival
+    wait_ms: float
+    convert_ms: float
+
+
+class DetectorNode(LifecycleNode):
+    """configure loads the network, activate subscribes; a worker's thread answers the frames."""
+
+    def __init__(self) -> None:
+        super().__init__('detector')
+        self._stopping = threading.Event()
+        self._state = 'unconfigured'
+        self._problem = ''
+        self._setting_problems = declare_settings(self)
+        self._settings = DetectorSettings()
+        self._detector: ConeDetector | None = None
+        self._health: Health | None = None
+        self._worker: Worker[Arrival] | None = None
+        self._image_subscriptions: list[Subscription[Any]] = []
+        self._detection_publishers: dict[str, Publisher[Any]] = {}
+        self._debug_publishers: dict[str, Publisher[Any]] = {}
+        self._timing_publisher: Publisher[Any] | None = None
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        # Frames and diagnostics go on while a service call loads a network. The timers run on the
+        # steady clock: a bag's /clock that stops must not stop the diagnostics.
+        self._frames_group = MutuallyExclusiveCallbackGroup()
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(
+            DIAGNOSTICS_PERIOD_S,
+            self._publish_diagnostics,
+            MutuallyExclusiveCallbackGroup(),
+            steady,
+        )
+        if self.get_parameter('autostart').value:
+            # In the group of the lifecycle services, so that a call from outside waits for it.
+            self._autostart = self.create_timer(0.0, self._start_by_itself, clock=steady)
+
+    # --- lifecycle ---
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._state = 'configuring'
+        self._problem = ''
+        try:
+            self._load()
+        except ConePerceptionError as error:
+            self._problem = str(error)
+        except Exception as error:  # whatever a runtime raises, the node stays and says so
+            self.get_logger().debug(traceback.format_exc())
+            self._problem = f'{type(error).__name__}: {error}'
+        if self._problem and not self._stopping.is_set():
+            self.get_logger().error(f'not configured: {_one_line(self._problem)}')
+        if self._problem or self._stopping.is_set():
+            self._unload()
+            self._state = 'unconfigured'
+            return TransitionCallbackReturn.FAILURE
+        self._state = 'inactive'
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        settings = self._settings
+        self._health = Health(settings.cameras, time.monotonic())
+        inbox: Inbox[Arrival] = NewestFrames()
+        if settings.batch == 2 and not settings.side_by_side:
+            inbox = StereoPairs(round(settings.stereo_tolerance_ms * 1e6))
+        self._worker = Worker(inbox, self._answer)
+        for index, topic in enumerate(settings.topics):
+            self._image_subscriptions.append(
+                self.create_subscription(
+                    self._message_type(topic),
+                    topic,
+                    functools.partial(self._receive, index),
+                    self._image_qos(),
+                    callback_group=self._frames_group,
+                )
+            )
+        self._state = 'active'
+        names = ', '.join(s.topic_name for s in self._image_subscriptions)
+        self.get_logger().info(f'active: listening to {names}')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_working()
+        self._state = 'inactive'
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._unload()
+        self._state = 'unconfigured'
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_working()
+        self._unload()
+        self._state = 'finalized'
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop_working()
+        self._unload()
+        self._state = 'unconfigured'
+        return TransitionCallbackReturn.SUCCESS
+
+    def stop(self) -> bool:
+        """Answer no more frames; False when a frame or a load is still being worked on."""
+        self._stopping.set()
+        return self._stop_working()
+
+    def _start_by_itself(self) -> None:
+        self._autostart.cancel()
+        if (
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            and not self._stopping.is_set()
+        ):
+            self.trigger_activate()
+
+    def _load(self) -> None:
+        """Everything that configure needs. Raises ConePerceptionError."""
+        if self._setting_problems:
+            raise SettingsError('; '.join(self._setting_problems))
+        settings = read_settings(self)
+        started = time.monotonic()
+        bundle = read_bundle(
+            Path(settings.model).expanduser() if settings.model else shipped_bundle()
+        )
+        settings.filters.check_classes(bundle.card)
+        self.get_logger().info(f'loading {bundle.card.name} from {bundle.folder}')
+        engine = open_engine(bundle, settings.engine, settings.batch, settings.threads)
+        self._settings, self._detector = settings, ConeDetector(bundle.card, engine)
+        self._detector.warm_up()
+        # Reliable, so that both kinds of subscriptions hear it: an answer is a few kB, and a
+        # planner must not miss one. Five deep: who is later than that wants the newest instead.
+        answers = QoSProfile(depth=5)
+        for name in settings.cameras:
+            self._detection_publishers[name] = self.create_publisher(
+                Detection2DArray, f'{name}/detections', answers
+            )
+            self._debug_publishers[name] = self.create_publisher(
+                Image, f'{name}/debug_image', QoSProfile(depth=1)
+            )
+        self._timing_publisher = self.create_publisher(DiagnosticArray, '~/timing', 100)
+        info = engine.info
+        self.get_logger().info(
+            f'{bundle.card.name} runs on {info.runtime}, {info.device}, {info.precision}, batch '
+            f'{settings.batch}; loaded and warm after {time.monotonic() - started:.1f} s'
+        )
+
+    def _unload(self) -> None:
+        for publisher in (*self._detection_publishers.values(), *self._debug_publishers.values()):
+            self.destroy_publisher(publisher)
+        self._detection_publishers, self._debug_publishers = {}, {}
+        if self._timing_publisher is not None:
+            self.destroy_publisher(self._timing_publisher)
+            self._timing_publisher = None
+        if self._detector is not None:
+            self._detector.close()
+            self._detector = None
+
+    def _stop_working(self) -> bool:
+        for subscription in self._image_subscriptions:
+            self.destroy_subscription(subscription)
+        self._image_subscriptions = []
+        worker, self._worker = self._worker, None
+        return worker is None or worker.stop(STOP_TIMEOUT_S)
+
+    # --- settings ---
+
+    def _on_set_parameters(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
+        """Take live settings over; rclpy has refused read-only and undeclared ones before."""
+        known = {p.name: p.value for p in parameters if hasattr(self._settings, p.name)}
+        try:
+            settings = changed_settings(self._settings, known)
+            if self._detector is not None:
+                settings.filters.check_classes(self._detector.card)
+        except SettingsError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._settings = settings
+        return SetParametersResult(successful=True)
+
+    def _message_type(self, topic: str) -> type[Any]:
+        message_type: type[Any] = CompressedImage if self._settings.is_compressed(topic) else Image
+        return message_type
+
+    def _image_qos(self) -> QoSProfile:
+        return QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=self._settings.queue_depth,
+            reliability=ReliabilityPolicy[self._settings.reliability.upper()],
+        )
+
+    # --- frames ---
+
+    def _receive(self, topic: int, message: Any) -> None:
+        """Executor's thread: only note the newest frame."""
+        worker, health = self._worker, self._health
+        if worker is None or health is None:
+            return
+        now_s = time.monotonic()
+        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        age_ms = (self.get_clock().now().nanoseconds - stamp_ns) / 1e6
+        arrival = Arrival(
+            message, time.monotonic_ns(), age_ms if 0 <= age_ms <= MAX_AGE_MS else None
+        )
+        for camera in self._cameras_of(topic):
+            health.received(camera, now_s)
+        for dropped in worker.offer(Waiting(topic, stamp_ns, arrival)):
+            for camera in self._cameras_of(dropped.topic):
+                health.dropped(camera, now_s)
+
+    def _cameras_of(self, topic: int) -> tuple[str, ...]:
+        cameras = self._settings.cameras
+        return cameras if self._settings.side_by_side else cameras[topic : topic + 1]
+
+    def _answer(self, waiting: list[Waiting[Arrival]]) -> None:
+        """Worker's thread: pictures to cones to messages. A failure is counted, and publishes nothing."""
+        health, detector, settings = self._health, self._detector, self._settings
+        assert health is not None
+        assert detector is not None
+        started_ns = time.monotonic_ns()
+        jobs: list[Job] = []
+        for frame in waiting:
+            cameras = self._cameras_of(frame.topic)
+            try:
+                jobs += self._jobs(frame, cameras, started_ns)
+            except ImageError as error:
+                self._fail(cameras, str(error))
+            except Exception as error:  # one bad frame must not end the thread
+                self._fail_unexpectedly(cameras, error)
+        if settings.batch == 2 and len(jobs) == 1:
+            health.alone(jobs[0].frame.source, time.monotonic())
+        for start in range(0, len(jobs), settings.batch):
+            batch = jobs[start : start + settings.batch]
+            cameras = tuple(job.frame.source for job in batch)
+            try:
+                found, times = detector.detect([job.frame for job in batch], settings.filters)
+            except ConePerceptionError as error:
+                self._fail(cameras, str(error))
+                continue
+            except Exception as error:
+                self._fail_unexpectedly(cameras, error)
+                continue
+            for job, cones in zip(batch, found, strict=True):
+                known = FrameTimes(
+                    age_ms=job.arrival.age_ms,
+                    wait_ms=job.wait_ms,
+                    preprocess_ms=job.convert_ms + times.preprocess_ms,
+                    inference_ms=times.inference_ms,
+                    decode_ms=times.decode_ms,
+                    publish_ms=0.0,
+                    total_ms=0.0,
+                )
+                try:
+                    self._publish(job, cones, known)
+                except Exception as error:
+                    if not self._stopping.is_set():
+                        self._fail_unexpectedly((job.frame.source,), error)
+
+    def _jobs(
+        self, waiting: Waiting[Arrival], cameras: tuple[str, ...], started_ns: int
+    ) -> list[Job]:
+        """One picture, or both halves of one that carries two cameras. Raises ImageError."""
+        arrival = waiting.content
+        before_ns = time.monotonic_ns()
+        pictures: list[UInt8] = [to_bgr(arrival.message)]
+        if self._settings.side_by_side:
+            middle = pictures[0].shape[1] // 2
+            if not middle:
+                raise ImageError('a picture of one column cannot carry two cameras side by side')
+            pictures = [pictures[0][:, :middle], pictures[0][:, middle:]]
+        convert_ms = (time.monotonic_ns() - before_ns) / 1e6
+        header = arrival.message.header
+        return [
+            Job(
+                frame=Frame(picture, waiting.stamp_ns, header.frame_id, camera),
+                header=header,
+                arrival=arrival,
+                wait_ms=(started_ns - arrival.arrived_ns) / 1e6,
+                convert_ms=convert_ms,
+            )
+            for camera, picture in zip(cameras, pictures, strict=True)
+        ]
+
+    def _publish(self, job: Job, cones: Detections, times: FrameTimes) -> None:
+        assert self._detector is not None
+        assert self._health is not None
+        camera, names = job.frame.source, self._detector.card.class_names
+        before_ns = time.monotonic_ns()
+        self._detection_publishers[camera].publish(to_message(cones, names, job.header))
+        sent_ns = time.monotonic_ns()
+        times = replace(
+            times,
+            publish_ms=(sent_ns - before_ns) / 1e6,
+            total_ms=(sent_ns - job.arrival.arrived_ns) / 1e6,
+        )
+        size_px = (job.frame.width_px, job.frame.height_px)
+        self._health.answered(camera, times, size_px, time.monotonic())
+        if self._timing_publisher is not None:
+            stamp = job.header.stamp
+            self._timing_publisher.publish(
+                diagnostic_array(stamp, [timing_status(camera, stamp, times)])
+            )
+        debug = self._debug_publishers[camera]
+        if self._settings.debug_image and debug.get_subscription_count():
+            debug.publish(_image_message(draw_cones(job.frame.bgr, cones, names), job.header))
+
+    def _fail(self, cameras: tuple[str, ...], reason: str) -> None:
+        assert self._health is not None
+        for camera in cameras:
+            self._health.failed(camera, _one_line(reason), time.monotonic())
+        self.get_logger().warning(
+            f'no answer for {", ".join(cameras)}: {_one_line(reason)}',
+            throttle_duration_sec=LOG_PERIOD_S,
+        )
+
+    def _fail_unexpectedly(self, cameras: tuple[str, ...], error: Exception) -> None:
+        self.get_logger().debug(traceback.format_exc())
+        self._fail(cameras, f'{type(error).__name__}: {error}')
+
+    # --- diagnostics ---
+
+    def _publish_diagnostics(self) -> None:
+        statuses = [self._node_status()]
+        health = self._health
+        if self._state == 'active' and health is not None:
+            reports = health.report(time.monotonic())
+            for camera, report in reports.items():
+                silent = report.silent_s > self._settings.silence_s
+                reason = self._why_silent(camera) if silent else ''
+                name = f'{self.get_name()}: {camera}'
+                statuses.append(camera_status(name, camera, report, self._settings, reason))
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics_publisher.publish(diagnostic_array(stamp, statuses))
+
+    def _node_status(self) -> DiagnosticStatus:
+        values: dict[str, object] = {
+            'state': self._state,
+            'middleware': get_rmw_implementation_identifier(),
+            'transport profile': profile_in_use(os.environ) or 'none',
+        }
+        detector = self._detector
+        if detector is not None:
+            info = detector.engine.info
+            values |= {
+                'engine': f'{info.runtime} on {info.device}, {info.precision}',
+                'batch': detector.batch,
+                'model': detector.card.name,
+                'model sha256': info.network_sha256,
+                'picture conversion': converter()[0],
+            }
+        level, message = (ERROR, self._problem) if self._problem else (OK, self._state)
+        return diagnostic_status(level, f'{self.get_name()}: node', message, values, 'detector')
+
+    def _why_silent(self, camera: str) -> str:
+        index = 0 if self._settings.side_by_side else self._settings.cameras.index(camera)
+        subscriptions = self._image_subscriptions
+        if index >= len(subscriptions):
+            return ''  # being deactivated at this moment
+        message_type = (
+            'CompressedImage' if subscriptions[index].msg_type is CompressedImage else 'Image'
+        )
+        return why_silent(
+            self,
+            subscriptions[index].topic_name,
+            f'sensor_msgs/msg/{message_type}',
+            self._image_qos(),
+        )
+
+
+def _image_message(bgr: UInt8, header: Header) -> Image:
+    message = Image(
+        header=header,
+        height=bgr.shape[0],
+        width=bgr.shape[1],
+        encoding='bgr8',
+        step=bgr.shape[1] * 3,
+    )
+    message.data.frombytes(bgr.tobytes())
+    return message
+
+
+def _one_line(text: str) -> str:
+    return ' '.join(text.split())

@@ -1,0 +1,175 @@
+"""Image message -> bgr8 picture. Nothing in a message is believed before it was checked."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from cone_perception.errors import ImageError
+from cone_perception.types import UInt8
+
+Converter = Callable[[Any], npt.NDArray[Any]]
+
+_CHANNELS = {
+    **dict.fromkeys(('bgr8', 'rgb8'), 3),
+    **dict.fromkeys(('bgra8', 'rgba8'), 4),
+    **dict.fromkeys(('bgr16', 'rgb16'), 6),
+    **dict.fromkeys(('bgra16', 'rgba16'), 8),
+    **dict.fromkeys(('mono8', 'bayer_rggb8', 'bayer_bggr8', 'bayer_gbrg8', 'bayer_grbg8'), 1),
+    **dict.fromkeys(('mono16', 'bayer_rggb16', 'bayer_bggr16', 'bayer_gbrg16', 'bayer_grbg16'), 2),
+    **dict.fromkeys(('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv'), 2),
+    **dict.fromkeys(('nv12', 'nv21', 'nv24'), 1),
+}
+"""Encoding -> bytes per pixel of a row (of the luma plane, for the planar nv ones)."""
+
+_ALIASES = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
+"""OpenCV's names say nothing of colour; these are what drivers mean by them."""
+
+_NV_TO_BGR = {'nv12': cv2.COLOR_YUV2BGR_NV12, 'nv21': cv2.COLOR_YUV2BGR_NV21}
+
+
+@dataclass(slots=True)
+class _TightImage:
+    """An Image message without padding at the end of its rows, all that a converter reads."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: npt.NDArray[np.uint8]
+
+
+def to_bgr(message: Any, upright: bool = False) -> UInt8:
+    """Picture of a sensor_msgs Image or CompressedImage, (H, W, 3) uint8 BGR.
+
+    upright: turn a compressed picture as its EXIF says; a camera's is left as it lies.
+    A view of the message's own memory where the message is bgr8 already. Raises ImageError.
+    """
+    if hasattr(message, 'format'):
+        return _from_compressed(message, upright)
+    return _from_raw(message)
+
+
+def _from_compressed(message: Any, upright: bool) -> UInt8:
+    """JPEG, PNG and whatever else OpenCV reads."""
+    data = np.frombuffer(message.data, np.uint8)
+    what = f'compressed picture of {len(data)} bytes (format {message.format!r})'
+    if not len(data):
+        raise ImageError(f'{what}: it is empty')
+    # The decoders fill what is missing with grey and return it as a good picture.
+    end = data[-64:].tobytes().rstrip(b'\0')
+    if data[:2].tobytes() == b'\xff\xd8' and not end.endswith(b'\xff\xd9'):
+        raise ImageError(f'{what}: the JPEG is truncated, its end marker is missing')
+    if data[:4].tobytes() == b'\x89PNG' and b'IEND' not in end:
+        raise ImageError(f'{what}: the PNG is truncated, its end marker is missing')
+    try:
+        turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR | turn)
+    except cv2.error as error:
+        raise ImageError(f'{what}: it cannot be decoded: {error.err}') from error
+    if picture is None:
+        raise ImageError(f'{what}: it is corrupt, or of a kind that OpenCV does not read')
+    return np.asarray(picture, np.uint8)
+
+
+def _from_raw(message: Any) -> UInt8:
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    encoding = _ALIASES.get(message.encoding, message.encoding)
+    what = f'{width}x{height} picture with encoding {message.encoding!r}'
+    if encoding not in _CHANNELS:
+        raise ImageError(f'{what}: the encoding is not known; known are {", ".join(_CHANNELS)}')
+    if height < 1 or width < 1:
+        raise ImageError(f'{what}: it has no pixels')
+    row = width * _CHANNELS[encoding]
+    if step < row:
+        raise ImageError(f'{what}: step is {step} bytes, but a row needs {row}')
+    if encoding in ('nv12', 'nv21') and (width % 2 or height % 2):
+        raise ImageError(f'{what}: width and height must be even')
+    if encoding in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv') and width % 2:
+        raise ImageError(f'{what}: the width must be even')
+    rows = {'nv12': height * 3 // 2, 'nv21': height * 3 // 2, 'nv24': height * 3}.get(
+        encoding, height
+    )
+    data = np.frombuffer(message.data, np.uint8)
+    if len(data) < rows * step:
+        raise ImageError(
+            f'{what}: it has {len(data)} bytes of data, but {rows} rows need {rows * step}'
+        )
+    lines = data[: rows * step].reshape(rows, step)[:, :row]
+    if encoding == 'bgr8':
+        return lines.reshape(height, width, 3) if step == row else _unpadded(lines, height, width)
+    try:
+        if encoding in _NV_TO_BGR:
+            return np.asarray(
+                cv2.cvtColor(np.ascontiguousarray(lines), _NV_TO_BGR[encoding]), np.uint8
+            )
+        if encoding == 'nv24':
+            return _from_nv24(lines, height, width)
+        tight = _TightImage(
+            height,
+            width,
+            encoding,
+            int(message.is_bigendian),
+            row,
+            np.ascontiguousarray(lines).reshape(-1),
+        )
+        _, convert = converter()
+        picture = np.asarray(convert(tight))
+    except Exception as error:  # the converters raise whatever their own code raises
+        raise ImageError(f'{what}: it cannot be converted: {error}') from error
+    if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+        raise ImageError(f'{what}: it became {picture.shape} {picture.dtype} instead of bgr8')
+    return picture
+
+
+def _unpadded(lines: UInt8, height: int, width: int) -> UInt8:
+    """(H, W, 3) view of rows that carry padding: the rows stay where they are."""
+    strides = (lines.strides[0], 3, 1)
+    return np.lib.stride_tricks.as_strided(lines, (height, width, 3), strides, writeable=False)
+
+
+def _from_nv24(lines: UInt8, height: int, width: int) -> UInt8:
+    """Luma plane, then one U, V pair for every pixel (two rows of bytes per row of pixels)."""
+    planes = np.empty((height, width, 3), np.uint8)
+    planes[..., 0] = lines[:height]
+    chroma = np.ascontiguousarray(lines[height:]).reshape(height, width, 2)
+    planes[..., 1:] = chroma[..., ::-1]  # OpenCV's order is Y, Cr, Cb
+    return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YCrCb2BGR), np.uint8)
+
+
+@functools.cache
+def converter() -> tuple[str, Converter]:
+    """Name and function of what converts encodings: cv_bridge where it works, else rosbags-image.
+
+    apt's cv_bridge is built against numpy 1 and breaks in several ways with numpy 2, so it is
+    tried on four pixels before it is trusted.
+    """
+    try:
+        from cv_bridge import CvBridge
+
+        bridge = CvBridge()
+
+        def with_cv_bridge(message: Any) -> npt.NDArray[Any]:
+            return np.asarray(bridge.imgmsg_to_cv2(message, desired_encoding='bgr8'))
+
+        rgb = np.arange(12, dtype=np.uint8)
+        trial = with_cv_bridge(_TightImage(2, 2, 'rgb8', 0, 6, rgb))
+        if np.array_equal(trial, rgb.reshape(2, 2, 3)[..., ::-1]):
+            return 'cv_bridge', with_cv_bridge
+    except Exception as error:  # an ImportError, or whatever numpy's change makes of it
+        if not isinstance(error, ModuleNotFoundError):
+            print(f'cv_bridge does not work here ({error}); using rosbags-image', file=sys.stderr)
+    from rosbags.image import message_to_cvimage
+
+    def with_rosbags_image(message: Any) -> npt.NDArray[Any]:
+        return np.asarray(message_to_cvimage(message, 'bgr8'))
+
+    return 'rosbags-image', with_rosbags_image

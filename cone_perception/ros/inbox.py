@@ -1,0 +1,94 @@
+"""What waits for the network: never more than the newest frame of each topic. Knows no ROS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+T = TypeVar('T')
+T_contra = TypeVar('T_contra', contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting(Generic[T]):
+    """One frame that waits.
+
+    topic: index of the topic that it came on. stamp_ns: of the picture.
+    """
+
+    topic: int
+    stamp_ns: int
+    content: T
+
+
+class Inbox(Protocol[T]):
+    """Takes frames as they come and gives out what shall run together."""
+
+    def offer(self, frame: Waiting[T]) -> list[Waiting[T]]:
+        """Take a frame in; returns those that it pushed out unanswered."""
+        ...
+
+    def take(self) -> list[Waiting[T]]:
+        """Frames to run now, as one batch; empty when there is nothing to do yet."""
+        ...
+
+
+class NewestFrames(Generic[T]):
+    """Each topic by itself; the topic that has waited longest goes first."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Waiting[T]] = {}
+
+    def offer(self, frame: Waiting[T]) -> list[Waiting[T]]:
+        older = self._waiting.get(frame.topic)
+        # A key that is there keeps its place: a fast camera cannot overtake a slow one.
+        self._waiting[frame.topic] = frame
+        return [] if older is None else [older]
+
+    def take(self) -> list[Waiting[T]]:
+        if not self._waiting:
+            return []
+        return [self._waiting.pop(next(iter(self._waiting)))]
+
+
+class StereoPairs(Generic[T]):
+    """Topics 0 and 1: frames whose stamps differ by `tolerance_ns` at most go together.
+
+    A frame whose partner cannot come any more, because the other camera is already past it or
+    has fallen silent, goes alone: one dead camera does not blind the other.
+    """
+
+    def __init__(self, tolerance_ns: int) -> None:
+        self._tolerance_ns = tolerance_ns
+        self._waiting: dict[int, Waiting[T]] = {}
+        self._ready: list[Waiting[T]] = []
+        self._other_came = [True, True]  # since this topic's last frame
+
+    def offer(self, frame: Waiting[T]) -> list[Waiting[T]]:
+        topic, other = frame.topic, 1 - frame.topic
+        replaced = self._waiting.pop(topic, None)
+        pushed_out = [] if replaced is None else [replaced]
+        partner = self._waiting.get(other)
+        expects_partner = self._other_came[topic]
+        self._other_came[topic] = False
+        self._other_came[other] = True
+        if partner is not None and abs(partner.stamp_ns - frame.stamp_ns) <= self._tolerance_ns:
+            del self._waiting[other]
+            pair = [frame, partner] if topic == 0 else [partner, frame]
+            return pushed_out + self._make_ready(pair)
+        if partner is not None and partner.stamp_ns < frame.stamp_ns:
+            del self._waiting[other]
+            self._waiting[topic] = frame
+            return pushed_out + self._make_ready([partner])
+        if partner is not None or not expects_partner:
+            return pushed_out + self._make_ready([frame])
+        self._waiting[topic] = frame
+        return pushed_out
+
+    def take(self) -> list[Waiting[T]]:
+        ready, self._ready = self._ready, []
+        return ready
+
+    def _make_ready(self, frames: list[Waiting[T]]) -> list[Waiting[T]]:
+        pushed_out, self._ready = self._ready, frames
+        return pushed_out

@@ -1,0 +1,63 @@
+"""The Fast DDS profile that lets raw camera pictures through. Needs no ROS to be imported."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, MutableMapping
+from importlib.metadata import version
+from pathlib import Path
+
+PROFILE = Path(__file__).with_name('fastdds_shared_memory.xml')
+
+PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
+"""Humble and Jazzy read only the first. Kilted and later read the second, and warn of the first."""
+
+FIRST_RCLPY_OF_SECOND = 9
+"""Major version of rclpy in Kilted; Jazzy has 7, Humble 3."""
+
+SEGMENT_BYTES = 32 * 2**20
+"""Shared memory that the profile takes for each process, as written in PROFILE."""
+
+SHARED_MEMORY = Path('/dev/shm')
+
+
+def profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variable to add so that Fast DDS loads PROFILE; none where the user set either.
+
+    Raises ImportError where rclpy is not installed.
+    """
+    if any(environment.get(name) for name in PROFILE_VARIABLES):
+        return {}
+    # ROS_DISTRO is not set where ROS comes from PyPI; rclpy's version is known everywhere.
+    major = int(version('rclpy').partition('.')[0])
+    return {PROFILE_VARIABLES[major >= FIRST_RCLPY_OF_SECOND]: str(PROFILE)}
+
+
+def use_profile(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set the variable in this process. To be called before rclpy.init, which reads it."""
+    environment.update(profile_environment(environment))
+
+
+def profile_in_use(environment: Mapping[str, str]) -> str:
+    """Path of the profile that was asked for, or an empty text."""
+    return next((environment[n] for n in PROFILE_VARIABLES if environment.get(n)), '')
+
+
+def shared_memory_shortage(folder: Path = SHARED_MEMORY) -> str:
+    """What is wrong with the size of the shared memory, or an empty text.
+
+    A camera's driver and this node take a segment each; Docker's default of 64 MiB holds both
+    only when nothing else uses it.
+    """
+    try:
+        size = os.statvfs(folder)
+    except OSError as error:
+        return f'{folder} cannot be read ({error.strerror}): shared memory is not available'
+    total, free = size.f_frsize * size.f_blocks, size.f_frsize * size.f_bavail
+    if total > 2 * SEGMENT_BYTES and free >= SEGMENT_BYTES:
+        return ''
+    return (
+        f'{folder} has {total / 2**20:.0f} MiB, {free / 2**20:.0f} MiB of it free, but every '
+        f'process needs {SEGMENT_BYTES / 2**20:.0f} MiB: '
+        'in Docker pass --shm-size=512m or --ipc=host'
+    )
