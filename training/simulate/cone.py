@@ -103,7 +103,7 @@ def make_palette(rng: np.random.Generator) -> ConePalette:
     orange = hsv(rng.uniform(-2, 12), rng.uniform(0.75, 0.98) - fade, rng.uniform(0.85, 1.0))
     body = (
         hsv(rng.uniform(101, 117), rng.uniform(0.72, 1.0) - fade, rng.uniform(0.5, 0.95)),
-        hsv(rng.uniform(-2, 12), rng.uniform(0.75, 0.98) - fade, rng.uniform(0.8, 1.0))
+        hsv(rng.uniform(0, 14), rng.uniform(0.75, 0.98) - fade, rng.uniform(0.8, 1.0))
         if rng.random() < 0.4
         else orange,
         orange,
@@ -112,7 +112,7 @@ def make_palette(rng: np.random.Generator) -> ConePalette:
     )
     white = rng.uniform(170, 255)
     tint = rng.uniform(-8, 8)
-    black = rng.uniform(12, 55)
+    black = rng.uniform(15, 100)
     light = (white + tint, white, white - tint)
     dark = (black + tint / 2, black, black)
     middle, width = rng.uniform(0.5, 0.57), rng.uniform(0.2, 0.3)

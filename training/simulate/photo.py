@@ -57,7 +57,7 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
     elif kind < 0.34:
         cast += np.array([-0.2, -0.03, 0.08]) * rng.uniform(0.3, 1.2)  # warm
     elif kind < 0.42:
-        cast += np.array([0.1, -0.04, 0.06]) * rng.uniform(0.3, 1.3)  # purple
+        cast += np.array([0.09, -0.03, 0.05]) * rng.uniform(0.2, 1.0)  # purple
     gains = np.exp(strength * cast)
     level = 135 * math.exp(rng.normal(0, 0.2))
     extreme = rng.random()

@@ -229,7 +229,7 @@ def _draw_ground(
     for paint in scene.paint:
         _draw_paint(base, paint, canvas, first)
     fine_texel, coarse_texel = look.fine_m / 1024, look.coarse_m / 1024
-    fine_weight = look.fine_strength / (1 + (step / (6 * fine_texel)) ** 1.5)
+    fine_weight = look.fine_strength / (1 + step / (8 * fine_texel))
     coarse_weight = look.coarse_strength / (1 + (step / (12 * coarse_texel)) ** 1.5)
     fine = _warp(library.fine[look.fine], canvas, look.fine_m, look.turn_rad, first)
     coarse = _warp(library.coarse[look.coarse], canvas, look.coarse_m, look.turn_rad + 0.7, first)
@@ -323,15 +323,19 @@ def _draw_thing(
     library: Library,
     depth: float,
 ) -> None:
-    foot, _ = canvas.project(np.array([*thing.position_m, 0.0]))
-    top, _ = canvas.project(np.array([*thing.position_m, thing.height_m]))
-    tall = float(foot[1] - top[1])
-    wide = canvas.fx_px * thing.width_m / depth
+    aside = canvas.rotation[0] * (1.0, 1.0, 0.0) * thing.width_m / 2
+    place = np.array([*thing.position_m, 0.0])
+    up = np.array([0.0, 0.0, thing.height_m])
+    corners, _ = canvas.project(np.stack([place - aside + up, place + aside + up, place - aside]))
+    upper_left, upper_right, lower_left = corners
+    tall = float(lower_left[1] - upper_left[1])
+    wide = float(upper_right[0] - upper_left[0])
     if tall < 1.5 or wide < 1.0:
         return
-    x0, y0 = float(foot[0]) - wide / 2, float(foot[1]) - tall
-    left, right = max(math.floor(x0), 0), min(math.ceil(x0 + wide), image.shape[1])
-    upper, lower = max(math.floor(y0), 0), min(math.ceil(y0 + tall), image.shape[0])
+    every = np.vstack([corners, upper_right + lower_left - upper_left])
+    (x0, y0), (x1, y1) = np.floor(every.min(0)).tolist(), np.ceil(every.max(0)).tolist()
+    left, right = max(int(x0), 0), min(int(x1) + 1, image.shape[1])
+    upper, lower = max(int(y0), 0), min(int(y1) + 1, image.shape[0])
     if right <= left or lower <= upper:
         return
     sprite = library.sprites[thing.name][thing.index]
@@ -340,10 +344,10 @@ def _draw_thing(
     while sprite.shape[0] > 2.2 * tall and sprite.shape[1] > 2.2 * wide:
         half = (max(sprite.shape[1] // 2, 1), max(sprite.shape[0] // 2, 1))
         sprite = cv2.resize(sprite, half, interpolation=cv2.INTER_AREA)
-    sx, sy = sprite.shape[1] / wide, sprite.shape[0] / tall
-    matrix = np.array(
-        [[sx, 0, (left + 0.5 - x0) * sx - 0.5], [0, sy, (upper + 0.5 - y0) * sy - 0.5]]
-    )
+    high, broad = sprite.shape[:2]
+    source = np.array([[0, 0], [broad, 0], [0, high]], np.float32) - 0.5
+    target = (corners - (left, upper)).astype(np.float32)
+    matrix = cv2.getAffineTransform(target, source)
     patch = cv2.warpAffine(
         np.ascontiguousarray(sprite),
         matrix,

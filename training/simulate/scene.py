@@ -196,7 +196,7 @@ def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
     grey = rng.uniform(85, 180)
     tint = rng.normal(0, 4, 3) + np.array([-3, 0, 3]) * rng.uniform(-1, 2.5)
     if kind < 0.08:
-        tint = tint + np.array([-25, -5, 10])
+        tint = tint + np.array([-18, -4, 8])
     colour = np.clip(grey + tint, 20, 220).tolist()
     slabs = len(library.fine) - 1
     fine = slabs if rng.random() < 0.1 else int(rng.integers(0, slabs))
@@ -204,9 +204,9 @@ def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
         colour=(colour[0], colour[1], colour[2]),
         fine=fine,
         coarse=int(rng.integers(0, len(library.coarse))),
-        fine_strength=rng.uniform(0.25, 1.4),
-        coarse_strength=rng.uniform(0.03, 0.4) * rng.random() ** 0.5,
-        fine_m=rng.uniform(2.5, 7.0),
+        fine_strength=rng.uniform(0.12, 1.0),
+        coarse_strength=rng.uniform(0.03, 0.32) * rng.random() ** 0.5,
+        fine_m=rng.uniform(1.5, 5.0),
         coarse_m=rng.uniform(20, 80),
         turn_rad=rng.uniform(0, 2 * math.pi),
         shade=int(rng.uniform(110, 150)) if rng.random() < 0.15 else 256,

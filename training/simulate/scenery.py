@@ -401,20 +401,20 @@ def make_library(seed: int) -> Library:
     rng = np.random.default_rng([seed, 7011])
     size = (1024, 1024)
     fine = [
-        make_noise(rng, size, 64, 1, 0.9),
-        make_noise(rng, size, 256, 2, 0.7),
-        make_noise(rng, size, 16, 2, 1.1),
-        make_noise(rng, size, 128, 1, 1.0),
+        make_noise(rng, size, 32, 1, 1.25),
+        make_noise(rng, size, 128, 1, 1.05),
+        make_noise(rng, size, 8, 1, 1.1),
+        make_noise(rng, size, 64, 1, 1.5),
     ]
-    slabs = make_noise(rng, size, 64, 1, 0.9)
+    slabs = make_noise(rng, size, 32, 1, 1.2)
     pitch_x, pitch_y = int(rng.choice([32, 64, 128])), int(rng.choice([32, 64]))
     for row, y in enumerate(range(0, 1024, pitch_y)):
         slabs[y : y + 2] //= 2
         for x in range((row % 2) * pitch_x // 2, 1024, pitch_x):
             slabs[y : y + pitch_y, x : x + 2] //= 2
     fine.append(slabs)
-    coarse = [make_noise(rng, size, 512, 2, 0.72), make_noise(rng, size, 128, 2, 0.8)]
-    cracked = make_noise(rng, size, 512, 2, 0.7)
+    coarse = [make_noise(rng, size, 512, 2, 0.8), make_noise(rng, size, 128, 1, 0.95)]
+    cracked = make_noise(rng, size, 512, 1, 0.85)
     for _ in range(24):
         walk = np.cumsum(rng.normal(0, 9, (60, 2)) + rng.normal(0, 7, 2), 0)
         line = (walk + rng.uniform(0, 1024, 2)).astype(np.int32)
