@@ -39,9 +39,9 @@ def render_picture(
     number = SPLITS.index(split)
     rng = np.random.default_rng([seed, number, index])
     library = _library(seed * 3 + number)
-    border, inner = (0, 0, 0, 0), settings
+    border, fill, inner = (0, 0, 0, 0), 0, settings
     if settings.vary_aspect:
-        border, inner = _choose_frame(rng, settings)
+        border, fill, inner = _choose_frame(rng, settings)
     scene = make_scene(rng, inner, library)
     camera = make_camera(rng, inner, scene)
     ego = make_ego(rng, inner.width_px, inner.height_px)
@@ -51,8 +51,10 @@ def render_picture(
     labels = result.labels
     left, top, right, bottom = border
     if any(border):
-        image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT)
-        if bottom > 8 and rng.random() < 0.5:
+        image = cv2.copyMakeBorder(
+            image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(fill, fill, fill)
+        )
+        if bottom > 8 and fill == 0 and rng.random() < 0.5:
             _stamp(rng, np.asarray(image)[-bottom:])
         labels = [
             replace(
@@ -86,28 +88,35 @@ def _stamp(rng: np.random.Generator, window: Bytes) -> None:
 
 def _choose_frame(
     rng: np.random.Generator, settings: SimulateSettings
-) -> tuple[tuple[int, int, int, int], SimulateSettings]:
-    """A black border (left, top, right, bottom) and the settings of the picture inside it."""
+) -> tuple[tuple[int, int, int, int], int, SimulateSettings]:
+    """A border (left, top, right, bottom), its grey level, and the settings of the inner picture.
+
+    Collections print black frames around their pictures; a letterbox to the network's own shape
+    pads with grey 114.
+    """
     width, height = settings.width_px, settings.height_px
     kind = rng.random()
-    if kind < 0.55:
-        return (0, 0, 0, 0), settings
-    if kind < 0.75:
-        x, y = int(width * rng.uniform(0.02, 0.12)), int(height * rng.uniform(0.02, 0.12))
+    fill = 0
+    if kind < 0.52:
+        return (0, 0, 0, 0), 0, settings
+    if kind < 0.7:
+        x, y = int(width * rng.uniform(0.02, 0.1)), int(height * rng.uniform(0.02, 0.12))
         border = (x, y, x, y)
-    elif kind < 0.9:
-        y = int(height * rng.uniform(0.1, 0.3))
+    elif kind < 0.82:
+        y = int(height * rng.uniform(0.05, 0.3))
         border = (0, y, 0, y)
+        fill = int(rng.choice([0, 114]))
     else:
         x = int(width * rng.uniform(0.05, 0.2))
         border = (x, 0, x, 0)
+        fill = int(rng.choice([0, 114]))
     inner = replace(
         settings,
         width_px=width - border[0] - border[2],
         height_px=height - border[1] - border[3],
         min_height_px=settings.min_height_px * width / (width - border[0] - border[2]),
     )
-    return border, inner
+    return border, fill, inner
 
 
 def label_lines(labels: list[Label], width_px: int, height_px: int) -> str:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from training.simulate.camera import Camera
 from training.simulate.cone import ConeView
 from training.simulate.settings import SimulateSettings
+from training.simulate.track import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,11 @@ def find_labels(
             continue
         if x1 - x0 < 0.4 * settings.min_height_px * scale:
             continue
-        labels.append(Label(view.cone.class_id, (x0, y0, x1, y1), visible, view.depth_m))
+        class_id = view.cone.class_id
+        if view.cone.lift_m > 0 and view.toward < -0.8:
+            # It lies with its foot to the camera: nobody could tell its colour.
+            class_id = UNKNOWN
+        labels.append(Label(class_id, (x0, y0, x1, y1), visible, view.depth_m))
     return labels
 
 

@@ -50,7 +50,7 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
     def spread(low: float, high: float) -> float:
         return 1 + strength * (rng.uniform(low, high) - 1)
 
-    cast = rng.normal(0, 0.05, 3)
+    cast = rng.normal(0, 0.04, 3)
     kind = rng.random()
     if kind < 0.22:
         cast += np.array([0.1, 0.12, -0.12]) * rng.uniform(0.3, 1.3)  # green to cyan

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from training.simulate.camera import Camera, load_camera
 from training.simulate.cone import Cone, make_cone, make_palette
-from training.simulate.scenery import KINDS, Colour, Library, random_colour
+from training.simulate.scenery import KINDS, Colour, Library
 from training.simulate.settings import SimulateSettings
 from training.simulate.track import (
     LARGE_ORANGE,
@@ -124,11 +124,9 @@ def make_scene(
     )
     sunlight = rng.uniform(0.0, 0.25) if overcast else rng.uniform(0.45, 1.0)
     skylight = rng.uniform(0.65, 0.95) if overcast else rng.uniform(0.22, 0.5)
-    # A low sun is weaker on the ground than on what stands; cameras expose for the ground.
     ground = _make_ground(rng, library)
     palette = make_palette(rng)
     shade_side = rng.random() < 0.12
-    lit_all = 0.0 if shade_side else 1.0
     cones = []
     for (x, y), cone_class in zip(track.cones_m, track.cone_class, strict=True):
         if layout == 'circuit' and rng.random() < 0.02:
@@ -139,7 +137,7 @@ def make_scene(
             palette,
             (float(x + spread[0]), float(y + spread[1])),
             int(cone_class),
-            settings.fallen * (2 if layout == 'group' else 1),
+            min(settings.fallen * (1.5 if layout == 'group' else 1), 1.0),
             settings.stripeless,
         )
         cones.append(cone)
@@ -157,8 +155,11 @@ def make_scene(
             place = (x + rng.normal(0, 0.5), y + rng.normal(0, 0.5))
             kind = int(rng.choice([0, LARGE_ORANGE, 2, 4]))
             cones.append(make_cone(rng, palette, place, kind, 0.05, 0.02))
-    if lit_all < 1:
-        cones = [_shaded(cone) for cone in cones]
+    dappled = rng.random() < 0.25
+    if shade_side or dappled:
+        cones = [
+            replace(cone, lit=0.0) if shade_side or rng.random() < 0.4 else cone for cone in cones
+        ]
     horizon = tuple(np.clip(rng.uniform(190, 255) + rng.normal(0, 10, 3), 0, 255).tolist())
     blue = rng.uniform(0.3, 1.0)
     zenith = (235.0 * rng.uniform(0.7, 1.05), 170 * (1.1 - 0.4 * blue), 150 * (1.2 - 0.9 * blue))
@@ -183,12 +184,6 @@ def make_scene(
         skylight=skylight * (1.3 if shade_side else 1.0),
         haze=rng.uniform(0, 0.5) if rng.random() < 0.4 else rng.uniform(0, 0.08),
     )
-
-
-def _shaded(cone: Cone) -> Cone:
-    from dataclasses import replace
-
-    return replace(cone, lit=0.0)
 
 
 def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
@@ -332,7 +327,7 @@ def _make_things(
         )
 
     ring = radius + 6
-    amount = settings.clutter * rng.uniform(0.3, 1.0)
+    amount = settings.clutter * rng.uniform(0.4, 1.5)
     # Far: hills and forests all around.
     for angle in np.arange(0, 6.28, 0.2):
         if rng.random() < 0.6 * amount + 0.2:
@@ -398,8 +393,8 @@ def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Sce
     fov = math.radians(float(np.clip(rng.normal(80, 17), 45, 115)))
     focal = width / 2 / math.tan(fov / 2)
     up = float(rng.choice([rng.uniform(0.55, 1.35), rng.uniform(0.25, 0.6), rng.uniform(1.2, 2.0)],
-                          p=[0.75, 0.13, 0.12]))  # fmt: skip
-    place = rng.uniform(0.18, 0.6)
+                          p=[0.7, 0.13, 0.17]))  # fmt: skip
+    place = rng.uniform(0.02, 0.2) if rng.random() < 0.22 else rng.uniform(0.18, 0.6)
     centre_x = width / 2 + rng.normal(0, 0.01) * width
     centre_y = height / 2 + rng.normal(0, 0.01) * height
     pitch = math.atan((0.5 - place) * height / focal)
@@ -418,6 +413,3 @@ def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Sce
         roll_rad=rng.normal(0, 0.025),
     )
 
-
-def scene_colour(rng: np.random.Generator) -> Colour:
-    return random_colour(rng)
