@@ -24,6 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--scale', type=float, default=1.0, help='picture size relative to the settings'
     )
     dataset.add_argument('--settings', type=Path, help='JSON file of settings')
+    drive = commands.add_parser('drive', help='a drive as a rosbag2 with ground truth')
+    drive.add_argument('--out', type=Path, required=True, help='bag folder to write, new')
+    drive.add_argument('--seconds', type=float, default=10.0, help='length of the drive')
+    drive.add_argument('--hz', type=float, default=15.0, help='pictures per second')
+    drive.add_argument('--seed', type=int, default=0, help='same seed, same drive')
+    drive.add_argument('--compressed', action='store_true', help='JPEG in CompressedImage')
+    drive.add_argument('--stereo', action='store_true', help='both eyes, equal stamps')
+    drive.add_argument('--settings', type=Path, help='JSON file of settings')
 
 
 def read_settings(path: Path | None, scale: float) -> SimulateSettings:
@@ -44,6 +52,12 @@ def run(args: argparse.Namespace) -> int:
 
             counts = {'train': args.train, 'val': args.val, 'test': args.test}
             write_dataset(args.out, settings, args.seed, counts, args.workers)
+        else:
+            from training.simulate.bag import write_drive
+
+            write_drive(
+                args.out, settings, args.seed, args.seconds, args.hz, args.compressed, args.stereo
+            )
     except (OSError, ValueError) as error:
         print(f'simulate: {error}', file=sys.stderr)
         return 2

@@ -1,0 +1,233 @@
+"""A drive as a rosbag2: pictures, camera_info and ground truth with equal stamps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.rosbag2 import StoragePlugin, Writer
+from tqdm import tqdm
+
+from cone_perception.bags import COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
+from training.simulate.camera import Camera, load_camera, make_lens
+from training.simulate.labels import Label
+from training.simulate.photo import apply_photo, make_photo
+from training.simulate.renderer import render
+from training.simulate.scene import make_scene
+from training.simulate.scenery import Bytes, make_ego, make_library
+from training.simulate.settings import SimulateSettings
+from training.simulate.track import CLASS_NAMES
+
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+FRAME_ID = 'zed_{eye}_camera_optical_frame'
+START_NS = 1_760_000_000_000_000_000
+"""Stamp of the first picture of seed 0: a plausible time, the same in every run."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriveFrame:
+    """One picture of one eye. stamp_ns: when it was taken. image: (H, W, 3) BGR uint8."""
+
+    eye: str
+    stamp_ns: int
+    image: Bytes
+    labels: list[Label]
+    camera: Camera
+    quality: int
+
+
+def drive_frames(
+    settings: SimulateSettings, seed: int, seconds: float, hz: float, stereo: bool = False
+) -> Iterator[DriveFrame]:
+    """Pictures of a car that drives one lap's part by part; left before right at each stamp.
+
+    Track, textures, light, cones and the camera's behaviour follow from the seed; datasets use
+    other streams of it, so that a drive shares nothing with a dataset of the same seed.
+    """
+    rng = np.random.default_rng([seed, 17, 2])
+    library = make_library(seed * 3 + 1_000_003)
+    camera = load_camera().resized(settings.width_px)
+    scene = make_scene(rng, settings, library, 'circuit')
+    ego = make_ego(rng, camera.width_px, camera.height_px)
+    photo = replace(
+        make_photo(rng, 0.35 * settings.photo, settings.width_px),
+        motion_px=0.0,
+        glare=(0.0, 0.0, 0.0, 0.0),
+    )
+    lens = make_lens(camera)
+    track = scene.track
+    speed = rng.uniform(6.0, 9.0)
+    at = rng.uniform(0, len(track.centre_m))
+    shake = rng.uniform(0, 2 * math.pi, 6)
+    baseline = {'left': 0.0, 'right': -0.12}
+    start_ns = START_NS + seed * 3_600_000_000_000
+    previous = -1.0
+    for index in range(round(seconds * hz)):
+        t = index / hz
+        place = at + speed * t / 0.25
+        x, y, heading = _on_track(track.centre_m, track.heading_rad, place)
+        ahead = _on_track(track.centre_m, track.heading_rad, place + 12)[2]
+        yaw = heading + 0.35 * math.atan2(math.sin(ahead - heading), math.cos(ahead - heading))
+        aside = 0.3 * math.sin(0.5 * t + shake[0])
+        x, y = x - aside * math.sin(heading), y + aside * math.cos(heading)
+        yaw += 0.01 * math.sin(1.9 * t + shake[1])
+        pitch = camera.pitch_rad + 0.006 * math.sin(9 * t + shake[2]) + 0.003 * math.sin(31 * t)
+        roll = 0.008 * math.sin(4 * t + shake[3]) + 0.002 * math.sin(37 * t + shake[4])
+        up = camera.position_m[2] + 0.006 * math.sin(11 * t + shake[5])
+        stamp_ns = start_ns + round(index * 1e9 / hz)
+        if stamp_ns <= previous:
+            raise ValueError(f'{hz} pictures a second cannot be told apart in nanoseconds')
+        previous = stamp_ns
+        for eye in ('left', 'right') if stereo else ('left',):
+            shift = baseline[eye]
+            position = (x - shift * math.sin(yaw), y + shift * math.cos(yaw), up)
+            here = camera.moved(position, yaw, pitch, roll)
+            result = render(scene, here, library, settings, ego, lens)
+            noise = np.random.default_rng([seed, 17, 3, index, eye == 'right'])
+            image = apply_photo(result.image, photo, library.sensor, noise)
+            yield DriveFrame(eye, stamp_ns, image, result.labels, here, photo.quality)
+
+
+def _on_track(
+    centre: np.ndarray[Any, Any], heading: np.ndarray[Any, Any], place: float
+) -> tuple[float, float, float]:
+    """Position and direction at a fractional index of a closed line."""
+    low = math.floor(place)
+    part = place - low
+    first, second = low % len(centre), (low + 1) % len(centre)
+    x, y = (1 - part) * centre[first] + part * centre[second]
+    turn = heading[second] - heading[first]
+    turn = math.atan2(math.sin(turn), math.cos(turn))
+    return float(x), float(y), float(heading[first] + part * turn)
+
+
+def write_drive(
+    out: Path,
+    settings: SimulateSettings,
+    seed: int,
+    seconds: float,
+    hz: float,
+    compressed: bool = False,
+    stereo: bool = False,
+) -> int:
+    """Render a drive into a new bag (mcap) at `out`; returns the number of pictures.
+
+    Topics: /camera/image (or /camera/image/compressed), /camera/camera_info and
+    /camera/ground_truth; with stereo /camera/left/... and /camera/right/... instead.
+    Raises ValueError for a drive without a picture or an `out` that exists.
+    """
+    if not (seconds > 0 and hz > 0 and round(seconds * hz) > 0):
+        raise ValueError(f'{seconds} s at {hz} Hz is no picture at all: give a longer drive')
+    if out.exists():
+        raise ValueError(f'{out} exists: choose another name or delete it')
+    store = bag_types()
+    total = round(seconds * hz) * (2 if stereo else 1)
+    kind = COMPRESSED_IMAGE if compressed else IMAGE
+    with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {}
+        for eye in ('left', 'right') if stereo else ('left',):
+            base = f'/camera/{eye}' if stereo else '/camera'
+            image_topic = f'{base}/image/compressed' if compressed else f'{base}/image'
+            for name, topic, type_name in (
+                ('image', image_topic, kind),
+                ('info', f'{base}/camera_info', CAMERA_INFO),
+                ('truth', f'{base}/ground_truth', DETECTIONS),
+            ):
+                connections[eye, name] = writer.add_connection(topic, type_name, typestore=store)
+        frames = drive_frames(settings, seed, seconds, hz, stereo)
+        for frame in tqdm(frames, total=total, unit='picture', desc='drive'):
+            header = _header(store, frame)
+            for name, message in (
+                ('image', _image_message(store, header, frame, compressed)),
+                ('info', _info_message(store, header, frame)),
+                ('truth', _truth_message(store, header, frame.labels)),
+            ):
+                data = store.serialize_cdr(message, message.__msgtype__)
+                writer.write(connections[frame.eye, name], frame.stamp_ns, data)
+    return total
+
+
+def _header(store: Any, frame: DriveFrame) -> Any:
+    seconds, rest = divmod(frame.stamp_ns, 1_000_000_000)
+    stamp = store.types['builtin_interfaces/msg/Time'](sec=seconds, nanosec=rest)
+    return store.types['std_msgs/msg/Header'](
+        stamp=stamp, frame_id=FRAME_ID.format(eye=frame.eye)
+    )
+
+
+def _image_message(store: Any, header: Any, frame: DriveFrame, compressed: bool) -> Any:
+    height, width = frame.image.shape[:2]
+    if compressed:
+        written, data = cv2.imencode(
+            '.jpg', frame.image, [cv2.IMWRITE_JPEG_QUALITY, max(frame.quality, 85)]
+        )
+        if not written:
+            raise RuntimeError('OpenCV could not encode a picture as JPEG: reinstall it')
+        return store.types[COMPRESSED_IMAGE](header=header, format='jpeg', data=data.ravel())
+    return store.types[IMAGE](
+        header=header,
+        height=height,
+        width=width,
+        encoding='bgr8',
+        is_bigendian=0,
+        step=3 * width,
+        data=np.ascontiguousarray(frame.image).reshape(-1),
+    )
+
+
+def _info_message(store: Any, header: Any, frame: DriveFrame) -> Any:
+    camera = frame.camera
+    matrix = camera.matrix
+    projection = np.zeros((3, 4))
+    projection[:, :3] = matrix
+    if frame.eye == 'right':
+        projection[0, 3] = -0.12 * camera.fx_px
+    region = store.types['sensor_msgs/msg/RegionOfInterest'](
+        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+    )
+    return store.types[CAMERA_INFO](
+        header=header,
+        height=camera.height_px,
+        width=camera.width_px,
+        distortion_model='plumb_bob',
+        d=np.array(camera.distortion, np.float64),
+        k=matrix.reshape(-1),
+        r=np.eye(3).reshape(-1),
+        p=projection.reshape(-1),
+        binning_x=0,
+        binning_y=0,
+        roi=region,
+    )
+
+
+def _truth_message(store: Any, header: Any, labels: list[Label]) -> Any:
+    types = store.types
+    point, rotation = types['geometry_msgs/msg/Point'], types['geometry_msgs/msg/Quaternion']
+    nowhere = types['geometry_msgs/msg/PoseWithCovariance'](
+        pose=types['geometry_msgs/msg/Pose'](
+            position=point(x=0.0, y=0.0, z=0.0), orientation=rotation(x=0.0, y=0.0, z=0.0, w=1.0)
+        ),
+        covariance=np.zeros(36),
+    )
+    detections = []
+    for label in labels:
+        x0, y0, x1, y1 = label.xyxy_px
+        middle = types['vision_msgs/msg/Point2D'](x=(x0 + x1) / 2, y=(y0 + y1) / 2)
+        box = types['vision_msgs/msg/BoundingBox2D'](
+            center=types['vision_msgs/msg/Pose2D'](position=middle, theta=0.0),
+            size_x=x1 - x0,
+            size_y=y1 - y0,
+        )
+        guess = types['vision_msgs/msg/ObjectHypothesis'](
+            class_id=CLASS_NAMES[label.class_id], score=1.0
+        )
+        result = types['vision_msgs/msg/ObjectHypothesisWithPose'](hypothesis=guess, pose=nowhere)
+        detections.append(
+            types['vision_msgs/msg/Detection2D'](header=header, results=[result], bbox=box, id='')
+        )
+    return types[DETECTIONS](header=header, detections=detections)
