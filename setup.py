@@ -31,4 +31,5 @@ setup(
     distclass=RosDistribution,
     packages=find_packages(include=['cone_perception*', 'training*']),
     data_files=data_files,
+    python_requires='>=3.10',  # in setup.cfg it becomes an object that colcon cannot read
 )

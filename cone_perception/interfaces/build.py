@@ -43,6 +43,7 @@ _BUILD_PACKAGES_OF_DISTRO = {
         'ament-cmake-gtest',
         'ament-cmake-pytest',
         'ament-cmake-ros',
+        'fastrtps-cmake-module',
         'python-cmake-module',
     ),
     'kilted': ('ament-cmake-ros-core',),
