@@ -292,7 +292,7 @@ class DetectorNode(LifecycleNode):
         return cameras if self._settings.side_by_side else cameras[topic : topic + 1]
 
     def _answer(self, waiting: list[Waiting[Arrival]]) -> None:
-        """Worker's thread: pictures to cones to messages. A failure is counted, and publishes nothing."""
+        """Worker's thread: from messages to answers. A failure counts, and publishes nothing."""
         health, detector, settings = self._health, self._detector, self._settings
         assert health is not None
         assert detector is not None
@@ -319,6 +319,8 @@ class DetectorNode(LifecycleNode):
             except Exception as error:
                 self._fail_unexpectedly(cameras, error)
                 continue
+            if self._worker is None:
+                return  # deactivated in the meantime
             for job, cones in zip(batch, found, strict=True):
                 known = FrameTimes(
                     age_ms=job.arrival.age_ms,

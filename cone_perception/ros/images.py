@@ -25,7 +25,7 @@ _CHANNELS = {
     **dict.fromkeys(('mono8', 'bayer_rggb8', 'bayer_bggr8', 'bayer_gbrg8', 'bayer_grbg8'), 1),
     **dict.fromkeys(('mono16', 'bayer_rggb16', 'bayer_bggr16', 'bayer_gbrg16', 'bayer_grbg16'), 2),
     **dict.fromkeys(('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv'), 2),
-    **dict.fromkeys(('nv12', 'nv21', 'nv24'), 1),
+    **dict.fromkeys(('nv12', 'nv21'), 1),
 }
 """Encoding -> bytes per pixel of a row (of the luma plane, for the planar nv ones)."""
 
@@ -91,13 +91,13 @@ def _from_raw(message: Any) -> UInt8:
     row = width * _CHANNELS[encoding]
     if step < row:
         raise ImageError(f'{what}: step is {step} bytes, but a row needs {row}')
-    if encoding in ('nv12', 'nv21') and (width % 2 or height % 2):
+    if encoding in _NV_TO_BGR and (width % 2 or height % 2):
         raise ImageError(f'{what}: width and height must be even')
     if encoding in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv') and width % 2:
         raise ImageError(f'{what}: the width must be even')
-    rows = {'nv12': height * 3 // 2, 'nv21': height * 3 // 2, 'nv24': height * 3}.get(
-        encoding, height
-    )
+    if encoding.startswith('bayer') and min(width, height) < 2:
+        raise ImageError(f'{what}: a Bayer pattern needs at least 2x2 pixels')
+    rows = height * 3 // 2 if encoding in _NV_TO_BGR else height
     data = np.frombuffer(message.data, np.uint8)
     if len(data) < rows * step:
         raise ImageError(
@@ -111,8 +111,6 @@ def _from_raw(message: Any) -> UInt8:
             return np.asarray(
                 cv2.cvtColor(np.ascontiguousarray(lines), _NV_TO_BGR[encoding]), np.uint8
             )
-        if encoding == 'nv24':
-            return _from_nv24(lines, height, width)
         tight = _TightImage(
             height,
             width,
@@ -134,15 +132,6 @@ def _unpadded(lines: UInt8, height: int, width: int) -> UInt8:
     """(H, W, 3) view of rows that carry padding: the rows stay where they are."""
     strides = (lines.strides[0], 3, 1)
     return np.lib.stride_tricks.as_strided(lines, (height, width, 3), strides, writeable=False)
-
-
-def _from_nv24(lines: UInt8, height: int, width: int) -> UInt8:
-    """Luma plane, then one U, V pair for every pixel (two rows of bytes per row of pixels)."""
-    planes = np.empty((height, width, 3), np.uint8)
-    planes[..., 0] = lines[:height]
-    chroma = np.ascontiguousarray(lines[height:]).reshape(height, width, 2)
-    planes[..., 1:] = chroma[..., ::-1]  # OpenCV's order is Y, Cr, Cb
-    return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YCrCb2BGR), np.uint8)
 
 
 @functools.cache

@@ -8,12 +8,10 @@ import signal
 import sys
 import threading
 import traceback
-from dataclasses import fields
-from typing import get_args, get_type_hints
 
 from cone_perception.errors import ConePerceptionError
+from cone_perception.ros.settings_text import settings_help
 from cone_perception.ros.transport import use_profile
-from cone_perception.settings import DetectorSettings
 
 EXIT_TIMEOUT_S = 2.0
 """From a signal to the end of the process, whatever still hangs in a load or an inference."""
@@ -78,28 +76,6 @@ def run(args: argparse.Namespace) -> int:
     if not stopped or spinning.is_alive():
         _end_now(status)
     return status
-
-
-def settings_help() -> str:
-    """Every setting with its type, range and default, one below the other."""
-    kinds = get_type_hints(DetectorSettings)
-    lines = ['settings (ROS parameters; those marked live can change while the node runs):']
-    for entry in fields(DetectorSettings):
-        low, high = entry.metadata['low'], entry.metadata['high']
-        default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
-        about = _kind_name(kinds[entry.name])
-        about += f', {low:g} to {high:g}' if low is not None else ''
-        about += f', default {default!r}'
-        about += ', live' if entry.metadata['live'] else ''
-        lines += [f'  {entry.name} ({about})', f'      {entry.metadata["description"]}']
-    return '\n'.join(lines)
-
-
-def _kind_name(kind: object) -> str:
-    if isinstance(kind, type) and not get_args(kind):
-        return kind.__name__
-    parts = get_args(kind)
-    return f'list of {parts[0].__name__}' if Ellipsis in parts else ' | '.join(parts)
 
 
 def _end_soon(status: int) -> None:

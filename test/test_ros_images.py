@@ -1,0 +1,141 @@
+"""Every encoding becomes the picture that was meant, and a lying message becomes an ImageError."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from image_messages import ENCODINGS, compressed, encode, tile_picture
+
+from cone_perception.errors import ImageError
+from cone_perception.ros import images
+
+TOLERANCE = dict.fromkeys(('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv12', 'nv21'), 4)
+
+
+@pytest.mark.parametrize('padding', [0, 7])
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_every_encoding_gives_the_same_picture(encoding, padding):
+    bgr = tile_picture(48, 64)
+    picture = images.to_bgr(encode(bgr, encoding, padding))
+    assert picture.shape == (48, 64, 3)
+    assert picture.dtype == np.uint8
+    # The middle of each tile: demosaicing and shared chroma blur the tiles' borders.
+    expected = bgr[4::16, 4::16]
+    if encoding in ('mono8', 'mono16', '8UC1', '16UC1'):
+        grey = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)[4::16, 4::16]
+        expected = np.repeat(grey[..., None], 3, axis=2)
+    difference = np.abs(picture[4::16, 4::16].astype(int) - expected)
+    assert difference.max() <= TOLERANCE.get(encoding, 1)
+
+
+def test_bgr8_is_not_copied():
+    message = encode(tile_picture(48, 64), 'bgr8', padding=5)
+    picture = images.to_bgr(message)
+    message.data[0] ^= 0xFF
+    assert picture[0, 0, 0] == message.data[0]
+
+
+def test_padded_bgr8_can_be_resized():
+    bgr = tile_picture(48, 64)
+    padded = images.to_bgr(encode(bgr, 'bgr8', padding=5))
+    np.testing.assert_array_equal(cv2.resize(padded, (32, 24)), cv2.resize(bgr, (32, 24)))
+
+
+def test_big_endian_16_bit_is_read_as_such():
+    message = encode(tile_picture(48, 64), 'mono16')
+    swapped = encode(tile_picture(48, 64), 'mono16')
+    swapped.data = np.frombuffer(swapped.data, np.uint16).byteswap().view(np.uint8)
+    swapped.is_bigendian = 1
+    np.testing.assert_array_equal(images.to_bgr(message), images.to_bgr(swapped))
+
+
+@pytest.mark.parametrize('kind', ['.jpg', '.png'])
+def test_compressed_picture_is_decoded(kind):
+    bgr = tile_picture(48, 64)
+    picture = images.to_bgr(compressed(bgr, kind))
+    assert np.abs(picture[4::16, 4::16].astype(int) - bgr[4::16, 4::16]).max() <= 6
+
+
+def test_compressed_grey_picture_becomes_three_channels():
+    message = compressed(cv2.cvtColor(tile_picture(48, 64), cv2.COLOR_BGR2GRAY), '.jpg')
+    assert images.to_bgr(message).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ('change', 'complaint'),
+    [
+        ({'width': 0}, 'no pixels'),
+        ({'height': 0}, 'no pixels'),
+        ({'height': 49}, 'bytes of data'),
+        ({'data': b''}, 'bytes of data'),
+        ({'step': 0}, 'step is 0'),
+        ({'width': 65}, 'a row needs 195'),
+        ({'encoding': 'bgr9'}, "'bgr9'"),
+        ({'encoding': ''}, 'not known'),
+        ({'encoding': '32FC1'}, 'not known'),
+        ({'encoding': 'nv12', 'height': 47}, 'even'),
+        ({'encoding': 'uyvy', 'width': 63}, 'even'),
+        ({'encoding': 'bayer_rggb8', 'width': 1, 'height': 1}, 'at least 2x2'),
+        ({'width': 2**32 - 1, 'height': 2**32 - 1, 'step': 2**32 - 1}, 'a row needs'),
+    ],
+)
+def test_lying_message_is_refused_and_named(change, complaint):
+    message = encode(tile_picture(48, 64), 'bgr8')
+    for name, value in change.items():
+        setattr(message, name, value)
+    with pytest.raises(ImageError, match=complaint):
+        images.to_bgr(message)
+
+
+@pytest.mark.parametrize(
+    ('damage', 'complaint'),
+    [
+        (lambda data: b'', 'empty'),
+        (lambda data: data[: len(data) // 2], 'truncated'),
+        (lambda data: data[:4] + bytes(len(data) - 16) + data[-12:], 'corrupt'),
+        (lambda data: b'not a picture', 'corrupt'),
+    ],
+)
+@pytest.mark.parametrize('kind', ['.jpg', '.png'])
+def test_damaged_compressed_picture_is_refused_and_named(kind, damage, complaint):
+    message = compressed(tile_picture(48, 64), kind)
+    message.data = damage(bytes(message.data))
+    with pytest.raises(ImageError, match=complaint):
+        images.to_bgr(message)
+
+
+def fake_cv_bridge(monkeypatch, convert):
+    module = ModuleType('cv_bridge')
+    module.CvBridge = lambda: SimpleNamespace(imgmsg_to_cv2=convert)
+    monkeypatch.setitem(sys.modules, 'cv_bridge', module)
+    images.converter.cache_clear()
+
+
+def test_cv_bridge_is_used_where_it_works(monkeypatch):
+    asked = []
+
+    def convert(message, desired_encoding):
+        asked.append(message.encoding)
+        return message.data.reshape(message.height, message.width, 3)[..., ::-1]
+
+    fake_cv_bridge(monkeypatch, convert)
+    bgr = tile_picture(48, 64)
+    np.testing.assert_array_equal(images.to_bgr(encode(bgr, 'rgb8', padding=3)), bgr)
+    assert asked[-1] == 'rgb8'
+    assert images.converter()[0] == 'cv_bridge'
+    images.converter.cache_clear()
+
+
+def test_cv_bridge_that_breaks_is_replaced(monkeypatch):
+    def convert(message, desired_encoding):
+        raise AttributeError('_ARRAY_API not found')
+
+    fake_cv_bridge(monkeypatch, convert)
+    bgr = tile_picture(48, 64)
+    np.testing.assert_array_equal(images.to_bgr(encode(bgr, 'rgb8')), bgr)
+    assert images.converter()[0] == 'rosbags-image'
+    images.converter.cache_clear()

@@ -1,0 +1,41 @@
+"""Settings as text, and the settings files: nothing in them may drift from DetectorSettings."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from cone_perception.ros.settings_text import settings_help, settings_yaml
+from cone_perception.settings import DetectorSettings
+
+
+def parameters_of(path):
+    return yaml.safe_load(path.read_text(encoding='utf-8'))['/**']['ros__parameters']
+
+
+def test_shipped_settings_file_lists_every_default(repository):
+    path = repository / 'config' / 'detector.yaml'
+    values = parameters_of(path)
+    assert list(values) == [entry.name for entry in fields(DetectorSettings)]
+    assert DetectorSettings.from_mapping(values) == DetectorSettings()
+    assert path.read_text(encoding='utf-8') == settings_yaml(), (
+        'write it anew: python -m cone_perception.ros.settings_text > config/detector.yaml'
+    )
+
+
+@pytest.mark.parametrize('name', ['zed2i.yaml'])
+def test_camera_settings_are_valid(repository, name):
+    settings = DetectorSettings.from_mapping(parameters_of(repository / 'config' / name))
+    assert (settings.expected_width_px, settings.expected_height_px) == (1280, 720)
+    assert all(topic.startswith('/zed/zed_node/') for topic in settings.topics)
+
+
+def test_help_names_every_setting():
+    text = settings_help()
+    for entry in fields(DetectorSettings):
+        assert f'  {entry.name} (' in text
+        assert entry.metadata['description'] in text
+    assert 'min_height_px (float, 0 to 16384, default 0.0, live)' in text
+    assert 'engine (auto | openvino | onnxruntime' in text
