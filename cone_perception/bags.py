@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,18 @@ def read_messages(reader: Reader, topics: Iterable[str]) -> Iterator[BagMessage]
                 f'{reader.path} is damaged, the rest of it cannot be read: {_reason(error)}'
             ) from error
         yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+
+
+def header_stamp_ns(data: bytes) -> int:
+    """Stamp of a serialised message whose first field is a std_msgs/Header.
+
+    Four bytes say the byte order (RTPS 2.5, 10.2: odd is little), then follow sec and nanosec.
+    Raises SourceError when it is too short for them.
+    """
+    if len(data) < 12:
+        raise SourceError(f'a message of {len(data)} bytes has no header')
+    sec, nanosec = struct.unpack_from('<iI' if data[1] & 1 else '>iI', data, 4)
+    return int(sec) * 10**9 + int(nanosec)
 
 
 def image_topics(reader: Reader) -> dict[str, int]:

@@ -10,6 +10,7 @@ import pytest
 from tiny_network import paint, write_tiny_bundle
 
 from cone_perception import detect
+from cone_perception.albums import Film
 from cone_perception.bags import write_image_bag
 from cone_perception.cli import main
 from cone_perception.engines import open_engine
@@ -132,7 +133,7 @@ def test_video_becomes_a_film_of_as_many_pictures(tmp_path, model):
 
 @pytest.mark.parametrize('size', [(1, 1), (721, 1281), (2, 40)])
 def test_film_of_any_size_has_every_picture(tmp_path, size):
-    film = detect.Film(tmp_path / 'a.mp4', 15)
+    film = Film(tmp_path / 'a.mp4', 15)
     for value in (0, 120, 240):
         film.add('', np.full((*size, 3), value, np.uint8))
     film.add('', np.full((100, 100, 3), 0, np.uint8))

@@ -1,0 +1,278 @@
+"""The demo's page: one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+from cone_perception.demo.pictures import PagePicture
+from cone_perception.demo.recording import MIN_HEIGHT_PX
+from cone_perception.demo.results import Results, count_tall
+from cone_perception.draw import class_colour, short_name
+
+STATION_NAMES = {
+    'wait_ms': 'waiting for the one before',
+    'preprocess_ms': 'message to network input',
+    'inference_ms': 'network',
+    'decode_ms': 'decoding',
+    'publish_ms': 'publishing',
+}
+"""The node's stations one after the other; age and total overlap with them."""
+
+STATION_COLOURS = ('--dim', '--yellow', '--blue', '--orange', '--green')
+
+CHART_WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1000, 40, 12, 10, 22
+
+
+def write_page(path: Path, results: Results, pictures: Sequence[PagePicture]) -> None:
+    """Write the page; every picture and chart is inside of it."""
+    template = resources.files('cone_perception.demo').joinpath('page.html')
+    embedded = [
+        {'index': picture.index, 'jpeg': base64.b64encode(picture.jpeg).decode('ascii')}
+        for picture in pictures
+    ]
+    judged = results.figures.accuracy is not None
+    page = Template(template.read_text(encoding='utf-8')).substitute(
+        title='A drive through the detector',
+        subtitle=_subtitle(results),
+        tiles=_tiles(results),
+        picture_note=(
+            'Boxes: cones found, with class and score. '
+            + (
+                f'Dashes: cones that are there and at least {MIN_HEIGHT_PX:.0f} px tall; '
+                'dashes without a box are misses. '
+                if judged
+                else ''
+            )
+            + 'The same as a film: <a href="demo.mp4">demo.mp4</a>; at a glance: '
+            '<a href="contact_sheet.png">contact_sheet.png</a>; '
+            'all figures: <a href="demo.json">demo.json</a>.'
+        ),
+        latency_chart=_latency_chart(results),
+        stations=_stations(results),
+        cones_chart=_cones_chart(results),
+        accuracy=_accuracy_table(results),
+        about=_rows([(key, f'<code>{html.escape(text)}</code>') for key, text in _about(results)]),
+        pictures=json.dumps(embedded),
+        rate=json.dumps(_page_rate_hz(results, len(pictures))),
+        first=len(pictures) // 3,
+    )
+    path.write_text(page, encoding='utf-8')
+
+
+def _subtitle(results: Results) -> str:
+    return html.escape(
+        f'{results.figures.frames} pictures from a bag, sent over DDS by one process, searched for '
+        f'cones by a second ({results.about["engine"]}), recorded by a third.'
+    )
+
+
+def _tiles(results: Results) -> str:
+    figures = results.figures
+    lost = figures.frames - figures.answered
+    tiles = [
+        (
+            f'{figures.answered} / {figures.frames}',
+            'pictures answered',
+            lost > figures.frames // 20,
+        ),
+        (str(figures.failed), 'failed', figures.failed > 0),
+    ]
+    if figures.accuracy is not None:
+        tall = f'cones from {MIN_HEIGHT_PX:.0f} px'
+        tiles += [
+            (_share(figures.accuracy.overall.precision), f'precision, {tall}', False),
+            (_share(figures.accuracy.overall.recall), f'recall, {tall}', False),
+        ]
+    tiles += [
+        (f'{figures.p50_ms:.0f} ms', 'latency, median', False),
+        (f'{figures.p99_ms:.0f} ms', 'latency, 99th percentile', False),
+    ]
+    return ''.join(
+        f'<div class="tile{" bad" if bad else ""}"><b>{value}</b><span>{name}</span></div>'
+        for value, name, bad in tiles
+    )
+
+
+def _latency_chart(results: Results) -> str:
+    """A bar for each picture; a red tick where there is no answer."""
+    latencies = [exchange.latency_ms for exchange in results.exchanges]
+    known = [value for value in latencies if value is not None]
+    highest = _round_up(max(known, default=1.0))
+    chart = _Chart(len(latencies), highest, 220, 'ms')
+    step = chart.inner_width / max(1, len(latencies))
+    for index, value in enumerate(latencies):
+        x = LEFT + index * step
+        if value is None:
+            chart.add(
+                f'<rect x="{x:.1f}" y="{chart.y(0) - 8:.1f}" width="{max(step * 0.8, 0.5):.2f}" '
+                'height="8" fill="var(--red)"><title>no answer</title></rect>'
+            )
+            continue
+        y = chart.y(value)
+        chart.add(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{max(step * 0.8, 0.5):.2f}" '
+            f'height="{chart.y(0) - y:.1f}" fill="var(--blue)" opacity=".75">'
+            f'<title>picture {index + 1}: {value:.1f} ms</title></rect>'
+        )
+    for name, value in (('p50', results.figures.p50_ms), ('p99', results.figures.p99_ms)):
+        if math.isfinite(value):
+            y = chart.y(value)
+            chart.add(
+                f'<line x1="{LEFT}" x2="{CHART_WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
+                'stroke="var(--ink)" stroke-dasharray="4 4" opacity=".6"/>'
+                f'<text x="{CHART_WIDTH - RIGHT}" y="{y - 4:.1f}" text-anchor="end">'
+                f'{name} {value:.1f} ms</text>'
+            )
+    return chart.svg()
+
+
+def _cones_chart(results: Results) -> str:
+    """Cones found in each picture, and those that are there."""
+    exchanges = results.exchanges
+    found = [None if e.found is None else count_tall(e.found) for e in exchanges]
+    truth = [None if e.truth is None else count_tall(e.truth) for e in exchanges]
+    highest = max([1, *(n for n in (*found, *truth) if n is not None)])
+    chart = _Chart(len(exchanges), _round_up(highest), 360, '')
+    series = [('there', truth, '--dim')] if results.figures.accuracy is not None else []
+    series.append(('found', found, '--blue'))
+    for _, values, colour in series:
+        points = ' '.join(
+            f'{LEFT + chart.inner_width * (index + 0.5) / len(values):.1f},{chart.y(value):.1f}'
+            for index, value in enumerate(values)
+            if value is not None
+        )
+        chart.add(
+            f'<polyline points="{points}" fill="none" stroke="var({colour})" stroke-width="3"/>'
+        )
+    legend = ''.join(
+        f'<span><i style="background:var({colour})"></i>{name}</span>' for name, _, colour in series
+    )
+    note = f'<span>from {MIN_HEIGHT_PX:.0f} px tall</span>'
+    return f'{chart.svg(text_px=24)}<div class="legend">{legend}{note}</div>'
+
+
+def _stations(results: Results) -> str:
+    """A bar of the stations' medians, and a table below it."""
+    percentiles = results.station_percentiles()
+    shown = [name for name in STATION_NAMES if name in percentiles]
+    total = sum(percentiles[name][0] for name in shown)
+    x, bars, rows = 0.0, '', []
+    for name, colour in zip(STATION_NAMES, STATION_COLOURS, strict=True):
+        if name not in percentiles:
+            continue
+        p50, p99 = percentiles[name]
+        width = 1000 * p50 / max(total, 1e-9)
+        bars += (
+            f'<rect x="{x:.1f}" y="0" width="{width:.1f}" height="44" fill="var({colour})">'
+            f'<title>{STATION_NAMES[name]}: {p50:.1f} ms</title></rect>'
+        )
+        x += width
+        dot = f'<i style="background:var({colour})"></i>'
+        label = f'<span class="legend" style="display:inline">{dot}</span>{STATION_NAMES[name]}'
+        rows.append((label, f'{p50:.1f}', f'{p99:.1f}'))
+    p50, p99 = results.figures.p50_ms, results.figures.p99_ms
+    rows.append(('over DDS and back, all together', f'{p50:.1f}', f'{p99:.1f}'))
+    return (
+        f'<svg viewBox="0 0 1000 44" role="img" aria-label="median time per station">{bars}</svg>'
+        f'<table><tr><th>station</th><th>p50 ms</th><th>p99 ms</th></tr>{_rows(rows)}</table>'
+    )
+
+
+def _accuracy_table(results: Results) -> str:
+    accuracy = results.figures.accuracy
+    if accuracy is None:
+        return ''
+    rows = []
+    for name, one in (*accuracy.per_class.items(), ('all', accuracy.overall)):
+        blue, green, red = class_colour(name)
+        dot = f'<i style="background:rgb({red},{green},{blue})"></i>' if name != 'all' else ''
+        rows.append(
+            (
+                f'<span class="legend" style="display:inline">{dot}</span>{short_name(name)}',
+                str(one.truths),
+                str(one.found),
+                str(one.correct),
+                _share(one.precision),
+                _share(one.recall),
+            )
+        )
+    head = ''.join(
+        f'<th>{name}</th>' for name in ('class', 'there', 'found', 'right', 'precision', 'recall')
+    )
+    return (
+        '<section><h2>How right it was</h2>'
+        f'<table><tr>{head}</tr>{_rows(rows)}</table>'
+        f'<p>Cones at least {MIN_HEIGHT_PX:.0f} px tall, in the pictures that were answered. '
+        'Right: of the same class, and the boxes share half of what they cover together.</p>'
+        '</section>'
+    )
+
+
+def _about(results: Results) -> list[tuple[str, str]]:
+    rows = [(key, text) for key, text in results.about.items() if text]
+    return [*rows, ('time', f'{results.wall_s:.0f} s altogether'), ('line', results.figures.line())]
+
+
+def _rows(rows: Sequence[Sequence[str]]) -> str:
+    return ''.join(f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in rows)
+
+
+def _share(value: float) -> str:
+    return f'{100 * value:.0f} %' if math.isfinite(value) else '–'
+
+
+def _page_rate_hz(results: Results, picture_count: int) -> float:
+    """So that the page's pictures take as long as the drive did."""
+    exchanges = results.exchanges
+    duration_s = (exchanges[-1].sent_ns - exchanges[0].sent_ns) / 1e9 if exchanges else 0.0
+    return round(min(30.0, max(1.0, picture_count / max(duration_s, 1.0))), 2)
+
+
+def _round_up(value: float) -> float:
+    """To 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(max(value, 1e-9)))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
+
+
+class _Chart:
+    """An SVG with a grid, one slot per picture along x, 0 to `highest` along y."""
+
+    def __init__(self, count: int, highest: float, height: int, unit: str) -> None:
+        self._count = count
+        self._highest = highest
+        self._height = height
+        self._unit = unit
+        self._parts: list[str] = []
+        self.inner_width = CHART_WIDTH - LEFT - RIGHT
+
+    def y(self, value: float) -> float:
+        inner = self._height - TOP - BOTTOM
+        return TOP + inner * (1 - min(value, self._highest) / self._highest)
+
+    def add(self, part: str) -> None:
+        self._parts.append(part)
+
+    def svg(self, text_px: int = 13) -> str:
+        grid = ''
+        for share in (0, 0.25, 0.5, 0.75, 1):
+            value = share * self._highest
+            y = self.y(value)
+            unit = f' {self._unit}' if share == 1 and self._unit else ''
+            grid += (
+                f'<line class="grid" x1="{LEFT}" x2="{CHART_WIDTH - RIGHT}" y1="{y:.1f}" '
+                f'y2="{y:.1f}"/><text x="{LEFT - 6}" y="{y + text_px / 3:.1f}" '
+                f'style="font-size:{text_px}px" text-anchor="end">{value:g}{unit}</text>'
+            )
+        cursor = f'<line class="cursor" y1="{TOP}" y2="{self._height - BOTTOM}" x1="-9" x2="-9"/>'
+        return (
+            f'<svg viewBox="0 0 {CHART_WIDTH} {self._height}" data-count="{self._count}" '
+            f'data-left="{LEFT}" data-width="{self.inner_width}" role="img">'
+            f'{grid}{"".join(self._parts)}{cursor}</svg>'
+        )

@@ -1,0 +1,140 @@
+"""The processes of the demo: started together, ended together, whatever happens."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from cone_perception.errors import ConePerceptionError
+
+STOP_TIMEOUT_S = 5.0
+LOG_TAIL_LINES = 15
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal that Linux sends a process when its parent is gone."""
+
+
+class ProcessError(ConePerceptionError):
+    """A process of the demo ended that should not have, or did not get ready."""
+
+
+class ProcessGroup:
+    """Processes that share an environment, write a log each, and all end when it is left."""
+
+    def __init__(self, environment: Mapping[str, str], log_folder: Path) -> None:
+        self._environment = dict(environment)
+        self._log_folder = log_folder
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, command: Sequence[str], show: bool = False) -> None:
+        """Start a process. show: its stderr, a progress bar say, goes to the terminal too."""
+        log = self._log(name).open('wb')
+        with log:
+            # A session of its own: Ctrl-C reaches this process only, which ends them in order.
+            self._running[name] = subprocess.Popen(
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=None if show else subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+
+    def wait(self, name: str, timeout_s: float) -> None:
+        """Wait until a process has ended well. Raises ProcessError when any other one ends."""
+        deadline = time.monotonic() + timeout_s
+        while self._running[name].poll() is None:
+            self._check_others(name)
+            self._check_deadline(name, deadline, f'had not ended after {timeout_s:g} s')
+            time.sleep(0.05)
+        status = self._running.pop(name).returncode
+        if status:
+            raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
+
+    def wait_for_line(self, name: str, line: str, timeout_s: float) -> None:
+        """Wait until a process has written a line to its stdout. Raises ProcessError."""
+        deadline = time.monotonic() + timeout_s
+        while line not in self._log(name).read_text(errors='replace').splitlines():
+            self._check_others('')
+            self._check_deadline(name, deadline, f'was not ready after {timeout_s:g} s')
+            time.sleep(0.05)
+
+    def stop(self, name: str) -> None:
+        """End a process with SIGINT. Raises ProcessError when it does not end well by that."""
+        process = self._running.pop(name)
+        process.send_signal(signal.SIGINT)
+        try:
+            status = process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise ProcessError(
+                f'{name} did not end within {STOP_TIMEOUT_S:g} s of SIGINT.{self._log_tails()}'
+            ) from None
+        if status:
+            raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
+
+    def __enter__(self) -> ProcessGroup:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in self._running.values():
+            process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        for process in self._running.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _kill(process)
+        self._running.clear()
+
+    def _check_others(self, but: str) -> None:
+        for name, process in self._running.items():
+            status = process.poll()
+            if name != but and status is not None:
+                raise ProcessError(
+                    f'{name} ended too early, with status {status}.{self._log_tails()}'
+                )
+
+    def _check_deadline(self, name: str, deadline: float, problem: str) -> None:
+        if time.monotonic() > deadline:
+            raise ProcessError(f'{name} {problem}.{self._log_tails()}')
+
+    def _log(self, name: str) -> Path:
+        return self._log_folder / f'{name}.log'
+
+    def _log_tails(self) -> str:
+        """What the processes wrote last, for whoever reads the error."""
+        text = ''
+        for log in sorted(self._log_folder.glob('*.log')):
+            lines = log.read_text(errors='replace').splitlines()[-LOG_TAIL_LINES:]
+            if lines:
+                text += f'\n--- the end of {log} ---\n' + '\n'.join(lines)
+        return text
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module with this Python."""
+    return [sys.executable, '-m', module, *arguments]
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """The whole session: what it may have started too."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _end_with_parent() -> None:
+    """Runs in the child before its program: no orphan when the demo itself is killed."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
