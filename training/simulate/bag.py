@@ -54,8 +54,10 @@ def drive_frames(
     camera = load_camera().resized(settings.width_px)
     scene = make_scene(rng, settings, library, 'circuit')
     ego = make_ego(rng, camera.width_px, camera.height_px)
+    photo = make_photo(rng, 0.35 * settings.photo, settings.width_px)
     photo = replace(
-        make_photo(rng, 0.35 * settings.photo, settings.width_px),
+        photo,
+        level=min(max(photo.level, 105.0), 160.0) if photo.level else 0.0,
         motion_px=0.0,
         glare=(0.0, 0.0, 0.0, 0.0),
     )

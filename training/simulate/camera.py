@@ -168,12 +168,12 @@ def make_lens(camera: Camera) -> Lens:
     distortion = np.array(camera.distortion)
     flat = cv2.undistortPoints(grid, camera.matrix, distortion).reshape(len(ys), len(xs), 2)
     reach_x = max(
-        -flat[:, 1, 0].min() / (camera.cx_px + 1),
-        flat[:, -2, 0].max() / (camera.width_px - camera.cx_px),
+        -flat[:, 0, 0].min() / (camera.cx_px + 1),
+        flat[:, -1, 0].max() / (camera.width_px - camera.cx_px),
     )
     reach_y = max(
-        -flat[1, :, 1].min() / (camera.cy_px + 1),
-        flat[-2, :, 1].max() / (camera.height_px - camera.cy_px),
+        -flat[0, :, 1].min() / (camera.cy_px + 1),
+        flat[-1, :, 1].max() / (camera.height_px - camera.cy_px),
     )
     focal = 1 / max(reach_x, reach_y)
     canvas = replace(

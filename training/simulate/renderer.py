@@ -69,12 +69,12 @@ def render(
     ]
     if scene.things:
         places = np.array([[*thing.position_m, 0.0] for thing in scene.things])
-        depths = canvas.to_optical(places)[:, 2]
-        queue += [
-            (float(depth), 0, thing)
-            for depth, thing in zip(depths, scene.things, strict=True)
-            if 0.8 < depth < 450
-        ]
+        optical = canvas.to_optical(places)
+        depths = optical[:, 2]
+        half = np.array([thing.width_m / 2 + 0.1 * thing.height_m for thing in scene.things])
+        edge = (max(canvas.cx_px, canvas.width_px - canvas.cx_px) + 2) / canvas.fx_px
+        seen = (depths > 0.8) & (depths < 450) & (np.abs(optical[:, 0]) - half < edge * depths)
+        queue += [(float(depths[k]), 0, scene.things[k]) for k in np.flatnonzero(seen)]
     queue.sort(key=lambda item: -item[0])
     for depth, cone_id, item in queue:
         if isinstance(item, ConeView):
@@ -85,7 +85,9 @@ def render(
         else:
             _draw_thing(image, ids, item, scene, canvas, library, depth)
     if lens.map_a is not None and lens.map_b is not None:
-        image = cv2.remap(image, lens.map_a, lens.map_b, cv2.INTER_LINEAR)
+        image = cv2.remap(
+            image, lens.map_a, lens.map_b, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         ids = cv2.remap(ids, lens.map_a, None, cv2.INTER_NEAREST)
     if ego is not None:
         window = image[image.shape[0] - ego.shape[0] :]
@@ -247,7 +249,8 @@ def _draw_ground(
     shadow = np.full((height, width), 255, np.uint8)
     if look.shade < 256 and dark < 0.9:
         pattern = _warp(library.coarse[0], canvas, look.shade_m, look.turn_rad + 2.1, first)
-        shadow = np.where(pattern > look.shade, 255, int(255 * dark)).astype(np.uint8)
+        steps = np.clip((np.arange(256) - look.shade) / look.shade_soft + 0.5, 0, 1)
+        shadow = cv2.LUT(pattern, (255 * (dark + (1 - dark) * steps)).astype(np.uint8))
     offset = (0, first * 16)
     for _, view in views:
         if view.depth_m > 45:
@@ -338,13 +341,13 @@ def _draw_thing(
     upper, lower = max(int(y0), 0), min(int(y1) + 1, image.shape[0])
     if right <= left or lower <= upper:
         return
-    sprite = library.sprites[thing.name][thing.index]
+    for sprite in library.sprites[thing.name][thing.index]:
+        if sprite.shape[0] <= 2.2 * tall or sprite.shape[1] <= 2.2 * wide:
+            break
     if thing.mirrored:
         sprite = sprite[:, ::-1]
-    while sprite.shape[0] > 2.2 * tall and sprite.shape[1] > 2.2 * wide:
-        half = (max(sprite.shape[1] // 2, 1), max(sprite.shape[0] // 2, 1))
-        sprite = cv2.resize(sprite, half, interpolation=cv2.INTER_AREA)
     high, broad = sprite.shape[:2]
+    sx = broad / wide
     source = np.array([[0, 0], [broad, 0], [0, high]], np.float32) - 0.5
     target = (corners - (left, upper)).astype(np.float32)
     matrix = cv2.getAffineTransform(target, source)
@@ -355,6 +358,15 @@ def _draw_thing(
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
     )
+    if sx < 0.7:
+        # Too few pixels for this size: grain keeps near things from looking smooth.
+        grain = library.fine[1]
+        fit = (min(patch.shape[0], grain.shape[0]), min(patch.shape[1], grain.shape[1]))
+        piece = cv2.convertScaleAbs(grain[: fit[0], : fit[1]], alpha=0.4, beta=77)
+        if fit != patch.shape[:2]:
+            piece = cv2.resize(piece, patch.shape[1::-1])
+        rough = cv2.merge([piece, piece, piece])
+        patch[..., :3] = cv2.multiply(patch[..., :3], rough, scale=1 / 128)
     share = _mix(scene, depth)
     level = min(scene.skylight + 0.6 * scene.sunlight, 1.2)
     gain = np.array(thing.gain) * level * (1 - share)

@@ -54,8 +54,8 @@ class Paint:
 class Ground:
     """Look of the ground: indices of textures, their strength, and the colour under full light.
 
-    grass_side: 0 none, 1 left, -1 right, 2 both; grass_at_m: distance from the origin's track.
-    shade: threshold of the tree shadow pattern, 256 for none. wet: strength of the mirror.
+    fine_m, coarse_m, shade_m: width of one tile of each texture. shade: threshold of the pattern
+    of tree shadows, 256 for none; shade_soft: width of its edge in grey levels.
     """
 
     colour: Colour
@@ -68,8 +68,7 @@ class Ground:
     turn_rad: float
     shade: int
     shade_m: float
-    grass: Colour
-    wet: float
+    shade_soft: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +204,8 @@ def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
         coarse_m=rng.uniform(20, 80),
         turn_rad=rng.uniform(0, 2 * math.pi),
         shade=int(rng.uniform(110, 150)) if rng.random() < 0.15 else 256,
-        shade_m=rng.uniform(8, 40),
-        grass=(
-            rng.uniform(30, 80),
-            rng.uniform(85, 150),
-            rng.uniform(50, 130),
-        ),
-        wet=rng.uniform(0.1, 0.5) if rng.random() < 0.1 else 0.0,
+        shade_m=rng.uniform(6, 40),
+        shade_soft=rng.uniform(2, 30),
     )
 
 
@@ -309,13 +303,14 @@ def _make_things(
 
     def put(name: str, distance: float, angle: float, size: float | None = None) -> None:
         sprite_index = int(rng.integers(0, len(library.sprites[name])))
-        sprite = library.sprites[name][sprite_index]
+        sprite = library.sprites[name][sprite_index][0]
         low, high = KINDS[name][2]
         height = size if size is not None else rng.uniform(low, high)
         x, y = (middle + distance * np.array([math.cos(angle), math.sin(angle)])).tolist()
         spot = np.array([x, y])
         near = np.hypot(*(track.centre_m - spot).T).min()
-        if near < track.width_m / 2 + 0.8 and layout != 'group':
+        room = {'forest': 55.0, 'building': 9.0, 'stand': 5.0, 'tent': 4.0, 'tree': 3.5, 'car': 3.0}
+        if near < room.get(name, track.width_m / 2 + 0.8 if layout != 'group' else 0.0):
             return
         width = height * sprite.shape[1] / sprite.shape[0] * rng.uniform(0.7, 1.4)
         if len(track.cones_m) and np.hypot(*(track.cones_m - spot).T).min() < 0.3 + width / 4:
@@ -328,9 +323,10 @@ def _make_things(
 
     ring = radius + 6
     amount = settings.clutter * rng.uniform(0.4, 1.5)
-    # Far: hills and forests all around.
+    # Far: hills and forests all around, or hardly any.
+    wooded = rng.uniform(0.0, 1.0) * min(settings.clutter, 1.0)
     for angle in np.arange(0, 6.28, 0.2):
-        if rng.random() < 0.6 * amount + 0.2:
+        if rng.random() < wooded:
             put('forest', rng.uniform(60, 300), angle + rng.uniform(-0.2, 0.2), rng.uniform(3, 18))
     counts = {
         'building': (16, 10, 150),
@@ -353,14 +349,15 @@ def _make_things(
             if name in ('thing', 'post', 'mimic', 'wheel', 'person') and rng.random() < 0.35:
                 distance = rng.uniform(2, ring)
             put(name, distance, rng.uniform(0, 6.28))
-    for _ in range(int(rng.choice([0, 1, 2, 3]) * settings.clutter)):
+    rows = [0, 1, 2, 3] if layout != 'group' else [0, 2, 3, 4]
+    for _ in range(int(rng.choice(rows) * settings.clutter)):
         # A long row of one kind along one side: barriers, stands, a street of houses.
-        name = str(rng.choice(['wall', 'wall', 'stand', 'building']))
+        name = str(rng.choice(['wall', 'wall', 'stand', 'building', 'building', 'tree', 'car']))
         index = int(rng.integers(0, len(library.sprites[name])))
         turn, far = rng.uniform(0, 6.28), ring + rng.uniform(1, 40)
         low, high = KINDS[name][2]
         height = rng.uniform(low, high) * (1.3 if name == 'wall' else 1.0)
-        sprite = library.sprites[name][index]
+        sprite = library.sprites[name][index][0]
         width = height * sprite.shape[1] / sprite.shape[0]
         for k in range(-12, 13):
             x = middle[0] + far * math.cos(turn) - k * width * math.sin(turn)

@@ -386,7 +386,8 @@ class Library:
 
     fine: (1024, 1024) ground grain, 4 mm a px. coarse: (1024, 1024) stains, 5 cm a px.
     stones: like fine, of joints between slabs. clouds: (1024, 1024). grain: (512, 512) dirt.
-    sensor: (768, 1024, 3) noise around 128. sprites: name -> BGRA pictures.
+    sensor: (768, 1024, 3) noise around 128. sprites: name -> BGRA pictures, each with its
+    halved copies.
     """
 
     fine: tuple[Bytes, ...]
@@ -394,7 +395,16 @@ class Library:
     clouds: Bytes
     grain: Bytes
     sensor: Bytes
-    sprites: dict[str, list[Bytes]]
+    sprites: dict[str, list[tuple[Bytes, ...]]]
+
+
+def _halved(sprite: Bytes) -> tuple[Bytes, ...]:
+    """The sprite and ever smaller copies of it, each half as large."""
+    sizes = [sprite]
+    while min(sizes[-1].shape[:2]) > 3:
+        half = (sizes[-1].shape[1] // 2, sizes[-1].shape[0] // 2)
+        sizes.append(np.asarray(cv2.resize(sizes[-1], half, interpolation=cv2.INTER_AREA)))
+    return tuple(sizes)
 
 
 def make_library(seed: int) -> Library:
@@ -421,7 +431,9 @@ def make_library(seed: int) -> Library:
         cv2.polylines(cracked, [line], False, float(rng.choice([40, 60, 190])), 1)
     coarse.append(cracked)
     sensor = np.clip(128 + 24 * rng.standard_normal((768, 1024, 3)), 0, 255).astype(np.uint8)
-    sprites = {name: [maker(rng) for _ in range(n)] for name, (maker, n, _) in KINDS.items()}
+    sprites = {
+        name: [_halved(maker(rng)) for _ in range(n)] for name, (maker, n, _) in KINDS.items()
+    }
     return Library(
         fine=tuple(fine),
         coarse=tuple(coarse),
