@@ -157,9 +157,7 @@ def write_drive(
 def _header(store: Any, frame: DriveFrame) -> Any:
     seconds, rest = divmod(frame.stamp_ns, 1_000_000_000)
     stamp = store.types['builtin_interfaces/msg/Time'](sec=seconds, nanosec=rest)
-    return store.types['std_msgs/msg/Header'](
-        stamp=stamp, frame_id=FRAME_ID.format(eye=frame.eye)
-    )
+    return store.types['std_msgs/msg/Header'](stamp=stamp, frame_id=FRAME_ID.format(eye=frame.eye))
 
 
 def _image_message(store: Any, header: Any, frame: DriveFrame, compressed: bool) -> Any:

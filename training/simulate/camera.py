@@ -158,15 +158,30 @@ class Lens:
 
 
 def make_lens(camera: Camera) -> Lens:
-    """The canvas and the maps for a camera; without distortion the canvas is the picture."""
+    """The canvas and the maps for a camera; without distortion the canvas is the picture.
+
+    Raises ValueError for a lens that folds: one that shows two places at one pixel.
+    """
     if not camera.distorted:
         return Lens(camera, None, None)
     cell = 16
     xs = (np.arange(-1, camera.width_px // cell + 2) + 0.5) * cell - 0.5
     ys = (np.arange(-1, camera.height_px // cell + 2) + 0.5) * cell - 0.5
-    grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 1, 2)
-    distortion = np.array(camera.distortion)
-    flat = cv2.undistortPoints(grid, camera.matrix, distortion).reshape(len(ys), len(xs), 2)
+    grid = np.stack(np.meshgrid(xs, ys), axis=-1)
+    focal_lengths = np.array([camera.fx_px, camera.fy_px])
+    flat = (grid - np.array([camera.cx_px, camera.cy_px])) / focal_lengths
+    for _ in range(20):
+        miss = (camera.distort(flat) - grid) / focal_lengths
+        flat = flat - miss
+        worst = float(np.abs(miss).max())
+        if not 1e-5 < worst < 10:
+            break
+    if not worst < 1e-3:
+        raise ValueError(
+            f'distortion {camera.distortion} folds the picture within {camera.width_px}x'
+            f'{camera.height_px} px at a focal length of {camera.fx_px:.0f} px: '
+            'weaken k1 or narrow the field of view'
+        )
     reach_x = max(
         -flat[:, 0, 0].min() / (camera.cx_px + 1),
         flat[:, -1, 0].max() / (camera.width_px - camera.cx_px),

@@ -216,12 +216,12 @@ def _sections(cone: Cone) -> tuple[Array, Array, list[bool]]:
 class ConeView:
     """A cone as one camera sees it, before the lens.
 
-    rings_m, plate_m: (R, 14, 3) and (2, 8, 3) world points. rings_px: (R, 14, 2) pixels of the rings from base to tip. plate_px: (2, 8, 2) lower and upper
-    face of the base plate. marks: for each of R - 1 slices whether it is a stripe.
-    centre_px, tip_px: ends of the axis; foot_px, top_px: radii there.
+    rings_m, plate_m: (R, 14, 3) and (2, 8, 3) world points: rings from base to tip, lower and
+    upper face of the base plate. rings_px, plate_px: the same in pixels.
+    marks: for each of the R - 1 slices whether it is a stripe.
     toward: cosine between axis and view, positive when the tip points at the camera.
-    depth_m: distance along the optical axis. colours: (parts * 64, 3) uint8 lookup of part and
-    sideways place on the cone.
+    depth_m: distance along the optical axis. colours: (parts * 64, 3) uint8, by part and by place
+    across the cone.
     """
 
     cone: Cone
@@ -254,11 +254,7 @@ def cone_points(cone: Cone) -> tuple[Array, Array, list[bool]]:
     base = np.array([*cone.position_m, cone.lift_m])
     heights, radii, marks = _sections(cone)
     spin = _CIRCLE @ np.stack([first, second])
-    rings = (
-        base
-        + heights[:, None, None] * cone.height_m * axis
-        + radii[:, None, None] * spin[None]
-    )
+    rings = base + heights[:, None, None] * cone.height_m * axis + radii[:, None, None] * spin[None]
     square = cone.half_plate_m * (_SQUARE @ np.stack([first, second]))
     thick = (0.03 if cone.shape == LARGE_ORANGE else 0.024) * axis
     plate = base + np.stack([square, 0.96 * square + thick])
@@ -355,7 +351,8 @@ def paint_cone(
     origin = np.array([left - 0.5, top - 0.5])
 
     def fine(points: Array) -> npt.NDArray[np.int32]:
-        return np.round(((points - origin) * scale - 0.5) * 16).astype(np.int32)
+        shifted = ((points - origin) * scale - 0.5) * 16
+        return np.asarray(np.round(shifted), np.int32)
 
     def fill(points: npt.NDArray[np.int32], value: int) -> None:
         cv2.fillConvexPoly(part, cv2.convexHull(points), value, cv2.LINE_8, 4)
@@ -423,4 +420,3 @@ def shadow_points(view: ConeView, sun: Array) -> Array:
     shifted = points - reach * sun
     shifted[:, 2] = 0
     return np.asarray(shifted, np.float64)
-

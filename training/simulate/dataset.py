@@ -137,9 +137,7 @@ def _write_atomic(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def write_picture(
-    out: Path, settings: SimulateSettings, seed: int, split: str, index: int
-) -> None:
+def write_picture(out: Path, settings: SimulateSettings, seed: int, split: str, index: int) -> None:
     """Render one picture into its place; the label last, so that it marks a finished pair."""
     name = f'{split}_{index:06d}'
     label_path = out / split / 'labels' / f'{name}.txt'

@@ -16,8 +16,9 @@ Bytes = npt.NDArray[np.uint8]
 class Photo:
     """One set of photometric changes.
 
-    level: brightness the lower half of the picture is exposed to, 0 leaves it. gains: white balance factors (b, g, r). gamma: below 1
-    brightens the dark. contrast: factor around the middle. saturation: 0 grey, 1 as is.
+    level: brightness the lower half of the picture is exposed to, 0 leaves it.
+    gains: white balance factors (b, g, r). gamma: below 1 brightens the dark.
+    contrast: factor around the middle. saturation: 0 grey, 1 as is.
     vignette: darkening of the corners, 0..1. veil: light spread over the whole picture, 0..255.
     blur_px, motion_px, sharpen, noise, quality: defocus sigma, motion length, strength of edges,
     standard deviation of the noise in grey levels, JPEG quality. softness: factor below 1 by
@@ -73,14 +74,21 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
         saturation=spread(0.55, 1.1) if rng.random() < 0.35 else spread(0.9, 1.45),
         vignette=strength * rng.uniform(0, 0.5) if rng.random() < 0.4 else 0.0,
         veil=strength * rng.uniform(0, 50) if rng.random() < 0.2 else 0.0,
-        blur_px=size * strength * (rng.uniform(0.8, 2.2) if rng.random() < 0.12 else rng.uniform(0, 0.5)),
+        blur_px=size
+        * strength
+        * (rng.uniform(0.8, 2.2) if rng.random() < 0.12 else rng.uniform(0, 0.5)),
         motion_px=size * strength * rng.uniform(2, 12) if rng.random() < 0.1 else 0.0,
         motion_rad=rng.normal(0, 0.3) + (math.pi / 2 if rng.random() < 0.2 else 0.0),
         softness=1 - strength * (rng.uniform(0.2, 0.6) if rng.random() < 0.12 else 0.0),
         sharpen=strength * rng.uniform(0.3, 2.0) if rng.random() < 0.75 else 0.0,
         noise=strength * (rng.uniform(3, 9) if rng.random() < 0.2 else rng.uniform(0.5, 4)),
         quality=round(95 - strength * rng.uniform(0, 60) * rng.random()),
-        glare=(rng.random(), rng.uniform(0, 0.5), rng.uniform(0.15, 0.6), strength * rng.uniform(40, 200))
+        glare=(
+            rng.random(),
+            rng.uniform(0, 0.5),
+            rng.uniform(0.15, 0.6),
+            strength * rng.uniform(40, 200),
+        )
         if rng.random() < 0.1
         else (0.0, 0.0, 0.0, 0.0),
     )
@@ -99,9 +107,7 @@ def apply_photo(image: Bytes, photo: Photo, sensor: Bytes, rng: np.random.Genera
         image = cv2.add(image, cv2.merge([glow, glow, glow]))
     if photo.softness < 1:
         small = (max(round(width * photo.softness), 8), max(round(height * photo.softness), 8))
-        image = cv2.resize(
-            cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height)
-        )
+        image = cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))
     if photo.motion_px > 1:
         image = cv2.filter2D(image, -1, motion_kernel(photo.motion_px, photo.motion_rad))
     if photo.blur_px > 0.3:
@@ -144,7 +150,7 @@ def apply_photo(image: Bytes, photo: Photo, sensor: Bytes, rng: np.random.Genera
 
 def motion_kernel(length_px: float, angle_rad: float) -> npt.NDArray[np.float32]:
     """A symmetric line of the given length: objects stay where they are."""
-    size = int(math.ceil(length_px)) | 1
+    size = math.ceil(length_px) | 1
     kernel = np.zeros((size, size), np.float32)
     middle = size // 2
     dx, dy = math.cos(angle_rad) * length_px / 2, math.sin(angle_rad) * length_px / 2

@@ -1,4 +1,4 @@
-"""From a scene and a camera to a picture and its labels: sky, ground, far to near, lens, own car."""
+"""From a scene and a camera to a picture and its labels: sky, ground, things, lens, own car."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _clip_project(points_m: Array, canvas: Camera) -> npt.NDArray[np.int32] | No
         optical = np.array(kept)
     pixels = optical[:, :2] / optical[:, 2:] * (canvas.fx_px, canvas.fy_px)
     pixels += (canvas.cx_px, canvas.cy_px)
-    return np.clip(np.round(pixels * 16), -2e6, 2e6).astype(np.int32)
+    return np.asarray(np.clip(np.round(pixels * 16), -2e6, 2e6), np.int32)
 
 
 def _warp(texture: Bytes, canvas: Camera, tile_m: float, turn: float, first: int) -> Bytes:
@@ -202,13 +202,9 @@ def _warp(texture: Bytes, canvas: Camera, tile_m: float, turn: float, first: int
     down = np.array([[1, 0, 0], [0, 1, first], [0, 0, 1]], np.float64)
     matrix = to_texture @ np.linalg.inv(here.ground_homography()) @ down
     size = (canvas.width_px, canvas.height_px - first)
-    return cv2.warpPerspective(
-        texture,
-        matrix,
-        size,
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_WRAP,
-    )  # type: ignore[return-value]
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    seen = cv2.warpPerspective(texture, matrix, size, flags=flags, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(seen, np.uint8)
 
 
 def _draw_ground(

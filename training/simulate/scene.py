@@ -237,7 +237,12 @@ def _make_paint(rng: np.random.Generator, track: Track) -> list[Paint]:
                 rng.uniform(0.2, 0.8),
             )
         )
-    palette = [(225.0, 225.0, 225.0), (60.0, 190.0, 225.0), (60.0, 60.0, 200.0), (90.0, 200.0, 90.0)]
+    palette = [
+        (225.0, 225.0, 225.0),
+        (60.0, 190.0, 225.0),
+        (60.0, 60.0, 200.0),
+        (90.0, 200.0, 90.0),
+    ]
     palette += [(200.0, 120.0, 60.0), (30.0, 30.0, 30.0)]
     for _ in range(int(rng.integers(0, 9))):
         start = middle + rng.uniform(-reach / 1.5, reach / 1.5, 2)
@@ -272,8 +277,13 @@ def _make_paint(rng: np.random.Generator, track: Track) -> list[Paint]:
         start = middle + rng.uniform(-30, 30, 2)
         paint.append(
             Paint(
-                strip(start, rng.uniform(0, 6.3), rng.uniform(5, 40), rng.choice([0.2, 0.3, 4.0]),
-                      rng.uniform(-0.08, 0.08)),  # fmt: skip
+                strip(
+                    start,
+                    rng.uniform(0, 6.3),
+                    rng.uniform(5, 40),
+                    rng.choice([0.2, 0.3, 4.0]),
+                    rng.uniform(-0.08, 0.08),
+                ),
                 (25.0, 25.0, 25.0),
                 rng.uniform(0.2, 0.6),
             )
@@ -382,7 +392,12 @@ def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Sce
         left += rng.uniform(-4, 4)
         heading += rng.normal(0, 0.5)
     x, y = track.centre_m[at] + left * np.array([-math.sin(heading), math.cos(heading)])
-    if len(track.cones_m) and track.width_m == 4.0 and not track.closed and len(track.centre_m) == 80:
+    if (
+        len(track.cones_m)
+        and track.width_m == 4.0
+        and not track.closed
+        and len(track.centre_m) == 80
+    ):
         x, y, heading = rng.normal(0, 0.3), rng.normal(0, 0.3), rng.normal(0, 0.12)
     if not settings.vary_camera:
         camera = load_camera().resized(width)
@@ -395,7 +410,10 @@ def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Sce
     centre_x = width / 2 + rng.normal(0, 0.01) * width
     centre_y = height / 2 + rng.normal(0, 0.01) * height
     pitch = math.atan((0.5 - place) * height / focal)
-    k1 = rng.uniform(-0.16, 0.03) * min(1.0, (1.2 / fov) ** 2) if rng.random() < 0.5 else 0.0
+    # Up to 4 / (27 r^2) a lens of k1 alone shows every place once; r: the corner's radius.
+    corner = ((width / 2) ** 2 + (height / 2) ** 2) / focal**2
+    barrel = min(0.2, 0.08 / corner)
+    k1 = rng.uniform(-barrel, 0.2 * barrel) if rng.random() < 0.6 else 0.0
     return Camera(
         width_px=width,
         height_px=height,
@@ -409,4 +427,3 @@ def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Sce
         pitch_rad=pitch,
         roll_rad=rng.normal(0, 0.025),
     )
-

@@ -187,9 +187,7 @@ def make_forest(rng: np.random.Generator) -> Bytes:
     width, height = 640, int(rng.integers(40, 140))
     edge = np.zeros(width, np.float32)
     for cells, size in ((5, 0.25), (30, 0.15), (120, 0.08)):
-        edge += size * cv2.resize(
-            rng.standard_normal((1, cells)).astype(np.float32), (width, 1)
-        )[0]
+        edge += size * cv2.resize(rng.standard_normal((1, cells)).astype(np.float32), (width, 1))[0]
     window = np.clip(1.15 * np.sin(np.linspace(0, np.pi, width)) ** 0.5, 0, 1)
     rise = np.clip(0.72 - edge * rng.uniform(0.2, 1), 0.08, 1) * window
     top = (1 - rise) * height
@@ -198,7 +196,9 @@ def make_forest(rng: np.random.Generator) -> Bytes:
     noise = cv2.resize(rng.standard_normal((12, 70)).astype(np.float32), (width, height))
     fine = rng.standard_normal((height // 2, width // 2)).astype(np.float32)
     fine = cv2.resize(fine, (width, height))
-    pixel = np.array([[[rng.uniform(25, 75), rng.uniform(20, 170), rng.uniform(40, 140)]]], np.uint8)
+    pixel = np.array(
+        [[[rng.uniform(25, 75), rng.uniform(20, 170), rng.uniform(40, 140)]]], np.uint8
+    )
     green = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
     light = 1.1 - 0.4 * rows / height + 0.25 * noise + 0.25 * fine
     sprite = _blank(width, height)
@@ -211,7 +211,11 @@ def make_person(rng: np.random.Generator) -> Bytes:
     width, height = 48, 130
     sprite = _blank(width, height)
     trousers, shirt = random_colour(rng, 0.35), random_colour(rng, 0.6)
-    skin = (110.0 * rng.uniform(0.4, 1.5), 140.0 * rng.uniform(0.5, 1.4), 200 * rng.uniform(0.5, 1.2))
+    skin = (
+        110.0 * rng.uniform(0.4, 1.5),
+        140.0 * rng.uniform(0.5, 1.4),
+        200 * rng.uniform(0.5, 1.2),
+    )
     spread = int(rng.integers(2, 10))
     for side in (-1, 1):
         cv2.line(sprite, (24 + side * 3, 68), (24 + side * spread, 126), _opaque(trousers), 9)
@@ -268,8 +272,9 @@ def make_wall(rng: np.random.Generator) -> Bytes:
             w = int(rng.integers(30, 160))
             cv2.rectangle(sprite, (x, 0), (x + w, height), _opaque(random_colour(rng, 0.6)), -1)
             text = ''.join(chr(int(c)) for c in rng.integers(65, 91, int(rng.integers(2, 9))))
-            cv2.putText(sprite, text, (x + 3, int(height * 0.75)), int(rng.integers(0, 5)),
-                        height / 45, _opaque(random_colour(rng, 0.5)), int(rng.integers(1, 5)))  # fmt: skip
+            face, thick = int(rng.integers(0, 5)), int(rng.integers(1, 5))
+            ink = _opaque(random_colour(rng, 0.5))
+            cv2.putText(sprite, text, (x + 3, int(height * 0.75)), face, height / 45, ink, thick)
             x += w
     elif kind == 2:
         step = int(rng.integers(15, 70))
@@ -294,7 +299,11 @@ def make_wall(rng: np.random.Generator) -> Bytes:
     else:
         for x in range(0, width, 40):
             for y in range(0, height, 26):
-                colour = (60 * rng.uniform(0.7, 1.5), 110 * rng.uniform(0.7, 1.5), 150 * rng.uniform(0.7, 1.4))
+                colour = (
+                    60 * rng.uniform(0.7, 1.5),
+                    110 * rng.uniform(0.7, 1.5),
+                    150 * rng.uniform(0.7, 1.4),
+                )
                 cv2.rectangle(sprite, (x, y), (x + 37, y + 22), _opaque(colour), -1)
     return _mottle(rng, sprite, 0.12)
 
@@ -311,10 +320,13 @@ def make_thing(rng: np.random.Generator) -> Bytes:
         if kind == 0:
             cv2.rectangle(sprite, (x0, y0), (x1 + 3, y1), colour, -1)
         elif kind == 1:
-            cv2.ellipse(sprite, ((x0 + x1) // 2, (y0 + y1) // 2),
-                        ((x1 - x0) // 2 + 2, (y1 - y0) // 2 + 2), 0, 0, 360, colour, -1)  # fmt: skip
+            middle = ((x0 + x1) // 2, (y0 + y1) // 2)
+            axes = ((x1 - x0) // 2 + 2, (y1 - y0) // 2 + 2)
+            cv2.ellipse(sprite, middle, axes, 0, 0, 360, colour, -1)
         elif kind == 2:
-            cv2.fillPoly(sprite, [rng.integers(0, (width, height), (4, 2)).astype(np.int32)], colour)
+            cv2.fillPoly(
+                sprite, [rng.integers(0, (width, height), (4, 2)).astype(np.int32)], colour
+            )
         elif kind == 3:
             cv2.line(sprite, (x0, y1), (x1, y0), colour, int(rng.integers(1, 7)))
         else:
@@ -479,10 +491,9 @@ def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
                   (x + w, 1), (x - w, 1)], rubber)  # fmt: skip
             poly([(x - side * w, 0.6), (middle, 0.75), (middle, 0.8), (x - side * w, 0.68)], rubber)
     if style == 3:
-        side = width * (0.0 if rng.random() < 0.5 else 1.0)
-        reach = width * rng.uniform(0.1, 0.3)
-        sign = 1 if side == 0 else -1
-        poly([(side, 0), (side + sign * reach, 0.5), (side + sign * reach * 0.8, 1), (side, 1)], body)
+        rim = width * (0.0 if rng.random() < 0.5 else 1.0)
+        reach = width * rng.uniform(0.1, 0.3) * (1 if rim == 0 else -1)
+        poly([(rim, 0), (rim + reach, 0.5), (rim + reach * 0.8, 1), (rim, 1)], body)
     if style == 4:
         half = width * rng.uniform(0.1, 0.5)
         tone = random_colour(rng, 0.3)
@@ -495,13 +506,18 @@ def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
             size = (int(w), int(tall * rng.uniform(0.3, 0.45)))
             cv2.ellipse(sprite, centre, size, 0, 0, 360, _opaque((38, 38, 40)), -1, cv2.LINE_AA)
             inner = (int(x - side * w * 0.4), centre[1])
-            rim = (int(w * 0.4), int(size[1] * 0.7))
-            cv2.ellipse(sprite, inner, rim, 0, 0, 360, _opaque((22, 22, 24)), -1, cv2.LINE_AA)
+            hub = (int(w * 0.4), int(size[1] * 0.7))
+            cv2.ellipse(sprite, inner, hub, 0, 0, 360, _opaque((22, 22, 24)), -1, cv2.LINE_AA)
             for y in (0.45, 0.6):
                 end = (int(middle), int(tall * (y - 0.1)))
-                cv2.line(sprite, (int(x), int(tall * y)), end, _opaque((25, 25, 25)), 3, cv2.LINE_AA)
+                cv2.line(
+                    sprite, (int(x), int(tall * y)), end, _opaque((25, 25, 25)), 3, cv2.LINE_AA
+                )
         nose, base = width * rng.uniform(0.04, 0.08), width * rng.uniform(0.16, 0.28)
-        poly([(middle - nose, 0.0), (middle + nose, 0.0), (middle + base, 1), (middle - base, 1)], body)
+        poly(
+            [(middle - nose, 0.0), (middle + nose, 0.0), (middle + base, 1), (middle - base, 1)],
+            body,
+        )
         dash = tuple(0.5 * c for c in body)
         poly([(middle - 1.2 * nose, 0.35), (middle + 1.2 * nose, 0.35), (middle + 0.8 * base, 1),
               (middle - 0.8 * base, 1)], dash)  # type: ignore[arg-type]  # fmt: skip
@@ -516,9 +532,9 @@ def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
     if rng.random() < 0.3:
         # Halo, antenna, cables.
         x = int(width * rng.random())
-        shift = int(rng.normal(0, 0.1) * width)
+        lean = int(rng.normal(0, 0.1) * width)
         thick = int(rng.integers(1, max(width // 60, 2)))
-        cv2.line(sprite, (x, 0), (x + shift, tall), _opaque((25, 25, 25)), thick, cv2.LINE_AA)
+        cv2.line(sprite, (x, 0), (x + lean, tall), _opaque((25, 25, 25)), thick, cv2.LINE_AA)
     # Light falls on it from above.
     fade = np.linspace(rng.uniform(0.9, 1.5), rng.uniform(0.5, 1.0), tall, dtype=np.float32)
     sprite[..., :3] = np.clip(sprite[..., :3] * fade[:, None, None], 0, 255).astype(np.uint8)

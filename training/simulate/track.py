@@ -61,14 +61,16 @@ def make_circuit(rng: np.random.Generator) -> Track:
     classes: list[int] = []
     spacing = rng.uniform(2.8, 5.0)
     for side, cone_class in ((1.0, BLUE), (-1.0, YELLOW)):
-        since = 0.0
-        for i in range(len(centre)):
+        edge = centre + side * width / 2 * np.stack([-np.sin(heading), np.cos(heading)], axis=1)
+        steps = np.hypot(*np.diff(edge, axis=0, append=edge[:1]).T)
+        since = spacing
+        for i in range(7, len(centre) - 6):
             local = spacing * float(np.clip(1.0 - 2.2 * abs(turn[i]), 0.45, 1.0))
-            since += 0.25
-            if since >= local and 6 < i < len(centre) - 6:
-                points.append(_beside(centre[i], heading[i], side * width / 2))
+            if since + steps[i] > local:
+                points.append(edge[i])
                 classes.append(cone_class)
                 since = 0.0
+            since += steps[i]
     gap = rng.uniform(0.4, 0.9)
     for side in (1.0, -1.0):
         for along in (-gap / 2, gap / 2):

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from training.simulate.camera import Camera, load_camera, make_lens
+from training.simulate.cone import Cone, cone_points
+from training.simulate.dataset import render_picture, write_dataset
+from training.simulate.photo import motion_kernel
+from training.simulate.renderer import Rendering, render
+from training.simulate.scene import Scene, Thing, make_scene
+from training.simulate.scenery import Library, make_library
+from training.simulate.settings import SimulateSettings
+from training.simulate.track import (
+    BLUE,
+    LARGE_ORANGE,
+    ORANGE,
+    UNKNOWN,
+    YELLOW,
+    make_circuit,
+    make_straight,
+)
+
+SMALL = SimulateSettings(width_px=320, height_px=180)
+FULL = SimulateSettings(photo=0, clutter=0)
+
+
+@pytest.fixture(scope='module')
+def library() -> Library:
+    return make_library(3)
+
+
+@pytest.fixture(scope='module')
+def empty_scene(library: Library) -> Scene:
+    scene = make_scene(np.random.default_rng(1), FULL, library, 'circuit')
+    return replace(scene, cones=(), things=(), haze=0.0)
+
+
+def standing_cone(x_m: float, y_m: float, shape: int = BLUE) -> Cone:
+    return Cone(
+        position_m=(x_m, y_m),
+        yaw_rad=0.3,
+        axis=(0.0, 0.0, 1.0),
+        lift_m=0.0,
+        class_id=shape,
+        shape=shape,
+        body=(200.0, 90.0, 20.0),
+        stripe=(240.0, 240.0, 240.0),
+        plate=(200.0, 90.0, 20.0),
+        stripes=((0.4, 0.65),),
+    )
+
+
+def plain_camera() -> Camera:
+    return Camera(1280, 720, 700.0, 700.0, 639.5, 359.5, position_m=(0.0, 0.0, 1.0))
+
+
+def shoot(
+    scene: Scene, library: Library, cones: list[Cone], camera: Camera | None = None
+) -> Rendering:
+    scene = replace(scene, cones=tuple(cones))
+    return render(scene, camera or plain_camera(), library, FULL)
+
+
+def analytic_box(cone: Cone, camera: Camera) -> np.ndarray:
+    """Projection of all outline points, by OpenCV's own camera model."""
+    rings, plate, _ = cone_points(cone)
+    points = np.concatenate([rings.reshape(-1, 3), plate.reshape(-1, 3)])
+    rotation = camera.rotation
+    shift = -rotation @ np.array(camera.position_m)
+    pixels, _ = cv2.projectPoints(
+        points, cv2.Rodrigues(rotation)[0], shift, camera.matrix, np.array(camera.distortion)
+    )
+    pixels = pixels.reshape(-1, 2) + 0.5
+    return np.concatenate([pixels.min(0), pixels.max(0)])
+
+
+@pytest.mark.parametrize('place', [(2.5, 0.4), (6.0, -2.0), (12.0, 3.0), (25.0, -4.0)])
+def test_box_of_a_free_cone_is_its_projection(
+    empty_scene: Scene, library: Library, place: tuple[float, float]
+) -> None:
+    cone = standing_cone(*place)
+    result = shoot(empty_scene, library, [cone])
+    assert len(result.labels) == 1
+    np.testing.assert_allclose(
+        result.labels[0].xyxy_px, analytic_box(cone, plain_camera()), atol=1.0
+    )
+
+
+@pytest.mark.parametrize('k1', [-0.1, 0.03])
+def test_box_is_right_through_a_lens(empty_scene: Scene, library: Library, k1: float) -> None:
+    camera = replace(plain_camera(), distortion=(k1, 0.01, 0.001, -0.001, 0.0))
+    cone = standing_cone(5.0, 2.5)
+    result = shoot(empty_scene, library, [cone], camera)
+    assert len(result.labels) == 1
+    np.testing.assert_allclose(result.labels[0].xyxy_px, analytic_box(cone, camera), atol=1.0)
+
+
+def test_painted_pixels_lie_in_the_box(empty_scene: Scene, library: Library) -> None:
+    camera = replace(load_camera(), position_m=(0.0, 0.0, 1.0))
+    result = shoot(empty_scene, library, [standing_cone(4.0, 1.5)], camera)
+    rows, columns = np.nonzero(result.ids == 1)
+    left, top, right, bottom = result.labels[0].xyxy_px
+    seen = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    np.testing.assert_allclose((left, top, right, bottom), seen, atol=1.5)
+
+
+def test_height_in_the_picture_follows_from_size_and_distance(
+    empty_scene: Scene, library: Library
+) -> None:
+    cones = [standing_cone(20.0, 1.0), standing_cone(20.0, -1.0, LARGE_ORANGE)]
+    result = shoot(empty_scene, library, cones)
+    heights = {label.class_id: label.xyxy_px[3] - label.xyxy_px[1] for label in result.labels}
+    assert heights[BLUE] == pytest.approx(700 * 0.325 / 20, abs=1.0)
+    assert heights[LARGE_ORANGE] == pytest.approx(700 * 0.505 / 20, abs=1.0)
+
+
+def test_half_hidden_cone_keeps_only_its_visible_part(empty_scene: Scene, library: Library) -> None:
+    low = replace(plain_camera(), position_m=(0.0, 0.0, 0.3))
+    far = standing_cone(8.0, 0.0, YELLOW)
+    free = shoot(empty_scene, library, [far], low).labels[0]
+    near = standing_cone(4.0, 0.09)
+    labels = shoot(empty_scene, library, [far, near], low).labels
+    hidden = next(label for label in labels if label.class_id == YELLOW)
+    assert hidden.visible < free.visible
+    assert hidden.xyxy_px[0] > free.xyxy_px[0] + 3
+    assert hidden.xyxy_px[2] == pytest.approx(free.xyxy_px[2], abs=1.0)
+
+
+def test_cone_behind_a_wall_has_no_label(empty_scene: Scene, library: Library) -> None:
+    sprites = dict(library.sprites)
+    wall = np.full((40, 400, 4), 255, np.uint8)
+    sprites['wall'] = [(wall,)]
+    walled = replace(
+        empty_scene, things=(Thing('wall', 0, (5.0, 0.0), 8.0, 1.5, False, (1.0, 1.0, 1.0)),)
+    )
+    result = shoot(walled, replace(library, sprites=sprites), [standing_cone(8.0, 0.0)])
+    assert result.labels == []
+
+
+def test_cone_at_the_border_is_cut_there(empty_scene: Scene, library: Library) -> None:
+    left_edge = 4.0 * 640 / 700
+    result = shoot(empty_scene, library, [standing_cone(4.0, left_edge)])
+    label = result.labels[0]
+    assert label.xyxy_px[0] == 0
+    assert 0.3 < label.visible < 0.7
+    assert shoot(empty_scene, library, [standing_cone(4.0, left_edge + 0.5)]).labels == []
+
+
+def test_cone_lower_than_the_minimum_has_no_label(empty_scene: Scene, library: Library) -> None:
+    height_4_px_m = 700 * 0.325 / 4
+    cones = [standing_cone(height_4_px_m * 0.9, 0.0), standing_cone(height_4_px_m * 1.2, 3.0)]
+    labels = shoot(empty_scene, library, cones).labels
+    assert [round(label.depth_m) for label in labels] == [round(height_4_px_m * 0.9)]
+
+
+def test_cone_that_shows_only_its_foot_is_unknown(empty_scene: Scene, library: Library) -> None:
+    upright = standing_cone(4.0, 0.0)
+    away = replace(upright, axis=(1.0, 0.0, 0.0), lift_m=0.114)
+    across = replace(upright, axis=(0.0, 1.0, 0.0), lift_m=0.114)
+    low = replace(plain_camera(), position_m=(0.0, 0.0, 0.3))
+    assert shoot(empty_scene, library, [away], low).labels[0].class_id == UNKNOWN
+    assert shoot(empty_scene, library, [across], low).labels[0].class_id == BLUE
+
+
+def test_cone_without_a_stripe_is_unknown(library: Library) -> None:
+    bare = SimulateSettings(stripeless=1.0, fallen=0.0)
+    scene = make_scene(np.random.default_rng(2), bare, library, 'circuit')
+    assert {cone.class_id for cone in scene.cones} == {UNKNOWN}
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_blue_stands_left_and_yellow_right(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for track in (make_circuit(rng), make_straight(rng)):
+        for place, cone_class in zip(track.cones_m, track.cone_class, strict=True):
+            if cone_class not in (BLUE, YELLOW):
+                continue
+            nearest = int(np.argmin(np.hypot(*(track.centre_m - place).T)))
+            heading = track.heading_rad[nearest]
+            offset = place - track.centre_m[nearest]
+            left = -math.sin(heading) * offset[0] + math.cos(heading) * offset[1]
+            assert (left > 0) == (cone_class == BLUE)
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_circuit_keeps_to_the_rules(seed: int) -> None:
+    track = make_circuit(np.random.default_rng(seed))
+    counts = np.bincount(track.cone_class, minlength=5)
+    assert counts[LARGE_ORANGE] == 4
+    assert counts[ORANGE] >= 12
+    assert 3 <= track.width_m <= 5
+    for side in (BLUE, YELLOW):
+        places = track.cones_m[track.cone_class == side]
+        gaps = np.hypot(*np.diff(places, axis=0).T)
+        assert gaps.max() <= 5.0
+
+
+def test_same_seed_gives_the_same_picture_and_another_seed_another() -> None:
+    first, labels, _ = render_picture(SMALL, 5, 'train', 3)
+    again, labels_again, _ = render_picture(SMALL, 5, 'train', 3)
+    other, _, _ = render_picture(SMALL, 6, 'train', 3)
+    np.testing.assert_array_equal(first, again)
+    assert labels == labels_again
+    assert first.shape == (180, 320, 3)
+    assert (first != other).any()
+
+
+def test_splits_share_no_picture() -> None:
+    train, _, _ = render_picture(SMALL, 5, 'train', 0)
+    val, _, _ = render_picture(SMALL, 5, 'val', 0)
+    assert (train != val).any()
+
+
+def test_dataset_goes_on_where_it_stopped_and_is_the_same(tmp_path) -> None:
+    counts = {'train': 3, 'val': 1, 'test': 1}
+    write_dataset(tmp_path / 'a', SMALL, 9, {'train': 2, 'val': 0, 'test': 0})
+    kept = (tmp_path / 'a/train/images/train_000000.jpg').stat().st_mtime_ns
+    (tmp_path / 'a/train/labels/train_000001.txt').unlink()
+    write_dataset(tmp_path / 'a', SMALL, 9, counts)
+    write_dataset(tmp_path / 'b', SMALL, 9, counts, workers=2)
+    assert (tmp_path / 'a/train/images/train_000000.jpg').stat().st_mtime_ns == kept
+    pictures = sorted(p.relative_to(tmp_path / 'b') for p in (tmp_path / 'b').rglob('*_00*'))
+    assert len(pictures) == 10
+    for name in pictures:
+        assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
+
+
+def test_dataset_of_another_seed_is_not_mixed_in(tmp_path) -> None:
+    write_dataset(tmp_path, SMALL, 1, {'train': 1, 'val': 0, 'test': 0})
+    with pytest.raises(ValueError, match='seed'):
+        write_dataset(tmp_path, SMALL, 2, {'train': 1, 'val': 0, 'test': 0})
+
+
+def test_label_lines_are_fractions_inside_the_picture(tmp_path) -> None:
+    write_dataset(tmp_path, SMALL, 4, {'train': 6, 'val': 0, 'test': 0})
+    lines = [
+        line for p in tmp_path.glob('train/labels/*.txt') for line in p.read_text().split('\n')
+    ]
+    rows = np.array([[float(v) for v in line.split()] for line in lines if line])
+    assert len(rows) > 10
+    assert set(rows[:, 0]) <= {0, 1, 2, 3, 4}
+    for start, size in ((1, 3), (2, 4)):
+        assert (rows[:, start] - rows[:, size] / 2 >= -1e-5).all()
+        assert (rows[:, start] + rows[:, size] / 2 <= 1 + 1e-5).all()
+    record = json.loads((tmp_path / 'simulate.json').read_text())
+    assert record['seed'] == 4
+    assert record['settings'] == SMALL.as_dict()
+
+
+def test_lens_canvas_covers_the_picture() -> None:
+    for k1 in (-0.05, 0.05):
+        camera = replace(load_camera(), distortion=(k1, 0.0, 0.0, 0.0, 0.0))
+        lens = make_lens(camera)
+        assert lens.map_a is not None
+        assert lens.map_a[..., 0].min() >= -1
+        assert lens.map_a[..., 0].max() <= camera.width_px
+        assert lens.map_a[..., 1].min() >= -1
+        assert lens.map_a[..., 1].max() <= camera.height_px
+
+
+def test_lens_that_folds_the_picture_is_refused() -> None:
+    camera = replace(load_camera(), distortion=(-0.3, 0.0, 0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match='folds'):
+        make_lens(camera)
+
+
+def test_motion_blur_moves_nothing() -> None:
+    spot = np.zeros((61, 61), np.float32)
+    spot[30, 30] = 1
+    blurred = cv2.filter2D(spot, -1, motion_kernel(9.0, 0.4))
+    ys, xs = np.mgrid[:61, :61]
+    assert (xs * blurred).sum() == pytest.approx(30, abs=1e-3)
+    assert (ys * blurred).sum() == pytest.approx(30, abs=1e-3)
+
+
+def test_unknown_setting_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match='colour_shift'):
+        SimulateSettings.from_dict({'colour_shift': 1})
+
+
+@pytest.mark.parametrize('name,value', [('min_visible', 2), ('width_px', 8), ('photo', -0.1)])
+def test_setting_out_of_range_is_refused(name: str, value: float) -> None:
+    with pytest.raises(
+        ValueError, match=name.removesuffix('_px') if 'width' not in name else 'size'
+    ):
+        SimulateSettings.from_dict({name: value})
