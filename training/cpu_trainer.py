@@ -31,7 +31,6 @@ from cone_perception.types import UInt8
 EPOCHS = 100_000
 """Never reached: the clock ends the training."""
 
-CHECKPOINT_EVERY_S = 120.0
 LOG_EVERY_S = 15.0
 
 
@@ -43,13 +42,14 @@ class Schedule:
 
     budget_s: training time. final: learning rate at the end as a share of its peak.
     warmup: share of the time in which the rate rises from 0 to its peak.
-    plain: share at the end without mosaic.
+    plain: share at the end without mosaic. checkpoint_s: time between two checkpoints.
     """
 
     budget_s: float
     final: float = 0.01
     warmup: float = 0.02
     plain: float = 0.15
+    checkpoint_s: float = 120.0
 
     def rate(self, used: float) -> float:
         """Learning rate as a share of its peak: a linear rise, then half a cosine."""
@@ -193,6 +193,7 @@ class ClockedTrainer(DetectionTrainer):  # type: ignore[misc]
         self.args.workers = workers
         self.schedule = schedule
         self.progress = Progress()
+        self._mosaic_closed = False
         self.progress_file = self.save_dir / 'progress.json'
         if self.resume and self.progress_file.is_file():
             self.progress = Progress(**json.loads(self.progress_file.read_text()))
@@ -270,7 +271,8 @@ class ClockedTrainer(DetectionTrainer):  # type: ignore[misc]
         self._logged_pictures = self.progress.pictures
 
     def _close_mosaic_in_time(self) -> None:
-        if self.used >= 1 - self.schedule.plain and self.train_loader.dataset.mosaic:
+        if self.used >= 1 - self.schedule.plain and not self._mosaic_closed:
+            self._mosaic_closed = True
             self._close_dataloader_mosaic()
             self.train_loader.reset()
 
@@ -283,7 +285,7 @@ class ClockedTrainer(DetectionTrainer):  # type: ignore[misc]
             self._log(now)
         if self.used >= 1:
             self.stop = True
-        elif now - self._saved_at > CHECKPOINT_EVERY_S:
+        elif now - self._saved_at > self.schedule.checkpoint_s:
             self._saved_at = now
             self.save_model()
 

@@ -1,0 +1,109 @@
+"""Crops at the runtime's scale, and runs that refuse what would go wrong quietly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from cone_perception.errors import SourceError
+from training.demo_model import (
+    CLASS_NAMES,
+    CROP_PX,
+    CropRules,
+    Recipe,
+    clip_boxes,
+    crops_of,
+    train,
+    write_crops,
+)
+
+
+def make_dataset(folder: Path, names: tuple[str, ...] = CLASS_NAMES) -> Path:
+    """One grey 1280x720 picture per split with one blue cone, 200x100 px, in the middle."""
+    for split in ('train', 'val'):
+        for kind in ('images', 'labels'):
+            (folder / split / kind).mkdir(parents=True)
+        picture = np.full((720, 1280, 3), 90, np.uint8)
+        picture[260:460, 590:690] = (255, 0, 0)
+        cv2.imwrite(str(folder / split / 'images' / 'a.png'), picture)
+        label = f'0 0.5 0.5 {100 / 1280} {200 / 720}\n'
+        (folder / split / 'labels' / 'a.txt').write_text(label)
+    (folder / 'data.yaml').write_text(yaml.safe_dump({'names': dict(enumerate(names))}))
+    return folder
+
+
+def test_crop_shows_the_cone_at_network_scale_inside_its_box(tmp_path: Path) -> None:
+    counts = write_crops([make_dataset(tmp_path / 'data')], tmp_path / 'crops', CropRules(8))
+    assert counts == {'train': 8, 'val': 8}
+    labelled = 0
+    for path in (tmp_path / 'crops' / 'train' / 'images').iterdir():
+        crop = cv2.imread(str(path))
+        assert crop.shape == (CROP_PX, CROP_PX, 3)
+        rows, columns = np.nonzero(crop[..., 0] > 170)
+        text = (path.parents[1] / 'labels' / f'{path.stem}.txt').read_text()
+        for line in text.splitlines():
+            class_id, x, y, w, h = (float(value) for value in line.split())
+            assert class_id == 0
+            box = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * CROP_PX
+            seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(box, seen, atol=1.5)
+            labelled += 1
+    assert labelled >= 4  # every second crop is aimed at the cone
+
+
+def test_same_seed_cuts_the_same_crops(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / 'data')
+    for name, seed in (('first', 3), ('same', 3), ('other', 4)):
+        write_crops([data], tmp_path / name, CropRules(seed=seed))
+    content = {
+        name: [path.read_bytes() for path in sorted((tmp_path / name / 'train').rglob('*.*'))]
+        for name in ('first', 'same', 'other')
+    }
+    assert content['first'] == content['same'] != content['other']
+
+
+def test_box_with_too_little_left_is_dropped() -> None:
+    boxes = np.array(
+        [
+            [0, -60, 10, 40, 60],  # 40 % left
+            [1, -80, 10, 20, 60],  # 20 % left
+            [2, 310, 100, 340, 150],  # 33 % left, at the right border
+            [3, 50, 50, 60, 53],  # 3 px tall
+        ],
+        np.float32,
+    )
+    clipped = clip_boxes(boxes, 0, 0, CropRules(visible=0.3, height_px=4))
+    np.testing.assert_array_equal(clipped, [[0, 0, 10, 40, 60], [2, 310, 100, 320, 150]])
+
+
+def test_picture_smaller_than_a_crop_is_padded_grey() -> None:
+    picture = np.zeros((160, 640, 3), np.uint8)
+    labels = np.array([[4, 300, 20, 320, 60]], np.float32)
+    for crop, _ in crops_of(picture, labels, CropRules(4), np.random.default_rng(0)):
+        assert (crop[:160] == 0).all()
+        assert (crop[160:] == 114).all()
+
+
+def test_dataset_with_other_classes_is_refused(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / 'data', names=('yellow_cone', 'blue_cone'))
+    with pytest.raises(SourceError, match='yellow_cone'):
+        write_crops([data], tmp_path / 'crops', CropRules())
+
+
+def test_missing_weights_are_refused_before_anything_is_looked_up(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / 'data')
+    with pytest.raises(SourceError, match=r'nowhere\.pt does not exist'):
+        train(data, tmp_path / 'run', Recipe(model=str(tmp_path / 'nowhere.pt')))
+
+
+def test_run_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / 'data')
+    out = tmp_path / 'run'
+    out.mkdir()
+    (out / 'recipe.json').write_text('{"lr": 1.0}')
+    with pytest.raises(SourceError, match='has another .*lr'):
+        train(data, out, Recipe())
