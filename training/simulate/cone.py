@@ -102,7 +102,7 @@ def make_palette(rng: np.random.Generator) -> ConePalette:
     fade = rng.uniform(0.0, 0.3) if rng.random() < 0.4 else 0.0
     orange = hsv(rng.uniform(-2, 12), rng.uniform(0.75, 0.98) - fade, rng.uniform(0.85, 1.0))
     body = (
-        hsv(rng.uniform(101, 117), rng.uniform(0.72, 1.0) - fade, rng.uniform(0.5, 0.95)),
+        hsv(rng.uniform(98, 115), rng.uniform(0.72, 1.0) - fade, rng.uniform(0.5, 0.95)),
         hsv(rng.uniform(0, 14), rng.uniform(0.75, 0.98) - fade, rng.uniform(0.8, 1.0))
         if rng.random() < 0.4
         else orange,
@@ -114,7 +114,7 @@ def make_palette(rng: np.random.Generator) -> ConePalette:
     tint = rng.uniform(-8, 8)
     black = rng.uniform(15, 100)
     light = (white + tint, white, white - tint)
-    dark = (black + tint / 2, black, black)
+    dark = (black * rng.uniform(0.95, 1.5), black, black * rng.uniform(0.9, 1.05))
     middle, width = rng.uniform(0.5, 0.57), rng.uniform(0.2, 0.3)
     low, high = rng.uniform(0.3, 0.38), rng.uniform(0.6, 0.68)
     wide = rng.uniform(0.13, 0.19)

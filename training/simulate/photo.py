@@ -67,7 +67,7 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
     elif extreme < 0.2:
         level *= rng.uniform(0.35, 0.8)
     return Photo(
-        level=level,
+        level=min(level, 195.0),
         gains=(float(gains[0]), float(gains[1]), float(gains[2])),
         gamma=spread(0.8, 1.25),
         contrast=spread(0.85, 1.35),

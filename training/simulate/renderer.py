@@ -252,11 +252,11 @@ def _draw_ground(
         if view.depth_m > 45:
             continue
         contact = view.plate_m[0].copy()
-        contact[:, :2] += 0.25 * (contact[:, :2] - contact[:, :2].mean(0))
+        contact[:, :2] += 0.18 * (contact[:, :2] - contact[:, :2].mean(0))
         contact[:, 2] = 0
         polygon = _clip_project(contact, canvas)
         if polygon is not None:
-            cv2.fillPoly(shadow, [polygon - offset], 165, cv2.LINE_AA, 4)
+            cv2.fillPoly(shadow, [polygon - offset], 190, cv2.LINE_AA, 4)
     if dark < 0.93:
         sun = np.array(scene.sun)
         shade = float(int(255 * dark))
@@ -275,6 +275,13 @@ def _draw_ground(
     np.clip(grey, 0, 255 * 255, out=grey)
     factor = cv2.convertScaleAbs(grey, alpha=1 / 255)
     result = cv2.multiply(base, cv2.merge([factor, factor, factor]), scale=light / 128)
+    if look.wet > 0:
+        # Puddles lie in the coarse pattern, and mirror more the flatter they are looked at.
+        grazing = np.exp(-5 * np.minimum(fall, 1.0)).astype(np.float32)[:, None]
+        pool = cv2.convertScaleAbs(coarse, alpha=4.0, beta=-420).astype(np.float32) / 255
+        mirror = (look.wet * grazing * (0.25 + 0.75 * pool))[..., None]
+        sky = np.array(scene.sky.horizon, np.float32) * min(light, 1.0)
+        result = (result + mirror * (sky - result)).astype(np.uint8)
     if scene.haze > 0.02:
         share = (1 - np.exp(-scene.haze * distance / 100)).astype(np.float32)[:, None, None]
         end = int(np.searchsorted(-share[:, 0, 0], -0.01))

@@ -56,6 +56,7 @@ class Ground:
 
     fine_m, coarse_m, shade_m: width of one tile of each texture. shade: threshold of the pattern
     of tree shadows, 256 for none; shade_soft: width of its edge in grey levels.
+    wet: how much of the sky puddles throw back, 0..1.
     """
 
     colour: Colour
@@ -69,6 +70,7 @@ class Ground:
     shade: int
     shade_m: float
     shade_soft: float
+    wet: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
         shade=int(rng.uniform(110, 150)) if rng.random() < 0.15 else 256,
         shade_m=rng.uniform(6, 40),
         shade_soft=rng.uniform(2, 30),
+        wet=rng.uniform(0.2, 0.8) if rng.random() < 0.1 else 0.0,
     )
 
 
@@ -260,7 +263,7 @@ def _make_paint(rng: np.random.Generator, track: Track) -> list[Paint]:
                 rng.uniform(0.3, 0.95),
             )
         )
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         # A line chalked where the cones stand.
         side = track.width_m / 2
         for sign in (1.0, -1.0):

@@ -121,8 +121,8 @@ def make_stand(rng: np.random.Generator) -> Bytes:
     width, height = 480, int(rng.integers(40, 120))
     sprite = _blank(width, height)
     sprite[:] = _opaque(random_colour(rng, 0.2))
-    vivid = rng.uniform(0.2, 0.8)
-    tall = int(rng.integers(4, 14))
+    vivid = rng.uniform(0.1, 0.55)
+    tall = int(rng.integers(3, 10))
     for _ in range(int(rng.integers(150, 700))):
         x, y = int(rng.integers(0, width)), int(rng.integers(0, height))
         size = (x + int(rng.integers(1, tall)), y + int(rng.integers(2, tall * 2)))
