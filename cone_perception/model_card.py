@@ -183,16 +183,16 @@ def read_bundle(path: Path) -> Bundle:
     Raises ModelError naming the card and the entry when it is missing or wrong.
     """
     file = path / CARD_FILE if path.is_dir() else path
+    if not file.exists():
+        raise ModelError(
+            f'{file} does not exist. A model is a folder with {CARD_FILE} and its networks: '
+            'give that folder.'
+        )
     if file.suffix != '.json':
         card = file.parent / CARD_FILE
         hint = f'pass {card}' if card.is_file() else 'export the model, which writes one'
         raise ModelError(
             f'{file} is not a model card, and a network without a card is not run: {hint}.'
-        )
-    if not file.is_file():
-        raise ModelError(
-            f'{file} does not exist. A model is a folder with {CARD_FILE} and its networks: '
-            'give that folder.'
         )
     try:
         return Bundle(file.parent, _card_from(json.loads(file.read_text(encoding='utf-8'))))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from node_process import Observer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -29,6 +34,29 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f'needs the recorded data in {folder}')
     return folder
+
+
+@pytest.fixture(scope='session')
+def ros() -> Iterator[None]:
+    """rclpy, with the transport profile that the node uses."""
+    import rclpy
+
+    from cone_perception.ros.transport import use_profile
+
+    use_profile()
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()
+
+
+@pytest.fixture(scope='session')
+def observer(ros: None) -> Iterator[Observer]:
+    """A ROS node in this process that sends pictures and keeps what it hears."""
+    from node_process import Observer
+
+    observer = Observer()
+    yield observer
+    observer.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -245,8 +245,23 @@ class DetectorNode(LifecycleNode):
 
     # --- settings ---
 
+    def set_parameters_atomically(
+        self, parameter_list: list[Parameter[Any]]
+    ) -> SetParametersResult:
+        """As rclpy's, but a refusal names the setting."""
+        names = [parameter.name for parameter in parameter_list]
+        unknown = [name for name in names if not self.has_parameter(name)]
+        if unknown:
+            return SetParametersResult(
+                successful=False, reason=f'there is no setting {", ".join(unknown)}'
+            )
+        result = super().set_parameters_atomically(parameter_list)
+        if not result.successful:
+            result.reason = f'{", ".join(names)}: {result.reason}'
+        return result
+
     def _on_set_parameters(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
-        """Take live settings over; rclpy has refused read-only and undeclared ones before."""
+        """Take live settings over; those that are not have been refused before."""
         known = {p.name: p.value for p in parameters if hasattr(self._settings, p.name)}
         try:
             settings = changed_settings(self._settings, known)

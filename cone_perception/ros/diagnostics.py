@@ -101,10 +101,10 @@ def why_silent(node: Node, topic: str, type_name: str, wanted: QoSProfile) -> st
         return f'{topic} is matched, but nothing arrives: {shortage}'
     profile = profile_in_use(os.environ) or 'none'
     return (
-        f'{topic} is matched, but nothing arrives. If the camera does send, its large messages are '
-        f'lost on the way: its driver needs the transport profile {PROFILE} as well (in use here: '
-        f'{profile}), in FASTRTPS_DEFAULT_PROFILES_FILE up to Jazzy, FASTDDS_DEFAULT_PROFILES_FILE '
-        'from Kilted'
+        f'{topic} is matched, but nothing arrives. Either the camera sends nothing, or its large '
+        f'messages are lost on the way: its driver needs the transport profile {PROFILE} too, in '
+        'FASTRTPS_DEFAULT_PROFILES_FILE up to Jazzy, in FASTDDS_DEFAULT_PROFILES_FILE from Kilted '
+        f'(this node uses {profile})'
     )
 
 

@@ -1,0 +1,221 @@
+"""The node in a process of its own, and what a test needs to talk to it over DDS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+
+TIMEOUT_S = 20.0
+"""For what must come: generous, because other work may share the machine."""
+
+BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(depth=5)
+LATCHED = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+TRANSITIONS = {
+    'configure': Transition.TRANSITION_CONFIGURE,
+    'activate': Transition.TRANSITION_ACTIVATE,
+    'deactivate': Transition.TRANSITION_DEACTIVATE,
+    'cleanup': Transition.TRANSITION_CLEANUP,
+    'shutdown': Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+}
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+    """The first true value of `condition`; fails the test when there is none in time."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f'waited {timeout_s} s in vain for {what}')
+
+
+class NodeProcess:
+    """`cone-perception node` with these ROS arguments."""
+
+    def __init__(
+        self, log: Path, parameters: dict[str, str], *arguments: str, **environment: str
+    ) -> None:
+        self._log = log
+        given = [part for name, value in parameters.items() for part in ('-p', f'{name}:={value}')]
+        command = [sys.executable, '-m', 'cone_perception.cli', 'node', '--ros-args']
+        with log.open('w') as stream:
+            self.process = subprocess.Popen(
+                [*command, *given, *arguments],
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def wait_for_output(self, text: str) -> None:
+        wait_for(lambda: text in self.output or not self.is_alive(), f'{text!r} in the log')
+        assert text in self.output, self.output
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self, number: int = signal.SIGINT) -> tuple[int, float]:
+        """Send a signal; returns exit status and seconds until the end."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        try:
+            status = self.process.wait(TIMEOUT_S)
+        finally:
+            if self.is_alive():
+                self.process.kill()
+        return status, time.monotonic() - started
+
+    def mapped_shared_memory_bytes(self) -> int:
+        """Size of the largest Fast DDS segment that the process itself has mapped."""
+        sizes = [0]
+        for line in Path(f'/proc/{self.process.pid}/maps').read_text().splitlines():
+            if '/dev/shm/fast' in line:
+                first, last = line.split()[0].split('-')
+                sizes.append(int(last, 16) - int(first, 16))
+        return max(sizes)
+
+
+class Observer:
+    """A ROS node in the test's process that sends pictures and keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.node = rclpy.create_node('observer')
+        self._heard: dict[str, list[Any]] = {}
+        self._publishers: dict[Any, Any] = {}
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._thread.start()
+        self._stamp_ns = time.time_ns()
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+
+    def listen(self, topic: str, message_type: type, qos: QoSProfile = RELIABLE) -> list[Any]:
+        """Messages of a topic, kept from the first call on."""
+        if topic not in self._heard:
+            self._heard[topic] = []
+            self.node.create_subscription(message_type, topic, self._heard[topic].append, qos)
+        return self._heard[topic]
+
+    def publisher(self, topic: str, message_type: type, qos: QoSProfile = RELIABLE) -> Any:
+        key = (topic, message_type, qos.reliability)
+        if key not in self._publishers:
+            self._publishers[key] = self.node.create_publisher(message_type, topic, qos)
+        return self._publishers[key]
+
+    def forget(self, topic: str) -> None:
+        """Take back every publisher of a topic."""
+        for key in [key for key in self._publishers if key[0] == topic]:
+            self.node.destroy_publisher(self._publishers.pop(key))
+
+    def next_stamp_ns(self) -> int:
+        """A stamp of now, different from every earlier one."""
+        self._stamp_ns = max(self._stamp_ns + 1, time.time_ns())
+        return self._stamp_ns
+
+    def call(self, service: str, kind: Any, request: Any) -> Any:
+        client = self.node.create_client(kind, service)
+        assert client.wait_for_service(TIMEOUT_S), f'no service {service}'
+        future = client.call_async(request)
+        answer = wait_for(lambda: future.done() and future.result(), f'the answer of {service}')
+        self.node.destroy_client(client)
+        return answer
+
+    def change_state(self, node: str, transition: str) -> bool:
+        request = ChangeState.Request()
+        request.transition.id = TRANSITIONS[transition]
+        return bool(self.call(f'{node}/change_state', ChangeState, request).success)
+
+    def state(self, node: str) -> str:
+        answer = self.call(f'{node}/get_state', GetState, GetState.Request())
+        return str(answer.current_state.label)
+
+    def set_parameter(self, node: str, name: str, value: Any) -> str:
+        """Empty when it was taken, else the reason."""
+        kind = Parameter.Type.STRING_ARRAY if value == [] else None
+        parameter = Parameter(name, kind, value) if kind else Parameter(name, value=value)
+        request = SetParameters.Request(parameters=[parameter.to_parameter_msg()])
+        result = self.call(f'{node}/set_parameters', SetParameters, request).results[0]
+        return '' if result.successful else str(result.reason)
+
+    def describe_parameter(self, node: str, name: str) -> Any:
+        request = DescribeParameters.Request(names=[name])
+        return self.call(f'{node}/describe_parameters', DescribeParameters, request).descriptors[0]
+
+    def parameter(self, node: str, name: str) -> Any:
+        request = GetParameters.Request(names=[name])
+        return self.call(f'{node}/get_parameters', GetParameters, request).values[0]
+
+    def diagnostics(self, name: str) -> Any:
+        """The newest status with this name: level (int), message, values (dict); None before."""
+        for array in reversed(list(self.listen('/diagnostics', DiagnosticArray))):
+            for status in array.status:
+                if status.name == name:
+                    return SimpleNamespace(
+                        level=status.level[0],
+                        message=status.message,
+                        values={v.key: v.value for v in status.values},
+                    )
+        return None
+
+    def wait_for_diagnostics(self, name: str, condition: Callable[[Any], bool]) -> Any:
+        """The first status with this name, from now on, that fulfils `condition`."""
+        self.listen('/diagnostics', DiagnosticArray).clear()
+
+        def look() -> Any:
+            status = self.diagnostics(name)
+            return status if status is not None and condition(status) else None
+
+        try:
+            return wait_for(look, f'the diagnostics of {name}')
+        except AssertionError as error:
+            raise AssertionError(f'{error}; last: {self.diagnostics(name)}') from error
+
+
+def ros_message(fields: SimpleNamespace, stamp_ns: int, frame_id: str = 'camera_link') -> Any:
+    """sensor_msgs Image or CompressedImage with the fields of image_messages.py."""
+    if hasattr(fields, 'format'):
+        message = CompressedImage(format=fields.format)
+    else:
+        message = Image(
+            height=fields.height,
+            width=fields.width,
+            encoding=fields.encoding,
+            is_bigendian=fields.is_bigendian,
+            step=fields.step,
+        )
+    message.data.frombytes(bytes(fields.data))
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    message.header.frame_id = frame_id
+    return message
+
+
+def stamp_ns_of(message: Any) -> int:
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

@@ -1,0 +1,242 @@
+"""Two cameras: a stereo pair as one batch, each by itself, and side by side in one topic."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from image_messages import compressed, encode
+from node_process import (
+    BEST_EFFORT,
+    RELIABLE,
+    NodeProcess,
+    ros_message,
+    stamp_ns_of,
+    wait_for,
+)
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CompressedImage, Image
+from tiny_network import paint, write_tiny_bundle
+from vision_msgs.msg import Detection2DArray
+
+pytestmark = pytest.mark.ros
+
+MS = 1_000_000
+
+
+def picture(class_name):
+    """640x360 with one cone."""
+    bgr = np.full((360, 640, 3), 114, np.uint8)
+    paint(bgr, class_name, 128, 84, 32, 32)
+    return bgr
+
+
+def classes_of(answer):
+    return [d.results[0].hypothesis.class_id for d in answer.detections]
+
+
+def answer_of(observer, topic, stamp_ns):
+    answers = observer.listen(topic, Detection2DArray)
+    return next((a for a in list(answers) if stamp_ns_of(a) == stamp_ns), None)
+
+
+class Pair:
+    """Sends left pictures with a blue cone and right ones with a yellow cone."""
+
+    def __init__(self, observer, namespace):
+        self.observer, self.namespace = observer, namespace
+        for side in ('left', 'right'):
+            observer.listen(f'{namespace}/{side}/detections', Detection2DArray)
+            publisher = observer.publisher(f'{namespace}/{side}/image', Image)
+            wait_for(publisher.get_subscription_count, f'the subscription of {side}')
+        self.timing = observer.listen(f'{namespace}/detector/timing', DiagnosticArray)
+
+    def send(self, side, stamp_ns):
+        bgr = picture('blue_cone' if side == 'left' else 'yellow_cone')
+        message = ros_message(encode(bgr, 'bgr8'), stamp_ns, f'{side}_frame')
+        self.observer.publisher(f'{self.namespace}/{side}/image', Image).publish(message)
+        return stamp_ns
+
+    def answer(self, side, stamp_ns):
+        return answer_of(self.observer, f'{self.namespace}/{side}/detections', stamp_ns)
+
+    def wait(self, side, stamp_ns):
+        return wait_for(lambda: self.answer(side, stamp_ns), f'the answer of {side}')
+
+    def greet(self):
+        """Until both sides have answered and their times were heard, once."""
+
+        def once():
+            stamp_ns = self.observer.next_stamp_ns()
+            self.send('left', stamp_ns)
+            self.send('right', stamp_ns)
+            try:
+                wait_for(lambda: self.times('left', stamp_ns), 'left', 0.5)
+                return wait_for(lambda: self.times('right', stamp_ns), 'right', 0.5)
+            except AssertionError:
+                return None
+
+        wait_for(once, 'first answers')
+
+    def times(self, camera, stamp_ns):
+        """Station times of one frame, or None."""
+        for message in list(self.timing):
+            values = {v.key: v.value for v in message.status[0].values}
+            if (values['camera'], int(values['stamp_ns'])) == (camera, stamp_ns):
+                return values
+        return None
+
+
+@pytest.fixture(scope='module')
+def stereo(observer, tmp_path_factory):
+    """Batch 2, a tolerance of 5 ms, reliable subscriptions."""
+    folder = tmp_path_factory.mktemp('stereo')
+    process = NodeProcess(
+        folder / 'node.log',
+        {
+            'model': write_tiny_bundle(folder / 'tiny', batch=2),
+            'batch': '2',
+            'cameras': '[left, right]',
+            'stereo_tolerance_ms': '5.0',
+            'reliability': 'reliable',
+        },
+        *('-r', '__ns:=/stereo'),
+    )
+    process.wait_for_output('active: listening')
+    yield process
+    status, _ = process.stop()
+    assert status == 0, process.output
+
+
+def test_publisher_with_incompatible_qos_is_named(observer, stereo):
+    topic = '/stereo/left/image'
+    observer.publisher(topic, Image, BEST_EFFORT)
+    status = observer.wait_for_diagnostics(
+        'detector: left', lambda s: 'best_effort' in s.message and 'reliable' in s.message
+    )
+    assert status.level == 2
+    assert '/observer' in status.message
+    assert 'reliability' in status.message
+    observer.forget(topic)
+
+
+def test_pair_within_the_tolerance_is_one_batch(observer, stereo):
+    pair = Pair(observer, '/stereo')
+    pair.greet()
+    stamp_ns = observer.next_stamp_ns()
+    pair.send('left', stamp_ns)
+    pair.send('right', stamp_ns + 4 * MS)
+    left, right = pair.wait('left', stamp_ns), pair.wait('right', stamp_ns + 4 * MS)
+    assert (classes_of(left), classes_of(right)) == (['blue_cone'], ['yellow_cone'])
+    assert (left.header.frame_id, right.header.frame_id) == ('left_frame', 'right_frame')
+    # One run of the network served both: to the microsecond the same time.
+    times = wait_for(lambda: pair.times('left', stamp_ns), 'times')
+    others = wait_for(lambda: pair.times('right', stamp_ns + 4 * MS), 'times')
+    assert times['inference_ms'] == others['inference_ms']
+
+
+def test_frames_outside_the_tolerance_are_answered_alone_and_warned_of(observer, stereo):
+    pair = Pair(observer, '/stereo')
+    pair.greet()
+    stamp_ns = observer.next_stamp_ns()
+    pair.send('left', stamp_ns)
+    pair.send('right', stamp_ns + 8 * MS)
+    assert classes_of(pair.wait('left', stamp_ns)) == ['blue_cone']
+    pair.send('left', stamp_ns + 16 * MS)
+    assert classes_of(pair.wait('right', stamp_ns + 8 * MS)) == ['yellow_cone']
+    status = observer.wait_for_diagnostics('detector: left', lambda s: 'partner' in s.message)
+    assert status.level == 1
+
+
+@pytest.fixture(scope='module')
+def halves(observer, tmp_path_factory):
+    """Both eyes in one JPEG, with simulated time."""
+    folder = tmp_path_factory.mktemp('halves')
+    process = NodeProcess(
+        folder / 'node.log',
+        {
+            'model': write_tiny_bundle(folder / 'tiny', layout='anchors'),
+            'cameras': '[left, right]',
+            'side_by_side': 'true',
+            'image_topics': '[/halves/stereo/compressed]',
+            'use_sim_time': 'true',
+        },
+        *('-r', '__ns:=/halves'),
+    )
+    process.wait_for_output('active: listening')
+    yield process
+    status, _ = process.stop()
+    assert status == 0, process.output
+
+
+def side_by_side(left, right):
+    """2560x720 JPEG."""
+    wide = np.concatenate([picture(left), picture(right)], axis=1)
+    return compressed(cv2.resize(wide, (2560, 720), interpolation=cv2.INTER_NEAREST))
+
+
+def test_both_halves_are_answered_with_the_header_of_the_picture(observer, halves):
+    topics = ('/halves/left/detections', '/halves/right/detections')
+    for topic in topics:
+        observer.listen(topic, Detection2DArray)
+    publisher = observer.publisher('/halves/stereo/compressed', CompressedImage)
+    wait_for(publisher.get_subscription_count, 'the subscription')
+
+    def once():
+        stamp_ns = observer.next_stamp_ns()
+        message = ros_message(side_by_side('blue_cone', 'yellow_cone'), stamp_ns, 'stereo')
+        publisher.publish(message)
+        try:
+            return wait_for(
+                lambda: (
+                    all(answers := [answer_of(observer, t, stamp_ns) for t in topics]) and answers
+                ),
+                'both answers',
+                0.5,
+            )
+        except AssertionError:
+            return None
+
+    left, right = wait_for(once, 'both answers')
+    assert (classes_of(left), classes_of(right)) == (['blue_cone'], ['yellow_cone'])
+    assert left.header.frame_id == right.header.frame_id == 'stereo'
+    for answer in (left, right):
+        box = answer.detections[0].bbox
+        assert (box.center.position.x, box.center.position.y) == pytest.approx((288, 200), abs=1)
+
+
+def test_corrupt_jpeg_fails_by_name_for_both_cameras(observer, halves):
+    fields = side_by_side('blue_cone', 'yellow_cone')
+    fields.data = fields.data[: len(fields.data) // 2]
+    publisher = observer.publisher('/halves/stereo/compressed', CompressedImage)
+    publisher.publish(ros_message(fields, observer.next_stamp_ns()))
+    for camera in ('left', 'right'):
+        status = observer.wait_for_diagnostics(
+            f'detector: {camera}', lambda s: 'truncated' in s.values['last failure']
+        )
+        assert int(status.values['failed']) == 1
+
+
+def test_age_is_told_in_the_time_of_the_players_clock(observer, halves):
+    """A bag of long ago, 20 ms behind its own clock."""
+    long_ago_s = 1_500_000_000
+    timing = observer.listen('/halves/detector/timing', DiagnosticArray)
+    clock = observer.publisher('/clock', Clock, RELIABLE)
+    images = observer.publisher('/halves/stereo/compressed', CompressedImage)
+    fields = side_by_side('blue_cone', 'yellow_cone')
+    wait_for(clock.get_subscription_count, 'the subscription of /clock')
+
+    def once():
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = long_ago_s, 20 * MS
+        clock.publish(message)
+        images.publish(ros_message(fields, long_ago_s * 10**9))
+        values = [
+            {v.key: v.value for v in m.status[0].values}
+            for m in list(timing)
+            if m.header.stamp.sec == long_ago_s
+        ]
+        return next((v for v in values if 'age_ms' in v), None)
+
+    assert wait_for(once, 'a frame with an age')['age_ms'] == '20.000'
