@@ -4,6 +4,7 @@ PYTHON = python3
 ROS_DISTRO = kilted
 BAG =
 TOPIC =
+LOWER_EXTRAS = cpu,data,dev
 
 ifeq ($(PYTHON) $(ROS_DISTRO),python3 kilted)
 VENV := .venv
@@ -43,6 +44,9 @@ test-matrix: ## the tests on every supported Python; each must be on PATH
 	$(MAKE) test PYTHON=python3.11 ROS_DISTRO=kilted
 	$(MAKE) test PYTHON=python3.12 ROS_DISTRO=jazzy
 
+test-lower-bounds: $(VENV)-lower/.ready ## the tests with the oldest releases that setup.cfg allows
+	$(VENV)-lower/bin/python -m pytest $(ARGS)
+
 clean: ## removes the virtual environments; the built messages stay in ~/.cache/cone_perception
 	rm -rf .venv .venv-* build *.egg-info
 
@@ -61,4 +65,12 @@ $(VENV)/.ready-dev: $(VENV)/.ready-run
 
 $(VENV)/.ready-train: $(VENV)/.ready-dev
 	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu,dev,train]'
+	touch $@
+
+$(VENV)-lower/.ready: $(PACKAGING) .ci/lower_bounds.py
+	$(PYTHON) -m cone_perception.interfaces.build --check
+	$(PYTHON) -m venv $(VENV)-lower
+	$(PYTHON) .ci/lower_bounds.py > $(VENV)-lower/constraints.txt
+	$(VENV)-lower/bin/python -m pip install -c $(VENV)-lower/constraints.txt -e '.[ros-$(ROS_DISTRO),$(LOWER_EXTRAS)]'
+	$(VENV)-lower/bin/python -m cone_perception.interfaces.build
 	touch $@

@@ -165,7 +165,7 @@ def test_launch_and_settings_files_are_shared(
 ) -> None:
     installed = installation.prefix / 'share' / 'cone_perception' / folder
     expected = {path.name for path in (checkout / folder).glob('*') if path.is_file()}
-    assert {path.name for path in installed.glob('*')} == expected
+    assert {path.name for path in installed.glob('*') if path.is_file()} == expected
 
 
 @pytest.mark.parametrize('package', PACKAGES)

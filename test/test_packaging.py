@@ -1,0 +1,62 @@
+"""What setup.cfg, setup.py and the package.xml files promise."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import json
+import re
+import subprocess
+import venv
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+import cone_perception
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SETUP_CFG = configparser.ConfigParser()
+SETUP_CFG.read(REPOSITORY / 'setup.cfg')
+EXTRAS = sorted(SETUP_CFG['options.extras_require'])
+
+
+def test_promised_extras_exist() -> None:
+    assert {'ros', 'cpu', 'tensorrt', 'rtx', 'train', 'data', 'dev'} <= set(EXTRAS)
+
+
+def test_every_requirement_has_a_lower_bound() -> None:
+    lines = SETUP_CFG['options']['install_requires'].split('\n')
+    for extra in EXTRAS:
+        lines += SETUP_CFG['options.extras_require'][extra].split('\n')
+    unbound = [line for line in lines if line and '>=' not in line]
+    assert unbound == ['cone_perception[ros-kilted]']
+
+
+@pytest.mark.parametrize('path', ['package.xml', 'training/package.xml'])
+def test_package_xml_states_the_same_version(path: str) -> None:
+    root = ET.parse(REPOSITORY / path).getroot()
+    assert root.findtext('version') == cone_perception.__version__
+    assert root.findtext('export/build_type') == 'ament_python'
+
+
+def test_one_opencv_is_installed_here() -> None:
+    names = {str(d.metadata['Name']).lower() for d in importlib.metadata.distributions()}
+    assert [name for name in sorted(names) if name.startswith('opencv')] == ['opencv-python']
+
+
+@pytest.mark.slow
+def test_no_extra_brings_a_second_opencv(tmp_path: Path) -> None:
+    # A pip that resolves from metadata: older ones download PyTorch, several GB, for a dry run.
+    venv.create(tmp_path / 'venv', with_pip=True)
+    pip = [str(tmp_path / 'venv' / 'bin' / 'python'), '-m', 'pip', 'install', '--quiet']
+    subprocess.run([*pip, '--upgrade', 'pip'], check=True, capture_output=True)
+    report = tmp_path / 'report.json'
+    # TensorRT's wheels are on NVIDIA's index only; one environment holds one ROS distribution.
+    extras = ','.join(sorted(set(EXTRAS) - {'tensorrt', 'ros-jazzy'}))
+    command = [*pip, '--dry-run', '--report', str(report), f'{REPOSITORY}[{extras}]']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = {item['metadata']['name'].lower() for item in json.loads(report.read_text())['install']}
+    assert {'torch', 'openvino', 'roboflow-slim', 'ros-kilted-rclpy'} <= names
+    assert {name for name in names if re.match('opencv[-_]', name)} == {'opencv-python'}
