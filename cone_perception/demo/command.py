@@ -37,6 +37,9 @@ DIAGNOSTICS_TOPIC = '/diagnostics'
 TIMING_TOPIC = '/detector/timing'
 DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
 
+NODE_REFUSES = 'not configured: '
+"""What the node logs when it stays alive without a model."""
+
 RENDER_TIMEOUT_S = 600.0
 READY_TIMEOUT_S = 60.0
 LAST_ANSWERS_S = 1.5
@@ -177,7 +180,7 @@ def _play(drive: Drive, bundle: Bundle, team: ProcessGroup, out: Path) -> None:
         'monitor',
         python_module('cone_perception.ros.monitor', str(out / 'answers'), *watched, *received),
     )
-    team.wait_for_line('monitor', 'ready', READY_TIMEOUT_S)
+    team.wait_for_line('monitor', 'ready', READY_TIMEOUT_S, {'node': NODE_REFUSES})
     player = [str(drive.bag), '--topic', drive.topic, *sent]
     team.start('player', python_module('cone_perception.ros.player', *player), show=True)
     team.wait('player', duration_s + READY_TIMEOUT_S)

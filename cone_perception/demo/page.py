@@ -22,12 +22,13 @@ STATION_NAMES = {
     'inference_ms': 'network',
     'decode_ms': 'decoding',
     'publish_ms': 'publishing',
+    'transport_ms': 'over DDS, there and back',
 }
-"""The node's stations one after the other; age and total overlap with them."""
+"""The node's stations one after the other, and the way to it and from it."""
 
-STATION_COLOURS = ('--dim', '--yellow', '--blue', '--orange', '--green')
+STATION_COLOURS = ('--dim', '--yellow', '--blue', '--orange', '--green', '--line')
 
-CHART_WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1000, 40, 12, 10, 22
+CHART_WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1000, 56, 76, 12, 12
 
 
 def write_page(path: Path, results: Results, pictures: Sequence[PagePicture]) -> None:
@@ -105,7 +106,7 @@ def _latency_chart(results: Results) -> str:
     latencies = [exchange.latency_ms for exchange in results.exchanges]
     known = [value for value in latencies if value is not None]
     highest = _round_up(max(known, default=1.0))
-    chart = _Chart(len(latencies), highest, 220, 'ms')
+    chart = _Chart(len(latencies), highest, 220)
     step = chart.inner_width / max(1, len(latencies))
     for index, value in enumerate(latencies):
         x = LEFT + index * step
@@ -127,8 +128,7 @@ def _latency_chart(results: Results) -> str:
             chart.add(
                 f'<line x1="{LEFT}" x2="{CHART_WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" '
                 'stroke="var(--ink)" stroke-dasharray="4 4" opacity=".6"/>'
-                f'<text x="{CHART_WIDTH - RIGHT}" y="{y - 4:.1f}" text-anchor="end">'
-                f'{name} {value:.1f} ms</text>'
+                f'<text x="{CHART_WIDTH - RIGHT + 6}" y="{y + 4:.1f}">{name} {value:.1f}</text>'
             )
     return chart.svg()
 
@@ -139,7 +139,7 @@ def _cones_chart(results: Results) -> str:
     found = [None if e.found is None else count_tall(e.found) for e in exchanges]
     truth = [None if e.truth is None else count_tall(e.truth) for e in exchanges]
     highest = max([1, *(n for n in (*found, *truth) if n is not None)])
-    chart = _Chart(len(exchanges), _round_up(highest), 360, '')
+    chart = _Chart(len(exchanges), _round_up(highest), 360)
     series = [('there', truth, '--dim')] if results.figures.accuracy is not None else []
     series.append(('found', found, '--blue'))
     for _, values, colour in series:
@@ -178,7 +178,7 @@ def _stations(results: Results) -> str:
         label = f'<span class="legend" style="display:inline">{dot}</span>{STATION_NAMES[name]}'
         rows.append((label, f'{p50:.1f}', f'{p99:.1f}'))
     p50, p99 = results.figures.p50_ms, results.figures.p99_ms
-    rows.append(('over DDS and back, all together', f'{p50:.1f}', f'{p99:.1f}'))
+    rows.append(('all together', f'{p50:.1f}', f'{p99:.1f}'))
     return (
         f'<svg viewBox="0 0 1000 44" role="img" aria-label="median time per station">{bars}</svg>'
         f'<table><tr><th>station</th><th>p50 ms</th><th>p99 ms</th></tr>{_rows(rows)}</table>'
@@ -244,11 +244,10 @@ def _round_up(value: float) -> float:
 class _Chart:
     """An SVG with a grid, one slot per picture along x, 0 to `highest` along y."""
 
-    def __init__(self, count: int, highest: float, height: int, unit: str) -> None:
+    def __init__(self, count: int, highest: float, height: int) -> None:
         self._count = count
         self._highest = highest
         self._height = height
-        self._unit = unit
         self._parts: list[str] = []
         self.inner_width = CHART_WIDTH - LEFT - RIGHT
 
@@ -261,14 +260,13 @@ class _Chart:
 
     def svg(self, text_px: int = 13) -> str:
         grid = ''
-        for share in (0, 0.25, 0.5, 0.75, 1):
+        for share in (0, 0.5, 1) if self._highest < 4 else (0, 0.2, 0.4, 0.6, 0.8, 1):
             value = share * self._highest
             y = self.y(value)
-            unit = f' {self._unit}' if share == 1 and self._unit else ''
             grid += (
                 f'<line class="grid" x1="{LEFT}" x2="{CHART_WIDTH - RIGHT}" y1="{y:.1f}" '
                 f'y2="{y:.1f}"/><text x="{LEFT - 6}" y="{y + text_px / 3:.1f}" '
-                f'style="font-size:{text_px}px" text-anchor="end">{value:g}{unit}</text>'
+                f'style="font-size:{text_px}px" text-anchor="end">{value:g}</text>'
             )
         cursor = f'<line class="cursor" y1="{TOP}" y2="{self._height - BOTTOM}" x1="-9" x2="-9"/>'
         return (

@@ -19,7 +19,7 @@ from cone_perception.sources import open_source
 from cone_perception.types import Detections, Frame, UInt8
 
 PAGE_PICTURES = 150
-PAGE_WIDTH_PX = 720
+PAGE_WIDTH_PX = 880
 SHEET_PICTURES = 9
 SHEET_COLUMNS = 3
 SHEET_WIDTH_PX = 640
@@ -125,7 +125,7 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def _encode(suffix: str, bgr: UInt8) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, 75] if suffix == '.jpg' else []
+    options = [cv2.IMWRITE_JPEG_QUALITY, 70] if suffix == '.jpg' else []
     done, encoded = cv2.imencode(suffix, bgr, options)
     if not done:
         raise OutputError(f'a picture of {bgr.shape} cannot be encoded as {suffix}')

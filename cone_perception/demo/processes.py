@@ -58,10 +58,19 @@ class ProcessGroup:
         if status:
             raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
 
-    def wait_for_line(self, name: str, line: str, timeout_s: float) -> None:
-        """Wait until a process has written a line to its stdout. Raises ProcessError."""
+    def wait_for_line(
+        self, name: str, line: str, timeout_s: float, refusals: Mapping[str, str] | None = None
+    ) -> None:
+        """Wait until a process has written a line to its stdout.
+
+        refusals: process -> text; once that has written it, there is nothing to wait for.
+        Raises ProcessError.
+        """
         deadline = time.monotonic() + timeout_s
-        while line not in self._log(name).read_text(errors='replace').splitlines():
+        while line not in self._read_log(name).splitlines():
+            for other, text in (refusals or {}).items():
+                if text in self._read_log(other):
+                    raise ProcessError(f'{other} refuses to work.{self._log_tails()}')
             self._check_others('')
             self._check_deadline(name, deadline, f'was not ready after {timeout_s:g} s')
             time.sleep(0.05)
@@ -114,11 +123,14 @@ class ProcessGroup:
     def _log(self, name: str) -> Path:
         return self._log_folder / f'{name}.log'
 
+    def _read_log(self, name: str) -> str:
+        return self._log(name).read_text(encoding='utf-8', errors='replace')
+
     def _log_tails(self) -> str:
         """What the processes wrote last, for whoever reads the error."""
         text = ''
         for log in sorted(self._log_folder.glob('*.log')):
-            lines = log.read_text(errors='replace').splitlines()[-LOG_TAIL_LINES:]
+            lines = self._read_log(log.stem).splitlines()[-LOG_TAIL_LINES:]
             if lines:
                 text += f'\n--- the end of {log} ---\n' + '\n'.join(lines)
         return text

@@ -37,6 +37,13 @@ class Exchange:
     stations_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def transport_ms(self) -> float | None:
+        """What is left of the latency after the node's own time."""
+        if self.latency_ms is None or 'total_ms' not in self.stations_ms:
+            return None
+        return max(0.0, self.latency_ms - self.stations_ms['total_ms'])
+
+    @property
     def latency_ms(self) -> float | None:
         """From the player's send to the monitor's receipt."""
         return None if self.received_ns is None else (self.received_ns - self.sent_ns) / 1e6

@@ -37,6 +37,8 @@ class Results:
         for exchange in self.exchanges:
             for station, value in exchange.stations_ms.items():
                 values.setdefault(station, []).append(value)
+            if exchange.transport_ms is not None:
+                values.setdefault('transport_ms', []).append(exchange.transport_ms)
         return {
             station: (float(np.percentile(of, 50)), float(np.percentile(of, 99)))
             for station, of in values.items()

@@ -1,0 +1,300 @@
+"""The demo's figures, pictures, page and processes, without ROS."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cone_perception.bags import header_stamp_ns, write_image_bag
+from cone_perception.cli import main
+from cone_perception.demo.page import write_page
+from cone_perception.demo.pictures import contact_sheet, make_pictures
+from cone_perception.demo.processes import ProcessError, ProcessGroup
+from cone_perception.demo.recording import Exchange, judge, read_exchanges
+from cone_perception.demo.results import Results, write_results
+from cone_perception.errors import SourceError
+from cone_perception.model_card import ModelCard, NetworkFile
+from cone_perception.types import Detections, Frame
+
+NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
+LINE = re.compile(
+    r'demo: frames=\d+ answered=\d+ failed=\d+ precision=\d\.\d\d recall=\d\.\d\d '
+    r'p50_ms=\d+\.\d p99_ms=\d+\.\d'
+)
+
+
+@pytest.fixture
+def card():
+    return ModelCard(
+        name='tiny',
+        class_names=NAMES,
+        height_px=384,
+        width_px=640,
+        output_layout='end_to_end',
+        thresholds=dict.fromkeys(NAMES, 0.5),
+        networks=(NetworkFile('tiny.onnx', '0' * 64, 'fp32', 'float'),),
+        licence='Apache-2.0',
+    )
+
+
+def cones(*boxes, class_id=0, score=0.9):
+    n = len(boxes)
+    return Detections(
+        np.array(boxes, np.float32).reshape(n, 4),
+        np.full(n, score, np.float32),
+        np.full(n, class_id, np.int64),
+    )
+
+
+NEAR = (100, 100, 130, 140)
+FAR = (300, 100, 312, 116)
+
+
+def answered(stamp_ns, found, truth, latency_ms=50.0):
+    sent_ns = 10**9 + stamp_ns
+    stations = {'inference_ms': 20.0, 'total_ms': 30.0}
+    received_ns = sent_ns + round(latency_ms * 1e6)
+    return Exchange(stamp_ns, sent_ns, received_ns, found, truth, stations)
+
+
+def test_line_has_the_documented_form(card):
+    exchanges = [answered(i, cones(NEAR), cones(NEAR), 40 + i) for i in range(21)]
+    line = judge(exchanges, 0, card).line()
+    assert line == (
+        'demo: frames=21 answered=21 failed=0 precision=1.00 recall=1.00 p50_ms=50.0 p99_ms=59.8'
+    )
+    assert LINE.fullmatch(line)
+
+
+def test_line_of_a_bag_without_truth_has_no_precision_and_recall(card):
+    line = judge([answered(0, cones(NEAR), None)], 0, card).line()
+    assert line == 'demo: frames=1 answered=1 failed=0 p50_ms=50.0 p99_ms=50.0'
+
+
+def test_picture_without_an_answer_is_not_judged_but_counted(card):
+    lost = Exchange(1, 10**9, truth=cones(NEAR))
+    figures = judge([answered(0, cones(NEAR), cones(NEAR)), lost], 3, card)
+    assert (figures.frames, figures.answered, figures.failed) == (2, 1, 3)
+    assert figures.accuracy.overall.recall == 1.0
+
+
+def test_answer_without_cones_is_an_answer(card):
+    figures = judge([answered(0, Detections.empty(), cones(NEAR))], 0, card)
+    assert figures.answered == 1
+    assert figures.accuracy.overall.recall == 0.0
+
+
+def test_only_cones_of_24_px_and_more_are_judged(card):
+    figures = judge([answered(0, cones(NEAR), cones(NEAR, FAR))], 0, card)
+    assert (figures.accuracy.overall.precision, figures.accuracy.overall.recall) == (1.0, 1.0)
+
+
+def test_nothing_answered_has_no_latency(card):
+    figures = judge([Exchange(0, 10**9, truth=cones(NEAR))], 0, card)
+    assert math.isnan(figures.p50_ms)
+    assert figures.answered == 0
+
+
+def test_latency_is_matched_by_stamp_and_topic(tmp_path):
+    (tmp_path / 'sent').write_text(
+        ''.join(
+            json.dumps({'topic': '/i', 'stamp_ns': s, 'sent_ns': s * 10**6}) + '\n' for s in (1, 2)
+        )
+    )
+    (tmp_path / 'received').write_text(
+        '{"topic": "/diagnostics", "stamp_ns": 1, "received_ns": 0}\n'
+        '{"topic": "/d", "stamp_ns": 2, "received_ns": 9000000}\n'
+    )
+    first, second = read_exchanges(
+        tmp_path / 'sent', tmp_path / 'received', {2: cones(NEAR)}, None, {}, '/d'
+    )
+    assert (first.latency_ms, first.found, first.truth) == (None, None, None)
+    assert second.latency_ms == 7.0
+    assert len(second.found) == 1
+
+
+@pytest.fixture
+def drive(tmp_path):
+    """A bag of four pictures and what a node could have made of them; the third was lost."""
+    stamps = [10**18 + i * 66_666_667 for i in range(4)]
+    pictures = [Frame(np.full((720, 1280, 3), 90, np.uint8), stamp) for stamp in stamps]
+    write_image_bag(tmp_path / 'bag', pictures, '/camera/image')
+    exchanges = [answered(stamp, cones(NEAR), cones(NEAR, FAR)) for stamp in stamps]
+    exchanges[2] = Exchange(stamps[2], 10**9 + stamps[2], truth=cones(NEAR))
+    return tmp_path / 'bag', exchanges
+
+
+def results_of(exchanges, card):
+    about = {'bag': '<drive> & co', 'engine': 'OpenVINO'}
+    return Results(judge(exchanges, 0, card), exchanges, {}, about, card, 12.3)
+
+
+def test_film_and_contact_sheet_show_every_picture(tmp_path, drive, card):
+    bag, exchanges = drive
+    page = make_pictures(tmp_path, bag, '/camera/image', exchanges, card)
+    assert [picture.index for picture in page] == [0, 1, 2, 3]
+    film = cv2.VideoCapture(str(tmp_path / 'demo.mp4'))
+    seen = []
+    while (frame := film.read())[0]:
+        seen.append(frame[1])
+    assert [picture.shape for picture in seen] == [(720, 1280, 3)] * 4
+    assert np.abs(seen[0].astype(int) - 90).max() > 50, 'nothing is drawn'
+    assert cv2.imread(str(tmp_path / 'contact_sheet.png')).shape[1] > 3 * 640
+
+
+def test_contact_sheet_puts_pictures_in_rows():
+    pictures = [np.full((36, 64, 3), 10 * i, np.uint8) for i in range(4)]
+    sheet = contact_sheet(pictures, columns=3)
+    assert sheet.shape == (2 * 44 + 8, 3 * 72 + 8, 3)
+    assert sheet[8 + 44 + 5, 8 + 5, 0] == 30
+
+
+def test_page_needs_no_network_and_is_escaped(tmp_path, drive, card):
+    bag, exchanges = drive
+    pictures = make_pictures(tmp_path, bag, '/camera/image', exchanges, card)
+    write_page(tmp_path / 'index.html', results_of(exchanges, card), pictures)
+    page = (tmp_path / 'index.html').read_text()
+    assert not re.search(r'(src|href)\s*=\s*["\']?(?!data:)\w+:', page)
+    assert not re.search(r'url\(|@import|https?://', page)
+    assert '&lt;drive&gt; &amp; co' in page
+    assert page.count('"jpeg"') == 4
+    assert 'no answer' in page
+    assert '$' not in re.sub(r'<script>.*</script>', '', page, flags=re.S)
+
+
+def test_page_of_a_drive_without_any_answer_can_be_written(tmp_path, card):
+    exchanges = [Exchange(0, 10**9)]
+    write_page(tmp_path / 'index.html', results_of(exchanges, card), [])
+    assert '0 / 1' in (tmp_path / 'index.html').read_text()
+
+
+def test_json_has_the_figures_and_no_nan(tmp_path, drive, card):
+    _, exchanges = drive
+    write_results(tmp_path / 'demo.json', results_of(exchanges, card))
+    text = (tmp_path / 'demo.json').read_text()
+    assert 'NaN' not in text
+    record = json.loads(text)
+    assert (record['frames'], record['answered']) == (4, 3)
+    assert record['latency_ms']['p50'] == 50.0
+    assert record['stations_ms']['transport_ms']['p50'] == 20.0
+    assert record['pictures'][2]['latency_ms'] is None
+    assert record['accuracy']['overall']['recall'] == 1.0
+
+
+def test_stamp_of_a_serialised_message_in_both_byte_orders():
+    little = b'\x00\x01\x00\x00' + (7).to_bytes(4, 'little') + (9).to_bytes(4, 'little')
+    big = b'\x00\x00\x00\x00' + (7).to_bytes(4, 'big') + (9).to_bytes(4, 'big')
+    assert header_stamp_ns(little) == header_stamp_ns(big) == 7_000_000_009
+    with pytest.raises(SourceError, match='no header'):
+        header_stamp_ns(little[:8])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--bag', 'nowhere'], 'nowhere is no rosbag2'),
+        (['--topic', '/image'], '--topic belongs to --bag'),
+        (['--model', 'nowhere'], 'nowhere is not a model card'),
+    ],
+)
+def test_wrong_option_is_refused_before_anything_starts(tmp_path, capsys, options, message, card):
+    if '--model' not in options:
+        model = tmp_path / 'model'
+        model.mkdir()
+        (model / 'tiny.onnx').write_bytes(b'')
+        empty = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
+        text = card.to_json().replace('0' * 64, empty)
+        (model / 'card.json').write_text(text)
+        options = [*options, '--model', str(model)]
+    assert main(['demo', *options, '--out', str(tmp_path / 'out')]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+SLEEP = [sys.executable, '-c', 'import time; print("ready", flush=True); time.sleep(60)']
+STUBBORN = [
+    sys.executable,
+    '-c',
+    'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); '
+    'print("ready", flush=True); time.sleep(60)',
+]
+
+
+@pytest.fixture
+def team(tmp_path):
+    with ProcessGroup(os.environ, tmp_path) as group:
+        yield group
+
+
+def is_running(pid):
+    try:
+        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != 'Z'
+
+
+def test_leaving_the_group_ends_its_processes(tmp_path):
+    with ProcessGroup(os.environ, tmp_path) as team:
+        team.start('sleeper', SLEEP)
+        team.wait_for_line('sleeper', 'ready', 20)
+        pid = team._running['sleeper'].pid
+        assert is_running(pid)
+    assert not is_running(pid)
+
+
+def test_process_that_ignores_its_end_is_killed_and_named(team):
+    team.start('stubborn', STUBBORN)
+    team.wait_for_line('stubborn', 'ready', 20)
+    pid = team._running['stubborn'].pid
+    with pytest.raises(ProcessError, match='stubborn did not end'):
+        team.stop('stubborn')
+    assert not is_running(pid)
+
+
+def test_process_that_dies_ends_the_waiting_for_another_with_its_last_words(team):
+    team.start('sleeper', SLEEP)
+    team.start('node', [sys.executable, '-c', 'import sys; print("no model"); sys.exit(3)'])
+    with pytest.raises(ProcessError, match=r'(?s)node ended too early, with status 3.*no model'):
+        team.wait('sleeper', 20)
+
+
+def test_process_that_fails_is_named(team):
+    team.start('renderer', [sys.executable, '-c', 'import sys; sys.exit(2)'])
+    with pytest.raises(ProcessError, match='renderer ended with status 2'):
+        team.wait('renderer', 20)
+
+
+def test_killed_demo_leaves_no_orphan(tmp_path):
+    program = (
+        'import sys, time\n'
+        'from pathlib import Path\n'
+        'from cone_perception.demo.processes import ProcessGroup\n'
+        'import os\n'
+        f'with ProcessGroup(os.environ, Path({str(tmp_path)!r})) as team:\n'
+        f'    team.start("sleeper", {SLEEP!r})\n'
+        '    team.wait_for_line("sleeper", "ready", 20)\n'
+        '    print(team._running["sleeper"].pid, flush=True)\n'
+        '    time.sleep(60)\n'
+    )
+    parent = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    assert is_running(pid)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pid)
