@@ -1,0 +1,71 @@
+"""Least score per class for a model card: where precision and recall balance best."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.accuracy import PictureMatch, match_picture
+from cone_perception.engines import open_engine
+from cone_perception.filters import Filters
+from cone_perception.model_card import read_bundle
+from cone_perception.pipeline import ConeDetector
+from training.judge import LEAST_SCORE, REFERENCE_WIDTH_PX, LabelledSplit
+
+CANDIDATES = np.arange(10, 91) / 100
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--model', type=Path, required=True, help='bundle')
+    parser.add_argument('--data', type=Path, nargs='+', required=True, help='YOLO data sets')
+    parser.add_argument('--split', default='val')
+    parser.add_argument(
+        '--height', type=float, default=24, metavar='PX', help='least box height, at 1280 px width'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the arguments that `cone-training export --threshold` takes."""
+    bundle = read_bundle(args.model)
+    names = bundle.card.class_names
+    everything = Filters(thresholds=dict.fromkeys(names, LEAST_SCORE))
+    sets: list[list[PictureMatch]] = []
+    with ConeDetector(bundle.card, open_engine(bundle)) as detector:
+        for data in args.data:
+            matches = []
+            for picture in tqdm(LabelledSplit(data, args.split, bundle.card), unit='picture'):
+                (found,), _ = detector.detect([picture.frame], everything)
+                least = args.height * picture.frame.width_px / REFERENCE_WIDTH_PX
+                matches.append(match_picture(found, picture.truth, len(names), least))
+            sets.append(matches)
+    print(' '.join(f'{name}={best_threshold(sets, i):.2f}' for i, name in enumerate(names)))
+    return 0
+
+
+def best_threshold(sets: Sequence[Sequence[PictureMatch]], class_id: int) -> float:
+    """The candidate with the best F1 of a class, averaged over the data sets that show it.
+
+    0.5 where no set has a cone of this class.
+    """
+    curves = []
+    for pictures in sets:
+        truths = sum(int(picture.truth_count[class_id]) for picture in pictures)
+        if not truths:
+            continue
+        score = np.concatenate([p.score[p.class_id == class_id] for p in pictures])
+        correct = np.concatenate([p.correct[p.class_id == class_id] for p in pictures])
+        kept = score >= CANDIDATES[:, None]
+        # F1 = 2 TP / (found + truths), van Rijsbergen 1979.
+        curves.append(2 * (kept & correct).sum(axis=1) / (kept.sum(axis=1) + truths))
+    return float(CANDIDATES[np.mean(curves, axis=0).argmax()]) if curves else 0.5
+
+
+if __name__ == '__main__':
+    from training.cli import main
+
+    sys.exit(main(['thresholds', *sys.argv[1:]]))
