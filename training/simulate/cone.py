@@ -116,8 +116,8 @@ def make_palette(rng: np.random.Generator) -> ConePalette:
     light = (white + tint, white, white - tint)
     dark = (black * rng.uniform(0.95, 1.5), black, black * rng.uniform(0.9, 1.05))
     middle, width = rng.uniform(0.5, 0.57), rng.uniform(0.2, 0.3)
-    low, high = rng.uniform(0.3, 0.38), rng.uniform(0.6, 0.68)
-    wide = rng.uniform(0.13, 0.19)
+    low, high = rng.uniform(0.21, 0.32), rng.uniform(0.54, 0.64)
+    wide = rng.uniform(0.14, 0.2)
     return ConePalette(
         body=body,
         stripe=(light, light, light, body[UNKNOWN], dark),
@@ -162,9 +162,6 @@ def make_cone(
     stripes: tuple[tuple[float, float], ...] = (
         palette.large_bands if shape == LARGE_ORANGE else (palette.band,)
     )
-    if shape == ORANGE and rng.random() < 0.06:
-        low = rng.uniform(0.3, 0.4)
-        stripes = ((low, low + 0.13), (low + 0.26, low + 0.4))
     axis, lift = (0.0, 0.0, 1.0), 0.0
     if rng.random() < fallen:
         turn = rng.uniform(0, 2 * math.pi)
@@ -206,8 +203,8 @@ def _sections(cone: Cone) -> tuple[Array, Array, list[bool]]:
         heights += [low, high]
         radii += [radius(low), radius(high)]
         marks += [False, True]
-    heights += [0.965, 1.0]
-    radii += [radius(0.965), top * 0.55]
+    heights += [0.98, 1.0]
+    radii += [radius(0.98), top * 0.75]
     marks += [False, False]
     return np.array(heights), np.array(radii), marks
 

@@ -23,7 +23,7 @@ from training.simulate.settings import SimulateSettings
 from training.simulate.track import CLASS_NAMES
 
 SPLITS = ('train', 'val', 'test')
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
 """Raised whenever the same seed gives another picture."""
 
 

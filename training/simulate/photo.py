@@ -87,7 +87,7 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
             rng.random(),
             rng.uniform(0, 0.5),
             rng.uniform(0.15, 0.6),
-            strength * rng.uniform(40, 200),
+            strength * rng.uniform(30, 130),
         )
         if rng.random() < 0.1
         else (0.0, 0.0, 0.0, 0.0),

@@ -389,6 +389,9 @@ def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Sce
     at = int(rng.integers(0, len(track.centre_m)))
     if not track.closed:
         at = int(rng.uniform(0, 0.75) * len(track.centre_m))
+    elif rng.random() < 0.25:
+        # The start line with its large cones would be a rare sight otherwise.
+        at = -int(rng.uniform(8, 100))
     heading = float(track.heading_rad[at]) + rng.normal(0, 0.12)
     left = rng.normal(0, 0.4)
     if rng.random() < 0.15:

@@ -29,7 +29,7 @@ class SimulateSettings:
     photo: float = 1.0
     clutter: float = 1.0
     fallen: float = 0.02
-    stripeless: float = 0.04
+    stripeless: float = 0.03
 
     def __post_init__(self) -> None:
         if not (64 <= self.width_px <= 8192 and 64 <= self.height_px <= 8192):

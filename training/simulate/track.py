@@ -119,7 +119,7 @@ def make_group(rng: np.random.Generator) -> Track:
     """Loose cones ahead of the origin, as in test yards: every class, any place."""
     points: list[Array] = []
     classes: list[int] = []
-    weights = rng.dirichlet(np.array([1.6, 1.0, 1.2, 0.0001, 1.6]))
+    weights = rng.dirichlet(np.array([1.5, 1.5, 1.3, 0.0001, 1.5]))
     reach = rng.choice([8.0, 16.0, 35.0], p=[0.35, 0.4, 0.25])
     for _ in range(int(rng.integers(2, 26))):
         distance = 1.2 + reach * rng.random() ** 1.3
