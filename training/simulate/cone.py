@@ -110,6 +110,11 @@ def make_palette(rng: np.random.Generator) -> ConePalette:
         hsv(rng.uniform(-8, 10), rng.uniform(0.6, 0.98) - fade, rng.uniform(0.5, 1.0)),
         hsv(rng.uniform(20, 30), rng.uniform(0.75, 1.0) - fade, rng.uniform(0.85, 1.0)),
     )
+    if rng.random() < 0.12:
+        # In low sun and overexposed, yellow turns almost white, and blue to teal.
+        pale = hsv(rng.uniform(18, 30), rng.uniform(0.25, 0.6), 1.0)
+        teal = hsv(rng.uniform(92, 106), rng.uniform(0.4, 0.8), rng.uniform(0.7, 1.0))
+        body = (teal, *body[1:4], pale)
     white = rng.uniform(170, 255)
     tint = rng.uniform(-8, 8)
     black = rng.uniform(15, 100)

@@ -23,7 +23,7 @@ from training.simulate.settings import SimulateSettings
 from training.simulate.track import CLASS_NAMES
 
 SPLITS = ('train', 'val', 'test')
-RENDERER_VERSION = 3
+RENDERER_VERSION = 4
 """Raised whenever the same seed gives another picture."""
 
 

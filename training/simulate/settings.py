@@ -28,7 +28,7 @@ class SimulateSettings:
     vary_aspect: bool = True
     photo: float = 1.0
     clutter: float = 1.0
-    fallen: float = 0.02
+    fallen: float = 0.035
     stripeless: float = 0.03
 
     def __post_init__(self) -> None:

@@ -121,11 +121,17 @@ def make_group(rng: np.random.Generator) -> Track:
     classes: list[int] = []
     weights = rng.dirichlet(np.array([1.5, 1.5, 1.3, 0.0001, 1.5]))
     reach = rng.choice([8.0, 16.0, 35.0], p=[0.35, 0.4, 0.25])
+    crowded = rng.uniform(0.0, 0.5) if rng.random() < 0.6 else 0.0
     for _ in range(int(rng.integers(2, 26))):
         distance = 1.2 + reach * rng.random() ** 1.3
         angle = rng.normal(0, 0.4)
         place = distance * np.array([math.cos(angle), math.sin(angle)])
-        if all(np.hypot(*(place - other)) > 0.4 for other in points):
+        if points and rng.random() < crowded:
+            # Beside another one: cones hide each other in most yards.
+            turn = rng.uniform(0, 2 * math.pi)
+            beside = np.array([math.cos(turn), math.sin(turn)]) * rng.uniform(0.28, 0.7)
+            place = points[int(rng.integers(0, len(points)))] + beside
+        if place[0] > 0.8 and all(np.hypot(*(place - other)) > 0.26 for other in points):
             points.append(place)
             classes.append(int(rng.choice(5, p=weights)))
     s = np.arange(-10, 10, 0.25)
