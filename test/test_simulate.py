@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from training.simulate.camera import Camera, load_camera, make_lens
-from training.simulate.cone import Cone, cone_points
+from training.simulate.cone import Cone, cone_points, make_cone, make_palette
 from training.simulate.dataset import render_picture, write_dataset
 from training.simulate.photo import motion_kernel
 from training.simulate.renderer import Rendering, render
@@ -168,10 +168,15 @@ def test_cone_that_shows_only_its_foot_is_unknown(empty_scene: Scene, library: L
     assert shoot(empty_scene, library, [across], low).labels[0].class_id == BLUE
 
 
-def test_cone_without_a_stripe_is_unknown(library: Library) -> None:
-    bare = SimulateSettings(stripeless=1.0, fallen=0.0)
-    scene = make_scene(np.random.default_rng(2), bare, library, 'circuit')
-    assert {cone.class_id for cone in scene.cones} == {UNKNOWN}
+@pytest.mark.parametrize('cone_class', [BLUE, LARGE_ORANGE, ORANGE, YELLOW])
+def test_cone_without_a_stripe_is_unknown(cone_class: int) -> None:
+    rng = np.random.default_rng(2)
+    palette = make_palette(rng)
+    bare = make_cone(rng, palette, (5.0, 0.0), cone_class, fallen=0.0, stripeless=1.0)
+    striped = make_cone(rng, palette, (5.0, 0.0), cone_class, fallen=0.0, stripeless=0.0)
+    assert (bare.class_id, striped.class_id) == (UNKNOWN, cone_class)
+    assert bare.stripe == bare.body
+    assert striped.stripe != striped.body
 
 
 @pytest.mark.parametrize('seed', range(6))
