@@ -46,6 +46,15 @@ def test_equal_stamps_go_as_one_pair_left_first():
     assert contents(inbox.take()) == ['L10', 'R10']
 
 
+def test_order_of_arrival_may_change_from_pair_to_pair():
+    inbox = StereoPairs(2 * MS)
+    for stamp_ms, order in enumerate([(left, right), (right, left), (left, right), (right, left)]):
+        for side in order:
+            assert inbox.take() == []
+            inbox.offer(side(10 * stamp_ms))
+        assert contents(inbox.take()) == [f'L{10 * stamp_ms}', f'R{10 * stamp_ms}']
+
+
 def test_tolerance_is_the_largest_difference_of_a_pair():
     inbox = StereoPairs(2 * MS)
     inbox.offer(left(10))

@@ -34,6 +34,7 @@ from cone_perception.pipeline import ConeDetector
 from cone_perception.ros.diagnostics import (
     ERROR,
     OK,
+    WARN,
     camera_status,
     diagnostic_array,
     diagnostic_status,
@@ -45,7 +46,7 @@ from cone_perception.ros.images import converter, to_bgr
 from cone_perception.ros.inbox import Inbox, NewestFrames, StereoPairs, Waiting
 from cone_perception.ros.messages import to_message
 from cone_perception.ros.parameters import changed_settings, declare_settings, read_settings
-from cone_perception.ros.transport import profile_in_use
+from cone_perception.ros.transport import profile_in_use, shared_memory_shortage
 from cone_perception.ros.worker import Worker
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame, UInt8
@@ -87,11 +88,14 @@ class DetectorNode(LifecycleNode):
     """configure loads the network, activate subscribes; a worker's thread answers the frames."""
 
     def __init__(self) -> None:
+        self._shortage = shared_memory_shortage()  # before this process takes its own share
         super().__init__('detector')
         self._stopping = threading.Event()
         self._state = 'unconfigured'
         self._problem = ''
         self._setting_problems = declare_settings(self)
+        if self._shortage:
+            self.get_logger().warning(f'raw pictures may be lost: {self._shortage}')
         self._settings = DetectorSettings()
         self._detector: ConeDetector | None = None
         self._health: Health | None = None
@@ -180,6 +184,19 @@ class DetectorNode(LifecycleNode):
         self._unload()
         self._state = 'unconfigured'
         return TransitionCallbackReturn.SUCCESS
+
+    def _LifecycleNodeMixin__change_state(  # noqa: N802
+        self, transition_id: int
+    ) -> TransitionCallbackReturn:
+        """As rclpy's, which up to Jazzy lets an impossible transition end the executor."""
+        try:
+            result: TransitionCallbackReturn = super()._LifecycleNodeMixin__change_state(  # type: ignore[misc]
+                transition_id
+            )
+            return result
+        except RuntimeError as error:  # rclpy's RCLError is one
+            self.get_logger().error(f'transition refused: {_one_line(str(error))}')
+            return TransitionCallbackReturn.ERROR
 
     def stop(self) -> bool:
         """Answer no more frames; False when a frame or a load is still being worked on."""
@@ -444,7 +461,11 @@ class DetectorNode(LifecycleNode):
                 'model sha256': info.network_sha256,
                 'picture conversion': converter()[0],
             }
-        level, message = (ERROR, self._problem) if self._problem else (OK, self._state)
+        level, message = OK, self._state
+        if self._problem:
+            level, message = ERROR, self._problem
+        elif self._shortage:
+            level, message = WARN, f'raw pictures may be lost: {self._shortage}'
         return diagnostic_status(level, f'{self.get_name()}: node', message, values, 'detector')
 
     def _why_silent(self, camera: str) -> str:

@@ -74,6 +74,7 @@ class StereoPairs(Generic[T]):
         self._other_came[other] = True
         if partner is not None and abs(partner.stamp_ns - frame.stamp_ns) <= self._tolerance_ns:
             del self._waiting[other]
+            self._other_came = [True, True]  # whichever of them was first this time
             pair = [frame, partner] if topic == 0 else [partner, frame]
             return pushed_out + self._make_ready(pair)
         if partner is not None and partner.stamp_ns < frame.stamp_ns:

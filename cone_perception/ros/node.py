@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the node until SIGINT or SIGTERM; 0 then, 1 when something else ended it."""
+    """Run the node until SIGINT or SIGTERM, then return 0."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -51,41 +51,39 @@ def run(args: argparse.Namespace) -> int:
         raise ConePerceptionError(f'the node cannot start: {error}') from error
     executor = MultiThreadedExecutor(num_threads=3)
     executor.add_node(node)
-    status = 0
 
     def spin() -> None:
-        nonlocal status
-        try:
-            executor.spin()
-        except Exception:
-            if not stop.is_set():
-                traceback.print_exc()
-                status = 1
+        while not stop.is_set() and rclpy.ok():
+            try:
+                executor.spin()
+            except Exception:  # of one callback, passed on by rclpy: the node goes on
+                if not stop.wait(0.1):
+                    node.get_logger().error(traceback.format_exc())
         stop.set()
 
     spinning = threading.Thread(target=spin, name='executor', daemon=True)
     spinning.start()
     # Python runs signal handlers in the main thread only, so that one does nothing but wait.
     stop.wait()
-    _end_soon(status)
+    _end_soon()
     stopped = node.stop()
     stopped = executor.shutdown(timeout_sec=EXIT_TIMEOUT_S / 2) and stopped
     spinning.join(EXIT_TIMEOUT_S / 4)
     node.destroy_node()
     rclpy.try_shutdown()
     if not stopped or spinning.is_alive():
-        _end_now(status)
-    return status
+        _end_now()
+    return 0
 
 
-def _end_soon(status: int) -> None:
+def _end_soon() -> None:
     """A load or an inference inside a runtime cannot be interrupted: do not wait for it."""
-    timer = threading.Timer(EXIT_TIMEOUT_S, _end_now, (status,))
+    timer = threading.Timer(EXIT_TIMEOUT_S, _end_now)
     timer.daemon = True
     timer.start()
 
 
-def _end_now(status: int) -> None:
+def _end_now() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    os._exit(0)
