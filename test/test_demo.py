@@ -24,7 +24,7 @@ from cone_perception.demo.processes import ProcessError, ProcessGroup
 from cone_perception.demo.recording import Exchange, judge, read_exchanges
 from cone_perception.demo.results import Results, write_results
 from cone_perception.errors import SourceError
-from cone_perception.model_card import ModelCard, NetworkFile
+from cone_perception.model_card import ModelCard, NetworkFile, file_sha256
 from cone_perception.types import Detections, Frame
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
@@ -46,6 +46,17 @@ def card():
         networks=(NetworkFile('tiny.onnx', '0' * 64, 'fp32', 'float'),),
         licence='Apache-2.0',
     )
+
+
+@pytest.fixture
+def runnable(tmp_path_factory, card):
+    """A bundle that is complete as far as the demo itself looks."""
+    folder = tmp_path_factory.mktemp('model')
+    (folder / 'tiny.onnx').write_bytes(b'')
+    (folder / 'card.json').write_text(
+        card.to_json().replace('0' * 64, file_sha256(folder / 'tiny.onnx'))
+    )
+    return str(folder)
 
 
 def cones(*boxes, class_id=0, score=0.9):
@@ -122,6 +133,13 @@ def test_latency_is_matched_by_stamp_and_topic(tmp_path):
     assert (first.latency_ms, first.found, first.truth) == (None, None, None)
     assert second.latency_ms == 7.0
     assert len(second.found) == 1
+
+
+def test_pictures_with_equal_stamps_are_refused(tmp_path):
+    (tmp_path / 'sent').write_text('{"topic": "/i", "stamp_ns": 0, "sent_ns": 1}\n' * 2)
+    (tmp_path / 'received').write_text('')
+    with pytest.raises(SourceError, match='equal stamps'):
+        read_exchanges(tmp_path / 'sent', tmp_path / 'received', {}, None, {}, '/d')
 
 
 @pytest.fixture
@@ -205,21 +223,35 @@ def test_stamp_of_a_serialised_message_in_both_byte_orders():
     [
         (['--bag', 'nowhere'], 'nowhere is no rosbag2'),
         (['--topic', '/image'], '--topic belongs to --bag'),
-        (['--model', 'nowhere'], 'nowhere is not a model card'),
+        (['--model', 'nowhere'], 'nowhere does not exist'),
     ],
 )
-def test_wrong_option_is_refused_before_anything_starts(tmp_path, capsys, options, message, card):
-    if '--model' not in options:
-        model = tmp_path / 'model'
-        model.mkdir()
-        (model / 'tiny.onnx').write_bytes(b'')
-        empty = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'
-        text = card.to_json().replace('0' * 64, empty)
-        (model / 'card.json').write_text(text)
-        options = [*options, '--model', str(model)]
-    assert main(['demo', *options, '--out', str(tmp_path / 'out')]) == 1
+def test_wrong_option_is_refused_before_anything_starts(
+    tmp_path, capsys, options, message, runnable
+):
+    out = str(tmp_path / 'out')
+    assert main(['demo', '--model', runnable, *options, '--out', out]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
+
+
+def test_folder_with_other_files_is_left_alone(tmp_path, capsys, runnable):
+    (tmp_path / 'log').mkdir()
+    (tmp_path / 'log' / 'mine').touch()
+    assert main(['demo', '--model', runnable, '--out', str(tmp_path)]) == 1
+    assert 'holds other files' in capsys.readouterr().err
+    assert (tmp_path / 'log' / 'mine').exists()
+
+
+def test_results_never_replace_the_bag_that_is_played(tmp_path, capsys, runnable):
+    bag = tmp_path / 'demo' / 'drive'
+    write_image_bag(bag, [Frame(np.zeros((8, 8, 3), np.uint8))], '/camera/image')
+    (tmp_path / 'demo' / '.cone_perception_demo').touch()
+    for out in (bag, bag.parent):
+        options = ['--bag', str(bag), '--model', runnable, '--out', str(out)]
+        assert main(['demo', *options]) == 1
+        assert 'another --out' in capsys.readouterr().err
+    assert (bag / 'metadata.yaml').exists()
 
 
 SLEEP = [sys.executable, '-c', 'import time; print("ready", flush=True); time.sleep(60)']

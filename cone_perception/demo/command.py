@@ -16,7 +16,7 @@ from pathlib import Path
 from cone_perception.bags import COMPRESSED_IMAGE, DETECTIONS, choose_image_topic, is_bag, open_bag
 from cone_perception.demo.page import write_page
 from cone_perception.demo.pictures import make_pictures
-from cone_perception.demo.processes import ProcessGroup, python_module
+from cone_perception.demo.processes import ProcessError, ProcessGroup, python_module
 from cone_perception.demo.recording import (
     Exchange,
     Figures,
@@ -45,7 +45,15 @@ READY_TIMEOUT_S = 60.0
 LAST_ANSWERS_S = 1.5
 """After the last picture: for its answer, and for diagnostics (1 Hz) that count it."""
 
-LEFT_BY_EARLIER_RUNS = ('drive', 'answers', 'log')
+HASHED_UP_TO_BYTES = 2 * 2**30
+
+MARK = '.cone_perception_demo'
+"""A file that says that a folder is the demo's: only in such a one is anything replaced."""
+
+LEFT_BY_EARLIER_RUNS = (
+    *('drive', 'answers', 'log', 'sent.jsonl', 'received.jsonl'),
+    *('demo.mp4', 'contact_sheet.png', 'index.html', 'demo.json'),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,14 +96,16 @@ def run(args: argparse.Namespace) -> int:
         raise SourceError(f'{args.bag} is no rosbag2: give its folder, or a .mcap or .db3 file.')
     if args.bag is None and args.topic is not None:
         raise SourceError('--topic belongs to --bag: the rendered drive has one camera only.')
-    out = _empty_folder(args.out)
+    out = _empty_folder(args.out, args.bag)
     with _signals_as_interrupt(), ProcessGroup(_environment(args.domain, out), out / 'log') as team:
         drive = _own_drive(args) if args.bag else _render(args, team, out)
         _play(drive, bundle, team, out)
     exchanges = _read_answers(drive, bundle, out)
     health = read_health(out / 'answers', DIAGNOSTICS_TOPIC)
-    camera_health = health.get(f'detector: {CAMERA}', {})
-    figures = judge(exchanges, int(camera_health.get('failed', 0)), bundle.card)
+    camera_health = health.get(f'detector: {CAMERA}')
+    if camera_health is None:
+        raise ProcessError(f'the node sent no {DIAGNOSTICS_TOPIC}: see {out / "log" / "node.log"}')
+    figures = judge(exchanges, int(camera_health['failed']), bundle.card)
     print('drawing', flush=True)
     pictures = make_pictures(out, drive.bag, drive.topic, exchanges, bundle.card)
     results = Results(
@@ -112,13 +122,23 @@ def run(args: argparse.Namespace) -> int:
     return 1 if figures.answered == 0 or figures.failed else 0
 
 
-def _empty_folder(out: Path) -> Path:
-    """The folder for the results, without what an earlier demo left in it."""
+def _empty_folder(out: Path, bag: Path | None) -> Path:
+    """The folder for the results, without what an earlier demo left in it.
+
+    Raises OutputError when it holds the bag to be played, or anything that is not the demo's.
+    """
+    if bag is not None and out.resolve() in (bag.resolve(), *bag.resolve().parents):
+        raise OutputError(f'{out} holds the bag {bag}: give another --out.')
     try:
+        if out.exists() and not (out / MARK).exists() and any(out.iterdir()):
+            raise OutputError(f'{out} holds other files: give a new or an empty folder as --out.')
         for name in LEFT_BY_EARLIER_RUNS:
             if (out / name).is_dir():
                 shutil.rmtree(out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
         (out / 'log').mkdir(parents=True)
+        (out / MARK).touch()
     except OSError as error:
         raise OutputError(f'{out} cannot be written: {error}. Give another --out.') from error
     return out
@@ -128,12 +148,18 @@ def _environment(domain: int | None, out: Path) -> dict[str, str]:
     """For the processes: nothing leaves this machine, and no other ROS on it is disturbed."""
     # Domains 1 to 101 keep clear of Linux's ephemeral ports.
     private = 1 + os.getpid() % 101
-    return os.environ | {
-        'ROS_DOMAIN_ID': str(private if domain is None else domain),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'ROS_LOG_DIR': str((out / 'log' / 'ros').resolve()),
-        'PYTHONUNBUFFERED': '1',
-    }
+    # Humble knows only the older variable, which newer distributions warn of.
+    humble = {'ROS_LOCALHOST_ONLY': '1'} if os.environ.get('ROS_DISTRO') == 'humble' else {}
+    return (
+        os.environ
+        | humble
+        | {
+            'ROS_DOMAIN_ID': str(private if domain is None else domain),
+            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+            'ROS_LOG_DIR': str((out / 'log' / 'ros').resolve()),
+            'PYTHONUNBUFFERED': '1',
+        }
+    )
 
 
 def _own_drive(args: argparse.Namespace) -> Drive:
@@ -183,7 +209,7 @@ def _play(drive: Drive, bundle: Bundle, team: ProcessGroup, out: Path) -> None:
     team.wait_for_line('monitor', 'ready', READY_TIMEOUT_S, {'node': NODE_REFUSES})
     player = [str(drive.bag), '--topic', drive.topic, *sent]
     team.start('player', python_module('cone_perception.ros.player', *player), show=True)
-    team.wait('player', duration_s + READY_TIMEOUT_S)
+    team.wait('player', 2 * duration_s + READY_TIMEOUT_S)
     time.sleep(LAST_ANSWERS_S)
     team.stop('monitor')
     team.stop('node')
@@ -217,12 +243,9 @@ def _about(
 ) -> dict[str, str]:
     """What one must know to run the same again."""
     node = health.get('detector: node', {})
-    file = drive.bag
-    if file.is_dir():
-        file = next(f for f in sorted(file.iterdir()) if f.name != 'metadata.yaml')
     about = {
         'bag': str(drive.bag),
-        'bag sha256': file_sha256(file),
+        'bag sha256': _bag_sha256(drive.bag),
         'image topic': drive.topic,
         'model': f'{bundle.card.name} ({bundle.folder})',
         'model sha256': node.get('model sha256', ''),
@@ -235,6 +258,14 @@ def _about(
     if drive.judged:
         about['drive'] = f'{args.seconds:g} s at {args.hz:g} Hz, seed {args.seed}'
     return about
+
+
+def _bag_sha256(bag: Path) -> str:
+    """Of the bag's data; empty where that is in several files, or takes too long to read."""
+    files = [f for f in bag.iterdir() if f.name != 'metadata.yaml'] if bag.is_dir() else [bag]
+    if len(files) != 1 or files[0].stat().st_size > HASHED_UP_TO_BYTES:
+        return ''
+    return file_sha256(files[0])
 
 
 def _processor() -> str:

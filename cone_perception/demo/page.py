@@ -26,7 +26,7 @@ STATION_NAMES = {
 }
 """The node's stations one after the other, and the way to it and from it."""
 
-STATION_COLOURS = ('--dim', '--yellow', '--blue', '--orange', '--green', '--line')
+STATION_COLOURS = ('--dim', '--yellow', '--blue', '--orange', '--green', '--violet')
 
 CHART_WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1000, 56, 76, 12, 12
 

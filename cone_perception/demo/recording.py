@@ -13,6 +13,7 @@ import numpy as np
 
 from cone_perception.accuracy import AccuracySummary, PictureMatch, match_picture, summarise
 from cone_perception.bags import DETECTIONS, bag_types, header_stamp_ns, open_bag, read_messages
+from cone_perception.errors import SourceError
 from cone_perception.model_card import ModelCard
 from cone_perception.types import Detections
 
@@ -85,12 +86,21 @@ def read_exchanges(
     stations_ms: Mapping[int, Mapping[str, float]],
     detections_topic: str,
 ) -> list[Exchange]:
-    """Every picture that was sent, in that order. answers, truth, stations_ms: by stamp."""
+    """Every picture that was sent, in that order. answers, truth, stations_ms: by stamp.
+
+    Raises SourceError when pictures have equal stamps.
+    """
     received_ns = {
         entry['stamp_ns']: entry['received_ns']
         for entry in _read_lines(received_log)
         if entry['topic'] == detections_topic
     }
+    sent = _read_lines(sent_log)
+    if len({entry['stamp_ns'] for entry in sent}) < len(sent):
+        raise SourceError(
+            'pictures of this topic have equal stamps, so their answers cannot be told apart: '
+            'does its driver fill header.stamp?'
+        )
     return [
         Exchange(
             stamp_ns=(stamp := entry['stamp_ns']),
@@ -100,7 +110,7 @@ def read_exchanges(
             truth=None if truth is None else truth.get(stamp, Detections.empty()),
             stations_ms=stations_ms.get(stamp, {}),
         )
-        for entry in _read_lines(sent_log)
+        for entry in sent
     ]
 
 

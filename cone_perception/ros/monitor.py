@@ -17,6 +17,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import rclpy
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -26,6 +27,9 @@ from cone_perception.ros.transport import use_profile
 
 READY = 'ready'
 """Printed as a line of its own when every topic has a publisher."""
+
+WAKE_PERIOD_S = 0.1
+"""A signal that comes while ROS waits for messages is only seen after the wait."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,10 +96,13 @@ def record(out: Path, topics: dict[str, str], log: Path) -> None:
                 )
             # An exception that passed the writer would make it leave the bag without its index.
             with suppress(KeyboardInterrupt):
+                executor = SingleThreadedExecutor()
+                executor.add_node(node)
                 while any(node.count_publishers(topic) == 0 for topic in topics):
-                    rclpy.spin_once(node, timeout_sec=0.05)
+                    executor.spin_once(timeout_sec=WAKE_PERIOD_S)
                 print(READY, flush=True)
-                rclpy.spin(node)
+                while True:
+                    executor.spin_once(timeout_sec=WAKE_PERIOD_S)
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
