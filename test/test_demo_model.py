@@ -14,11 +14,13 @@ from training.demo_model import (
     CLASS_NAMES,
     CROP_PX,
     CropRules,
+    Drives,
     Recipe,
     clip_boxes,
     crops_of,
     train,
     write_crops,
+    write_drives,
 )
 
 
@@ -107,3 +109,11 @@ def test_run_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
     (out / 'recipe.json').write_text('{"lr": 1.0}')
     with pytest.raises(SourceError, match='has another .*lr'):
         train(data, out, Recipe())
+
+
+def test_drives_become_pictures_with_labels(tmp_path: Path) -> None:
+    assert write_drives(tmp_path, Drives(seed=5, count=2, seconds=0.2, hz=10)) == 4
+    labels = sorted((tmp_path / 'test' / 'labels').iterdir())
+    assert [path.stem for path in labels] == ['5_0000', '5_0001', '6_0000', '6_0001']
+    assert labels[0].read_text() != labels[2].read_text()
+    assert cv2.imread(str(tmp_path / 'test' / 'images' / '5_0000.jpg')).shape == (720, 1280, 3)

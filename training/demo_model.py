@@ -21,10 +21,13 @@ import yaml
 from cone_perception.errors import SourceError
 from cone_perception.preprocess import Letterbox
 from cone_perception.types import Float32, UInt8
+from training.simulate.bag import drive_frames
+from training.simulate.dataset import label_lines
+from training.simulate.settings import SimulateSettings
+from training.simulate.track import CLASS_NAMES
 
 NETWORK_WIDTH_PX = 640
 CROP_PX = 320
-CLASS_NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,19 @@ class CropRules:
     visible: float = 0.3
     height_px: float = 4.0
     seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drives:
+    """Rendered drives that no training saw: each seed has its own track, textures and light.
+
+    seed: of the first drive, the others follow. count: of drives. hz: pictures per second.
+    """
+
+    seed: int = 900
+    count: int = 4
+    seconds: float = 20.0
+    hz: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     crops.add_argument('--data', type=Path, nargs='+', required=True, help='rendered data sets')
     crops.add_argument('--out', type=Path, required=True)
     _add_fields(crops, CropRules())
+    drives = steps.add_parser('drives', help='render drives as a YOLO data set to judge on')
+    drives.add_argument('--out', type=Path, required=True)
+    _add_fields(drives, Drives())
     train = steps.add_parser('train', help='train on crops; started again, it goes on')
     train.add_argument('--data', type=Path, required=True, help='folder that `crops` wrote')
     train.add_argument('--out', type=Path, required=True)
@@ -79,18 +98,22 @@ def run(args: argparse.Namespace) -> int:
     if args.step == 'crops':
         counts = write_crops(args.data, args.out, CropRules(**_field_values(args, CropRules)))
         print(', '.join(f'{split}: {count} crops' for split, count in counts.items()))
+    elif args.step == 'drives':
+        print(f'{write_drives(args.out, Drives(**_field_values(args, Drives)))} pictures')
     else:
         print(train(args.data, args.out, Recipe(**_field_values(args, Recipe))))
     return 0
 
 
-def _add_fields(parser: argparse.ArgumentParser, defaults: CropRules | Recipe) -> None:
+def _add_fields(parser: argparse.ArgumentParser, defaults: CropRules | Drives | Recipe) -> None:
     for name, value in asdict(defaults).items():
         flag = f'--{name.replace("_", "-")}'
         parser.add_argument(flag, type=type(value), default=value, help=f'default: {value}')
 
 
-def _field_values(args: argparse.Namespace, of: type[CropRules] | type[Recipe]) -> dict[str, Any]:
+def _field_values(
+    args: argparse.Namespace, of: type[CropRules] | type[Drives] | type[Recipe]
+) -> dict[str, Any]:
     return {field.name: getattr(args, field.name) for field in fields(of)}
 
 
@@ -156,6 +179,27 @@ def clip_boxes(labels: Float32, left_px: int, top_px: int, rules: CropRules) -> 
     kept &= clipped[:, 4] - clipped[:, 2] >= rules.height_px
     selected: Float32 = clipped[kept]
     return selected
+
+
+def write_drives(out: Path, drives: Drives) -> int:
+    """Render drives into the split `test` of a YOLO data set. Returns the number of pictures."""
+    for folder in ('images', 'labels'):
+        (out / 'test' / folder).mkdir(parents=True, exist_ok=True)
+    written = 0
+    for seed in range(drives.seed, drives.seed + drives.count):
+        for index, frame in enumerate(
+            drive_frames(SimulateSettings(), seed, drives.seconds, drives.hz)
+        ):
+            name = f'{seed}_{index:04d}'
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
+            cv2.imwrite(str(out / 'test' / 'images' / f'{name}.jpg'), frame.image, quality)
+            height, width = frame.image.shape[:2]
+            text = label_lines(frame.labels, width, height)
+            (out / 'test' / 'labels' / f'{name}.txt').write_text(text, encoding='utf-8')
+            written += 1
+    layout = {'path': '.', 'test': 'test/images', 'names': dict(enumerate(CLASS_NAMES))}
+    (out / 'data.yaml').write_text(yaml.safe_dump(layout), encoding='utf-8')
+    return written
 
 
 def train(data: Path, out: Path, recipe: Recipe) -> Path:
