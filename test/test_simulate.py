@@ -3,11 +3,14 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from cone_perception.errors import OutputError, SettingsError
+from training.cli import main
 from training.simulate.camera import Camera, load_camera, make_lens
 from training.simulate.cone import Cone, cone_points, make_cone, make_palette
 from training.simulate.dataset import render_picture, write_dataset
@@ -222,7 +225,7 @@ def test_splits_share_no_picture() -> None:
     assert (train != val).any()
 
 
-def test_dataset_goes_on_where_it_stopped_and_is_the_same(tmp_path) -> None:
+def test_dataset_goes_on_where_it_stopped_and_is_the_same(tmp_path: Path) -> None:
     counts = {'train': 3, 'val': 1, 'test': 1}
     write_dataset(tmp_path / 'a', SMALL, 9, {'train': 2, 'val': 0, 'test': 0})
     kept = (tmp_path / 'a/train/images/train_000000.jpg').stat().st_mtime_ns
@@ -236,13 +239,13 @@ def test_dataset_goes_on_where_it_stopped_and_is_the_same(tmp_path) -> None:
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
 
 
-def test_dataset_of_another_seed_is_not_mixed_in(tmp_path) -> None:
+def test_dataset_of_another_seed_is_not_mixed_in(tmp_path: Path) -> None:
     write_dataset(tmp_path, SMALL, 1, {'train': 1, 'val': 0, 'test': 0})
-    with pytest.raises(ValueError, match='seed'):
+    with pytest.raises(OutputError, match='seed'):
         write_dataset(tmp_path, SMALL, 2, {'train': 1, 'val': 0, 'test': 0})
 
 
-def test_label_lines_are_fractions_inside_the_picture(tmp_path) -> None:
+def test_label_lines_are_fractions_inside_the_picture(tmp_path: Path) -> None:
     write_dataset(tmp_path, SMALL, 4, {'train': 6, 'val': 0, 'test': 0})
     lines = [
         line for p in tmp_path.glob('train/labels/*.txt') for line in p.read_text().split('\n')
@@ -285,13 +288,39 @@ def test_motion_blur_moves_nothing() -> None:
 
 
 def test_unknown_setting_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match='colour_shift'):
+    with pytest.raises(SettingsError, match='colour_shift'):
         SimulateSettings.from_dict({'colour_shift': 1})
 
 
-@pytest.mark.parametrize('name,value', [('min_visible', 2), ('width_px', 8), ('photo', -0.1)])
-def test_setting_out_of_range_is_refused(name: str, value: float) -> None:
-    with pytest.raises(
-        ValueError, match=name.removesuffix('_px') if 'width' not in name else 'size'
-    ):
+@pytest.mark.parametrize(
+    'name,value,message',
+    [
+        ('min_visible', 2, 'min_visible is 2'),
+        ('width_px', 8, 'picture size 8x720'),
+        ('photo', -0.1, 'photo is -0.1'),
+    ],
+)
+def test_setting_out_of_range_is_refused(name: str, value: float, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         SimulateSettings.from_dict({name: value})
+
+
+def test_command_renders_with_a_settings_file(tmp_path: Path) -> None:
+    file = tmp_path / 'small.yaml'
+    file.write_text('width_px: 640\nheight_px: 360\n')
+    out = tmp_path / 'set'
+    options = ['--train', '1', '--scale', '0.5', '--settings', str(file)]
+    assert main(['simulate', 'dataset', '--out', str(out), *options]) == 0
+    assert cv2.imread(str(out / 'train/images/train_000000.jpg')).shape == (180, 320, 3)
+
+
+def test_command_names_an_unknown_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / 'wrong.yaml'
+    file.write_text('widht_px: 640\n')
+    out = tmp_path / 'set'
+    status = main(['simulate', 'dataset', '--out', str(out), '--settings', str(file)])
+    assert status == 1
+    assert 'widht_px' in capsys.readouterr().err
+    assert not out.exists()

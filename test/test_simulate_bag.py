@@ -6,6 +6,7 @@ import pytest
 from rosbags.rosbag2 import Reader
 
 from cone_perception.bags import bag_types
+from cone_perception.errors import OutputError
 from training.simulate.bag import drive_frames, write_drive
 from training.simulate.settings import SimulateSettings
 from training.simulate.track import CLASS_NAMES
@@ -98,5 +99,5 @@ def test_stereo_eyes_share_stamps_and_see_a_parallax(tmp_path) -> None:
 
 def test_existing_bag_is_not_overwritten(tmp_path) -> None:
     (tmp_path / 'bag').mkdir()
-    with pytest.raises(ValueError, match='exists'):
+    with pytest.raises(OutputError, match='exists'):
         write_drive(tmp_path / 'bag', SETTINGS, 0, 1, 1)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from training.simulate.command import add_arguments, run
+from training.cli import main
 
-parser = argparse.ArgumentParser(prog='cone-training simulate', description=__doc__)
-add_arguments(parser)
-sys.exit(run(parser.parse_args()))
+if __name__ == '__main__':
+    sys.exit(main(['simulate', *sys.argv[1:]]))

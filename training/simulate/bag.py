@@ -14,6 +14,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
 from cone_perception.bags import COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
+from cone_perception.errors import OutputError, SettingsError
 from training.simulate.camera import Camera, load_camera, make_lens
 from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
@@ -68,7 +69,6 @@ def drive_frames(
     shake = rng.uniform(0, 2 * math.pi, 6)
     baseline = {'left': 0.0, 'right': -0.12}
     start_ns = START_NS + seed * 3_600_000_000_000
-    previous = -1.0
     for index in range(round(seconds * hz)):
         t = index / hz
         place = at + speed * t / 0.25
@@ -82,9 +82,6 @@ def drive_frames(
         roll = 0.008 * math.sin(4 * t + shake[3]) + 0.002 * math.sin(37 * t + shake[4])
         up = camera.position_m[2] + 0.006 * math.sin(11 * t + shake[5])
         stamp_ns = start_ns + round(index * 1e9 / hz)
-        if stamp_ns <= previous:
-            raise ValueError(f'{hz} pictures a second cannot be told apart in nanoseconds')
-        previous = stamp_ns
         for eye in ('left', 'right') if stereo else ('left',):
             shift = baseline[eye]
             position = (x - shift * math.sin(yaw), y + shift * math.cos(yaw), up)
@@ -121,12 +118,14 @@ def write_drive(
 
     Topics: /camera/image (or /camera/image/compressed), /camera/camera_info and
     /camera/ground_truth; with stereo /camera/left/... and /camera/right/... instead.
-    Raises ValueError for a drive without a picture or an `out` that exists.
+    Raises SettingsError for a drive without a picture, OutputError for an `out` that exists.
     """
-    if not (seconds > 0 and hz > 0 and round(seconds * hz) > 0):
-        raise ValueError(f'{seconds} s at {hz} Hz is no picture at all: give a longer drive')
+    if not (seconds > 0 and 0 < hz <= 1000 and round(seconds * hz) > 0):
+        raise SettingsError(
+            f'{seconds} s at {hz} Hz is no drive: at least one picture, at most 1000 Hz'
+        )
     if out.exists():
-        raise ValueError(f'{out} exists: choose another name or delete it')
+        raise OutputError(f'{out} exists: choose another name or delete it')
     store = bag_types()
     total = round(seconds * hz) * (2 if stereo else 1)
     kind = COMPRESSED_IMAGE if compressed else IMAGE

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from cone_perception.errors import SettingsError
 from training.simulate.settings import SimulateSettings
 
 
@@ -23,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dataset.add_argument(
         '--scale', type=float, default=1.0, help='picture size relative to the settings'
     )
-    dataset.add_argument('--settings', type=Path, help='JSON file of settings')
+    dataset.add_argument('--settings', type=Path, help='YAML file of settings')
     drive = commands.add_parser('drive', help='a drive as a rosbag2 with ground truth')
     drive.add_argument('--out', type=Path, required=True, help='bag folder to write, new')
     drive.add_argument('--seconds', type=float, default=10.0, help='length of the drive')
@@ -31,34 +33,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drive.add_argument('--seed', type=int, default=0, help='same seed, same drive')
     drive.add_argument('--compressed', action='store_true', help='JPEG in CompressedImage')
     drive.add_argument('--stereo', action='store_true', help='both eyes, equal stamps')
-    drive.add_argument('--settings', type=Path, help='JSON file of settings')
+    drive.add_argument('--settings', type=Path, help='YAML file of settings')
 
 
 def read_settings(path: Path | None, scale: float) -> SimulateSettings:
-    """Settings of a JSON file, or the defaults, with the picture size scaled."""
-    values = {} if path is None else json.loads(path.read_text(encoding='utf-8'))
+    """Settings of a YAML or JSON file, or the defaults, with the picture size scaled.
+
+    Raises SettingsError when the file cannot be read or says what is not known.
+    """
+    values: Any = {}
+    if path is not None:
+        try:
+            values = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise SettingsError(
+                f'settings file {path} cannot be read: {error}. Give a YAML or JSON file.'
+            ) from error
+    if not isinstance(values, dict):
+        raise SettingsError(f'settings file {path} holds no mapping: write lines of `name: value`')
     settings = SimulateSettings.from_dict(values)
-    values['width_px'] = round(settings.width_px * scale)
-    values['height_px'] = round(settings.height_px * scale)
-    return SimulateSettings.from_dict(values)
+    size = {
+        'width_px': round(settings.width_px * scale),
+        'height_px': round(settings.height_px * scale),
+    }
+    return SimulateSettings.from_dict(values | size)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen subcommand; returns the exit status."""
-    try:
-        settings = read_settings(getattr(args, 'settings', None), getattr(args, 'scale', 1.0))
-        if args.what == 'dataset':
-            from training.simulate.dataset import write_dataset
+    if args.what == 'dataset':
+        from training.simulate.dataset import write_dataset
 
-            counts = {'train': args.train, 'val': args.val, 'test': args.test}
-            write_dataset(args.out, settings, args.seed, counts, args.workers)
-        else:
-            from training.simulate.bag import write_drive
+        settings = read_settings(args.settings, args.scale)
+        counts = {'train': args.train, 'val': args.val, 'test': args.test}
+        write_dataset(args.out, settings, args.seed, counts, args.workers)
+        return 0
+    from training.simulate.bag import write_drive
 
-            write_drive(
-                args.out, settings, args.seed, args.seconds, args.hz, args.compressed, args.stereo
-            )
-    except (OSError, ValueError) as error:
-        print(f'simulate: {error}', file=sys.stderr)
-        return 2
+    settings = read_settings(args.settings, 1.0)
+    write_drive(args.out, settings, args.seed, args.seconds, args.hz, args.compressed, args.stereo)
     return 0

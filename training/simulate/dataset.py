@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from cone_perception.errors import OutputError
 from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import render
@@ -167,7 +168,7 @@ def write_dataset(
     """Render OUT/{train,val,test}/{images,labels}, data.yaml and simulate.json.
 
     Pictures that are there already are kept, so an interrupted run goes on where it stopped.
-    Raises ValueError when OUT was rendered with other settings or another seed.
+    Raises OutputError when OUT was rendered with other settings or another seed.
     """
     about = {
         'seed': seed,
@@ -180,7 +181,7 @@ def write_dataset(
         before = json.loads(record.read_text(encoding='utf-8'))
         changed = [key for key in about if before.get(key) != about[key]]
         if changed:
-            raise ValueError(
+            raise OutputError(
                 f'{out} was rendered with another {", ".join(changed)}: '
                 'choose an empty folder or delete this one'
             )

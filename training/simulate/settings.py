@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from cone_perception.errors import SettingsError
+
 
 @dataclass(frozen=True, slots=True)
 class SimulateSettings:
@@ -33,23 +35,25 @@ class SimulateSettings:
 
     def __post_init__(self) -> None:
         if not (64 <= self.width_px <= 8192 and 64 <= self.height_px <= 8192):
-            raise ValueError(
+            raise SettingsError(
                 f'picture size {self.width_px}x{self.height_px} is outside 64..8192: '
                 'choose a width and height in between'
             )
         if not 0 < self.min_height_px < 1000:
-            raise ValueError(f'min_height_px is {self.min_height_px}, expected 0..1000 exclusive')
+            raise SettingsError(
+                f'min_height_px is {self.min_height_px}, expected 0..1000 exclusive'
+            )
         for name in ('min_visible', 'photo', 'clutter', 'fallen', 'stripeless'):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f'{name} is {getattr(self, name)}, expected 0..1')
+                raise SettingsError(f'{name} is {getattr(self, name)}, expected 0..1')
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SimulateSettings:
-        """Settings from a mapping; an unknown key is refused by name with ValueError."""
+        """Settings from a mapping; an unknown key is refused by name with SettingsError."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
             known = ', '.join(field.name for field in fields(cls))
-            raise ValueError(f'unknown setting {", ".join(unknown)}: known are {known}')
+            raise SettingsError(f'unknown setting {", ".join(unknown)}: known are {known}')
         return cls(**values)
 
     def as_dict(self) -> dict[str, Any]:
