@@ -86,6 +86,42 @@ def test_jpeg_that_was_cut_off_is_not_taken_for_a_whole_one(tmp_path):
     assert isinstance(picture, Unreadable)
 
 
+def jpeg_with_thumbnail():
+    """A picture of noise whose EXIF-like segment holds a whole small JPEG."""
+    rng = np.random.default_rng(0)
+    whole = cv2.imencode('.jpg', rng.integers(0, 255, (96, 96, 3), np.uint8))[1].tobytes()
+    small = cv2.imencode('.jpg', np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    segment = b'\xff\xe2' + (len(small) + 2).to_bytes(2, 'big') + small
+    return whole[:2] + segment + whole[2:]
+
+
+def test_end_of_a_thumbnail_is_not_taken_for_the_end_of_the_picture(tmp_path):
+    whole = jpeg_with_thumbnail()
+    (tmp_path / 'a_whole.jpg').write_bytes(whole)
+    (tmp_path / 'b_cut.jpg').write_bytes(whole[: len(whole) * 2 // 3])
+    good, cut = open_source(tmp_path).frames
+    assert isinstance(good, Frame)
+    assert isinstance(cut, Unreadable)
+    assert 'truncated' in cut.reason
+
+
+def test_what_a_phone_appends_to_a_jpeg_is_ignored(tmp_path):
+    (tmp_path / 'photo.jpg').write_bytes(jpeg_with_thumbnail() + bytes(range(256)) * 4)
+    (frame,) = open_source(tmp_path).frames
+    assert frame.bgr.shape == (96, 96, 3)
+
+
+def test_photo_is_turned_upright_as_its_exif_says(tmp_path):
+    plain = cv2.imencode('.jpg', np.zeros((40, 60, 3), np.uint8))[1].tobytes()
+    # One entry: tag 0x112, orientation, a short with the value 6: turn by a quarter clockwise.
+    entry = b'\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00'
+    body = b'Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00' + entry + b'\x00\x00\x00\x00'
+    segment = b'\xff\xe1' + (len(body) + 2).to_bytes(2, 'big') + body
+    (tmp_path / 'photo.jpg').write_bytes(plain[:2] + segment + plain[2:])
+    (frame,) = open_source(tmp_path).frames
+    assert (frame.width_px, frame.height_px) == (40, 60)
+
+
 def test_folder_without_pictures_is_refused(tmp_path):
     (tmp_path / 'inner').mkdir()
     with pytest.raises(SourceError, match='holds no pictures'):

@@ -65,10 +65,10 @@ def _from_compressed(message: Any, upright: bool) -> UInt8:
     if not len(data):
         raise ImageError(f'{what}: it is empty')
     # The decoders fill what is missing with grey and return it as a good picture.
-    end = data[-64:].tobytes().rstrip(b'\0')
-    if data[:2].tobytes() == b'\xff\xd8' and not end.endswith(b'\xff\xd9'):
+    encoded = data.tobytes()
+    if encoded[:2] == b'\xff\xd8' and not _has_jpeg_end(encoded):
         raise ImageError(f'{what}: the JPEG is truncated, its end marker is missing')
-    if data[:4].tobytes() == b'\x89PNG' and b'IEND' not in end:
+    if encoded[:4] == b'\x89PNG' and b'IEND' not in encoded[-64:]:
         raise ImageError(f'{what}: the PNG is truncated, its end marker is missing')
     try:
         turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
@@ -78,6 +78,20 @@ def _from_compressed(message: Any, upright: bool) -> UInt8:
     if picture is None:
         raise ImageError(f'{what}: it is corrupt, or of a kind that OpenCV does not read')
     return np.asarray(picture, np.uint8)
+
+
+def _has_jpeg_end(encoded: bytes) -> bool:
+    """Whether the end marker follows the picture's own scan (ITU T.81, B.1.1).
+
+    The one of a thumbnail, inside of a segment, does not count; what phones append may follow.
+    """
+    at = 2
+    while encoded[at : at + 1] == b'\xff' and encoded[at + 1 : at + 2] != b'\xda':
+        if encoded[at + 1 : at + 2] == b'\xff':  # a fill byte
+            at += 1
+        else:
+            at += 2 + max(2, int.from_bytes(encoded[at + 2 : at + 4], 'big'))
+    return encoded.find(b'\xff\xd9', at) >= 0
 
 
 def _from_raw(message: Any) -> UInt8:
