@@ -19,10 +19,10 @@ from training.simulate.camera import Camera, load_camera, make_lens
 from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import render
-from training.simulate.scene import make_scene
+from training.simulate.scene import Thing, make_scene
 from training.simulate.scenery import Bytes, make_ego, make_library
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import CLASS_NAMES
+from training.simulate.track import CLASS_NAMES, Track
 
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 FRAME_ID = 'zed_{eye}_camera_optical_frame'
@@ -64,6 +64,7 @@ def drive_frames(
     )
     lens = make_lens(camera)
     track = scene.track
+    scene = replace(scene, things=tuple(t for t in scene.things if _clear_of(track, t)))
     speed = rng.uniform(6.0, 9.0)
     at = rng.uniform(0, len(track.centre_m))
     shake = rng.uniform(0, 2 * math.pi, 6)
@@ -90,6 +91,12 @@ def drive_frames(
             noise = np.random.default_rng([seed, 17, 3, index, eye == 'right'])
             image = apply_photo(result.image, photo, library.sensor, noise)
             yield DriveFrame(eye, stamp_ns, image, result.labels, here, photo.quality)
+
+
+def _clear_of(track: Track, thing: Thing) -> bool:
+    """Whether a thing that turns to face the car never swings over the track."""
+    distance = np.hypot(*(track.centre_m - np.array(thing.position_m)).T).min()
+    return bool(distance > thing.width_m / 2 + track.width_m / 2)
 
 
 def _on_track(
