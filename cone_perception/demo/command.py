@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     out = _empty_folder(args.out, args.bag)
     with _signals_as_interrupt(), ProcessGroup(_environment(args.domain, out), out / 'log') as team:
         drive = _own_drive(args) if args.bag else _render(args, team, out)
-        _play(drive, bundle, team, out)
+        problem = _play(drive, bundle, team, out)
     exchanges = _read_answers(drive, bundle, out)
     health = read_health(out / 'answers', DIAGNOSTICS_TOPIC)
     camera_health = health.get(f'detector: {CAMERA}')
@@ -118,8 +119,10 @@ def run(args: argparse.Namespace) -> int:
     )
     write_results(out / 'demo.json', results)
     write_page(out / 'index.html', results, pictures)
+    if problem:
+        print(f'cone-perception demo: {problem}', file=sys.stderr, flush=True)
     _print_summary(out, figures, camera_health, time.monotonic() - started)
-    return 1 if figures.answered == 0 or figures.failed else 0
+    return 1 if problem or figures.answered == 0 or figures.failed else 0
 
 
 def _empty_folder(out: Path, bag: Path | None) -> Path:
@@ -180,8 +183,11 @@ def _render(args: argparse.Namespace, team: ProcessGroup, out: Path) -> Drive:
         return Drive(bag, choose_image_topic(reader, None), compressed=False, judged=True)
 
 
-def _play(drive: Drive, bundle: Bundle, team: ProcessGroup, out: Path) -> None:
-    """Play the drive to the node, and record what it says."""
+def _play(drive: Drive, bundle: Bundle, team: ProcessGroup, out: Path) -> str:
+    """Play the drive to the node, and record what it says.
+
+    Returns what went wrong when the node was ended: its answers are good all the same.
+    """
     with open_bag(drive.bag) as reader:
         duration_s = reader.duration / 1e9
     print('starting the node, and a monitor of what it puts out', flush=True)
@@ -212,7 +218,11 @@ def _play(drive: Drive, bundle: Bundle, team: ProcessGroup, out: Path) -> None:
     team.wait('player', 2 * duration_s + READY_TIMEOUT_S)
     time.sleep(LAST_ANSWERS_S)
     team.stop('monitor')
-    team.stop('node')
+    try:
+        team.stop('node')
+    except ProcessError as error:
+        return str(error)
+    return ''
 
 
 def _read_answers(drive: Drive, bundle: Bundle, out: Path) -> list[Exchange]:
