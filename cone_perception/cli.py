@@ -37,22 +37,22 @@ def run_command(
     parser = argparse.ArgumentParser(prog=program)
     parser.add_argument('--version', action='version', version=__version__)
     choices = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    chosen = next((a for a in arguments if not a.startswith('-')), None)
-    for name, (module_name, summary) in subcommands.items():
-        subparser = choices.add_parser(name, help=summary, description=summary)
-        if name == chosen:
-            module = importlib.import_module(module_name)
-            module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
-    args = parser.parse_args(arguments)
-    args.ros_arguments = ros_arguments
+    chosen = next((a for a in arguments if not a.startswith('-')), '')
     try:
+        for name, (module_name, summary) in subcommands.items():
+            subparser = choices.add_parser(name, help=summary, description=summary)
+            if name == chosen:
+                module = importlib.import_module(module_name)
+                module.add_arguments(subparser)
+                subparser.set_defaults(run=module.run)
+        args = parser.parse_args(arguments)
+        args.ros_arguments = ros_arguments
         return int(args.run(args))
     except ConePerceptionError as error:
-        print(f'{program} {args.command}: {error}', file=sys.stderr)
+        print(f'{program} {chosen}: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f'{program} {args.command}: interrupted', file=sys.stderr)
+        print(f'{program} {chosen}: interrupted', file=sys.stderr)
         return 130
 
 

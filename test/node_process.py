@@ -56,6 +56,7 @@ class NodeProcess:
         self, log: Path, parameters: dict[str, str], *arguments: str, **environment: str
     ) -> None:
         self._log = log
+        self._earlier_segments = set(Path('/dev/shm').glob('fast*'))
         given = [part for name, value in parameters.items() for part in ('-p', f'{name}:={value}')]
         command = [sys.executable, '-m', 'cone_perception.cli', 'node', '--ros-args']
         with log.open('w') as stream:
@@ -89,14 +90,14 @@ class NodeProcess:
                 self.process.kill()
         return status, time.monotonic() - started
 
-    def mapped_shared_memory_bytes(self) -> int:
-        """Size of the largest Fast DDS segment that the process itself has mapped."""
-        sizes = [0]
+    def shared_memory(self) -> dict[Path, int]:
+        """Fast DDS segments that came with the process, and their bytes."""
+        sizes = {}
         for line in Path(f'/proc/{self.process.pid}/maps').read_text().splitlines():
             if '/dev/shm/fast' in line:
                 first, last = line.split()[0].split('-')
-                sizes.append(int(last, 16) - int(first, 16))
-        return max(sizes)
+                sizes[Path(line.split()[-1])] = int(last, 16) - int(first, 16)
+        return {path: size for path, size in sizes.items() if path not in self._earlier_segments}
 
 
 class Observer:

@@ -16,6 +16,7 @@ from sensor_msgs.msg import Image
 from tiny_network import CLASS_NAMES
 
 from cone_perception.model_card import ModelCard, NetworkFile, file_sha256
+from cone_perception.ros.transport import SEGMENT_BYTES
 
 pytestmark = pytest.mark.ros
 
@@ -88,10 +89,14 @@ def write_stalling_bundle(folder: Path, brightness: float) -> Path:
 
 
 def assert_ends_well(process, number):
+    """In time, with status 0, without a trace on the terminal or in shared memory."""
+    own = [path for path, size in process.shared_memory().items() if size > SEGMENT_BYTES]
+    assert own
     status, seconds = process.stop(number)
     assert status == 0, process.output
     assert seconds < LIMIT_S, process.output
     assert 'Traceback' not in process.output
+    assert not own[0].exists()
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from vision_msgs.msg import Detection2DArray
 
 from cone_perception.draw import draw_cones
 from cone_perception.engines import open_engine
-from cone_perception.errors import ConePerceptionError, ImageError, SettingsError
+from cone_perception.errors import ConePerceptionError, EngineError, ImageError, SettingsError
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.ros.diagnostics import (
@@ -58,7 +59,10 @@ LOG_PERIOD_S = 5.0
 MAX_AGE_MS = 10_000.0
 """Stamps older than this, or of the future, are of another clock: a bag's, or another machine's."""
 
-STOP_TIMEOUT_S = 1.0
+STOP_TIMEOUT_S = 0.7
+"""A frame that takes longer is abandoned when the node is deactivated or ends."""
+
+STOP_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class DetectorNode(LifecycleNode):
         self._shortage = shared_memory_shortage()  # before this process takes its own share
         super().__init__('detector')
         self._stopping = threading.Event()
+        self._loading: Future[tuple[DetectorSettings, ConeDetector]] | None = None
         self._state = 'unconfigured'
         self._problem = ''
         self._setting_problems = declare_settings(self)
@@ -126,15 +131,16 @@ class DetectorNode(LifecycleNode):
         self._state = 'configuring'
         self._problem = ''
         try:
-            self._load()
+            self._settings, self._detector = self._load_apart()
+            self._create_publishers()
         except ConePerceptionError as error:
             self._problem = str(error)
         except Exception as error:  # whatever a runtime raises, the node stays and says so
             self.get_logger().debug(traceback.format_exc())
             self._problem = f'{type(error).__name__}: {error}'
-        if self._problem and not self._stopping.is_set():
-            self.get_logger().error(f'not configured: {_one_line(self._problem)}')
-        if self._problem or self._stopping.is_set():
+        if self._problem:
+            if not self._stopping.is_set():
+                self.get_logger().error(f'not configured: {_one_line(self._problem)}')
             self._unload()
             self._state = 'unconfigured'
             return TransitionCallbackReturn.FAILURE
@@ -199,9 +205,15 @@ class DetectorNode(LifecycleNode):
             return TransitionCallbackReturn.ERROR
 
     def stop(self) -> bool:
-        """Answer no more frames; False when a frame or a load is still being worked on."""
+        """Answer no more frames; False when one, or a load, goes on behind our back."""
         self._stopping.set()
-        return self._stop_working()
+        finished = self._stop_working()
+        return finished and (self._loading is None or self._loading.done())
+
+    def destroy_node(self) -> None:
+        """As rclpy's, which forgets the state machine: it would keep the shared memory of DDS."""
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
 
     def _start_by_itself(self) -> None:
         self._autostart.cancel()
@@ -211,8 +223,25 @@ class DetectorNode(LifecycleNode):
         ):
             self.trigger_activate()
 
-    def _load(self) -> None:
-        """Everything that configure needs. Raises ConePerceptionError."""
+    def _load_apart(self) -> tuple[DetectorSettings, ConeDetector]:
+        """_load in a thread that can be left behind: no runtime lets its load be interrupted."""
+        loading: Future[tuple[DetectorSettings, ConeDetector]] = Future()
+
+        def load() -> None:
+            try:
+                loading.set_result(self._load())
+            except Exception as error:
+                loading.set_exception(error)
+
+        threading.Thread(target=load, name='load', daemon=True).start()
+        self._loading = loading
+        while not self._stopping.is_set():
+            if wait([loading], timeout=STOP_POLL_S).done:
+                return loading.result()
+        raise EngineError('the node was stopped while it loaded')
+
+    def _load(self) -> tuple[DetectorSettings, ConeDetector]:
+        """Settings and warm network. Raises ConePerceptionError."""
         if self._setting_problems:
             raise SettingsError('; '.join(self._setting_problems))
         settings = read_settings(self)
@@ -223,12 +252,20 @@ class DetectorNode(LifecycleNode):
         settings.filters.check_classes(bundle.card)
         self.get_logger().info(f'loading {bundle.card.name} from {bundle.folder}')
         engine = open_engine(bundle, settings.engine, settings.batch, settings.threads)
-        self._settings, self._detector = settings, ConeDetector(bundle.card, engine)
-        self._detector.warm_up()
+        detector = ConeDetector(bundle.card, engine)
+        detector.warm_up()
+        info = engine.info
+        self.get_logger().info(
+            f'{bundle.card.name} runs on {info.runtime}, {info.device}, {info.precision}, batch '
+            f'{settings.batch}; loaded and warm after {time.monotonic() - started:.1f} s'
+        )
+        return settings, detector
+
+    def _create_publishers(self) -> None:
         # Reliable, so that both kinds of subscriptions hear it: an answer is a few kB, and a
         # planner must not miss one. Five deep: who is later than that wants the newest instead.
         answers = QoSProfile(depth=5)
-        for name in settings.cameras:
+        for name in self._settings.cameras:
             self._detection_publishers[name] = self.create_publisher(
                 Detection2DArray, f'{name}/detections', answers
             )
@@ -236,11 +273,6 @@ class DetectorNode(LifecycleNode):
                 Image, f'{name}/debug_image', QoSProfile(depth=1)
             )
         self._timing_publisher = self.create_publisher(DiagnosticArray, '~/timing', 100)
-        info = engine.info
-        self.get_logger().info(
-            f'{bundle.card.name} runs on {info.runtime}, {info.device}, {info.precision}, batch '
-            f'{settings.batch}; loaded and warm after {time.monotonic() - started:.1f} s'
-        )
 
     def _unload(self) -> None:
         for publisher in (*self._detection_publishers.values(), *self._debug_publishers.values()):

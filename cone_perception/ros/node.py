@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> int:
     # Python runs signal handlers in the main thread only, so that one does nothing but wait.
     stop.wait()
     _end_soon()
-    stopped = node.stop()
-    stopped = executor.shutdown(timeout_sec=EXIT_TIMEOUT_S / 2) and stopped
-    spinning.join(EXIT_TIMEOUT_S / 4)
+    finished = node.stop()
+    executor.shutdown(timeout_sec=EXIT_TIMEOUT_S)
+    spinning.join(EXIT_TIMEOUT_S)  # while it spins, it keeps what destroy_node frees
     node.destroy_node()
     rclpy.try_shutdown()
-    if not stopped or spinning.is_alive():
+    if not finished:
         _end_now()
     return 0
 
