@@ -40,7 +40,7 @@ def settings_yaml() -> str:
     kinds = get_type_hints(DetectorSettings)
     lines = [
         '# Every setting with its default, written by: python -m cone_perception.ros.settings_text',
-        '# [] is an empty list; in a launch file and with `ros2 param set`, write it as [\'\'].',
+        "# [] is an empty list; in a launch file and with `ros2 param set`, write it as [''].",
         '/**:',
         '  ros__parameters:',
     ]
