@@ -258,7 +258,15 @@ SLEEP = [sys.executable, '-c', 'import time; print("ready", flush=True); time.sl
 STUBBORN = [
     sys.executable,
     '-c',
-    'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); '
+    'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); '
+    'print("ready", flush=True); time.sleep(60)',
+]
+
+DEAF = [
+    sys.executable,
+    '-c',
+    'import signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); '
+    'signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); '
     'print("ready", flush=True); time.sleep(60)',
 ]
 
@@ -284,6 +292,12 @@ def test_leaving_the_group_ends_its_processes(tmp_path):
         pid = team._running['sleeper'].pid
         assert is_running(pid)
     assert not is_running(pid)
+
+
+def test_process_that_a_background_shell_made_deaf_to_sigint_is_ended(team):
+    team.start('deaf', DEAF)
+    team.wait_for_line('deaf', 'ready', 20)
+    team.stop('deaf')
 
 
 def test_process_that_ignores_its_end_is_killed_and_named(team):

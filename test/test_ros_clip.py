@@ -101,7 +101,10 @@ def children_of(pid):
 def test_demo_that_is_interrupted_ends_its_processes(tmp_path, model, clip, number):
     write_image_bag(tmp_path / 'bag', clip, '/camera/image')
     command = [sys.executable, '-m', 'cone_perception.cli', *demo_command(tmp_path, model)]
-    demo = subprocess.Popen(command)
+    # A shell lets its background jobs ignore SIGINT, and those hand it down: pytest in one, say.
+    demo = subprocess.Popen(
+        command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     sent = tmp_path / 'out' / 'sent.jsonl'
     deadline = time.monotonic() + 60
     while not (sent.exists() and sent.stat().st_size) and demo.poll() is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -60,7 +59,7 @@ def test_monitor_records_what_the_player_sends_byte_by_byte(tmp_path, bag, start
     player = start('player', bag, '--topic', TOPIC, '--log', sent)
     assert player.wait(40) == 0, player.stderr.read()
     time.sleep(0.5)
-    monitor.send_signal(signal.SIGINT)
+    monitor.terminate()
     assert monitor.wait(10) == 0, monitor.stderr.read()
     assert monitor.stdout.read() == 'ready\n'
     with open_bag(bag) as played, open_bag(out) as recorded:
@@ -96,7 +95,7 @@ def test_clock_of_the_player_is_the_bags_and_never_goes_back(tmp_path, bag, star
     player = start('player', bag, '--topic', TOPIC, '--clock')
     assert player.wait(40) == 0, player.stderr.read()
     time.sleep(0.5)
-    monitor.send_signal(signal.SIGINT)
+    monitor.terminate()
     assert monitor.wait(10) == 0, monitor.stderr.read()
     with open_bag(recorded) as reader:
         # A Clock is a stamp alone, which lies where the stamp of a header does.

@@ -76,15 +76,15 @@ class ProcessGroup:
             time.sleep(0.05)
 
     def stop(self, name: str) -> None:
-        """End a process with SIGINT. Raises ProcessError when it does not end well by that."""
+        """End a process with SIGTERM. Raises ProcessError when it does not end well by that."""
         process = self._running.pop(name)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
         try:
             status = process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             _kill(process)
             raise ProcessError(
-                f'{name} did not end within {STOP_TIMEOUT_S:g} s of SIGINT.{self._log_tails()}'
+                f'{name} did not end within {STOP_TIMEOUT_S:g} s of SIGTERM.{self._log_tails()}'
             ) from None
         if status:
             raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
@@ -99,7 +99,7 @@ class ProcessGroup:
         trace: TracebackType | None,
     ) -> None:
         for process in self._running.values():
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for process in self._running.values():
             try:
