@@ -12,7 +12,7 @@ import numpy as np
 
 from cone_perception.bags import bag_types, choose_image_topic, is_bag, open_bag, read_messages
 from cone_perception.errors import ImageError, SourceError
-from cone_perception.ros.images import to_bgr
+from cone_perception.images import to_bgr
 from cone_perception.types import Frame
 
 PICTURE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')

@@ -30,6 +30,7 @@ from vision_msgs.msg import Detection2DArray
 from cone_perception.draw import draw_cones
 from cone_perception.engines import open_engine
 from cone_perception.errors import ConePerceptionError, EngineError, ImageError, SettingsError
+from cone_perception.images import converter, to_bgr
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.ros.diagnostics import (
@@ -43,7 +44,6 @@ from cone_perception.ros.diagnostics import (
     why_silent,
 )
 from cone_perception.ros.health import FrameTimes, Health
-from cone_perception.ros.images import converter, to_bgr
 from cone_perception.ros.inbox import Inbox, NewestFrames, StereoPairs, Waiting
 from cone_perception.ros.messages import to_message
 from cone_perception.ros.parameters import changed_settings, declare_settings, read_settings
