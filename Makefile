@@ -13,7 +13,9 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
-PACKAGING := setup.py setup.cfg pyproject.toml $(wildcard cone_perception/interfaces/vision_msgs/*.* cone_perception/interfaces/vision_msgs/msg/*.msg resource/*.sh resource/lib/*/* launch/* config/*)
+# Whatever an editable install copies or builds: a change of it means installing again.
+PACKAGING := setup.py setup.cfg pyproject.toml $(wildcard resource/*.sh resource/lib/*/* launch/*.py \
+	config/* cone_perception/interfaces/vision_msgs/*.* cone_perception/interfaces/vision_msgs/msg/*)
 
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH VIRTUAL_ENV PYTHONHOME
 
@@ -47,14 +49,19 @@ test-matrix: ## the tests on every supported Python; each must be on PATH
 test-lower-bounds: $(VENV)-lower/.ready ## the tests with the oldest releases that setup.cfg allows
 	$(VENV)-lower/bin/python -m pytest $(ARGS)
 
+colcon: setup ## both ROS packages as on the car, in build/colcon
+	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/colcon --log-base build/colcon/log build --symlink-install \
+		--build-base build/colcon/build --install-base build/colcon/install
+
 clean: ## removes the virtual environments; the built messages stay in ~/.cache/cone_perception
 	rm -rf .venv .venv-* build *.egg-info
 
-$(BIN)/python:
+$(VENV)/.created:
 	$(PYTHON) -m cone_perception.interfaces.build --check
 	$(PYTHON) -m venv $(VENV)
+	touch $@
 
-$(VENV)/.ready-run: $(BIN)/python $(PACKAGING)
+$(VENV)/.ready-run: $(VENV)/.created $(PACKAGING)
 	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu]'
 	$(BIN)/python -m cone_perception.interfaces.build
 	touch $@
@@ -71,6 +78,7 @@ $(VENV)-lower/.ready: $(PACKAGING) .ci/lower_bounds.py
 	$(PYTHON) -m cone_perception.interfaces.build --check
 	$(PYTHON) -m venv $(VENV)-lower
 	$(PYTHON) .ci/lower_bounds.py > $(VENV)-lower/constraints.txt
-	$(VENV)-lower/bin/python -m pip install -c $(VENV)-lower/constraints.txt -e '.[ros-$(ROS_DISTRO),$(LOWER_EXTRAS)]'
+	$(VENV)-lower/bin/python -m pip install --disable-pip-version-check \
+		-c $(VENV)-lower/constraints.txt -e '.[ros-$(ROS_DISTRO),$(LOWER_EXTRAS)]'
 	$(VENV)-lower/bin/python -m cone_perception.interfaces.build
 	touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # everybody's default; runs at the same time must not hear each other.
 os.environ['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 101)
 os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
-os.environ.setdefault('ROS_LOG_DIR', '/tmp/ros_log_of_tests')
+os.environ.setdefault('ROS_LOG_DIR', f'{tempfile.gettempdir()}/ros_log_of_tests_{os.getuid()}')
 
 
 @pytest.fixture(scope='session')

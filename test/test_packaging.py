@@ -6,6 +6,7 @@ import configparser
 import importlib.metadata
 import json
 import re
+import shutil
 import subprocess
 import venv
 import xml.etree.ElementTree as ET
@@ -38,6 +39,38 @@ def test_package_xml_states_the_same_version(path: str) -> None:
     root = ET.parse(REPOSITORY / path).getroot()
     assert root.findtext('version') == cone_perception.__version__
     assert root.findtext('export/build_type') == 'ament_python'
+
+
+def write_fake_python(path: Path) -> Path:
+    path.parent.mkdir(parents=True)
+    path.write_text('#!/bin/sh\nprintf "%s|" "$0" "$@"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize('place', ['prefix', 'active', 'path'])
+def test_executable_runs_in_the_nearest_python(place: str, tmp_path: Path) -> None:
+    prefix = tmp_path / 'prefix'
+    detector = prefix / 'lib' / 'cone_perception' / 'detector'
+    shared = prefix / 'share' / 'cone_perception' / 'find_python.sh'
+    for source, target in (
+        ('lib/cone_perception/detector', detector),
+        ('find_python.sh', shared),
+    ):
+        target.parent.mkdir(parents=True)
+        shutil.copy(REPOSITORY / 'resource' / source, target)
+    pythons = {'path': write_fake_python(tmp_path / 'path' / 'python3')}
+    environment = {'PATH': f'{tmp_path / "path"}:/usr/bin:/bin'}
+    if place in ('prefix', 'active'):
+        pythons['active'] = write_fake_python(tmp_path / 'active' / 'bin' / 'python3')
+        environment['VIRTUAL_ENV'] = str(tmp_path / 'active')
+    if place == 'prefix':
+        pythons['prefix'] = write_fake_python(prefix / 'bin' / 'python3')
+    command = [detector, '--ros-args', '-p', 'model:=my model']
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    module = ['-m', 'cone_perception.cli', 'node']
+    expected = [str(pythons[place]), *module, '--ros-args', '-p', 'model:=my model', '']
+    assert done.stdout.split('|') == expected
 
 
 def test_one_opencv_is_installed_here() -> None:
