@@ -8,11 +8,11 @@ import shutil
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import onnx
 
-from cone_perception.decode import read_layout
+from cone_perception.decode import OutputLayout, read_layout
 from cone_perception.engines import class_names_from
 from cone_perception.errors import SourceError
 from cone_perception.model_card import (
@@ -50,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--calibration-count', type=int, default=200)
     parser.add_argument('--out', type=Path, required=True, help="bundle's folder")
     parser.add_argument('--imgsz', type=int, nargs=2, default=[384, 640], metavar=('H', 'W'))
+    parser.add_argument(
+        '--layout',
+        choices=get_args(OutputLayout),
+        default='anchors',
+        help="of the output; end_to_end: only from weights with such a head, as YOLO26's",
+    )
     parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument('--name', help='of the model (default: of the folder)')
     parser.add_argument(
@@ -68,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     height, width = args.imgsz
     calibration = Calibration.from_folder(args.calibration, args.calibration_count, height, width)
     with TemporaryDirectory() as folder:
-        network = export_onnx(args.weights, Path(folder), height, width)
+        network = export_onnx(args.weights, Path(folder), height, width, args.layout)
         original = onnx.load(network)
         quantised = quantise(network, calibration)
     names = class_names_from({p.key: p.value for p in original.metadata_props}.get('names', ''))
@@ -77,6 +83,11 @@ def run(args: argparse.Namespace) -> int:
     output_shape = tuple(
         dimension.dim_value for dimension in original.graph.output[0].type.tensor_type.shape.dim
     )
+    layout = read_layout(output_shape, len(names))
+    if layout != args.layout:
+        raise SourceError(
+            f'{args.weights} puts out {layout}, not {args.layout}: it has no such head.'
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     files = []
     for kind in args.networks:
@@ -90,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
         class_names=names,
         height_px=height,
         width_px=width,
-        output_layout=read_layout(output_shape, len(names)),
+        output_layout=layout,
         thresholds=_thresholds(args.threshold, names),
         networks=tuple(files),
         licence='AGPL-3.0-only',
@@ -109,8 +120,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def export_onnx(weights: Path, folder: Path, height_px: int, width_px: int) -> Path:
-    """Export weights to FP32 ONNX in `folder`, end-to-end where the model has such a head."""
+def export_onnx(
+    weights: Path, folder: Path, height_px: int, width_px: int, layout: OutputLayout
+) -> Path:
+    """Export weights to FP32 ONNX in `folder`. Raises SourceError without a file of weights."""
     if not weights.is_file() or weights.suffix != '.pt':
         raise SourceError(f'{weights} is no file of weights (.pt). Give one that exists.')
     from ultralytics import YOLO
@@ -122,7 +135,7 @@ def export_onnx(weights: Path, folder: Path, height_px: int, width_px: int) -> P
         imgsz=(height_px, width_px),
         opset=OPSET,
         simplify=True,
-        nms=False,
+        nms=False if layout == 'end_to_end' else None,
         device='cpu',
     )
     return Path(exported)
