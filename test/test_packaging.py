@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import venv
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,18 +79,36 @@ def test_one_opencv_is_installed_here() -> None:
     assert [name for name in sorted(names) if name.startswith('opencv')] == ['opencv-python']
 
 
-@pytest.mark.slow
-def test_no_extra_brings_a_second_opencv(tmp_path: Path) -> None:
+@pytest.fixture(scope='module')
+def resolve(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], set[str]]:
+    """Names of all distributions that an install of this package with `extras` would bring."""
+    folder = tmp_path_factory.mktemp('resolve')
     # A pip that resolves from metadata: older ones download PyTorch, several GB, for a dry run.
-    venv.create(tmp_path / 'venv', with_pip=True)
-    pip = [str(tmp_path / 'venv' / 'bin' / 'python'), '-m', 'pip', 'install', '--quiet']
+    venv.create(folder / 'venv', with_pip=True)
+    pip = [str(folder / 'venv' / 'bin' / 'python'), '-m', 'pip', 'install', '--quiet']
     subprocess.run([*pip, '--upgrade', 'pip'], check=True, capture_output=True)
-    report = tmp_path / 'report.json'
+
+    def resolve_extras(extras: str) -> set[str]:
+        report = folder / f'{extras}.json'
+        command = [*pip, '--dry-run', '--report', str(report), f'{REPOSITORY}[{extras}]']
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        installed = json.loads(report.read_text())['install']
+        return {item['metadata']['name'].lower() for item in installed}
+
+    return resolve_extras
+
+
+@pytest.mark.slow
+def test_no_extra_brings_a_second_opencv(resolve: Callable[[str], set[str]]) -> None:
     # TensorRT's wheels are on NVIDIA's index only; one environment holds one ROS distribution.
-    extras = ','.join(sorted(set(EXTRAS) - {'tensorrt', 'ros-jazzy'}))
-    command = [*pip, '--dry-run', '--report', str(report), f'{REPOSITORY}[{extras}]']
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    names = {item['metadata']['name'].lower() for item in json.loads(report.read_text())['install']}
+    names = resolve(','.join(sorted(set(EXTRAS) - {'tensorrt', 'ros-jazzy'})))
     assert {'torch', 'openvino', 'roboflow-slim', 'ros-kilted-rclpy'} <= names
     assert {name for name in names if re.match('opencv[-_]', name)} == {'opencv-python'}
+
+
+@pytest.mark.slow
+def test_what_runs_needs_no_training_packages(resolve: Callable[[str], set[str]]) -> None:
+    names = resolve('ros,cpu')
+    assert {'openvino', 'ros-kilted-rclpy'} <= names
+    assert not names & {'torch', 'torchvision', 'ultralytics', 'wandb'}
