@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -113,7 +115,7 @@ def test_publisher_with_incompatible_qos_is_named(observer, stereo):
     topic = '/stereo/left/image'
     observer.publisher(topic, Image, BEST_EFFORT)
     status = observer.wait_for_diagnostics(
-        'detector: left', lambda s: 'best_effort' in s.message and 'reliable' in s.message
+        'stereo/detector: left', lambda s: 'best_effort' in s.message and 'reliable' in s.message
     )
     assert status.level == 2
     assert '/observer' in status.message
@@ -145,8 +147,51 @@ def test_frames_outside_the_tolerance_are_answered_alone_and_warned_of(observer,
     assert classes_of(pair.wait('left', stamp_ns)) == ['blue_cone']
     pair.send('left', stamp_ns + 16 * MS)
     assert classes_of(pair.wait('right', stamp_ns + 8 * MS)) == ['yellow_cone']
-    status = observer.wait_for_diagnostics('detector: left', lambda s: 'partner' in s.message)
+    status = observer.wait_for_diagnostics(
+        'stereo/detector: left', lambda s: 'partner' in s.message
+    )
     assert status.level == 1
+
+
+@pytest.fixture(scope='module')
+def each(observer, tmp_path_factory):
+    """Two cameras, one raw and one compressed, and a network of batch 1."""
+    folder = tmp_path_factory.mktemp('each')
+    process = NodeProcess(
+        folder / 'node.log',
+        {
+            'model': write_tiny_bundle(folder / 'tiny'),
+            'cameras': '[left, right]',
+            'image_topics': '[/each/raw, /each/jpeg/compressed]',
+            'engine': 'onnxruntime',
+        },
+        *('-r', '__ns:=/each'),
+    )
+    process.wait_for_output('active: listening')
+    yield process
+    status, _ = process.stop()
+    assert status == 0, process.output
+
+
+def test_each_camera_runs_by_itself_with_batch_1(observer, each):
+    sources = {
+        'left': ('/each/raw', Image, encode(picture('blue_cone'), 'bgr8')),
+        'right': ('/each/jpeg/compressed', CompressedImage, compressed(picture('yellow_cone'))),
+    }
+    for side, (topic, message_type, fields) in sources.items():
+        publisher = observer.publisher(topic, message_type)
+        wait_for(publisher.get_subscription_count, f'the subscription of {side}')
+        answers = observer.listen(f'/each/{side}/detections', Detection2DArray)
+
+        def once(publisher=publisher, fields=fields, answers=answers):
+            publisher.publish(ros_message(fields, observer.next_stamp_ns()))
+            time.sleep(0.1)
+            return list(answers)
+
+        names = classes_of(wait_for(once, f'an answer of {side}, the other being silent')[-1])
+        assert names == ['blue_cone' if side == 'left' else 'yellow_cone']
+    values = observer.wait_for_diagnostics('each/detector: node', lambda s: True).values
+    assert 'ONNX Runtime' in values['engine']
 
 
 @pytest.fixture(scope='module')
@@ -213,7 +258,7 @@ def test_corrupt_jpeg_fails_by_name_for_both_cameras(observer, halves):
     publisher.publish(ros_message(fields, observer.next_stamp_ns()))
     for camera in ('left', 'right'):
         status = observer.wait_for_diagnostics(
-            f'detector: {camera}', lambda s: 'truncated' in s.values['last failure']
+            f'halves/detector: {camera}', lambda s: 'truncated' in s.values['last failure']
         )
         assert int(status.values['failed']) == 1
 

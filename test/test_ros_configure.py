@@ -86,7 +86,9 @@ def test_model_fault_is_one_clear_line(observer, node, bundle, fault):
     assert len(lines) == 1
     assert complaint in lines[0]
     assert str(bundle) in lines[0]
-    status = observer.wait_for_diagnostics('detector: node', lambda s: complaint in s.message)
+    status = observer.wait_for_diagnostics(
+        'faults/detector: node', lambda s: complaint in s.message
+    )
     assert status.level == 2
 
 

@@ -112,7 +112,7 @@ def another_participant():
 
 
 def camera_health(observer, condition=lambda status: True):
-    return observer.wait_for_diagnostics('detector: camera', condition)
+    return observer.wait_for_diagnostics('one/detector: camera', condition)
 
 
 def test_answer_has_the_header_and_the_boxes_of_the_picture(observer, node):
@@ -184,7 +184,7 @@ def test_raw_720p_arrives_from_both_kinds_of_publishers(observer, node, qos):
 def test_transport_profile_was_loaded(observer, node):
     """Fast DDS's own segment is half a MiB."""
     assert max(node.shared_memory().values()) > SEGMENT_BYTES
-    status = observer.wait_for_diagnostics('detector: node', lambda s: True)
+    status = observer.wait_for_diagnostics('one/detector: node', lambda s: True)
     assert status.values['transport profile'] == str(PROFILE)
 
 
@@ -209,7 +209,7 @@ def test_station_times_of_each_frame_are_published(observer, node):
 def test_health_names_engine_model_rates_and_latencies(observer, node):
     for _ in range(5):
         ask(observer, encode(picture(), 'bgr8'))
-    values = observer.wait_for_diagnostics('detector: node', lambda s: s.level == OK).values
+    values = observer.wait_for_diagnostics('one/detector: node', lambda s: s.level == OK).values
     assert values['state'] == 'active'
     assert 'CPU' in values['engine']
     assert len(values['model sha256']) == 64
@@ -347,7 +347,7 @@ def test_lifecycle_goes_down_and_up_again(observer, node):
     assert observer.state(NODE) == 'inactive'
     assert observer.change_state(NODE, 'cleanup')
     status = observer.wait_for_diagnostics(
-        'detector: node', lambda s: s.values['state'] == 'unconfigured'
+        'one/detector: node', lambda s: s.values['state'] == 'unconfigured'
     )
     assert 'engine' not in status.values
     assert observer.change_state(NODE, 'configure')

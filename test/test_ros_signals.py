@@ -122,8 +122,8 @@ def test_signal_during_inference(observer, tmp_path, number):
 
     def stalls():
         publisher.publish(ros_message(fields, observer.next_stamp_ns()))
-        values = observer.wait_for_diagnostics('detector: camera', lambda s: True).values
-        return int(values['dropped']) > 0 and int(values['answered']) == 0
+        status = observer.wait_for_diagnostics('stall/detector: camera', lambda s: True)
+        return status.level == 2 and 'the network is stuck' in status.message
 
     wait_for(stalls, 'frames that wait for the network')
     assert_ends_well(process, number)

@@ -105,10 +105,14 @@ class DetectorNode(LifecycleNode):
         self._detector: ConeDetector | None = None
         self._health: Health | None = None
         self._worker: Worker[Arrival] | None = None
+        # A worker that was left behind in a long inference may meet its successor.
+        self._one_detects = threading.Lock()
         self._image_subscriptions: list[Subscription[Any]] = []
         self._detection_publishers: dict[str, Publisher[Any]] = {}
         self._debug_publishers: dict[str, Publisher[Any]] = {}
         self._timing_publisher: Publisher[Any] | None = None
+        # With the namespace: two detectors must not share a line on the engineer's screen.
+        self._diagnostics_name = self.get_fully_qualified_name().lstrip('/')
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # Frames and diagnostics go on while a service call loads a network. The timers run on the
@@ -358,6 +362,7 @@ class DetectorNode(LifecycleNode):
     def _answer(self, waiting: list[Waiting[Arrival]]) -> None:
         """Worker's thread: from messages to answers. A failure counts, and publishes nothing."""
         health, detector, settings = self._health, self._detector, self._settings
+        worker = self._worker
         assert health is not None
         assert detector is not None
         started_ns = time.monotonic_ns()
@@ -376,14 +381,15 @@ class DetectorNode(LifecycleNode):
             batch = jobs[start : start + settings.batch]
             cameras = tuple(job.frame.source for job in batch)
             try:
-                found, times = detector.detect([job.frame for job in batch], settings.filters)
+                with self._one_detects:
+                    found, times = detector.detect([job.frame for job in batch], settings.filters)
             except ConePerceptionError as error:
                 self._fail(cameras, str(error))
                 continue
             except Exception as error:
                 self._fail_unexpectedly(cameras, error)
                 continue
-            if self._worker is None:
+            if self._worker is not worker:
                 return  # deactivated in the meantime
             for job, cones in zip(batch, found, strict=True):
                 known = FrameTimes(
@@ -472,7 +478,7 @@ class DetectorNode(LifecycleNode):
             for camera, report in reports.items():
                 silent = report.silent_s > self._settings.silence_s
                 reason = self._why_silent(camera) if silent else ''
-                name = f'{self.get_name()}: {camera}'
+                name = f'{self._diagnostics_name}: {camera}'
                 statuses.append(camera_status(name, camera, report, self._settings, reason))
         stamp = self.get_clock().now().to_msg()
         self._diagnostics_publisher.publish(diagnostic_array(stamp, statuses))
@@ -498,7 +504,9 @@ class DetectorNode(LifecycleNode):
             level, message = ERROR, self._problem
         elif self._shortage:
             level, message = WARN, f'raw pictures may be lost: {self._shortage}'
-        return diagnostic_status(level, f'{self.get_name()}: node', message, values, 'detector')
+        return diagnostic_status(
+            level, f'{self._diagnostics_name}: node', message, values, 'detector'
+        )
 
     def _why_silent(self, camera: str) -> str:
         index = 0 if self._settings.side_by_side else self._settings.cameras.index(camera)

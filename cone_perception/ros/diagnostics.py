@@ -125,6 +125,11 @@ def _judge(report: CameraReport, settings: DetectorSettings, why_silent: str) ->
             WARN,
             f'{report.recently_failed} frames failed {window}, lastly: {report.last_failure}',
         )
+    if report.dropped and not report.recently_answered:
+        return (
+            ERROR,
+            f'frames come, but none was answered {window}: the network is stuck or too slow',
+        )
     width_px, height_px = report.size_px
     if report.answered and (
         width_px < settings.expected_width_px or height_px < settings.expected_height_px
