@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from image_messages import ENCODINGS, compressed, encode, tile_picture
 
+from cone_perception import images
 from cone_perception.errors import ImageError
-from cone_perception.ros import images
 
 TOLERANCE = dict.fromkeys(('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv12', 'nv21'), 4)
 
