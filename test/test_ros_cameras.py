@@ -115,11 +115,11 @@ def test_publisher_with_incompatible_qos_is_named(observer, stereo):
     topic = '/stereo/left/image'
     observer.publisher(topic, Image, BEST_EFFORT)
     status = observer.wait_for_diagnostics(
-        'stereo/detector: left', lambda s: 'best_effort' in s.message and 'reliable' in s.message
+        'stereo/detector: left', lambda s: '/observer offers best_effort' in s.message
     )
     assert status.level == 2
-    assert '/observer' in status.message
-    assert 'reliability' in status.message
+    assert 'but reliable' in status.message
+    assert 'setting reliability' in status.message
     observer.forget(topic)
 
 

@@ -82,6 +82,8 @@ def why_silent(node: Node, topic: str, type_name: str, wanted: QoSProfile) -> st
     reasons = []
     for publisher in publishers:
         who = f'{publisher.node_namespace.rstrip("/")}/{publisher.node_name}'
+        if 'UNKNOWN' in who:  # DDS has told of the publisher, but not yet whose it is
+            who = 'a publisher'
         offered = publisher.qos_profile
         compatibility, _ = qos_check_compatible(offered, wanted)
         if publisher.topic_type != type_name:
