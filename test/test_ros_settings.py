@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import signal
 from dataclasses import fields
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import yaml
 
+from cone_perception.errors import ConePerceptionError
+from cone_perception.ros import node, transport
 from cone_perception.ros.settings_text import settings_help, settings_yaml
 from cone_perception.settings import DetectorSettings
 
@@ -39,3 +44,15 @@ def test_help_names_every_setting():
         assert entry.metadata['description'] in text
     assert 'min_height_px (float, 0 to 16384, default 0.0, live)' in text
     assert 'engine (auto | openvino | onnxruntime' in text
+
+
+def test_missing_ros_is_said_in_a_line(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(transport, 'version', version)
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    monkeypatch.delenv('FASTRTPS_DEFAULT_PROFILES_FILE', raising=False)
+    monkeypatch.delenv('FASTDDS_DEFAULT_PROFILES_FILE', raising=False)
+    with pytest.raises(ConePerceptionError, match=r'rclpy.*make setup'):
+        node.run(argparse.Namespace(ros_arguments=[]))
