@@ -41,12 +41,17 @@ def find_labels(
     """
     height, width = ids.shape
     scale = width / 1280
+    if not views:
+        return []
+    points = np.concatenate([view.outline_px for _, view, _ in views])
+    flat = (points - (canvas.cx_px, canvas.cy_px)) / (canvas.fx_px, canvas.fy_px)
+    through_lens = camera.distort(flat)
+    starts = np.cumsum([0] + [len(view.outline_px) for _, view, _ in views])
+    lows = (np.minimum.reduceat(through_lens, starts[:-1]) + 0.5).tolist()
+    highs = (np.maximum.reduceat(through_lens, starts[:-1]) + 0.5).tolist()
     labels = []
-    for cone_id, view, whole in views:
-        outline = view.outline_px
-        flat = (outline - (canvas.cx_px, canvas.cy_px)) / (canvas.fx_px, canvas.fy_px)
-        seen = camera.distort(flat)
-        low, high = seen.min(0) + 0.5, seen.max(0) + 0.5
+    for k, (cone_id, view, whole) in enumerate(views):
+        low, high = lows[k], highs[k]
         left, top = max(int(low[0]) - 2, 0), max(int(low[1]) - 2, 0)
         right, bottom = min(int(high[0]) + 3, width), min(int(high[1]) + 3, height)
         if right <= left or bottom <= top:
@@ -55,10 +60,11 @@ def find_labels(
         count = int(np.count_nonzero(mine))
         if count == 0:
             continue
-        grown = _area(seen) / max(_area(outline), 1e-6)
+        seen = through_lens[starts[k] : starts[k + 1]]
+        grown = _area(seen) / max(_area(view.outline_px), 1e-6)
         visible = min(count / max(whole * grown, 1e-6), 1.0)
         columns, rows = np.flatnonzero(mine.any(0)), np.flatnonzero(mine.any(1))
-        slack = max(1.25, 0.12 * float(high[1] - low[1]) if high[1] - low[1] < 24 else 1.25)
+        slack = max(1.25, 0.12 * (high[1] - low[1]) if high[1] - low[1] < 24 else 1.25)
         box = []
         for geometric, pixel, limit in (
             (low[0], left + columns[0], width),
@@ -66,7 +72,7 @@ def find_labels(
             (high[0], left + columns[-1] + 1, width),
             (high[1], top + rows[-1] + 1, height),
         ):
-            edge = min(max(float(geometric), 0.0), float(limit))
+            edge = min(max(geometric, 0.0), float(limit))
             box.append(edge if abs(edge - pixel) <= slack else float(pixel))
         x0, y0, x1, y1 = box
         tall = y1 - y0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.simulate.camera import Camera, Lens, make_lens
-from training.simulate.cone import ConeView, paint_cone, shadow_points, view_cone
+from training.simulate.cone import ConeView, paint_cone, shadow_points, view_cones
 from training.simulate.labels import Label, find_labels
 from training.simulate.scene import Paint, Scene, Thing
 from training.simulate.scenery import Bytes, Library
@@ -20,6 +21,8 @@ Array = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int16]
 
 _FAR_M = 120.0
+_STRIP = 32
+"""Rows worked on at once where a float per pixel is needed: so few stay in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,18 @@ def render(
         ids = cv2.remap(ids, lens.map_a, None, cv2.INTER_NEAREST)
     if ego is not None:
         window = image[image.shape[0] - ego.shape[0] :]
-        cover = ego[..., 3:].astype(np.uint16)
-        window[:] = ((window * (255 - cover) + ego[..., :3] * cover) // 255).astype(np.uint8)
+        _overlay(window, ego)
         ids[ids.shape[0] - ego.shape[0] :][ego[..., 3] > 127] = 0
     return Rendering(image, ids, find_labels(ids, painted, camera, canvas, settings))
+
+
+def _overlay(window: Bytes, patch: Bytes) -> None:
+    """Lay a BGRA patch over a part of the picture, in place."""
+    cover = cv2.merge([patch[..., 3]] * 3)
+    mixed = np.multiply(window, 255 - cover, dtype=np.uint16)
+    mixed += np.multiply(cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), cover, dtype=np.uint16)
+    mixed //= 255
+    window[:] = mixed
 
 
 def _mix(scene: Scene, depth_m: float) -> float:
@@ -103,26 +114,22 @@ def _mix(scene: Scene, depth_m: float) -> float:
 
 
 def _cone_views(scene: Scene, canvas: Camera) -> list[tuple[int, ConeView]]:
-    sun = np.array(scene.sun)
     places = np.array([[*cone.position_m, 0.2] for cone in scene.cones]).reshape(-1, 3)
     pixels, depth = canvas.project(places)
     margin = 0.25 * canvas.width_px
     near = (depth < 3) & (depth > 0.2)
     inside = (pixels[:, 0] > -margin) & (pixels[:, 0] < canvas.width_px + margin)
-    views = []
-    for index in np.flatnonzero((depth > 0.3) & (depth < _FAR_M) & (inside | near)):
-        view = view_cone(
-            scene.cones[index], canvas, sun, 0.85 * scene.sunlight, 1.05 * scene.skylight
-        )
-        if view is None:
-            continue
-        share = _mix(scene, view.depth_m)
-        if share > 0.01:
-            colours = view.colours.astype(np.float32)
-            colours[64:] += share * (np.array(scene.sky.horizon, np.float32) - colours[64:])
-            view = replace(view, colours=colours.astype(np.uint8))
-        views.append((int(index), view))
-    return views
+    ahead = np.flatnonzero((depth > 0.3) & (depth < _FAR_M) & (inside | near)).tolist()
+    views = view_cones(
+        [scene.cones[index] for index in ahead],
+        canvas,
+        np.array(scene.sun),
+        0.85 * scene.sunlight,
+        1.05 * scene.skylight,
+        scene.sky.horizon,
+        scene.haze,
+    )
+    return [(index, view) for index, view in zip(ahead, views, strict=True) if view is not None]
 
 
 def _horizon(canvas: Camera) -> npt.NDArray[np.float64]:
@@ -143,7 +150,7 @@ def _draw_sky(window: Bytes, scene: Scene, canvas: Camera, library: Library) -> 
     ys = (np.arange(small[1]) * 4 + 1.5 - canvas.cy_px) / canvas.fy_px
     up = np.clip((down[2] + ys * down[1]) / np.sqrt(1 + ys * ys), 0, 1)
     blend = (1 - np.exp(-4 * up))[:, None]
-    gradient = np.array(scene.sky.horizon) * (1 - blend) + np.array(scene.sky.zenith) * blend
+    gradient = (np.array(scene.sky.horizon) * (1 - blend) + np.array(scene.sky.zenith) * blend).T
     rotation = canvas.rotation
     plane = canvas.matrix @ np.column_stack(
         [rotation[:, 0], rotation[:, 1], rotation[:, 2] * 1500.0]
@@ -160,31 +167,40 @@ def _draw_sky(window: Bytes, scene: Scene, canvas: Camera, library: Library) -> 
     ).astype(np.float32)
     share = np.clip((noise - 128) / 50 + 3 * scene.sky.cover - 1.2, 0, 1)
     share *= np.clip(up * 8, 0.15, 1)[:, None]
-    sky = gradient[:, None, :] + share[..., None] * (
-        np.array(scene.sky.cloud) * (0.85 + 0.0012 * noise[..., None]) - gradient[:, None, :]
-    )
-    tiny = np.clip(sky, 0, 255).astype(np.uint8)
+    cloud = np.array(scene.sky.cloud)[:, None, None] * (0.85 + 0.0012 * noise)
+    sky = gradient[..., None] + share * (cloud - gradient[..., None])
+    tiny = cv2.merge(list(np.clip(sky, 0, 255).astype(np.uint8)))
     window[:] = cv2.resize(tiny, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _clip_project(points_m: Array, canvas: Camera) -> npt.NDArray[np.int32] | None:
-    """World polygon to pixels in 1/16, cut at 0.15 m ahead of the camera; None if behind."""
+def _clip_project(points_m: Array, canvas: Camera) -> list[npt.NDArray[np.int32]]:
+    """World polygons (N, K, 3) to pixels in 1/16, cut at 0.15 m ahead of the camera.
+
+    Those behind it are left out.
+    """
     optical = canvas.to_optical(points_m)
     near = 0.15
-    ahead = optical[:, 2] > near
-    if not ahead.any():
-        return None
-    if not ahead.all():
-        kept = []
-        for k in range(len(optical)):
-            here, after = optical[k], optical[(k + 1) % len(optical)]
-            if here[2] > near:
-                kept.append(here)
-            if (here[2] > near) != (after[2] > near):
-                t = (near - here[2]) / (after[2] - here[2])
-                kept.append(here + t * (after - here))
-        optical = np.array(kept)
-    pixels = optical[:, :2] / optical[:, 2:] * (canvas.fx_px, canvas.fy_px)
+    ahead = optical[..., 2] > near
+    if ahead.all():
+        return list(_in_16ths(optical, canvas))
+    polygons = []
+    for polygon, in_front in zip(optical, ahead, strict=True):
+        if in_front.all():
+            polygons.append(_in_16ths(polygon, canvas))
+        elif in_front.any():
+            kept = []
+            for here, after in zip(polygon, np.roll(polygon, -1, 0), strict=True):
+                if here[2] > near:
+                    kept.append(here)
+                if (here[2] > near) != (after[2] > near):
+                    t = (near - here[2]) / (after[2] - here[2])
+                    kept.append(here + t * (after - here))
+            polygons.append(_in_16ths(np.array(kept), canvas))
+    return polygons
+
+
+def _in_16ths(optical: Array, canvas: Camera) -> npt.NDArray[np.int32]:
+    pixels = optical[..., :2] / optical[..., 2:] * (canvas.fx_px, canvas.fy_px)
     pixels += (canvas.cx_px, canvas.cy_px)
     return np.asarray(np.clip(np.round(pixels * 16), -2e6, 2e6), np.int32)
 
@@ -217,13 +233,13 @@ def _draw_ground(
     height, width = canvas.height_px - first, canvas.width_px
     look = scene.ground
     up = canvas.position_m[2]
-    rows = (np.arange(first, canvas.height_px) - canvas.cy_px) / canvas.fy_px
+    ys = (np.arange(first, canvas.height_px) - canvas.cy_px) / canvas.fy_px
     down = canvas.rotation[:, 2]
-    fall = np.maximum(-(down[2] + rows * down[1]), 1e-4)
+    fall = np.maximum(-(down[2] + ys * down[1]), 1e-4)
     distance = np.minimum(up / fall, 3000.0)
     step = distance**2 / (up * canvas.fy_px)
     base = np.empty((height, width, 3), np.uint8)
-    base[:] = look.colour
+    base.reshape(height, -1)[:] = np.tile(np.array(look.colour).astype(np.uint8), width)
     for paint in scene.paint:
         _draw_paint(base, paint, canvas, first)
     fine_texel, coarse_texel = look.fine_m / 1024, look.coarse_m / 1024
@@ -231,14 +247,6 @@ def _draw_ground(
     coarse_weight = look.coarse_strength / (1 + (step / (12 * coarse_texel)) ** 1.5)
     fine = _warp(library.fine[look.fine], canvas, look.fine_m, look.turn_rad, first)
     coarse = _warp(library.coarse[look.coarse], canvas, look.coarse_m, look.turn_rad + 0.7, first)
-    grey = fine.astype(np.float32)
-    grey -= 128
-    grey *= fine_weight.astype(np.float32)[:, None]
-    other = coarse.astype(np.float32)
-    other -= 128
-    other *= coarse_weight.astype(np.float32)[:, None]
-    grey += other
-    grey += 128
     direct = scene.sunlight * (0.35 + 0.65 * scene.sun[2])
     light = scene.skylight + direct
     dark = scene.skylight / max(light, 1e-3)
@@ -248,67 +256,88 @@ def _draw_ground(
         steps = np.clip((np.arange(256) - look.shade) / look.shade_soft + 0.5, 0, 1)
         shadow = cv2.LUT(pattern, (255 * (dark + (1 - dark) * steps)).astype(np.uint8))
     offset = (0, first * 16)
-    for _, view in views:
-        if view.depth_m > 45:
-            continue
-        contact = view.plate_m[0].copy()
-        contact[:, :2] += 0.18 * (contact[:, :2] - contact[:, :2].mean(0))
-        contact[:, 2] = 0
-        polygon = _clip_project(contact, canvas)
-        if polygon is not None:
+    near = [view for _, view in views if view.depth_m <= 45]
+    if near:
+        contact = np.stack([view.plate_m[0] for view in near])
+        contact[..., :2] += 0.18 * (contact[..., :2] - contact[..., :2].mean(1, keepdims=True))
+        contact[..., 2] = 0
+        for polygon in _clip_project(contact, canvas):
             cv2.fillPoly(shadow, [polygon - offset], 190, cv2.LINE_AA, 4)
     if dark < 0.93:
         sun = np.array(scene.sun)
         shade = float(int(255 * dark))
-        for thing in scene.things:
-            polygon = _thing_shadow(thing, sun, canvas)
-            if polygon is not None:
-                cv2.fillPoly(shadow, [polygon - offset], shade, cv2.LINE_AA, 4)
-        for _, view in views:
-            if view.depth_m < 60 and view.cone.lit > 0:
-                polygon = _clip_project(shadow_points(view, sun), canvas)
-                if polygon is not None:
-                    hull = cv2.convexHull(polygon - offset)
-                    cv2.fillConvexPoly(shadow, hull, shade, cv2.LINE_AA, 4)
+        for polygon in _thing_shadows(scene.things, sun, canvas):
+            cv2.fillPoly(shadow, [polygon - offset], shade, cv2.LINE_AA, 4)
+        lit = [view for _, view in views if view.depth_m < 60 and view.cone.lit > 0]
+        if lit:
+            for polygon in _clip_project(shadow_points(lit, sun), canvas):
+                hull = cv2.convexHull(polygon - offset)
+                cv2.fillConvexPoly(shadow, hull, shade, cv2.LINE_AA, 4)
     shadow = cv2.blur(shadow, (3, 3))
-    grey *= shadow
-    np.clip(grey, 0, 255 * 255, out=grey)
-    factor = cv2.convertScaleAbs(grey, alpha=1 / 255)
+    factor = np.empty((height, width), np.uint8)
+    for top in range(0, height, _STRIP):
+        rows = slice(top, top + _STRIP)
+        grey = fine[rows].astype(np.float32)
+        grey -= 128
+        grey *= fine_weight.astype(np.float32)[rows, None]
+        other = coarse[rows].astype(np.float32)
+        other -= 128
+        other *= coarse_weight.astype(np.float32)[rows, None]
+        grey += other
+        grey += 128
+        grey *= shadow[rows]
+        np.clip(grey, 0, 255 * 255, out=grey)
+        cv2.convertScaleAbs(grey, factor[rows], alpha=1 / 255)
     result = cv2.multiply(base, cv2.merge([factor, factor, factor]), scale=light / 128)
     if look.wet > 0:
         # Puddles lie in the coarse pattern, and mirror more the flatter they are looked at.
         grazing = np.exp(-5 * np.minimum(fall, 1.0)).astype(np.float32)[:, None]
         pool = cv2.convertScaleAbs(coarse, alpha=4.0, beta=-420).astype(np.float32) / 255
-        mirror = (look.wet * grazing * (0.25 + 0.75 * pool))[..., None]
         sky = np.array(scene.sky.horizon, np.float32) * min(light, 1.0)
-        result = (result + mirror * (sky - result)).astype(np.uint8)
+        _mix_in(result, look.wet * grazing * (0.25 + 0.75 * pool), sky)
     if scene.haze > 0.02:
-        share = (1 - np.exp(-scene.haze * distance / 100)).astype(np.float32)[:, None, None]
-        end = int(np.searchsorted(-share[:, 0, 0], -0.01))
-        if end > 0:
-            part = result[:end].astype(np.float32)
-            part += share[:end] * (np.array(scene.sky.horizon, np.float32) - part)
-            result[:end] = part.astype(np.uint8)
+        share = (1 - np.exp(-scene.haze * distance / 100)).astype(np.float32)
+        end = int(np.searchsorted(-share, -0.01))
+        _mix_in(result[:end], share[:end, None], np.array(scene.sky.horizon, np.float32))
     return np.asarray(result, np.uint8)
 
 
-def _thing_shadow(thing: Thing, sun: Array, canvas: Camera) -> npt.NDArray[np.int32] | None:
-    place = np.array([*thing.position_m, 0.0])
-    away = place[:2] - canvas.position_m[:2]
-    distance = float(np.hypot(*away))
-    if distance > 60 or thing.height_m > 20:
-        return None
-    aside = np.array([-away[1], away[0], 0]) / max(distance, 1e-3) * thing.width_m * 0.4
-    reach = np.array([*(-sun[:2] / max(float(sun[2]), 0.1) * thing.height_m), 0.0])
-    corners = [place - aside, place + aside, place + aside + reach, place - aside + reach]
-    return _clip_project(np.array(corners), canvas)
+def _mix_in(window: Bytes, share: npt.NDArray[np.float32], colour: npt.NDArray[np.float32]) -> None:
+    """Blend a colour into (H, W, 3) pixels; share: (H, 1) or (H, W)."""
+    flat = window.reshape(len(window), -1)
+    wide = np.tile(colour, window.shape[1])
+    for top in range(0, len(window), _STRIP):
+        rows = slice(top, top + _STRIP)
+        part = flat[rows].astype(np.float32)
+        change = wide - part
+        change *= share[rows] if share.shape[1] == 1 else np.repeat(share[rows], 3, axis=1)
+        part += change
+        flat[rows] = part.astype(np.uint8)
+
+
+def _thing_shadows(
+    things: Sequence[Thing], sun: Array, canvas: Camera
+) -> list[npt.NDArray[np.int32]]:
+    places = np.array([[*thing.position_m, 0.0] for thing in things]).reshape(-1, 3)
+    sizes = np.array([[thing.width_m, thing.height_m] for thing in things]).reshape(-1, 2)
+    away = places[:, :2] - canvas.position_m[:2]
+    distance = np.hypot(away[:, 0], away[:, 1])
+    near = (distance <= 60) & (sizes[:, 1] <= 20)
+    places, away, distance = places[near], away[near], distance[near, None]
+    wide, tall = sizes[near, :1], sizes[near, 1:]
+    aside = np.zeros_like(places)
+    aside[:, :2] = away[:, ::-1] * (-1, 1) / np.maximum(distance, 1e-3) * wide * 0.4
+    reach = np.zeros_like(places)
+    reach[:, :2] = -sun[:2] / max(float(sun[2]), 0.1) * tall
+    corners = [places - aside, places + aside, places + aside + reach, places - aside + reach]
+    return _clip_project(np.stack(corners, axis=1), canvas)
 
 
 def _draw_paint(base: Bytes, paint: Paint, canvas: Camera, first: int) -> None:
-    polygon = _clip_project(paint.points_m, canvas)
-    if polygon is None:
+    seen = _clip_project(paint.points_m[None], canvas)
+    if not seen:
         return
-    polygon = polygon - (0, first * 16)
+    polygon = seen[0] - (0, first * 16)
     low, high = polygon.min(0) // 16, polygon.max(0) // 16 + 2
     left, top = max(int(low[0]), 0), max(int(low[1]), 0)
     right, bottom = min(int(high[0]), base.shape[1]), min(int(high[1]), base.shape[0])
@@ -384,6 +413,5 @@ def _draw_thing(
     if cover.min() > 250:
         window[:] = patch[..., :3]
     else:
-        a = cover[..., None].astype(np.uint16)
-        window[:] = ((window * (255 - a) + patch[..., :3] * a) // 255).astype(np.uint8)
+        _overlay(window, patch)
     ids[upper:lower, left:right][solid] = 0

@@ -65,7 +65,8 @@ def _mottle(rng: np.random.Generator, sprite: Bytes, strength: float) -> Bytes:
     cells = (max(height // int(rng.choice([2, 6, 16])), 2), max(width // 6, 2))
     noise = rng.normal(1, strength, cells).astype(np.float32)
     big = cv2.resize(noise, (width, height), interpolation=cv2.INTER_LINEAR)
-    sprite[..., :3] = np.clip(sprite[..., :3] * big[..., None], 0, 255).astype(np.uint8)
+    for k in range(3):
+        sprite[..., k] = np.clip(sprite[..., k] * big, 0, 255).astype(np.uint8)
     return sprite
 
 
@@ -537,5 +538,6 @@ def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
         cv2.line(sprite, (x, 0), (x + lean, tall), _opaque((25, 25, 25)), thick, cv2.LINE_AA)
     # Light falls on it from above.
     fade = np.linspace(rng.uniform(0.9, 1.5), rng.uniform(0.5, 1.0), tall, dtype=np.float32)
-    sprite[..., :3] = np.clip(sprite[..., :3] * fade[:, None, None], 0, 255).astype(np.uint8)
+    for k in range(3):
+        sprite[..., k] = np.clip(sprite[..., k] * fade[:, None], 0, 255).astype(np.uint8)
     return _mottle(rng, sprite, 0.07)

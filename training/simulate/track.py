@@ -60,13 +60,13 @@ def make_circuit(rng: np.random.Generator) -> Track:
     points: list[Array] = []
     classes: list[int] = []
     spacing = rng.uniform(2.8, 5.0)
+    local = (spacing * np.clip(1.0 - 2.2 * np.abs(turn), 0.45, 1.0)).tolist()
     for side, cone_class in ((1.0, BLUE), (-1.0, YELLOW)):
         edge = centre + side * width / 2 * np.stack([-np.sin(heading), np.cos(heading)], axis=1)
-        steps = np.hypot(*np.diff(edge, axis=0, append=edge[:1]).T)
+        steps = np.hypot(*np.diff(edge, axis=0, append=edge[:1]).T).tolist()
         since = spacing
         for i in range(7, len(centre) - 6):
-            local = spacing * float(np.clip(1.0 - 2.2 * abs(turn[i]), 0.45, 1.0))
-            if since + steps[i] > local:
+            if since + steps[i] > local[i]:
                 points.append(edge[i])
                 classes.append(cone_class)
                 since = 0.0
