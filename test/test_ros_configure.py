@@ -124,12 +124,19 @@ def test_wrong_settings_are_refused_by_name(observer, tmp_path):
     assert status == 0
 
 
-def test_unknown_choice_is_refused_by_name(observer, tmp_path):
-    process = NodeProcess(
-        tmp_path / 'node.log', {'reliability': 'perhaps'}, *('-r', '__ns:=/choice')
-    )
+@pytest.mark.parametrize(
+    ('name', 'value', 'complaint'),
+    [
+        ('reliability', 'perhaps', 'reliability must be one of best_effort, reliable'),
+        ('image_topics', '[not a topic]', 'not a topic'),
+    ],
+)
+def test_unusable_text_is_refused_by_name(observer, tmp_path, name, value, complaint):
+    parameters = {'model': write_tiny_bundle(tmp_path / 'tiny'), name: value}
+    process = NodeProcess(tmp_path / 'node.log', parameters, *('-r', '__ns:=/text'))
     process.wait_for_output('not configured')
-    assert 'reliability must be one of best_effort, reliable' in process.output
+    assert complaint in process.output
+    assert process.is_alive()
     status, _ = process.stop()
     assert status == 0
 

@@ -152,22 +152,15 @@ class DetectorNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        settings = self._settings
-        self._health = Health(settings.cameras, time.monotonic())
-        inbox: Inbox[Arrival] = NewestFrames()
-        if settings.batch == 2 and not settings.side_by_side:
-            inbox = StereoPairs(round(settings.stereo_tolerance_ms * 1e6))
-        self._worker = Worker(inbox, self._answer)
-        for index, topic in enumerate(settings.topics):
-            self._image_subscriptions.append(
-                self.create_subscription(
-                    self._message_type(topic),
-                    topic,
-                    functools.partial(self._receive, index),
-                    self._image_qos(),
-                    callback_group=self._frames_group,
-                )
-            )
+        self._problem = ''
+        try:
+            self._start_working()
+        except Exception as error:  # rclpy would go on without a word
+            self.get_logger().debug(traceback.format_exc())
+            self._problem = f'{type(error).__name__}: {error}'
+            self.get_logger().error(f'not activated: {_one_line(self._problem)}')
+            self._stop_working()
+            return TransitionCallbackReturn.FAILURE
         self._state = 'active'
         names = ', '.join(s.topic_name for s in self._image_subscriptions)
         self.get_logger().info(f'active: listening to {names}')
@@ -266,6 +259,11 @@ class DetectorNode(LifecycleNode):
         return settings, detector
 
     def _create_publishers(self) -> None:
+        for topic in self._settings.topics:
+            try:
+                self.resolve_topic_name(topic)
+            except Exception as error:  # what subscribing would raise, too late, in activate
+                raise SettingsError(f'image_topics: {topic!r} is no topic: {error}') from error
         # Reliable, so that both kinds of subscriptions hear it: an answer is a few kB, and a
         # planner must not miss one. Five deep: who is later than that wants the newest instead.
         answers = QoSProfile(depth=5)
@@ -288,6 +286,24 @@ class DetectorNode(LifecycleNode):
         if self._detector is not None:
             self._detector.close()
             self._detector = None
+
+    def _start_working(self) -> None:
+        settings = self._settings
+        self._health = Health(settings.cameras, time.monotonic())
+        inbox: Inbox[Arrival] = NewestFrames()
+        if settings.batch == 2 and not settings.side_by_side:
+            inbox = StereoPairs(round(settings.stereo_tolerance_ms * 1e6))
+        self._worker = Worker(inbox, self._answer)
+        for index, topic in enumerate(settings.topics):
+            self._image_subscriptions.append(
+                self.create_subscription(
+                    self._message_type(topic),
+                    topic,
+                    functools.partial(self._receive, index),
+                    self._image_qos(),
+                    callback_group=self._frames_group,
+                )
+            )
 
     def _stop_working(self) -> bool:
         for subscription in self._image_subscriptions:
