@@ -72,7 +72,7 @@ def shoot(
 
 def analytic_box(cone: Cone, camera: Camera) -> np.ndarray:
     """Projection of all outline points, by OpenCV's own camera model."""
-    rings, plate, _ = cone_points(cone)
+    rings, plate, _ = cone_points([cone])
     points = np.concatenate([rings.reshape(-1, 3), plate.reshape(-1, 3)])
     rotation = camera.rotation
     shift = -rotation @ np.array(camera.position_m)

@@ -42,8 +42,8 @@ _FORTH = np.sqrt(np.maximum(1 - _ACROSS * _ACROSS, 0))
 
 def _cross(a: Array, b: Array) -> Array:
     """Cross products of (..., 3) vectors; np.cross takes ten times as long."""
-    ax, ay, az = np.moveaxis(a, -1, 0)
-    bx, by, bz = np.moveaxis(b, -1, 0)
+    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
+    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
     return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
 
 
@@ -245,31 +245,37 @@ class ConeView:
     colours: Bytes
 
 
-@lru_cache(maxsize=512)
-def cone_points(cone: Cone) -> tuple[Array, Array, list[bool]]:
-    """World points of a cone: rings (R, 14, 3), base plate (2, 8, 3), and the stripe marks."""
-    axis = np.array(cone.axis)
-    side = _cross(axis, np.array((1.0, 0.0, 0.0) if abs(axis[0]) < 0.8 else (0.0, 1.0, 0.0)))
-    side /= math.sqrt(float(side @ side))
-    other = _cross(axis, side)
-    c, s = math.cos(cone.yaw_rad), math.sin(cone.yaw_rad)
-    if cone.lift_m > 0:
-        # A lying cone rests on an edge of its plate.
-        c, s = 1.0, 0.0
-    first, second = c * side + s * other, c * other - s * side
-    base = np.array([*cone.position_m, cone.lift_m])
-    heights, radii, marks = _sections(cone.shape == LARGE_ORANGE, cone.stripes)
-    spin = _CIRCLE @ np.stack([first, second])
-    rings = base + heights[:, None, None] * cone.height_m * axis + radii[:, None, None] * spin[None]
-    square = cone.half_plate_m * (_SQUARE @ np.stack([first, second]))
-    thick = (0.03 if cone.shape == LARGE_ORANGE else 0.024) * axis
-    plate = base + np.stack([square, 0.96 * square + thick])
-    return rings, plate, marks
-
-
 def _dot(a: Array, b: Array) -> Array:
     """Dot products of (..., 3) vectors, (..., 1)."""
     return np.asarray((a[..., None, :] @ b[..., :, None])[..., 0])
+
+
+def cone_points(cones: Sequence[Cone]) -> tuple[Array, Array, list[bool]]:
+    """World points of N cones with the same number of stripes.
+
+    Rings (N, R, 14, 3), base plates (N, 2, 8, 3), and the stripe marks of the R - 1 slices.
+    """
+    axis = np.array([cone.axis for cone in cones])
+    lift = np.array([[cone.lift_m] for cone in cones])
+    height = np.array([[cone.height_m] for cone in cones])
+    large = np.array([[cone.shape == LARGE_ORANGE] for cone in cones])
+    side = _cross(axis, np.where(np.abs(axis[:, :1]) < 0.8, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+    side /= np.sqrt(_dot(side, side))
+    other = _cross(axis, side)
+    # A lying cone rests on an edge of its plate.
+    yaws = [0.0 if cone.lift_m > 0 else cone.yaw_rad for cone in cones]
+    c, s = (np.array([[turn(yaw)] for yaw in yaws]) for turn in (math.cos, math.sin))
+    plane = np.stack([c * side + s * other, c * other - s * side], axis=1)
+    base = np.column_stack([np.array([cone.position_m for cone in cones]), lift])[:, None, None]
+    sections = [_sections(cone.shape == LARGE_ORANGE, cone.stripes) for cone in cones]
+    heights = np.array([heights for heights, _, _ in sections]) * height
+    radii = np.array([radii for _, radii, _ in sections])
+    rings = base + heights[..., None, None] * axis[:, None, None]
+    rings = rings + radii[..., None, None] * (_CIRCLE @ plane)[:, None]
+    half_plate = np.array([[cone.half_plate_m] for cone in cones])
+    square = half_plate[..., None] * (_SQUARE @ plane)
+    thick = (np.where(large, 0.03, 0.024) * axis)[:, None]
+    return rings, base + np.stack([square, 0.96 * square + thick], axis=1), sections[0][2]
 
 
 def view_cones(
@@ -310,10 +316,7 @@ def _view_alike(
     haze: float,
 ) -> Iterator[tuple[int, ConeView]]:
     """Index and view of each of the cones that is ahead; all have the same number of stripes."""
-    points = [cone_points(cone) for cone in cones]
-    rings = np.stack([rings for rings, _, _ in points])
-    plates = np.stack([plate for _, plate, _ in points])
-    marks = points[0][2]
+    rings, plates, marks = cone_points(cones)
     rings_px, depth = camera.project(rings)
     plates_px, plate_depth = camera.project(plates)
     outlines = np.concatenate(
@@ -464,12 +467,12 @@ def paint_cone(
     if scale > 1:
         target = (right - left, bottom - top)
         colour = cv2.resize(colour, target, interpolation=cv2.INTER_AREA)
-    cover = colour[..., 3]
+    cover = cv2.extractChannel(colour, 3)
     window = image[top:bottom, left:right]
     mixed = np.multiply(window, 255 - cv2.merge([cover, cover, cover]), dtype=np.uint16)
     mixed += 127
     mixed //= 255
-    mixed += colour[..., :3]
+    mixed += cv2.cvtColor(colour, cv2.COLOR_BGRA2BGR)
     np.minimum(mixed, 255, out=mixed)
     window[:] = mixed
     solid = cover >= 120

@@ -60,10 +60,8 @@ def render(
     if first < canvas.height_px:
         ground = _draw_ground(scene, canvas, library, views, first)
         if last > first:
-            rows = np.arange(first, last)[:, None]
-            below = rows > line[None]
-            band = image[first:last]
-            band[below] = ground[: last - first][below]
+            below = np.arange(first, last)[:, None] > line[None]
+            cv2.copyTo(ground[: last - first], below.astype(np.uint8), image[first:last])
         image[last:] = ground[last - first :]
     ids = np.zeros(image.shape[:2], np.int16)
     painted: list[tuple[int, ConeView, int]] = []
@@ -95,13 +93,13 @@ def render(
     if ego is not None:
         window = image[image.shape[0] - ego.shape[0] :]
         _overlay(window, ego)
-        ids[ids.shape[0] - ego.shape[0] :][ego[..., 3] > 127] = 0
+        ids[ids.shape[0] - ego.shape[0] :] *= ego[..., 3] <= 127
     return Rendering(image, ids, find_labels(ids, painted, camera, canvas, settings))
 
 
 def _overlay(window: Bytes, patch: Bytes) -> None:
     """Lay a BGRA patch over a part of the picture, in place."""
-    cover = cv2.merge([patch[..., 3]] * 3)
+    cover = cv2.merge([cv2.extractChannel(patch, 3)] * 3)
     mixed = np.multiply(window, 255 - cover, dtype=np.uint16)
     mixed += np.multiply(cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), cover, dtype=np.uint16)
     mixed //= 255
@@ -377,14 +375,14 @@ def _draw_thing(
         if sprite.shape[0] <= 2.2 * tall or sprite.shape[1] <= 2.2 * wide:
             break
     if thing.mirrored:
-        sprite = sprite[:, ::-1]
+        sprite = np.asarray(cv2.flip(sprite, 1), np.uint8)
     high, broad = sprite.shape[:2]
     sx = broad / wide
     source = np.array([[0, 0], [broad, 0], [0, high]], np.float32) - 0.5
     target = (corners - (left, upper)).astype(np.float32)
     matrix = cv2.getAffineTransform(target, source)
     patch = cv2.warpAffine(
-        np.ascontiguousarray(sprite),
+        sprite,
         matrix,
         (right - left, lower - upper),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
@@ -397,8 +395,8 @@ def _draw_thing(
         piece = cv2.convertScaleAbs(grain[: fit[0], : fit[1]], alpha=0.4, beta=77)
         if fit != patch.shape[:2]:
             piece = cv2.resize(piece, patch.shape[1::-1])
-        rough = cv2.merge([piece, piece, piece])
-        patch[..., :3] = cv2.multiply(patch[..., :3], rough, scale=1 / 128)
+        rough = cv2.merge([piece, piece, piece, np.full_like(piece, 128)])
+        patch = cv2.multiply(patch, rough, scale=1 / 128)
     share = _mix(scene, depth)
     level = min(scene.skylight + 0.6 * scene.sunlight, 1.2)
     gain = np.array(thing.gain) * level * (1 - share)
@@ -407,11 +405,10 @@ def _draw_thing(
     matrix_colour[:3, 4] = share * np.array(scene.sky.horizon)
     matrix_colour[3, 3] = 1
     patch = cv2.transform(patch, matrix_colour)
-    cover = patch[..., 3]
+    cover = cv2.extractChannel(patch, 3)
     window = image[upper:lower, left:right]
-    solid = cover > 127
     if cover.min() > 250:
-        window[:] = patch[..., :3]
+        window[:] = cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR)
     else:
         _overlay(window, patch)
-    ids[upper:lower, left:right][solid] = 0
+    ids[upper:lower, left:right] *= cover <= 127

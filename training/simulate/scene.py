@@ -313,6 +313,8 @@ def _make_things(
     things: list[Thing] = []
     middle = track.centre_m.mean(0)
     radius = float(np.hypot(*(track.centre_m - middle).T).max()) if track.closed else 15.0
+    centre_x, centre_y = np.ascontiguousarray(track.centre_m.T)
+    cones_x, cones_y = np.ascontiguousarray(track.cones_m.T)
 
     def put(name: str, distance: float, angle: float, size: float | None = None) -> None:
         sprite_index = int(rng.integers(0, len(library.sprites[name])))
@@ -320,13 +322,12 @@ def _make_things(
         low, high = KINDS[name][2]
         height = size if size is not None else rng.uniform(low, high)
         x, y = (middle + distance * np.array([math.cos(angle), math.sin(angle)])).tolist()
-        spot = np.array([x, y])
-        near = np.hypot(*(track.centre_m - spot).T).min()
+        near = np.hypot(centre_x - x, centre_y - y).min()
         room = {'forest': 55.0, 'building': 9.0, 'stand': 5.0, 'tent': 4.0, 'tree': 3.5, 'car': 3.0}
         if near < room.get(name, track.width_m / 2 + 0.8 if layout != 'group' else 0.0):
             return
         width = height * sprite.shape[1] / sprite.shape[0] * rng.uniform(0.7, 1.4)
-        if len(track.cones_m) and np.hypot(*(track.cones_m - spot).T).min() < 0.3 + width / 4:
+        if len(track.cones_m) and np.hypot(cones_x - x, cones_y - y).min() < 0.3 + width / 4:
             return
         tone = rng.uniform(0.5, 1.25)
         b, g, r = (tone * rng.uniform(0.88, 1.12, 3)).tolist()
