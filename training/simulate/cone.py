@@ -231,6 +231,7 @@ class ConeView:
 
     rings_m, plate_m: (R, 14, 3) and (2, 8, 3) world points: rings from base to tip, lower and
     upper face of the base plate. outline_px: (R * 14 + 16, 2) the same points in pixels.
+    xyxy_px: the box around them.
     toward: cosine between axis and view, positive when the tip points at the camera.
     depth_m: distance along the optical axis. colours: (parts * 64, 4) uint8 BGR and cover, by
     part and by place across the cone.
@@ -240,6 +241,7 @@ class ConeView:
     rings_m: Array
     plate_m: Array
     outline_px: Array
+    xyxy_px: tuple[float, float, float, float]
     toward: float
     depth_m: float
     colours: Bytes
@@ -322,6 +324,7 @@ def _view_alike(
     outlines = np.concatenate(
         [rings_px.reshape(len(cones), -1, 2), plates_px.reshape(len(cones), -1, 2)], axis=1
     )
+    boxes = np.concatenate([outlines.min(1), outlines.max(1)], axis=1).tolist()
     ahead = (depth.min((1, 2)) >= 0.2) & (plate_depth.min((1, 2)) >= 0.2)
     # Below, each array has a row for every cone.
     axis = np.array([cone.axis for cone in cones])
@@ -380,6 +383,7 @@ def _view_alike(
                 rings_m=rings[k],
                 plate_m=plates[k],
                 outline_px=outlines[k],
+                xyxy_px=tuple(boxes[k]),
                 toward=float(toward[k, 0]),
                 depth_m=float(sight[k, 2]),
                 colours=tables[k],
@@ -396,13 +400,12 @@ def paint_cone(
     Returns the number of pixels that it would cover were nothing in front and no border.
     """
     outline = view.outline_px
-    low, high = outline.min(0).tolist(), outline.max(0).tolist()
-    height = image.shape[0]
-    full_left, full_top = (math.floor(v + 0.5) - 1 for v in low)
-    full_right, full_bottom = (math.ceil(v + 0.5) + 1 for v in high)
+    x0, y0, x1, y1 = view.xyxy_px
+    full_left, full_top = math.floor(x0 + 0.5) - 1, math.floor(y0 + 0.5) - 1
+    full_right, full_bottom = math.ceil(x1 + 0.5) + 1, math.ceil(y1 + 0.5) + 1
     left, top = max(full_left, 0), max(full_top, 0)
-    right, bottom = min(full_right, image.shape[1]), min(full_bottom, height)
-    size = max(high[0] - low[0], high[1] - low[1])
+    right, bottom = min(full_right, image.shape[1]), min(full_bottom, image.shape[0])
+    size = max(x1 - x0, y1 - y0)
     if right - left < 1 or bottom - top < 1:
         return 0
     scale = 4 if size < 24 else 3 if size < 60 else 2 if size < 400 else 1

@@ -65,26 +65,19 @@ def render(
         image[last:] = ground[last - first :]
     ids = np.zeros(image.shape[:2], np.int16)
     painted: list[tuple[int, ConeView, int]] = []
-    queue: list[tuple[float, int, ConeView | Thing]] = [
+    queue: list[tuple[float, int, ConeView | _ThingView]] = [
         (view.depth_m, 1 + index, view) for index, view in views
     ]
-    if scene.things:
-        places = np.array([[*thing.position_m, 0.0] for thing in scene.things])
-        optical = canvas.to_optical(places)
-        depths = optical[:, 2]
-        half = np.array([thing.width_m / 2 + 0.1 * thing.height_m for thing in scene.things])
-        edge = (max(canvas.cx_px, canvas.width_px - canvas.cx_px) + 2) / canvas.fx_px
-        seen = (depths > 0.8) & (depths < 450) & (np.abs(optical[:, 0]) - half < edge * depths)
-        queue += [(float(depths[k]), 0, scene.things[k]) for k in np.flatnonzero(seen)]
+    queue += [(thing.depth_m, 0, thing) for thing in _thing_views(scene, canvas)]
     queue.sort(key=lambda item: -item[0])
-    for depth, cone_id, item in queue:
+    for _, cone_id, item in queue:
         if isinstance(item, ConeView):
             pick = (cone_id * 7919 + int(item.cone.yaw_rad * 1000)) % 4096
             whole = paint_cone(image, ids, item, cone_id, library.grain, pick)
             if whole:
                 painted.append((cone_id, item, whole))
         else:
-            _draw_thing(image, ids, item, scene, canvas, library, depth)
+            _draw_thing(image, ids, item, scene, library)
     if lens.map_a is not None and lens.map_b is not None:
         image = cv2.remap(
             image, lens.map_a, lens.map_b, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -104,11 +97,6 @@ def _overlay(window: Bytes, patch: Bytes) -> None:
     mixed += np.multiply(cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), cover, dtype=np.uint16)
     mixed //= 255
     window[:] = mixed
-
-
-def _mix(scene: Scene, depth_m: float) -> float:
-    """Share of the horizon's colour in something depth_m away."""
-    return 1 - math.exp(-scene.haze * depth_m / 100)
 
 
 def _cone_views(scene: Scene, canvas: Camera) -> list[tuple[int, ConeView]]:
@@ -347,19 +335,38 @@ def _draw_paint(base: Bytes, paint: Paint, canvas: Camera, first: int) -> None:
     cv2.addWeighted(over, paint.opacity, window, 1 - paint.opacity, 0, dst=window)
 
 
-def _draw_thing(
-    image: Bytes,
-    ids: Ids,
-    thing: Thing,
-    scene: Scene,
-    canvas: Camera,
-    library: Library,
-    depth: float,
-) -> None:
-    aside = canvas.rotation[0] * (1.0, 1.0, 0.0) * thing.width_m / 2
-    place = np.array([*thing.position_m, 0.0])
-    up = np.array([0.0, 0.0, thing.height_m])
-    corners, _ = canvas.project(np.stack([place - aside + up, place + aside + up, place - aside]))
+@dataclass(frozen=True, slots=True)
+class _ThingView:
+    """A thing as one camera sees it: (3, 2) pixels of its upper left, upper right, lower left."""
+
+    thing: Thing
+    depth_m: float
+    corners_px: Array
+
+
+def _thing_views(scene: Scene, canvas: Camera) -> list[_ThingView]:
+    if not scene.things:
+        return []
+    places = np.array([[*thing.position_m, 0.0] for thing in scene.things])
+    optical = canvas.to_optical(places)
+    depths = optical[:, 2]
+    half = np.array([thing.width_m / 2 + 0.1 * thing.height_m for thing in scene.things])
+    edge = (max(canvas.cx_px, canvas.width_px - canvas.cx_px) + 2) / canvas.fx_px
+    seen = (depths > 0.8) & (depths < 450) & (np.abs(optical[:, 0]) - half < edge * depths)
+    things = [scene.things[k] for k in np.flatnonzero(seen)]
+    wide = np.array([[thing.width_m] for thing in things]).reshape(-1, 1)
+    up = np.array([[0.0, 0.0, thing.height_m] for thing in things]).reshape(-1, 3)
+    aside = canvas.rotation[0] * (1.0, 1.0, 0.0) * wide / 2
+    left, right = places[seen] - aside, places[seen] + aside
+    corners, _ = canvas.project(np.stack([left + up, right + up, left], axis=1))
+    return [
+        _ThingView(thing, depth, corner)
+        for thing, depth, corner in zip(things, depths[seen].tolist(), corners, strict=True)
+    ]
+
+
+def _draw_thing(image: Bytes, ids: Ids, view: _ThingView, scene: Scene, library: Library) -> None:
+    thing, corners = view.thing, view.corners_px
     upper_left, upper_right, lower_left = corners
     tall = float(lower_left[1] - upper_left[1])
     wide = float(upper_right[0] - upper_left[0])
@@ -397,7 +404,7 @@ def _draw_thing(
             piece = cv2.resize(piece, patch.shape[1::-1])
         rough = cv2.merge([piece, piece, piece, np.full_like(piece, 128)])
         patch = cv2.multiply(patch, rough, scale=1 / 128)
-    share = _mix(scene, depth)
+    share = 1 - math.exp(-scene.haze * view.depth_m / 100)
     level = min(scene.skylight + 0.6 * scene.sunlight, 1.2)
     gain = np.array(thing.gain) * level * (1 - share)
     matrix_colour = np.zeros((4, 5), np.float32)
