@@ -63,7 +63,7 @@ def pictures(tmp_path: Path) -> Path:
 @pytest.fixture
 def quantised(tmp_path: Path, pictures: Path) -> onnx.ModelProto:
     network = make_network(tmp_path / 'net.onnx')
-    return quantise(network, Calibration.from_folder(pictures, 4, 32, 32))
+    return quantise(onnx.load(network), Calibration.from_folder(pictures, 4, 32, 32))
 
 
 def answer(network: onnx.ModelProto, pictures: Path) -> np.ndarray:
@@ -121,7 +121,7 @@ def test_class_names_survive(quantised: onnx.ModelProto) -> None:
 def test_network_without_a_known_head_is_refused(tmp_path: Path, pictures: Path) -> None:
     network = make_network(tmp_path / 'net.onnx', head='/other/Conv')
     with pytest.raises(SourceError, match='no head with the names of an Ultralytics export'):
-        quantise(network, Calibration.from_folder(pictures, 4, 32, 32))
+        quantise(onnx.load(network), Calibration.from_folder(pictures, 4, 32, 32))
 
 
 def test_calibration_sees_pictures_as_the_network_does(pictures: Path) -> None:

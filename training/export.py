@@ -34,6 +34,7 @@ NETWORKS: dict[str, tuple[Precision, Encoding]] = {
 """What a bundle can hold: the reference, OpenVINO's and TensorRT's way of writing INT8."""
 
 OPSET = 18
+KEPT_METADATA = ('names', 'imgsz', 'stride', 'task', 'license', 'version')
 LICENCE_FILE = 'LICENSE'
 WEIGHTS_LICENCE = """\
 The networks in this folder were trained with Ultralytics (https://github.com/ultralytics), whose
@@ -76,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     with TemporaryDirectory() as folder:
         network = export_onnx(args.weights, Path(folder), height, width, args.layout)
         original = onnx.load(network)
-        quantised = quantise(network, calibration)
+        _keep_metadata(original)
+        quantised = quantise(original, calibration)
     names = class_names_from({p.key: p.value for p in original.metadata_props}.get('names', ''))
     models = {'fp32': original, 'int8-uint8': encode_uint8(quantised), 'int8-int8': quantised}
     share = '{} of {} convolutions are INT8'.format(*quantised_share(quantised))
@@ -139,6 +141,13 @@ def export_onnx(
         device='cpu',
     )
     return Path(exported)
+
+
+def _keep_metadata(network: onnx.ModelProto) -> None:
+    """Drop what Ultralytics writes of the day and the folder: same weights, same bytes."""
+    kept = [entry for entry in network.metadata_props if entry.key in KEPT_METADATA]
+    del network.metadata_props[:]
+    network.metadata_props.extend(kept)
 
 
 def _thresholds(entries: list[str], names: tuple[str, ...]) -> dict[str, float]:

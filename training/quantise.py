@@ -82,24 +82,25 @@ class Calibration:
         return digest.hexdigest()
 
 
-def quantise(network: Path, calibration: Calibration) -> onnx.ModelProto:
+def quantise(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
     """Quantise an FP32 network. Returns it with int8 activations, zero point 0 (TensorRT's).
 
     The weights are folded: stored as int8 and only dequantised.
     """
-    original = onnx.load(network)
     in_float = [node.name for node in original.graph.node if KEPT_IN_FLOAT.search(node.name)]
     if not in_float:
         raise SourceError(
-            f'{network} has no head with the names of an Ultralytics export, so what must stay in '
+            'the network has no head with the names of an Ultralytics export, so what must stay in '
             'float is unknown. Export it with `cone-training export`.'
         )
+    copy = onnx.ModelProto()
+    copy.CopyFrom(original)  # quantize_static changes what it is given
     with TemporaryDirectory() as folder:
         out = Path(folder) / 'int8.onnx'
         quantize_static(
-            original,
+            copy,
             out,
-            _Reader(original.graph.input[0].name, calibration),
+            _Reader(copy.graph.input[0].name, calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=['Conv'],
             nodes_to_exclude=in_float,
