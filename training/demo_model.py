@@ -175,9 +175,9 @@ def clip_boxes(labels: Float32, left_px: int, top_px: int, rules: CropRules) -> 
     moved = labels - np.array([0, left_px, top_px, left_px, top_px], np.float32)
     clipped = moved.copy()
     clipped[:, 1:] = np.clip(moved[:, 1:], 0, CROP_PX)
-    kept = _area(clipped) >= rules.visible * np.maximum(_area(moved), 1e-6)
-    kept &= clipped[:, 4] - clipped[:, 2] >= rules.height_px
-    selected: Float32 = clipped[kept]
+    visible = _area(clipped) / np.maximum(_area(moved), 1e-6)
+    tall_px = clipped[:, 4] - clipped[:, 2]
+    selected: Float32 = clipped[(visible >= rules.visible) & (tall_px >= rules.height_px)]
     return selected
 
 
