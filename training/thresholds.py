@@ -62,7 +62,10 @@ def best_threshold(sets: Sequence[Sequence[PictureMatch]], class_id: int) -> flo
         kept = score >= CANDIDATES[:, None]
         # F1 = 2 TP / (found + truths), van Rijsbergen 1979.
         curves.append(2 * (kept & correct).sum(axis=1) / (kept.sum(axis=1) + truths))
-    return float(CANDIDATES[np.mean(curves, axis=0).argmax()]) if curves else 0.5
+    if not curves:
+        return 0.5
+    mean = np.asarray(np.mean(np.stack(curves), axis=0), np.float64)
+    return float(CANDIDATES[int(mean.argmax())])
 
 
 if __name__ == '__main__':
