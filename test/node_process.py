@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -67,6 +68,7 @@ class NodeProcess:
                 env={**os.environ, **environment},
                 start_new_session=True,
             )
+        atexit.register(self.process.kill)  # also when a test fails before it stops its node
 
     @property
     def output(self) -> str:

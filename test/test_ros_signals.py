@@ -50,6 +50,7 @@ def write_stalling_bundle(folder: Path, brightness: float) -> Path:
     constants = {
         'limit': np.array(brightness, np.float32),
         'turns': np.array(20_000, np.int64),
+        'once': np.array(1, np.int64),  # OpenVINO 2025.0 forgets the input of a loop of no turns
         'true': np.array(True),
         'tiny': np.array(1e-30, np.float32),
         'zeros': np.zeros((1, 10, 6), np.float32),
@@ -59,7 +60,8 @@ def write_stalling_bundle(folder: Path, brightness: float) -> Path:
             helper.make_node('ReduceMax', ['images'], ['brightest'], keepdims=0),
             helper.make_node('Greater', ['brightest', 'limit'], ['stall']),
             helper.make_node('Cast', ['stall'], ['one'], to=TensorProto.INT64),
-            helper.make_node('Mul', ['one', 'turns'], ['count']),
+            helper.make_node('Mul', ['one', 'turns'], ['more']),
+            helper.make_node('Add', ['once', 'more'], ['count']),
             helper.make_node('Loop', ['count', 'true', 'images'], ['end'], body=body),
             helper.make_node('ReduceMean', ['end'], ['mean'], keepdims=0),
             helper.make_node('Mul', ['mean', 'tiny'], ['nothing']),
