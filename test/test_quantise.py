@@ -19,22 +19,25 @@ from training.quantise import (  # noqa: E402
     quantised_share,
 )
 
-BODY, HEAD = '/model.0/conv/Conv', '/model.1/cv2.0/cv2.0.2/Conv'
+FIRST, BODY = '/model.0/conv/Conv', '/model.3/conv/Conv'
+HEAD = '/model.4/cv2.0/cv2.0.2/Conv'
 
 
 def make_network(path: Path, head: str = HEAD) -> Path:
-    """Two convolutions with a ReLU between them, 3x32x32 -> 4x32x32."""
+    """Three convolutions, a ReLU before the last, 3x32x32 -> 4x32x32."""
     random = np.random.default_rng(0)
     helper, numpy_helper = onnx.helper, onnx.numpy_helper
     weights = {
+        'wf': random.normal(0, 0.5, (3, 3, 1, 1)),
         'w0': random.normal(0, 0.5, (8, 3, 3, 3)),
         'b0': random.normal(0, 0.1, 8),
         'w1': random.normal(0, 0.5, (4, 8, 1, 1)),
     }
     graph = helper.make_graph(
         [
-            helper.make_node('Conv', ['images', 'w0', 'b0'], ['c0'], BODY, pads=[1, 1, 1, 1]),
-            helper.make_node('Relu', ['c0'], ['r0'], '/model.0/act/Relu'),
+            helper.make_node('Conv', ['images', 'wf'], ['first'], FIRST),
+            helper.make_node('Conv', ['first', 'w0', 'b0'], ['c0'], BODY, pads=[1, 1, 1, 1]),
+            helper.make_node('Relu', ['c0'], ['r0'], '/model.3/act/Relu'),
             helper.make_node('Conv', ['r0', 'w1'], ['output'], head),
         ],
         'net',
@@ -72,10 +75,11 @@ def answer(network: onnx.ModelProto, pictures: Path) -> np.ndarray:
     return session.run(None, {'images': picture})[0]
 
 
-def test_body_is_quantised_and_head_stays_float(quantised: onnx.ModelProto) -> None:
-    assert quantised_share(quantised) == (1, 2)
-    head = next(node for node in quantised.graph.node if node.name == HEAD)
-    assert head.input[0] == 'r0'
+def test_body_is_quantised_and_both_ends_stay_float(quantised: onnx.ModelProto) -> None:
+    assert quantised_share(quantised) == (1, 3)
+    inputs = {node.name: node.input[0] for node in quantised.graph.node}
+    assert inputs[FIRST] == 'images'
+    assert inputs[HEAD] == 'r0'
 
 
 def test_weights_are_stored_as_int8(quantised: onnx.ModelProto) -> None:
