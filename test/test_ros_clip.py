@@ -23,6 +23,7 @@ from cone_perception.bags import (
     write_image_bag,
 )
 from cone_perception.cli import main
+from cone_perception.model_card import shipped_bundle
 from cone_perception.sources import open_source
 from cone_perception.types import Frame
 
@@ -65,9 +66,9 @@ def headers(bag, topic):
 
 
 @pytest.mark.parametrize('topic', ['/camera/image', '/camera/image/compressed'])
-def test_onboard_clip_is_answered_with_its_own_stamps(tmp_path, model, clip, capfd, topic):
+def test_onboard_clip_is_answered_with_its_own_stamps(tmp_path, clip, capfd, topic):
     write_image_bag(tmp_path / 'bag', clip, topic, compressed=topic.endswith('compressed'))
-    assert main(demo_command(tmp_path, model)) == 0
+    assert main(demo_command(tmp_path, shipped_bundle())) == 0
     line = last_line(capfd.readouterr().out)
     frames, answered, failed = map(int, LINE.fullmatch(line).groups())
     assert frames == len(clip)

@@ -1,0 +1,90 @@
+"""The demo model that comes with the package: whole, small, licensed, and it finds cones."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from cone_perception.accuracy import match_picture, summarise
+from cone_perception.engines import open_engine
+from cone_perception.filters import Filters
+from cone_perception.model_card import file_sha256, read_bundle, shipped_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.types import Detections, Frame
+from training.simulate.bag import drive_frames
+from training.simulate.settings import SimulateSettings
+from training.simulate.track import CLASS_NAMES
+
+UNSEEN_SEED = 3
+
+
+@pytest.fixture(scope='module')
+def bundle():
+    return read_bundle(shipped_bundle())
+
+
+@pytest.fixture(scope='module')
+def drive():
+    """Pictures and cones of a drive that no training saw: (Frame, truth) each half second."""
+    pictures = []
+    for rendered in drive_frames(SimulateSettings(), UNSEEN_SEED, 15.0, 2.0):
+        boxes = np.array([label.xyxy_px for label in rendered.labels], np.float32).reshape(-1, 4)
+        classes = np.array([label.class_id for label in rendered.labels], np.int64)
+        truth = Detections(boxes, np.ones(len(boxes), np.float32), classes)
+        pictures.append((Frame(np.asarray(rendered.image)), truth))
+    return pictures
+
+
+def detect(bundle, frames, engine):
+    everything = Filters(thresholds=dict.fromkeys(bundle.card.class_names, 0.001))
+    with ConeDetector(bundle.card, open_engine(bundle, engine)) as detector:
+        return [detector.detect([frame], everything)[0][0] for frame in frames]
+
+
+def test_bundle_is_whole_small_and_licensed(bundle):
+    assert bundle.card.class_names == tuple(CLASS_NAMES)
+    assert (bundle.card.height_px, bundle.card.width_px) == (384, 640)
+    assert bundle.card.licence == 'AGPL-3.0-only'
+    for name, sha256 in bundle.card.other_files.items():
+        assert file_sha256(bundle.folder / name) == sha256
+    size = sum(bundle.checked_path(n).stat().st_size for n in bundle.card.networks)
+    assert size <= 4_000_000
+    assert [n.precision for n in bundle.card.networks] == ['int8']
+    listed = {n.file for n in bundle.card.networks} | set(bundle.card.other_files) | {'card.json'}
+    assert listed == {path.name for path in bundle.folder.iterdir()}
+
+
+def test_card_says_what_it_was_trained_and_judged_on(bundle):
+    assert bundle.card.training['pictures'] == 'rendered by cone-training simulate only'
+    for data in ('rendered_drives_900_to_903', 'fsoco_mini_test'):
+        assert {'pictures', 'colour_map50_interval_95', 'per_class'} <= set(
+            bundle.card.metrics[data]
+        )
+    assert json.loads(bundle.card.to_json())['schema'] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('engine', ['openvino', 'onnxruntime'])
+def test_cones_of_an_unseen_drive_are_found(bundle, drive, engine):
+    if engine == 'onnxruntime':
+        pytest.importorskip('onnxruntime', reason='the dev extra is not installed')
+    found = detect(bundle, [frame for frame, _ in drive], engine)
+    matches = [
+        match_picture(cones, truth, len(CLASS_NAMES), min_height_px=24)
+        for cones, (_, truth) in zip(found, drive, strict=True)
+    ]
+    summary = summarise(matches, CLASS_NAMES, bundle.card.thresholds)
+    assert summary.overall.truths > 50
+    assert summary.overall.ap50 >= 0.85
+    assert summary.overall.precision >= 0.85
+    assert summary.overall.recall >= 0.85
+
+
+def test_picture_without_cones_is_an_empty_answer(bundle):
+    sky = np.full((720, 1280, 3), (230, 190, 150), np.uint8)
+    grass = cv2.randn(np.empty((360, 1280, 3), np.uint8), (60, 110, 70), (9, 9, 9))
+    sky[360:] = grass
+    with ConeDetector(bundle.card, open_engine(bundle)) as detector:
+        (found,), _ = detector.detect([Frame(sky)], Filters())
+    assert len(found) == 0
