@@ -141,8 +141,8 @@ def apply_photo(image: Bytes, photo: Photo, sensor: Bytes, rng: np.random.Genera
     curve = photo.veil + curve * (255 - photo.veil)
     image = cv2.LUT(image, np.clip(curve, 0, 255).astype(np.uint8))
     if photo.vignette > 0:
-        xs = np.linspace(-1, 1, width, dtype=np.float32) ** 2
-        ys = np.linspace(-1, 1, height, dtype=np.float32) ** 2
+        xs = np.square(np.linspace(-1, 1, width, dtype=np.float32))
+        ys = np.square(np.linspace(-1, 1, height, dtype=np.float32))
         shade = (255 * (1 - photo.vignette * (xs[None] + ys[:, None]) / 2)).astype(np.uint8)
         image = cv2.multiply(image, cv2.merge([shade, shade, shade]), scale=1 / 255)
     return np.asarray(image, np.uint8)
@@ -157,5 +157,5 @@ def motion_kernel(length_px: float, angle_rad: float) -> npt.NDArray[np.float32]
     start = (round((middle - dx) * 16), round((middle - dy) * 16))
     end = (round((middle + dx) * 16), round((middle + dy) * 16))
     cv2.line(kernel, start, end, 1.0, 1, cv2.LINE_8, 4)
-    kernel = kernel + kernel[::-1, ::-1]
-    return np.asarray(kernel / kernel.sum(), np.float32)
+    symmetric = kernel + kernel[::-1, ::-1]
+    return np.asarray(symmetric / symmetric.sum(), np.float32)

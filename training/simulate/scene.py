@@ -339,7 +339,7 @@ def _make_things(
     amount = settings.clutter * rng.uniform(0.4, 1.5)
     # Far: hills and forests all around, or hardly any.
     wooded = rng.uniform(0.0, 1.0) * min(settings.clutter, 1.0)
-    for angle in np.arange(0, 6.28, 0.2):
+    for angle in np.arange(0, 6.28, 0.2).tolist():
         if rng.random() < wooded:
             put('forest', rng.uniform(60, 300), angle + rng.uniform(-0.2, 0.2), rng.uniform(3, 18))
     counts = {

@@ -100,7 +100,7 @@ def make_straight(rng: np.random.Generator) -> Track:
     entry, leave = rng.uniform(4, 25), length - rng.uniform(4, 40)
     points: list[Array] = []
     classes: list[int] = []
-    for at in np.arange(0.5, length - 1, spacing):
+    for at in np.arange(0.5, length - 1, spacing).tolist():
         i = int(at / 0.25)
         for side, colour in ((1.0, BLUE), (-1.0, YELLOW)):
             points.append(_beside(centre[i], heading[i], side * width / 2))
