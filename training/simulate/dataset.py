@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
@@ -206,7 +207,8 @@ def write_dataset(
             for split, indices in jobs:
                 bar.update(_write_many(out, settings, seed, split, indices))
             return
-        with ProcessPoolExecutor(workers) as pool:
+        # A fork of a process with threads, OpenCV's say, can hang.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
             running = [
                 pool.submit(_write_many, out, settings, seed, split, indices)
                 for split, indices in jobs
