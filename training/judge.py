@@ -131,19 +131,9 @@ def judge(
 ) -> dict[str, Any]:
     """Figures of a detector on labelled pictures, overall and between the limits `heights_px`."""
     card = detector.card
-    everything = Filters(thresholds=dict.fromkeys(card.class_names, LEAST_SCORE))
     limits = [*heights_px, float('inf')]
     bands = [(heights_px[0], float('inf')), *pairwise(limits)]
-    matches: list[list[PictureMatch]] = [[] for _ in bands]
-    for picture in pictures:
-        (found,), _ = detector.detect([picture.frame], everything)
-        scale = picture.frame.width_px / REFERENCE_WIDTH_PX
-        for band, (low, high) in zip(matches, bands, strict=True):
-            band.append(
-                match_picture(
-                    found, picture.truth, len(card.class_names), low * scale, high * scale
-                )
-            )
+    matches = match_bands(detector, pictures, bands)
     return {
         'model': card.name,
         'network_sha256': detector.engine.info.network_sha256,
@@ -155,6 +145,26 @@ def judge(
             for band, (low, high) in zip(matches, bands, strict=True)
         ],
     }
+
+
+def match_bands(
+    detector: ConeDetector,
+    pictures: Iterable[LabelledPicture],
+    bands: Sequence[tuple[float, float]],
+) -> list[list[PictureMatch]]:
+    """Match all that a detector finds, whatever its score: per band, one entry for each picture.
+
+    bands: least and greatest box height, in pixels of a picture REFERENCE_WIDTH_PX wide.
+    """
+    names = detector.card.class_names
+    everything = Filters(thresholds=dict.fromkeys(names, LEAST_SCORE))
+    matches: list[list[PictureMatch]] = [[] for _ in bands]
+    for picture in pictures:
+        (found,), _ = detector.detect([picture.frame], everything)
+        scale = picture.frame.width_px / REFERENCE_WIDTH_PX
+        for band, (low, high) in zip(matches, bands, strict=True):
+            band.append(match_picture(found, picture.truth, len(names), low * scale, high * scale))
+    return matches
 
 
 def _band(

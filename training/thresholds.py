@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.accuracy import PictureMatch, match_picture
+from cone_perception.accuracy import PictureMatch
 from cone_perception.engines import open_engine
-from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector
-from training.judge import LEAST_SCORE, REFERENCE_WIDTH_PX, LabelledSplit
+from training.judge import LabelledSplit, match_bands
 
 CANDIDATES = np.arange(10, 91) / 100
 
@@ -33,16 +32,11 @@ def run(args: argparse.Namespace) -> int:
     """Print the arguments that `cone-training export --threshold` takes."""
     bundle = read_bundle(args.model)
     names = bundle.card.class_names
-    everything = Filters(thresholds=dict.fromkeys(names, LEAST_SCORE))
     sets: list[list[PictureMatch]] = []
     with ConeDetector(bundle.card, open_engine(bundle)) as detector:
         for data in args.data:
-            matches = []
-            for picture in tqdm(LabelledSplit(data, args.split, bundle.card), unit='picture'):
-                (found,), _ = detector.detect([picture.frame], everything)
-                least = args.height * picture.frame.width_px / REFERENCE_WIDTH_PX
-                matches.append(match_picture(found, picture.truth, len(names), least))
-            sets.append(matches)
+            pictures = tqdm(LabelledSplit(data, args.split, bundle.card), unit='picture')
+            sets += match_bands(detector, pictures, [(args.height, float('inf'))])
     print(' '.join(f'{name}={best_threshold(sets, i):.2f}' for i, name in enumerate(names)))
     return 0
 

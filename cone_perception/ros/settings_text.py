@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import fields
-from typing import get_args, get_type_hints
+from dataclasses import Field, fields
+from typing import Any, get_args, get_type_hints
 
 from cone_perception.settings import DetectorSettings
 
@@ -18,14 +18,16 @@ def settings_help() -> str:
     kinds = get_type_hints(DetectorSettings)
     lines = ['settings (ROS parameters; those marked live can change while the node runs):']
     for entry in fields(DetectorSettings):
-        low, high = entry.metadata['low'], entry.metadata['high']
         default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
-        about = _kind_name(kinds[entry.name])
-        about += f', {low:g} to {high:g}' if low is not None else ''
-        about += f', default {default!r}'
+        about = f'{_kind_and_range(entry, kinds[entry.name])}, default {default!r}'
         about += ', live' if entry.metadata['live'] else ''
         lines += [f'  {entry.name} ({about})', f'      {entry.metadata["description"]}']
     return '\n'.join(lines)
+
+
+def _kind_and_range(entry: Field[Any], kind: object) -> str:
+    low, high = entry.metadata['low'], entry.metadata['high']
+    return _kind_name(kind) + (f', {low:g} to {high:g}' if low is not None else '')
 
 
 def _kind_name(kind: object) -> str:
@@ -45,9 +47,7 @@ def settings_yaml() -> str:
         '  ros__parameters:',
     ]
     for entry in fields(DetectorSettings):
-        about = f'{entry.metadata["description"]} ({_kind_name(kinds[entry.name])}'
-        low, high = entry.metadata['low'], entry.metadata['high']
-        about += f', {low:g} to {high:g}' if low is not None else ''
+        about = f'{entry.metadata["description"]} ({_kind_and_range(entry, kinds[entry.name])}'
         about += ', live)' if entry.metadata['live'] else ')'
         lines += [f'    # {line}' for line in textwrap.wrap(about, 90)]
         lines.append(f'    {entry.name}: {json.dumps(entry.default)}')
