@@ -10,16 +10,13 @@ import pytest
 import yaml
 
 from cone_perception.errors import SourceError
+from training.crops import CropRules, clip_boxes, crops_of
 from training.demo_model import (
     CLASS_NAMES,
-    CROP_PX,
-    CropRules,
     Drives,
     Recipe,
-    clip_boxes,
-    crops_of,
+    cut_datasets,
     train,
-    write_crops,
     write_drives,
 )
 
@@ -39,18 +36,18 @@ def make_dataset(folder: Path, names: tuple[str, ...] = CLASS_NAMES) -> Path:
 
 
 def test_crop_shows_the_cone_at_network_scale_inside_its_box(tmp_path: Path) -> None:
-    counts = write_crops([make_dataset(tmp_path / 'data')], tmp_path / 'crops', CropRules(8))
+    counts = cut_datasets([make_dataset(tmp_path / 'data')], tmp_path / 'crops', CropRules(8))
     assert counts == {'train': 8, 'val': 8}
     labelled = 0
     for path in (tmp_path / 'crops' / 'train' / 'images').iterdir():
         crop = cv2.imread(str(path))
-        assert crop.shape == (CROP_PX, CROP_PX, 3)
+        assert crop.shape == (CropRules().size_px, CropRules().size_px, 3)
         rows, columns = np.nonzero(crop[..., 0] > 170)
         text = (path.parents[1] / 'labels' / f'{path.stem}.txt').read_text()
         for line in text.splitlines():
             class_id, x, y, w, h = (float(value) for value in line.split())
             assert class_id == 0
-            box = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * CROP_PX
+            box = np.array([x - w / 2, y - h / 2, x + w / 2, y + h / 2]) * CropRules().size_px
             seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             np.testing.assert_allclose(box, seen, atol=1.5)
             labelled += 1
@@ -60,7 +57,7 @@ def test_crop_shows_the_cone_at_network_scale_inside_its_box(tmp_path: Path) -> 
 def test_same_seed_cuts_the_same_crops(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / 'data')
     for name, seed in (('first', 3), ('same', 3), ('other', 4)):
-        write_crops([data], tmp_path / name, CropRules(seed=seed))
+        cut_datasets([data], tmp_path / name, CropRules(seed=seed))
     content = {
         name: [path.read_bytes() for path in sorted((tmp_path / name / 'train').rglob('*.*'))]
         for name in ('first', 'same', 'other')
@@ -93,7 +90,7 @@ def test_picture_smaller_than_a_crop_is_padded_grey() -> None:
 def test_dataset_with_other_classes_is_refused(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / 'data', names=('yellow_cone', 'blue_cone'))
     with pytest.raises(SourceError, match='yellow_cone'):
-        write_crops([data], tmp_path / 'crops', CropRules())
+        cut_datasets([data], tmp_path / 'crops', CropRules())
 
 
 def test_missing_weights_are_refused_before_anything_is_looked_up(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""Pictures of a YOLO data set -> square crops at the network's scale, with their labels.
+
+A network that sees a 1280x720 picture at 640x360 trains 2.3 times quicker on 320x320 crops of that
+than on whole pictures, most of which are sky. Cones keep the size that they have while driving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cone_perception.errors import SourceError
+from cone_perception.preprocess import PAD_VALUE, Letterbox
+from cone_perception.types import Float32, UInt8
+
+
+@dataclass(frozen=True, slots=True)
+class CropRules:
+    """How pictures are cut.
+
+    per_picture: crops of each picture; every second one is aimed at a cone.
+    size_px: side of a crop. width_px: the picture's width at the network's scale.
+    visible: least share of a box's area inside the crop, else the box is dropped.
+    height_px: least height of a clipped box, in network pixels.
+    seed: of the crops' positions.
+    """
+
+    per_picture: int = 2
+    size_px: int = 320
+    width_px: int = 640
+    visible: float = 0.3
+    height_px: float = 4.0
+    seed: int = 0
+
+
+def write_crops(images: Iterable[Path], split: Path, rules: CropRules) -> int:
+    """Cut pictures into `split`/images and `split`/labels. Returns the number of crops.
+
+    Labels are looked up as Ultralytics does it: labels/NAME.txt beside the folder images/.
+    Raises SourceError for a picture or a label that cannot be read.
+    """
+    random = np.random.default_rng(rules.seed)
+    for folder in ('images', 'labels'):
+        (split / folder).mkdir(parents=True, exist_ok=True)
+    count = 0
+    for path in images:
+        picture, labels = _at_network_scale(path, rules.width_px)
+        for crop, inside in crops_of(picture, labels, rules, random):
+            name = f'{count:06d}'
+            image = split / 'images' / f'{name}.jpg'
+            if not cv2.imwrite(str(image), crop, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                raise SourceError(f'{image} cannot be written. Is there space left?')
+            _write_labels(split / 'labels' / f'{name}.txt', inside, rules.size_px)
+            count += 1
+    return count
+
+
+def crops_of(
+    picture: UInt8, labels: Float32, rules: CropRules, random: np.random.Generator
+) -> Iterator[tuple[UInt8, Float32]]:
+    """Cut square crops out of one picture at network scale.
+
+    labels: (N, 5) class, left, top, right, bottom in pixels; the crops' labels are the same.
+    """
+    size_px = rules.size_px
+    height, width = picture.shape[:2]
+    room = np.array([max(width - size_px, 0), max(height - size_px, 0)])
+    for index in range(rules.per_picture):
+        corner = random.integers(0, room + 1)
+        if index % 2 == 0 and len(labels):
+            box = labels[random.integers(len(labels))]
+            aim = (box[1:3] + box[3:5]) / 2 - random.uniform(0.2, 0.8, 2) * size_px
+            corner = np.clip(aim, 0, room).astype(int)
+        left, top = (int(value) for value in corner)
+        crop = np.full((size_px, size_px, 3), PAD_VALUE, np.uint8)
+        part = picture[top : top + size_px, left : left + size_px]
+        crop[: part.shape[0], : part.shape[1]] = part
+        yield crop, clip_boxes(labels, left, top, rules)
+
+
+def clip_boxes(labels: Float32, left_px: int, top_px: int, rules: CropRules) -> Float32:
+    """Labels of the crop with this corner: moved, clipped, and dropped where little is left."""
+    moved = labels - np.array([0, left_px, top_px, left_px, top_px], np.float32)
+    clipped = moved.copy()
+    clipped[:, 1:] = np.clip(moved[:, 1:], 0, rules.size_px)
+    visible = _area(clipped) / np.maximum(_area(moved), 1e-6)
+    tall_px = clipped[:, 4] - clipped[:, 2]
+    selected: Float32 = clipped[(visible >= rules.visible) & (tall_px >= rules.height_px)]
+    return selected
+
+
+def _at_network_scale(image: Path, width_px: int) -> tuple[UInt8, Float32]:
+    """One picture as the network sees it, without the grey border, and its labels in pixels."""
+    source = cv2.imread(str(image), cv2.IMREAD_COLOR)
+    if source is None:
+        raise SourceError(f'{image} cannot be decoded as a picture: replace or remove it.')
+    height = max(1, round(source.shape[0] * width_px / source.shape[1]))
+    picture = np.empty((height, width_px, 3), np.uint8)
+    letterbox = Letterbox(source.shape[0], source.shape[1], height, width_px)
+    letterbox.apply(source.astype(np.uint8, copy=False), picture)
+    path = image.parents[1] / 'labels' / f'{image.stem}.txt'
+    text = path.read_text(encoding='utf-8') if path.is_file() else ''
+    try:
+        rows = np.array([line.split() for line in text.splitlines()], np.float32).reshape(-1, 5)
+    except ValueError as error:
+        raise SourceError(f"{path} is not lines of 'class x y width height': {error}") from error
+    size = np.array([width_px, height], np.float32)
+    centre, half = rows[:, 1:3] * size, rows[:, 3:5] * size / 2
+    return picture, np.concatenate([rows[:, :1], centre - half, centre + half], axis=1)
+
+
+def _write_labels(path: Path, labels: Float32, size_px: int) -> None:
+    centre = (labels[:, 1:3] + labels[:, 3:5]) / 2 / size_px
+    size = (labels[:, 3:5] - labels[:, 1:3]) / size_px
+    lines = [
+        f'{int(class_id)} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n'
+        for class_id, (x, y), (w, h) in zip(labels[:, 0], centre, size, strict=True)
+    ]
+    path.write_text(''.join(lines), encoding='utf-8')
+
+
+def _area(labels: Float32) -> Float32:
+    area: Float32 = (labels[:, 3] - labels[:, 1]) * (labels[:, 4] - labels[:, 2])
+    return area
