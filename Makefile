@@ -5,6 +5,10 @@ ROS_DISTRO = kilted
 BAG =
 TOPIC =
 LOWER_EXTRAS = cpu,data,dev
+# PyTorch as tested. From PyPI it brings CUDA, several GB; where there is no NVIDIA card, spare them with
+# TORCH_INDEX=https://download.pytorch.org/whl/cpu.
+TORCH = torch==2.13.0 torchvision==0.28.0
+TORCH_INDEX =
 
 ifeq ($(PYTHON) $(ROS_DISTRO),python3 kilted)
 VENV := .venv
@@ -13,6 +17,7 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 endif
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
+WITH_TORCH := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
 # Whatever an editable install copies or builds: a change of it means installing again.
 PACKAGING := setup.py setup.cfg pyproject.toml $(wildcard resource/*.sh resource/lib/*/* launch/*.py \
 	config/* cone_perception/interfaces/vision_msgs/*.* cone_perception/interfaces/vision_msgs/msg/*)
@@ -26,7 +31,7 @@ help:
 
 setup: $(VENV)/.ready-dev ## everything for developing and testing, in .venv
 setup-run: $(VENV)/.ready-run ## only what runs: ROS 2 from PyPI, OpenVINO, vision_msgs
-setup-train: $(VENV)/.ready-train ## what trains models too (PyTorch: several GB on some machines)
+setup-train: $(VENV)/.ready-train ## what trains and exports models, without ROS
 
 demo: setup-run ## a simulated drive through the node, judged; BAG=path TOPIC=name for your own
 	$(BIN)/cone-perception demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
@@ -67,11 +72,11 @@ $(VENV)/.ready-run: $(VENV)/.created $(PACKAGING)
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready-run
-	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu,dev]'
+	$(PIP) $(WITH_TORCH) -e '.[ros-$(ROS_DISTRO),cpu,data,dev,train]'
 	touch $@
 
-$(VENV)/.ready-train: $(VENV)/.ready-dev
-	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu,dev,train]'
+$(VENV)/.ready-train: $(VENV)/.created $(PACKAGING)
+	$(PIP) $(WITH_TORCH) -e '.[cpu,data,train]'
 	touch $@
 
 $(VENV)-lower/.ready: $(PACKAGING) .ci/lower_bounds.py
