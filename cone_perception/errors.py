@@ -33,3 +33,7 @@ class InstallError(ConePerceptionError):
 
 class OutputError(ConePerceptionError):
     """A result cannot be written where it was asked for."""
+
+
+class DataError(ConePerceptionError):
+    """A data set cannot be had, is no data set, or is not what its manifest says."""
