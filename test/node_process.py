@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,6 +101,17 @@ class NodeProcess:
                 first, last = line.split()[0].split('-')
                 sizes[Path(line.split()[-1])] = int(last, 16) - int(first, 16)
         return {path: size for path, size in sizes.items() if path not in self._earlier_segments}
+
+
+@contextmanager
+def running_node(folder: Path, namespace: str, parameters: dict[str, Any]) -> Iterator[NodeProcess]:
+    """An active node in a namespace, that must end well and without a traceback."""
+    process = NodeProcess(folder / 'node.log', parameters, '-r', f'__ns:={namespace}')
+    process.wait_for_output('active: listening')
+    yield process
+    status, _ = process.stop()
+    assert status == 0, process.output
+    assert 'Traceback' not in process.output
 
 
 class Observer:

@@ -12,8 +12,8 @@ from image_messages import compressed, encode
 from node_process import (
     BEST_EFFORT,
     RELIABLE,
-    NodeProcess,
     ros_message,
+    running_node,
     stamp_ns_of,
     wait_for,
 )
@@ -94,21 +94,15 @@ class Pair:
 def stereo(observer, tmp_path_factory):
     """Batch 2, a tolerance of 5 ms, reliable subscriptions."""
     folder = tmp_path_factory.mktemp('stereo')
-    process = NodeProcess(
-        folder / 'node.log',
-        {
-            'model': write_tiny_bundle(folder / 'tiny', batch=2),
-            'batch': '2',
-            'cameras': '[left, right]',
-            'stereo_tolerance_ms': '5.0',
-            'reliability': 'reliable',
-        },
-        *('-r', '__ns:=/stereo'),
-    )
-    process.wait_for_output('active: listening')
-    yield process
-    status, _ = process.stop()
-    assert status == 0, process.output
+    parameters = {
+        'model': write_tiny_bundle(folder / 'tiny', batch=2),
+        'batch': '2',
+        'cameras': '[left, right]',
+        'stereo_tolerance_ms': '5.0',
+        'reliability': 'reliable',
+    }
+    with running_node(folder, '/stereo', parameters) as process:
+        yield process
 
 
 def test_publisher_with_incompatible_qos_is_named(observer, stereo):
@@ -157,20 +151,14 @@ def test_frames_outside_the_tolerance_are_answered_alone_and_warned_of(observer,
 def each(observer, tmp_path_factory):
     """Two cameras, one raw and one compressed, and a network of batch 1."""
     folder = tmp_path_factory.mktemp('each')
-    process = NodeProcess(
-        folder / 'node.log',
-        {
-            'model': write_tiny_bundle(folder / 'tiny'),
-            'cameras': '[left, right]',
-            'image_topics': '[/each/raw, /each/jpeg/compressed]',
-            'engine': 'onnxruntime',
-        },
-        *('-r', '__ns:=/each'),
-    )
-    process.wait_for_output('active: listening')
-    yield process
-    status, _ = process.stop()
-    assert status == 0, process.output
+    parameters = {
+        'model': write_tiny_bundle(folder / 'tiny'),
+        'cameras': '[left, right]',
+        'image_topics': '[/each/raw, /each/jpeg/compressed]',
+        'engine': 'onnxruntime',
+    }
+    with running_node(folder, '/each', parameters) as process:
+        yield process
 
 
 def test_each_camera_runs_by_itself_with_batch_1(observer, each):
@@ -198,21 +186,15 @@ def test_each_camera_runs_by_itself_with_batch_1(observer, each):
 def halves(observer, tmp_path_factory):
     """Both eyes in one JPEG, with simulated time."""
     folder = tmp_path_factory.mktemp('halves')
-    process = NodeProcess(
-        folder / 'node.log',
-        {
-            'model': write_tiny_bundle(folder / 'tiny', layout='anchors'),
-            'cameras': '[left, right]',
-            'side_by_side': 'true',
-            'image_topics': '[/halves/stereo/compressed]',
-            'use_sim_time': 'true',
-        },
-        *('-r', '__ns:=/halves'),
-    )
-    process.wait_for_output('active: listening')
-    yield process
-    status, _ = process.stop()
-    assert status == 0, process.output
+    parameters = {
+        'model': write_tiny_bundle(folder / 'tiny', layout='anchors'),
+        'cameras': '[left, right]',
+        'side_by_side': 'true',
+        'image_topics': '[/halves/stereo/compressed]',
+        'use_sim_time': 'true',
+    }
+    with running_node(folder, '/halves', parameters) as process:
+        yield process
 
 
 def side_by_side(left, right):

@@ -14,8 +14,8 @@ from image_messages import ENCODINGS, encode
 from node_process import (
     BEST_EFFORT,
     RELIABLE,
-    NodeProcess,
     ros_message,
+    running_node,
     stamp_ns_of,
     wait_for,
 )
@@ -52,17 +52,10 @@ def node(observer, tmp_path_factory):
     """An active node that listens to TOPIC and has answered once."""
     folder = tmp_path_factory.mktemp('one')
     bundle = write_tiny_bundle(folder / 'tiny')
-    process = NodeProcess(
-        folder / 'node.log',
-        {'model': bundle, 'expected_width_px': '640'},
-        *('-r', '__ns:=/one'),
-    )
-    process.wait_for_output('active: listening')
-    ask_until_answered(observer, 'bgr8')
-    yield process
-    status, _ = process.stop()
-    assert status == 0, process.output
-    assert 'Traceback' not in process.output
+    parameters = {'model': bundle, 'expected_width_px': '640'}
+    with running_node(folder, '/one', parameters) as process:
+        ask_until_answered(observer, 'bgr8')
+        yield process
 
 
 def send(observer, fields, qos=RELIABLE, topic=TOPIC):
