@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from training.decide import MITIGATIONS
 from training.recipe import Guards
 
 
@@ -36,14 +37,18 @@ class RunFigures:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """An issue that a run shows. issue: its number in the strategy. remedies: recipes to try."""
+    """An issue that a run shows. issue: its number in the strategy. name: as in MITIGATIONS."""
 
     issue: int
     name: str
     run: str
     message: str
     values: Mapping[str, float]
-    remedies: tuple[str, ...]
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """Recipes to try."""
+        return MITIGATIONS[self.name]
 
 
 def find_signatures(
@@ -66,12 +71,11 @@ def _overfit(run: str, figures: RunFigures, guards: Guards) -> Signature | None:
         return None
     return Signature(
         1,
-        'overfit to the pre-training set',
+        'overfit',
         run,
         f'mAP50 {source:.3f} on the pre-training set (above {guards.overfit_map50:g}), but '
         f'{target:.3f} on the target after fine-tuning (below {guards.forgotten_map50:g}).',
         {'source_val': source, 'target_val': target},
-        ('shorter_stage1', 'more_augmentation', 'higher_lr'),
     )
 
 
@@ -94,14 +98,7 @@ def _forgetting(run: str, figures: RunFigures, guards: Guards) -> Signature | No
         values['val_loss_least'], values['val_loss_last'] = least, last
         if last > least * 1.02:
             message += f' The validation loss rose from {least:.3f} to {last:.3f}.'
-    return Signature(
-        2,
-        'catastrophic forgetting',
-        run,
-        message,
-        values,
-        ('lower_lr', 'cosine'),
-    )
+    return Signature(2, 'forgetting', run, message, values)
 
 
 def _mismatch(run: str, figures: RunFigures, margin: float) -> Signature | None:
@@ -116,12 +113,11 @@ def _mismatch(run: str, figures: RunFigures, margin: float) -> Signature | None:
             return None
         return Signature(
             3,
-            'distribution mismatch',
+            'mismatch',
             run,
             f'mAP50 {source:.3f} on the pre-training set, but {own:.3f} on the target '
             f'({where}): below the {other:.3f} of {figures.baseline_name}. What the pre-training '
             'set teaches does not help there: stay with single-stage training.',
             {'source_val': source, 'own': own, 'baseline': other},
-            ('single_stage', 'higher_lr', 'longer'),
         )
     return None
