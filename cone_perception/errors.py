@@ -37,3 +37,7 @@ class OutputError(ConePerceptionError):
 
 class DataError(ConePerceptionError):
     """A data set cannot be had, is no data set, or is not what its manifest says."""
+
+
+class RecipeError(ConePerceptionError):
+    """A training recipe says what is not known, not possible, or not there."""
