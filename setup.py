@@ -11,7 +11,8 @@ data_files = [
     ('share/ament_index/resource_index/packages', [f'resource/{name}' for name in PACKAGE_XML]),
     ('share/cone_perception', ['resource/find_python.sh']),
     ('share/cone_perception/launch', sorted(glob('launch/*.launch.py'))),
-    ('share/cone_perception/config', sorted(glob('config/*'))),
+    ('share/cone_perception/config', sorted(glob('config/*.yaml'))),
+    ('share/training/config', sorted(glob('config/training/*'))),
 ]
 for name, package_xml in PACKAGE_XML.items():
     data_files += [
