@@ -13,6 +13,7 @@ SUBCOMMANDS = {
     'export': ('training.export', 'weights to a model bundle with an INT8 network'),
     'thresholds': ('training.thresholds', 'least score per class, where F1 is best'),
     'judge': ('training.judge', 'accuracy of a model bundle on a labelled data set'),
+    'data': ('training.data.command', 'fetch, verify and compare data sets'),
     'two-stage': ('training.two_stage', 'pre-train and fine-tune (not in this release yet)'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""

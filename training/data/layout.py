@@ -132,7 +132,9 @@ class _Reader:
                 return ()
             names = [by_index[index] for index in range(len(by_index))]
         if not isinstance(names, list) or not names:
-            self._report('names', '`names` is missing: list the classes in the order of the labels.')
+            self._report(
+                'names', '`names` is missing: list the classes in the order of the labels.'
+            )
             return ()
         nc = self.content.get('nc', len(names))
         if str(nc) not in (str(len(names)), f'{len(names)}.0'):
@@ -154,7 +156,9 @@ class _Reader:
                 continue
             places = value if isinstance(value, list) else [value]
             if not all(isinstance(place, str) for place in places):
-                self._report('split', f'`{split}:` is neither a path nor a list of paths: {value!r}')
+                self._report(
+                    'split', f'`{split}:` is neither a path nor a list of paths: {value!r}'
+                )
                 continue
             pictures: list[Path] = []
             for place in places:

@@ -1,0 +1,244 @@
+"""The list of a data set's files with their hashes: written once, checked from then on."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.errors import DataError
+from training.data.labels import read_labels
+from training.data.layout import Layout, label_path, read_layout
+
+MANIFEST = 'manifest.jsonl'
+"""Beside data.yaml: a line about the whole, then one per file."""
+SCHEMA = 1
+IGNORED_SUFFIXES = ('.cache', '.npy')
+"""What Ultralytics writes into a data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """One file.
+
+    path: relative to data.yaml's folder, with `/`. size: bytes. mtime_ns: when it was written, for
+    quick checks. split: empty for what belongs to none. boxes: per class name, of a label file.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    sha256: str
+    split: str
+    boxes: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All files of a data set, sorted by path."""
+
+    files: tuple[ManifestFile, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of paths, sizes and contents: equal for equal data, on any machine, at any time."""
+        text = ''.join(f'{file.sha256} {file.size} {file.path}\n' for file in self.files)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestCheck:
+    """How a data set differs from its manifest: paths relative to its folder."""
+
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing differs."""
+        return not (self.missing or self.extra or self.changed)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('path', type=Path, help='data set: a folder with data.yaml')
+    parser.add_argument('--check', action='store_true', help='compare, do not write')
+    parser.add_argument(
+        '--full', action='store_true', help='with --check: hash every file, not only changed times'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write or check a manifest; status 1 when the data differs from it."""
+    if not args.check:
+        manifest = write_manifest(args.path)
+        print(f'{len(manifest.files)} files, manifest {manifest.sha256}')
+        return 0
+    check = check_manifest(args.path, full=args.full)
+    for kind in ('missing', 'extra', 'changed'):
+        for path in getattr(check, kind):
+            print(f'{kind}: {path}')
+    print(f'{"as" if check.ok else "not as"} the manifest says: {args.path}')
+    return 0 if check.ok else 1
+
+
+def write_manifest(path: Path, workers: int | None = None) -> Manifest:
+    """Hash every file of the data set at `path` and write manifest.jsonl beside its data.yaml.
+
+    Raises DataError when `path` is no data set, or cannot be written.
+    """
+    layout = read_layout(path)
+    split_of, labels = _splits(layout)
+    names = _list_files(layout)
+
+    def describe(name: str) -> ManifestFile:
+        file = layout.root / name
+        stat = file.stat()
+        boxes = _count_boxes(file, layout) if name in labels else {}
+        split = split_of.get(name, '')
+        return ManifestFile(name, stat.st_size, stat.st_mtime_ns, _hash(file), split, boxes)
+
+    try:
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            bar = tqdm(pool.map(describe, names), total=len(names), unit='file', desc='hash')
+            manifest = Manifest(tuple(bar))
+        head = {'schema': SCHEMA, 'sha256': manifest.sha256, 'counts': _count(manifest)}
+        lines = [json.dumps(entry) for entry in (head, *map(asdict, manifest.files))]
+        draft = layout.root / f'.{MANIFEST}.{os.getpid()}'
+        draft.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        draft.replace(layout.root / MANIFEST)
+    except OSError as error:
+        raise DataError(f'the manifest of {layout.root} cannot be written: {error}') from error
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Manifest of the data set at `path` (a folder, or its data.yaml).
+
+    Raises DataError when there is none, or it was edited.
+    """
+    folder = path if path.is_dir() else path.parent
+    try:
+        head, *lines = (folder / MANIFEST).read_text(encoding='utf-8').splitlines()
+        manifest = Manifest(tuple(ManifestFile(**json.loads(line)) for line in lines))
+        said = json.loads(head)['sha256']
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f'{folder / MANIFEST} cannot be read: {error!r}. '
+            f'Write it when the data is as it should be: cone-training data manifest {folder}'
+        ) from error
+    if manifest.sha256 != said:
+        raise DataError(
+            f'{folder / MANIFEST} is damaged or was edited: its lines do not give the hash in its '
+            f'first line. Write it again: cone-training data manifest {folder}'
+        )
+    return manifest
+
+
+def check_manifest(path: Path, *, full: bool = False) -> ManifestCheck:
+    """Compare a data set with its manifest.
+
+    Quick: a file of the same size and time is taken as unchanged; of the same size and another
+    time it is hashed, so that a copy of a data set passes. full: every file is hashed.
+
+    Raises DataError when there is no manifest, or `path` is no data set.
+    """
+    manifest = read_manifest(path)
+    layout = read_layout(path)
+    there = set(_list_files(layout))
+    listed = {file.path: file for file in manifest.files}
+
+    def differs(name: str) -> bool:
+        file, before = layout.root / name, listed[name]
+        stat = file.stat()
+        if stat.st_size != before.size:
+            return True
+        if stat.st_mtime_ns == before.mtime_ns and not full:
+            return False
+        return _hash(file) != before.sha256
+
+    common = sorted(there & set(listed))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = tqdm(
+            pool.map(differs, common),
+            total=len(common),
+            unit='file',
+            desc='manifest',
+            delay=2,
+        )
+        changed = tuple(name for name, result in zip(common, results, strict=True) if result)
+    return ManifestCheck(
+        missing=tuple(sorted(set(listed) - there)),
+        extra=tuple(sorted(there - set(listed))),
+        changed=changed,
+    )
+
+
+def _relative(layout: Layout, files: Iterable[Path]) -> set[str]:
+    return {Path(os.path.relpath(file, layout.root)).as_posix() for file in files}
+
+
+def _splits(layout: Layout) -> tuple[dict[str, str], set[str]]:
+    """Split of every picture and label, and the labels' names."""
+    split_of: dict[str, str] = {}
+    labels: set[str] = set()
+    for split, pictures in layout.splits.items():
+        found = _relative(layout, map(label_path, pictures))
+        labels |= found
+        split_of |= dict.fromkeys(found | _relative(layout, pictures), split)
+    return split_of, labels
+
+
+def _list_files(layout: Layout) -> list[str]:
+    """Every file below the data set's folder, and what its splits take from elsewhere."""
+    found = {
+        Path(folder, name)
+        for folder, _, names in os.walk(layout.root, followlinks=True)
+        for name in names
+        if not name.startswith('.') and not name.endswith(IGNORED_SUFFIXES)
+    }
+    found.discard(layout.root / MANIFEST)
+    for pictures in layout.splits.values():
+        found |= {
+            file
+            for picture in pictures
+            if not picture.is_relative_to(layout.root)
+            for file in (picture, label_path(picture))
+        }
+    return sorted(_relative(layout, (file for file in found if file.is_file())))
+
+
+def _hash(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open('rb') as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _count_boxes(label: Path, layout: Layout) -> dict[str, int]:
+    """Boxes per class name in a label file, as the data set names and numbers its classes."""
+    rows = read_labels(label, max(1, len(layout.names))).rows
+    ids, counts = np.unique(rows[:, 0].astype(int), return_counts=True)
+    names = dict(enumerate(layout.names))
+    return {names.get(int(i), str(i)): int(count) for i, count in zip(ids, counts, strict=True)}
+
+
+def _count(manifest: Manifest) -> dict[str, dict[str, int]]:
+    """Per split: pictures, labels, and boxes per class."""
+    totals: dict[str, Counter[str]] = {}
+    for file in manifest.files:
+        if file.split:
+            total = totals.setdefault(file.split, Counter())
+            total['labels' if file.path.endswith('.txt') else 'pictures'] += 1
+            total.update(file.boxes)
+    return {split: dict(total) for split, total in totals.items()}

@@ -1,0 +1,80 @@
+"""A verified data set -> one that Ultralytics reads as the project means it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+import yaml
+
+from cone_perception.errors import DataError
+from cone_perception.types import Float32
+from training.data.verify import DataReport, Picture, map_rows
+from training.simulate.track import CLASS_NAMES
+
+
+def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path] = ()) -> Path:
+    """Write FOLDER/{train,val,test}/{images,labels} and data.yaml; the original stays untouched.
+
+    Pictures are links, so that nothing is copied, and a picture that Ultralytics would rewrite is
+    replaced here and not there. Labels are written anew: the project's class numbers, polygons as
+    boxes, no repeated rows. Left out are the pictures named in `exclude` (as the report has them)
+    and those of the training split whose file or label cannot be read. What was there of an
+    earlier call is replaced; data.yaml is written last.
+
+    Returns data.yaml. Raises DataError when the report has a fatal problem, or FOLDER cannot be
+    written.
+    """
+    if not report.ok:
+        fatal = [problem for problem in report.problems if problem.fatal]
+        raise DataError(
+            f'{report.path} has {len(fatal)} fatal problems, the first: {fatal[0]}. '
+            f'See all: cone-training data verify {report.path.parent}'
+        )
+    folder = folder.absolute()
+    data_yaml = folder / 'data.yaml'
+    if folder == report.path.parent.absolute():
+        raise DataError(f'{folder} is the original data set: give another folder')
+    left_out = set(exclude)
+    try:
+        data_yaml.unlink(missing_ok=True)
+        for split, pictures in report.pictures.items():
+            shutil.rmtree(folder / split, ignore_errors=True)
+            kept = [entry for entry in pictures if entry.usable and entry.path not in left_out]
+            _write_split(report, folder / split, kept)
+        content = {
+            'path': str(folder),
+            **{split: f'{split}/images' for split in report.pictures},
+            'nc': len(CLASS_NAMES),
+            'names': list(CLASS_NAMES),
+        }
+        draft = folder / f'.data.yaml.{os.getpid()}'
+        draft.write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
+        draft.replace(data_yaml)
+    except OSError as error:
+        raise DataError(f'{folder} cannot be written: {error}. Is there space left?') from error
+    return data_yaml
+
+
+def _write_split(report: DataReport, split: Path, pictures: Collection[Picture]) -> None:
+    """Links and labels; pictures of several folders keep apart, in numbered folders."""
+    parents = sorted({entry.path.parent for entry in pictures})
+    for number, parent in enumerate(parents):
+        below = str(number) if len(parents) > 1 else ''
+        images, labels = split / 'images' / below, split / 'labels' / below
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for entry in pictures:
+            if entry.path.parent != parent:
+                continue
+            (images / entry.path.name).symlink_to(entry.path.absolute())
+            if not entry.labels.missing:
+                text = _label_text(map_rows(entry.labels.rows, report.mapping))
+                (labels / f'{entry.path.stem}.txt').write_text(text, encoding='ascii')
+
+
+def _label_text(rows: Float32) -> str:
+    """YOLO lines; as many digits as float32 needs to come back as it was."""
+    return ''.join(f'{int(row[0])} {" ".join(str(value) for value in row[1:])}\n' for row in rows)

@@ -1,0 +1,436 @@
+"""A data set verified: every label line and every picture, before days of training rest on them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.errors import DataError
+from cone_perception.types import Float32
+from training.data.classes import map_classes
+from training.data.labels import Fault, Labels, read_labels
+from training.data.layout import Layout, Problem, label_path, read_layout
+from training.data.manifest import MANIFEST, check_manifest, read_manifest
+from training.data.pictures import check_picture
+from training.data.sources import SOURCES, parse_counts
+from training.simulate.track import CLASS_NAMES
+
+DROPPED_SHARE = 0.01
+"""A training split may lose this share of its pictures to faulty files; val and test none."""
+HEIGHT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SHOWN = 20
+"""Problems of one kind that the command prints; the JSON file has all."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One picture of a data set and its label.
+
+    path, label: files; the label need not exist. size_px: width and height as shown, (0, 0) when
+    unknown. labels: boxes with the data set's own class numbers. dropped: Ultralytics would leave
+    the picture out. usable: the picture can be decoded and every line of its label can be read.
+    """
+
+    path: Path
+    label: Path
+    size_px: tuple[int, int]
+    labels: Labels
+    faults: tuple[Fault, ...]
+
+    @property
+    def dropped(self) -> bool:
+        """Ultralytics would leave the picture out, with no more than a line in its log."""
+        return any(fault.drops for fault in (*self.faults, *self.labels.faults))
+
+    @property
+    def usable(self) -> bool:
+        """The picture can be decoded, and every line of its label says what is meant."""
+        broken = any(fault.drops or fault.kind == 'undecodable' for fault in self.faults)
+        return self.labels.usable and not broken
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCounts:
+    """What a split holds.
+
+    pictures: as listed. background: without a box. dropped: what Ultralytics would leave out.
+    boxes: per class of the project, faulty lines left out. height_px: quantiles
+    (HEIGHT_QUANTILES) of the boxes' heights, in pixels of the picture; empty without boxes.
+    """
+
+    pictures: int
+    background: int
+    dropped: int
+    boxes: Mapping[str, int]
+    height_px: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DataReport:
+    """What `verify_dataset` found.
+
+    path: data.yaml. expected: pictures per split, as asked. names: classes as data.yaml has them.
+    mapping: class number in the labels -> class number of the project. counts: per split.
+    problems: fatal ones first. would_drop: pictures that Ultralytics would leave out.
+    manifest_sha256: of the manifest beside the data, empty if there is none. pictures: per split;
+    not part of the JSON.
+    """
+
+    path: Path
+    expected: Mapping[str, int]
+    names: tuple[str, ...]
+    mapping: Mapping[int, int]
+    counts: Mapping[str, SplitCounts]
+    problems: tuple[Problem, ...]
+    would_drop: tuple[Path, ...]
+    manifest_sha256: str
+    pictures: Mapping[str, tuple[Picture, ...]] = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """No problem is fatal."""
+        return not any(problem.fatal for problem in self.problems)
+
+    @property
+    def class_mapping(self) -> dict[str, str | None]:
+        """Name in data.yaml -> name in the project; None: there is none."""
+        return {
+            name: CLASS_NAMES[self.mapping[index]] if index in self.mapping else None
+            for index, name in enumerate(self.names)
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the pictures, as JSON has it."""
+        return {
+            'schema': 1,
+            'data': str(self.path),
+            'ok': self.ok,
+            'manifest_sha256': self.manifest_sha256,
+            'names': list(self.names),
+            'mapping': self.class_mapping,
+            'expected': dict(self.expected),
+            'counts': {split: asdict(counts) for split, counts in self.counts.items()},
+            'would_drop': list(map(str, self.would_drop)),
+            'problems': list(map(asdict, self.problems)),
+        }
+
+
+def verify_dataset(
+    path: Path,
+    expected: Mapping[str, int],
+    workers: int | None = None,
+    *,
+    full: bool = False,
+) -> DataReport:
+    """Read every label line and decode every picture of a YOLO data set.
+
+    path: folder or data.yaml. expected: pictures per split; a split that is not named is not
+    counted. workers: threads (decoding runs outside of Python's lock, and starting processes costs
+    more than they save); default: one per core. full: every file against the manifest's SHA-256,
+    not only those whose size or time differ.
+
+    Raises DataError when `path` is no data set; all that is wrong inside is a problem.
+    """
+    layout = read_layout(path)
+    pictures = _check_pictures(layout, workers or os.cpu_count() or 1)
+    mapping = map_classes(layout.names)
+    manifest_sha256, manifest_problems = _check_manifest(layout.root, full)
+    problems = [
+        *layout.problems,
+        *_find_miscounts(layout, expected),
+        *_find_class_problems(layout, mapping, pictures),
+        *_find_picture_problems(layout, pictures),
+        *_find_drops(layout, pictures),
+        *_find_double_names(layout),
+        *_find_strays(layout),
+        *manifest_problems,
+    ]
+    return DataReport(
+        path=layout.data_yaml,
+        expected=dict(expected),
+        names=layout.names,
+        mapping=mapping,
+        counts={split: _count(entries, mapping) for split, entries in pictures.items()},
+        problems=tuple(sorted(problems, key=lambda problem: not problem.fatal)),
+        would_drop=tuple(
+            picture.path for entries in pictures.values() for picture in entries if picture.dropped
+        ),
+        manifest_sha256=manifest_sha256,
+        pictures=pictures,
+    )
+
+
+def map_rows(rows: Float32, mapping: Mapping[int, int]) -> Float32:
+    """(N, 5) rows with the project's class numbers; rows of classes without one are left out."""
+    known = rows[np.isin(rows[:, 0], list(mapping))].copy()
+    known[:, 0] = [mapping[int(class_id)] for class_id in known[:, 0]]
+    return known
+
+
+def box_heights_px(pictures: Iterable[Picture]) -> Float32:
+    """(N,) heights of all boxes, in pixels of their pictures."""
+    heights = [picture.labels.rows[:, 4] * picture.size_px[1] for picture in pictures]
+    return np.concatenate([np.zeros(0, np.float32), *heights]).astype(np.float32)
+
+
+def _check_pictures(layout: Layout, workers: int) -> dict[str, tuple[Picture, ...]]:
+    classes = len(layout.names) or len(CLASS_NAMES)
+
+    def check(path: Path) -> Picture:
+        size, faults = check_picture(path)
+        label = label_path(path)
+        return Picture(path, label, size, read_labels(label, classes), faults)
+
+    total = sum(map(len, layout.splits.values()))
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with (
+            ThreadPoolExecutor(workers) as pool,
+            tqdm(total=total, unit='picture', desc=f'verify {layout.root.name}') as bar,
+        ):
+            checked: dict[str, tuple[Picture, ...]] = {}
+            for split, paths in layout.splits.items():
+                entries = []
+                for picture in pool.map(check, paths):
+                    entries.append(picture)
+                    bar.update()
+                checked[split] = tuple(entries)
+    finally:
+        cv2.setNumThreads(threads)
+    return checked
+
+
+def _count(pictures: Iterable[Picture], mapping: Mapping[int, int]) -> SplitCounts:
+    entries = list(pictures)
+    rows = [map_rows(picture.labels.rows, mapping)[:, 0] for picture in entries]
+    classes = np.concatenate([np.zeros(0), *rows]).astype(int)
+    boxes = np.bincount(classes, minlength=len(CLASS_NAMES)).tolist()
+    heights = box_heights_px(entries)
+    return SplitCounts(
+        pictures=len(entries),
+        background=sum(not len(picture.labels.rows) for picture in entries),
+        dropped=sum(picture.dropped for picture in entries),
+        boxes=dict(zip(CLASS_NAMES, boxes, strict=True)),
+        height_px=tuple(np.quantile(heights, HEIGHT_QUANTILES).round(2).tolist())
+        if len(heights)
+        else (),
+    )
+
+
+def _find_miscounts(layout: Layout, expected: Mapping[str, int]) -> Iterator[Problem]:
+    for split, wanted in expected.items():
+        found = len(layout.splits.get(split, ()))
+        if found != wanted:
+            message = f'{split} holds {found} pictures, expected were {wanted}'
+            yield Problem(layout.data_yaml.name, 0, 'count', message, True)
+
+
+def _find_class_problems(
+    layout: Layout, mapping: Mapping[int, int], pictures: Mapping[str, Iterable[Picture]]
+) -> Iterator[Problem]:
+    if not layout.names:
+        return  # said by the layout
+    file = layout.data_yaml.name
+    rows = [picture.labels.rows[:, 0] for split in pictures.values() for picture in split]
+    used = set(np.unique(np.concatenate([np.zeros(0), *rows])).astype(int).tolist())
+    for index, name in enumerate(layout.names):
+        if index not in mapping:
+            boxes = 'which labels use' if index in used else 'which no label uses'
+            message = (
+                f'class {index} is {name!r}, {boxes}; the project has {", ".join(CLASS_NAMES)}. '
+                'Rename it, or add the name to ALIASES in training/data/classes.py.'
+            )
+            yield Problem(file, 0, 'class-name', message, index in used)
+    for target in sorted(set(mapping.values())):
+        names = [layout.names[index] for index in mapping if mapping[index] == target]
+        if len(names) > 1:
+            message = f'{", ".join(map(repr, names))} all mean {CLASS_NAMES[target]}: keep one'
+            yield Problem(file, 0, 'class-twice', message, True)
+    if layout.names != CLASS_NAMES:
+        pairs = ', '.join(
+            f'{index} {layout.names[index]} -> {target} {CLASS_NAMES[target]}'
+            for index, target in mapping.items()
+        )
+        message = (
+            f'classes are not named, numbered or complete as in the project; mapped: {pairs}. '
+            'Labels as they are must not meet the models of the project: train on the normalised set.'
+        )
+        yield Problem(file, 0, 'class-mapping', message, False)
+
+
+def _find_picture_problems(
+    layout: Layout, pictures: Mapping[str, Iterable[Picture]]
+) -> Iterator[Problem]:
+    """What is wrong with single files. Whether too many would be dropped is judged elsewhere."""
+    for split, entries in pictures.items():
+        for picture in entries:
+            counts = split != 'train'
+            for fault in picture.faults:
+                fatal = fault.kind == 'undecodable' or (fault.drops and counts)
+                name = layout.shorten(picture.path)
+                yield Problem(name, fault.line, fault.kind, fault.message, fatal)
+            for fault in picture.labels.faults:
+                # A picture with boxes and polygons is dropped as it is, but not once normalised.
+                fatal = fault.drops and counts and fault.kind != 'mixed-rows'
+                name = layout.shorten(picture.label)
+                yield Problem(name, fault.line, fault.kind, fault.message, fatal)
+            if picture.labels.missing:
+                message = 'has no label file: trained on as background'
+                yield Problem(layout.shorten(picture.path), 0, 'no-label', message, False)
+
+
+def _find_drops(layout: Layout, pictures: Mapping[str, tuple[Picture, ...]]) -> Iterator[Problem]:
+    for split, entries in pictures.items():
+        lost = sum(not picture.usable for picture in entries)
+        if split == 'train' and lost > DROPPED_SHARE * len(entries):
+            message = (
+                f'{lost} of {len(entries)} training pictures cannot be used, more than '
+                f'{DROPPED_SHARE:.0%}. Mend or remove the files named below.'
+            )
+            yield Problem(layout.data_yaml.name, 0, 'dropped', message, True)
+        if entries and all(picture.labels.missing for picture in entries):
+            message = (
+                f'{split} has no label file at all: looked for '
+                f'{layout.shorten(entries[0].label)} and its like'
+            )
+            yield Problem(layout.data_yaml.name, 0, 'no-labels', message, True)
+
+
+def _find_double_names(layout: Layout) -> Iterator[Problem]:
+    """Names that two pictures share, within a split and across splits."""
+    places: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for split, paths in layout.splits.items():
+        for path in paths:
+            places[path.stem].append((split, path))
+    for found in places.values():
+        for i, (split, path) in enumerate(found):
+            for other_split, other in found[:i]:
+                yield _double_name(layout, split, path, other_split, other)
+
+
+def _double_name(layout: Layout, split: str, path: Path, other_split: str, other: Path) -> Problem:
+    name, twin = layout.shorten(path), layout.shorten(other)
+    if path == other and split == other_split:
+        return Problem(name, 0, 'listed-twice', f'is listed twice in {split}', True)
+    if path == other:
+        message = f'is in {other_split} and in {split}: figures on it are worth nothing'
+        return Problem(name, 0, 'in-two-splits', message, True)
+    if label_path(path) == label_path(other):
+        return Problem(name, 0, 'shared-label', f'has the same label file as {twin}', True)
+    if split == other_split:
+        message = f'has the name of {twin}: results per picture go by the name'
+        return Problem(name, 0, 'double-name', message, split != 'train')
+    same = path.stat().st_size == other.stat().st_size and path.read_bytes() == other.read_bytes()
+    if same:
+        message = f'is the same picture as {twin}, in {other_split}: see the leak check'
+        return Problem(name, 0, 'same-picture', message, False)
+    return Problem(name, 0, 'double-name', f'has the name of {twin}, in {other_split}', False)
+
+
+def _find_strays(layout: Layout) -> Iterator[Problem]:
+    """Labels without a picture, and files that are no pictures."""
+    labels = {label_path(path) for paths in layout.splits.values() for path in paths}
+    for folder in sorted({label.parent for label in labels}):
+        for stray in sorted(set(folder.glob('*.txt')) - labels):
+            yield Problem(layout.shorten(stray), 0, 'no-picture', 'has no picture', False)
+    for path in layout.ignored:
+        if path not in labels and path.suffix not in ('.cache', '.npy'):
+            message = 'lies among the pictures, but is none that can be trained on'
+            yield Problem(layout.shorten(path), 0, 'ignored-file', message, False)
+
+
+def _check_manifest(root: Path, full: bool) -> tuple[str, list[Problem]]:
+    """Hash of the manifest beside the data, if there is one, and how the data differs from it."""
+    if not (root / MANIFEST).exists():
+        return '', []
+    try:
+        sha256 = read_manifest(root).sha256
+        check = check_manifest(root, full=full)
+    except DataError as error:
+        return '', [Problem(MANIFEST, 0, 'manifest', str(error), True)]
+    return sha256, [
+        Problem(name, 0, f'manifest-{kind}', f'is {kind}, compared with {MANIFEST}', True)
+        for kind in ('missing', 'extra', 'changed')
+        for name in getattr(check, kind)
+    ]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('path', type=Path, help='data set: a folder with data.yaml')
+    parser.add_argument(
+        '--expect',
+        nargs='+',
+        default=[],
+        metavar='SPLIT=PICTURES',
+        help='how many pictures there should be (default: known by the name of the folder: '
+        f'{", ".join(SOURCES)})',
+    )
+    parser.add_argument('--json', type=Path, help='write the report here')
+    parser.add_argument('--plot', type=Path, help='write the distributions here, as PNG')
+    parser.add_argument(
+        '--normalise', type=Path, metavar='FOLDER', help='write a set that can be trained on here'
+    )
+    parser.add_argument('--full', action='store_true', help='hash every file of the manifest')
+    parser.add_argument('--strict', action='store_true', help='status 1 for notes too')
+    parser.add_argument('--workers', type=int, help='threads (default: one per core)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verify, print, write what was asked for; status 1 when there is a fatal problem."""
+    expected = parse_counts(args.expect)
+    folder = args.path if args.path.is_dir() else args.path.parent
+    if not expected and folder.absolute().name in SOURCES:
+        expected = dict(SOURCES[folder.absolute().name].images)
+    report = verify_dataset(args.path, expected, args.workers, full=args.full)
+    print_report(report)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(report.to_json(), indent=2) + '\n', encoding='utf-8')
+    if args.plot:
+        from training.data.distributions import write_distributions
+
+        write_distributions(report, args.plot)
+    if args.normalise:
+        from training.data.normalise import write_normalised
+
+        print(f'normalised: {write_normalised(report, args.normalise)}')
+    return 1 if not report.ok or (args.strict and report.problems) else 0
+
+
+def print_report(report: DataReport) -> None:
+    """A table of the splits, then the problems by kind."""
+    print(f'{report.path}  manifest {report.manifest_sha256[:12] or "none"}')
+    header = ''.join(f'{name.removesuffix("_cone"):>14}' for name in CLASS_NAMES)
+    print(
+        f'  {"split":6}{"pictures":>9}{"expected":>9}{"backgr.":>8}{"dropped":>8}{header}  median'
+    )
+    for split, counts in report.counts.items():
+        boxes = ''.join(f'{counts.boxes[name]:14}' for name in CLASS_NAMES)
+        expected = report.expected.get(split, '-')
+        median = f'{counts.height_px[2]:.0f} px' if counts.height_px else '-'
+        print(
+            f'  {split:6}{counts.pictures:9}{expected:>9}{counts.background:8}{counts.dropped:8}'
+            f'{boxes}{median:>8}'
+        )
+    by_kind: dict[tuple[bool, str], list[Problem]] = defaultdict(list)
+    for problem in report.problems:
+        by_kind[not problem.fatal, problem.kind].append(problem)
+    for (note, kind), problems in sorted(by_kind.items()):
+        print(f'\n{"note" if note else "FATAL"} {kind}: {len(problems)}')
+        for problem in problems[:SHOWN]:
+            print(f'  {problem}')
+        if len(problems) > SHOWN:
+            print(f'  ... and {len(problems) - SHOWN} more')
+    print('\n' + ('fine' if report.ok else 'not fit for training'))
