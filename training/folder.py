@@ -130,8 +130,20 @@ class CampaignFolder:
         return self.data(dataset) / 'distributions.png'
 
     def data_yaml(self, dataset: str) -> Path:
-        """What Ultralytics trains on: the data set less what leaks."""
+        """The data set as it is evaluated: every split whole, the project's classes."""
         return self.data(dataset) / 'data.yaml'
+
+    def training_set(self, stage: Stage) -> Path:
+        """data.yaml that a stage trains on: without a test split, and less what leaks.
+
+        Stages that take the same pictures share it.
+        """
+        folder = self.data(stage.data)
+        share = f'_{stage.fraction:g}' if stage.fraction < 1 else ''
+        if stage.crops_per_picture:
+            cut = f'{stage.crops_per_picture}x{stage.imgsz}of{stage.crop_width}'
+            folder = self.data('crops') / f'{stage.data}_{cut}{share}'
+        return folder / f'training{share}.yaml'
 
     def leaks(self, a: str, b: str) -> Path:
         """Near-duplicates between two data sets, or within one."""
@@ -140,10 +152,6 @@ class CampaignFolder:
     def leaks_sheet(self, a: str, b: str) -> Path:
         """Contact sheet of the closest pairs."""
         return self.leaks(a, b).with_suffix('.png')
-
-    def crops(self, dataset: str, imgsz: int, width: int, per_picture: int) -> Path:
-        """YOLO data set of training crops."""
-        return self.data('crops') / f'{dataset}_{imgsz}of{width}x{per_picture}'
 
     def stage(self, recipe: Recipe, run: str, stage: Stage) -> Path:
         """Ultralytics' folder of a stage: where the strategy says, if there is one candidate."""
@@ -155,10 +163,6 @@ class CampaignFolder:
     def job(self, run: str, stage: Stage) -> Path:
         """The stage's job, for Ultralytics' child processes."""
         return self.root / 'jobs' / run / f'{stage.name}.json'
-
-    def tracking(self, run: str) -> Path:
-        """Weights & Biases' own files."""
-        return self.root / 'tracking' / run
 
     def evaluation(self, run: str, what: str) -> Path:
         """Folder of one evaluation; what: `stage1_val`, `stage1_target_val`, `test`."""

@@ -1,0 +1,381 @@
+"""The steps of a campaign: in which order, and what each does.
+
+Each writes files, returns what campaign.json keeps of it, and may be cut short and done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cone_perception.errors import DataError, RecipeError
+from training.folder import CampaignFolder, State, Step, run_id
+from training.outcome import Outcome
+from training.recipe import DataSet, Recipe, Stage, arms, find_model, find_recipe, load_recipe
+from training.recipe_file import plain
+from training.status import say
+from training.training_set import write_splits, write_training_set
+
+WEIGHTS = 'weights'
+"""Arm of the models that were not trained here."""
+
+
+class CampaignStoppedError(Exception):
+    """The campaign ends here, with an outcome that a person or the machine caused."""
+
+    def __init__(self, outcome: Outcome, message: str) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One step to do. work: returns its result. about: what is known of it before it runs."""
+
+    id: str
+    title: str
+    work: Callable[[], dict[str, Any]]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An arm trained with one seed. stages: in order, those that a guard stopped included."""
+
+    id: str
+    arm: str
+    seed: int
+    stages: tuple[Stage, ...]
+    candidate: bool
+
+
+class Steps:
+    """What a campaign does, step by step, given what its state says is done."""
+
+    def __init__(self, folder: CampaignFolder, recipe: Recipe, state: State) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.state = state
+
+    def check(self) -> None:
+        """Refuse what would fail after hours. Raises RecipeError or DataError."""
+        find_model(self.recipe.model)
+        for name, path in self.state.baselines.items():
+            if not Path(path).exists():
+                raise RecipeError(
+                    f'the weights of the baseline {name} are not there: {path}. Give the path of '
+                    'a .pt or .onnx file or of a model bundle.'
+                )
+        for name in self._datasets():
+            path = self._path(name)
+            if not path.exists():
+                source = self.recipe.datasets[name].source
+                fetch = f': cone-training data fetch {source}' if source else ''
+                raise DataError(f'the data set {name} is not in {path}. Put it there{fetch}.')
+        check_device(self.recipe.device)
+
+    def tasks(self) -> list[Task]:
+        """All steps that are known by now, in order."""
+        return list(self._tasks())
+
+    def outcome(self) -> tuple[Outcome, str]:
+        """How a campaign ended whose steps are all done."""
+        result = self._result('decide')
+        return Outcome.of(result['outcome']), result['sentence']
+
+    def _tasks(self) -> Iterator[Task]:
+        runs = self.runs()
+        yield Task('verify', 'every label and every picture', self._verify)
+        yield Task('leaks', 'near-duplicates between and within the data sets', self._find_leaks)
+        if any(stage.crops_per_picture for run in runs for stage in run.stages):
+            yield Task('crops', 'training crops', self._cut_crops)
+        for run in runs:
+            model: str | Path | None = self.recipe.model
+            for stage in run.stages:
+                name = f'{run.id}/{stage.name}'
+                yield self._training(run, stage, model)
+                result = self._result(name)
+                if result.get('stopped_by') == 'forgetting':
+                    continue
+                model = self.folder.root / result['best'] if 'best' in result else None
+                yield Task(
+                    f'{name}/evaluate',
+                    'figures on validation pictures',
+                    partial(self._evaluate_stage, run.id, stage),
+                )
+        for run in runs:
+            yield Task(
+                f'{run.id}/test',
+                f'figures on the test pictures of {self.recipe.target}',
+                partial(self._test_run, run),
+            )
+        for name, path in self.state.baselines.items():
+            yield Task(
+                f'{WEIGHTS}/{name}/test',
+                f'figures of {path} on the same pictures',
+                partial(self._test, f'{WEIGHTS}/{name}', Path(path)),
+            )
+        yield Task('compare', 'paired differences with intervals', self._compare)
+        yield Task('decide', 'the verdict', self._decide)
+        yield Task('report', 'pages and model card', self._report)
+
+    def runs(self) -> list[Run]:
+        """Every arm with every seed; a stage that a guard stopped is followed by its mitigation."""
+        found = []
+        for arm in arms(self.recipe):
+            for seed in self.recipe.seeds:
+                name = run_id(arm.name, seed)
+                stages: list[Stage] = []
+                for stage in arm.stages:
+                    stages.append(stage)
+                    recipe = self._result(f'{name}/{stage.name}').get('goes_on_with')
+                    if recipe:
+                        stages.append(mitigation_stage(stage, recipe))
+                found.append(Run(name, arm.name, seed, tuple(stages), arm.candidate))
+        return found
+
+    def _result(self, step: str) -> dict[str, Any]:
+        return self.state.steps.get(step, Step()).result
+
+    def _datasets(self) -> dict[str, DataSet]:
+        """Those that a stage trains on, and the target."""
+        used = {stage.data for arm in arms(self.recipe) for stage in arm.stages}
+        wanted = used | {self.recipe.target}
+        return {name: entry for name, entry in self.recipe.datasets.items() if name in wanted}
+
+    def _path(self, name: str) -> Path:
+        """Of a data set; once verified, of its copy with the project's classes if it needed one."""
+        normalised = self._result('verify').get('normalised', {})
+        if name in normalised:
+            return Path(normalised[name])
+        return self.recipe.data_root / self.recipe.datasets[name].path
+
+    def _weights(self, run: Run) -> Path:
+        """What a run trained: best.pt of its last stage."""
+        return self.folder.root / str(self._result(f'{run.id}/{run.stages[-1].name}')['best'])
+
+    def _verify(self) -> dict[str, Any]:
+        from training.data.verify import verify_dataset, write_normalised, write_report
+
+        pictures, normalised, failed, manifests = {}, {}, {}, {}
+        for name, entry in self._datasets().items():
+            path = self.recipe.data_root / entry.path
+            report = verify_dataset(path, entry.images)
+            write_report(report, self.folder.data(name))
+            pictures[name] = {split: counts.pictures for split, counts in report.counts.items()}
+            manifests[name] = report.manifest_sha256
+            fatal = [str(problem) for problem in report.problems if problem.fatal]
+            say(f'{name}: {pictures[name]}, {len(fatal)} fatal of {len(report.problems)} problems')
+            for line in fatal[:10]:
+                say(f'  {line}')
+            if fatal:
+                failed[name] = fatal
+            elif not report.normal:
+                normalised[name] = str(write_normalised(report, self.folder.data(name) / 'mapped'))
+            for split in ('val', *(['test'] if name == self.recipe.target else [])):
+                if not failed.get(name) and not pictures[name].get(split):
+                    failed[name] = [f'it has no split {split}']
+        if failed:
+            texts = [f'{name}: {len(lines)}, {lines[0]}' for name, lines in failed.items()]
+            raise CampaignStoppedError(
+                Outcome.VERIFICATION_FAILED,
+                f'data sets have fatal problems: {"; ".join(texts)}. All of them: '
+                f'{self.folder.root}/data/*/verify.json. Mend the data, then give --resume.',
+            )
+        for name in self._datasets():
+            write_splits(self.folder.data_yaml(name), Path(normalised.get(name, self._path(name))))
+        return {'pictures': pictures, 'normalised': normalised, 'manifests': manifests}
+
+    def _find_leaks(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _excluded(self, dataset: str) -> list[Path]:
+        """Pictures that no training sees because they are too like ones that judge."""
+        if not self.recipe.leaks.exclude:
+            return []
+        return [Path(path) for path in self._result('leaks').get('excluded', {}).get(dataset, [])]
+
+    def _cut_crops(self) -> dict[str, Any]:
+        counts = {}
+        for run in self.runs():
+            for stage in run.stages:
+                if stage.crops_per_picture:
+                    data_yaml, count = self._write_training_set(stage)
+                    counts[data_yaml.parent.name] = count
+        return {'crops': counts}
+
+    def _write_training_set(self, stage: Stage) -> tuple[Path, int]:
+        path = self._path(stage.data)
+        return write_training_set(self.folder, stage, path, self._excluded(stage.data))
+
+    def _training(self, run: Run, stage: Stage, model: str | Path | None) -> Task:
+        place = self.folder.stage(self.recipe, run.id, stage)
+        about = {
+            'run': run.id,
+            'arm': run.arm,
+            'seed': run.seed,
+            'stage': plain(stage),
+            'folder': str(place.relative_to(self.folder.root)),
+        }
+        return Task(
+            f'{run.id}/{stage.name}',
+            f'{stage.epochs} epochs on {stage.data}',
+            partial(self._train, run, stage, model, place),
+            about,
+        )
+
+    def _train(
+        self, run: Run, stage: Stage, model: str | Path | None, place: Path
+    ) -> dict[str, Any]:
+        from training.guards import GuardError, StageStopped
+        from training.stages import StageJob, train_stage
+
+        data_yaml, pictures = self._write_training_set(stage)
+        recipe = self.recipe
+        job = StageJob(
+            run=run.id,
+            # The list of training pictures is cut already.
+            stage=replace(stage, fraction=1.0),
+            model=find_model(str(model)),
+            data_yaml=data_yaml,
+            target_yaml=self.folder.data_yaml(recipe.target),
+            folder=place,
+            events=self.folder.events,
+            campaign=self.folder.name,
+            seed=run.seed,
+            device=recipe.device,
+            amp=recipe.amp,
+            workers=recipe.workers,
+            cache=recipe.cache,
+            select_by=recipe.select_by,
+            guards=recipe.guards,
+            tracking=recipe.tracking,
+            imgsz_val=recipe.judging.imgsz,
+        )
+        try:
+            result = train_stage(job)
+        except StageStopped as stop:
+            return self._stopped(run, stage, stop.reason, str(stop), stop.mitigation)
+        except GuardError as error:
+            raise CampaignStoppedError(Outcome.STOPPED_BY_GUARD, str(error)) from error
+        found: dict[str, Any] = plain(result)
+        for name in ('best', 'last'):
+            found[name] = str(Path(found[name]).relative_to(self.folder.root))
+        return {**found, 'pictures': pictures}
+
+    def _stopped(
+        self, run: Run, stage: Stage, reason: str, message: str, mitigation: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """What follows from a guard's stop: another recipe's stage in its place, or the end."""
+        recipe = self.recipe.guards.on_forgetting
+        planned = {entry.name for arm in arms(self.recipe) for entry in arm.stages}
+        if reason == 'forgetting' and recipe != 'stop' and stage.name in planned:
+            following = mitigation_stage(stage, recipe)
+            self.folder.log_event(
+                'guard',
+                'mitigation',
+                f'{message} The campaign goes on with {recipe}: {following.name}.',
+                run=run.id,
+                step=stage.name,
+            )
+            say(f'{run.id}/{stage.name} forgot; goes on with {recipe}: {following.name}')
+            return {'stopped_by': reason, 'goes_on_with': recipe, 'message': message}
+        outcome = {
+            'disk_full': Outcome.OUT_OF_DISK,
+            'out_of_memory': Outcome.OUT_OF_MEMORY,
+            'terminated': Outcome.INTERRUPTED,
+        }.get(reason, Outcome.STOPPED_BY_GUARD)
+        tried = f' Recipes to try: {", ".join(mitigation)}.' if mitigation else ''
+        raise CampaignStoppedError(outcome, f'{run.id}/{stage.name}: {message}{tried}')
+
+    def _evaluate_stage(self, run: str, stage: Stage) -> dict[str, Any]:
+        """A stage's best.pt on its own validation set and on the target's."""
+        weights = self.folder.root / str(self._result(f'{run}/{stage.name}')['best'])
+        found = {f'{stage.name}_val': self._evaluate(run, f'{stage.name}_val', weights, stage.data)}
+        if stage.data != self.recipe.target:
+            what = f'{stage.name}_target_val'
+            found[what] = self._evaluate(run, what, weights, self.recipe.target)
+        return found
+
+    def _test_run(self, run: Run) -> dict[str, Any]:
+        return self._test(run.id, self._weights(run))
+
+    def _test(self, run: str, weights: Path) -> dict[str, Any]:
+        return {'test': self._evaluate(run, 'test', weights, self.recipe.target, 'test')}
+
+    def _evaluate(
+        self, run: str, what: str, weights: Path, dataset: str, split: str = 'val'
+    ) -> dict[str, float]:
+        """Evaluate, save everything below evaluations/, and return the figures."""
+        from training.evaluate import evaluate
+        from training.evaluation import metrics
+
+        judging, device = self.recipe.judging, self.recipe.device
+        evaluation = evaluate(
+            weights,
+            self.folder.data_yaml(dataset),
+            split,
+            imgsz=judging.imgsz,
+            device=device[0] if isinstance(device, tuple) else device,
+        )
+        evaluation.save(self.folder.evaluation(run, what))
+        found = metrics(evaluation, confidence=judging.confidence)
+        say(f'{run} {what}: mAP50 {found.map50:.4f}, mAP50-95 {found.map50_95:.4f}')
+        return {
+            'map50': found.map50,
+            'map50_95': found.map50_95,
+            'precision': found.best_f1.precision,
+            'recall': found.best_f1.recall,
+        }
+
+    def _compare(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _decide(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _report(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+def mitigation_stage(stage: Stage, recipe: str) -> Stage:
+    """The stage with what a mitigation recipe changes, in a folder of its own.
+
+    What that recipe leaves as `two_stage` has it stays as this campaign has it.
+    """
+    changed = _stage_of(recipe, stage.name)
+    usual = _stage_of('two_stage', stage.name)
+    values = {
+        entry.name: getattr(changed, entry.name)
+        for entry in fields(Stage)
+        if getattr(changed, entry.name) != getattr(usual, entry.name)
+    }
+    name = f'{stage.name}_{Path(recipe).stem.replace("-", "_")}'
+    return replace(stage, **{**values, 'name': name, 'data': stage.data})
+
+
+def _stage_of(recipe: str, name: str) -> Stage:
+    """The stage of that name in a recipe, or its last one."""
+    stages = load_recipe(find_recipe(recipe)).stages
+    return next((stage for stage in stages if stage.name == name), stages[-1])
+
+
+def check_device(device: str | int | tuple[int, ...]) -> None:
+    """Raises RecipeError when the machine does not have it."""
+    if device == 'cpu':
+        return
+    from training.ultralytics_cpu import prepare_ultralytics
+
+    prepare_ultralytics()
+    import torch
+
+    wanted = device if isinstance(device, tuple) else (device,)
+    count = torch.cuda.device_count()
+    if not torch.cuda.is_available() or any(int(number) >= count for number in wanted):
+        raise RecipeError(
+            f'device {device}: PyTorch {torch.__version__} sees {count} CUDA devices here. Give '
+            'device=cpu, or install a CUDA build of PyTorch and its driver.'
+        )
