@@ -14,6 +14,8 @@ import math
 import os
 import random
 import time
+import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -26,12 +28,15 @@ import torch
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.yolo.detect import DetectionTrainer
 
+from cone_perception.errors import ModelError
 from cone_perception.types import UInt8
 
 EPOCHS = 100_000
 """Never reached: the clock ends the training."""
 
 LOG_EVERY_S = 15.0
+PREVIOUS = 'previous.pt'
+"""The checkpoint before last.pt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +134,14 @@ class ShardedLoss:
     Takes the place of `model.loss`. Torch's own threads wait for each other after every operator,
     so that one busy core slows all of them six-fold; shards wait once per step. The gradients are
     added up here, and the loss that is returned has none left to give.
+
+    bfloat16: of the convolutions; the loss itself is always computed in float32.
     """
 
-    def __init__(self, model: Any, shards: int) -> None:
+    def __init__(self, model: Any, shards: int, bfloat16: bool = True) -> None:
         self.model = model
         self.criteria = [model.init_criterion() for _ in range(shards)]
+        self.bfloat16 = bfloat16
         self._threads = ThreadPoolExecutor(shards, initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -144,10 +152,16 @@ class ShardedLoss:
         mean = {name: sum(item[name] for item in items) / len(items) for name in items[0]}
         return sum(losses).requires_grad_(), mean
 
+    def update(self) -> None:
+        """Ultralytics' turn to the next epoch: YOLO26 shifts weight from one head to the other."""
+        for criterion in self.criteria:
+            if hasattr(criterion, 'update'):
+                criterion.update()
+
     def _backward(
         self, criterion: Any, batch: dict[str, Any]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        with torch.autocast('cpu', torch.bfloat16):
+        with torch.autocast('cpu', torch.bfloat16, enabled=self.bfloat16):
             predictions = self.model.forward(batch['img'])
         loss, items = criterion(_float32(predictions), batch)  # bfloat16 is too coarse for boxes
         loss.sum().backward()
@@ -181,7 +195,90 @@ def _float32(value: Any) -> Any:
     return value
 
 
-class ClockedTrainer(DetectionTrainer):  # type: ignore[misc]
+class ShardedTrainer(DetectionTrainer):  # type: ignore[misc]
+    """Ultralytics' trainer: quick on a CPU, as ever on a GPU, and its checkpoints are whole files.
+
+    bfloat16: of the convolutions on a CPU.
+    """
+
+    bfloat16 = True
+
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        model = super().get_model(cfg, weights, verbose)
+        if self.device.type == 'cpu':
+            model = model.to(memory_format=torch.channels_last)
+        return model
+
+    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch = super().preprocess_batch(batch)
+        if self.device.type == 'cpu':
+            batch['img'] = batch['img'].contiguous(memory_format=torch.channels_last)
+        return batch
+
+    def _setup_train(self) -> None:
+        """The averaged weights, which are validated and saved, are copied before the loss is."""
+        super()._setup_train()
+        if self.device.type == 'cpu':
+            loss = ShardedLoss(self.model, os.cpu_count() or 1, self.bfloat16)
+            for _ in range(self.start_epoch):
+                loss.update()
+            self.model.loss = self.model.criterion = loss
+
+    def save_model(self) -> bool:
+        """Write best.pt, then last.pt, so that a kill or a full disk leaves whole files.
+
+        The last.pt of before becomes previous.pt.
+        """
+        last, best = self.last, self.best
+        self.last, self.best = last.with_suffix('.part'), best.with_suffix('.part')
+        try:
+            super().save_model()
+            if self.best.is_file():
+                replace_file(self.best, best)
+            if last.is_file():
+                last.replace(last.with_name(PREVIOUS))
+            replace_file(self.last, last)
+        finally:
+            for part in (self.last, self.best):
+                part.unlink(missing_ok=True)
+            self.last, self.best = last, best
+        return True
+
+
+def replace_file(part: Path, whole: Path) -> None:
+    """Put a file that was written to the end in the place of another."""
+    with part.open('rb') as file:
+        os.fsync(file.fileno())
+    part.replace(whole)
+
+
+def last_checkpoint(weights: Path) -> Path | None:
+    """The newest checkpoint in a folder that can be read; None: nothing was saved yet.
+
+    Raises ModelError when there are some and all are damaged.
+    """
+    saved = [path for name in ('last.pt', PREVIOUS) if (path := weights / name).is_file()]
+    for path in saved:
+        if is_whole(path):
+            return path
+    if saved:
+        raise ModelError(
+            f'{" and ".join(map(str, saved))} cannot be read: the disk failed, or another program '
+            f'wrote there. Delete {weights.parent} to train it from its start.'
+        )
+    return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """A checkpoint was written to its end, and nothing in it has changed since."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        return False
+
+
+class ClockedTrainer(ShardedTrainer):
     """Trains until the schedule's time is used up; killed and started again, it goes on.
 
     There is no validation inside: the result is the averaged weights at the schedule's end, and
@@ -221,19 +318,9 @@ class ClockedTrainer(DetectionTrainer):  # type: ignore[misc]
             data=self.data,
         )
 
-    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
-        model = super().get_model(cfg, weights, verbose)
-        return model.to(memory_format=torch.channels_last)
-
-    def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        batch = super().preprocess_batch(batch)
-        batch['img'] = batch['img'].contiguous(memory_format=torch.channels_last)
-        return batch
-
     def _setup_train(self) -> None:
         super()._setup_train()
-        self.model.loss = ShardedLoss(self.model, shards=os.cpu_count() or 1)
-        self.model.criterion = None  # asked for by Ultralytics at the end of an epoch
+        self.model.criterion = None  # Ultralytics would weigh the heads by epoch, not by the clock
 
     def optimizer_step(self) -> None:
         used = self.used
@@ -252,15 +339,8 @@ class ClockedTrainer(DetectionTrainer):  # type: ignore[misc]
         """Nothing: the last checkpoint is the result."""
 
     def save_model(self) -> bool:
-        """Write last.pt so that a kill at any moment leaves a whole one."""
-        whole: Path = self.wdir / 'last.pt'
-        self.last = whole.with_suffix('.part')
         self.fitness = 0.0
-        try:
-            super().save_model()
-            self.last.replace(whole)
-        finally:
-            self.last = whole
+        super().save_model()
         partial = self.progress_file.with_suffix('.part')
         partial.write_text(json.dumps(asdict(self.progress)))
         partial.replace(self.progress_file)
@@ -305,8 +385,8 @@ class ClockedTrainer(DetectionTrainer):  # type: ignore[misc]
 def train(overrides: dict[str, Any], schedule: Schedule, workers: int, folder: Path) -> Path:
     """Train into `folder`, or go on with what lies there. Returns the last checkpoint's path."""
     last = folder / 'weights' / 'last.pt'
-    if last.is_file():
-        overrides = {'resume': str(last), 'save_dir': str(folder)}
+    if checkpoint := last_checkpoint(last.parent):
+        overrides = {'resume': str(checkpoint), 'save_dir': str(folder)}
     trainer = ClockedTrainer(overrides, schedule, workers)
     if trainer.used < 1:
         trainer.train()

@@ -1,0 +1,53 @@
+"""A YOLO26 small enough to train in a test, and pictures that it can learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+
+from training.simulate.track import CLASS_NAMES
+
+TINY = """\
+nc: 5
+end2end: True
+reg_max: 1
+scales: {n: [0.33, 0.125, 128]}
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [64, 3, 2]]
+head:
+  - [[2], 1, Detect, [nc]]
+"""
+
+SIDE_PX = 64
+
+
+def write_data_set(folder: Path, pictures: int = 8, splits: str = 'train val test') -> Path:
+    """A YOLO data set with a bright box in each picture. Returns its data.yaml."""
+    for number, split in enumerate(splits.split()):
+        for kind in ('images', 'labels'):
+            (folder / split / kind).mkdir(parents=True)
+        for index in range(pictures):
+            random = np.random.default_rng((number, index))
+            picture = random.integers(0, 60, (SIDE_PX, SIDE_PX, 3), np.uint8)
+            left, top = (int(value) for value in random.integers(4, 28, 2))
+            cv2.rectangle(picture, (left, top), (left + 31, top + 31), (250, 200, 150), -1)
+            name = f'{split}{index}'
+            cv2.imwrite(str(folder / split / 'images' / f'{name}.png'), picture)
+            centre = [(value + 16) / SIDE_PX for value in (left, top)]
+            line = f'0 {centre[0]} {centre[1]} 0.5 0.5\n'
+            (folder / split / 'labels' / f'{name}.txt').write_text(line)
+    layout = {'path': str(folder), 'names': list(CLASS_NAMES)}
+    layout |= {split: f'{split}/images' for split in splits.split()}
+    (folder / 'data.yaml').write_text(yaml.safe_dump(layout, sort_keys=False))
+    return folder / 'data.yaml'
+
+
+def write_architecture(folder: Path) -> Path:
+    path = folder / 'tiny.yaml'
+    path.write_text(TINY)
+    return path
