@@ -14,6 +14,7 @@ SUBCOMMANDS = {
     'thresholds': ('training.thresholds', 'least score per class, where F1 is best'),
     'judge': ('training.judge', 'accuracy of a model bundle on a labelled data set'),
     'data': ('training.data.command', 'fetch, verify and compare data sets'),
+    'plan': ('training.plan', 'what a training recipe would do, without starting it'),
     'two-stage': ('training.two_stage', 'pre-train and fine-tune (not in this release yet)'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""

@@ -366,17 +366,13 @@ class Arm:
 
 
 def arms(recipe: Recipe) -> tuple[Arm, ...]:
-    """The candidate, or one arm per value of the sweep, then the baseline if it has epochs.
-
-    A recipe of one stage and no baseline has a candidate called single-stage.
-    """
-    name = 'single-stage' if len(recipe.stages) == 1 and not recipe.baseline else 'two-stage'
+    """The candidate, or one arm per value of the sweep, then the baseline if it has epochs."""
     swept = [
         Arm(f'{key}={value:g}', _running(_sweep_stages(recipe.stages, key, value)))
         for key, values in recipe.sweep.items()
         for value in values
     ]
-    found = swept or [Arm(name, _running(recipe.stages))]
+    found = swept or [Arm('two-stage', _running(recipe.stages))]
     if baseline := _running(recipe.baseline):
         found.append(Arm('single-stage', baseline, candidate=False))
     return tuple(found)
