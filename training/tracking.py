@@ -41,6 +41,9 @@ ORPHAN_S = 20
 PRIVATE = {'WANDB_ERROR_REPORTING': 'false', 'WANDB_SILENT': 'true', 'PYTHONUNBUFFERED': '1'}
 """Environment of the process: wandb reports its own errors to a host of its makers, offline too."""
 
+START = 'import sys; sys.path[:] = filter(None, sys.path); import training.tracking as t; t.serve()'
+"""Python's command line of the process: a module in the working directory hides none of wandb's."""
+
 Warn = Callable[[str], None]
 
 
@@ -81,7 +84,7 @@ def open_tracking(
     try:
         tracked._start(settings, campaign, run, job_type, dict(config), folder.resolve())
     except Exception as error:  # whatever it is, the training goes on
-        tracked._fail(f'W&B cannot be started, nothing is tracked: {error!r}', lost=0)
+        tracked._fail(f'W&B cannot be started, nothing is tracked: {error!r}')
     return tracked
 
 
@@ -96,7 +99,7 @@ class TrackedRun:
         self.url: str | None = None
         self.mode = 'off'
         self.warnings: list[str] = []
-        self.lost = 0
+        self._given = 0
         self._taken = 0
         self._warn = warn
         self._lock = threading.Lock()
@@ -132,24 +135,28 @@ class TrackedRun:
             if self._process is not None:
                 self._stop(self._process, failed, limit_s)
             self._end = TrackingEnd(
-                self.mode, self.url, self._taken, self.lost, tuple(self.warnings)
+                self.mode,
+                self.url,
+                self._taken,
+                self._given - self._taken,
+                tuple(self.warnings),
             )
         return self._end
 
     def _put(self, message: dict[str, Any]) -> None:
         if self._process is None or self._end is not None:
             return
+        self._given += message['do'] != 'open'
         try:
             self._queue.put_nowait(message)
         except queue.Full:
             self._fail('W&B does not keep up: messages are dropped.')
 
-    def _fail(self, reason: str, lost: int = 1) -> None:
-        """Count what is lost, and tell a reason the first time it is met."""
+    def _fail(self, reason: str) -> None:
+        """Tell a reason the first time that it is met."""
         key = os.environ.get('WANDB_API_KEY')
         reason = reason.replace(key, '***') if key else reason
         with self._lock:
-            self.lost += lost
             if reason in self.warnings:
                 return
             self.warnings.append(reason)
@@ -175,7 +182,7 @@ class TrackedRun:
         paths = [package, *filter(None, [os.environ.get('PYTHONPATH')])]
         with record.with_suffix('.log').open('a', encoding='utf-8') as log:
             self._process = subprocess.Popen(
-                [sys.executable, '-m', 'training.tracking'],
+                [sys.executable, '-c', START],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -235,7 +242,7 @@ class TrackedRun:
                 case 'taken':
                     self._taken += 1
                 case 'failed':
-                    self._fail(said['reason'], lost=said['lost'])
+                    self._fail(said['reason'])
 
     def _stop(self, process: subprocess.Popen[str], failed: bool, limit_s: float) -> None:
         try:
@@ -246,18 +253,18 @@ class TrackedRun:
         except subprocess.TimeoutExpired:
             self._fail(
                 f'W&B did not end within {limit_s:.0f} s and was stopped. What it has not sent '
-                f'lies in {self._folder}: send it with `wandb sync`.',
-                lost=0,
+                f'lies in {self._folder}: send it with `wandb sync`.'
             )
             process.kill()
             process.wait()
         for thread in self._threads:
             thread.join(5)
-        waiting = sum(1 for message in self._queue.queue if message and message['do'] != 'finish')
-        if waiting:
-            self._fail('W&B had ended while messages still waited.', lost=waiting)
-        if self.lost:
-            self._fail(f'W&B: {self.lost} messages of this run were lost.', lost=0)
+        if process.returncode not in (0, -signal.SIGKILL):
+            self._fail(f'W&B ended with status {process.returncode}; see {self._folder}/*.log.')
+        if self._given > self._taken:
+            self._fail(
+                f'W&B: {self._given - self._taken} of {self._given} messages of this run were lost.'
+            )
 
 
 def _plain(value: object) -> object:
@@ -294,13 +301,13 @@ class _Wandb:
                 getattr(self, f'_{message["do"]}')(message)
                 self._say('taken')
             except Exception as error:
-                self._say('failed', reason=f'W&B fails: {_words(error)}', lost=1)
+                self._say('failed', reason=f'W&B fails: {_words(error)}')
         else:
             signal.alarm(ORPHAN_S)
         try:
             self._run.finish(exit_code=int(failed))
         except Exception as error:
-            self._say('failed', reason=f'W&B does not end well: {_words(error)}', lost=0)
+            self._say('failed', reason=f'W&B does not end well: {_words(error)}')
 
     def _open(self, message: dict[str, Any]) -> bool:
         try:
@@ -310,7 +317,6 @@ class _Wandb:
                 'failed',
                 reason=f'wandb cannot be imported ({error}), nothing is tracked. Install it with '
                 'pip install wandb, or set tracking.mode to off.',
-                lost=0,
             )
             self._say('opened', mode='off', url=None)
             return False
@@ -345,7 +351,6 @@ class _Wandb:
                         if on
                         else 'Nothing is tracked.'
                     ),
-                    lost=0,
                 )
                 with contextlib.suppress(Exception):
                     wandb.teardown()  # the service would say that the run's id is in use
@@ -415,7 +420,3 @@ def serve() -> None:
     os.dup2(2, 1)
     _Wandb(sys.stdin, events).serve()
     signal.alarm(ORPHAN_S)  # wandb's hooks at exit may wait for ever
-
-
-if __name__ == '__main__':
-    serve()
