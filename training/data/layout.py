@@ -18,9 +18,8 @@ import yaml
 from cone_perception.errors import DataError
 
 SPLITS = ('train', 'val', 'test')
-PICTURE_SUFFIXES = frozenset(
-    '.avif .bmp .dng .heic .heif .jp2 .jpeg .jpg .mpo .png .tif .tiff .webp'.split()
-)
+PICTURE_FORMATS = 'avif bmp dng heic heif jp2 jpeg jpg mpo png tif tiff webp'
+PICTURE_SUFFIXES = frozenset(f'.{name}' for name in PICTURE_FORMATS.split())
 
 
 @dataclass(frozen=True, slots=True)

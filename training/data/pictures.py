@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 
 from training.data.labels import Fault
+from training.data.layout import PICTURE_FORMATS
 
 LEAST_SIDE_PX = 10
-FORMATS = frozenset(
-    'avif bmp dng heic heif jp2 jpeg jpeg2000 jpg mpo png tif tiff webp'.split()  # as Pillow says
-)
+FORMATS = frozenset([*PICTURE_FORMATS.split(), 'jpeg2000'])
+"""As Pillow calls them."""
 ROTATED = (5, 6, 7, 8)
 ORIENTATION_TAG = 274
 

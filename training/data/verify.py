@@ -173,7 +173,7 @@ def verify_dataset(
 
 def map_rows(rows: Float32, mapping: Mapping[int, int]) -> Float32:
     """(N, 5) rows with the project's class numbers; rows of classes without one are left out."""
-    known = rows[np.isin(rows[:, 0], list(mapping))].copy()
+    known: Float32 = rows[np.isin(rows[:, 0], list(mapping))]  # a copy: taken by a mask
     known[:, 0] = [mapping[int(class_id)] for class_id in known[:, 0]]
     return known
 
@@ -265,7 +265,7 @@ def _find_class_problems(
         )
         message = (
             f'classes are not named, numbered or complete as in the project; mapped: {pairs}. '
-            'Labels as they are must not meet the models of the project: train on the normalised set.'
+            'Train on the normalised set, which has the numbers of the project.'
         )
         yield Problem(file, 0, 'class-mapping', message, False)
 
