@@ -25,7 +25,7 @@ from training.machine import EnergyMeter, read_commit, read_hardware, read_versi
 from training.outcome import Outcome
 from training.recipe import Recipe, load_recipe, recipe_sha256, save_recipe
 from training.recipe_file import plain
-from training.status import Heartbeat, say
+from training.status import Heartbeat, read_progress, say
 from training.steps import CampaignStoppedError, Steps, Task
 
 
@@ -151,8 +151,7 @@ def _do(folder: CampaignFolder, recipe: Recipe, state: State, task: Task) -> Non
     again = step.started is not None
     step.status, step.started, step.ended = 'running', step.started or now(), None
     folder.write_state(state)
-    place = f'[{list(state.steps).index(task.id) + 1}/{len(state.steps)}]'
-    say(f'{place} {task.id}: {task.title}{", again" if again else ""}')
+    say(f'{read_progress(folder, state)}; {task.title}{", again" if again else ""}')
     folder.log_event('step', 'start', task.title, step=task.id)
     began, meter = time.monotonic(), EnergyMeter(gpu_numbers(recipe))
     try:

@@ -15,7 +15,8 @@ SUBCOMMANDS = {
     'judge': ('training.judge', 'accuracy of a model bundle on a labelled data set'),
     'data': ('training.data.command', 'fetch, verify and compare data sets'),
     'plan': ('training.plan', 'what a training recipe would do, without starting it'),
-    'two-stage': ('training.two_stage', 'pre-train and fine-tune (not in this release yet)'),
+    'two-stage': ('training.two_stage', 'run a campaign: from data sets to a verdict'),
+    'status': ('training.status', 'how far a campaign is, from any shell'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""
 

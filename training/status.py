@@ -190,9 +190,9 @@ def say(text: str) -> None:
 
 
 class Heartbeat:
-    """Prints a line after each epoch of the stage that runs, at most every `every_s` seconds."""
+    """Prints how far the campaign is, at most every `every_s` seconds and only after an epoch."""
 
-    def __init__(self, folder: CampaignFolder, every_s: float = 10.0) -> None:
+    def __init__(self, folder: CampaignFolder, every_s: float = 300.0) -> None:
         self._folder = folder
         self._every_s = every_s
         self._end = threading.Event()
@@ -207,7 +207,7 @@ class Heartbeat:
         self._thread.join()
 
     def _watch(self) -> None:
-        epoch, said_at = 0, -self._every_s
+        epoch, said_at = 0, time.monotonic()
         while not self._end.wait(POLL_S):
             progress = read_progress(self._folder, self._folder.read_state())
             if progress.epoch > epoch and time.monotonic() - said_at >= self._every_s:

@@ -5,6 +5,7 @@ Each writes files, returns what campaign.json keeps of it, and may be cut short 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import DataError, RecipeError
-from training.folder import CampaignFolder, State, Step, run_id
+from training.folder import CampaignFolder, State, Step, run_id, write_text
 from training.outcome import Outcome
 from training.recipe import DataSet, Recipe, Stage, arms, find_model, find_recipe, load_recipe
 from training.recipe_file import plain
@@ -63,14 +64,14 @@ class Steps:
     def check(self) -> None:
         """Refuse what would fail after hours. Raises RecipeError or DataError."""
         find_model(self.recipe.model)
-        for name, path in self.state.baselines.items():
-            if not Path(path).exists():
+        for name, weights in self.state.baselines.items():
+            if not Path(weights).exists():
                 raise RecipeError(
-                    f'the weights of the baseline {name} are not there: {path}. Give the path of '
+                    f'the weights of the baseline {name} are not there: {weights}. Give that of '
                     'a .pt or .onnx file or of a model bundle.'
                 )
         for name in self._datasets():
-            path = self._path(name)
+            path = self._source(name)
             if not path.exists():
                 source = self.recipe.datasets[name].source
                 fetch = f': cone-training data fetch {source}' if source else ''
@@ -146,48 +147,54 @@ class Steps:
         wanted = used | {self.recipe.target}
         return {name: entry for name, entry in self.recipe.datasets.items() if name in wanted}
 
-    def _path(self, name: str) -> Path:
-        """Of a data set; once verified, of its copy with the project's classes if it needed one."""
-        normalised = self._result('verify').get('normalised', {})
-        if name in normalised:
-            return Path(normalised[name])
+    def _source(self, name: str) -> Path:
+        """Of a data set as it is."""
         return self.recipe.data_root / self.recipe.datasets[name].path
+
+    def _path(self, name: str) -> Path:
+        """data.yaml of the verified copy."""
+        return Path(self._result('verify')['paths'][name])
 
     def _weights(self, run: Run) -> Path:
         """What a run trained: best.pt of its last stage."""
         return self.folder.root / str(self._result(f'{run.id}/{run.stages[-1].name}')['best'])
 
     def _verify(self) -> dict[str, Any]:
-        from training.data.verify import verify_dataset, write_normalised, write_report
+        """Check every data set, and link what is usable of it into the campaign's folder.
 
-        pictures, normalised, failed, manifests = {}, {}, {}, {}
+        So the data sets themselves stay as they are, though Ultralytics mends pictures in place and
+        writes its caches beside the labels.
+        """
+        from training.data.distributions import write_distributions
+        from training.data.normalise import write_normalised
+        from training.data.verify import verify_dataset
+
+        pictures, paths, manifests, failed = {}, {}, {}, []
         for name, entry in self._datasets().items():
-            path = self.recipe.data_root / entry.path
-            report = verify_dataset(path, entry.images)
-            write_report(report, self.folder.data(name))
+            report = verify_dataset(self._source(name), entry.images)
+            text = json.dumps(report.to_json(), indent=2) + '\n'
+            write_text(self.folder.verification(name), text)
+            write_distributions(report, self.folder.distributions(name))
             pictures[name] = {split: counts.pictures for split, counts in report.counts.items()}
             manifests[name] = report.manifest_sha256
             fatal = [str(problem) for problem in report.problems if problem.fatal]
             say(f'{name}: {pictures[name]}, {len(fatal)} fatal of {len(report.problems)} problems')
+            if name == self.recipe.target and not pictures[name].get('test'):
+                fatal.append('data.yaml: the target has no test split, which judges')
             for line in fatal[:10]:
                 say(f'  {line}')
             if fatal:
-                failed[name] = fatal
-            elif not report.normal:
-                normalised[name] = str(write_normalised(report, self.folder.data(name) / 'mapped'))
-            for split in ('val', *(['test'] if name == self.recipe.target else [])):
-                if not failed.get(name) and not pictures[name].get(split):
-                    failed[name] = [f'it has no split {split}']
+                failed.append(f'{name}: {len(fatal)} fatal, the first {fatal[0]}')
+                continue
+            paths[name] = str(write_normalised(report, self.folder.data(name) / 'linked'))
+            write_splits(self.folder.data_yaml(name), Path(paths[name]))
         if failed:
-            texts = [f'{name}: {len(lines)}, {lines[0]}' for name, lines in failed.items()]
             raise CampaignStoppedError(
                 Outcome.VERIFICATION_FAILED,
-                f'data sets have fatal problems: {"; ".join(texts)}. All of them: '
-                f'{self.folder.root}/data/*/verify.json. Mend the data, then give --resume.',
+                f'{"; ".join(failed)}. All of them: {self.folder.root}/data/*/verify.json. Mend '
+                'the data, then give --resume.',
             )
-        for name in self._datasets():
-            write_splits(self.folder.data_yaml(name), Path(normalised.get(name, self._path(name))))
-        return {'pictures': pictures, 'normalised': normalised, 'manifests': manifests}
+        return {'pictures': pictures, 'paths': paths, 'manifests': manifests}
 
     def _find_leaks(self) -> dict[str, Any]:
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -48,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     open_standard_streams()
+    if not sys.stderr.isatty():
+        os.environ.setdefault('TQDM_DISABLE', '1')  # a bar in a log is a line per step
     recipe = read_recipe(args.recipe)
     name = args.name or recipe.name
     if not re.fullmatch(r'[\w][\w.-]*', name):
