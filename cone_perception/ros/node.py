@@ -10,6 +10,7 @@ import threading
 import traceback
 
 from cone_perception.errors import ConePerceptionError
+from cone_perception.ros.memory import keep_freed_memory
 from cone_perception.ros.settings_text import settings_help
 from cone_perception.ros.transport import use_profile
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the node until SIGINT or SIGTERM, then return 0."""
+    keep_freed_memory()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from cone_perception.bags import BagMessage, header_stamp_ns, open_bag, read_messages
 from cone_perception.errors import ConePerceptionError, SourceError
+from cone_perception.ros.memory import keep_freed_memory
 from cone_perception.ros.transport import use_profile
 
 CLOCK_PERIOD_S = 0.01
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='player', description=__doc__)
     add_arguments(parser)
     args = parser.parse_args(argv)
+    keep_freed_memory()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         play(args.bag, args.topic, args.log, args.wait_s, args.clock)

@@ -1,0 +1,26 @@
+"""Keeps the memory of one frame for the next."""
+
+from __future__ import annotations
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""mallopt(3)."""
+
+LARGEST_KEPT_BYTES = 32 << 20
+"""glibc's own upper limit (DEFAULT_MMAP_THRESHOLD_MAX): a bgra8 frame of 3840x2160 just fits."""
+
+KEPT_BYTES = 256 << 20
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a frame needed instead of giving it back to the kernel.
+
+    A 720p frame is copied three times between DDS and the network; given back each time, its 2,000
+    pages fault anew with every frame, which on a virtual machine can take longer than the search
+    for cones (docs/demo.md). Call it at a process's start. Does nothing where there is no mallopt.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
