@@ -226,9 +226,13 @@ class Judging:
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """Near-duplicates: at most `bits` of 256 differ. exclude: leave them out of training."""
+    """Near-duplicates: at most `bits` of 256 differ. exclude: leave them out of training.
 
-    bits: Annotated[int, Range(0, 256)] = 15
+    On real cone pictures copies differed by up to 25 bits, frames of one spot by 35 to 40,
+    unrelated pictures by 44 or more (docs/data.md).
+    """
+
+    bits: Annotated[int, Range(0, 64)] = 40
     exclude: bool = True
 
     def __post_init__(self) -> None:

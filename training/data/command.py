@@ -9,6 +9,7 @@ ACTIONS = {
     'fetch': ('training.data.fetch', 'download a known data set, whole or not at all'),
     'manifest': ('training.data.manifest', 'write or check the list of files with their hashes'),
     'verify': ('training.data.verify', 'every label line and every picture, before training'),
+    'leaks': ('training.data.leaks', 'pictures that are alike, between and within data sets'),
 }
 """Action -> (module with add_arguments(parser) and run(args) -> int, one line of help).
 

@@ -1,0 +1,164 @@
+"""A picture file -> 256 bits that its copies share, without the frame that its set shares.
+
+Difference hash (Krawetz 2013, "Kind of like that"): grey means of 16 rows of 17 fields; each bit
+says whether a field is brighter than the one to its left. A collection's frame (FSOCO prints a
+black one with the team's logo around each picture) or a letterbox is cut off before: it would
+give every picture of a set the same bits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.types import UInt8
+from training.folder import write_text
+
+BITS = 256
+VERSION = 1
+"""Raised whenever the same picture gets other bits: stored ones are then computed anew."""
+
+LEAST_SIDE_PX = 200
+"""JPEG files are decoded at a quarter or half of their size where that leaves so much."""
+
+FRAME_LEVELS = ((0, 48), (108, 134))
+"""Grey levels of frames and letterboxes: black, and the 114 to 128 that networks pad with."""
+FRAME_TOLERANCE = 12
+FRAME_SHARE = 0.5
+"""A logo or a line of text may hide so much of a frame's row; its outermost row is whole."""
+FRAME_EDGE = 0.1
+"""At the frame's inner edge the share of its colour falls by at least so much."""
+DEEPEST_FRAME = 0.4
+
+
+def hash_pictures(paths: Sequence[Path], workers: int, cache: Path | None = None) -> list[UInt8]:
+    """Per picture (2, 32) uint8: the bits as it is and mirrored; (0, 32) if it cannot be decoded.
+
+    Computed in `workers` threads. cache: JSON file of bits by path, size and time of change.
+    """
+    stored = _read_cache(cache)
+    keys = [_key(path) for path in paths]
+    todo = [index for index, key in enumerate(keys) if key not in stored]
+    bar = tqdm(total=len(paths), initial=len(paths) - len(todo), unit='picture', desc='hash')
+    # Threads: decoding, which takes most of the time, runs outside of Python's lock.
+    with bar, ThreadPoolExecutor(workers) as pool:
+        for index, text in zip(todo, pool.map(_hash_text, (paths[i] for i in todo)), strict=True):
+            stored[keys[index]] = text
+            bar.update()
+    if cache is not None and todo:
+        write_text(cache, json.dumps({'version': VERSION, 'bits': stored}))
+    return [np.frombuffer(bytes.fromhex(stored[key]), np.uint8).reshape(-1, 32) for key in keys]
+
+
+def hash_picture(path: Path) -> UInt8:
+    """(2, 32) uint8: the bits of a picture file, and of its mirror image; (0, 32): unreadable."""
+    grey = _decode(path)
+    if grey is None:
+        return np.zeros((0, 32), np.uint8)
+    return hash_grey(cut_frame(grey))
+
+
+def hash_grey(grey: UInt8) -> UInt8:
+    """(2, 32) uint8 of an (H, W) picture, as it is and mirrored."""
+    means = cv2.resize(grey.astype(np.float32), (17, 16), interpolation=cv2.INTER_AREA)
+    return np.stack([np.packbits(m[:, 1:] > m[:, :-1]) for m in (means, means[:, ::-1])])
+
+
+def cut_frame(grey: UInt8) -> UInt8:
+    """The part of an (H, W) picture inside its frame; a letterbox around a frame goes too.
+
+    A frame lies on both sides of the picture and is as deep on one as on the other.
+    """
+    for _ in range(3):
+        before = grey.shape
+        depth = min(_frame_depth(grey), _frame_depth(grey[::-1]))
+        grey = grey[depth : len(grey) - depth]
+        across = grey.T
+        depth = min(_frame_depth(across), _frame_depth(across[::-1]))
+        grey = grey[:, depth : len(across) - depth]
+        if grey.shape == before:
+            break
+    return grey
+
+
+def _frame_depth(rows: UInt8) -> int:
+    """Rows of a frame, from the first one inwards; 0 without a frame."""
+    first, level = _first_framed(rows)
+    if first is None:
+        return 0
+    outer = rows[first : int(len(rows) * DEEPEST_FRAME)].astype(np.int16)
+    if len(outer) < 4:
+        return 0
+    share = (np.abs(outer - level) <= FRAME_TOLERANCE).mean(axis=1)
+    if share[0] < 0.9:
+        return 0
+    ends = np.flatnonzero(share < FRAME_SHARE)
+    share = share[: ends[0] + 3] if len(ends) else share
+    # Over two rows: decoding at half the size blurs the edge.
+    fall = share[:-2] - share[2:]
+    edge = int(fall.argmax())
+    if fall[edge] < FRAME_EDGE:
+        return 0
+    sooner = share[edge] - share[edge + 1] >= share[edge + 1] - share[edge + 2]
+    return first + edge + (1 if sooner else 2)
+
+
+def _first_framed(rows: UInt8) -> tuple[int | None, int]:
+    """The first row in a frame's colour, and the colour; an edge may have left a blurred one."""
+    for first in range(3):
+        level = int(np.median(rows[first])) if len(rows) > first else -1
+        if any(low <= level <= high for low, high in FRAME_LEVELS):
+            return first, level
+    return None, 0
+
+
+def _decode(path: Path) -> UInt8 | None:
+    """(H, W) grey, as small as is enough."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    if not len(data):
+        return None
+    sizes = (cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_GRAYSCALE)
+    grey: UInt8 | None = None
+    for size in sizes:
+        grey = cv2.imdecode(data, size)
+        if grey is None or min(grey.shape) >= LEAST_SIDE_PX:
+            break
+    return grey
+
+
+def _hash_text(path: Path) -> str:
+    return hash_picture(path).tobytes().hex()
+
+
+def _key(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return str(path)
+    return f'{path}|{stat.st_size}|{stat.st_mtime_ns}'
+
+
+def _read_cache(cache: Path | None) -> dict[str, str]:
+    """What was hashed before; empty when the file is missing, damaged, or of another version."""
+    if cache is None:
+        return {}
+    try:
+        stored = json.loads(cache.read_text(encoding='utf-8'))
+        return dict(stored['bits']) if stored['version'] == VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def default_workers() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))
