@@ -145,13 +145,13 @@ class CampaignFolder:
             folder = self.data('crops') / f'{stage.data}_{cut}{share}'
         return folder / f'training{share}.yaml'
 
-    def leaks(self, a: str, b: str) -> Path:
-        """Near-duplicates between two data sets, or within one."""
-        return self.data('leaks') / f'{a}__{b}.json'
+    def leaks(self, *datasets: str) -> Path:
+        """Near-duplicates between and within data sets."""
+        return self.data('leaks') / f'{"__".join(datasets)}.json'
 
-    def leaks_sheet(self, a: str, b: str) -> Path:
+    def leaks_sheet(self, *datasets: str) -> Path:
         """Contact sheet of the closest pairs."""
-        return self.leaks(a, b).with_suffix('.png')
+        return self.leaks(*datasets).with_suffix('.png')
 
     def stage(self, recipe: Recipe, run: str, stage: Stage) -> Path:
         """Ultralytics' folder of a stage: where the strategy says, if there is one candidate."""

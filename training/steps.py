@@ -197,13 +197,32 @@ class Steps:
         return {'pictures': pictures, 'paths': paths, 'manifests': manifests}
 
     def _find_leaks(self) -> dict[str, Any]:
-        raise NotImplementedError
+        from training.data.leaks import find_leaks
 
-    def _excluded(self, dataset: str) -> list[Path]:
+        names = tuple(self._datasets())
+        place = self.folder.leaks(*names)
+        report = find_leaks(
+            {name: self._path(name) for name in names},
+            self.recipe.leaks.bits,
+            cache=place.with_name('hashes.json'),
+        )
+        write_text(place, json.dumps(report.to_json(), indent=1) + '\n')
+        report.write_contact_sheet(self.folder.leaks_sheet(*names))
+        excluded = {name: sorted(map(str, report.excluded(name))) for name in names}
+        for name, paths in excluded.items():
+            if paths:
+                verb = 'are left out' if self.recipe.leaks.exclude else 'stay (leaks.exclude=false)'
+                message = f'{len(paths)} training pictures of {name} are like val or test: {verb}'
+                say(message)
+                self.folder.log_event('warning', 'leaks', message, step='leaks')
+        return {
+            'pairs': {f'{a} {b}': count for (a, b), count in report.counts.items()},
+            'excluded': excluded if self.recipe.leaks.exclude else {},
+        }
+
+    def _excluded(self, dataset: str) -> set[Path]:
         """Pictures that no training sees because they are too like ones that judge."""
-        if not self.recipe.leaks.exclude:
-            return []
-        return [Path(path) for path in self._result('leaks').get('excluded', {}).get(dataset, [])]
+        return {Path(path) for path in self._result('leaks').get('excluded', {}).get(dataset, [])}
 
     def _cut_crops(self) -> dict[str, Any]:
         counts = {}
