@@ -1,8 +1,8 @@
 """FP32 ONNX -> INT8 with explicit quantise/dequantise pairs, in the encoding of each runtime.
 
 Only the inputs and weights of convolutions are quantised: symmetric, per output channel. In float
-stay the first three blocks and the head, which lose most by it, all decoding, and attention's
-matrix products. Biases stay in float too: TensorRT does not parse quantised ones.
+stay the blocks that lose most by it, all decoding, and attention's matrix products. Biases stay in
+float too: TensorRT does not parse quantised ones.
 
 There is one quantisation and two ways to write it. TensorRT takes int8 activations with zero point
 0 only, OpenVINO computes that wrongly and takes uint8 with zero point 128: the same real grid.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -91,8 +91,17 @@ def quantise(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelP
 
     The weights are folded: stored as int8 and only dequantised.
     """
-    names = [node.name for node in original.graph.node]
-    if not any(HEAD.match(name) for name in names):
+    everything = quantise_everything(original, calibration)
+    kept = [n.name for n in original.graph.node if HEAD.match(n.name) or FIRST_BLOCKS.match(n.name)]
+    return restore_float(everything, original, kept)
+
+
+def quantise_everything(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
+    """Quantise every convolution. What must not be is given back by `restore_float`.
+
+    Raises SourceError when the nodes lack the names of an Ultralytics export.
+    """
+    if not any(HEAD.match(node.name) for node in original.graph.node):
         raise SourceError(
             'the network has no head with the names of an Ultralytics export, so what must stay in '
             'float is unknown. Export it with `cone-training export`.'
@@ -107,7 +116,6 @@ def quantise(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelP
             _Reader(copy.graph.input[0].name, calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=['Conv'],
-            nodes_to_exclude=[n for n in names if HEAD.match(n) or FIRST_BLOCKS.match(n)],
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
@@ -123,6 +131,28 @@ def quantise(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelP
     del quantised.metadata_props[:]
     quantised.metadata_props.extend(original.metadata_props)
     return quantised
+
+
+def restore_float(
+    quantised: onnx.ModelProto, original: onnx.ModelProto, names: Collection[str]
+) -> onnx.ModelProto:
+    """A quantised network in which the nodes of these names compute as in the original."""
+    restored = onnx.ModelProto()
+    restored.CopyFrom(quantised)
+    graph = restored.graph
+    inputs_of = {node.name: node.input for node in original.graph.node}
+    weights = {tensor.name: tensor for tensor in original.graph.initializer}
+    stored = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != 'Conv' or node.name not in names:
+            continue
+        node.input[:] = inputs_of[node.name]
+        for name in node.input:
+            if name in weights and name not in stored:
+                graph.initializer.append(weights[name])
+                stored.add(name)
+    _remove_unused(graph)
+    return restored
 
 
 def encode_uint8(network: onnx.ModelProto) -> onnx.ModelProto:
@@ -141,10 +171,7 @@ def encode_uint8(network: onnx.ModelProto) -> onnx.ModelProto:
             node.op_type == 'DequantizeLinear' and node.input[0] in activations
         ):
             node.input[2] = 'zero_point_uint8'
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    _remove_unused(graph)
     del graph.value_info[:]  # the types written there are the int8 ones
     onnx.checker.check_model(encoded, full_check=True)
     return encoded
@@ -157,6 +184,21 @@ def quantised_share(network: onnx.ModelProto) -> tuple[int, int]:
     }
     convolutions = [node for node in network.graph.node if node.op_type == 'Conv']
     return sum(node.input[0] in dequantised for node in convolutions), len(convolutions)
+
+
+def _remove_unused(graph: onnx.GraphProto) -> None:
+    """Remove nodes that nothing reads, then the tensors that nothing reads."""
+    outputs = {output.name for output in graph.output}
+    while True:
+        used = outputs.union(*(node.input for node in graph.node))
+        nodes = [node for node in graph.node if used.intersection(node.output)]
+        if len(nodes) == len(graph.node):
+            break
+        del graph.node[:]
+        graph.node.extend(nodes)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
