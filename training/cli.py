@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     'judge': ('training.judge', 'accuracy of a model bundle on a labelled data set'),
     'data': ('training.data.command', 'fetch, verify and compare data sets'),
     'plan': ('training.plan', 'what a training recipe would do, without starting it'),
+    'evaluate': ('training.evaluate', 'figures of a model on a labelled data set, any format'),
     'compare': ('training.compare', 'differences between evaluated models, with intervals'),
     'two-stage': ('training.two_stage', 'run a campaign: from data sets to a verdict'),
     'status': ('training.status', 'how far a campaign is, from any shell'),

@@ -163,8 +163,8 @@ class Evaluation:
         """(I,) int64 group of each picture, and a line on what a group is. See group_images."""
         return group_images(self.image_names, block)
 
-    def save(self, folder: Path) -> None:
-        """Write evaluation.npz and evaluation.json. Raises OutputError."""
+    def save(self, folder: Path, confidence: float = FIXED_CONFIDENCE) -> None:
+        """Write evaluation.npz, and evaluation.json with the figures. Raises OutputError."""
         arrays = {name: getattr(self, name) for name in ARRAYS}
         arrays = {
             name: array.astype(np.int32) if array.dtype == np.int64 else array
@@ -177,7 +177,7 @@ class Evaluation:
             'images': len(self.image_names),
             'truths': self.truth_count,
             'detections': len(self.detection_score),
-            'figures': metrics(self).as_json(),
+            'figures': metrics(self, confidence=confidence).as_json(),
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
