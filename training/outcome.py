@@ -8,7 +8,8 @@ from enum import IntEnum
 class Outcome(IntEnum):
     """Exit codes. 1 and 2 are any command's: something asked for cannot be done, wrong arguments.
 
-    BETTER to NOT_COMPARED: the campaign is finished, and starting it again changes nothing.
+    BETTER to BETTER_BUT_BELOW_TARGET: the campaign is finished, and starting it again changes
+    nothing. The last one misses a figure that the recipe sets as success.
     VERIFICATION_FAILED and STOPPED_BY_GUARD: a person has to look. The others: `--resume` goes on,
     once there is room on the disk or in memory again.
     """
@@ -18,6 +19,7 @@ class Outcome(IntEnum):
     WORSE = 11
     INCONCLUSIVE = 12
     NOT_COMPARED = 13
+    BETTER_BUT_BELOW_TARGET = 14
     VERIFICATION_FAILED = 20
     STOPPED_BY_GUARD = 21
     OUT_OF_DISK = 30
@@ -32,7 +34,7 @@ class Outcome(IntEnum):
     @property
     def finished(self) -> bool:
         """Nothing is left to do."""
-        return self <= Outcome.NOT_COMPARED
+        return self < Outcome.VERIFICATION_FAILED
 
     @classmethod
     def of(cls, label: str) -> Outcome:
