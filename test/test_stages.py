@@ -23,7 +23,8 @@ from cone_perception.errors import DataError, ModelError  # noqa: E402
 from training import stages  # noqa: E402
 from training.guards import GuardError, StageStopped  # noqa: E402
 from training.recipe import Guards, Stage  # noqa: E402
-from training.stages import StageJob, StageTrainer, read_rows, train_stage  # noqa: E402
+from training.stage_job import StageRecord  # noqa: E402
+from training.stages import StageJob, StageTrainer, train_stage  # noqa: E402
 
 TINY_STAGE = Stage(
     'stage1', 'tiny', epochs=3, batch=4, imgsz=64, nbs=4, optimizer='AdamW', lr0=2e-3,
@@ -59,6 +60,7 @@ def events(job: StageJob, name: str) -> list[dict[str, Any]]:
 RUN = """\
 import os, signal, sys
 from pathlib import Path
+from training.stage_job import StageRecord  # noqa: E402
 from training.stages import StageJob, StageTrainer, train_stage
 
 job, kill_at = StageJob.read(Path(sys.argv[1])), int(sys.argv[2])
@@ -106,6 +108,6 @@ def test_killed_in_mid_epoch_it_goes_on_from_its_last_epoch(job: StageJob) -> No
     assert (seen['epoch'], seen['updates'], seen['resume']) == (1, 2, True)
     assert set(seen['steps']) == {2.0}
     assert set(seen['o2m']) == {1}
-    rows = read_rows(job.folder / 'results.csv')
+    rows = StageRecord(job).rows()
     assert [row['epoch'] for row in rows] == ['1', '2', '3']
     assert (result.epochs, result.stopped_by) == (3, None)

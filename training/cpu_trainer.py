@@ -9,6 +9,7 @@ picture with both cores free, 45 ms beside other work, where Ultralytics' own wa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import random
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass
@@ -202,6 +204,9 @@ class ShardedTrainer(DetectionTrainer):  # type: ignore[misc]
     """
 
     bfloat16 = True
+    last: Path
+    best: Path
+    best_fitness: float | None
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
         model = super().get_model(cfg, weights, verbose)
@@ -391,3 +396,15 @@ def train(overrides: dict[str, Any], schedule: Schedule, workers: int, folder: P
     if trainer.used < 1:
         trainer.train()
     return last
+
+
+@contextlib.contextmanager
+def all_cores(apply: bool) -> Iterator[None]:
+    """Ultralytics leaves a core free."""
+    threads = torch.get_num_threads()
+    if apply:
+        torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from cone_perception.errors import ConePerceptionError, DataError
+from training.data.layout import Layout, read_layout
 from training.recipe import Guards, Stage
 
 StopReason = Literal['forgetting', 'loss_not_finite', 'out_of_memory', 'disk_full', 'terminated']
@@ -20,27 +20,18 @@ StopReason = Literal['forgetting', 'loss_not_finite', 'out_of_memory', 'disk_ful
 MITIGATIONS = ('lower_lr', 'cosine')
 """Recipes that the strategy names against catastrophic forgetting."""
 
-PICTURE_SUFFIXES = frozenset(
-    'avif bmp dng heic heif jp2 jpeg jpeg2000 jpg mpo png tif tiff webp'.split()
-)
-"""Files that Ultralytics 8.4 trains on (ultralytics.data.utils.IMG_FORMATS)."""
-
 MUON_HEAD = 3.0
 """MuSGD of Ultralytics trains the class head at this multiple of lr0."""
 
-ARGUMENTS = (
-    'epochs batch imgsz optimizer lr0 lrf cos_lr momentum weight_decay warmup_epochs '
-    'warmup_momentum warmup_bias_lr patience freeze nbs fraction mosaic close_mosaic mixup degrees '
-    'translate scale shear perspective fliplr hsv_h hsv_s hsv_v'
-).split()
-"""Fields of a Stage that are arguments of Ultralytics, under the same names."""
+OURS = frozenset({'name', 'data', 'crops_per_picture', 'crop_width'})
+"""Fields of a Stage that Ultralytics does not know; all others are its arguments."""
 
 
 class GuardError(ConePerceptionError):
     """What really trains is not what the recipe says."""
 
 
-class StageStopped(ConePerceptionError):
+class StageStopped(ConePerceptionError):  # noqa: N818
     """A stage ended before its time; its last checkpoint is whole, and it can go on from there.
 
     mitigation: names of recipes that may help.
@@ -54,7 +45,8 @@ class StageStopped(ConePerceptionError):
 
 def arguments(stage: Stage) -> dict[str, Any]:
     """The stage's settings as arguments of Ultralytics."""
-    return {name: getattr(stage, name) for name in ARGUMENTS}
+    names = (entry.name for entry in fields(stage))
+    return {name: getattr(stage, name) for name in names if name not in OURS}
 
 
 def check_arguments(used: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -131,75 +123,30 @@ def forgotten(map50: Sequence[float], start: float | None, guards: Guards) -> bo
     return all(value < start - guards.forgetting_drop for value in last)
 
 
-def read_data_yaml(path: Path) -> dict[str, Any]:
-    """A data.yaml, refused if it is none or would run code. Raises DataError."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise DataError(f'{path} cannot be read: {error}') from error
-    if not isinstance(data, dict) or not data.get('train') or not data.get('val'):
-        raise DataError(f'{path} names no train and val pictures: it is no data.yaml of YOLO.')
-    if 'download' in data:
-        raise DataError(
-            f'{path} has a `download` key, which Ultralytics runs as a program. Remove it.'
-        )
-    return data
-
-
-def class_names(path: Path) -> list[str]:
-    """Names of a data.yaml in the order of their numbers."""
-    names = read_data_yaml(path).get('names', [])
-    return [names[key] for key in sorted(names)] if isinstance(names, dict) else list(names)
-
-
-def pictures(path: Path, split: str) -> list[Path]:
-    """Pictures of a split of a data.yaml, sorted, as Ultralytics finds them.
-
-    An entry is a folder, or a text file with a picture in each line. Raises DataError.
-    """
-    data = read_data_yaml(path)
-    root = Path(data.get('path') or path.parent)
-    root = root if root.is_absolute() else path.parent / root
-    entries = data.get(split) or []
-    found: set[Path] = set()
-    for entry in [entries] if isinstance(entries, str) else entries:
-        place = root / entry
-        if not place.exists() and entry.startswith('../'):
-            place = root / entry[3:]  # as Roboflow writes them, and Ultralytics reads them
-        if place.is_dir():
-            files = place.rglob('*.*')
-        elif place.is_file():
-            lines = place.read_text(encoding='utf-8-sig').split('\n')
-            files = (place.parent / line.strip() for line in lines if line.strip())
-        else:
-            raise DataError(f'{path}: {place} of its split `{split}` does not exist.')
-        found.update(file for file in files if file.suffix[1:].lower() in PICTURE_SUFFIXES)
-    if entries and not found:
-        raise DataError(f'{path}: its split `{split}` has no picture.')
-    return sorted(found)
-
-
 def check_data(data_yaml: Path, target_yaml: Path) -> bool:
     """Refuse data that would make the verdict worthless. Returns: val is the target's own val.
 
-    Raises DataError when classes differ from the target's, or when a picture of a test split would
-    be trained on or select the model.
+    Raises DataError for what is no data set, for one that would run code, when classes differ from
+    the target's, or when a picture of a test split would be trained on or select the model.
     """
-    if (names := class_names(data_yaml)) != (wanted := class_names(target_yaml)):
+    data, target = (read_layout(path) for path in (data_yaml, target_yaml))
+    if wrong := [str(problem) for problem in (*data.problems, *target.problems) if problem.fatal]:
+        raise DataError(f'{data_yaml} cannot be trained on: {"; ".join(wrong)}')
+    if data.names != target.names:
         raise DataError(
-            f'{data_yaml} has the classes {names}, but the target {target_yaml} has {wanted}. '
-            'Remap one of them (`cone-training data verify`): a model would learn wrong numbers.'
+            f'{data_yaml} has the classes {data.names}, but the target {target_yaml} has '
+            f'{target.names}: a model would learn wrong numbers. `cone-training data verify` says '
+            'what to do.'
         )
-    splits = {split: _whole(data_yaml, split) for split in ('train', 'val')}
-    sacred = _whole(data_yaml, 'test') | _whole(target_yaml, 'test')
-    for split, files in splits.items():
-        if shared := files & sacred:
+    test = _files(data, 'test') | _files(target, 'test')
+    for split in ('train', 'val'):
+        if shared := _files(data, split) & test:
             raise DataError(
                 f'{data_yaml}: {len(shared)} pictures of its split `{split}` are test pictures, '
-                f'the first is {min(shared)}. A model judged on them must not see them before.'
+                f'the first is {min(shared)}. A model that is judged on them must not see them.'
             )
-    return splits['val'] == _whole(target_yaml, 'val')
+    return _files(data, 'val') == _files(target, 'val')
 
 
-def _whole(path: Path, split: str) -> set[Path]:
-    return {file.resolve() for file in pictures(path, split)}
+def _files(layout: Layout, split: str) -> set[Path]:
+    return {path.resolve() for path in layout.splits.get(split, ())}

@@ -7,20 +7,12 @@ child processes, so that it prepares Ultralytics itself, and keeps every guard i
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import csv
-import errno
-import io
-import json
 import math
 import os
-import random
-import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,180 +23,86 @@ prepare_ultralytics()
 import torch  # noqa: E402
 from ultralytics.data import build_yolo_dataset  # noqa: E402
 from ultralytics.engine import trainer as ultralytics_trainer  # noqa: E402
-from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
-from ultralytics.nn.tasks import load_checkpoint, yaml_model_load  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG, RANK  # noqa: E402
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command  # noqa: E402
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model  # noqa: E402
 
-from cone_perception.errors import DataError, EngineError, InstallError, ModelError  # noqa: E402
+from cone_perception.errors import EngineError, InstallError, ModelError  # noqa: E402
 from training.cpu_trainer import (  # noqa: E402
     PREVIOUS,
     ShardedTrainer,
+    all_cores,
     last_checkpoint,
     replace_file,
 )
-from training.folder import CampaignFolder, EventKind, append_event, write_text  # noqa: E402
+from training.endings import end_with_parent, named_endings, on_sigterm  # noqa: E402
 from training.guards import (  # noqa: E402
     MITIGATIONS,
     GuardError,
     StageStopped,
-    StopReason,
-    arguments,
     check_arguments,
     check_data,
     check_rates,
-    class_names,
     expected_accumulation,
     forgotten,
-    pictures,
     warmup_batches,
 )
-from training.recipe import Guards, SelectBy, Stage, Tracking  # noqa: E402
+from training.recipe import find_model  # noqa: E402
+from training.stage_job import MAP50, MAP50_95, StageJob, StageRecord, StageResult  # noqa: E402
+from training.start_weights import validate_start  # noqa: E402
 from training.tracking import open_tracking  # noqa: E402
+
+__all__ = ['GuardError', 'StageJob', 'StageResult', 'StageStopped', 'StageTrainer', 'train_stage']
 
 JOB_VARIABLE = 'CONE_TRAINING_STAGE'
 """Environment variable that tells Ultralytics' child processes where the job's file is."""
 
-MAP50, MAP50_95 = 'metrics/mAP50(B)', 'metrics/mAP50-95(B)'
-"""Ultralytics' names."""
-
-FITNESS: Mapping[SelectBy, str] = {'map50': MAP50, 'map50_95': MAP50_95}
-
 SCALER_SKIPS = 10
 """Batches in a row whose loss may overflow in float16: the gradient scaler leaves them out."""
-
-
-@dataclass(frozen=True, slots=True)
-class StageJob:
-    """What to train, and on what machine.
-
-    run: `two-stage/seed0`. model: weights (.pt) or architecture (.yaml) to start from. data_yaml:
-    pictures of the stage. target_yaml: of the data set that counts. folder: that Ultralytics writes
-    and may delete. events: events.jsonl in the campaign's folder. campaign: its name.
-    device, amp, workers, cache, select_by, guards, tracking: as in Recipe. imgsz_val: longer side
-    of the network input in validation, pixels.
-    """
-
-    run: str
-    stage: Stage
-    model: Path | str
-    data_yaml: Path
-    target_yaml: Path
-    folder: Path
-    events: Path
-    campaign: str
-    seed: int = 0
-    device: str | int | tuple[int, ...] = 'cpu'
-    amp: bool = True
-    workers: int = 0
-    cache: bool = False
-    select_by: SelectBy = 'map50'
-    guards: Guards = Guards()
-    tracking: Tracking = Tracking()
-    imgsz_val: int = 640
-
-    @property
-    def file(self) -> Path:
-        """Where the job is written for Ultralytics' child processes."""
-        return CampaignFolder(self.events.parent).job(self.run, self.stage)
-
-    @property
-    def weights(self) -> Path:
-        return self.folder / 'weights'
-
-    def write(self) -> None:
-        write_text(self.file, json.dumps(asdict(self), default=str, indent=2) + '\n')
-
-    @classmethod
-    def read(cls, path: Path) -> StageJob:
-        stored = json.loads(path.read_text(encoding='utf-8'))
-        for name in ('data_yaml', 'target_yaml', 'folder', 'events'):
-            stored[name] = Path(stored[name])
-        for name, kind in (('stage', Stage), ('guards', Guards), ('tracking', Tracking)):
-            stored[name] = kind(**stored[name])
-        if isinstance(stored['device'], list):
-            stored['device'] = tuple(stored['device'])
-        return cls(**stored)
-
-    def log(self, kind: EventKind, name: str, message: str, **values: Any) -> None:
-        """Append an event; a line on the terminal too, unless it is routine."""
-        append_event(
-            self.events, kind, name, message, run=self.run, step=self.stage.name, values=values
-        )
-        if kind != 'guard':
-            print(f'{self.run} {self.stage.name}: {message}', flush=True)
-
-
-@dataclass(frozen=True, slots=True)
-class StageResult:
-    """What a finished stage has to show.
-
-    epochs: trained. stopped_by: `patience`, or None: all epochs. start_map50: of the starting
-    weights on the target's validation set; None: they do not know its classes. best_epoch: of
-    best.pt, from 1. best_map50, best_map50_95: of best.pt on the stage's own validation set.
-    on_target: that set is the target's. worse_than_start: best.pt is worse than what the stage
-    started from, on that set. seconds: training and validation, all sittings together.
-    """
-
-    best: Path
-    last: Path
-    epochs: int
-    stopped_by: str | None
-    start_map50: float | None
-    best_epoch: int
-    best_map50: float
-    best_map50_95: float
-    on_target: bool
-    worse_than_start: bool
-    seconds: float
 
 
 def train_stage(job: StageJob) -> StageResult:
     """Train the stage, go on with it where it was, or return the result of a finished one.
 
     Raises StageStopped when it ended early and can go on, GuardError when Ultralytics does not do
-    what the recipe says, DataError and ModelError for what it cannot start from.
+    what the recipe says, DataError, RecipeError and ModelError for what it cannot start from.
     """
-    on_target = check_data(job.data_yaml, job.target_yaml)
-    record = _Record(job)
+    record = StageRecord(job)
     if (result := record.result()) is not None:
         return result
+    on_target = check_data(job.data_yaml, job.target_yaml)
     checkpoint = last_checkpoint(job.weights)
     if checkpoint is None:
-        check_start(job)
-        record.update(start=validate_start(job, on_target), on_target=on_target, seconds=0.0)
-    elif checkpoint.name == PREVIOUS:
+        record.clear()
+    if 'start' not in record.read():
+        start = validate_start(job, on_target)
+        record.update(start=start, on_target=on_target, seconds=0.0)
+    if checkpoint is None:
+        _train(job, {'model': str(find_model(str(job.model)))})
+        return _finish(job, record)
+    if checkpoint.name == PREVIOUS:
         job.log('warning', 'checkpoint_damaged', 'last.pt is damaged: goes on from the one before')
-    if checkpoint is None or not _is_complete(job, checkpoint):
-        _train(job, checkpoint)
+    saved = _load(checkpoint)
+    record.keep_rows(saved['epoch'] + 1)
+    check_forgetting(job, record)
+    if not _is_complete(job, saved):
+        _train(job, {'resume': str(checkpoint)})
     return _finish(job, record)
 
 
-def _train(job: StageJob, checkpoint: Path | None) -> None:
+def _train(job: StageJob, begin: dict[str, str]) -> None:
+    """begin: `model`, or the checkpoint to `resume` from, which has its own settings."""
     job.write()
     os.environ[JOB_VARIABLE] = str(job.file)
     overrides = {
-        **arguments(job.stage),
+        **job.arguments(),
+        **begin,
         'data': str(job.data_yaml),
         'save_dir': str(job.folder),
         'device': list(job.device) if isinstance(job.device, tuple) else job.device,
         'workers': job.workers,
         'cache': job.cache,
     }
-    if checkpoint is None:
-        overrides |= {
-            'model': str(job.model),
-            'pretrained': True,
-            'seed': job.seed,
-            'amp': job.amp,
-            'deterministic': True,
-            'plots': False,
-            'split': 'val',
-        }
-    else:
-        keep_rows(job.folder / 'results.csv', epochs_of(checkpoint))
-        overrides |= {'resume': str(checkpoint)}
     StageTrainer(overrides=overrides).train()
 
 
@@ -222,7 +120,7 @@ class StageTrainer(ShardedTrainer):
         _callbacks: dict[str, Any] | None = None,
     ) -> None:
         self.job = StageJob.read(Path(os.environ[JOB_VARIABLE]))
-        self.record = _Record(self.job)
+        self.record = StageRecord(self.job)
         self.bfloat16 = self.job.amp
         self.terminated = False
         self._bad_losses = 0
@@ -244,9 +142,11 @@ class StageTrainer(ShardedTrainer):
                 f'Training on several GPUs needs {error.name}: install it.'
             ) from error
         try:
-            with subprocess.Popen(command, preexec_fn=_end_with_parent) as launcher:
-                with _on_sigterm(launcher.terminate):
-                    status = launcher.wait()
+            with (
+                subprocess.Popen(command, preexec_fn=end_with_parent) as launcher,
+                on_sigterm(launcher.terminate),
+            ):
+                status = launcher.wait()
         finally:
             ddp_cleanup(self, file)
         if status:
@@ -258,7 +158,7 @@ class StageTrainer(ShardedTrainer):
     def _do_train(self) -> None:
         self.record.update(ending=None)
         try:
-            with _on_sigterm(self._terminate), _endings(self.job):
+            with on_sigterm(self._terminate), named_endings(self.job.stage):
                 super()._do_train()
         except (StageStopped, GuardError) as error:
             if RANK in {-1, 0}:
@@ -287,35 +187,21 @@ class StageTrainer(ShardedTrainer):
             ultralytics_trainer.check_amp = known
 
     def build_dataset(self, img_path: str, mode: str = 'train', batch: int | None = None) -> Any:
-        """A share of the training pictures is drawn by seed; Ultralytics takes the first ones."""
-        args, share = copy(self.args), self.job.stage.fraction
-        if mode == 'train' and share < 1:
-            chosen = self.job.file.with_suffix('.pictures.txt')
-            files = draw_share(pictures(self.job.data_yaml, 'train'), share, self.job.seed)
-            write_text(chosen, '\n'.join(map(str, files)) + '\n')
-            img_path = str(chosen)
+        """Ultralytics' own, but pictures are validated at the size at which models are judged."""
+        args = copy(self.args)
         if mode == 'val':
             args.imgsz = self.job.imgsz_val
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
-        return build_yolo_dataset(
-            args, img_path, batch, self.data, mode, mode == 'val', stride, fraction=1.0
-        )
-
-    def get_validator(self) -> Any:
-        """A YOLO26 is judged by its own head, which drives, and not through NMS."""
-        self.args.nms = False if has_own_head(unwrap_model(self.model)) else None
-        validator = super().get_validator()
-        validator.args.imgsz = self.job.imgsz_val
-        return validator
+        return build_yolo_dataset(args, img_path, batch, self.data, mode, mode == 'val', stride)
 
     def validate(self) -> tuple[Any, Any]:
         """Ultralytics' own, but what selects is the recipe's figure."""
         best = self.best_fitness
-        with _all_cores(self.device.type == 'cpu'):
+        with all_cores(self.device.type == 'cpu'):
             metrics, _ = super().validate()
         if metrics is None:
             return None, None
-        fitness = metrics[FITNESS[self.job.select_by]]
+        fitness = metrics[self.job.fitness]
         self.best_fitness = fitness if best is None else max(best, fitness)
         return metrics, fitness
 
@@ -325,7 +211,7 @@ class StageTrainer(ShardedTrainer):
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Ultralytics would go back three times; with the same data that ends the same."""
         if RANK in {-1, 0} and not (self.loss.isfinite() and math.isfinite(self.fitness)):
-            raise _not_finite(self.job, epoch)
+            raise _not_finite(epoch)
         return False
 
     def run_callbacks(self, event: str) -> None:
@@ -333,26 +219,32 @@ class StageTrainer(ShardedTrainer):
             step()
 
     def _on_pretrain_routine_end(self) -> None:
-        job, stage = self.job, self.job.stage
-        wanted = {**arguments(stage), 'seed': job.seed, 'amp': job.amp, 'split': 'val'}
+        job, wanted = self.job, self.job.arguments()
         check_arguments(vars(self.args), wanted)
-        if (used := type(self.optimizer).__name__) != stage.optimizer:
-            raise GuardError(f'Ultralytics trains with {used} instead of {stage.optimizer}.')
+        if (used := type(self.optimizer).__name__) != job.stage.optimizer:
+            raise GuardError(f'Ultralytics trains with {used} instead of {job.stage.optimizer}.')
+        if self.device.type == 'cuda' and bool(self.amp) != job.amp:
+            raise GuardError(f'Ultralytics has set amp to {bool(self.amp)}: say so in the recipe.')
         self._check_batch()
         if RANK in {-1, 0}:
-            job.log('guard', 'settings', "settings are the recipe's", **wanted)
+            job.log('guard', 'settings', "Ultralytics has the recipe's settings", **wanted)
 
     def _on_train_start(self) -> None:
         self._epoch_started = time.monotonic()
         if RANK in {-1, 0}:
+            job = self.job
             self._tracked = open_tracking(
-                self.job.tracking,
-                self.job.campaign,
-                self.job.run,
-                self.job.stage.name,
-                {**asdict(self.job.stage), 'seed': self.job.seed},
-                self.job.events.parent,
+                job.tracking,
+                job.campaign,
+                job.run,
+                job.stage.name,
+                {**asdict(job.stage), 'seed': job.seed},
+                job.events.parent,
+                self._warn_of_tracking,
             )
+
+    def _warn_of_tracking(self, message: str) -> None:
+        self.job.log('warning', 'tracking', message)
 
     def _on_train_epoch_start(self) -> None:
         self._oom_retries = 99  # Ultralytics halves the batch three times before it gives up
@@ -366,7 +258,7 @@ class StageTrainer(ShardedTrainer):
         else:
             self._bad_losses += 1
             if self._bad_losses > (SCALER_SKIPS if self.scaler.is_enabled() else 0):
-                raise _not_finite(self.job, self.epoch)
+                raise _not_finite(self.epoch)
         if self.terminated:
             raise StageStopped('terminated', 'asked to end (SIGTERM); goes on from its last epoch.')
         self._batch += 1
@@ -403,8 +295,7 @@ class StageTrainer(ShardedTrainer):
         losses = self.label_loss_items(self.tloss)
         self._tracked.log({**losses, **self.metrics, **self.lr}, step=self.epoch + 1)
         self._print_epoch(spent_s)
-        if self.record.read()['on_target']:
-            check_forgetting(self.job, self.record)
+        check_forgetting(self.job, self.record)
 
     def _on_train_end(self) -> None:
         self._tracked.log_artifact(f'{self.job.run}-{self.job.stage.name}', self.best)
@@ -424,39 +315,77 @@ class StageTrainer(ShardedTrainer):
         )
 
 
-class _Record:
-    """What is known of a stage beside its checkpoints; replaced whole, outside its folder.
+def check_forgetting(job: StageJob, record: StageRecord) -> None:
+    """Raise StageStopped if the stage unlearns what its starting weights knew of the target."""
+    known = record.read()
+    if not known['on_target'] or known['start']['target'] is None:
+        return
+    start, history = known['start']['target'][MAP50], [float(row[MAP50]) for row in record.rows()]
+    if forgotten(history, start, job.guards):
+        raise StageStopped(
+            'forgetting',
+            f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
+            f'{start:.3f} at the start, and more than {job.guards.forgetting_drop} lower for '
+            f'{job.guards.forgetting_epochs} epochs. Try the recipe {" or ".join(MITIGATIONS)}.',
+            MITIGATIONS,
+        )
 
-    start: figures of the starting weights: `target` and `own`, each Ultralytics' metrics or None.
-    on_target, seconds: as in StageResult. ending: why the last sitting ended early. result.
-    """
 
-    def __init__(self, job: StageJob) -> None:
-        self.job = job
-        self.path = job.file.with_suffix('.state.json')
+def _is_complete(job: StageJob, saved: dict[str, Any]) -> bool:
+    """Nothing is left to train: a kill came before the result was written."""
+    done, patience = saved['epoch'] + 1, job.stage.patience
+    without = done - saved['stopper']['best_epoch']
+    return bool(done >= job.stage.epochs or (patience and without >= patience))
 
-    def read(self) -> dict[str, Any]:
-        if not self.path.is_file():
-            return {}
-        stored: dict[str, Any] = json.loads(self.path.read_text(encoding='utf-8'))
-        return stored
 
-    def update(self, **values: Any) -> None:
-        write_text(self.path, json.dumps({**self.read(), **values}, default=str, indent=2) + '\n')
+def _finish(job: StageJob, record: StageRecord) -> StageResult:
+    """Make best.pt small and write the result."""
+    best, last = job.weights / 'best.pt', job.weights / 'last.pt'
+    if not best.is_file():
+        raise ModelError(f'{best} is gone. Delete {job.folder} to train the stage again.')
+    rows, known = record.rows(), record.read()
+    chosen = max(rows, key=lambda row: (float(row[job.fitness]), int(row['epoch'])))
+    target, own = known['start']['target'], known['start']['own']
+    result = StageResult(
+        best=best,
+        last=last,
+        epochs=len(rows),
+        stopped_by=None if len(rows) >= job.stage.epochs else 'patience',
+        start_map50=None if target is None else target[MAP50],
+        best_epoch=int(chosen['epoch']),
+        best_map50=float(chosen[MAP50]),
+        best_map50_95=float(chosen[MAP50_95]),
+        on_target=known['on_target'],
+        worse_than_start=own is not None and float(chosen[job.fitness]) < own[job.fitness],
+        seconds=known['seconds'],
+    )
+    part = best.with_suffix('.part')
+    with named_endings(job.stage):
+        strip_optimizer(best, s=str(part))
+        replace_file(part, best)
+    if result.worse_than_start:
+        job.log(
+            'warning',
+            'worse_than_start',
+            f'best.pt has {job.fitness} {chosen[job.fitness]}, less than the {own[job.fitness]} '
+            'that the stage started from',
+        )
+    record.update(result=result, ending=None)
+    (job.weights / PREVIOUS).unlink(missing_ok=True)
+    return result
 
-    def result(self) -> StageResult | None:
-        """Of a finished stage whose weights are still there."""
-        stored = self.read().get('result')
-        if stored is None or not Path(stored['best']).is_file():
-            return None
-        return StageResult(**{**stored, 'best': Path(stored['best']), 'last': Path(stored['last'])})
 
-    def raise_ending(self) -> None:
-        """Raise here what ended the training in a child process."""
-        if ending := self.read().get('ending'):
-            if ending['reason'] == 'guard':
-                raise GuardError(ending['message'])
-            raise StageStopped(ending['reason'], ending['message'], mitigation_of(ending['reason']))
+def _load(checkpoint: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    return saved
+
+
+def _not_finite(epoch: int) -> StageStopped:
+    return StageStopped(
+        'loss_not_finite',
+        f'the loss is no finite number in epoch {epoch + 1}; last.pt is from before. Try a lower '
+        'lr0, a longer warm-up, or amp: false.',
+    )
 
 
 def has_mixed_precision(model: Any) -> bool:
@@ -465,233 +394,3 @@ def has_mixed_precision(model: Any) -> bool:
     A GPU that computes nonsense in float16 ends at the guard of the loss.
     """
     return bool(next(model.parameters()).device.type not in {'cpu', 'mps'})
-
-
-def has_own_head(model: Any) -> bool:
-    """The network selects its boxes by itself (YOLO26); others need NMS."""
-    return getattr(model.model[-1], 'one2one_cv2', None) is not None
-
-
-def draw_share(files: list[Path], share: float, seed: int) -> list[Path]:
-    """A random share of some files; a smaller share is part of every larger one."""
-    shuffled = sorted(files)
-    random.Random(seed).shuffle(shuffled)
-    return sorted(shuffled[: max(1, round(share * len(files)))])
-
-
-def check_start(job: StageJob) -> None:
-    """Raise ModelError if what the stage starts from is not on this machine."""
-    path = Path(job.model)
-    if path.suffix == '.pt':
-        if not path.is_file():
-            raise ModelError(
-                f'{path} does not exist, and nothing is downloaded. Put the weights there '
-                f'({path.name} of Ultralytics: github.com/ultralytics/assets, on a machine with a '
-                f'network), or start from the architecture: model: {path.stem}.yaml'
-            )
-    elif path.suffix in {'.yaml', '.yml'}:
-        try:
-            yaml_model_load(path)
-        except (OSError, ValueError) as error:
-            raise ModelError(f'{path} is no architecture that Ultralytics knows.') from error
-    else:
-        raise ModelError(f'{path}: a model is a .pt file of weights or a .yaml architecture.')
-
-
-def validate_start(job: StageJob, on_target: bool) -> dict[str, dict[str, float] | None]:
-    """Figures of the starting weights before the first epoch, which Ultralytics does not look at.
-
-    None for an architecture without weights, and for weights of other classes.
-    """
-    if Path(job.model).suffix != '.pt':
-        job.log('guard', 'start', 'starts without weights: there is nothing to forget')
-        return {'target': None, 'own': None}
-    names = load_checkpoint(job.model)[0].names
-    if list(names.values()) != class_names(job.target_yaml):
-        job.log('guard', 'start', f'the starting weights know other classes ({len(names)})')
-        return {'target': None, 'own': None}
-    target = validate(job, job.target_yaml)
-    own = target if on_target else validate(job, job.data_yaml)
-    job.log('guard', 'start', f'starts from mAP50 {target[MAP50]:.4f} on the target', **target)
-    return {'target': target, 'own': own}
-
-
-def validate(job: StageJob, data_yaml: Path) -> dict[str, float]:
-    """Ultralytics' figures of the job's starting weights on a validation split."""
-    device = job.device[0] if isinstance(job.device, tuple) else job.device
-    settings = {
-        'model': str(job.model),
-        'data': str(data_yaml),
-        'split': 'val',
-        'imgsz': job.imgsz_val,
-        'batch': max(job.stage.batch // 4, 1),
-        'device': device,
-        'workers': job.workers,
-        'plots': False,
-        'nms': False if has_own_head(load_checkpoint(job.model)[0]) else None,
-    }
-    job.file.parent.mkdir(parents=True, exist_ok=True)
-    with _endings(job), _all_cores(device == 'cpu'):
-        figures = DetectionValidator(save_dir=job.file.parent, args=settings)()
-    return {name: round(float(value), 5) for name, value in figures.items()}
-
-
-def read_rows(results: Path) -> list[dict[str, str]]:
-    """Rows of Ultralytics' results.csv, one an epoch."""
-    with results.open(encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
-
-
-def keep_rows(results: Path, epochs: int) -> None:
-    """Take out of results.csv what was written after the last checkpoint: it is done again."""
-    if not results.is_file():
-        return
-    header, *lines = results.read_text(encoding='utf-8').splitlines()
-    kept = [
-        line
-        for line in lines
-        if line.count(',') == header.count(',') and int(line.split(',')[0]) <= epochs
-    ]
-    write_text(results, '\n'.join([header, *kept]) + '\n')
-
-
-def epochs_of(checkpoint: Path) -> int:
-    """Epochs that a checkpoint has behind it."""
-    return int(_load(checkpoint)['epoch']) + 1
-
-
-def _load(checkpoint: Path) -> dict[str, Any]:
-    stored: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
-    return stored
-
-
-def _is_complete(job: StageJob, checkpoint: Path) -> bool:
-    """Nothing is left to train: only the result was not written any more."""
-    stored = _load(checkpoint)
-    done, patience = stored['epoch'] + 1, job.stage.patience
-    without = done - stored['stopper']['best_epoch']
-    return bool(done >= job.stage.epochs or (patience and without >= patience))
-
-
-def check_forgetting(job: StageJob, record: _Record) -> None:
-    """Raise StageStopped if the stage unlearns what its starting weights knew of the target."""
-    start = (record.read()['start']['target'] or {}).get(MAP50)
-    history = [float(row[MAP50]) for row in read_rows(job.folder / 'results.csv')]
-    if start is not None and forgotten(history, start, job.guards):
-        raise StageStopped(
-            'forgetting',
-            f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
-            f'{start:.3f} at the start, and more than {job.guards.forgetting_drop} lower for '
-            f'{job.guards.forgetting_epochs} epochs. Try the recipe {" or ".join(MITIGATIONS)}.',
-            mitigation_of('forgetting'),
-        )
-
-
-def mitigation_of(reason: str) -> tuple[str, ...]:
-    return MITIGATIONS if reason == 'forgetting' else ()
-
-
-def _finish(job: StageJob, record: _Record) -> StageResult:
-    last = last_checkpoint(job.weights)
-    best = job.weights / 'best.pt'
-    assert last is not None
-    rows = read_rows(job.folder / 'results.csv')
-    epochs = epochs_of(last)
-    fitness = FITNESS[job.select_by]
-    chosen = max(rows, key=lambda row: (float(row[fitness]), int(row['epoch'])))
-    known = record.read()
-    target, own = known['start']['target'], known['start']['own']
-    worse = own is not None and float(chosen[fitness]) < own[fitness]
-    part = best.with_suffix('.part')
-    strip_optimizer(best, s=str(part))
-    replace_file(part, best)
-    result = StageResult(
-        best=best,
-        last=last,
-        epochs=epochs,
-        stopped_by=None if epochs >= job.stage.epochs else 'patience',
-        start_map50=None if target is None else target[MAP50],
-        best_epoch=int(chosen['epoch']),
-        best_map50=float(chosen[MAP50]),
-        best_map50_95=float(chosen[MAP50_95]),
-        on_target=known['on_target'],
-        worse_than_start=worse,
-        seconds=known['seconds'],
-    )
-    if worse:
-        job.log(
-            'warning',
-            'worse_than_start',
-            f'best.pt has {fitness} {chosen[fitness]}, the starting weights {own[fitness]}',
-        )
-    record.update(result=asdict(result), ending=None)
-    (job.weights / PREVIOUS).unlink(missing_ok=True)
-    return result
-
-
-def _not_finite(job: StageJob, epoch: int) -> StageStopped:
-    return StageStopped(
-        'loss_not_finite',
-        f'the loss is not a finite number in epoch {epoch + 1}. Try a lower lr0, a longer warm-up '
-        'or amp: false; last.pt is from before.',
-    )
-
-
-@contextlib.contextmanager
-def _endings(job: StageJob) -> Iterator[None]:
-    """Say clearly what the machine cannot do, where Ultralytics would change the settings."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            raise
-        raise StageStopped(
-            'disk_full',
-            f'no space is left ({error}). The checkpoints are whole: make room, and go on.',
-        ) from error
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not _is_out_of_memory(str(error)):
-            raise
-        stage = job.stage
-        raise StageStopped(
-            'out_of_memory',
-            f'out of memory with a batch of {stage.batch} at {stage.imgsz} px. Go on with '
-            f'{stage.name}.batch={max(stage.batch // 2, 1)}: with nbs={stage.nbs} an optimizer '
-            f'step still sees as many pictures. ({str(error).splitlines()[0] if str(error) else error!r})',
-        ) from error
-
-
-def _is_out_of_memory(message: str) -> bool:
-    known = ('out of memory', 'cublas_status_alloc_failed', 'unable to find an engine')
-    return any(words in message.lower() for words in known)
-
-
-@contextlib.contextmanager
-def _on_sigterm(act: Any) -> Iterator[None]:
-    """Call `act` when this process is asked to end; only the main thread can be told."""
-    try:
-        before = signal.signal(signal.SIGTERM, lambda *_: act())
-    except ValueError:  # another thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _all_cores(apply: bool) -> Iterator[None]:
-    """Ultralytics leaves a core free."""
-    threads = torch.get_num_threads()
-    if apply:
-        torch.set_num_threads(os.cpu_count() or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _end_with_parent() -> None:
-    """In the launcher, before it starts: the kernel ends it when this process is killed."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
