@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -31,6 +31,9 @@ QUEUE_MESSAGES = 1000
 
 INIT_S = 60
 """How long wandb may take to reach its server before it goes on offline (WANDB_INIT_TIMEOUT)."""
+
+GRACE_S = 10.0
+"""How much longer than its own limit a call of wandb may take before it is cut off."""
 
 FINISH_S = 60.0
 """How long finish() waits for the last upload."""
@@ -324,20 +327,22 @@ class _Wandb:
         known = json.loads(record.read_text(encoding='utf-8'))
         for mode in dict.fromkeys((message['mode'], 'offline')):
             try:
-                self._run = wandb.init(
-                    project=message['project'],
-                    entity=message['entity'],
-                    group=message['group'],
-                    job_type=message['job_type'],
-                    name=known['name'],
-                    config=message['config'],
-                    id=known['id'],
-                    resume='allow',
-                    mode=mode,
-                    dir=str(record.parents[1]),
-                    allow_val_change=True,
-                    settings=_settings(wandb, mode),
-                )
+                settings = _settings(wandb, mode)
+                with _limit(settings.init_timeout + GRACE_S):
+                    self._run = wandb.init(
+                        project=message['project'],
+                        entity=message['entity'],
+                        group=message['group'],
+                        job_type=message['job_type'],
+                        name=known['name'],
+                        config=message['config'],
+                        id=known['id'],
+                        resume='allow',
+                        mode=mode,
+                        dir=str(record.parents[1]),
+                        allow_val_change=True,
+                        settings=settings,
+                    )
                 # Not wandb's own step: a resumed epoch would be refused because it was there before
                 self._run.define_metric('epoch')
                 self._run.define_metric('*', step_metric='epoch')
@@ -352,7 +357,7 @@ class _Wandb:
                         else 'Nothing is tracked.'
                     ),
                 )
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception), _limit(GRACE_S):
                     wandb.teardown()  # the service would say that the run's id is in use
                 continue
             url = self._run.url if mode == 'online' else None
@@ -406,6 +411,22 @@ def _settings(wandb: Any, mode: str) -> Any:
         wanted['init_timeout'] = INIT_S
     known = wandb.Settings.model_fields
     return wandb.Settings(**{name: value for name, value in wanted.items() if name in known})
+
+
+@contextlib.contextmanager
+def _limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block when it takes longer: not every wandb keeps its own limit."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f'no answer within {seconds:.0f} s')
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
 
 def _words(error: Exception) -> str:
