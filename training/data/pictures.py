@@ -18,6 +18,8 @@ from training.data.layout import PICTURE_FORMATS
 LEAST_SIDE_PX = 10
 FORMATS = frozenset([*PICTURE_FORMATS.split(), 'jpeg2000'])
 """As Pillow calls them."""
+DECODED_OTHERWISE = ('.avif', '.heic', '.heif')
+"""Ultralytics decodes these with Pillow when OpenCV cannot."""
 ROTATED = (5, 6, 7, 8)
 ORIENTATION_TAG = 274
 
@@ -49,7 +51,8 @@ def check_picture(path: Path) -> tuple[tuple[int, int], tuple[Fault, ...]]:
             return size, (Fault(0, 'truncated-picture', f'is cut off: {error}', True),)
         message = 'has no JPEG end mark; Ultralytics would replace the file by a re-encoded one'
         faults.append(Fault(0, 'rewritten', message, False))
-    if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2) is None:
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
+    if decoded is None and path.suffix.lower() not in DECODED_OTHERWISE:
         message = 'passes the check of its header but cannot be decoded: training would stop at it'
         faults.append(Fault(0, 'undecodable', message, False))
     return size, tuple(faults)

@@ -1,0 +1,45 @@
+"""A small YOLO data set for tests, sound until a test plants a fault."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CLASSES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
+COUNTS = {'train': 6, 'val': 3, 'test': 2}
+DATA_YAML = """\
+train: ../train/images
+val: ../valid/images
+test: ../test/images
+nc: 5
+names: [blue_cone, large_orange_cone, orange_cone, unknown_cone, yellow_cone]
+"""
+FOLDERS = {'train': 'train', 'val': 'valid', 'test': 'test'}
+
+
+def plant(root: Path) -> Path:
+    """Write a set as Roboflow lays it out: no two pictures are equal. Returns `root`."""
+    random = np.random.default_rng(0)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / 'data.yaml').write_text(DATA_YAML)
+    for split, count in COUNTS.items():
+        for kind in ('images', 'labels'):
+            (root / FOLDERS[split] / kind).mkdir(parents=True)
+        for index in range(count):
+            picture = random.integers(0, 256, (6, 8, 3), np.uint8)
+            picture = cv2.resize(picture, (96, 64))
+            cv2.imwrite(str(root / FOLDERS[split] / 'images' / f'{split}_{index}.jpg'), picture)
+            write_label(root, split, index, f'{index % 5} 0.5 0.5 0.25 0.5\n4 0.2 0.2 0.1 0.1\n')
+    return root
+
+
+def picture_path(root: Path, split: str, index: int) -> Path:
+    return root / FOLDERS[split] / 'images' / f'{split}_{index}.jpg'
+
+
+def write_label(root: Path, split: str, index: int, text: str | bytes) -> Path:
+    path = root / FOLDERS[split] / 'labels' / f'{split}_{index}.txt'
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
