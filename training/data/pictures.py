@@ -33,9 +33,10 @@ def check_picture(path: Path) -> tuple[tuple[int, int], tuple[Fault, ...]]:
         picture = Image.open(io.BytesIO(data))
         picture.verify()
         size = picture.size
-        if picture.getexif().get(ORIENTATION_TAG) in ROTATED:
-            size = size[::-1]
         kind = (picture.format or '').lower()
+        # Only a JPEG is turned, and a PNG that was verified cannot be asked any more.
+        if kind in ('jpeg', 'mpo') and picture.getexif().get(ORIENTATION_TAG) in ROTATED:
+            size = size[::-1]
     except Exception as error:  # Pillow's decoders raise anything; Ultralytics drops for all of it
         return (0, 0), (Fault(0, 'unreadable-picture', f'is no readable picture: {error}', True),)
     if min(size) < LEAST_SIDE_PX:
