@@ -30,7 +30,6 @@ from training.recipe import (
     Arm,
     Recipe,
     Stage,
-    architecture_file,
     arms,
     find_model,
     find_recipe,
@@ -332,11 +331,9 @@ def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
     path = Path(recipe.model)
     if path.suffix == '.pt' and path.is_file():
         model = YOLO(str(path)).model
-    elif architecture_file(recipe.model) is not None:
-        named = path.with_suffix('.yaml').name
-        model = DetectionModel(str(architecture_file(named) if path.is_file() else named), nc=5)
     else:
-        raise RecipeError(f'{recipe.model} cannot be measured: it is not there')
+        architecture = path.with_suffix('.yaml').name if path.suffix == '.pt' else recipe.model
+        model = DetectionModel(str(find_model(architecture)), nc=5)
     device = f'cuda:{recipe.gpus[0]}' if recipe.gpus else 'cpu'
     if recipe.gpus and recipe.gpus[0] >= torch.cuda.device_count():
         raise RecipeError(f'{device} cannot be measured: torch sees none here (device=cpu)')

@@ -133,13 +133,11 @@ class Stage:
                 f'{self.imgsz} is no multiple of 32, the stride of the network: take '
                 f'{self.imgsz // 32 * 32 or 32} or {self.imgsz // 32 * 32 + 32}',
             )
-        if self.warmup_bias_lr > self.lr0:
+        if self.warmup_bias_lr > self.lr0 > 0:
             yield (
                 ('warmup_bias_lr',),
                 f'{self.warmup_bias_lr} is above lr0 {self.lr0}: the biases would start at '
-                f'{self.warmup_bias_lr / self.lr0:.0f} times the peak learning rate; write 0'
-                if self.lr0 > 0
-                else 'must not be above lr0',
+                f'{self.warmup_bias_lr / self.lr0:.0f} times the peak learning rate; write 0',
             )
         if self.crops_per_picture and self.crop_width < self.imgsz:
             yield (
@@ -455,9 +453,9 @@ def _file_problems(recipe: Recipe) -> Iterator[Problem]:
             find_recipe(recipe.guards.on_forgetting)
         except RecipeError as error:
             yield ('guards', 'on_forgetting'), f'neither `stop` nor a recipe: {error}'
-    layers = count_layers(recipe.model)
     for kind, stages in (('stages', recipe.stages), ('baseline', recipe.baseline)):
         for stage in stages:
+            layers = count_layers(recipe.model) if stage.freeze else None
             if layers is not None and stage.freeze >= layers:
                 yield (
                     (kind, stage.name, 'freeze'),

@@ -11,6 +11,7 @@ import math
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
@@ -68,9 +69,14 @@ def check(value: Checked) -> None:
         raise RecipeError('; '.join(f'{show_key(key)}: {what}' for key, what in problems))
 
 
+@cache
+def _kinds(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
 def field_problems(value: Any) -> Iterator[Problem]:
     """Fields outside what their annotated types allow: Range, Refuse, Literal."""
-    kinds = get_type_hints(type(value), include_extras=True)
+    kinds = _kinds(type(value))
     for entry in fields(value):
         yield from _value_problems(kinds[entry.name], getattr(value, entry.name), (entry.name,))
 
@@ -276,7 +282,7 @@ def _nest(kind: Any, node: yaml.Node | None, parts: list[str], leaf: yaml.Node, 
     name = yaml.ScalarNode('tag:yaml.org,2002:str', head, leaf.start_mark, leaf.end_mark)
     inner = _child(node, head) if node is not None else None
     if is_dataclass(kind):
-        kinds = get_type_hints(kind, include_extras=True)
+        kinds = _kinds(kind)
         if head not in kinds:
             known = [*kinds, *_names(children(node).get('stages'))]
             raise _unknown(key, head, known)
@@ -326,7 +332,7 @@ def _unknown(key: Key, name: str, known: Iterable[str]) -> _UnknownKeyError:
 
 def _hint(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return f'. Did you mean {" or ".join(close)}?'
     return f'. Known: {", ".join(names)}' if names else ': there is none'
@@ -373,7 +379,7 @@ def _build_dataclass(kind: Any, node: yaml.Node, key: Key, mistakes: Mistakes) -
     if not isinstance(node, yaml.MappingNode):
         mistakes.add(node, key, 'must be a mapping of `key: value`')
         return _FAILED
-    kinds = get_type_hints(kind, include_extras=True)
+    kinds = _kinds(kind)
     given = children(node)
     for name, _ in node.value:
         if name.value not in kinds:
