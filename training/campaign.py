@@ -28,6 +28,9 @@ from training.recipe_file import plain
 from training.status import Heartbeat, read_progress, say
 from training.steps import CampaignStoppedError, Steps, Task
 
+MACHINE_KEYS = ('device', 'workers', 'cache')
+"""Keys of a recipe that say where and how quickly it runs, not what is trained."""
+
 
 class Interrupted(KeyboardInterrupt):
     """SIGINT, SIGTERM or SIGHUP came."""
@@ -61,7 +64,13 @@ def open_campaign(
     first = load_recipe(folder.recipe)
     if recipe is not None:
         changed = list(changed_keys(plain(first), plain(recipe)))
-        if changed:
+        if changed and resume and not _ended(state) and all(map(is_of_machine, changed)):
+            save_recipe(recipe, folder.recipe)
+            state.recipe_sha256 = recipe_sha256(recipe)
+            message = f'goes on with another {", ".join(changed)}'
+            folder.log_event('warning', 'recipe', message)
+            first = recipe
+        elif changed:
             raise RecipeError(
                 f'the campaign in {folder.root} was started with another {", ".join(changed)}. '
                 'Go on with the recipe as it was, or give another --name.'
@@ -77,6 +86,13 @@ def open_campaign(
             'another --name to start a new one.'
         )
     return first, state
+
+
+def is_of_machine(key: str) -> bool:
+    """A key that may change on the way: another machine, or less memory. Nothing is trained with
+    other pictures, rates or steps for it; a batch's gradients are summed up to `nbs` pictures.
+    """
+    return key in MACHINE_KEYS or key.startswith('tracking.') or key.endswith('.batch')
 
 
 def changed_keys(old: Any, new: Any, key: str = '') -> Iterator[str]:

@@ -6,18 +6,30 @@ Each writes files, returns what campaign.json keeps of it, and may be cut short 
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import DataError, RecipeError
-from training.folder import CampaignFolder, State, Step, run_id, write_text
+from training.folder import BASELINE, CampaignFolder, State, Step, run_id, write_text
 from training.outcome import Outcome
-from training.recipe import DataSet, Recipe, Stage, arms, find_model, find_recipe, load_recipe
+from training.recipe import (
+    DataSet,
+    Figures,
+    Recipe,
+    Stage,
+    arms,
+    find_model,
+    find_recipe,
+    load_recipe,
+)
 from training.recipe_file import plain
-from training.status import say
+from training.signatures import RunFigures, Signature, find_signatures
+from training.status import read_epochs, say
 from training.training_set import write_splits, write_training_set
 
 WEIGHTS = 'weights'
@@ -105,7 +117,7 @@ class Steps:
                 yield Task(
                     f'{name}/evaluate',
                     'figures on validation pictures',
-                    partial(self._evaluate_stage, run.id, stage),
+                    partial(self._evaluate_stage, run, stage),
                 )
         for run in runs:
             yield Task(
@@ -157,7 +169,10 @@ class Steps:
 
     def _weights(self, run: Run) -> Path:
         """What a run trained: best.pt of its last stage."""
-        return self.folder.root / str(self._result(f'{run.id}/{run.stages[-1].name}')['best'])
+        return self._best_of(run, run.stages[-1])
+
+    def _best_of(self, run: Run, stage: Stage) -> Path:
+        return self.folder.root / str(self._result(f'{run.id}/{stage.name}')['best'])
 
     def _verify(self) -> dict[str, Any]:
         """Check every data set, and link what is usable of it into the campaign's folder.
@@ -317,13 +332,13 @@ class Steps:
         tried = f' Recipes to try: {", ".join(mitigation)}.' if mitigation else ''
         raise CampaignStoppedError(outcome, f'{run.id}/{stage.name}: {message}{tried}')
 
-    def _evaluate_stage(self, run: str, stage: Stage) -> dict[str, Any]:
+    def _evaluate_stage(self, run: Run, stage: Stage) -> dict[str, Any]:
         """A stage's best.pt on its own validation set and on the target's."""
-        weights = self.folder.root / str(self._result(f'{run}/{stage.name}')['best'])
-        found = {f'{stage.name}_val': self._evaluate(run, f'{stage.name}_val', weights, stage.data)}
+        weights, what = self._best_of(run, stage), f'{stage.name}_val'
+        found = {what: self._evaluate(run.id, what, weights, stage.data)}
         if stage.data != self.recipe.target:
             what = f'{stage.name}_target_val'
-            found[what] = self._evaluate(run, what, weights, self.recipe.target)
+            found[what] = self._evaluate(run.id, what, weights, self.recipe.target)
         return found
 
     def _test_run(self, run: Run) -> dict[str, Any]:
@@ -358,13 +373,162 @@ class Steps:
         }
 
     def _compare(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """The candidate against every other arm and every given baseline, on the test pictures.
+
+        Of several candidates, the arms of a sweep, it is the one that did best in validation.
+        """
+        from training.compare import compare, interval, meaning, without_nan
+        from training.evaluation import Evaluation
+
+        arms_runs = self._runs_by_arm()
+        candidate = self._best_candidate()
+        names = {**arms_runs, **{name: [f'{WEIGHTS}/{name}'] for name in self.state.baselines}}
+        tests = {
+            name: [Evaluation.load(self.folder.evaluation(run, 'test')) for run in runs]
+            for name, runs in names.items()
+        }
+        judging = self.recipe.judging
+        settings: dict[str, Any] = {
+            'resamples': judging.resamples,
+            'block': judging.block,
+            'confidence': judging.confidence,
+        }
+        comparisons = [
+            compare(tests[candidate], test, **settings, names=(candidate, name))
+            for name, test in tests.items()
+            if name != candidate
+        ]
+        own = comparisons[0].own if comparisons else interval(tests[candidate], **settings)
+        stored = {
+            'margin': judging.margin,
+            'candidate': candidate,
+            'runs': names,
+            'comparisons': [
+                {**each.to_json(), 'meaning': meaning(each, judging.margin)} for each in comparisons
+            ],
+            'own': {name: asdict(figure) for name, figure in own.items()},
+        }
+        write_text(self.folder.comparison, json.dumps(without_nan(stored), indent=2) + '\n')
+        for each in comparisons:
+            say(meaning(each, judging.margin))
+        return {'candidate': candidate}
+
+    def _runs_by_arm(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for run in self.runs():
+            found.setdefault(run.arm, []).append(run.id)
+        return found
+
+    def _best_candidate(self) -> str:
+        """Of the arms that are candidates, the one that did best in validation on the target."""
+        scores: dict[str, list[float]] = {}
+        for run in self.runs():
+            if run.candidate:
+                scores.setdefault(run.arm, []).append(self._validation(run))
+        return max(scores, key=lambda arm: statistics.mean(scores[arm]))
+
+    def _validation(self, run: Run) -> float:
+        """mAP50 of what a run trained, on the target's validation pictures."""
+        return float(self._stage_figure(run, -1, self.recipe.target) or 0.0)
+
+    def _stage_figure(self, run: Run, index: int, dataset: str) -> float | None:
+        """mAP50 of a stage's weights on a data set's validation pictures; None: not evaluated."""
+        stages = [stage for stage in run.stages if not self._forgot(run, stage)]
+        stage = stages[index]
+        what = f'{stage.name}_val' if stage.data == dataset else f'{stage.name}_target_val'
+        result = self._result(f'{run.id}/{stage.name}/evaluate')
+        return result[what]['map50'] if what in result else None
+
+    def _forgot(self, run: Run, stage: Stage) -> bool:
+        return self._result(f'{run.id}/{stage.name}').get('stopped_by') == 'forgetting'
 
     def _decide(self) -> dict[str, Any]:
-        raise NotImplementedError
+        from training.compare import Comparison, Interval
+        from training.decide import Candidate, decide
+
+        stored = json.loads(self.folder.comparison.read_text(encoding='utf-8'))
+        name = stored['candidate']
+        comparisons = [Comparison.from_json(entry) for entry in stored['comparisons']]
+        runs = [run for run in self.runs() if run.arm == name]
+        signatures = [each for run in runs for each in self._signatures(run)]
+        self.state.signatures = [
+            {**plain(signature), 'remedies': list(signature.remedies)} for signature in signatures
+        ]
+        others = {stage.data for run in runs for stage in run.stages} - {self.recipe.target}
+        best = {
+            arm: max((run for run in self.runs() if run.arm == arm), key=self._validation)
+            for arm in self._runs_by_arm()
+        }
+        first = best[name].stages[0]
+        verdict = decide(
+            Candidate(
+                name=name,
+                figures={
+                    figure: Interval(*(math.nan if v is None else v for v in values.values()))
+                    for figure, values in stored['own'].items()
+                },
+                weights={
+                    **{arm: self._weights(run) for arm, run in best.items()},
+                    **{given: Path(path) for given, path in self.state.baselines.items()},
+                },
+                data=self._source(self.recipe.target),
+                pretraining=self._source(min(others)) if others else None,
+                first_stage=self._best_of(best[name], first)
+                if len(best[name].stages) > 1
+                else None,
+                recipe=str(self.folder.recipe),
+                seeds=len(runs),
+                signatures=sorted({signature.name for signature in signatures}),
+            ),
+            comparisons,
+            self.recipe.judging,
+        )
+        write_text(self.folder.verdict, json.dumps(verdict.to_json(), indent=2) + '\n')
+        say(verdict.sentence)
+        for step in verdict.next_steps:
+            say(f'  next: {step}')
+        return {'outcome': verdict.outcome.label, 'sentence': verdict.sentence}
+
+    def _signatures(self, run: Run) -> tuple[Signature, ...]:
+        """The strategy's issues that a run of the candidate shows."""
+        stages = [stage for stage in run.stages if not self._forgot(run, stage)]
+        first, last = stages[0], stages[-1]
+        target, judging = self.recipe.target, self.recipe.judging
+        base = [other for other in self.runs() if other.arm == BASELINE and not other.candidate]
+        tests = [self._result(f'{other.id}/test')['test']['map50'] for other in base]
+        given = self._result(f'{WEIGHTS}/{BASELINE}/test')
+        published = judging.published.get(BASELINE, Figures()).map50
+        results = self.folder.stage(self.recipe, run.id, last) / 'results.csv'
+        return find_signatures(
+            run.id,
+            RunFigures(
+                source_val=(
+                    self._stage_figure(run, 0, first.data) if first.data != target else None
+                ),
+                start=self._stage_figure(run, -2, target) if len(stages) > 1 else None,
+                target_val=self._stage_figure(run, -1, target),
+                test=self._result(f'{run.id}/test')['test']['map50'],
+                baseline=statistics.mean(map(self._validation, base)) if base else None,
+                baseline_test=(
+                    statistics.mean(tests)
+                    if tests
+                    else given['test']['map50']
+                    if given
+                    else published
+                ),
+                val_losses=read_epochs(results).val_losses,
+                forgot=len(stages) < len(run.stages),
+            ),
+            self.recipe.guards,
+            judging.margin,
+        )
 
     def _report(self) -> dict[str, Any]:
-        raise NotImplementedError
+        from training.report import write_report
+
+        page = write_report(self.folder)
+        say(f'report: {page}')
+        return {'page': str(page.relative_to(self.folder.root))}
 
 
 def mitigation_stage(stage: Stage, recipe: str) -> Stage:
