@@ -63,9 +63,9 @@ class ResampledFigures:
         confidence: float,
         bands_px: Sequence[tuple[float, float]] = HEIGHT_BANDS_PX,
     ) -> None:
-        self._classes = [_ClassFigures(each, confidence) for each in rank(evaluation)]
+        self._classes = [ClassFigures(each, confidence) for each in rank(evaluation)]
         self._bands = [
-            [_ClassFigures(_only_counted(each), confidence) for each in rank(evaluation, *band)]
+            [ClassFigures(_only_counted(each), confidence) for each in rank(evaluation, *band)]
             for band in bands_px
         ]
         self.names = (
@@ -98,7 +98,7 @@ class ResampledFigures:
         return np.stack(columns, axis=1)
 
 
-class _ClassFigures:
+class ClassFigures:
     """One ranked class of N detections, and what does not depend on the resample."""
 
     def __init__(self, ranked: RankedClass, confidence: float) -> None:
