@@ -19,7 +19,8 @@ SILENCE_S = 60.0
 """So long may the other side say nothing."""
 ATTEMPTS = 5
 """In a row without a single new byte."""
-BLOCK = 1 << 20
+BLOCK = 1 << 16
+"""Bytes; what has arrived of one is lost when the connection breaks."""
 
 
 @dataclass(frozen=True, slots=True)
