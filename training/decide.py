@@ -396,7 +396,7 @@ def _more_evidence(
     elif deciding.subject == 'weights':
         steps.append(
             'Learn how much a seed matters: '
-            f'{_command("two-stage", candidate.recipe, "seeds=[0,1,2]")}'
+            f'{_command("two-stage", candidate.recipe, "seeds=[0,1,2]", "--name", "three-seeds")}'
         )
     found = deciding.difference
     half = (found.high - found.low) / 2
