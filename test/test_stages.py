@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,13 @@ pytest.importorskip('ultralytics')
 
 from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
-from cone_perception.errors import DataError, ModelError  # noqa: E402
+from cone_perception.errors import ModelError, RecipeError  # noqa: E402
 from training import stages  # noqa: E402
-from training.guards import GuardError, StageStopped  # noqa: E402
+from training.cpu_trainer import PREVIOUS, ShardedLoss, is_whole  # noqa: E402
+from training.guards import GuardError, StageStopped, rate_share  # noqa: E402
 from training.recipe import Guards, Stage  # noqa: E402
-from training.stage_job import StageRecord  # noqa: E402
-from training.stages import StageJob, StageTrainer, train_stage  # noqa: E402
+from training.stage_job import MAP50, MAP50_95, StageJob, StageRecord  # noqa: E402
+from training.stages import StageTrainer, train_stage  # noqa: E402
 
 TINY_STAGE = Stage(
     'stage1', 'tiny', epochs=3, batch=4, imgsz=64, nbs=4, optimizer='AdamW', lr0=2e-3,
@@ -34,6 +38,10 @@ TINY_STAGE = Stage(
 
 @pytest.fixture
 def job(tmp_path: Path) -> StageJob:
+    return make_job(tmp_path)
+
+
+def make_job(tmp_path: Path) -> StageJob:
     data = write_data_set(tmp_path / 'data')
     return StageJob(
         'two-stage/seed0',
@@ -46,6 +54,28 @@ def job(tmp_path: Path) -> StageJob:
         'campaign',
         imgsz_val=64,
     )
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
+    """A finished stage of three epochs, and the points of its curves."""
+    job = make_job(tmp_path_factory.mktemp('trained'))
+    train_stage(job)
+    return job
+
+
+@pytest.fixture
+def finished(trained: StageJob, tmp_path: Path) -> StageJob:
+    """A copy of it that a test may spoil."""
+    job = replace(
+        trained, folder=tmp_path / 'copy' / TINY_STAGE.folder, events=tmp_path / 'copy/events.jsonl'
+    )
+    shutil.copytree(trained.events.parent, tmp_path / 'copy')
+    record = StageRecord(job)
+    result = record.read()['result']
+    places = {name: str(job.weights / f'{name}.pt') for name in ('best', 'last')}
+    record.update(result={**result, **places})
+    return job
 
 
 def with_stage(job: StageJob, **changes: Any) -> StageJob:
@@ -111,3 +141,445 @@ def test_killed_in_mid_epoch_it_goes_on_from_its_last_epoch(job: StageJob) -> No
     rows = StageRecord(job).rows()
     assert [row['epoch'] for row in rows] == ['1', '2', '3']
     assert (result.epochs, result.stopped_by) == (3, None)
+
+
+def at_batch(patch: pytest.MonkeyPatch, number: int, act: Callable[[Any], None]) -> None:
+    """Do something to the trainer after a batch of the stage, counted from 0."""
+    check = StageTrainer._on_train_batch_end
+
+    def step(trainer: Any) -> None:
+        if trainer._batch == number:
+            act(trainer)
+        check(trainer)
+
+    patch.setattr(StageTrainer, '_on_train_batch_end', step)
+
+
+def interrupt(job: StageJob, batch: int = 3) -> None:
+    """Train until SIGTERM comes in a batch; two batches are an epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        at_batch(patch, batch, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(StageStopped) as stopped:
+            train_stage(job)
+    assert stopped.value.reason == 'terminated'
+
+
+def refuse_training(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError('a training was started')
+
+    patch.setattr(stages, 'StageTrainer', refuse)
+
+
+def test_finished_stage_returns_its_result_and_trains_nothing(
+    finished: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse_training(monkeypatch)
+    result = train_stage(finished)
+    assert (result.epochs, result.stopped_by, result.best.is_file()) == (3, None, True)
+
+
+def test_stage_that_was_killed_before_its_result_only_writes_it(
+    finished: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = train_stage(finished)
+    StageRecord(finished).update(result=None)
+    refuse_training(monkeypatch)
+    assert train_stage(finished) == expected
+
+
+def test_stage_whose_patience_ended_does_not_go_on(
+    finished: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StageRecord(finished).update(result=None)
+    last = finished.weights / 'last.pt'
+    saved = torch.load(last, weights_only=False)
+    saved['stopper']['best_epoch'] = 1
+    torch.save(saved, last)
+    refuse_training(monkeypatch)
+    assert train_stage(with_stage(finished, epochs=9, patience=2)).stopped_by == 'patience'
+
+
+def test_rates_of_the_curves_are_the_recipes(trained: StageJob) -> None:
+    rows = StageRecord(trained).rows()
+    rates = [float(row['lr/pg0']) for row in rows[1:]]  # after one epoch of warm-up
+    assert rates == pytest.approx([2e-3 * rate_share(trained.stage, epoch) for epoch in (1, 2)])
+    logged = events(trained, 'learning_rates')
+    assert [event['values']['lr2'] for event in logged] == pytest.approx(
+        [float(row['lr/pg2']) for row in rows], rel=1e-4
+    )
+    assert events(trained, 'settings')[0]['values']['optimizer'] == 'AdamW'
+
+
+def test_checkpoints_hold_nothing_of_this_machine(trained: StageJob) -> None:
+    last = torch.load(trained.weights / 'last.pt', weights_only=False)
+    assert 'loss' not in vars(last['ema'])
+    assert last['ema'].criterion is None
+    best = torch.load(trained.weights / 'best.pt', weights_only=False)
+    assert best['optimizer'] is None
+    assert best['model'].names[4] == 'yellow_cone'
+    assert not list(trained.weights.glob('*.part')) + list(trained.weights.glob(PREVIOUS))
+
+
+def test_job_survives_its_file(job: StageJob) -> None:
+    job = replace(job, device=(0, 1), guards=Guards(forgetting_epochs=2))
+    job.write()
+    assert StageJob.read(job.file) == replace(job, model=str(job.model))
+    assert not job.file.is_relative_to(job.folder)
+
+
+def test_each_epoch_is_counted_once(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    points: list[tuple[int, dict[str, float]]] = []
+
+    class Tracked:
+        def log(self, values: dict[str, float], step: int) -> None:
+            points.append((step, values))
+
+        def log_artifact(self, name: str, path: Path) -> None:
+            assert path.is_file()
+
+        def finish(self, failed: bool = False) -> None:
+            points.append((-1, {}))
+
+    monkeypatch.setattr(stages, 'open_tracking', lambda *_: Tracked())
+    train_stage(with_stage(job, epochs=2))
+    assert [step for step, _ in points] == [1, 2, -1]
+    assert {MAP50, 'train/box_loss', 'val/box_loss', 'lr/pg0'} <= set(points[0][1])
+    assert [row['epoch'] for row in StageRecord(job).rows()] == ['1', '2']
+
+
+def give_figures(patch: pytest.MonkeyPatch, map50: list[float], map50_95: list[float]) -> None:
+    """Let Ultralytics' own validation find these, epoch by epoch."""
+    base = stages.ultralytics_trainer.BaseTrainer
+
+    def validate(trainer: Any) -> tuple[dict[str, float], float]:
+        metrics = {MAP50: map50[trainer.epoch], MAP50_95: map50_95[trainer.epoch]}
+        trainer.best_fitness = max(map50_95[: trainer.epoch + 1])
+        return metrics, metrics[MAP50_95]
+
+    patch.setattr(base, 'validate', validate)
+
+
+@pytest.mark.parametrize(('select_by', 'best'), [('map50', 2), ('map50_95', 1)])
+def test_best_weights_are_those_of_the_recipes_figure(
+    job: StageJob, select_by: Any, best: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    map50, map50_95 = [0.1, 0.3, 0.2, 0.2], [0.09, 0.08, 0.07, 0.06]
+    give_figures(monkeypatch, map50, map50_95)
+    job = with_stage(replace(job, select_by=select_by), epochs=4, patience=2)
+    result = train_stage(job)
+    assert result.best_epoch == best
+    assert (result.epochs, result.stopped_by) == ((4, None) if best == 2 else (3, 'patience'))
+    saved = torch.load(result.best, weights_only=False)
+    assert saved['train_metrics'][MAP50] == map50[best - 1]
+
+
+def start_from(patch: pytest.MonkeyPatch, map50: float) -> None:
+    figures = {MAP50: map50, MAP50_95: map50 / 2}
+    patch.setattr(stages, 'validate_start', lambda *_: {'target': figures, 'own': figures})
+
+
+def test_best_weights_worse_than_the_start_are_told(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_from(monkeypatch, 0.9)
+    result = train_stage(with_stage(job, epochs=1))
+    assert result.worse_than_start
+    assert result.start_map50 == 0.9
+    assert events(job, 'worse_than_start')
+
+
+def test_starting_weights_are_judged_by_the_head_that_judges_each_epoch(
+    job: StageJob, trained: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads: list[tuple[bool, bool]] = []
+    from training.start_weights import DetectionValidator
+
+    prepare = DetectionValidator.init_metrics
+
+    def look(validator: Any, model: Any) -> None:
+        prepare(validator, model)
+        heads.append((validator.training, validator.end2end))
+
+    monkeypatch.setattr(DetectionValidator, 'init_metrics', look)
+    train_stage(with_stage(replace(job, model=trained.weights / 'best.pt'), epochs=1))
+    assert heads == [(False, False), (True, False)]
+    assert events(job, 'start')[0]['values'][MAP50] >= 0
+
+
+def test_other_head_in_validation_is_refused(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = StageJob.arguments
+    check = StageTrainer._on_pretrain_routine_end
+
+    def change(trainer: Any) -> None:
+        trainer.args.nms = False
+        check(trainer)
+
+    monkeypatch.setattr(StageTrainer, '_on_pretrain_routine_end', change)
+    assert known(job)['nms'] is None
+    with pytest.raises(GuardError, match='nms is False'):
+        train_stage(job)
+
+
+def test_weights_of_other_classes_are_no_start_to_compare_with(
+    job: StageJob, trained: StageJob, tmp_path: Path
+) -> None:
+    saved = torch.load(trained.weights / 'best.pt', weights_only=False)
+    saved['model'].names = dict(enumerate('abcde'))
+    torch.save(saved, tmp_path / 'other.pt')
+    found = stages.validate_start(replace(job, model=tmp_path / 'other.pt'), True)
+    assert found == {'target': None, 'own': None}
+
+
+def test_missing_weights_are_not_downloaded(job: StageJob) -> None:
+    with pytest.raises(RecipeError, match=r'yolo12n\.pt are not there'):
+        train_stage(replace(job, model='yolo12n.pt'))
+
+
+def test_float16_is_not_tried_with_downloaded_weights(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(model: Any) -> bool:
+        raise AssertionError('Ultralytics would download yolo26n.pt')
+
+    monkeypatch.setattr(stages.ultralytics_trainer, 'check_amp', download)
+    train_stage(with_stage(job, epochs=1))
+
+
+def test_optimizer_that_ultralytics_chose_by_itself_stops_the_stage(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = StageTrainer.build_optimizer
+
+    def choose(trainer: Any, model: Any, **settings: Any) -> Any:
+        return build(trainer, model, **{**settings, 'name': 'SGD'})
+
+    monkeypatch.setattr(StageTrainer, 'build_optimizer', choose)
+    with pytest.raises(GuardError, match='SGD instead of AdamW'):
+        train_stage(job)
+    assert 'SGD' in events(job, 'guard')[0]['message']
+
+
+@pytest.mark.parametrize(
+    ('group', 'rate', 'batch'), [('bias', 0.1, 0), ('weight', 0.01, 2), ('bn', 0.001, 3)]
+)
+def test_rate_that_is_not_the_recipes_stops_the_stage_in_that_batch(
+    job: StageJob, group: str, rate: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(trainer: Any) -> None:
+        for entry in trainer.optimizer.param_groups:
+            if entry['param_group'] == group:
+                entry['lr'] = rate
+
+    at_batch(monkeypatch, batch, change)
+    with pytest.raises(GuardError, match=rf'\({group}\) learns at {rate} in batch {batch}'):
+        train_stage(job)
+
+
+def test_other_accumulation_than_the_recipes_stops_the_stage(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = StageTrainer._build_train_pipeline
+
+    def change(trainer: Any) -> None:
+        build(trainer)
+        trainer.accumulate = 2
+
+    monkeypatch.setattr(StageTrainer, '_build_train_pipeline', change)
+    with pytest.raises(GuardError, match='2 batches make an optimizer step instead of 1'):
+        train_stage(job)
+
+
+def fail_on_call(patch: pytest.MonkeyPatch, number: int, error: Exception) -> list[int]:
+    """Raise in the forward pass of one batch, where a GPU would. Returns the batches seen."""
+    compute, sizes = ShardedLoss.__call__, []
+
+    def loss(self: Any, batch: dict[str, Any]) -> Any:
+        sizes.append(len(batch['img']))
+        if len(sizes) == number:
+            raise error
+        return compute(self, batch)
+
+    patch.setattr(ShardedLoss, '__call__', loss)
+    return sizes
+
+
+def test_out_of_memory_does_not_halve_the_batch(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')
+    sizes = fail_on_call(monkeypatch, 1, error)
+    with pytest.raises(StageStopped, match=r'stage1\.batch=2') as stopped:
+        train_stage(job)
+    assert stopped.value.reason == 'out_of_memory'
+    assert sizes == [4]
+    assert events(job, 'out_of_memory')
+
+
+def test_stage_goes_on_with_the_smaller_batch_of_its_recipe(job: StageJob) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fail_on_call(patch, 3, torch.OutOfMemoryError('CUDA out of memory.'))
+        with pytest.raises(StageStopped):
+            train_stage(job)
+    result = train_stage(with_stage(job, batch=2))
+    assert result.epochs == 3
+
+
+def test_loss_that_is_no_number_ends_the_stage_at_once(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, calls = ShardedLoss.__call__, []
+
+    def loss(self: Any, batch: dict[str, Any]) -> Any:
+        calls.append(1)
+        value, items = compute(self, batch)
+        return (value * float('nan') if len(calls) == 3 else value), items
+
+    monkeypatch.setattr(ShardedLoss, '__call__', loss)
+    with pytest.raises(StageStopped, match='in epoch 2') as stopped:
+        train_stage(job)
+    assert (stopped.value.reason, len(calls)) == ('loss_not_finite', 3)
+    monkeypatch.undo()
+    assert train_stage(job).epochs == 3
+
+
+def test_forgetting_ends_the_stage_and_names_what_to_try(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_from(monkeypatch, 0.7)
+    give_figures(monkeypatch, [0.69, 0.6, 0.6, 0.6], [0.1] * 4)
+    job = with_stage(replace(job, guards=Guards(forgetting_epochs=2)), epochs=4)
+    for _ in range(2):  # started again, it does not go on
+        with pytest.raises(StageStopped, match=r'after epoch 3; it was 0\.700') as stopped:
+            train_stage(job)
+        assert (stopped.value.reason, stopped.value.mitigation[0]) == ('forgetting', 'lower_lr')
+    assert len(StageRecord(job).rows()) == 3
+    assert StageRecord(job).read()['ending']['reason'] == 'forgetting'
+
+
+def test_forgetting_the_target_is_no_matter_on_other_pictures(
+    job: StageJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start_from(monkeypatch, 0.7)
+    give_figures(monkeypatch, [0.1] * 2, [0.1] * 2)
+    other = write_data_set(tmp_path / 'target')
+    job = replace(job, target_yaml=other, guards=Guards(forgetting_epochs=1))
+    assert not train_stage(with_stage(job, epochs=2)).on_target
+
+
+def test_full_disk_leaves_the_old_checkpoint_whole(job: StageJob) -> None:
+    write = Path.write_bytes
+
+    def write_half(path: Path, content: bytes) -> int:
+        if path.name == 'last.part' and (job.weights / 'last.pt').is_file():
+            write(path, content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+        return write(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, 'write_bytes', write_half)
+        with pytest.raises(StageStopped) as stopped:
+            train_stage(job)
+    assert stopped.value.reason == 'disk_full'
+    assert is_whole(job.weights / 'last.pt')
+    assert torch.load(job.weights / 'last.pt', weights_only=False)['epoch'] == 0
+    assert not list(job.weights.glob('*.part'))
+    assert train_stage(job).epochs == 3
+    assert [row['epoch'] for row in StageRecord(job).rows()] == ['1', '2', '3']
+
+
+def test_sigterm_ends_the_stage_and_it_goes_on_in_its_own_folder(
+    job: StageJob, tmp_path: Path
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    interrupt(job)
+    assert signal.getsignal(signal.SIGTERM) is before
+    newer = tmp_path / 'campaign' / 'another' / 'weights' / 'last.pt'
+    newer.parent.mkdir(parents=True)
+    newer.write_bytes(b'Ultralytics would take the newest one')
+    result = train_stage(job)
+    assert (result.epochs, result.last.parent.parent) == (3, job.folder)
+
+
+def test_truncated_checkpoint_is_noticed_and_the_one_before_taken(job: StageJob) -> None:
+    interrupt(job, batch=5)  # in the third epoch
+    last = job.weights / 'last.pt'
+    last.write_bytes(last.read_bytes()[:-1000])
+    assert torch.load(job.weights / PREVIOUS, weights_only=False)['epoch'] == 0
+    assert train_stage(job).epochs == 3
+    assert events(job, 'checkpoint_damaged')
+    assert [row['epoch'] for row in StageRecord(job).rows()] == ['1', '2', '3']
+
+
+def test_stage_with_no_readable_checkpoint_does_not_start_anew(
+    finished: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    StageRecord(finished).update(result=None)
+    last = finished.weights / 'last.pt'
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 255
+    last.write_bytes(content)
+    refuse_training(monkeypatch)
+    with pytest.raises(ModelError, match=r'last\.pt cannot be read'):
+        train_stage(finished)
+
+
+def test_checkpoint_of_another_recipe_is_refused(job: StageJob) -> None:
+    interrupt(job)
+    with pytest.raises(GuardError, match=r'lr0 is 0\.002 instead of 0\.01'):
+        train_stage(with_stage(job, lr0=0.01))
+
+
+@contextlib.contextmanager
+def launched_here(job: StageJob, patch: pytest.MonkeyPatch) -> Any:
+    """A trainer that launches Ultralytics' own file for child processes: one, without GPUs.
+
+    What it cannot show is the processes' talk with each other: that needs GPUs.
+    """
+    pytest.importorskip('cloudpickle')
+    from ultralytics.utils.dist import generate_ddp_file
+
+    def command(trainer: Any) -> tuple[list[str], str]:
+        shutil.rmtree(trainer.save_dir)
+        file = generate_ddp_file(trainer)
+        return [sys.executable, file], file
+
+    patch.setattr(stages, 'generate_ddp_command', command)
+    construct = StageTrainer.__init__
+
+    def several(trainer: Any, **settings: Any) -> None:
+        construct(trainer, **settings)
+        trainer.ddp = True
+
+    patch.setattr(StageTrainer, '__init__', several)
+    yield
+
+
+@pytest.mark.slow
+def test_child_process_trains_with_all_guards(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with launched_here(job, monkeypatch):
+        result = train_stage(with_stage(job, epochs=1))
+    assert result.epochs == 1
+    assert events(job, 'settings')
+    assert events(job, 'learning_rates')
+
+
+@pytest.mark.slow
+def test_what_stops_a_child_process_is_told_by_its_parent(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = StageJob.write
+    with launched_here(job, monkeypatch):
+        train = StageTrainer.train
+
+        def change_then_train(trainer: Any) -> None:
+            write(with_stage(trainer.job, lr0=0.5))
+            train(trainer)
+
+        monkeypatch.setattr(StageTrainer, 'train', change_then_train)
+        with pytest.raises(GuardError, match=r'lr0 is 0\.002 instead of 0\.5'):
+            train_stage(job)
