@@ -54,16 +54,19 @@ def smoke_plan(folder: Path, *overrides: str) -> Plan:
     return make_plan(load_recipe(find_recipe('smoke'), settings), folder / 'runs' / 'smoke')
 
 
+PLAIN = Stage('s', 'd', 4, batch=4, nbs=16, imgsz=64, lrf=0.1, warmup_epochs=1.5)
+
+
 @pytest.mark.parametrize(
     'stage',
     [
-        Stage('s', 'd', 4, batch=4, nbs=16, imgsz=64, lr0=0.01, lrf=0.1, warmup_epochs=1.5),
-        Stage('s', 'd', 3, batch=4, nbs=4, imgsz=64, lr0=1e-3, warmup_bias_lr=5e-4, optimizer='AdamW'),
-        Stage('s', 'd', 2, batch=5, nbs=12, imgsz=64, optimizer='MuSGD', cos_lr=True, warmup_epochs=9),
-        Stage('s', 'd', 2, batch=4, nbs=64, imgsz=64, warmup_epochs=0),
+        PLAIN,
+        replace(PLAIN, epochs=3, nbs=4, lr0=1e-3, warmup_bias_lr=5e-4, optimizer='AdamW'),
+        replace(PLAIN, epochs=2, batch=5, nbs=12, optimizer='MuSGD', cos_lr=True, warmup_epochs=9),
+        replace(PLAIN, epochs=2, nbs=64, warmup_epochs=0),
     ],
     ids=['accumulates', 'bias', 'muon', 'no warm-up'],
-)  # fmt: skip
+)
 def test_rates_and_steps_are_those_of_a_real_training(stage: Stage, tmp_path: Path) -> None:
     pytest.importorskip('ultralytics')
     from training.ultralytics_cpu import prepare_ultralytics
@@ -176,7 +179,7 @@ def test_everything_missing_is_named(
     for told in (
         f'weights {tmp_path}/yolo12n.pt are not there',
         'data fetch cone-detector',
-        'data fetch fsoco-12',
+        'data fetch FSOCO-12',
         'GPU 0: the NVIDIA driver shows 0 here',
     ):
         assert told in printed

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cone_perception.errors import RecipeError
+from training import recipe as recipes
 from training.recipe import (
     Recipe,
     Stage,
@@ -197,6 +198,7 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes() -> None:
             '  more: {path: more, images: {tst: 3}}',
             'images.tst: no such split',
         ),
+        ('  more: {path: more}', '  more: {path: more, source: coco}', "'coco' cannot be fetched"),
         ('baseline:', 'seeds: []\nbaseline:', 'seeds: give at least one'),
         ('baseline:', 'seeds: 0\nbaseline:', 'recipe.yaml:15: seeds: must be a list, as [0, 1]'),
         ('baseline:', 'seeds: [0, 0]\nbaseline:', 'names one twice'),
@@ -400,6 +402,24 @@ def test_recipe_is_found_by_name_or_path(recipe: Path, monkeypatch: pytest.Monke
     assert find_recipe(str(recipe)) == recipe
     with pytest.raises(RecipeError, match=r'no recipe .two_stages.*higher_lr.*two_stage'):
         find_recipe('two_stages')
+
+
+@pytest.mark.parametrize(
+    'lib', ['lib/python3.10/site-packages', 'local/lib/python3.12/dist-packages', '.']
+)
+def test_installed_recipes_are_found_below_their_prefix(
+    lib: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A venv or colcon, Debian's Python, and `pip install --target`."""
+    shared = tmp_path / 'share' / 'training' / 'config'
+    shared.mkdir(parents=True)
+    installed = write(shared, RECIPE, 'two_stage.yaml')
+    monkeypatch.setattr(recipes, '__file__', str(tmp_path / lib / 'training' / 'recipe.py'))
+    assert find_recipe('two_stage') == installed
+    installed.unlink()
+    shared.rmdir()
+    with pytest.raises(RecipeError, match='none'):
+        find_recipe('two_stage')
 
 
 def test_missing_weights_are_told_with_the_place_to_put_them(

@@ -130,7 +130,12 @@ class Plan:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('recipe', help='name of a shipped recipe, or a file')
-    parser.add_argument('overrides', nargs='*', metavar='KEY=VALUE', help='as stage2.lr0=0.0005')
+    parser.add_argument(
+        'overrides',
+        nargs='*',
+        metavar='KEY=VALUE',
+        help='as stage2.lr0=0.0005; they follow the recipe, before any option',
+    )
     parser.add_argument(
         '--runs', type=Path, default=Path('runs'), help='folder of all campaigns (default: runs)'
     )

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from cone_perception.errors import OutputError, RecipeError
+from training.data.sources import SOURCES
 from training.recipe_file import (
     Mistakes,
     Problem,
@@ -70,6 +71,8 @@ class DataSet:
 
     def problems(self) -> Iterator[Problem]:
         yield from field_problems(self)
+        if self.source and self.source not in SOURCES:
+            yield ('source',), f'{self.source!r} cannot be fetched: {_list(SOURCES)} can'
         for split in self.images:
             if split not in ('train', 'val', 'test'):
                 yield ('images', split), 'no such split: train, val and test are'

@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
@@ -69,9 +69,8 @@ def check(value: Checked) -> None:
         raise RecipeError('; '.join(f'{show_key(key)}: {what}' for key, what in problems))
 
 
-@cache
-def _kinds(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind, include_extras=True)
+_kinds: Callable[[Any], dict[str, Any]] = cache(partial(get_type_hints, include_extras=True))
+"""Field -> annotated type of a dataclass."""
 
 
 def field_problems(value: Any) -> Iterator[Problem]:
