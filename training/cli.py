@@ -18,6 +18,7 @@ SUBCOMMANDS = {
     'evaluate': ('training.evaluate', 'figures of a model on a labelled data set, any format'),
     'compare': ('training.compare', 'differences between evaluated models, with intervals'),
     'two-stage': ('training.two_stage', 'run a campaign: from data sets to a verdict'),
+    'report': ('training.report', "write a campaign's page, Markdown and card again"),
     'status': ('training.status', 'how far a campaign is, from any shell'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""

@@ -1,0 +1,276 @@
+"""A finished campaign as its own code would write it, made of figures that nobody trained."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from training.compare import compare, meaning, without_nan
+from training.data.verify import DataReport, SplitCounts
+from training.decide import Candidate, decide
+from training.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics
+from training.folder import CampaignFolder, State, Step
+from training.recipe import arms, load_recipe, recipe_sha256, save_recipe
+from training.recipe_file import plain
+from training.simulate.track import CLASS_NAMES
+
+RECIPE = Path(__file__).resolve().parents[1] / 'config' / 'training' / 'mini.yaml'
+CONES = 6
+"""In each picture."""
+
+
+def invent_evaluation(pictures: int, quality: float, seed: int) -> Evaluation:
+    """What a model of that quality, 0..1, might have found; the cones are always the same."""
+    there, rng = np.random.default_rng(0), np.random.default_rng(seed)
+    count = pictures * CONES
+    image = np.repeat(np.arange(pictures), CONES)
+    classes = there.choice(len(CLASS_NAMES), count, p=[0.35, 0.05, 0.2, 0.05, 0.35])
+    height = there.uniform(4, 90, count).astype(np.float32)
+    left, top = there.uniform(0, 500, count), there.uniform(0, 200, count)
+    boxes = np.stack([left, top, left + 0.7 * height, top + height], axis=1).astype(np.float32)
+    skill = np.clip(quality + (height - 40) / 200 + rng.normal(0, 0.1, count), 0, 1)
+    found = rng.random(count) < skill
+    overlap = np.where(found, 0.5 + 0.5 * skill * rng.random(count) ** 0.5, 0)
+    match = np.where(overlap[:, None] >= IOU_THRESHOLDS, np.arange(count)[:, None], -1)
+    score = np.clip(0.3 + 0.6 * skill + rng.normal(0, 0.15, count), 0.01, 0.99)
+    order = np.lexsort([-score, image])
+    return Evaluation(
+        origin=Origin(
+            'best.pt', 'a' * 64, 'data.yaml', 'b' * 64, 'test', (640, 640), 'anchors', 'torch'
+        ),
+        class_names=CLASS_NAMES,
+        image_names=tuple(f'team_{index:05}.jpg' for index in range(pictures)),
+        image_size_px=np.tile(np.array([[640, 360]], np.int64), (pictures, 1)),
+        detection_image=image[order],
+        detection_class=classes[order],
+        detection_score=score[order].astype(np.float32),
+        detection_box_px=boxes[order],
+        detection_match=match[order],
+        detection_overlaps=match[order, 0],
+        truth_image=image,
+        truth_class=classes,
+        truth_box_px=boxes,
+    )
+
+
+def write_campaign(
+    root: Path, gain: float = 0.05, overrides: tuple[str, ...] = (), pictures: int = 60
+) -> CampaignFolder:
+    """Write a campaign whose candidate is better than its baseline by about `gain`."""
+    folder = CampaignFolder(root)
+    recipe = load_recipe(RECIPE, overrides)
+    root.mkdir(parents=True)
+    save_recipe(recipe, folder.recipe)
+    state = State(
+        root.name,
+        recipe_sha256(recipe),
+        '2026-02-01T08:00:00+00:00',
+        commit='0123456789abcdef',
+        versions={'torch': '2.13.0', 'ultralytics': '8.4.190'},
+        hardware={
+            'host': 'bench',
+            'processor': 'A processor',
+            'cores': 2,
+            'memory_gb': 16.4,
+            'gpus': [],
+        },
+        ended='2026-02-01T20:10:00+00:00',
+    )
+    counts = {name: dict(entry.images) for name, entry in recipe.datasets.items()}
+    state.steps['verify'] = Step('done', seconds=14.0, result={'pictures': counts})
+    state.steps['leaks'] = Step(
+        'done', seconds=9.0, result={'pairs': {'a/train b/test': 2}, 'excluded': {'a': ['x.jpg']}}
+    )
+    for name in recipe.datasets:
+        _write_verification(folder, name, counts[name])
+    _write_leaks(folder, list(recipe.datasets))
+    runs: dict[str, list[str]] = {}
+    for arm in arms(recipe):
+        for seed in recipe.seeds:
+            run = f'{arm.name}/seed{seed}'
+            runs.setdefault(arm.name, []).append(run)
+            best = 0.0
+            for stage in arm.stages:
+                place = folder.stage(recipe, run, stage)
+                shown = counts[stage.data]['train'] * max(stage.crops_per_picture, 1)
+                start, best = (
+                    best,
+                    _write_results(place, stage.epochs, best, gain * arm.candidate, stage.lr0),
+                )
+                state.steps[f'{run}/{stage.name}'] = Step(
+                    'done',
+                    seconds=3600.0 * stage.epochs / 5,
+                    result={
+                        'run': run,
+                        'arm': arm.name,
+                        'seed': seed,
+                        'stage': plain(stage),
+                        'folder': str(place.relative_to(root)),
+                        'pictures': shown,
+                        'epochs': stage.epochs,
+                        'stopped_by': None,
+                        'start_map50': start or None,
+                        'best_epoch': stage.epochs,
+                        'best_map50': best,
+                        'worse_than_start': False,
+                    },
+                )
+                state.steps[f'{run}/{stage.name}/evaluate'] = Step('done', seconds=20.0)
+                _save(folder, run, f'{stage.name}_val', 0.5, seed)
+                if stage.data != recipe.target:
+                    _save(folder, run, f'{stage.name}_target_val', 0.4, seed)
+    tests = {}
+    for place_, (arm_name, names) in enumerate(runs.items()):
+        quality = 0.55 + (0 if arm_name == 'single-stage' else gain * (1 + 0.2 * place_))
+        tests[arm_name] = [
+            _save(folder, run, 'test', quality, 10 * place_ + n, pictures)
+            for n, run in enumerate(names)
+        ]
+        for run in names:
+            state.steps[f'{run}/test'] = Step('done', seconds=30.0)
+    candidate = next(iter(tests))
+    comparisons = [
+        compare(tests[candidate], test, 100, names=(candidate, name))
+        for name, test in tests.items()
+        if name != candidate
+    ]
+    stored = {
+        'margin': recipe.judging.margin,
+        'candidate': candidate,
+        'runs': runs,
+        'comparisons': [
+            {**each.to_json(), 'meaning': meaning(each, recipe.judging.margin)}
+            for each in comparisons
+        ],
+        'own': {name: asdict(figure) for name, figure in comparisons[0].own.items()},
+    }
+    folder.comparison.write_text(json.dumps(without_nan(stored)))
+    verdict = decide(
+        Candidate(candidate, comparisons[0].own, seeds=len(recipe.seeds)),
+        comparisons,
+        recipe.judging,
+    )
+    folder.verdict.write_text(json.dumps(verdict.to_json()))
+    for name in ('compare', 'decide', 'report'):
+        state.steps[name] = Step('done', seconds=5.0)
+    state.outcome, state.message = verdict.outcome.label, verdict.sentence
+    folder.write_state(state)
+    folder.log_event(
+        'guard',
+        'settings',
+        "Ultralytics has the recipe's settings",
+        run='two-stage/seed0',
+        step='stage1',
+    )
+    folder.log_event(
+        'warning', 'checkpoint_damaged', 'last.pt is damaged', run='two-stage/seed0', step='stage2'
+    )
+    (root / 'wandb').mkdir()
+    (root / 'wandb' / 'two-stage_seed0_stage1.json').write_text(
+        json.dumps({'id': 'x', 'name': 'two-stage/seed0/stage1', 'mode': 'offline', 'url': None})
+    )
+    return folder
+
+
+def _save(
+    folder: CampaignFolder, run: str, what: str, quality: float, seed: int, pictures: int = 20
+) -> Evaluation:
+    evaluation = invent_evaluation(pictures, quality, seed)
+    evaluation.save(folder.evaluation(run, what))
+    assert math.isfinite(metrics(evaluation).map50)
+    if what == 'test':
+        noise = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
+        cv2.imwrite(str(folder.evaluation(run, what) / 'worst.jpg'), noise)
+        cv2.imwrite(str(folder.evaluation(run, what) / 'confusion.png'), noise)
+    return evaluation
+
+
+def _write_results(folder: Path, epochs: int, start: float, gain: float, rate: float) -> float:
+    """Ultralytics' results.csv; the best mAP50."""
+    folder.mkdir(parents=True)
+    losses = ('box_loss', 'cls_loss', 'dfl_loss')
+    names = [
+        'epoch',
+        'time',
+        *(f'train/{name}' for name in losses),
+        'metrics/precision(B)',
+        'metrics/recall(B)',
+        'metrics/mAP50(B)',
+        'metrics/mAP50-95(B)',
+        *(f'val/{name}' for name in losses),
+        'lr/pg0',
+    ]
+    best = 0.0
+    with (folder / 'results.csv').open('w', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        for epoch in range(1, epochs + 1):
+            score = 0.7 * start + (0.5 + gain) * (1 - math.exp(-epoch / 3)) * (1 - 0.7 * start)
+            loss = 1.5 * math.exp(-epoch / 6) + 1
+            best = max(best, score)
+            writer.writerow(
+                [
+                    epoch,
+                    700.0 * epoch,
+                    loss,
+                    loss * 1.2,
+                    0.9,
+                    0.7,
+                    0.6,
+                    score,
+                    score * 0.6,
+                    loss * 1.1,
+                    loss * 1.3,
+                    1.0,
+                    rate * (1 - epoch / epochs * 0.95),
+                ]
+            )
+    return best
+
+
+def _write_verification(folder: CampaignFolder, name: str, counts: dict[str, int]) -> None:
+    boxes = dict(zip(CLASS_NAMES, (900, 40, 300, 20, 880), strict=True))
+    report = DataReport(
+        path=Path(f'/somewhere/{name}/data.yaml'),
+        expected=counts,
+        names=CLASS_NAMES,
+        mapping=dict(enumerate(range(len(CLASS_NAMES)))),
+        counts={
+            split: SplitCounts(count, 3, 0, boxes, (8.0, 15.0, 24.0, 40.0, 90.0))
+            for split, count in counts.items()
+        },
+        problems=(),
+        would_drop=(),
+        manifest_sha256='c' * 64,
+        pictures={},
+    )
+    folder.verification(name).parent.mkdir(parents=True)
+    folder.verification(name).write_text(json.dumps(report.to_json()))
+    plot = np.full((200, 300, 3), 240, np.uint8)
+    cv2.imwrite(str(folder.distributions(name)), plot)
+
+
+def _write_leaks(folder: CampaignFolder, names: list[str]) -> None:
+    path = folder.leaks(*names)
+    path.parent.mkdir(parents=True)
+    a, b = names
+    path.write_text(
+        json.dumps(
+            {
+                'bits': 40,
+                'sets': {name: {'path': f'/somewhere/{name}', 'pictures': {}} for name in names},
+                'counts': [[f'{a}/train', f'{b}/test', 2]],
+                'exclusions': {a: ['train/images/x.jpg', 'train/images/y.jpg']},
+                'consecutive': [],
+                'pairs': [],
+            }
+        )
+    )
+    sheet = np.random.default_rng(1).integers(0, 255, (200, 600, 3), np.uint8)
+    cv2.imwrite(str(folder.leaks_sheet(*names)), sheet)
