@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cone_perception.draw import class_colour, draw_caption, draw_cones, short_name
-from cone_perception.errors import OutputError
+from cone_perception.errors import OutputError, SourceError
 from cone_perception.types import Detections, UInt8
 from training.evaluation import (
     FIXED_CONFIDENCE,
@@ -26,7 +26,7 @@ PR_FILE = 'pr_curves.png'
 CONFUSION_FILE = 'confusion.png'
 WORST_FILE = 'worst.jpg'
 
-TILE_WIDTH_PX, TILE_HEIGHT_PX, COLUMNS = 960, 600, 2
+TILE_WIDTH_PX, TILE_HEIGHT_PX, CAPTION_PX, COLUMNS = 960, 600, 40, 2
 WORST_COUNT = 8
 
 
@@ -73,7 +73,7 @@ def pr_curves(evaluation: Evaluation) -> Figure:
     _frame(axes, 'recall', 'precision', f'IoU 0.5, {len(evaluation.image_names)} pictures')
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
     if axes.lines:
-        axes.legend(title='AP50', loc='lower left')
+        axes.legend(title='AP50', loc='best')
     return figure
 
 
@@ -122,20 +122,24 @@ def worst_sheet(
         )
         for index in worst
     ]
-    while len(tiles) % COLUMNS:
-        tiles.append(np.zeros_like(tiles[0]))
-    rows = [np.hstack(tiles[start : start + COLUMNS]) for start in range(0, len(tiles), COLUMNS)]
+    rows = [_row(tiles[start : start + COLUMNS]) for start in range(0, len(tiles), COLUMNS)]
     sheet: UInt8 = np.vstack(rows)
     return sheet
 
 
+def _row(tiles: Sequence[UInt8]) -> UInt8:
+    """Tiles beside one another, as high as the highest; room is left for missing ones."""
+    row: UInt8 = np.zeros((max(len(tile) for tile in tiles), COLUMNS * TILE_WIDTH_PX, 3), np.uint8)
+    for column, tile in enumerate(tiles):
+        row[: len(tile), column * TILE_WIDTH_PX : (column + 1) * TILE_WIDTH_PX] = tile
+    return row
+
+
 def _tile(evaluation: Evaluation, index: int, path: Path, confidence: float, caption: str) -> UInt8:
-    """(TILE_HEIGHT_PX, TILE_WIDTH_PX, 3) uint8: one picture, its detections and its cones."""
-    tile: UInt8 = np.zeros((TILE_HEIGHT_PX, TILE_WIDTH_PX, 3), np.uint8)
+    """(H, TILE_WIDTH_PX, 3) uint8: a line of text, and one picture with what was found in it."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
-        draw_caption(tile, f'{caption} (picture not readable)')
-        return tile
+        raise SourceError(f'{path} cannot be decoded as a picture: replace it.')
     height, width = bgr.shape[:2]
     scale = min(TILE_WIDTH_PX / width, TILE_HEIGHT_PX / height)
     size = (round(width * scale), round(height * scale))
@@ -152,7 +156,8 @@ def _tile(evaluation: Evaluation, index: int, path: Path, confidence: float, cap
         np.ones(int(there.sum()), np.float32),
         evaluation.truth_class[there],
     )
-    tile[: size[1], : size[0]] = draw_cones(shown, found, evaluation.class_names, truth)
+    tile: UInt8 = np.zeros((CAPTION_PX + size[1], TILE_WIDTH_PX, 3), np.uint8)
+    tile[CAPTION_PX:, : size[0]] = draw_cones(shown, found, evaluation.class_names, truth)
     draw_caption(tile, caption)
     return tile
 
