@@ -113,6 +113,7 @@ def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
     from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
+    from PIL import Image
     from ultralytics.data.dataset import YOLODataset
 
     data = tmp_path / 'planted'
@@ -138,6 +139,12 @@ def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
     }
     for name, content in files.items():
         (data / 'train' / 'images' / f'{name}.jpg').write_bytes(content)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    for suffix in ('png', 'webp', 'bmp', 'tiff'):
+        cv2.imwrite(str(data / 'train' / 'images' / f'sound_{suffix}.{suffix}'), image)
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.fromarray(image).save(data / 'train' / 'images' / 'turned.jpg', exif=turned)
     gif = b'GIF89a@\x000\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x00\x00\x00\x00\x00'
     gif += b',\x00\x00\x00\x00@\x000\x00\x00\x02\x02D\x01\x00;'
     (data / 'train' / 'images' / 'moving.jpg').write_bytes(gif)
@@ -438,6 +445,19 @@ def test_changed_file_is_fatal_once_there_is_a_manifest(data: Path) -> None:
     assert len(report.manifest_sha256) == 64
     write_label(data, 'train', 0, '')
     assert the(verify_dataset(data, COUNTS), 'manifest-changed').file == 'train/labels/train_0.txt'
+
+
+def test_only_what_is_trained_on_must_be_as_the_manifest_says(data: Path) -> None:
+    (data / 'README.txt').write_text('about')
+    main(['data', 'manifest', str(data)])
+    (data / 'README.txt').unlink()
+    (data / 'notes.txt').touch()
+    report = verify_dataset(data, COUNTS)
+    assert report.ok
+    assert kinds(report) == {'manifest-missing', 'manifest-extra'}
+    copy = picture_path(data, 'train', 0)
+    copy.with_name('another.jpg').write_bytes(copy.read_bytes())
+    assert 'manifest-extra' in kinds(verify_dataset(data, {}), fatal=True)
 
 
 def test_command_prints_writes_and_says_by_status(

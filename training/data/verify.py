@@ -145,7 +145,7 @@ def verify_dataset(
     layout = read_layout(path)
     pictures = _check_pictures(layout, workers or os.cpu_count() or 1)
     mapping = map_classes(layout.names)
-    manifest_sha256, manifest_problems = _check_manifest(layout.root, full)
+    manifest_sha256, manifest_problems = _check_manifest(layout, full)
     problems = [
         *layout.problems,
         *_find_miscounts(layout, expected),
@@ -351,17 +351,23 @@ def _find_strays(layout: Layout) -> Iterator[Problem]:
             yield Problem(layout.shorten(path), 0, 'ignored-file', message, False)
 
 
-def _check_manifest(root: Path, full: bool) -> tuple[str, list[Problem]]:
-    """Hash of the manifest beside the data, if there is one, and how the data differs from it."""
-    if not (root / MANIFEST).exists():
+def _check_manifest(layout: Layout, full: bool) -> tuple[str, list[Problem]]:
+    """Hash of the manifest beside the data, if there is one, and how the data differs from it.
+
+    A difference is fatal where it changes what is trained on: not in a README.
+    """
+    if not (layout.root / MANIFEST).exists():
         return '', []
     try:
-        sha256 = read_manifest(root).sha256
-        check = check_manifest(root, full=full)
+        manifest = read_manifest(layout.root)
+        check = check_manifest(layout.root, full=full)
     except DataError as error:
         return '', [Problem(MANIFEST, 0, 'manifest', str(error), True)]
-    return sha256, [
-        Problem(name, 0, f'manifest-{kind}', f'is {kind}, compared with {MANIFEST}', True)
+    counts = {file.path for file in manifest.files if file.split} | {layout.data_yaml.name}
+    for paths in layout.splits.values():
+        counts |= {layout.shorten(file) for path in paths for file in (path, label_path(path))}
+    return manifest.sha256, [
+        Problem(name, 0, f'manifest-{kind}', f'is {kind}, says {MANIFEST}', name in counts)
         for kind in ('missing', 'extra', 'changed')
         for name in getattr(check, kind)
     ]
