@@ -38,6 +38,14 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope='session')
+def rendered_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two small data sets, `pretrain` and `target`. Damage copies only."""
+    from rendered_sets import render_sets
+
+    return render_sets(tmp_path_factory.mktemp('rendered'))
+
+
+@pytest.fixture(scope='session')
 def ros() -> Iterator[None]:
     """rclpy, with the transport profile that the node uses."""
     import rclpy

@@ -66,7 +66,7 @@ def pr_curves(evaluation: Evaluation) -> Figure:
         blue, green, red = class_colour(name)
         axes.plot(
             np.concatenate([[0], hits / truths]),
-            np.concatenate([envelope[:1], envelope]),
+            np.concatenate([envelope[:1] if len(envelope) else [0], envelope]),
             color=(red / 255, green / 255, blue / 255),
             label=f'{short_name(name)} {ap50:.3f}',
         )

@@ -272,7 +272,8 @@ class Steps:
         self, run: Run, stage: Stage, model: str | Path | None, place: Path
     ) -> dict[str, Any]:
         from training.guards import GuardError, StageStopped
-        from training.stages import StageJob, train_stage
+        from training.stage_job import StageJob
+        from training.stages import train_stage
 
         data_yaml, pictures = self._write_training_set(stage)
         recipe = self.recipe
@@ -351,7 +352,7 @@ class Steps:
         self, run: str, what: str, weights: Path, dataset: str, split: str = 'val'
     ) -> dict[str, float]:
         """Evaluate, save everything below evaluations/, and return the figures."""
-        from training.evaluate import evaluate
+        from training.evaluate import evaluate, write_evaluation
         from training.evaluation import metrics
 
         judging, device = self.recipe.judging, self.recipe.device
@@ -362,7 +363,7 @@ class Steps:
             imgsz=judging.imgsz,
             device=device[0] if isinstance(device, tuple) else device,
         )
-        evaluation.save(self.folder.evaluation(run, what))
+        write_evaluation(evaluation, self.folder.evaluation(run, what), judging.confidence)
         found = metrics(evaluation, confidence=judging.confidence)
         say(f'{run} {what}: mAP50 {found.map50:.4f}, mAP50-95 {found.map50_95:.4f}')
         return {
