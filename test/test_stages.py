@@ -293,15 +293,15 @@ def test_starting_weights_are_judged_by_the_head_that_judges_each_epoch(
     job: StageJob, trained: StageJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads: list[tuple[bool, bool]] = []
-    from training.start_weights import DetectionValidator
+    from training.validator import UnhurriedValidator
 
-    prepare = DetectionValidator.init_metrics
+    prepare = UnhurriedValidator.init_metrics
 
     def look(validator: Any, model: Any) -> None:
         prepare(validator, model)
         heads.append((validator.training, validator.end2end))
 
-    monkeypatch.setattr(DetectionValidator, 'init_metrics', look)
+    monkeypatch.setattr(UnhurriedValidator, 'init_metrics', look)
     train_stage(with_stage(replace(job, model=trained.weights / 'best.pt'), epochs=1))
     assert heads == [(False, False), (True, False)]
     assert events(job, 'start')[0]['values'][MAP50] >= 0

@@ -51,6 +51,7 @@ from training.recipe import find_model  # noqa: E402
 from training.stage_job import MAP50, MAP50_95, StageJob, StageRecord, StageResult  # noqa: E402
 from training.start_weights import validate_start  # noqa: E402
 from training.tracking import open_tracking  # noqa: E402
+from training.validator import UnhurriedValidator  # noqa: E402
 
 __all__ = ['GuardError', 'StageJob', 'StageResult', 'StageStopped', 'StageTrainer', 'train_stage']
 
@@ -193,6 +194,10 @@ class StageTrainer(ShardedTrainer):
             args.imgsz = self.job.imgsz_val
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
         return build_yolo_dataset(args, img_path, batch, self.data, mode, mode == 'val', stride)
+
+    def get_validator(self) -> UnhurriedValidator:
+        """One that finds the same on a busy machine: best.pt, patience and guards look at it."""
+        return UnhurriedValidator(self.test_loader, self.save_dir, copy(self.args), self.callbacks)
 
     def validate(self) -> tuple[Any, Any]:
         """Ultralytics' own, but what selects is the recipe's figure."""

@@ -11,7 +11,6 @@ from training.ultralytics_cpu import prepare_ultralytics
 
 prepare_ultralytics()
 
-from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
 from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
 
 from training.cpu_trainer import all_cores  # noqa: E402
@@ -19,6 +18,7 @@ from training.data.layout import read_layout  # noqa: E402
 from training.endings import named_endings  # noqa: E402
 from training.recipe import find_model  # noqa: E402
 from training.stage_job import MAP50, StageJob  # noqa: E402
+from training.validator import UnhurriedValidator  # noqa: E402
 
 
 def validate_start(job: StageJob, on_target: bool) -> dict[str, dict[str, float] | None]:
@@ -57,5 +57,5 @@ def validate(job: StageJob, data_yaml: Path) -> dict[str, float]:
     }
     job.file.parent.mkdir(parents=True, exist_ok=True)
     with named_endings(job.stage), all_cores(device == 'cpu'):
-        figures = DetectionValidator(save_dir=job.file.parent, args=settings)()
+        figures = UnhurriedValidator(save_dir=job.file.parent, args=settings)()
     return {name: round(float(value), 5) for name, value in figures.items()}
