@@ -14,8 +14,9 @@ from typing import get_args
 import numpy as np
 
 from cone_perception.decode import OutputLayout
-from cone_perception.errors import SettingsError
+from cone_perception.errors import InstallError, SettingsError
 from training import evaluation as ev
+from training.coco import coco_figures
 from training.evaluation import Evaluation, Metrics, Origin, metrics
 from training.judged_split import JudgedSplit, canonical_names, named_pictures, read_split
 from training.predictions import Predictions, class_mapping, predict
@@ -166,10 +167,18 @@ def run(args: argparse.Namespace) -> int:
 def write_evaluation(
     evaluation: Evaluation, folder: Path, confidence: float = ev.FIXED_CONFIDENCE
 ) -> None:
-    """Write the arrays, the figures, and the plots. Raises OutputError."""
+    """Write the arrays, the figures, COCO's beside them, and the plots. Raises OutputError.
+
+    Without faster-coco-eval the figures by COCO's rules are missing, and a line says so.
+    """
     from training.evaluation_plots import write_plots
 
-    evaluation.save(folder, confidence)
+    try:
+        coco = coco_figures(evaluation).as_json()
+    except InstallError as error:
+        print(f"COCO's figures are left out: {error}", file=sys.stderr)
+        coco = None
+    evaluation.save(folder, confidence, coco)
     pictures = named_pictures(Path(evaluation.origin.data), evaluation.origin.split)
     write_plots(evaluation, pictures, folder, confidence)
 

@@ -163,8 +163,16 @@ class Evaluation:
         """(I,) int64 group of each picture, and a line on what a group is. See group_images."""
         return group_images(self.image_names, block)
 
-    def save(self, folder: Path, confidence: float = FIXED_CONFIDENCE) -> None:
-        """Write evaluation.npz, and evaluation.json with the figures. Raises OutputError."""
+    def save(
+        self,
+        folder: Path,
+        confidence: float = FIXED_CONFIDENCE,
+        coco: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write evaluation.npz, and evaluation.json with the figures. Raises OutputError.
+
+        coco: what coco.CocoComparison.as_json says, for the report.
+        """
         arrays = {name: getattr(self, name) for name in ARRAYS}
         arrays = {
             name: array.astype(np.int32) if array.dtype == np.int64 else array
@@ -178,6 +186,7 @@ class Evaluation:
             'truths': self.truth_count,
             'detections': len(self.detection_score),
             'figures': metrics(self, confidence=confidence).as_json(),
+            'coco': coco,
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
