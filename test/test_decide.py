@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import math
 import shlex
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from training.cli import SUBCOMMANDS
 from training.compare import Comparison, Difference, Interval
 from training.decide import MITIGATIONS, Candidate, decide
 from training.outcome import Outcome
@@ -221,6 +224,24 @@ def test_mitigation_of_the_fine_tuning_keeps_the_first_stage():
 )
 def test_recipes_that_are_recommended_are_shipped(recipe):
     assert find_recipe(recipe).is_file()
+
+
+def test_commands_of_the_next_steps_are_ones_that_exist():
+    pytest.importorskip('onnxruntime')
+    judging = Judging(success=SUCCESS)
+    planted = [
+        (candidate(), comparison(0.002, 0.03)),
+        (candidate(), comparison(-0.006, 0.016)),
+        (candidate(first_stage=Path('best.pt')), comparison(-0.03, -0.01)),
+        (candidate(signatures=('mismatch', 'forgetting')), comparison(-0.03, -0.01)),
+    ]
+    steps = [s for who, pair in planted for s in decide(who, [pair], judging).next_steps]
+    typed = [shlex.split(s[s.index('cone-training') :]) for s in steps if 'cone-training' in s]
+    assert {words[1] for words in typed} == {'export', 'judge', 'two-stage', 'data'}
+    for _, command, *arguments in typed:
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        importlib.import_module(SUBCOMMANDS[command][0]).add_arguments(parser)
+        parser.parse_args(arguments)
 
 
 def test_limits_of_the_comparison_are_among_the_reasons():

@@ -494,7 +494,7 @@ def t_quantile(freedom: float) -> float:
 
     t = sqrt(freedom) tan(angle) turns its density into cos(angle)^(freedom - 1).
     """
-    angle = np.linspace(0, math.pi / 2, 100_001)
+    angle = np.linspace(0, math.pi / 2, 20_001)
     density = np.cos(angle) ** (freedom - 1)
     below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     return math.sqrt(freedom) * math.tan(float(np.interp(0.95, below / below[-1], angle)))
