@@ -72,20 +72,29 @@ def hash_grey(grey: UInt8) -> UInt8:
 
 
 def cut_frame(grey: UInt8) -> UInt8:
-    """The part of an (H, W) picture inside its frame; a letterbox around a frame goes too.
+    """The part of an (H, W) picture inside its frame."""
+    rows, columns = find_inside(grey)
+    return grey[rows, columns]
 
-    A frame lies on both sides of the picture and is as deep on one as on the other.
+
+def find_inside(grey: UInt8) -> tuple[slice, slice]:
+    """Rows and columns of an (H, W) picture inside its frame; all of them without one.
+
+    A frame lies on both sides of the picture and is as deep on one as on the other. Where there
+    are several, a letterbox around a frame, say, all go.
     """
+    across, down = 0, 0
+    height, width = grey.shape
     for _ in range(3):
-        before = grey.shape
-        depth = min(_frame_depth(grey), _frame_depth(grey[::-1]))
-        grey = grey[depth : len(grey) - depth]
-        across = grey.T
-        depth = min(_frame_depth(across), _frame_depth(across[::-1]))
-        grey = grey[:, depth : len(across) - depth]
-        if grey.shape == before:
+        inside = grey[down : height - down, across : width - across]
+        deeper = min(_frame_depth(inside), _frame_depth(inside[::-1]))
+        down += deeper
+        inside = grey[down : height - down, across : width - across].T
+        wider = min(_frame_depth(inside), _frame_depth(inside[::-1]))
+        across += wider
+        if deeper == wider == 0:
             break
-    return grey
+    return slice(down, height - down), slice(across, width - across)
 
 
 def _frame_depth(rows: UInt8) -> int:
