@@ -151,6 +151,7 @@ def test_published_baseline_decides_where_none_was_trained_and_is_labelled():
     assert first.difference.low == pytest.approx(0.72 - 0.7081)
     assert second.label == 'production (published, not paired)'
     assert any('taken as exact' in reason for reason in verdict.reasons)
+    assert any('--baseline single-stage=WEIGHTS' in step for step in verdict.next_steps)
 
 
 def test_published_figure_gives_way_to_the_paired_one():
@@ -163,6 +164,7 @@ def test_published_figure_gives_way_to_the_paired_one():
     ]
     assert verdict.outcome is Outcome.BETTER
     assert any('production' in reason and 'worse' in reason for reason in verdict.reasons)
+    assert 'but not in place of production' in verdict.sentence
 
 
 def test_without_a_baseline_nothing_is_compared():

@@ -185,7 +185,7 @@ def decide(
         *([_subject(candidate, deciding)] if deciding else []),
         *(warning for comparison in comparisons for warning in comparison.warnings),
     ]
-    recommendation = _recommendation(candidate, outcome, deciding, baseline)
+    recommendation = _recommendation(candidate, outcome, against, baseline)
     return Verdict(
         outcome=outcome,
         sentence=f'{_finding(candidate, outcome, deciding, gates, judging)} {recommendation}',
@@ -313,8 +313,14 @@ def _finding(
 
 
 def _recommendation(
-    candidate: Candidate, outcome: Outcome, deciding: Against | None, baseline: str
+    candidate: Candidate, outcome: Outcome, against: Sequence[Against], baseline: str
 ) -> str:
+    better = [line.label for line in against if line.outcome is Outcome.WORSE]
+    if outcome is Outcome.BETTER and better:
+        return (
+            f'Deploy {candidate.name}, but not in place of {" or ".join(better)}: it is worse '
+            'than that.'
+        )
     return {
         Outcome.BETTER: f'Deploy {candidate.name}.',
         Outcome.BETTER_BUT_BELOW_TARGET: (
@@ -349,6 +355,12 @@ def _next_steps(
         steps.append(
             'Give the baseline: its weights as --baseline single-stage=WEIGHTS, or its figures as '
             'judging.published in the recipe.'
+        )
+    if deciding is not None and deciding.published:
+        steps.append(
+            'Pair it: evaluate the baseline itself on the same pictures (--baseline '
+            f'{deciding.baseline}=WEIGHTS, or train it: baseline in the recipe). That is stronger '
+            'evidence, and the interval of a paired difference is usually narrower.'
         )
     return steps
 
@@ -387,13 +399,7 @@ def _more_evidence(
     candidate: Candidate, deciding: Against, comparisons: Sequence[Comparison]
 ) -> list[str]:
     steps = []
-    if deciding.published:
-        steps.append(
-            'Pair it: evaluate the baseline itself on the same pictures (--baseline '
-            f'{deciding.baseline}=WEIGHTS, or train it: baseline in the recipe). The interval of a '
-            'paired difference is usually narrower.'
-        )
-    elif deciding.subject == 'weights':
+    if not deciding.published and deciding.subject == 'weights':
         steps.append(
             'Learn how much a seed matters: '
             f'{_command("two-stage", candidate.recipe, "seeds=[0,1,2]", "--name", "three-seeds")}'
