@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception.errors import DataError, ModelError, SettingsError
+from cone_perception.errors import DataError, EngineError, ModelError, SettingsError
 from training.cli import main
 from training.evaluate import evaluate, read_mapping
 from training.evaluation import Evaluation, metrics
@@ -384,3 +384,19 @@ def test_weights_that_are_cut_off_are_refused_by_name(tmp_path, data, weights):
     cut.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(ModelError, match=r'cut\.pt cannot be loaded'):
         evaluate(cut, data, 'test', imgsz=64, device='cpu')
+
+
+def test_device_that_is_not_there_is_refused(data, weights):
+    with pytest.raises(EngineError, match=r'no device 77 here.*--device cpu'):
+        evaluate(weights, data, 'test', imgsz=64, device='77')
+
+
+def test_full_graphics_card_is_a_clear_end(data, weights, monkeypatch):
+    torch = pytest.importorskip('torch')
+
+    def fill(*args, **kwargs):
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+
+    monkeypatch.setattr('training.validator.UnhurriedValidator.postprocess', fill)
+    with pytest.raises(EngineError, match='no memory left'):
+        evaluate(weights, data, 'test', imgsz=64, device='cpu')

@@ -16,7 +16,7 @@ import yaml
 from tqdm import tqdm
 
 from cone_perception.decode import OutputLayout
-from cone_perception.errors import ModelError
+from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import file_sha256
 from training.judged_split import JudgedSplit
 from training.predictions import LEAST_SCORE, NMS_IOU, Found, Predictions, most_detections
@@ -29,6 +29,7 @@ import ultralytics  # noqa: E402
 from ultralytics.data import YOLODataset, build_dataloader  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
 from ultralytics.utils.nms import non_max_suppression  # noqa: E402
+from ultralytics.utils.torch_utils import select_device  # noqa: E402
 
 BATCH = 16
 """Pictures of similar shape in one batch share its padding: Ultralytics' own size."""
@@ -45,7 +46,19 @@ def predict_weights(
     with TemporaryDirectory() as folder:
         validator = _Validator(weights, split, imgsz, device, layout, Path(folder))
         try:
+            select_device('' if device is None else device, verbose=False)
+        except ValueError as error:
+            raise EngineError(
+                f'there is no device {device} here: {" ".join(str(error).split()):.120} '
+                'Give --device cpu, or the number of a GPU that torch sees.'
+            ) from error
+        try:
             validator(model=str(weights))
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f'{device} has no memory left to run {weights} at {imgsz} pixels. End what else '
+                'uses it, or give --device cpu.'
+            ) from error
         except (RuntimeError, KeyError, AttributeError, EOFError, TypeError) as error:
             if validator.class_names:
                 raise
