@@ -273,10 +273,17 @@ def _width(comparison):
 
 def test_few_groups_are_warned_of():
     arms = [model(seed, 0.8, count=24) for seed in (1, 2)]
-    assert not any('groups' in text for text in compare(*arms, resamples=100).warnings)
+    assert not any(
+        'groups' in text or 'learnt' in text for text in compare(*arms, resamples=100).warnings
+    )
     few = compare(*arms, resamples=100, block=8)
     assert few.groups == 3
     assert any('Only 3 groups' in text for text in few.warnings)
+
+
+def test_two_models_that_find_nothing_are_not_called_equal_without_a_word():
+    arms = [model(seed, 0.0) for seed in (1, 2)]
+    assert any('neither has learnt' in text for text in compare(*arms, resamples=100).warnings)
 
 
 def test_resampling_is_repeatable(pair, comparison):

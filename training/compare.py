@@ -29,6 +29,8 @@ PRIMARY = 'map50'
 FEW_GROUPS = 20
 """Below this many groups a percentile interval is visibly too narrow (see verdict.md)."""
 
+UNLEARNT_MAP50 = 0.02
+
 TITLES = {
     'map50': 'mAP50',
     'map50_95': 'mAP50-95',
@@ -252,7 +254,10 @@ def compare(
         seed=seed,
         confidence=confidence,
         differences=differences,
-        warnings=_warnings(arms, names, group, grouping),
+        warnings=(
+            *_unlearnt(differences[names_of_figures.index(PRIMARY)]),
+            *_warnings(arms, names, group, grouping),
+        ),
     )
 
 
@@ -538,6 +543,16 @@ def _refuse_other_data(a: Evaluation, b: Evaluation, name_a: str, name_b: str) -
         return
     raise DataError(
         f'{name_a} and {name_b} cannot be paired: {what}. Evaluate both on the same split.'
+    )
+
+
+def _unlearnt(primary: Difference) -> tuple[str, ...]:
+    """Two models that find nothing are equal, which is no merit of either."""
+    if not max(primary.a.value, primary.b.value) < UNLEARNT_MAP50:
+        return ()
+    return (
+        f'Both are below {UNLEARNT_MAP50:g} mAP50: neither has learnt to find cones, so how they '
+        'compare says nothing yet.',
     )
 
 
