@@ -10,32 +10,26 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import yaml
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('ultralytics')
+
+from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
 from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 prepare_ultralytics()
 
-from training.cpu_trainer import Schedule, ShardedLoss, split_batch, spoil  # noqa: E402
+from training.cpu_trainer import (  # noqa: E402
+    Schedule,
+    ShardedLoss,
+    is_whole,
+    split_batch,
+    spoil,
+)
 
-TINY = """\
-nc: 5
-end2end: True
-reg_max: 1
-scales: {n: [0.33, 0.125, 128]}
-backbone:
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [64, 3, 2]]
-head:
-  - [[2], 1, Detect, [nc]]
-"""
 RUN = """\
 import sys
 from training.ultralytics_cpu import prepare_ultralytics
@@ -80,8 +74,7 @@ def test_sharded_gradients_are_those_of_the_shards_added(tmp_path: Path) -> None
     from ultralytics.cfg import get_cfg
     from ultralytics.nn.tasks import DetectionModel
 
-    (tmp_path / 'tiny.yaml').write_text(TINY)
-    model = DetectionModel(str(tmp_path / 'tiny.yaml'), verbose=False)
+    model = DetectionModel(str(write_architecture(tmp_path)), verbose=False)
     model.args = get_cfg()
     model.eval()  # running statistics of normalisation would otherwise differ from run to run
     for module in model.modules():
@@ -109,25 +102,14 @@ def test_spoiled_picture_keeps_its_size_and_is_another() -> None:
 
 @pytest.mark.slow
 def test_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
-    for split in ('train', 'val'):
-        for kind in ('images', 'labels'):
-            (tmp_path / split / kind).mkdir(parents=True)
-        for index in range(8):
-            picture = np.full((64, 64, 3), 30 * index, np.uint8)
-            cv2.imwrite(str(tmp_path / split / 'images' / f'{index}.png'), picture)
-            (tmp_path / split / 'labels' / f'{index}.txt').write_text('0 0.5 0.5 0.4 0.4\n')
-    names = dict(enumerate('abcde'))
-    layout = {'path': str(tmp_path), 'train': 'train/images', 'val': 'val/images', 'names': names}
-    (tmp_path / 'data.yaml').write_text(yaml.safe_dump(layout))
-    (tmp_path / 'tiny.yaml').write_text(TINY)
+    files = [write_data_set(tmp_path), write_architecture(tmp_path)]
     (tmp_path / 'run.py').write_text(RUN)
     out = tmp_path / 'out'
 
     def start(budget_s: float) -> subprocess.Popen[bytes]:
-        files = [tmp_path / 'data.yaml', tmp_path / 'tiny.yaml', out]
         repository = str(Path(__file__).parents[1])
         return subprocess.Popen(
-            [sys.executable, str(tmp_path / 'run.py'), *map(str, files), str(budget_s)],
+            [sys.executable, str(tmp_path / 'run.py'), *map(str, [*files, out]), str(budget_s)],
             env={**os.environ, 'PYTHONPATH': repository},
         )
 
@@ -148,3 +130,15 @@ def test_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
     after = json.loads((out / 'progress.json').read_text())
     assert after['pictures'] > before['pictures']
     assert before['trained_s'] + 2 <= after['trained_s'] < before['trained_s'] + 60
+
+
+def test_damaged_checkpoint_is_noticed(tmp_path: Path) -> None:
+    whole, damaged = tmp_path / 'whole.pt', tmp_path / 'damaged.pt'
+    torch.save({'weights': torch.rand(1000)}, whole)
+    assert is_whole(whole)
+    content = whole.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for spoilt in (content[:-100], content[: len(content) // 2], b'', bytes(flipped)):
+        damaged.write_bytes(spoilt)
+        assert not is_whole(damaged)

@@ -14,32 +14,20 @@ pytest.importorskip('ultralytics')
 pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
 
+from tiny_yolo import write_architecture
+
 from cone_perception.engines import open_engine
 from cone_perception.errors import SourceError
 from cone_perception.model_card import file_sha256, read_bundle
 from training import export
 from training.ultralytics_cpu import prepare_ultralytics
 
-TINY = """\
-nc: 2
-end2end: True
-reg_max: 1
-scales: {n: [0.33, 0.5, 256]}
-backbone:
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [64, 3, 2]]
-head:
-  - [[2], 1, Detect, [nc]]
-"""
-
 
 def make_weights(folder: Path) -> Path:
     prepare_ultralytics()
     from ultralytics import YOLO
 
-    (folder / 'tiny.yaml').write_text(TINY)
-    model = YOLO(folder / 'tiny.yaml', task='detect')
+    model = YOLO(write_architecture(folder, classes=2, width=0.5), task='detect')
     model.model.names = {0: 'blue_cone', 1: 'yellow_cone'}
     model.save(folder / 'tiny.pt')
     return folder / 'tiny.pt'

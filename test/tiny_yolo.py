@@ -10,11 +10,11 @@ import yaml
 
 from training.simulate.track import CLASS_NAMES
 
-TINY = """\
-nc: 5
+ARCHITECTURE = """\
+nc: {classes}
 end2end: True
 reg_max: 1
-scales: {n: [0.33, 0.125, 128]}
+scales: {{n: [0.33, {width}, 128]}}
 backbone:
   - [-1, 1, Conv, [64, 3, 2]]
   - [-1, 1, Conv, [64, 3, 2]]
@@ -47,7 +47,8 @@ def write_data_set(folder: Path, pictures: int = 8, splits: str = 'train val tes
     return folder / 'data.yaml'
 
 
-def write_architecture(folder: Path) -> Path:
+def write_architecture(folder: Path, classes: int = 5, width: float = 0.125) -> Path:
+    """width: of the layers, as a share of 64 channels."""
     path = folder / 'tiny.yaml'
-    path.write_text(TINY)
+    path.write_text(ARCHITECTURE.format(classes=classes, width=width))
     return path

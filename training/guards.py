@@ -17,6 +17,9 @@ from training.recipe import Guards, Stage
 
 StopReason = Literal['forgetting', 'loss_not_finite', 'out_of_memory', 'disk_full', 'terminated']
 
+MACHINE = frozenset({'out_of_memory', 'disk_full', 'terminated'})
+"""Reasons that lie in the machine; the others lie in the recipe."""
+
 MITIGATIONS = ('lower_lr', 'cosine')
 """Recipes that the strategy names against catastrophic forgetting."""
 

@@ -13,6 +13,7 @@ import subprocess
 import time
 from copy import copy
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from training.cpu_trainer import (  # noqa: E402
 )
 from training.endings import end_with_parent, named_endings, on_sigterm  # noqa: E402
 from training.guards import (  # noqa: E402
+    MACHINE,
     MITIGATIONS,
     GuardError,
     StageStopped,
@@ -94,6 +96,7 @@ def train_stage(job: StageJob) -> StageResult:
 def _train(job: StageJob, begin: dict[str, str]) -> None:
     """begin: `model`, or the checkpoint to `resume` from, which has its own settings."""
     job.write()
+    StageRecord(job).update(ending=None)
     os.environ[JOB_VARIABLE] = str(job.file)
     overrides = {
         **job.arguments(),
@@ -145,37 +148,40 @@ class StageTrainer(ShardedTrainer):
         try:
             with (
                 subprocess.Popen(command, preexec_fn=end_with_parent) as launcher,
-                on_sigterm(launcher.terminate),
+                on_sigterm(partial(self._terminate, launcher)),
             ):
                 status = launcher.wait()
         finally:
             ddp_cleanup(self, file)
         if status:
             self.record.raise_ending()
+            if self.terminated:
+                raise _terminated()
             raise EngineError(
                 f'the processes of the GPUs ended with status {status}: see their output above.'
             )
 
     def _do_train(self) -> None:
-        self.record.update(ending=None)
         try:
             with on_sigterm(self._terminate), named_endings(self.job.stage):
                 super()._do_train()
-        except (StageStopped, GuardError) as error:
+        except BaseException as error:
             if RANK in {-1, 0}:
                 self._leave(error)
             raise
 
-    def _terminate(self) -> None:
+    def _terminate(self, launcher: subprocess.Popen[bytes] | None = None) -> None:
         self.terminated = True
+        if launcher:
+            launcher.terminate()
 
-    def _leave(self, error: StageStopped | GuardError) -> None:
+    def _leave(self, error: BaseException) -> None:
         """Tell the campaign, and the process that launched this one, why the stage ended."""
-        stopped = isinstance(error, StageStopped)
-        reason = error.reason if isinstance(error, StageStopped) else 'guard'
-        with contextlib.suppress(OSError):  # the disk is full
-            self.job.log('guard' if not stopped else 'error', reason, str(error))
-            self.record.update(ending={'reason': reason, 'message': str(error)})
+        if isinstance(error, (StageStopped, GuardError)):
+            reason = error.reason if isinstance(error, StageStopped) else 'guard'
+            with contextlib.suppress(OSError):  # the disk is full
+                self.job.log('error' if reason in MACHINE else 'guard', reason, str(error))
+                self.record.update(ending={'reason': reason, 'message': str(error)})
         if hasattr(self, '_tracked'):
             self._tracked.finish(failed=True)
 
@@ -194,6 +200,15 @@ class StageTrainer(ShardedTrainer):
             args.imgsz = self.job.imgsz_val
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
         return build_yolo_dataset(args, img_path, batch, self.data, mode, mode == 'val', stride)
+
+    def get_dataloader(
+        self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = 'train'
+    ) -> Any:
+        """Larger pictures are validated in smaller batches: they take no more memory."""
+        if mode == 'val':
+            share = min(self.args.imgsz / self.job.imgsz_val, 1.0)
+            batch_size = max(int(batch_size * share**2), 1)
+        return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
     def get_validator(self) -> UnhurriedValidator:
         """One that finds the same on a busy machine: best.pt, patience and guards look at it."""
@@ -265,7 +280,7 @@ class StageTrainer(ShardedTrainer):
             if self._bad_losses > (SCALER_SKIPS if self.scaler.is_enabled() else 0):
                 raise _not_finite(self.epoch)
         if self.terminated:
-            raise StageStopped('terminated', 'asked to end (SIGTERM); goes on from its last epoch.')
+            raise _terminated()
         self._batch += 1
 
     def _on_train_epoch_end(self) -> None:
@@ -383,6 +398,10 @@ def _finish(job: StageJob, record: StageRecord) -> StageResult:
 def _load(checkpoint: Path) -> dict[str, Any]:
     saved: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
     return saved
+
+
+def _terminated() -> StageStopped:
+    return StageStopped('terminated', 'asked to end (SIGTERM); goes on from its last epoch.')
 
 
 def _not_finite(epoch: int) -> StageStopped:
