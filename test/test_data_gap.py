@@ -1,0 +1,218 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from cone_perception.errors import DataError, ModelError
+from training.cli import main
+from training.data.embedding import embed_pictures
+from training.data.gap import measure_gap
+from training.data.gap_page import write_gap_page
+
+NAMES = ['blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone']
+COLOURS = {0: (200, 80, 20), 2: (20, 120, 240), 4: (20, 210, 230)}
+
+
+def make_set(root, seed, pictures=100, size=1.0, light=0, blur=0.0, classes=(0, 2, 4), frame=0):
+    """Pictures of grey noise with cones as boxes of colour; the settings plant a gap."""
+    rng = np.random.default_rng(seed)
+    for kind in ('images', 'labels'):
+        (root / 'train' / kind).mkdir(parents=True)
+    for index in range(pictures):
+        base = rng.normal(110 + rng.normal(0, 12), 25, (45, 80, 3))
+        bgr = cv2.resize(np.clip(base, 0, 255).astype(np.uint8), (320, 180))
+        lines = []
+        for _ in range(rng.integers(3, 9)):
+            class_id = int(rng.choice(classes))
+            height = rng.uniform(14, 26) * size
+            width = height * rng.uniform(0.6, 0.8)
+            x, y = rng.uniform(30, 290), rng.uniform(70, 150)
+            corners = [int(x - width / 2), int(y - height / 2), int(x + width / 2)]
+            colour = (COLOURS[class_id] + rng.normal(0, 15, 3)).clip(0, 255).tolist()
+            cv2.rectangle(bgr, corners[:2], (corners[2], int(y + height / 2)), colour, -1)
+            wide, tall = 320 + 2 * frame, 180 + 2 * frame
+            box = (x + frame) / wide, (y + frame) / tall, width / wide, height / tall
+            lines.append(f'{class_id} {" ".join(map(str, box))}\n')
+        if blur:
+            bgr = cv2.GaussianBlur(bgr, (0, 0), blur)
+        bgr = np.clip(bgr.astype(int) + light, 0, 255).astype(np.uint8)
+        bgr = cv2.copyMakeBorder(bgr, frame, frame, frame, frame, cv2.BORDER_CONSTANT)
+        cv2.imwrite(str(root / 'train' / 'images' / f'drive_{index:04}.png'), bgr)
+        (root / 'train' / 'labels' / f'drive_{index:04}.txt').write_text(''.join(lines))
+    content = {'train': 'train/images', 'names': NAMES}
+    (root / 'data.yaml').write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope='session')
+def plain(tmp_path_factory):
+    return make_set(tmp_path_factory.mktemp('sets') / 'plain', 1)
+
+
+@pytest.mark.parametrize(
+    'name, gap',
+    [
+        ('brightness', {'light': 60}),
+        ('box height', {'size': 0.5}),
+        ('frame', {'frame': 40}),
+        ('sharpness', {'blur': 2.0}),
+    ],
+)
+def test_planted_gap_is_the_largest_difference(plain, tmp_path, name, gap):
+    report = measure_gap(plain, make_set(tmp_path / 'other', 2, **gap))
+    first = report.differences[0]
+    assert first.name == name
+    assert first.distance > 2 * first.within
+    assert report.sentences()[0].startswith(name.capitalize())
+
+
+def test_frame_changes_nothing_but_itself(plain, tmp_path):
+    """Brightness and the rest are measured inside of it; positions and sizes move with it."""
+    report = measure_gap(plain, make_set(tmp_path / 'other', 2, frame=40))
+    changed = {entry.name for entry in report.differences if entry.ratio > 1.5}
+    assert not changed & {'brightness', 'contrast', 'saturation', 'sharpness', 'classes'}
+
+
+def test_two_sets_of_one_kind_show_no_gap(plain, tmp_path):
+    report = measure_gap(plain, make_set(tmp_path / 'other', 2))
+    assert [entry.name for entry in report.differences if entry.ratio > 1.5] == []
+    assert max(entry.distance for entry in report.differences) < 0.3
+
+
+def test_class_that_one_set_lacks_is_named(plain, tmp_path):
+    report = measure_gap(plain, make_set(tmp_path / 'other', 2, classes=(0, 4)))
+    (classes,) = [entry for entry in report.differences if entry.name == 'classes']
+    assert classes.ratio > 3
+    assert any('boxes in plain, none in other' in text for text in report.sentences())
+
+
+def test_classes_are_compared_by_name_not_by_number(plain, tmp_path):
+    other = make_set(tmp_path / 'other', 2)
+    (other / 'data.yaml').write_text(json.dumps({'train': 'train/images', 'names': NAMES[::-1]}))
+    for path in (other / 'train' / 'labels').iterdir():
+        lines = [line.split() for line in path.read_text().splitlines()]
+        path.write_text(''.join(f'{4 - int(c)} {" ".join(box)}\n' for c, *box in lines))
+    report = measure_gap(plain, other)
+    assert not [entry for entry in report.differences if entry.ratio > 1.5]
+
+
+def test_command_writes_page_and_figures(plain, tmp_path, capsys):
+    other = make_set(tmp_path / 'other', 2, pictures=40, light=60)
+    weights = write_network(tmp_path / 'net.onnx')
+    out = tmp_path / 'out'
+    arguments = ['data', 'gap', str(plain), str(other), '--out', str(out)]
+    assert main([*arguments, '--weights', str(weights), '--pictures', '40']) == 0
+    assert 'Brightness: median' in capsys.readouterr().out
+    stored = json.loads((out / 'gap.json').read_text())
+    assert stored['embedding']['pictures'] == [40, 40]
+    assert {'brightness', 'embedding'} <= {
+        entry['name'] for entry in stored['differences'] if entry['notable']
+    }
+    page = (out / 'gap.html').read_text()
+    assert page.count('data:image/jpeg;base64,') == 16
+    assert 'http://' not in page
+    assert 'https://' not in page
+
+
+def test_embedding_tells_sets_apart_only_when_they_differ(plain, tmp_path):
+    weights = write_network(tmp_path / 'net.onnx')
+    alike = measure_gap(plain, make_set(tmp_path / 'alike', 2), weights=weights, pictures=100)
+    apart = measure_gap(
+        plain, make_set(tmp_path / 'apart', 3, light=60), weights=weights, pictures=100
+    )
+    assert 0.35 < alike.embedding.told_apart < 0.65
+    assert apart.embedding.told_apart > 0.9
+    by_name = {entry.name: entry for entry in apart.differences}
+    assert by_name['embedding'].ratio > 3
+    assert len(set(apart.examples['nearest']) | set(apart.examples['farthest'])) == 16
+
+
+def test_page_without_embedding_holds_no_picture(plain, tmp_path):
+    report = measure_gap(plain, make_set(tmp_path / 'other', 2, pictures=30))
+    write_gap_page(tmp_path / 'gap.html', report)
+    assert 'data:image' not in (tmp_path / 'gap.html').read_text()
+
+
+def test_weights_of_ultralytics_give_what_their_export_gives(plain, tmp_path):
+    pytest.importorskip('torch')
+    pytest.importorskip('ultralytics')
+    from training.ultralytics_cpu import prepare_ultralytics
+
+    prepare_ultralytics()
+    import torch
+    from ultralytics import YOLO
+
+    (tmp_path / 'tiny.yaml').write_text(TINY)
+    torch.manual_seed(0)
+    model = YOLO(str(tmp_path / 'tiny.yaml'))
+    model.save(str(tmp_path / 'tiny.pt'))
+    torch.onnx.export(
+        model.model.float().eval(),
+        torch.zeros(1, 3, 640, 640),
+        str(tmp_path / 'tiny.onnx'),
+        dynamo=False,
+    )
+    paths = sorted((plain / 'train' / 'images').iterdir())[:3]
+    rows = [embed_pictures(paths, tmp_path / f'tiny{suffix}') for suffix in ('.pt', '.onnx')]
+    assert rows[0].shape == (3, 16)
+    assert rows[0].std(axis=0).max() > 0
+    assert np.allclose(*rows, atol=1e-4)
+
+
+def test_network_whose_backbone_cannot_be_found_is_refused(plain, tmp_path):
+    with pytest.raises(ModelError, match='where its backbone ends is not known'):
+        embed_pictures([], write_network(tmp_path / 'net.onnx', enlarges=False))
+    with pytest.raises(ModelError, match='does not exist'):
+        embed_pictures([], tmp_path / 'missing.pt')
+    (tmp_path / 'broken.pt').write_bytes(b'no weights')
+    with pytest.raises(ModelError, match='holds no YOLO model'):
+        embed_pictures([], tmp_path / 'broken.pt')
+
+
+def test_damaged_picture_is_named(tmp_path):
+    root = make_set(tmp_path / 'set', 1, pictures=3)
+    (root / 'train' / 'images' / 'drive_0001.png').write_bytes(b'no picture')
+    with pytest.raises(DataError, match=r'drive_0001\.png cannot be decoded'):
+        measure_gap(root, root)
+
+
+TINY = """\
+nc: 5
+scales: {n: [0.33, 0.125, 128]}
+backbone:
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [64, 3, 2]]
+  - [-1, 1, Conv, [128, 3, 2]]
+head:
+  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]
+  - [[3], 1, Detect, [nc]]
+"""
+
+
+def write_network(path: Path, enlarges: bool = True) -> Path:
+    """A convolution at random as backbone, and a neck that enlarges what it puts out."""
+    onnx = pytest.importorskip('onnx')
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    weights = np.random.default_rng(0).normal(0, 0.2, (8, 3, 16, 16)).astype(np.float32)
+    nodes = [
+        helper.make_node('Conv', ['images', 'weights'], ['features'], strides=[16, 16]),
+        helper.make_node('Relu', ['features'], ['deep']),
+        helper.make_node('Resize', ['deep', '', 'scales'], ['output'])
+        if enlarges
+        else helper.make_node('Relu', ['deep'], ['output']),
+    ]
+    constants = {'weights': weights, 'scales': np.array([1, 1, 2, 2], np.float32)}
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        'net',
+        [value('images', onnx.TensorProto.FLOAT, [1, 3, 192, 320])],
+        [value('output', onnx.TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)])
+    model.ir_version = 8
+    onnx.save(model, str(path))
+    return path

@@ -1,0 +1,140 @@
+"""Pictures -> what a model's own backbone makes of them: one row of numbers per picture.
+
+weights -> the backbone's last layer -> its mean over the picture
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.errors import DataError, InstallError, ModelError
+from cone_perception.model_card import Bundle, NetworkFile, Precision, read_bundle
+from cone_perception.preprocess import Letterbox
+from cone_perception.types import Float32, UInt8
+
+SIDE_PX = 640
+PRECISIONS: tuple[Precision, ...] = ('fp32', 'fp16', 'int8')
+"""The first that a bundle has is taken."""
+
+Network = Callable[[Float32], Float32]
+"""(1, 3, H, W) RGB, 0..1 -> (1, C, h, w) of the backbone's last layer."""
+
+
+def embed_pictures(
+    paths: Sequence[Path],
+    weights: Path,
+    cut: Callable[[UInt8], UInt8] | None = None,
+) -> Float32:
+    """(N, C) float32: per picture the mean of the backbone's last layer.
+
+    weights: a model bundle's folder, an ONNX file, or a .pt of Ultralytics. cut: applied to each
+    (H, W, 3) BGR picture first. Raises ModelError when the weights have no backbone that can be
+    found, InstallError when a package is missing, DataError for a picture that cannot be decoded.
+    """
+    network, (height_px, width_px) = open_backbone(weights)
+    rows = []
+    for path in tqdm(paths, unit='picture', desc='embed'):
+        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise DataError(f'{path} cannot be decoded: run `cone-training data verify` first.')
+        picture = np.asarray(bgr, np.uint8)
+        if cut is not None:
+            picture = cut(picture)
+        placed = np.empty((height_px, width_px, 3), np.uint8)
+        Letterbox(picture.shape[0], picture.shape[1], height_px, width_px).apply(picture, placed)
+        planes = placed[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+        rows.append(network(planes)[0].mean(axis=(1, 2)))
+    return np.array(rows, np.float32)
+
+
+def open_backbone(weights: Path) -> tuple[Network, tuple[int, int]]:
+    """The backbone of a model, and the height and width of its input in pixels."""
+    if not weights.exists():
+        raise ModelError(
+            f'{weights} does not exist. Give a .pt, an .onnx, or the folder of a model bundle.'
+        )
+    if weights.suffix == '.pt':
+        return _open_ultralytics(weights), (SIDE_PX, SIDE_PX)
+    return _open_onnx(_onnx_file(weights))
+
+
+def _onnx_file(weights: Path) -> Path:
+    if weights.suffix == '.onnx':
+        return weights
+    bundle = read_bundle(weights)
+    return bundle.checked_path(_best_network(bundle))
+
+
+def _best_network(bundle: Bundle) -> NetworkFile:
+    """The most exact network that runs without a GPU."""
+    networks = [network for network in bundle.card.networks if network.encoding != 'int8']
+    if not networks:
+        raise ModelError(f'{bundle.folder} has TensorRT networks only: give a .pt or an .onnx.')
+    return min(networks, key=lambda network: PRECISIONS.index(network.precision))
+
+
+def _open_onnx(path: Path) -> tuple[Network, tuple[int, int]]:
+    try:
+        import onnx
+        import onnxruntime
+    except ImportError as error:
+        raise InstallError(
+            f'{path} needs onnx and onnxruntime: pip install "cone_perception[train]" ({error})'
+        ) from error
+    model = onnx.load(str(path))
+    # The neck of every YOLO since version 5 starts by enlarging what the backbone puts out.
+    tensor = next((node.input[0] for node in model.graph.node if node.op_type == 'Resize'), None)
+    if tensor is None:
+        raise ModelError(
+            f'{path} has no layer that enlarges, so where its backbone ends is not known. '
+            'Give the weights of a YOLO model.'
+        )
+    del model.graph.output[:]
+    model.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=['CPUExecutionProvider']
+    )
+    entry = session.get_inputs()[0]
+    sides = [side if isinstance(side, int) else SIDE_PX for side in entry.shape[2:]]
+    batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1
+    half = entry.type == 'tensor(float16)'
+
+    def run(planes: Float32) -> Float32:
+        filled = np.repeat(planes, batch, axis=0).astype(np.float16 if half else np.float32)
+        return np.asarray(session.run([tensor], {entry.name: filled})[0][:1], np.float32)
+
+    return run, (sides[0], sides[1])
+
+
+def _open_ultralytics(path: Path) -> Network:
+    from training.ultralytics_cpu import prepare_ultralytics
+
+    try:
+        prepare_ultralytics()
+        import torch
+        from ultralytics import YOLO
+    except ImportError as error:
+        raise InstallError(
+            f'{path} needs ultralytics: pip install "cone_perception[train]" ({error})'
+        ) from error
+    try:
+        model = YOLO(str(path)).model.float().eval()
+        layers = list(model.model)[: len(model.yaml['backbone'])]
+    except Exception as error:  # unpickling raises anything
+        raise ModelError(f'{path} holds no YOLO model of Ultralytics: {error}') from error
+    if any(layer.f != -1 for layer in layers):
+        raise ModelError(f'{path} has a backbone whose layers do not follow each other.')
+    backbone = torch.nn.Sequential(*layers)
+
+    def run(planes: Float32) -> Float32:
+        with torch.inference_mode():
+            return np.asarray(backbone(torch.from_numpy(planes)).numpy(), np.float32)
+
+    return run
