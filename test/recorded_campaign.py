@@ -101,8 +101,13 @@ def write_campaign(
                 shown = counts[stage.data]['train'] * max(stage.crops_per_picture, 1)
                 start, best = (
                     best,
-                    _write_results(place, stage.epochs, best, gain * arm.candidate, stage.lr0),
+                    _write_results(
+                        place, stage.epochs, best, gain * 3 * arm.candidate - 0.05, stage.lr0
+                    ),
                 )
+                weights = place / 'weights' / 'best.pt'
+                weights.parent.mkdir()
+                weights.write_text(f'{run} {stage.name}')
                 state.steps[f'{run}/{stage.name}'] = Step(
                     'done',
                     seconds=3600.0 * stage.epochs / 5,
@@ -112,6 +117,7 @@ def write_campaign(
                         'seed': seed,
                         'stage': plain(stage),
                         'folder': str(place.relative_to(root)),
+                        'best': str(weights.relative_to(root)),
                         'pictures': shown,
                         'epochs': stage.epochs,
                         'stopped_by': None,

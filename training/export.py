@@ -23,6 +23,7 @@ from cone_perception.model_card import (
     Precision,
     file_sha256,
 )
+from training.card import read_card
 from training.quantise import Calibration, encode_uint8, quantise, quantised_share
 from training.ultralytics_cpu import prepare_ultralytics
 
@@ -66,12 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='CLASS=SCORE',
         help='least score of a class (default: 0.25)',
     )
+    parser.add_argument('--card', type=Path, help="campaign's card.json: both entries below")
     for entry in ('training', 'metrics'):
         parser.add_argument(f'--{entry}', type=Path, help=f'JSON file: the card\'s "{entry}"')
 
 
 def run(args: argparse.Namespace) -> int:
     prepare_ultralytics()
+    made, measured = read_card(args.card, args.weights) if args.card else ({}, {})
     height, width = args.imgsz
     calibration = Calibration.from_folder(args.calibration, args.calibration_count, height, width)
     with TemporaryDirectory() as folder:
@@ -109,13 +112,14 @@ def run(args: argparse.Namespace) -> int:
         licence='AGPL-3.0-only',
         other_files={LICENCE_FILE: file_sha256(args.out / LICENCE_FILE)},
         training={
+            **made,
             **_json(args.training),
             'weights_sha256': file_sha256(args.weights),
             'quantised': share,
             'calibration_pictures': len(calibration.pictures),
             'calibration_sha256': calibration.sha256(),
         },
-        metrics=_json(args.metrics),
+        metrics={**measured, **_json(args.metrics)},
     )
     (args.out / CARD_FILE).write_text(card.to_json(), encoding='utf-8')
     print(f'{args.out / CARD_FILE}: {share}')

@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cone_perception.draw import short_name
 from cone_perception.errors import OutputError
 from training.campaign_record import MAP50, MAP50_95, CampaignRecord, Training, read_campaign
 from training.card import write_card
+from training.compare import Interval, against_published, outcome_of
 from training.folder import CampaignFolder, write_text
 from training.report_blocks import (
     Block,
@@ -156,11 +158,11 @@ def make_report(record: CampaignRecord) -> Report:
         blocks = _all_of(title, make, record)
         if blocks:
             sections.append(Section(title, blocks))
-    ended = f', ended {state.ended}' if state.ended else ''
+    ended = f', ended {_time(state.ended)}' if state.ended else ''
     description = str(record.recipe.get('description') or '').rstrip('.')
     return Report(
         title=f'Campaign {state.name}',
-        subtitle=f'{description + ". " if description else ""}Started {state.started}{ended}.',
+        subtitle=f'{description}. Started {_time(state.started)}{ended}.'.removeprefix('. '),
         badge=outcome or ('failed' if _failed(record) else 'not finished'),
         tone=TONES.get(outcome, 'bad' if outcome or _failed(record) else 'unsure'),
         sections=sections,
@@ -260,7 +262,7 @@ def _tiles(record: CampaignRecord) -> Iterator[Block]:
                 'bad' if passed < len(gates) else 'unsure' if unproven else 'good',
             )
         )
-    runs = {training.run for training in record.trainings if training.arm == record.candidate}
+    runs = {t.run for t in record.trainings if t.arm == record.candidate and t.epochs}
     if runs:
         items.append(
             (
@@ -310,28 +312,27 @@ def _baselines(record: CampaignRecord) -> Iterator[Block]:
             continue
         if arm == record.candidate:
             strong.append(len(rows))
-        seeds = f' ({len(tests)} trainings, mean)' if len(tests) > 1 else ''
         figures = [
             statistics.mean(_nan(_overall(test)[name]) for test in tests) for name in OVERALL
         ]
-        rows.append([arm + seeds, *map(_figure, figures), *_difference(against.get(arm))])
+        rows.append([arm, str(len(tests)), *map(_figure, figures), *_difference(against.get(arm))])
     for name, printed in record.published.items():
         published = [_figure(printed.get(metric)) for metric in OVERALL]
         label = f'{name} (published, not paired)'
-        rows.append([label, *published, *_difference(against.get(name))])
+        rows.append([label, '', *published, *_printed_difference(record, printed)])
     if not rows:
         yield Text('No model has been evaluated on the test pictures yet.')
         return
     confidence = _confidence(record)
     yield Table(
-        ['model', *OVERALL.values(), 'difference in mAP50', '95 %', 'says'],
+        ['model', 'trainings', *OVERALL.values(), 'difference in mAP50 (95 %)', 'says'],
         rows,
         words=[len(OVERALL) + 3],
         strong=strong,
-        note='Difference: the candidate minus that model. Precision and recall are at the best F1 '
-        f'of each model, so not at the same point; fixed: at confidence {confidence} for all. A '
-        'published figure is what somebody printed: its own error is unknown and nothing is '
-        'paired.',
+        note='Of several trainings the mean. Difference: the candidate minus that model. Precision '
+        'and recall are at the best F1 of each model, so not at the same point; fixed: at '
+        f'confidence {confidence} for all. A published figure is what somebody printed: its own '
+        'error is unknown and nothing is paired.',
     )
     for comparison in record.comparison.get('comparisons', ()):
         yield from _comparison(comparison, record.margin)
@@ -357,9 +358,20 @@ def _overall(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _difference(line: Mapping[str, Any] | None) -> list[str]:
     if line is None:
-        return ['', '', '']
+        return ['', '']
     found = line['difference']
-    return [_signed(found['value']), _range(found), str(line['outcome'])]
+    return [f'{_signed(found["value"])} ({_range(found)})', str(line['outcome'])]
+
+
+def _printed_difference(record: CampaignRecord, printed: Mapping[str, Any]) -> list[str]:
+    """Of the candidate from a published figure, taken as exact."""
+    own, figure = record.comparison.get('own', {}).get('map50'), printed.get('map50')
+    if not own or figure is None:
+        return ['', '']
+    interval = Interval(*(_nan(own[key]) for key in ('value', 'low', 'high')))
+    found = against_published({'map50': interval}, float(figure))
+    outcome = outcome_of(found, record.margin).label
+    return _difference({'difference': asdict(found), 'outcome': outcome})
 
 
 def _comparison(comparison: Mapping[str, Any], margin: float) -> Iterator[Block]:
@@ -371,8 +383,8 @@ def _comparison(comparison: Mapping[str, Any], margin: float) -> Iterator[Block]
             rows.append(
                 [
                     OVERALL[row['name']],
-                    _interval(row['a']),
-                    _interval(row['b']),
+                    _figure(row['a']['value']),
+                    _figure(row['b']['value']),
                     _signed(found['value']),
                     _range(found),
                     _range(row['strategy']) if row['strategy'] else '',
@@ -481,14 +493,19 @@ def _breakdown(
     labels: Mapping[str, tuple[str, str]],
     cells: Callable[[Mapping[str, Any], str], tuple[Any, Any]],
 ) -> Iterator[Block]:
-    """mAP50 of every model, row by row, and the candidate's paired differences.
+    """mAP50 of every model, row by row, and the paired difference from the deciding baseline.
 
     labels: key -> what is shown, and the figure's name in the comparison.
     """
     tests = _mean_tests(record)
     if not tests or not labels:
         return
-    comparisons = record.comparison.get('comparisons', ())
+    against = record.verdict.get('against') or [{}]
+    comparisons = [
+        comparison
+        for comparison in record.comparison.get('comparisons', ())
+        if comparison['b'] == against[0].get('baseline')
+    ]
     rows = []
     for key, (label, figure) in labels.items():
         first = next(iter(tests.values()))[0]
@@ -523,13 +540,13 @@ def _stages(record: CampaignRecord) -> Iterator[Block]:
         best = about.get('best_map50')
         rows.append(
             [
-                f'{training.run} {training.stage}',
+                training.run,
+                training.stage,
                 training.data,
                 _count(training.pictures) if training.pictures else '',
-                f'{len(training.epochs)} / {planned}',
-                _ending(training),
+                ', '.join(filter(None, (f'{len(training.epochs)} / {planned}', _ending(training)))),
                 _figure(training.start_map50),
-                f'{_figure(best)} (epoch {about.get("best_epoch")})' if best is not None else '',
+                f'{_figure(best)} ({about.get("best_epoch")})' if best is not None else '',
                 *(_validated(record, training, what) for what in ('val', 'target_val')),
                 duration(training.step.seconds) if training.step.seconds else '',
             ]
@@ -540,19 +557,20 @@ def _stages(record: CampaignRecord) -> Iterator[Block]:
     yield Table(
         [
             'training',
+            'stage',
             'data',
-            'pictures or crops',
+            'pictures',
             'epochs',
-            'ended',
             'start',
-            'best',
+            'best (epoch)',
             'on own val',
-            'on target val',
+            'on target',
             'time',
         ],
         rows,
-        words=[1, 4],
-        note="mAP50. Start: of the weights that the stage started from, on the target's "
+        words=[1, 2, 4],
+        note='Pictures: crops, where the stage trains on crops. The figures are mAP50. '
+        "Start: of the weights that the stage started from, on the target's "
         "validation pictures. Best: of best.pt in training, on the stage's own. The last two: of "
         'best.pt, evaluated as the test is.',
     )
@@ -568,7 +586,7 @@ def _ending(training: Training) -> str:
     if stopped:
         follows = training.step.result.get('goes_on_with')
         return f'{stopped}, then {follows}' if follows else str(stopped)
-    return 'all epochs' if training.step.status == 'done' else training.step.status
+    return '' if training.step.status == 'done' else training.step.status
 
 
 def _validated(record: CampaignRecord, training: Training, what: str) -> str:
@@ -587,7 +605,9 @@ def _curves(record: CampaignRecord) -> Iterator[Block]:
     legend = [(arm, COLOURS[place % len(COLOURS)]) for place, arm in enumerate(arms)]
     if any(not training.on_target for training in drawn):
         legend.append(('on the pre-training set', ''))
-    yield Text(_crossing(record))
+    words, crossings = _crossing(record)
+    if words:
+        yield Text(words)
 
     def series(values: Callable[[Training], Sequence[float]], by_epoch: bool) -> list[Series]:
         return [
@@ -609,8 +629,9 @@ def _curves(record: CampaignRecord) -> Iterator[Block]:
         by_epoch: bool,
         log_y: bool = False,
     ) -> Iterator[Chart]:
-        x_title = 'epoch of the stage' if by_epoch else 'training pictures shown, all stages'
-        svg = line_chart(series(values, by_epoch), caption, x_title, log_y=log_y)
+        x_title = 'epoch of the stage' if by_epoch else 'pictures shown, all stages'
+        marks = [(place, 'cross') for place in crossings if name == 'map50-by-passes']
+        svg = line_chart(series(values, by_epoch), caption, x_title, log_y=log_y, verticals=marks)
         if svg:
             yield Chart(name, svg, caption, legend)
 
@@ -657,34 +678,40 @@ def _curves(record: CampaignRecord) -> Iterator[Block]:
     yield Folded('Each part of the losses', parts)
 
 
-def _crossing(record: CampaignRecord) -> str:
-    """Where the best mAP50 so far of candidate and baseline change places, by pictures shown."""
-    other = 'single-stage'
-    curves = {arm: _best_so_far(record, arm) for arm in (record.candidate, other)}
-    if record.candidate == other or not all(curves.values()):
-        return 'The curves of the arms cannot be laid over each other: one has no epoch yet.'
+def _crossing(record: CampaignRecord) -> tuple[str, list[float]]:
+    """Where the best mAP50 so far of candidate and baseline change places, by pictures shown.
+
+    In words, and as numbers of pictures.
+    """
+    candidate, other = record.candidate, 'single-stage'
+    curves = {arm: _best_so_far(record, arm) for arm in (candidate, other)}
+    if candidate == other or not all(curves.values()):
+        return '', []
     low = max(xs[0] for runs in curves.values() for xs, _ in runs)
     high = min(xs[-1] for runs in curves.values() for xs, _ in runs)
-    names = f'{record.candidate} and {other}'
-    if high <= low:
-        return f'{names} have no number of pictures shown in common.'
     at = np.unique(np.concatenate([xs for runs in curves.values() for xs, _ in runs]))
     at = at[(at >= low) & (at <= high)]
+    if len(at) < 2:
+        return f'{candidate} and {other} have not yet been shown as many pictures.', []
     mean = {
         arm: np.mean([np.interp(at, xs, ys) for xs, ys in runs], axis=0)
         for arm, runs in curves.items()
     }
-    ahead = mean[record.candidate] > mean[other]
-    turns = np.flatnonzero(ahead[1:] != ahead[:-1])
-    leader = [other, record.candidate]
-    span = f'between {at[0]:,.0f} and {at[-1]:,.0f} training pictures shown'
-    measure = 'the best validation mAP50 so far on the target, mean over the trainings of an arm'
-    if not len(turns):
-        return f'By {measure}, {leader[int(ahead[-1])]} leads everywhere {span}.'
-    places = ', '.join(f'{(at[turn] + at[turn + 1]) / 2:,.0f}' for turn in turns)
+    lead = mean[candidate] - mean[other]
+    places = [
+        float(at[i] + (at[i + 1] - at[i]) * lead[i] / (lead[i] - lead[i + 1]))
+        for i in np.flatnonzero((lead[1:] > 0) != (lead[:-1] > 0))
+    ]
+    leader = candidate if lead[-1] > 0 else other
+    measure = 'By the best validation mAP50 so far on the target, mean over the trainings of an arm'
+    span = f'between {at[0]:,.0f} and {at[-1]:,.0f} pictures shown'
+    if not places:
+        return f'{measure}, {leader} leads everywhere {span}.', []
+    crossed = ', '.join(f'{place:,.0f}' for place in places)
     return (
-        f'By {measure}, the curves of {names} cross at {places} training pictures shown; '
-        f'{leader[int(ahead[-1])]} leads at the end ({span}).'
+        f'{measure}, the curves of {candidate} and {other} cross at {crossed} pictures shown, and '
+        f'{leader} leads at the end ({span}).',
+        places,
     )
 
 
@@ -692,7 +719,8 @@ def _best_so_far(record: CampaignRecord, arm: str) -> list[tuple[Any, Any]]:
     """Of each run of an arm: pictures shown, and the best mAP50 on the target until then."""
     found: dict[str, tuple[list[float], list[float]]] = {}
     for training in record.trainings:
-        if training.arm != arm or not training.on_target or not training.epochs:
+        forgot = training.step.result.get('stopped_by') == 'forgetting'
+        if training.arm != arm or not training.on_target or not training.epochs or forgot:
             continue
         xs, ys = found.setdefault(training.run, ([], []))
         if training.start_map50 is not None:
@@ -773,7 +801,7 @@ def _events(record: CampaignRecord) -> Iterator[Block]:
             ['time', 'where', 'what', 'message'],
             [
                 [
-                    str(event.get('time', '')),
+                    _time(event.get('time')),
                     ' '.join(filter(None, (event.get('run'), event.get('step')))),
                     f'{event["kind"]}: {event.get("name", "")}',
                     str(event.get('message', '')),
@@ -834,6 +862,8 @@ def _data(record: CampaignRecord) -> Iterator[Block]:
     names = [short_name(name) for name in first.get('boxes', {})]
     yield Table(['cones', *names], classes)
     for name, report in record.verifications.items():
+        if not report:
+            continue
         manifest = report.get('manifest_sha256') or 'none'
         renamed = [
             f'{own} is {project}'
@@ -909,9 +939,8 @@ def _leaks(record: CampaignRecord) -> Iterator[Block]:
 
 
 def _pictures(record: CampaignRecord) -> Iterator[Block]:
-    for run, what in record.evaluations.items():
-        if 'test' not in what:
-            continue
+    runs = [run for names in record.runs().values() for run in names]
+    for run in runs:
         place = record.folder.evaluation(run, 'test')
         for file, words in (
             ('pr_curves.png', 'precision over recall on the test pictures'),
@@ -919,7 +948,7 @@ def _pictures(record: CampaignRecord) -> Iterator[Block]:
         ):
             if (place / file).is_file():
                 yield Picture(place / file, f'{run}: {words}.', private=False, wide=False)
-    for run in record.evaluations:
+    for run in runs:
         sheet = record.folder.evaluation(run, 'test') / 'worst.jpg'
         if sheet.is_file():
             yield Picture(sheet, f'{run}: the test pictures with most errors.', private=True)
@@ -983,7 +1012,7 @@ def _machine(record: CampaignRecord) -> Iterator[Block]:
     rows.append(
         ['energy of the GPUs', f'{energy:.1f} Wh' if energy is not None else 'not measured']
     )
-    yield Table(['', ''], rows, words=[1])
+    yield Table(['what', 'is'], rows, words=[1])
     if record.tracked:
         yield Table(
             ['W&B run', 'mode', 'where'],
@@ -1033,8 +1062,9 @@ def _range(found: Mapping[str, Any], signed: bool = True) -> str:
     return f'{show(found["low"])} to {show(found["high"])}'
 
 
-def _interval(found: Mapping[str, Any]) -> str:
-    return f'{_figure(found["value"])} ({_range(found, signed=False)})'
+def _time(text: Any) -> str:
+    """2026-02-01T08:00:00+00:00 -> 2026-02-01 08:00 UTC."""
+    return re.sub(r'T(\d\d:\d\d)(:\d\d)?\+00:00$', r' \1 UTC', str(text or ''))
 
 
 def _count(value: Any) -> str:

@@ -22,6 +22,9 @@ Tone = Literal['', 'good', 'bad', 'unsure']
 PICTURE_WIDTH_PX = 1600
 """Wider pictures are embedded no wider."""
 
+SHORT = 12
+"""Table cells with fewer letters are not broken into lines."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -248,7 +251,8 @@ def _html_table(table: Table) -> str:
 
     def cells(row: Sequence[str], tag: str) -> str:
         return ''.join(
-            f'<{tag}{" class=w" if place in words else ""}>{_inline(cell)}</{tag}>'
+            f'<{tag} class="{"w" if place in words else ""}{" n" if len(cell) < SHORT else ""}">'
+            f'{_inline(cell)}</{tag}>'
             for place, cell in enumerate(row)
         )
 

@@ -72,7 +72,7 @@ def line_chart(
 ) -> str:
     """Curves over a common axis; empty text when no point of any is known.
 
-    verticals: x and a word for it, drawn as dotted lines.
+    The x axis begins at 0. verticals: x and a word for it, drawn as dotted lines.
     """
     known = [(one, points) for one in series if (points := one.points())]
     known = [(one, [p for p in points if p[1] > 0 or not log_y]) for one, points in known]
@@ -82,14 +82,15 @@ def line_chart(
     xs = [x for _, points in known for x, _ in points]
     ys = [y for _, points in known for _, y in points]
     ys += [v for one, _ in known for pair in one.error for v in pair if math.isfinite(v)]
-    x_axis = _Axis(min(*xs, *(v for v, _ in verticals), xs[0]), max(xs), LEFT, WIDTH - RIGHT)
+    x_axis = _Axis(min(0.0, *xs), max(xs), LEFT, WIDTH - RIGHT)
     y_axis = _Axis(min(ys), max(ys), height - BOTTOM, TOP, log_y)
     parts = [_grid(x_axis, y_axis, x_title, height)]
     for at, word in verticals:
         x = x_axis.place(at)
         parts.append(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{height - BOTTOM}" stroke="{DIM}" '
-            f'stroke-dasharray="2 4"/><text x="{x + 4:.1f}" y="{TOP + 10}">{_text(word)}</text>'
+            f'stroke-dasharray="2 4"/><text x="{x + 4:.1f}" y="{height - BOTTOM - 6}">'
+            f'{_text(word)}</text>'
         )
     for one, points in known:
         parts.append(_curve(one, points, x_axis, y_axis))
@@ -240,7 +241,7 @@ def _number(value: float, signed: bool = False) -> str:
     sign = '+' if signed and value > 0 else ''
     if abs(value) >= 1e6:
         return f'{sign}{value / 1e6:g} M'
-    if abs(value) >= 1e4:
+    if abs(value) >= 1e3:
         return f'{sign}{value / 1e3:g} k'
     if abs(value) < 1e-3:
         return f'{sign}{value:.0e}'.replace('e-0', 'e-')
