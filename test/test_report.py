@@ -87,7 +87,8 @@ class Cells(HTMLParser):
 def markdown_cells(text: str) -> list[str]:
     rows = [line for line in text.splitlines() if line.startswith('| ')]
     rows = [row for row in rows if not set(row) <= set('|-: ')]
-    return [cell.strip().strip('*`') for row in rows for cell in row[1:-1].split(' |')]
+    cells = [cell.strip() for row in rows for cell in row[1:-1].split(' |')]
+    return [cell.removeprefix('**').removesuffix('**').replace('`', '') for cell in cells]
 
 
 def test_page_is_whole_and_needs_nothing_beside_it(campaign: CampaignFolder) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from training.recipe import Tracking
-from training.tracking import QUEUE_MESSAGES, TrackedRun, open_tracking
+from training.tracking import QUEUE_MESSAGES, TrackedRun, open_tracking, track_evaluation
 
 KEY = 'k' * 40
 HANGS = 'import threading\nthreading.Event().wait()\n'
@@ -190,6 +190,35 @@ def test_offline_run_writes_everything_below_its_folder_and_reaches_no_host(
     with pytest.raises(TimeoutError):
         listener.accept()
     listener.close()
+
+
+@pytest.mark.slow
+def test_evaluation_is_logged_with_tables_and_pictures(tmp_path: Path) -> None:
+    pytest.importorskip('wandb')
+    from recorded_campaign import write_campaign
+
+    folder = write_campaign(tmp_path / 'mini')
+    place = folder.evaluation('two-stage/seed0', 'test')
+    end = track_evaluation(
+        Tracking(mode='offline'), 'mini', 'two-stage/seed0', 'test', place, folder.root
+    )
+    assert (end.mode, end.sent, end.lost, end.warnings) == ('offline', 5, 0, ())
+    (media,) = folder.root.glob('wandb/offline-run-*/files/media')
+    tables = ''.join(path.read_text() for path in media.rglob('*.table.json'))
+    assert 'blue_cone' in tables
+    assert 'low_px' in tables
+    assert {path.suffix for path in media.rglob('*') if path.is_file()} >= {'.png', '.jpg'}
+
+
+def test_evaluation_that_is_none_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_wandb(tmp_path, monkeypatch, MISSING)
+    warnings: list[str] = []
+    track_evaluation(
+        Tracking(mode='offline'), 'c', 'r', 'test', tmp_path / 'none', tmp_path, warnings.append
+    )
+    assert any('no evaluation' in warning for warning in warnings)
 
 
 @pytest.mark.slow

@@ -346,7 +346,21 @@ class Steps:
         return self._test(run.id, self._weights(run))
 
     def _test(self, run: str, weights: Path) -> dict[str, Any]:
-        return {'test': self._evaluate(run, 'test', weights, self.recipe.target, 'test')}
+        from training.tracking import track_evaluation
+
+        found = {'test': self._evaluate(run, 'test', weights, self.recipe.target, 'test')}
+        track_evaluation(
+            self.recipe.tracking,
+            self.folder.name,
+            run,
+            'test',
+            self.folder.evaluation(run, 'test'),
+            self.folder.root,
+            lambda message: self.folder.log_event(
+                'warning', 'tracking', message, run=run, step='test'
+            ),
+        )
+        return found
 
     def _evaluate(
         self, run: str, what: str, weights: Path, dataset: str, split: str = 'val'

@@ -91,6 +91,48 @@ def open_tracking(
     return tracked
 
 
+def track_evaluation(
+    settings: Tracking,
+    campaign: str,
+    run: str,
+    what: str,
+    evaluation: Path,
+    folder: Path,
+    warn: Warn | None = None,
+) -> TrackingEnd:
+    """A W&B run with the figures, plots and pictures of an evaluation; `what` is its job_type.
+
+    evaluation: folder that `write_evaluation` wrote. The rest as open_tracking has it.
+    """
+    tracked = open_tracking(settings, campaign, run, what, {}, folder, warn)
+    if settings.mode == 'off':
+        return tracked.finish()
+    try:
+        facts = json.loads((evaluation / 'evaluation.json').read_text(encoding='utf-8'))
+        figures = facts['figures']
+        overall = {
+            'map50': figures['map50'],
+            'map50_95': figures['map50_95'],
+            **{name: figures['best_f1'][name] for name in ('confidence', 'precision', 'recall')},
+            **{f'{name}_fixed': figures['fixed'][name] for name in ('precision', 'recall')},
+        }
+        known = {f'{what}/{name}': value for name, value in overall.items() if value is not None}
+        tracked.log(known, 0)
+        classes = figures['per_class']
+        columns = list(next(iter(classes.values()), {}))
+        rows = [[name, *(entry[column] for column in columns)] for name, entry in classes.items()]
+        tracked.log_table(f'{what}/per class', ['class', *columns], rows)
+        bands = figures['bands']
+        columns = list(bands[0]) if bands else []
+        rows = [[band[column] for column in columns] for band in bands]
+        tracked.log_table(f'{what}/per box height', columns, rows)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        tracked._fail(f'{evaluation} is no evaluation that W&B can be told of: {error!r}')
+    for path in sorted(evaluation.glob('*.png')) + sorted(evaluation.glob('*.jpg')):
+        tracked.log_images(f'{what}/{path.stem}', [path])
+    return tracked.finish()
+
+
 def _print_warning(message: str) -> None:
     print(f'warning: {message}', file=sys.stderr, flush=True)
 
