@@ -18,6 +18,7 @@ from training.cli import main
 from training.evaluate import evaluate, read_mapping
 from training.evaluation import Evaluation, metrics
 from training.judged_split import read_split
+from training.predictions import class_mapping
 
 WIDTH, HEIGHT = 640, 384
 CONES = {
@@ -140,14 +141,20 @@ def test_class_that_nobody_knows_is_refused_until_it_is_mapped(tmp_path, bundle,
     assert mapped.origin.class_mapping == {'yellow_cone': 'lemon'}
 
 
-def test_cones_of_a_class_that_the_model_lacks_are_missed_only_when_said(tmp_path, data):
-    names = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'grass')
-    bundle = write_tiny_bundle(tmp_path / 'grass', height_px=HEIGHT, width_px=WIDTH)
-    card = json.loads((bundle / 'card.json').read_text())
-    card |= {'class_names': names, 'thresholds': dict.fromkeys(names, 0.5)}
-    (bundle / 'card.json').write_text(json.dumps(card))
-    with pytest.raises(ModelError):
-        evaluate(bundle, data, 'test')
+def test_cones_of_a_class_that_the_model_lacks_are_missed_only_when_said():
+    model, needed = ('blue_cone', 'grass'), ('blue_cone', 'yellow_cone')
+
+    def indices(*entries):
+        return class_mapping(model, model, CLASS_NAMES, needed, read_mapping(entries)).tolist()
+
+    with pytest.raises(ModelError, match='the data set has no class grass'):
+        indices()
+    with pytest.raises(ModelError, match='the model has no class yellow_cone'):
+        indices('grass=')
+    assert indices('grass=', '=yellow_cone') == [0, -1]
+    assert indices('grass=yellow_cone') == [0, 4]
+    with pytest.raises(ModelError, match='--map names yelow_cone, which is not there'):
+        indices('grass=yelow_cone')
 
 
 @pytest.mark.parametrize('entry', ['yellow', '=', 'a=b a=c'])
@@ -202,6 +209,15 @@ def test_pictures_that_share_a_label_file_are_refused(data):
 def test_split_that_is_not_there_is_refused_with_those_that_are(data):
     with pytest.raises(DataError, match=r"'holdout', only for: train, val, test"):
         read_split(data, 'holdout')
+
+
+def test_folder_of_a_split_that_is_missing_is_not_passed_over(data):
+    content = yaml.safe_load((data / 'data.yaml').read_text())
+    content['test'] = ['test/images', 'more/images']
+    (data / 'data.yaml').write_text(yaml.safe_dump(content))
+    with pytest.raises(DataError, match=r'more/images. does not exist'):
+        read_split(data, 'test')
+    assert len(read_split(data, 'val')) == 3
 
 
 def test_hash_of_the_split_changes_with_a_label(data):

@@ -112,8 +112,20 @@ def read_split(data: Path, split: str) -> JudgedSplit:
 
 
 def picture_paths(layout: Layout, split: str) -> tuple[Path, ...]:
-    """Pictures of a split, sorted. Raises DataError when there is none or two share a label."""
+    """Pictures of a split, sorted.
+
+    Raises DataError when there is none, when data.yaml is wrong about it, so that some would be
+    missing, and when two share a label.
+    """
     paths = layout.splits.get(split, ())
+    wrong = [
+        problem.message
+        for problem in layout.problems
+        if problem.fatal
+        and (problem.kind in ('names', 'path') or problem.message.startswith(f'`{split}:'))
+    ]
+    if wrong and paths:
+        raise DataError(f'{layout.data_yaml} is not clear about its pictures: {_few(wrong)}')
     if not paths:
         raise DataError(
             f'{layout.data_yaml} has no pictures for the split {split!r}, only for: '
