@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from training.decide import MITIGATIONS
 from training.recipe import Guards
 
 
@@ -48,6 +47,8 @@ class Signature:
     @property
     def remedies(self) -> tuple[str, ...]:
         """Recipes to try."""
+        from training.decide import MITIGATIONS
+
         return MITIGATIONS[self.name]
 
 
