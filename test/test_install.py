@@ -168,6 +168,15 @@ def test_launch_and_settings_files_are_shared(
     assert {path.name for path in installed.glob('*') if path.is_file()} == expected
 
 
+def test_recipes_are_found(installation: Installation, checkout: Path) -> None:
+    found = installation.eval(
+        'from training.recipe import shipped_folder; '
+        'print(*sorted(p.name for p in shipped_folder().iterdir()))'
+    )
+    folder = checkout / 'config' / 'training'
+    assert found.split() == sorted(path.name for path in folder.iterdir())
+
+
 @pytest.mark.parametrize('package', PACKAGES)
 def test_files_beside_the_code_are_installed(
     installation: Installation, checkout: Path, package: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import cone_perception
+from training.cli import SUBCOMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETUP_CFG = configparser.ConfigParser()
@@ -72,6 +74,26 @@ def test_executable_runs_in_the_nearest_python(place: str, tmp_path: Path) -> No
     module = ['-m', 'cone_perception.cli', 'node']
     expected = [str(pythons[place]), *module, '--ros-args', '-p', 'model:=my model', '']
     assert done.stdout.split('|') == expected
+
+
+def test_every_subcommand_of_training_is_an_executable_that_runs_it() -> None:
+    folder = REPOSITORY / 'resource' / 'lib' / 'training'
+    wanted = {name.replace('-', '_'): name for name in SUBCOMMANDS}
+    assert {path.name for path in folder.iterdir()} == {*wanted, 'cone-training'}
+    for name, subcommand in wanted.items():
+        last = (folder / name).read_text().splitlines()[-1]
+        assert last == f'exec "$python" -m training.cli {subcommand} "$@"'
+        assert os.access(folder / name, os.X_OK)
+
+
+@pytest.mark.parametrize('name', sorted(SUBCOMMANDS))
+def test_subcommand_tells_its_usage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = pytest.importorskip(SUBCOMMANDS[name][0])
+    assert module.run
+    with pytest.raises(SystemExit) as ended:
+        main([name, '--help', '--ros-args', '-r', '__node:=x'])  # as `ros2 run` may call it
+    assert ended.value.code == 0
+    assert f'cone-training {name}' in capsys.readouterr().out
 
 
 def test_one_opencv_is_installed_here() -> None:
