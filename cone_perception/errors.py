@@ -19,6 +19,10 @@ class EngineError(ConePerceptionError):
     """The runtime of a network cannot be had, or failed while it ran."""
 
 
+class PlanError(EngineError):
+    """A compiled engine is damaged, or made for another network, machine or version."""
+
+
 class SourceError(ConePerceptionError):
     """A picture, a video, or a bag cannot be read."""
 
