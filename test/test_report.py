@@ -17,7 +17,10 @@ from cone_perception.errors import OutputError, SourceError
 from training.campaign_record import read_campaign, read_results
 from training.card import read_card
 from training.cli import main
+from training.compare import Interval
+from training.decide import Candidate, decide
 from training.folder import CampaignFolder
+from training.recipe import Figures, Judging
 from training.report import write_public, write_report
 from training.report_blocks import Report, Section, Table, Text, render_html, render_markdown
 from training.report_charts import Bar, Series, forest_chart, line_chart
@@ -334,6 +337,21 @@ def test_card_has_the_figures_of_the_weights_that_are_exported(campaign: Campaig
         assert training['data']['fsoco_mini']['manifest_sha256'] == 'c' * 64
         assert metrics['figures']['map50'] == difference[figure]
         assert metrics['verdict']['outcome'] == json.loads(campaign.verdict.read_text())['outcome']
+
+
+@pytest.mark.parametrize('own', [True, False])
+def test_export_that_is_proposed_takes_the_card_of_weights_trained_here(
+    own: bool, tmp_path: Path
+) -> None:
+    weights = (tmp_path if own else Path('/elsewhere')) / 'run' / 'best.pt'
+    figures = dict.fromkeys(('map50', 'map50_95', 'precision', 'recall'), Interval(0.9, 0.89, 0.91))
+    verdict = decide(
+        Candidate('a', figures, {'a': weights}, card=tmp_path / 'card.json'),
+        [],
+        Judging(published={'single-stage': Figures(map50=0.5)}),
+    )
+    assert verdict.deploy == 'a'
+    assert (f'--card {tmp_path}/card.json' in verdict.next_steps[0]) == own
 
 
 def test_card_of_other_weights_is_refused(campaign: CampaignFolder, tmp_path: Path) -> None:

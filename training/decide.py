@@ -103,7 +103,8 @@ class Candidate:
     figures: its own, each with its interval (`Comparison.own`, `compare.interval`). weights: by
     name, of the candidate and of baselines that could be deployed instead. data, pretraining:
     folders of the target and of the pre-training set. first_stage: weights after pre-training.
-    recipe: what was run. seeds: trainings of the candidate. signatures: keys of MITIGATIONS.
+    recipe: what was run. card: what the campaign tells of its models, for the bundle's card.
+    seeds: trainings of the candidate. signatures: keys of MITIGATIONS.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Candidate:
     pretraining: Path | None = None
     first_stage: Path | None = None
     recipe: str = 'two_stage'
+    card: Path | None = None
     seeds: int = 1
     signatures: Sequence[str] = ()
 
@@ -342,7 +344,7 @@ def _next_steps(
 ) -> list[str]:
     steps = []
     if deploy in candidate.weights and outcome is not Outcome.NOT_COMPARED:
-        steps += _export(deploy, candidate.weights[deploy], candidate.data)
+        steps += _export(deploy, candidate)
     if outcome in (Outcome.WORSE, Outcome.BETTER_BUT_BELOW_TARGET):
         steps += _mitigations(candidate)
     elif outcome is Outcome.INCONCLUSIVE and deciding is not None:
@@ -365,13 +367,16 @@ def _next_steps(
     return steps
 
 
-def _export(name: str, weights: Path, data: Path | None) -> list[str]:
-    bundle = f'models/{name}'
+def _export(name: str, candidate: Candidate) -> list[str]:
+    bundle, data = f'models/{name}', candidate.data
     pictures = data / 'train' / 'images' if data else 'TRAINING_PICTURES'
     judged = data or 'DATASET'
+    weights = candidate.weights[name]
+    words: list[str | Path] = ['export', weights, '--calibration', pictures]
+    if candidate.card and candidate.card.parent in weights.parents:  # else trained elsewhere
+        words += ['--card', candidate.card]
     return [
-        f'Export {name} to INT8: {_command("export", weights, "--calibration", pictures)} '
-        f'--out {bundle}',
+        f'Export {name} to INT8: {_command(*words)} --out {bundle}',
         f'Judge what drives: {_command("judge", "--model", bundle, "--data", judged)}',
         f'Deploy: copy {bundle} to the car and start '
         f'ros2 launch cone_perception detector.launch.py model:={bundle}',

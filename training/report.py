@@ -23,7 +23,7 @@ from cone_perception.errors import OutputError
 from training.campaign_record import MAP50, MAP50_95, CampaignRecord, Training, read_campaign
 from training.card import write_card
 from training.compare import Interval, against_published, outcome_of
-from training.folder import CampaignFolder, write_text
+from training.folder import CampaignFolder, Step, write_text
 from training.report_blocks import (
     Block,
     Bullets,
@@ -692,7 +692,10 @@ def _crossing(record: CampaignRecord) -> tuple[str, list[float]]:
     at = np.unique(np.concatenate([xs for runs in curves.values() for xs, _ in runs]))
     at = at[(at >= low) & (at <= high)]
     if len(at) < 2:
-        return f'{candidate} and {other} have not yet been shown as many pictures.', []
+        return (
+            f'On the target, {candidate} is validated between {_span(curves[candidate])} pictures '
+            f'shown, {other} between {_span(curves[other])}: nothing to lay over each other yet.'
+        ), []
     mean = {
         arm: np.mean([np.interp(at, xs, ys) for xs, ys in runs], axis=0)
         for arm, runs in curves.items()
@@ -713,6 +716,10 @@ def _crossing(record: CampaignRecord) -> tuple[str, list[float]]:
         f'{leader} leads at the end ({span}).',
         places,
     )
+
+
+def _span(runs: Sequence[tuple[Any, Any]]) -> str:
+    return f'{min(xs[0] for xs, _ in runs):,.0f} and {max(xs[-1] for xs, _ in runs):,.0f}'
 
 
 def _best_so_far(record: CampaignRecord, arm: str) -> list[tuple[Any, Any]]:
@@ -861,10 +868,12 @@ def _data(record: CampaignRecord) -> Iterator[Block]:
     first: dict[str, Any] = next(iter(some.values()), {})
     names = [short_name(name) for name in first.get('boxes', {})]
     yield Table(['cones', *names], classes)
+    verify = record.state.steps.get('verify', Step()).result
+    manifests = verify.get('manifests') or {}
     for name, report in record.verifications.items():
         if not report:
             continue
-        manifest = report.get('manifest_sha256') or 'none'
+        manifest = manifests.get(name) or report.get('manifest_sha256') or 'none'
         renamed = [
             f'{own} is {project}'
             for own, project in (report.get('mapping') or {}).items()
@@ -899,7 +908,7 @@ def _data(record: CampaignRecord) -> Iterator[Block]:
     for name in record.verifications:
         path = record.folder.distributions(name)
         if path.is_file():
-            yield Picture(path, f'{name}: classes and sizes.', private=False, wide=False)
+            yield Picture(path, f'{name}: classes and sizes.', private=False)
 
 
 def _leaks(record: CampaignRecord) -> Iterator[Block]:

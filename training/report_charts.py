@@ -82,7 +82,7 @@ def line_chart(
     xs = [x for _, points in known for x, _ in points]
     ys = [y for _, points in known for _, y in points]
     ys += [v for one, _ in known for pair in one.error for v in pair if math.isfinite(v)]
-    x_axis = _Axis(min(0.0, *xs), max(xs), LEFT, WIDTH - RIGHT)
+    x_axis = _Axis(min(0.0, *xs), max(xs), LEFT, WIDTH - RIGHT, whole=max(xs) >= 1)
     y_axis = _Axis(min(ys), max(ys), height - BOTTOM, TOP, log_y)
     parts = [_grid(x_axis, y_axis, x_title, height)]
     for at, word in verticals:
@@ -142,16 +142,21 @@ def forest_chart(bars: Sequence[Bar], margin: float, title: str, x_title: str) -
 
 
 class _Axis:
-    """Values low..high to places start..end, in units of the picture."""
+    """Values low..high to places start..end in the picture. whole: no other numbers are marked."""
 
     def __init__(
-        self, low: float, high: float, start: float, end: float, log: bool = False
+        self,
+        low: float,
+        high: float,
+        start: float,
+        end: float,
+        log: bool = False,
+        whole: bool = False,
     ) -> None:
-        self._log = log
+        self._log, self._whole = log, whole
         low, high = (math.log10(low), math.log10(high)) if log else (low, high)
         if high - low < 1e-12:
-            room = abs(high) * 0.1 or 1.0
-            low, high = low - room, high + room
+            low, high = (0.0, 2 * high or 1.0) if high >= 0 and not log else (low - 1, high + 1)
         room = 0.04 * (high - low)
         vertical = start > end
         self._low, self._high = (low - room, high + room) if vertical else (low, high)
@@ -166,15 +171,20 @@ class _Axis:
         """Round values inside the axis, four to eight."""
         if self._log:
             powers = range(math.floor(self._low), math.ceil(self._high) + 1)
-            found = [10.0**power for power in powers]
-            found += [] if len(found) > 3 else [3 * 10.0**power for power in powers]
-            return [v for v in sorted(found) if self._low <= math.log10(v) <= self._high]
+            for sizes in ((1,), (1, 3), (1, 2, 3, 5, 7)):
+                places = [
+                    (math.log10(n) + power, n * 10.0**power) for power in powers for n in sizes
+                ]
+                found = [value for place, value in places if self._low <= place <= self._high]
+                if len(found) > 2:
+                    break
+            return found
         span = self._high - self._low
         step = next(
             size * 10.0**power
             for power in range(math.floor(math.log10(span)) - 2, 20)
             for size in (1, 2, 5)
-            if span / (size * 10.0**power) <= 7
+            if span / (size * 10.0**power) <= 7 and (power >= 0 or not self._whole)
         )
         first = math.ceil(self._low / step)
         return [n * step for n in range(first, math.floor(self._high / step) + 1)]

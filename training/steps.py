@@ -133,7 +133,7 @@ class Steps:
             )
         yield Task('compare', 'paired differences with intervals', self._compare)
         yield Task('decide', 'the verdict', self._decide)
-        yield Task('report', 'pages and model card', self._report)
+        yield Task('report', 'pages and model card', self.report)
 
     def runs(self) -> list[Run]:
         """Every arm with every seed; a stage that a guard stopped is followed by its mitigation."""
@@ -325,6 +325,10 @@ class Steps:
             )
             say(f'{run.id}/{stage.name} forgot; goes on with {recipe}: {following.name}')
             return {'stopped_by': reason, 'goes_on_with': recipe, 'message': message}
+        if reason == 'forgetting':
+            figures = RunFigures(forgot=True)
+            found = find_signatures(run.id, figures, self.recipe.guards, self.recipe.judging.margin)
+            self.state.signatures = [signature.to_json() for signature in found]
         outcome = {
             'disk_full': Outcome.OUT_OF_DISK,
             'out_of_memory': Outcome.OUT_OF_MEMORY,
@@ -466,9 +470,7 @@ class Steps:
         comparisons = [Comparison.from_json(entry) for entry in stored['comparisons']]
         runs = [run for run in self.runs() if run.arm == name]
         signatures = [each for run in runs for each in self._signatures(run)]
-        self.state.signatures = [
-            {**plain(signature), 'remedies': list(signature.remedies)} for signature in signatures
-        ]
+        self.state.signatures = [signature.to_json() for signature in signatures]
         others = {stage.data for run in runs for stage in run.stages} - {self.recipe.target}
         best = {
             arm: max((run for run in self.runs() if run.arm == arm), key=self._validation)
@@ -492,6 +494,7 @@ class Steps:
                 if len(best[name].stages) > 1
                 else None,
                 recipe=str(self.folder.recipe),
+                card=self.folder.card,
                 seeds=len(runs),
                 signatures=sorted({signature.name for signature in signatures}),
             ),
@@ -538,7 +541,8 @@ class Steps:
             judging.margin,
         )
 
-    def _report(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
+        """Write the pages from what lies in the folder, however far the campaign is."""
         from training.report import write_report
 
         page = write_report(self.folder)
