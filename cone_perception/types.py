@@ -58,6 +58,47 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CameraPicture:
+    """One picture as the camera's driver sent it, named as in sensor_msgs/Image.
+
+    data: (N,) uint8, rows of `step` bytes each, the last one without its padding or with it.
+    encoding: of sensor_msgs/image_encodings. width, height: pixels. step: bytes per row.
+    """
+
+    data: UInt8
+    encoding: str
+    width: int
+    height: int
+    step: int
+    is_bigendian: int = 0
+
+    def __post_init__(self) -> None:
+        _check('data', self.data, np.uint8, (None,))
+        if min(self.width, self.height) < 1:
+            raise ValueError(f'a picture needs a pixel, got {self.width}x{self.height}')
+
+    @property
+    def height_px(self) -> int:
+        return self.height
+
+    @property
+    def width_px(self) -> int:
+        return self.width
+
+    @classmethod
+    def of_bgr(cls, bgr: UInt8) -> CameraPicture:
+        """From (H, W, 3) uint8: no copy where the rows lie one after the other, padded or not."""
+        height, width = bgr.shape[:2]
+        step = bgr.strides[0]
+        if bgr.strides[1:] != (3, 1) or step < width * 3:
+            bgr = np.ascontiguousarray(bgr)
+            step = width * 3
+        length = (height - 1) * step + width * 3
+        data = np.lib.stride_tricks.as_strided(bgr, (length,), (1,), writeable=False)
+        return cls(data, 'bgr8', width, height, step)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Detections:
     """Cones found in one picture, best score first.
 

@@ -1,0 +1,197 @@
+"""Kernels (.cu) -> machine code for one architecture, by NVRTC or nvcc, kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cone_perception.errors import EngineError
+
+SOURCES = ('request.cuh', 'letterbox.cu', 'decode.cu')
+LOWEST_ARCHITECTURE = 75
+"""Turing: the first that TensorRT 10 still serves."""
+
+TOOLKIT_NVCC = Path('/usr/local/cuda/bin/nvcc')
+"""Where NVIDIA's installer puts it, which is on nobody's PATH by default."""
+
+_FOLDER = Path(__file__).parent
+_DIGEST_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """What the kernels are compiled for.
+
+    architecture: compute capability of the card, 89 for 8.9.
+    half_input, half_output: whether the network takes and gives float16 instead of float32.
+    """
+
+    architecture: int
+    half_input: bool = False
+    half_output: bool = False
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Of the compiler. Without fused multiply-add, the sums are those of the CPU."""
+        return (
+            f'-arch=sm_{self.architecture}',
+            '-std=c++17',
+            '--fmad=false',
+            *(('-DINPUT_HALF',) if self.half_input else ()),
+            *(('-DOUTPUT_HALF',) if self.half_output else ()),
+        )
+
+
+class Compiler(Protocol):
+    """version: name and version, part of the cache's key."""
+
+    @property
+    def version(self) -> str: ...
+
+    def compile(self, source: str, arguments: tuple[str, ...]) -> bytes:
+        """Machine code (a cubin) of a CUDA source. Raises EngineError with the compiler's words."""
+        ...
+
+
+def kernel_cache() -> Path:
+    """Folder of the compiled kernels: under XDG_CACHE_HOME, or ~/.cache."""
+    root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(root) / 'cone_perception' / 'kernels'
+
+
+def kernel_source() -> str:
+    """The kernels as one text that needs no include."""
+    text = '\n'.join((_FOLDER / name).read_text(encoding='utf-8') for name in SOURCES)
+    return re.sub(r'^#(include "request\.cuh"|pragma once)$', '', text, flags=re.MULTILINE)
+
+
+def load_kernels(
+    options: KernelOptions, cache: Path | None = None, compiler: Compiler | None = None
+) -> bytes:
+    """The kernels' machine code, from the cache (None: kernel_cache()) or compiled now.
+
+    Raises EngineError when they must be compiled and there is no compiler, or it refuses.
+    """
+    if options.architecture < LOWEST_ARCHITECTURE:
+        raise EngineError(
+            f'the card has compute capability {options.architecture / 10:.1f}; the GPU engine '
+            f'needs {LOWEST_ARCHITECTURE / 10:.1f} or newer. Run on the CPU.'
+        )
+    compiler = compiler or find_compiler()
+    source = kernel_source()
+    key = hashlib.sha256('\0'.join((source, *options.arguments, compiler.version)).encode())
+    path = (cache or kernel_cache()) / f'{key.hexdigest()}.cubin'
+    kept = _read_kept(path)
+    if kept is None:
+        kept = compiler.compile(source, options.arguments)
+        _keep(path, kept)
+    return kept
+
+
+def find_compiler() -> Compiler:
+    """NVRTC where its Python packages are, else nvcc. Raises EngineError when there is neither."""
+    try:
+        return Nvrtc()
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: the library is not found
+        nvcc = Path(shutil.which('nvcc') or TOOLKIT_NVCC)
+        if nvcc.is_file():
+            return Nvcc(str(nvcc))
+        raise EngineError(
+            f'no compiler for the GPU kernels: NVRTC is not there ({error}), and no nvcc. '
+            "Install it with: pip install nvidia-cuda-nvrtc 'cuda-bindings>=13'"
+        ) from error
+
+
+class Nvrtc:
+    """NVIDIA's runtime compiler, of the packages cuda-bindings and nvidia-cuda-nvrtc."""
+
+    def __init__(self) -> None:
+        from cuda.bindings import nvrtc
+
+        self._nvrtc = nvrtc
+        major, minor = self._checked(nvrtc.nvrtcVersion())
+        self.version = f'NVRTC {major}.{minor}'
+
+    def compile(self, source: str, arguments: tuple[str, ...]) -> bytes:
+        nvrtc = self._nvrtc
+        (program,) = self._checked(
+            nvrtc.nvrtcCreateProgram(source.encode(), b'cone_perception.cu', 0, [], [])
+        )
+        try:
+            encoded = [argument.encode() for argument in arguments]
+            (result,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
+            if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+                (size,) = self._checked(nvrtc.nvrtcGetProgramLogSize(program))
+                log = b' ' * size
+                self._checked(nvrtc.nvrtcGetProgramLog(program, log))
+                said = log.decode(errors='replace').strip('\0 \n') or str(result)
+                raise EngineError(
+                    f'{self.version} does not compile the GPU kernels '
+                    f'({" ".join(arguments)}): {said}'
+                )
+            (size,) = self._checked(nvrtc.nvrtcGetCUBINSize(program))
+            code: bytes = b' ' * size
+            self._checked(nvrtc.nvrtcGetCUBIN(program, code))
+            return code
+        finally:
+            nvrtc.nvrtcDestroyProgram(program)
+
+    def _checked(self, answer: tuple[Any, ...]) -> tuple[Any, ...]:
+        result, *values = answer
+        if result != self._nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise EngineError(f'NVRTC failed: {result}')
+        return tuple(values)
+
+
+class Nvcc:
+    """The CUDA toolkit's compiler; needs a C++ compiler beside it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        said = subprocess.run([path, '--version'], capture_output=True, text=True, check=False)
+        self.version = f'nvcc {said.stdout.strip().splitlines()[-1] if said.stdout else "?"}'
+
+    def compile(self, source: str, arguments: tuple[str, ...]) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            written, code = Path(folder) / 'cone_perception.cu', Path(folder) / 'kernels.cubin'
+            written.write_text(source, encoding='utf-8')
+            done = subprocess.run(
+                [self._path, *arguments, '-cubin', '-o', str(code), str(written)],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode:
+                raise EngineError(
+                    f'{self._path} does not compile the GPU kernels ({" ".join(arguments)}): '
+                    f'{done.stderr.strip() or done.stdout.strip()}'
+                )
+            return code.read_bytes()
+
+
+def _read_kept(path: Path) -> bytes | None:
+    """The code of a cached file, or None where there is none that is whole."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _keep(path: Path, code: bytes) -> None:
+    """Write atomically; where the folder cannot be written, the next start compiles again."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        Path(file.name).replace(path)
+    except OSError:
+        return

@@ -1,0 +1,170 @@
+"""What travels to the GPU and back, byte for byte: the structs of request.cuh for numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cone_perception.decode import OutputLayout
+from cone_perception.errors import EngineError, ImageError, ModelError
+from cone_perception.preprocess import Letterbox
+from cone_perception.types import CameraPicture, Detections, Float32, UInt8
+
+MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT = 2, 128, 1024, 256
+"""Of request.cuh. More candidates or boxes than these are decoded on the CPU, and counted."""
+
+FORMATS = {
+    'bgr8': 0,
+    'rgb8': 1,
+    'bgra8': 2,
+    'rgba8': 3,
+    'mono8': 4,
+    'yuv422': 5,
+    'uyvy': 5,
+    'yuv422_yuy2': 6,
+    'yuyv': 6,
+}
+"""Encodings of sensor_msgs/Image that the kernel reads -> enum Format of request.cuh."""
+
+BYTES_PER_PIXEL = (3, 3, 4, 4, 1, 2, 2)
+"""By enum Format."""
+
+_BAD_SCORE, _BAD_CLASS, _BAD_BOX = 1, 2, 4
+
+PICTURE = np.dtype(
+    [
+        (name, np.int32)
+        for name in (
+            *('offset', 'width', 'height', 'step', 'format'),
+            *('inner_width', 'inner_height', 'left', 'top'),
+            *('candidates', 'flags', 'worst_class'),
+        )
+    ]
+)
+REQUEST = np.dtype(
+    [
+        ('pictures', np.int32),
+        ('nms_iou', np.float32),
+        ('thresholds', np.float32, MAX_CLASSES),
+        ('picture', PICTURE, MAX_BATCH),
+    ]
+)
+CANDIDATE_BYTES = 28
+BOX = np.dtype([('xyxy', np.float32, 4), ('score', np.float32), ('class_id', np.int32)])
+ANSWER = np.dtype(
+    [
+        ('candidates', np.int32),
+        ('kept', np.int32),
+        ('flags', np.int32),
+        ('worst_class', np.int32),
+        ('boxes', BOX, MAX_KEPT),
+    ]
+)
+
+_ALIGNMENT = 256
+FIRST_PICTURE = -(-REQUEST.itemsize // _ALIGNMENT) * _ALIGNMENT
+"""Where the first picture begins in an upload, in bytes."""
+
+
+def upload_bytes(pictures: Sequence[CameraPicture]) -> int:
+    """How many bytes these pictures need in an upload, the request in front of them included.
+
+    Raises ImageError for a picture that the GPU cannot read.
+    """
+    return _starts(pictures)[-1]
+
+
+def write_upload(
+    upload: UInt8,
+    pictures: Sequence[CameraPicture],
+    height_px: int,
+    width_px: int,
+    thresholds: Float32,
+    nms_iou: float,
+) -> None:
+    """Write the request and the pictures' bytes into `upload`, (upload_bytes(pictures),) or more.
+
+    height_px, width_px: the network's input. thresholds: (classes,) least scores.
+    """
+    if len(thresholds) > MAX_CLASSES:
+        raise EngineError(
+            f'the GPU decodes at most {MAX_CLASSES} classes, the model has {len(thresholds)}: '
+            'run it on the CPU.'
+        )
+    request = upload[: REQUEST.itemsize].view(REQUEST)
+    request[:] = np.zeros(1, REQUEST)
+    request['pictures'] = len(pictures)
+    request['nms_iou'] = nms_iou
+    request['thresholds'][0, : len(thresholds)] = thresholds
+    starts = _starts(pictures)
+    for index, (picture, start) in enumerate(zip(pictures, starts, strict=False)):
+        letterbox = Letterbox(picture.height, picture.width, height_px, width_px)
+        request['picture'][0, index] = (
+            *(start, picture.width, picture.height, picture.step, FORMATS[picture.encoding]),
+            *(letterbox.inner_width_px, letterbox.inner_height_px),
+            *(letterbox.left_px, letterbox.top_px, 0, 0, 0),
+        )
+        length = _length(picture)
+        upload[start : start + length] = picture.data[:length]
+
+
+def read_answer(answer: npt.NDArray[np.void], classes: int) -> Detections | None:
+    """The boxes of one picture's answer, network pixels, best score first; copied.
+
+    None when there were more than the lists hold: then the network's output must be decoded on the
+    CPU. Raises ModelError as decode.decode does.
+    """
+    flags = int(answer['flags'])
+    if flags & _BAD_SCORE:
+        raise ModelError(
+            'the network put out scores that are not numbers. Its quantisation or its precision '
+            'is broken: export it again and compare with FP32.'
+        )
+    if flags & _BAD_CLASS:
+        raise ModelError(
+            f'the network found class {int(answer["worst_class"])}, but its card names only '
+            f'{classes} classes. File and card come from different exports.'
+        )
+    if answer['candidates'] > MAX_CANDIDATES or answer['kept'] > MAX_KEPT:
+        return None
+    if flags & _BAD_BOX:
+        raise ModelError('the network put out boxes that are not numbers: export it again.')
+    boxes = answer['boxes'][: int(answer['kept'])]
+    return Detections(
+        np.array(boxes['xyxy'], np.float32),
+        np.array(boxes['score'], np.float32),
+        boxes['class_id'].astype(np.int64),
+    )
+
+
+def output_sizes(output_shape: tuple[int, ...], layout: OutputLayout) -> tuple[int, int]:
+    """(classes the output speaks of or 0, boxes in it) of a network's output (B, .., ..)."""
+    if layout == 'anchors':
+        return output_shape[1] - 4, output_shape[2]
+    return 0, output_shape[1]
+
+
+def _starts(pictures: Sequence[CameraPicture]) -> list[int]:
+    """Where each picture begins in an upload, and where the last one ends."""
+    starts = [FIRST_PICTURE]
+    for picture in pictures:
+        starts.append(starts[-1] - (-_length(picture) // _ALIGNMENT) * _ALIGNMENT)
+    return starts
+
+
+def _length(picture: CameraPicture) -> int:
+    """How many bytes of a picture are read. Raises ImageError when it has not got them."""
+    what = f'{picture.width}x{picture.height} picture with encoding {picture.encoding!r}'
+    if picture.encoding not in FORMATS:
+        raise ImageError(f'{what}: the GPU reads {", ".join(FORMATS)}; convert it to bgr8')
+    row = picture.width * BYTES_PER_PIXEL[FORMATS[picture.encoding]]
+    if FORMATS[picture.encoding] in (FORMATS['uyvy'], FORMATS['yuyv']) and picture.width % 2:
+        raise ImageError(f'{what}: the width must be even')
+    if picture.step < row:
+        raise ImageError(f'{what}: step is {picture.step} bytes, but a row needs {row}')
+    length = (picture.height - 1) * picture.step + row
+    if len(picture.data) < length:
+        raise ImageError(f'{what}: it has {len(picture.data)} bytes of data, but needs {length}')
+    return length

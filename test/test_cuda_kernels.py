@@ -1,0 +1,426 @@
+"""The kernels' arithmetic: the same .cu files compiled by g++, against OpenCV and decode.py."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from cone_perception.decode import OutputLayout, decode
+from cone_perception.engines.cuda.request import (
+    ANSWER,
+    BOX,
+    CANDIDATE_BYTES,
+    FORMATS,
+    MAX_BATCH,
+    MAX_CANDIDATES,
+    MAX_CLASSES,
+    MAX_KEPT,
+    PICTURE,
+    REQUEST,
+    output_sizes,
+    read_answer,
+    upload_bytes,
+    write_upload,
+)
+from cone_perception.errors import ImageError, ModelError
+from cone_perception.images import to_bgr
+from cone_perception.preprocess import Letterbox
+from cone_perception.types import CameraPicture, Detections, Float32, UInt8
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parent / 'cone_perception' / 'engines' / 'cuda'
+CLASSES = 5
+HEIGHT, WIDTH = 96, 160
+ENCODINGS = tuple(FORMATS)
+BYTES = {'bgra8': 4, 'rgba8': 4, 'mono8': 1, **dict.fromkeys(('yuv422', 'uyvy'), 2)}
+BYTES |= dict.fromkeys(('yuv422_yuy2', 'yuyv'), 2)
+
+
+@dataclass
+class Kernels:
+    """The kernels as functions of numpy arrays."""
+
+    library: ctypes.CDLL
+    half: bool
+
+    def letterbox(
+        self, pictures: list[CameraPicture], height: int, width: int, rgb: bool = True
+    ) -> Float32:
+        upload = _upload(pictures, height, width, np.full(CLASSES, 0.25, np.float32), 0.6)
+        kind = np.float16 if self.half else np.float32
+        network = np.full((2, 3, height, width), -1, kind)
+        self.library.run_letterbox(
+            _at(upload), _at(network), 2, width, height, int(rgb), ctypes.c_float(1 / 255)
+        )
+        return network.astype(np.float32)
+
+    def answers(
+        self, output: Float32, layout: OutputLayout, thresholds: Float32, nms_iou: float
+    ) -> npt.NDArray[np.void]:
+        """(B,) answers to a network's output (B, .., ..)."""
+        batch = len(output)
+        picture = CameraPicture.of_bgr(np.zeros((1, 1, 3), np.uint8))
+        upload = _upload([picture] * batch, 32, 32, thresholds, nms_iou)
+        kind = np.float16 if self.half else np.float32
+        output = np.ascontiguousarray(output, kind)
+        candidates = np.zeros(batch * MAX_CANDIDATES * CANDIDATE_BYTES, np.uint8)
+        answers = np.zeros(batch, ANSWER)
+        _, boxes = output_sizes(output.shape, layout)
+        self.library.run_decode(
+            *(_at(output), _at(upload), _at(candidates), _at(answers), batch, len(thresholds)),
+            *(boxes, int(layout == 'anchors'), 8),
+        )
+        return answers
+
+    def decode(
+        self, output: Float32, layout: OutputLayout, thresholds: Float32, nms_iou: float = 0.6
+    ) -> Detections:
+        found = read_answer(
+            self.answers(output[None], layout, thresholds, nms_iou)[0], len(thresholds)
+        )
+        assert found is not None
+        return found
+
+
+def _at(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _upload(
+    pictures: list[CameraPicture], height: int, width: int, thresholds: Float32, nms_iou: float
+) -> UInt8:
+    upload = np.full(upload_bytes(pictures), 0xEE, np.uint8)
+    write_upload(upload, pictures, height, width, thresholds, nms_iou)
+    return upload
+
+
+@pytest.fixture(scope='module', params=['float', 'half'])
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    compiler = shutil.which('g++')
+    if compiler is None:
+        pytest.skip('needs g++')
+    half = request.param == 'half'
+    library = tmp_path_factory.mktemp('kernels') / 'kernels.so'
+    halves = ['-DINPUT_HALF', '-DOUTPUT_HALF'] if half else []
+    done = subprocess.run(
+        [
+            *(compiler, '-std=c++20', '-O2', '-ffp-contract=off', '-Wall', *halves),
+            *('-shared', '-fPIC', '-pthread', f'-I{KERNELS}', '-x', 'c++'),
+            *(str(HERE / 'kernel_shim.hpp'), '-o', str(library)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return Kernels(ctypes.CDLL(str(library)), half)
+
+
+@pytest.fixture
+def random() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+def noise(random: np.random.Generator, height: int, width: int, channels: int) -> UInt8:
+    """Half soft, half hard: what a camera shows, and what a blend is most sensitive to."""
+    small = random.integers(0, 256, (max(1, height // 8), max(1, width // 8), channels), np.uint8)
+    soft = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture = soft.reshape(height, width, channels).copy()
+    hard = picture[:, width // 2 :]
+    hard[:] = random.integers(0, 256, hard.shape, np.uint8)
+    return picture
+
+
+def camera_picture(
+    random: np.random.Generator, encoding: str, height: int, width: int, padding: int = 0
+) -> CameraPicture:
+    channels = BYTES.get(encoding, 3)
+    rows = noise(random, height, width, channels).reshape(height, width * channels)
+    padded = random.integers(0, 256, (height, width * channels + padding), np.uint8)
+    padded[:, : width * channels] = rows
+    return CameraPicture(padded.reshape(-1), encoding, width, height, padded.shape[1])
+
+
+def on_cpu(picture: CameraPicture, height: int, width: int) -> UInt8:
+    """(height, width, 3): what the CPU's engine would be given."""
+    out = np.empty((height, width, 3), np.uint8)
+    Letterbox(picture.height, picture.width, height, width).apply(to_bgr(picture), out)
+    return out
+
+
+def grey_levels(network: Float32) -> Float32:
+    """(H, W, 3) BGR levels of one picture's planes, (3, H, W) RGB 0..1."""
+    levels: Float32 = network[::-1].transpose(1, 2, 0) * 255
+    return levels
+
+
+def assert_within_one_level(network: Float32, expected: UInt8) -> None:
+    difference = np.abs(grey_levels(network) - expected.astype(np.float32))
+    assert difference.max() < 1.1  # the half of a level near 255 is 0.06 off
+    assert (difference > 0.5).mean() < 0.15  # OpenCV blends with 11 bits, the kernel with 24
+
+
+def test_structs_are_those_of_the_kernels(kernels: Kernels) -> None:
+    sizes = [kernels.library.sizes(which) for which in range(9)]
+    assert sizes[:5] == [
+        PICTURE.itemsize,
+        REQUEST.itemsize,
+        CANDIDATE_BYTES,
+        BOX.itemsize,
+        ANSWER.itemsize,
+    ]
+    assert sizes[5:] == [MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT]
+
+
+# --- letterbox ---
+
+
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_every_encoding_is_within_one_grey_level_of_opencv(
+    kernels: Kernels, random: np.random.Generator, encoding: str
+) -> None:
+    picture = camera_picture(random, encoding, 90, 162, padding=13)
+    network = kernels.letterbox([picture], HEIGHT, WIDTH)
+    assert_within_one_level(network[0], on_cpu(picture, HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize(
+    'height, width',
+    [
+        (1, 1),
+        (1, 40),
+        (40, 1),
+        (3, 2),
+        (37, 53),
+        (HEIGHT, WIDTH),
+        (200, 90),
+        (720, 1280),
+        (192, 320),
+    ],
+)
+def test_every_size_is_within_one_grey_level_of_opencv(
+    kernels: Kernels, random: np.random.Generator, height: int, width: int
+) -> None:
+    picture = camera_picture(random, 'bgr8', height, width)
+    network = kernels.letterbox([picture], HEIGHT, WIDTH)
+    assert_within_one_level(network[0], on_cpu(picture, HEIGHT, WIDTH))
+
+
+def test_largest_picture_is_within_one_grey_level_of_opencv(
+    kernels: Kernels, random: np.random.Generator
+) -> None:
+    picture = camera_picture(random, 'uyvy', 3000, 4096)
+    network = kernels.letterbox([picture], HEIGHT, WIDTH)
+    assert_within_one_level(network[0], on_cpu(picture, HEIGHT, WIDTH))
+
+
+def test_picture_of_the_network_s_size_is_not_touched(
+    kernels: Kernels, random: np.random.Generator
+) -> None:
+    picture = camera_picture(random, 'bgr8', HEIGHT, WIDTH)
+    network = kernels.letterbox([picture], HEIGHT, WIDTH)
+    assert np.array_equal(np.rint(grey_levels(network[0])), on_cpu(picture, HEIGHT, WIDTH))
+
+
+def test_two_pictures_of_different_kinds_lie_in_their_places(
+    kernels: Kernels, random: np.random.Generator
+) -> None:
+    pictures = [
+        camera_picture(random, 'yuyv', 70, 120, padding=6),
+        camera_picture(random, 'mono8', 121, 77),
+    ]
+    network = kernels.letterbox(pictures, HEIGHT, WIDTH)
+    for planes, picture in zip(network, pictures, strict=True):
+        assert_within_one_level(planes, on_cpu(picture, HEIGHT, WIDTH))
+
+
+def test_second_place_is_left_alone_by_one_picture(
+    kernels: Kernels, random: np.random.Generator
+) -> None:
+    network = kernels.letterbox([camera_picture(random, 'bgr8', 9, 9)], HEIGHT, WIDTH)
+    assert (network[1] == -1).all()
+
+
+def test_planes_follow_the_card_s_colour_order(
+    kernels: Kernels, random: np.random.Generator
+) -> None:
+    picture = camera_picture(random, 'bgr8', HEIGHT, WIDTH)
+    rgb = kernels.letterbox([picture], HEIGHT, WIDTH, rgb=True)
+    bgr = kernels.letterbox([picture], HEIGHT, WIDTH, rgb=False)
+    assert np.array_equal(rgb[0], bgr[0, ::-1])
+
+
+def test_strided_frame_needs_no_copy(kernels: Kernels, random: np.random.Generator) -> None:
+    wide = noise(random, 60, 200, 3)
+    right_half = wide[:, 100:]
+    picture = CameraPicture.of_bgr(right_half)
+    assert np.shares_memory(picture.data, wide)
+    network = kernels.letterbox([picture], HEIGHT, WIDTH)
+    expected = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    Letterbox(60, 100, HEIGHT, WIDTH).apply(right_half, expected)
+    assert_within_one_level(network[0], expected)
+
+
+@pytest.mark.parametrize('turn', [np.flipud, np.fliplr, lambda bgr: bgr[:, ::2]])
+def test_frame_in_an_odd_order_is_copied(
+    random: np.random.Generator, turn: Callable[[UInt8], UInt8]
+) -> None:
+    bgr = turn(noise(random, 6, 8, 3))
+    assert np.array_equal(to_bgr(CameraPicture.of_bgr(bgr)), bgr)
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [
+        ({'data': np.zeros(100, np.uint8)}, '100 bytes of data'),
+        ({'step': 10}, 'step is 10'),
+        ({'encoding': 'bayer_rggb8'}, 'convert it to bgr8'),
+        ({'encoding': 'uyvy', 'width': 7}, 'must be even'),
+    ],
+)
+def test_picture_that_would_be_read_past_its_end_is_refused(
+    change: dict[str, object], words: str
+) -> None:
+    values = {'data': np.zeros(300, np.uint8), 'encoding': 'bgr8', 'width': 10, 'height': 10}
+    with pytest.raises(ImageError, match=words):
+        upload_bytes([CameraPicture(**{**values, 'step': 30, **change})])  # type: ignore[arg-type]
+
+
+# --- decoding ---
+
+
+def anchors_output(
+    random: np.random.Generator, boxes: int, likely: float, spread_px: float = 600
+) -> Float32:
+    """(4 + classes, boxes): few good scores, boxes that crowd around some places."""
+    places = random.uniform(0, spread_px, (2, 1 + boxes // 12)).astype(np.float32)
+    centre = places[:, random.integers(0, places.shape[1], boxes)] + random.normal(0, 4, (2, boxes))
+    size = random.uniform(8, 60, (2, boxes))
+    scores = random.uniform(0, 0.2, (CLASSES, boxes))
+    good = np.flatnonzero(random.random(boxes) < likely)
+    scores[random.integers(0, CLASSES, len(good)), good] = random.uniform(0.2, 1, len(good))
+    return np.concatenate([centre, size, scores]).astype(np.float16).astype(np.float32)
+
+
+def assert_same(found: Detections, expected: Detections, within_px: float = 0.01) -> None:
+    assert np.array_equal(found.class_id, expected.class_id)
+    assert np.array_equal(found.score, expected.score)
+    np.testing.assert_allclose(found.xyxy_px, expected.xyxy_px, atol=within_px)
+
+
+THRESHOLDS = np.array([0.25, 0.5, 0.3, 0.9, 0.21], np.float32)
+
+
+@pytest.mark.parametrize('boxes, likely', [(1, 1.0), (300, 0.0), (315, 0.6), (1260, 0.1)])
+@pytest.mark.parametrize('nms_iou', [0.0, 0.45, 0.6, 1.0])
+def test_anchors_are_decoded_as_on_the_cpu(
+    kernels: Kernels, random: np.random.Generator, boxes: int, likely: float, nms_iou: float
+) -> None:
+    output = anchors_output(random, boxes, likely)
+    expected = decode(output, 'anchors', THRESHOLDS, nms_iou)
+    assert_same(kernels.decode(output, 'anchors', THRESHOLDS, nms_iou), expected)
+
+
+def test_equal_scores_and_equal_boxes_fall_as_on_the_cpu(
+    kernels: Kernels, random: np.random.Generator
+) -> None:
+    output = anchors_output(random, 240, 0.0)
+    output[:4] = np.rint(output[:4] / 8) * 8  # many overlaps are exact fractions
+    output[4:] = 0
+    output[4 + random.integers(0, CLASSES, 240), np.arange(240)] = random.choice([0.5, 0.75], 240)
+    output[:, 100:120] = output[:, 20:40]
+    thresholds = np.full(CLASSES, 0.5, np.float32)  # a score on the threshold counts
+    for nms_iou in (0.25, 1 / 3, 0.5, 0.6):
+        expected = decode(output, 'anchors', thresholds, nms_iou)
+        assert len(expected)
+        assert_same(kernels.decode(output, 'anchors', thresholds, nms_iou), expected)
+
+
+def test_score_of_zero_is_no_cone_even_with_threshold_zero(kernels: Kernels) -> None:
+    output = np.zeros((4 + CLASSES, 40), np.float32)
+    output[2:4] = 10
+    output[4, 3] = 0.5
+    thresholds = np.zeros(CLASSES, np.float32)
+    expected = decode(output, 'anchors', thresholds, 0.6)
+    assert_same(kernels.decode(output, 'anchors', thresholds), expected)
+
+
+def test_two_pictures_have_their_own_answers(kernels: Kernels, random: np.random.Generator) -> None:
+    outputs = np.stack([anchors_output(random, 200, 0.4), anchors_output(random, 200, 0.1)])
+    answers = kernels.answers(outputs, 'anchors', THRESHOLDS, 0.6)
+    for answer, output in zip(answers, outputs, strict=True):
+        found = read_answer(answer, CLASSES)
+        assert found is not None
+        assert_same(found, decode(output, 'anchors', THRESHOLDS, 0.6))
+
+
+def end_to_end_output(random: np.random.Generator, boxes: int = 300) -> Float32:
+    corners = np.sort(random.uniform(0, 600, (boxes, 2, 2)), axis=1).reshape(boxes, 4)
+    score = np.sort(random.uniform(0, 1, boxes))[::-1]
+    score[5:9] = score[5]
+    class_id = random.integers(0, CLASSES, boxes)
+    output = np.concatenate([corners, score[:, None], class_id[:, None]], axis=1)
+    return output.astype(np.float16).astype(np.float32)
+
+
+def test_end_to_end_is_decoded_as_on_the_cpu(kernels: Kernels, random: np.random.Generator) -> None:
+    output = end_to_end_output(random)
+    expected = decode(output, 'end_to_end', THRESHOLDS, 0.6)
+    assert len(expected) > 50
+    assert_same(kernels.decode(output, 'end_to_end', THRESHOLDS), expected)
+
+
+def test_no_cones_is_an_empty_answer(kernels: Kernels) -> None:
+    assert len(kernels.decode(np.zeros((9, 50), np.float32), 'anchors', THRESHOLDS)) == 0
+    assert len(kernels.decode(np.zeros((50, 6), np.float32), 'end_to_end', THRESHOLDS)) == 0
+
+
+@pytest.mark.parametrize('boxes', [MAX_KEPT + 1, MAX_CANDIDATES + 1])
+def test_more_than_the_lists_hold_is_counted_and_left_to_the_cpu(
+    kernels: Kernels, boxes: int
+) -> None:
+    output = np.zeros((4 + CLASSES, boxes), np.float32)
+    output[0] = np.arange(boxes) % 40 * 20
+    output[1] = np.arange(boxes) // 40 * 20
+    output[2:4] = 10
+    output[5] = 0.75
+    (answer,) = kernels.answers(output[None], 'anchors', THRESHOLDS, 0.6)
+    assert answer['candidates'] == boxes
+    assert read_answer(answer, CLASSES) is None
+
+
+@pytest.mark.parametrize('score', [np.nan, np.inf])
+def test_scores_that_are_not_numbers_are_an_error(kernels: Kernels, score: float) -> None:
+    output = np.zeros((4 + CLASSES, 50), np.float32)
+    output[4 + 2, 17] = score
+    with pytest.raises(ModelError, match='scores that are not numbers'):
+        kernels.decode(output, 'anchors', THRESHOLDS)
+    rows = np.zeros((50, 6), np.float32)
+    rows[49, 4] = score
+    with pytest.raises(ModelError, match='scores that are not numbers'):
+        kernels.decode(rows, 'end_to_end', THRESHOLDS)
+
+
+@pytest.mark.parametrize('box', [np.nan, np.inf])
+def test_boxes_that_are_not_numbers_are_an_error(kernels: Kernels, box: float) -> None:
+    output = np.zeros((4 + CLASSES, 50), np.float32)
+    output[4, :3] = 0.75
+    output[2, 1] = box
+    with pytest.raises(ModelError, match='boxes that are not numbers'):
+        kernels.decode(output, 'anchors', THRESHOLDS)
+
+
+@pytest.mark.parametrize('named', [CLASSES, 40, -1, np.nan])
+def test_class_that_the_card_does_not_have_is_an_error(kernels: Kernels, named: float) -> None:
+    rows = np.zeros((50, 6), np.float32)
+    rows[7, 5] = named
+    with pytest.raises(ModelError, match='names only 5 classes'):
+        kernels.decode(rows, 'end_to_end', THRESHOLDS)
