@@ -74,6 +74,11 @@ class StandIn:
         return Predictions(CLASS_NAMES, tuple(found), '0', (96, 96), 'anchors', 'none', 'fp32')
 
 
+def write_nothing(self: steps.Steps) -> dict[str, Any]:
+    (self.folder.root / 'reported').touch()
+    return {}
+
+
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
@@ -81,7 +86,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     module.train_stage = stand_in.train_stage  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, 'training.stages', module)
     monkeypatch.setattr('training.evaluate.predict', stand_in.predict)
-    monkeypatch.setattr(steps.Steps, '_report', lambda self: {})
+    monkeypatch.setattr(steps.Steps, 'report', write_nothing)
     monkeypatch.setattr('training.folder.os.fsync', lambda _: None)
     for plots in ('data.distributions.write_distributions', 'evaluation_plots.write_plots'):
         monkeypatch.setattr(f'training.{plots}', lambda *_: None)
@@ -286,6 +291,10 @@ def test_forgetting_names_the_recipes_to_try(
     trainer.before = fail_in('stage2', StageStopped('forgetting', 'forgot', ('lower_lr', 'cosine')))
     run(tmp_path / 'runs', *smoke_words(sets))
     assert 'lower_lr, cosine' in capsys.readouterr().out
+    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
+    (signature,) = folder.read_state().signatures
+    assert signature['remedies'] == ['lower_lr', 'cosine']
+    assert (folder.root / 'reported').is_file()
 
 
 def test_unexpected_error_is_recorded_and_raised(

@@ -104,7 +104,7 @@ def test_campaign_survives_kills_everywhere(rendered_sets: Path, tmp_path: Path)
         has_trained(stages[0]),
         runs_step(f'{stages[0]}/evaluate'),
         has_trained(stages[1]),
-        has_trained(stages[2], 2),
+        has_trained(stages[2], 3),
     ]
     for index, moment in enumerate(moments):
         kill_at(moment, folder, [*words, '--resume'] if index else words, log)

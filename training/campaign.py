@@ -148,7 +148,19 @@ def run_campaign(folder: CampaignFolder, recipe: Recipe, state: State) -> Outcom
         outcome, message = ending
     _record(folder, state, outcome, message)
     say(f'{outcome.label}: {message}')
+    if outcome in (Outcome.VERIFICATION_FAILED, Outcome.STOPPED_BY_GUARD):
+        _report_stop(folder, steps)
     return outcome
+
+
+def _report_stop(folder: CampaignFolder, steps: Steps) -> None:
+    """Pages for the person who has to look. Without them the outcome stays what it is."""
+    try:
+        steps.report()
+    except Exception as error:
+        message = f'no report could be written: {type(error).__name__}: {error}'
+        say(message)
+        folder.log_event('warning', 'report', message)
 
 
 def _next_task(folder: CampaignFolder, steps: Steps) -> Task | None:

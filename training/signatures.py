@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from training.recipe import Guards
+from training.recipe_file import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class Signature:
         from training.decide import MITIGATIONS
 
         return MITIGATIONS[self.name]
+
+    def to_json(self) -> dict[str, Any]:
+        """As campaign.json holds it."""
+        return {**plain(self), 'remedies': list(self.remedies)}
 
 
 def find_signatures(
