@@ -23,6 +23,17 @@ class PlanError(EngineError):
     """A compiled engine is damaged, or made for another network, machine or version."""
 
 
+class GpuMemoryError(EngineError):
+    """The GPU had no memory left for a frame. The engine loads its plan again, once."""
+
+
+class EngineLostError(EngineError):
+    """The GPU hangs or its context is broken: only a new process can use it again.
+
+    Whoever meets it ends the process with a status that is not zero, and lets it be started again.
+    """
+
+
 class SourceError(ConePerceptionError):
     """A picture, a video, or a bag cannot be read."""
 
