@@ -84,7 +84,8 @@ class ModelCard:
     nms_iou: 0..1, boxes of one class that overlap more are one cone (layout anchors only).
     networks: the files, at least one. other_files: name -> sha256 of the rest of the bundle.
     licence: of the weights, an SPDX identifier.
-    training: how it was made. metrics: what was measured, on what. Free JSON both.
+    training: how it was made. metrics: what was measured, on what. calibration: pictures that set
+    the scales of INT8. gate: how much its networks lose against FP32, see `verdict`. Free JSON.
     """
 
     name: str
@@ -100,6 +101,8 @@ class ModelCard:
     other_files: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    gate: Mapping[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -125,6 +128,21 @@ class ModelCard:
                 raise ValueError(f'threshold of {name} must lie in 0..1, got {value!r}')
         if not self.networks:
             raise ValueError('networks must list at least one file')
+
+    @property
+    def verdict(self) -> Literal['passed', 'FAILED', 'not judged']:
+        """Whether the quantised networks are as good as FP32, by the limits of the export."""
+        if 'passed' not in self.gate:
+            return 'not judged'
+        return 'passed' if self.gate['passed'] is True else 'FAILED'
+
+    def passed_gate(self, network: NetworkFile) -> bool:
+        """Whether this network may be chosen by its speed: FP32 is what others are held against."""
+        if network.precision == 'fp32':
+            return True
+        figures = self.gate.get('figures', {})
+        found = figures.get(f'{network.precision}-{network.encoding}', {})
+        return found.get('passed') is True
 
     def to_json(self) -> str:
         """The card as the text of `card.json`."""
@@ -220,7 +238,7 @@ def _card_from(raw: Any) -> ModelCard:
     values['preprocessing'] = Preprocessing(
         **_known_keys(values.get('preprocessing', {}), Preprocessing)
     )
-    for key in ('thresholds', 'other_files', 'training', 'metrics'):
+    for key in ('thresholds', 'other_files', 'training', 'metrics', 'calibration', 'gate'):
         if not isinstance(values.get(key, {}), dict):
             raise ValueError(f'{key} must be a JSON object, got {values[key]!r}')
     return ModelCard(**values)

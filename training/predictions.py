@@ -84,7 +84,7 @@ def predict(
     """
     if weights.is_dir() or weights.name == CARD_FILE:
         bundle = read_bundle(weights)
-        return _detect(bundle.card, open_engine(bundle), split, imgsz)
+        return detect(bundle.card, open_engine(bundle), split, imgsz)
     if not weights.is_file():
         raise ModelError(
             f'{weights} does not exist. Give weights (.pt), a network (.onnx) or a folder with '
@@ -92,7 +92,7 @@ def predict(
         )
     if weights.suffix == '.onnx':
         card, engine = _open_onnx(weights, names)
-        return _detect(card, engine, split, imgsz)
+        return detect(card, engine, split, imgsz)
     if weights.suffix == '.pt':
         from training.validator import predict_weights
 
@@ -108,7 +108,7 @@ def most_detections(split: JudgedSplit) -> int:
     return max(MOST_DETECTIONS, *(len(rows) for rows in split.rows))
 
 
-def _detect(card: ModelCard, engine: Engine, split: JudgedSplit, imgsz: int) -> Predictions:
+def detect(card: ModelCard, engine: Engine, split: JudgedSplit, imgsz: int) -> Predictions:
     """The pipeline that drives, with thresholds so low that the whole ranking is kept."""
     everything = Filters(thresholds=dict.fromkeys(card.class_names, LEAST_SCORE))
     most = most_detections(split)

@@ -55,7 +55,8 @@ def quantise(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelP
 
 def kept_by_default(original: onnx.ModelProto) -> list[str]:
     """Names of the nodes that stay in float unless a search chose others."""
-    return [n.name for n in original.graph.node if HEAD.match(n.name) or SENSITIVE_BLOCKS.match(n.name)]
+    names = [node.name for node in original.graph.node]
+    return [name for name in names if HEAD.match(name) or SENSITIVE_BLOCKS.match(name)]
 
 
 def quantise_everything(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:

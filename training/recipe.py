@@ -226,6 +226,25 @@ class Judging:
 
 
 @dataclass(frozen=True, slots=True)
+class GateLimits:
+    """How much a quantised network may lose against FP32 and still be bundled, absolute.
+
+    map50: of the mAP50. small_recall: of the recall of boxes under 16 px. score_error: mean
+    difference of a box's score.
+    """
+
+    map50: Share = 0.01
+    small_recall: Share = 0.02
+    score_error: Share = 0.05
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def problems(self) -> Iterator[Problem]:
+        yield from field_problems(self)
+
+
+@dataclass(frozen=True, slots=True)
 class Leaks:
     """Near-duplicates: at most `bits` of 256 differ. exclude: leave them out of training.
 
@@ -289,6 +308,7 @@ class Recipe:
     select_by: SelectBy = 'map50'
     guards: Guards = field(default_factory=Guards)
     judging: Judging = field(default_factory=Judging)
+    gate: GateLimits = field(default_factory=GateLimits)
     leaks: Leaks = field(default_factory=Leaks)
     tracking: Tracking = field(default_factory=Tracking)
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, get_args
 
 from cone_perception.decode import read_layout
 from cone_perception.errors import EngineError, ModelError
-from cone_perception.model_card import Bundle, Encoding, Precision
+from cone_perception.model_card import Bundle, Encoding, NetworkFile, Precision
 from cone_perception.types import Float32, UInt8
 
 EngineName = Literal['auto', 'openvino', 'onnxruntime']
@@ -63,12 +63,18 @@ def open_engine(
     """Load the bundle's network into the engine `name` and check it against the card.
 
     auto: OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to the runtime.
-    precision: None takes INT8 where the bundle has it, else FP32.
+    precision: None takes INT8 where the bundle has it, else FP32, else FP16.
     Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
     """
     precision = precision or _cpu_precision(bundle)
     encoding: Encoding = 'uint8' if precision == 'int8' else 'float'
-    network = bundle.network(precision, encoding, batch)
+    return open_network(bundle, bundle.network(precision, encoding, batch), name, threads)
+
+
+def open_network(
+    bundle: Bundle, network: NetworkFile, name: EngineName = 'auto', threads: int = 0
+) -> Engine:
+    """Load one network of the bundle, whichever it is, as `open_engine` loads what drives."""
     path = bundle.checked_path(network)
     engine: Engine
     try:
@@ -90,7 +96,7 @@ def open_engine(
             "Install it with: pip install 'cone_perception[cpu]'"
         ) from error
     try:
-        _check_against_card(engine.info, bundle, str(path), batch)
+        _check_against_card(engine.info, bundle, str(path), network.batch)
     except ModelError:
         engine.close()
         raise
@@ -110,7 +116,9 @@ def class_names_from(metadata: str) -> tuple[str, ...]:
 
 def _cpu_precision(bundle: Bundle) -> Precision:
     kinds = {(n.precision, n.encoding) for n in bundle.card.networks}
-    return 'int8' if ('int8', 'uint8') in kinds else 'fp32'
+    if ('int8', 'uint8') in kinds:
+        return 'int8'
+    return 'fp32' if ('fp32', 'float') in kinds else 'fp16'
 
 
 def _check_against_card(info: EngineInfo, bundle: Bundle, path: str, batch: int) -> None:
