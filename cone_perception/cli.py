@@ -16,6 +16,14 @@ SUBCOMMANDS = {
         'cone_perception.ros.node',
         'run the ROS 2 node, as `ros2 run cone_perception detector`',
     ),
+    'build-engine': (
+        'cone_perception.build_engine',
+        "compile a model for this machine's NVIDIA card",
+    ),
+    'verify-engine': (
+        'cone_perception.verify_engine',
+        'build, compare and time the engines of a model: one page to send back',
+    ),
     'demo': ('cone_perception.demo', 'a drive over DDS to the node and back, judged'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""

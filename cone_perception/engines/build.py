@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,12 @@ def plan_key(
     """
     version = str(import_provider(provider).__version__)
     if target:
+        if provider != 'tensorrt_rtx' or not re.fullmatch(r'SM\d{2,3}', target):
+            raise EngineError(
+                f'{provider} does not compile for {target!r}: TensorRT-RTX compiles for a card '
+                'that is not here, named by its compute capability (RTX 4060: SM89), and TensorRT '
+                'only for the one of this machine.'
+            )
         capability = f'{target[2:-1]}.{target[-1]}'
         machine = Gpu(name='', compute_capability=capability, driver='', cuda='')
     else:
@@ -162,6 +169,11 @@ def network_for_gpu(bundle: Bundle, precision: Precision, batch: int) -> Network
     """The bundle's file that TensorRT takes: INT8 with zero point 0."""
     encoding: Encoding = 'int8' if precision == 'int8' else 'float'
     return bundle.network(precision, encoding, batch)
+
+
+def for_gpu(network: NetworkFile) -> bool:
+    """Whether TensorRT takes this file: it knows no uint8 activations."""
+    return network.encoding != 'uint8'
 
 
 def provide_plan(
@@ -234,8 +246,7 @@ def provide_plan(
 
 def required_int8(bundle: Bundle) -> int:
     """How many convolutions the card says compute in INT8; at least 1, whatever it says."""
-    gate = getattr(bundle.card, 'gate', None) or {}
-    stated = gate.get('int8_convolutions') or (1,)
+    stated = bundle.card.gate.get('int8_convolutions') or [1]
     return max(1, int(stated[0]))
 
 
@@ -287,9 +298,13 @@ def compile_apart(
 
 
 def _accepted(plan: Plan, bundle: Bundle) -> Plan:
-    """A plan from the cache, unless the card asks for more than it computes in INT8."""
+    """A plan from the cache, unless it computes less in INT8 than the card says, or was refused."""
     assert plan.passport is not None
     check_convolutions(plan.passport.convolutions, bundle, plan.passport.key.precision)
+    check = plan.passport.check
+    if check is not None and not check.get('passed'):
+        reasons = '; '.join(check.get('reasons', []))
+        raise PlanError(f'{plan.path} did not answer as FP32 does: {reasons}.')
     return plan
 
 

@@ -37,7 +37,8 @@ class PlanKey:
     """What a plan was made for; all of it must match where it is loaded.
 
     network_sha256: of the ONNX file. provider_version: of the compiler. gpu, compute_capability,
-    driver, cuda: of the machine; a plan compiled for another machine has the last alone.
+    driver, cuda: of the machine; a plan compiled for any machine with one compute capability (only
+    TensorRT-RTX does that) has that alone.
     """
 
     network_sha256: str
@@ -59,7 +60,12 @@ class PlanKey:
             if getattr(self, f.name) != getattr(other, f.name)
         ]
 
+    def portable(self) -> PlanKey:
+        """The same for any machine with this compute capability, as `--for` compiles it."""
+        return replace(self, gpu='', driver='', cuda='')
+
     def sha256(self) -> str:
+        """Of everything above: names the plan in the cache."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
@@ -133,10 +139,11 @@ class PlanCache:
 
     def load(self, model: str, key: PlanKey) -> Plan:
         """The plan of this key. Raises PlanError that names what is missing or does not match."""
-        path = self.path(model, key)
-        if not path.exists() and not passport_path(path).exists():
-            raise PlanError(self._why_missing(model, key))
-        return load_plan(path, key)
+        for wanted in (key, key.portable()):
+            path = self.path(model, wanted)
+            if path.exists() or passport_path(path).exists():
+                return load_plan(path, wanted)
+        raise PlanError(self._why_missing(model, key))
 
     def store(self, model: str, key: PlanKey, data: bytes, **entries: Any) -> Path:
         """Write plan and passport so that a reader finds both whole, or is told that not.
@@ -175,7 +182,7 @@ class PlanCache:
 
     def timing_cache(self, key: PlanKey) -> Path:
         """Where the compiler keeps what it measured of this card: the next build is faster."""
-        name = _slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
+        name = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
         return self.folder / f'timing-{name}.bin'
 
     def _why_missing(self, model: str, key: PlanKey) -> str:
@@ -297,10 +304,11 @@ def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 def _stem(model: str, key: PlanKey) -> str:
-    return f'{_slug(model)}-{key.precision}-b{key.batch}-{key.provider}'
+    return f'{slug(model)}-{key.precision}-b{key.batch}-{key.provider}'
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as part of a file's name."""
     return re.sub(r'[^A-Za-z0-9_.]+', '-', text).strip('-').lower() or 'model'
 
 
