@@ -100,7 +100,7 @@ extern "C" void run_decode(
         if (anchors_layout)
             select_anchors(output, upload, candidates, classes, boxes);
         else
-            select_boxes(output, upload, candidates, classes, boxes);
+            select_boxes(output, upload, candidates, boxes);
     });
     run_blocks(batch, threads, [=] { suppress(upload, candidates, answers, anchors_layout); });
 }

@@ -26,7 +26,7 @@ from cone_perception.engines.cuda.request import (
     MAX_KEPT,
     PICTURE,
     REQUEST,
-    output_sizes,
+    guess_layout,
     read_answer,
     upload_bytes,
     write_upload,
@@ -74,7 +74,7 @@ class Kernels:
         output = np.ascontiguousarray(output, kind)
         candidates = np.zeros(batch * MAX_CANDIDATES * CANDIDATE_BYTES, np.uint8)
         answers = np.zeros(batch, ANSWER)
-        _, boxes = output_sizes(output.shape, layout)
+        boxes = output.shape[2] if layout == 'anchors' else output.shape[1]
         self.library.run_decode(
             *(_at(output), _at(upload), _at(candidates), _at(answers), batch, len(thresholds)),
             *(boxes, int(layout == 'anchors'), 8),
@@ -295,6 +295,12 @@ def test_picture_that_would_be_read_past_its_end_is_refused(
 
 
 # --- decoding ---
+
+
+def test_layout_is_told_from_the_output_s_shape() -> None:
+    assert guess_layout((2, 9, 5040)) == 'anchors'
+    assert guess_layout((1, 6, 5040)) == 'anchors'
+    assert guess_layout((1, 300, 6)) == 'end_to_end'
 
 
 def anchors_output(

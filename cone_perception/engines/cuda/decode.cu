@@ -54,7 +54,7 @@ extern "C" __global__ void select_anchors(
 
 // output: (batch, boxes, 6): left, top, right, bottom, score, class.
 extern "C" __global__ void select_boxes(
-    const output_t *output, unsigned char *upload, Candidate *candidates, int classes, int boxes)
+    const output_t *output, unsigned char *upload, Candidate *candidates, int boxes)
 {
     Request *request = (Request *)upload;
     const int row = blockIdx.x * blockDim.x + threadIdx.x;
@@ -70,9 +70,9 @@ extern "C" __global__ void select_boxes(
         return;
     }
     // Written so that a NaN fails; -0.5 is class 0 as truncation makes it on the CPU.
-    if (!(named > -1.0f && named < classes)) {
+    if (!(named > -1.0f && named < request->classes)) {
         atomicOr(&picture.flags, BAD_CLASS);
-        atomicMax(&picture.worst_class, named >= classes && named < 1e9f ? (int)named : 0);
+        atomicMax(&picture.worst_class, named >= request->classes && named < 1e9f ? (int)named : 0);
         return;
     }
     const int class_id = (int)named;

@@ -51,6 +51,7 @@ struct Picture {
 
 struct Request {
     int pictures;
+    int classes;
     float nms_iou;
     float thresholds[MAX_CLASSES];
     Picture picture[MAX_BATCH];

@@ -46,6 +46,7 @@ PICTURE = np.dtype(
 REQUEST = np.dtype(
     [
         ('pictures', np.int32),
+        ('classes', np.int32),
         ('nms_iou', np.float32),
         ('thresholds', np.float32, MAX_CLASSES),
         ('picture', PICTURE, MAX_BATCH),
@@ -96,6 +97,7 @@ def write_upload(
     request = upload[: REQUEST.itemsize].view(REQUEST)
     request[:] = np.zeros(1, REQUEST)
     request['pictures'] = len(pictures)
+    request['classes'] = len(thresholds)
     request['nms_iou'] = nms_iou
     request['thresholds'][0, : len(thresholds)] = thresholds
     starts = _starts(pictures)
@@ -139,11 +141,9 @@ def read_answer(answer: npt.NDArray[np.void], classes: int) -> Detections | None
     )
 
 
-def output_sizes(output_shape: tuple[int, ...], layout: OutputLayout) -> tuple[int, int]:
-    """(classes the output speaks of or 0, boxes in it) of a network's output (B, .., ..)."""
-    if layout == 'anchors':
-        return output_shape[1] - 4, output_shape[2]
-    return 0, output_shape[1]
+def guess_layout(output_shape: tuple[int, ...]) -> OutputLayout:
+    """Layout of an output (B, .., ..) whose classes are not known yet; open_engine checks it."""
+    return 'end_to_end' if output_shape[2] == 6 < output_shape[1] else 'anchors'
 
 
 def _starts(pictures: Sequence[CameraPicture]) -> list[int]:

@@ -1,0 +1,217 @@
+"""The one thread that owns the GPU's context, and the watch over it from outside.
+
+CUDA contexts are a stack per thread: whatever touches the GPU runs in here. A call that hangs in
+the driver cannot be interrupted, so callers wait with a time limit and give the thread up.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
+
+Job = TypeVar('Job')
+Result = TypeVar('Result')
+JobIn = TypeVar('JobIn', contravariant=True)
+ResultOut = TypeVar('ResultOut', covariant=True)
+
+
+class Device(Protocol[JobIn, ResultOut]):
+    """What the thread drives; only ever called from it.
+
+    start and finish raise GpuMemoryError, EngineLostError, or whatever is wrong with the job alone.
+    """
+
+    @property
+    def slots(self) -> int:
+        """How many jobs may be under way at once."""
+        ...
+
+    def start(self, slot: int, job: JobIn) -> None:
+        """Begin a job; return before it is done."""
+        ...
+
+    def finish(self, slot: int) -> ResultOut:
+        """Wait for the slot's job."""
+        ...
+
+    def reload(self) -> None:
+        """Give back all memory and load again."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Work(Generic[Job, Result]):
+    job: Job
+    answer: Future[Result] = field(default_factory=Future)
+
+
+class CudaWorker(Generic[Job, Result]):
+    """Runs jobs on a device in a thread of its own. `run` may be called from several threads.
+
+    While one job is under way the next one is started, as far as the device has slots: its upload
+    overlaps the computing of the one before.
+    """
+
+    def __init__(
+        self,
+        open_device: Callable[[], Device[Job, Result]],
+        limit_s: float,
+        load_limit_s: float = 120.0,
+    ) -> None:
+        """open_device runs in the thread; what it raises is raised here.
+
+        limit_s: a job that takes longer hangs. load_limit_s: the same for opening and reloading.
+        """
+        self._limit_s = limit_s
+        self._load_limit_s = load_limit_s
+        self._inbox: queue.SimpleQueue[_Work[Job, Result] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._lost: EngineLostError | None = None
+        self._closed = False
+        self._ending = False
+        self._reloading_until_s: float | None = None
+        self.reloads = 0
+        opened: Future[Device[Job, Result]] = Future()
+        self._thread = threading.Thread(
+            target=self._live, args=(open_device, opened), name='cuda', daemon=True
+        )
+        self._thread.start()
+        if not wait([opened], timeout=load_limit_s).done:
+            raise self._lose(f'the GPU was not ready after {load_limit_s:.0f} s')
+        opened.result()
+
+    def run(self, job: Job) -> Result:
+        """Do one job and wait for it. Raises what the device raised, or EngineLostError."""
+        work: _Work[Job, Result] = _Work(job)
+        with self._lock:
+            if self._lost:
+                raise self._lost
+            if self._closed:
+                raise EngineError('the engine is closed')
+            self._inbox.put(work)
+        while not wait([work.answer], timeout=self._limit_s).done:
+            until_s = self._reloading_until_s
+            if until_s is None or time.monotonic() > until_s:
+                raise self._lose(f'the GPU did not answer within {self._limit_s:g} s')
+        return work.answer.result()
+
+    def close(self) -> None:
+        """End the thread after the jobs that it has. Raises EngineLostError when it hangs."""
+        with self._lock:
+            if self._closed or self._lost:
+                return
+            self._closed = True
+            self._inbox.put(None)
+        self._thread.join(self._load_limit_s)
+        if self._thread.is_alive():
+            raise self._lose(f'the GPU was not given back after {self._load_limit_s:.0f} s')
+
+    def _lose(self, why: str) -> EngineLostError:
+        with self._lock:
+            self._lost = self._lost or EngineLostError(
+                f'{why}: it hangs, or its context is broken. '
+                'Only a new process can use it again: end this one.'
+            )
+            return self._lost
+
+    def _live(
+        self,
+        open_device: Callable[[], Device[Job, Result]],
+        opened: Future[Device[Job, Result]],
+    ) -> None:
+        try:
+            device = open_device()
+        except BaseException as error:
+            opened.set_exception(error)
+            return
+        try:
+            opened.set_result(device)
+            self._serve(device)
+            device.close()
+        except EngineLostError:
+            # pycuda ends the process when a thread ends that still has a context, and a broken one
+            # cannot be put down. This thread stays as it is until the process ends.
+            threading.Event().wait()
+
+    def _serve(self, device: Device[Job, Result]) -> None:
+        """Do what comes until close(). Raises EngineLostError after telling who waits."""
+        free = list(range(device.slots))
+        under_way: deque[tuple[int, _Work[Job, Result]]] = deque()
+        may_reload = True
+        while under_way or not self._ending:
+            arrived = self._next(wait_for_it=not under_way) if free and not self._ending else None
+            if arrived is None and not under_way:
+                continue
+            slot, work = (free.pop(), arrived) if arrived is not None else under_way.popleft()
+            try:
+                if arrived is not None:
+                    device.start(slot, work.job)
+                    under_way.append((slot, work))
+                    continue  # more may wait: it goes up while this one is computed
+                work.answer.set_result(device.finish(slot))
+                may_reload = True
+            except GpuMemoryError as error:
+                work.answer.set_exception(error)
+                for other_slot, other in under_way:
+                    other.answer.set_exception(error)
+                    free.append(other_slot)
+                under_way.clear()
+                self._reload(device, error, may_reload)
+                may_reload = False
+            except EngineLostError as error:
+                self._give_up(error, [work, *(other for _, other in under_way)])
+                raise
+            except BaseException as error:
+                work.answer.set_exception(error)
+            free.append(slot)
+
+    def _next(self, wait_for_it: bool) -> _Work[Job, Result] | None:
+        """The next job, or None where there is none now; notes when there will be no more."""
+        try:
+            work = self._inbox.get(block=wait_for_it)
+        except queue.Empty:
+            return None
+        self._ending = work is None
+        return work
+
+    def _reload(
+        self, device: Device[Job, Result], reason: GpuMemoryError, may_reload: bool
+    ) -> None:
+        lost: EngineLostError
+        if not may_reload:
+            lost = EngineLostError(
+                f'{reason} The plan was loaded again already, which did not help.'
+            )
+        else:
+            self._reloading_until_s = time.monotonic() + self._load_limit_s
+            try:
+                device.reload()
+                self.reloads += 1
+                return
+            except Exception as error:
+                lost = EngineLostError(f'{reason} The plan cannot be loaded again: {error}')
+                lost.__cause__ = error
+            finally:
+                self._reloading_until_s = None
+        self._give_up(lost, [])
+        raise lost
+
+    def _give_up(self, error: EngineLostError, waiting: list[_Work[Job, Result]]) -> None:
+        with self._lock:
+            self._lost = self._lost or error
+        while (work := self._next(wait_for_it=False)) is not None:
+            waiting.append(work)
+        for work in waiting:
+            work.answer.set_exception(error)

@@ -1,0 +1,170 @@
+"""The thread that owns the GPU: jobs overlap, hangs are seen, lost memory gets a second try."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+
+from cone_perception.engines.cuda.worker import CudaWorker
+from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
+
+
+@dataclass
+class Adder:
+    """A device whose jobs are numbers, or exceptions to raise; notes all that is done to it."""
+
+    slots: int = 2
+    log: list[str] = field(default_factory=list)
+    started: dict[int, object] = field(default_factory=dict)
+    threads: set[str] = field(default_factory=set)
+    hold: threading.Event | None = None
+    reload_fails: bool = False
+
+    def start(self, slot: int, job: object) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.log.append(f'start {job!r}')
+        if isinstance(job, tuple):
+            raise job[0]
+        self.started[slot] = job
+
+    def finish(self, slot: int) -> int:
+        job = self.started.pop(slot)
+        self.log.append(f'finish {job!r}')
+        if self.hold is not None:
+            self.hold.wait()
+        if isinstance(job, BaseException):
+            raise job
+        assert isinstance(job, int)
+        return job + 1
+
+    def reload(self) -> None:
+        self.log.append('reload')
+        if self.reload_fails:
+            raise EngineError('no room')
+
+    def close(self) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.log.append('close')
+
+
+def worker_of(device: Adder, limit_s: float = 30.0) -> CudaWorker[object, int]:
+    return CudaWorker(lambda: device, limit_s)
+
+
+def test_everything_runs_in_one_thread_which_ends() -> None:
+    device = Adder()
+    worker = worker_of(device)
+    assert [worker.run(job) for job in (1, 2, 3)] == [2, 3, 4]
+    worker.close()
+    worker.close()
+    assert device.threads == {'cuda'}
+    assert device.log[-1] == 'close'
+    assert not worker._thread.is_alive()
+    with pytest.raises(EngineError, match='closed'):
+        worker.run(1)
+
+
+def test_next_job_starts_while_one_is_under_way() -> None:
+    device = Adder(hold=threading.Event())
+    worker = worker_of(device)
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(worker.run, job) for job in (1, 2, 3)]
+        while not any(line.startswith('finish') for line in device.log):
+            pass
+        assert device.hold is not None
+        device.hold.set()
+        assert [answer.result() for answer in answers] == [2, 3, 4]
+    worker.close()
+    # Whatever came first was waited for alone; of those that came meanwhile two go up at once.
+    kinds = [line.split()[0] for line in device.log if line != 'close']
+    assert kinds[-4:] in (
+        ['start', 'start', 'finish', 'finish'],
+        ['start', 'finish', 'finish', 'finish'],
+        ['finish', 'start', 'finish', 'finish'],
+    )
+    assert 'start start' in ' '.join(kinds)
+
+
+def test_error_of_one_job_is_its_own() -> None:
+    worker = worker_of(Adder())
+    with pytest.raises(EngineError, match='bad frame'):
+        worker.run(EngineError('bad frame'))
+    with pytest.raises(ValueError, match='at start'):
+        worker.run((ValueError('at start'),))
+    assert worker.run(1) == 2
+    worker.close()
+
+
+def test_device_that_cannot_be_opened_says_why() -> None:
+    def refuse() -> Adder:
+        raise EngineError('no card')
+
+    with pytest.raises(EngineError, match='no card'):
+        CudaWorker(refuse, 1.0)
+
+
+def test_hang_is_seen_from_outside_and_lasts() -> None:
+    device = Adder(hold=threading.Event())
+    worker = worker_of(device, limit_s=0.05)
+    with pytest.raises(EngineLostError, match=r'within 0\.05 s'):
+        worker.run(1)
+    with pytest.raises(EngineLostError):
+        worker.run(1)
+    worker.close()  # does not wait for what hangs
+    assert device.hold is not None
+    device.hold.set()
+
+
+@pytest.mark.parametrize('at_start', [True, False])
+def test_no_memory_fails_the_frame_and_loads_again(at_start: bool) -> None:
+    device = Adder()
+    worker = worker_of(device)
+    full = GpuMemoryError('full.')
+    for _ in range(2):
+        with pytest.raises(GpuMemoryError):
+            worker.run((full,) if at_start else full)
+        assert worker.run(1) == 2
+    assert worker.reloads == 2
+    worker.close()
+
+
+def test_no_memory_right_after_loading_again_is_lost() -> None:
+    device = Adder()
+    worker = worker_of(device)
+    with pytest.raises(GpuMemoryError):
+        worker.run(GpuMemoryError('full.'))
+    with pytest.raises(GpuMemoryError):
+        worker.run(GpuMemoryError('full.'))
+    with pytest.raises(EngineLostError, match='did not help'):
+        worker.run(1)
+    assert device.log.count('reload') == 1
+
+
+def test_plan_that_cannot_be_loaded_again_is_lost() -> None:
+    worker = worker_of(Adder(reload_fails=True))
+    with pytest.raises(GpuMemoryError):
+        worker.run(GpuMemoryError('full.'))
+    with pytest.raises(EngineLostError, match='no room'):
+        worker.run(1)
+
+
+def test_lost_context_ends_all_that_wait_and_is_never_touched_again() -> None:
+    device = Adder(hold=threading.Event())
+    worker = worker_of(device)
+    with ThreadPoolExecutor(3) as pool:
+        answers = [
+            pool.submit(worker.run, job) for job in (EngineLostError('illegal address'), 2, 3)
+        ]
+        while worker._inbox.qsize() == 0 and len(device.log) < 3:
+            pass
+        assert device.hold is not None
+        device.hold.set()
+        errors = [answer.exception() for answer in answers]
+    assert any(isinstance(error, EngineLostError) for error in errors)
+    with pytest.raises(EngineLostError, match='illegal address'):
+        worker.run(1)
+    worker.close()
+    assert 'close' not in device.log
