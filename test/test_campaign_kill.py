@@ -131,10 +131,10 @@ def test_campaign_survives_kills_everywhere(rendered_sets: Path, tmp_path: Path)
     assert verdict['outcome'] == state.outcome == Outcome(code).label
     page = folder.report_html.read_text()
     assert verdict['sentence'].split('.')[0] in page
-    assert 'http' not in page.replace('http://www.w3.org', '')
+    assert 'src="http' not in page  # nothing is loaded from elsewhere
     assert folder.report_md.stat().st_size > 1000
     assert folder.card.is_file()
     names = [event['name'] for event in folder.read_events()]
-    assert 'checkpoint_damaged' in names
+    assert {'checkpoint_damaged', 'tracking'} <= set(names)
     # No network was asked for: nothing failed to be reached, nothing was downloaded.
     assert 'ownload' not in text
