@@ -54,15 +54,17 @@ class Calibration:
 
     @classmethod
     def from_folder(cls, folder: Path, count: int, height_px: int, width_px: int) -> Calibration:
-        """`count` pictures of a folder, evenly spaced in the order of their names."""
+        """`count` pictures of a folder, evenly spaced in the order of their names; fewer if it has
+        fewer. Those of a test split are left out; SourceError when none is left.
+        """
         found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.png'))
         found = [path for path in found if 'test' not in _folders(path, folder)]
-        if len(found) < count:
+        if not found:
             raise SourceError(
-                f'{folder} holds {len(found)} pictures, but calibration needs {count} that are not '
-                'of a test split. Give the training pictures of a data set.'
+                f'{folder} holds no pictures that are not of a test split. Give the training '
+                'pictures of a data set.'
             )
-        chosen = np.linspace(0, len(found) - 1, count).round().astype(int)
+        chosen = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)
         return cls(tuple(found[index] for index in chosen), height_px, width_px)
 
     @classmethod
@@ -114,10 +116,14 @@ class Calibration:
 
     def __iter__(self) -> Iterator[Float32]:
         """Network inputs, (1, 3, H, W) float32 RGB in 0..1, letterboxed as while driving."""
-        for path in self.pictures:
-            letterboxed = letterbox(_read(path), self.height_px, self.width_px)
-            planes = letterboxed[None, :, :, ::-1].transpose(0, 3, 1, 2)
+        for picture in self.letterboxed():
+            planes = picture[None, :, :, ::-1].transpose(0, 3, 1, 2)
             yield np.ascontiguousarray(planes, np.float32) / np.float32(255)
+
+    def letterboxed(self) -> Iterator[UInt8]:
+        """(H, W, 3) uint8 BGR each."""
+        for path in self.pictures:
+            yield letterbox(_read(path), self.height_px, self.width_px)
 
     def sha256(self) -> str:
         """Over the pictures' bytes in their order, lower-case hex."""

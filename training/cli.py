@@ -11,6 +11,7 @@ SUBCOMMANDS = {
     'simulate': ('training.simulate', 'render labelled pictures and drives'),
     'demo-model': ('training.demo_model', 'train the shipped demo model on rendered pictures'),
     'export': ('training.export', 'weights to a model bundle with an INT8 network'),
+    'gate': ('training.gate', 'whether INT8 finds what FP32 finds, on labelled pictures'),
     'thresholds': ('training.thresholds', 'least score per class, where F1 is best'),
     'judge': ('training.judge', 'accuracy of a model bundle on a labelled data set'),
     'data': ('training.data.command', 'fetch, verify and compare data sets'),

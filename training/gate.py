@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ SMALL_PX = 16
 
 SLACK = 0.05
 """A box below the fixed confidence by less than this is not missed: its score error counts."""
+
+
+Evaluated = tuple[Evaluation, Predictions]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,23 +205,23 @@ def judge_bundle(
     *,
     confidence: float = FIXED_CONFIDENCE,
     resamples: int = 1000,
-    only: Iterable[str] = (),
+    reference: Evaluated | None = None,
 ) -> GateResult:
     """Judge every network for one picture that is not FP32 against the one that is.
 
-    only: kinds to judge, as kind_of says them; none: all. Raises ModelError, EngineError.
+    reference: what the FP32 network found, where it is known. Raises ModelError, EngineError.
     """
     single = [network for network in bundle.card.networks if network.batch == 1]
-    reference = bundle.network('fp32', 'float')
-    judged = [n for n in single if n.precision != 'fp32' and (not only or kind_of(n) in only)]
+    judged = [network for network in single if network.precision != 'fp32']
     if not judged:
         raise ModelError(f'{bundle.folder} has no network besides FP32: there is nothing to judge.')
-    first, found_first = _evaluate(bundle, reference, split)
+    reference = reference or evaluate_network(bundle, bundle.network('fp32', 'float'), split)
+    first = reference[0]
     networks, notes = [], list[str]()
     for network in judged:
-        other, found = _evaluate(bundle, network, split)
+        own = evaluate_network(bundle, network, split)
         comparison = compare(
-            other,
+            own[0],
             first,
             resamples,
             names=(kind_of(network), 'fp32'),
@@ -228,8 +231,8 @@ def judge_bundle(
         networks.append(
             _judge(
                 network,
-                (first, found_first),
-                (other, found),
+                reference,
+                own,
                 comparison,
                 limits,
                 confidence,
@@ -305,10 +308,10 @@ def table(result: GateResult) -> str:
     return '\n'.join(lines)
 
 
-def _evaluate(
-    bundle: Bundle, network: NetworkFile, split: JudgedSplit
-) -> tuple[Evaluation, Predictions]:
-    """FP32 and OpenVINO's INT8 in OpenVINO; what is for TensorRT in ONNX Runtime, which rounds
+def evaluate_network(bundle: Bundle, network: NetworkFile, split: JudgedSplit) -> Evaluated:
+    """What a network finds, and how it compares with the labels.
+
+    FP32 and OpenVINO's INT8 in OpenVINO; what is for TensorRT in ONNX Runtime, which rounds
     every result to FP16 where the file says so.
     """
     name: EngineName = 'openvino'
@@ -321,8 +324,8 @@ def _evaluate(
 
 def _judge(
     network: NetworkFile,
-    reference: tuple[Evaluation, Predictions],
-    judged: tuple[Evaluation, Predictions],
+    reference: Evaluated,
+    judged: Evaluated,
     comparison: Comparison,
     limits: GateLimits,
     confidence: float,

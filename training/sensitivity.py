@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,6 +56,11 @@ def blocks_of(network: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
     return {block: tuple(names) for block, names in found.items()}
 
 
+def blocks_with(network: onnx.ModelProto, names: Collection[str]) -> list[str]:
+    """Blocks of which a convolution is among `names`."""
+    return [block for block, inside in blocks_of(network).items() if set(inside) & set(names)]
+
+
 def always_float(network: onnx.ModelProto) -> tuple[str, ...]:
     """Convolutions that no search quantises."""
     chosen = {name for names in blocks_of(network).values() for name in names}
@@ -65,7 +70,7 @@ def always_float(network: onnx.ModelProto) -> tuple[str, ...]:
 def measure_blocks(
     everything: onnx.ModelProto,
     original: onnx.ModelProto,
-    pictures: Sequence[UInt8],
+    pictures: Iterable[UInt8],
     layout: OutputLayout,
 ) -> tuple[BlockSensitivity, ...]:
     """Quantise each block alone and compare its scores with FP32's, in OpenVINO.
@@ -76,11 +81,12 @@ def measure_blocks(
     convolutions = {node.name for node in original.graph.node if node.op_type == 'Conv'}
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in original.graph.initializer}
     weights = {n.name: sizes.get(n.input[1], 0) for n in original.graph.node if n.op_type == 'Conv'}
-    reference = _outputs(original, pictures)
+    shown = list(pictures)
+    reference = _outputs(original, shown)
     measured = []
     for block, names in tqdm(blocks.items(), desc='sensitivity', unit='block'):
         alone = restore_float(everything, original, convolutions.difference(names))
-        outputs = _outputs(encode_uint8(alone), pictures)
+        outputs = _outputs(encode_uint8(alone), shown)
         errors = [score_error(a, b, layout) for a, b in zip(reference, outputs, strict=True)]
         measured.append(
             BlockSensitivity(
@@ -107,22 +113,22 @@ def search_float_blocks(
 
     Blocks are kept in the order of error per weight: the shortest beginning that passes is found by
     bisection; then each of its blocks is given up again, the largest first, if it still passes.
-    passes: the gate, given the names of the blocks in float. Raises ModelError when none passes.
+    passes: the gate, given the names of the blocks in float. Raises ModelError when it takes all.
     """
     order = sorted(measured, key=lambda b: -b.score_error / max(1, b.parameters))
     names = [block.block for block in order]
     low, high = 0, len(names)
-    if not passes(names):
-        raise ModelError(
-            'no set of blocks in float passes the gate, not even all of them: the limits are too '
-            'tight for this split, or the head is at fault.'
-        )
     while low < high:
         middle = (low + high) // 2
         if passes(names[:middle]):
             high = middle
         else:
             low = middle + 1
+    if high == len(names):
+        raise ModelError(
+            'no network with a block in INT8 passes the gate: the limits are too tight for '
+            'this split, or the calibration pictures are unlike it.'
+        )
     kept = names[:high]
     for block in sorted(order[: max(0, high - 1)], key=lambda b: -b.parameters):
         fewer = [name for name in kept if name != block.block]
