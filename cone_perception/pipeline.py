@@ -10,16 +10,20 @@ from types import TracebackType
 import numpy as np
 
 from cone_perception.decode import decode
-from cone_perception.engines import Engine
+from cone_perception.engines import Engine, FrameEngine
 from cone_perception.filters import Filters
+from cone_perception.images import to_bgr
 from cone_perception.model_card import ModelCard
 from cone_perception.preprocess import PAD_VALUE, Letterbox
-from cone_perception.types import Detections, Frame
+from cone_perception.types import CameraPicture, Detections, Frame, UInt8
 
 
 @dataclass(frozen=True, slots=True)
 class StationTimes:
-    """Milliseconds that a batch spent at each station."""
+    """Milliseconds that a batch spent at each station.
+
+    An engine that takes the camera's own bytes does all three: it counts as inference.
+    """
 
     preprocess_ms: float
     inference_ms: float
@@ -27,7 +31,10 @@ class StationTimes:
 
 
 class ConeDetector:
-    """Finds cones with one engine. Not thread-safe: its input buffer is reused."""
+    """Finds cones with one engine.
+
+    Not thread-safe, its input buffer is reused; with a FrameEngine two threads may call detect.
+    """
 
     def __init__(self, card: ModelCard, engine: Engine) -> None:
         self.card = card
@@ -42,11 +49,12 @@ class ConeDetector:
         self.detect([Frame(grey)] * self.batch, Filters())
 
     def detect(
-        self, frames: Sequence[Frame], filters: Filters
+        self, frames: Sequence[Frame | CameraPicture], filters: Filters
     ) -> tuple[list[Detections], StationTimes]:
         """Find the cones in up to `batch` frames, in source pixels, best score first.
 
-        Raises EngineError or ModelError; then there is no answer for any of the frames.
+        Raises EngineError, ModelError or, for a camera's picture that cannot be read, ImageError;
+        then there is no answer for any of the frames.
         """
         if not 1 <= len(frames) <= self.batch:
             raise ValueError(f'a batch takes 1 to {self.batch} frames, got {len(frames)}')
@@ -55,15 +63,24 @@ class ConeDetector:
             Letterbox(frame.height_px, frame.width_px, self.card.height_px, self.card.width_px)
             for frame in frames
         ]
-        for letterbox, frame, picture in zip(boxes, frames, self._pictures, strict=False):
-            letterbox.apply(frame.bgr, picture)
-        prepared = time.perf_counter_ns()
-        outputs = self.engine.run(self._pictures)
-        inferred = time.perf_counter_ns()
         thresholds = filters.thresholds_for(self.card)
+        if isinstance(self.engine, FrameEngine):
+            prepared = started
+            pictures = [_readable(frame, self.engine.encodings) for frame in frames]
+            in_network = self.engine.detect(pictures, thresholds, self.card.nms_iou)
+            inferred = time.perf_counter_ns()
+        else:
+            for letterbox, frame, picture in zip(boxes, frames, self._pictures, strict=False):
+                letterbox.apply(_bgr(frame), picture)
+            prepared = time.perf_counter_ns()
+            outputs = self.engine.run(self._pictures)
+            inferred = time.perf_counter_ns()
+            in_network = [
+                decode(output, self.card.output_layout, thresholds, self.card.nms_iou)
+                for output in outputs[: len(frames)]
+            ]
         found = []
-        for letterbox, output in zip(boxes, outputs, strict=False):
-            raw = decode(output, self.card.output_layout, thresholds, self.card.nms_iou)
+        for letterbox, raw in zip(boxes, in_network, strict=True):
             in_source = Detections(letterbox.to_source(raw.xyxy_px), raw.score, raw.class_id)
             found.append(
                 filters.apply(
@@ -88,3 +105,14 @@ class ConeDetector:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _bgr(frame: Frame | CameraPicture) -> UInt8:
+    return frame.bgr if isinstance(frame, Frame) else to_bgr(frame)
+
+
+def _readable(frame: Frame | CameraPicture, encodings: frozenset[str]) -> CameraPicture:
+    """The frame as the camera sent it, or as bgr8 where the engine does not read that."""
+    if isinstance(frame, CameraPicture) and frame.encoding in encodings:
+        return frame
+    return CameraPicture.of_bgr(_bgr(frame))

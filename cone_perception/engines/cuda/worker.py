@@ -17,6 +17,8 @@ from typing import Generic, Protocol, TypeVar
 
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
 
+_POLL_S = 0.05
+
 Job = TypeVar('Job')
 Result = TypeVar('Result')
 JobIn = TypeVar('JobIn', contravariant=True)
@@ -81,6 +83,7 @@ class CudaWorker(Generic[Job, Result]):
         self._lost: EngineLostError | None = None
         self._closed = False
         self._ending = False
+        self._stuck = threading.Event()
         self._reloading_until_s: float | None = None
         self.reloads = 0
         opened: Future[Device[Job, Result]] = Future()
@@ -114,9 +117,11 @@ class CudaWorker(Generic[Job, Result]):
                 return
             self._closed = True
             self._inbox.put(None)
-        self._thread.join(self._load_limit_s)
-        if self._thread.is_alive():
-            raise self._lose(f'the GPU was not given back after {self._load_limit_s:.0f} s')
+        until_s = time.monotonic() + self._load_limit_s
+        while self._thread.is_alive():
+            self._thread.join(_POLL_S)
+            if self._stuck.is_set() or time.monotonic() > until_s:
+                raise self._lose(f'the GPU was not given back after {self._load_limit_s:.0f} s')
 
     def _lose(self, why: str) -> EngineLostError:
         with self._lock:
@@ -133,6 +138,9 @@ class CudaWorker(Generic[Job, Result]):
     ) -> None:
         try:
             device = open_device()
+        except EngineLostError as error:
+            opened.set_exception(error)
+            self._stay()
         except BaseException as error:
             opened.set_exception(error)
             return
@@ -140,10 +148,17 @@ class CudaWorker(Generic[Job, Result]):
             opened.set_result(device)
             self._serve(device)
             device.close()
-        except EngineLostError:
-            # pycuda ends the process when a thread ends that still has a context, and a broken one
-            # cannot be put down. This thread stays as it is until the process ends.
-            threading.Event().wait()
+        except EngineLostError as error:
+            self._give_up(error, [])
+            self._stay()
+
+    def _stay(self) -> None:
+        """Never return: pycuda aborts the process when a thread ends that still has a context.
+
+        A broken context cannot be put down, so this thread lasts until the process ends.
+        """
+        self._stuck.set()
+        threading.Event().wait()
 
     def _serve(self, device: Device[Job, Result]) -> None:
         """Do what comes until close(). Raises EngineLostError after telling who waits."""

@@ -1,0 +1,300 @@
+"""TensorRT (or TensorRT-RTX) on an NVIDIA card, fed with the camera's own bytes through pycuda."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cone_perception.decode import decode
+from cone_perception.engines import EngineInfo, check_against_card, class_names_from
+from cone_perception.engines.build import (
+    BuildEvent,
+    BuildPolicy,
+    ProviderChoice,
+    choose_provider,
+    for_gpu,
+    ignore,
+    import_provider,
+    network_for_gpu,
+    plan_key,
+    provide_plan,
+)
+from cone_perception.engines.choice import read_choice
+from cone_perception.engines.cuda.device import CameraAnswer, CameraJob, CudaDevice
+from cone_perception.engines.cuda.request import FORMATS, guess_layout, read_answer
+from cone_perception.engines.cuda.worker import CudaWorker
+from cone_perception.engines.plan import (
+    RTX_MAGIC,
+    Plan,
+    PlanCache,
+    Provider,
+    cache_folder,
+    record_check,
+)
+from cone_perception.engines.reference import check_engine
+from cone_perception.errors import EngineError, GpuMemoryError, PlanError
+from cone_perception.model_card import Bundle, NetworkFile, Precision, Preprocessing
+from cone_perception.types import CameraPicture, Detections, Float32, UInt8
+
+LIMIT_S = 2.0
+"""A frame takes about a millisecond: after this long the card hangs."""
+
+_SAID = 8
+"""So many of TensorRT's last complaints are told with an error."""
+
+
+def open_tensorrt(
+    bundle: Bundle,
+    batch: int = 1,
+    precision: Precision | None = None,
+    provider: ProviderChoice = 'auto',
+    build: BuildPolicy = 'auto',
+    on_event: Callable[[BuildEvent], None] = ignore,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> TensorRtEngine:
+    """The bundle's engine on this machine's card: from the cache, or built now.
+
+    It is compared with the FP32 reference once, before it may drive. precision: None takes what
+    gpu_precision says. The rest as in build.provide_plan. Raises EngineError or ModelError.
+    """
+    chosen = choose_provider(provider)
+    precision = precision or gpu_precision(bundle, batch, chosen)
+    plan = provide_plan(
+        bundle,
+        precision,
+        batch,
+        provider=chosen,
+        build=build,
+        on_event=on_event,
+        cancelled=cancelled,
+    )
+    network = network_for_gpu(bundle, precision, batch)
+    engine = TensorRtEngine(plan, network, bundle.card.preprocessing)
+    try:
+        check_against_card(engine.info, bundle, str(plan.path), batch)
+        if plan.passport is None or plan.passport.check is None:
+            check = check_engine(engine, bundle)
+            record_check(plan.path, check.to_dict())
+            if not check.passed:
+                raise PlanError(
+                    f'{plan.path} does not answer as FP32 does: {"; ".join(check.reasons)}. '
+                    'It may not drive: take another precision, and report it with '
+                    '`cone-perception verify-engine`.'
+                )
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def gpu_precision(bundle: Bundle, batch: int, provider: Provider) -> Precision:
+    """What was measured to be fastest on this card; else INT8 if it passed, FP16, or FP32.
+
+    Raises ModelError when the bundle has no network for TensorRT with this batch.
+    """
+    kinds = [n.precision for n in bundle.card.networks if n.batch == batch and for_gpu(n)]
+    keys = {kind: plan_key(network_for_gpu(bundle, kind, batch), provider) for kind in kinds}
+    measured = read_choice(PlanCache(cache_folder()), bundle.card, batch, keys)
+    if measured is not None:
+        return measured
+    wanted: tuple[Precision, ...] = ('int8', 'fp16', 'fp32')
+    for kind in wanted[1:] if bundle.card.verdict == 'FAILED' else wanted:
+        if kind in kinds:
+            return kind
+    return network_for_gpu(bundle, 'fp16', batch).precision  # which names what the bundle has
+
+
+class TensorRtEngine:
+    """An Engine and a FrameEngine. detect and run may be called from several threads.
+
+    Two calls at once overlap: the pictures of one go up while those of the other are computed.
+    """
+
+    encodings = frozenset(FORMATS)
+    """Of sensor_msgs/Image, that detect takes as the camera sends them."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        network: NetworkFile,
+        preprocessing: Preprocessing,
+        limit_s: float = LIMIT_S,
+        use_graph: bool = True,
+    ) -> None:
+        """Load the plan on this machine's card. network: the file that the plan was built from.
+
+        limit_s: a frame that takes longer raises EngineLostError.
+        Raises PlanError when the card does not take the plan, EngineError when there is no card or
+        a library is missing.
+        """
+        provider = _provider(plan)
+        trt = import_provider(provider)
+        opened: list[CudaDevice] = []
+
+        def open_device() -> CudaDevice:
+            logger = make_logger(trt)
+            opened.append(
+                CudaDevice(lambda: TensorRtNetwork(trt, logger, plan), preprocessing, use_graph)
+            )
+            return opened[0]
+
+        self._worker: CudaWorker[CameraJob, CameraAnswer] = CudaWorker(open_device, limit_s)
+        device = opened[0]
+        names = str(plan.metadata.get('names', ''))
+        self.info = EngineInfo(
+            runtime=f'{_NAMES[provider]} {trt.__version__}',
+            device=device.name,
+            precision=network.precision,
+            input_shape=device.network.input_shape,
+            output_shape=device.network.output_shape,
+            network_sha256=network.sha256,
+            class_names=class_names_from(names),
+        )
+        self._device = device
+        self._layout = guess_layout(self.info.output_shape)
+        self.overflows = 0
+
+    @property
+    def launches(self) -> str:
+        """How the work reaches the card: 'one CUDA graph', or 'plain launches: ' and why."""
+        return self._device.launches
+
+    @property
+    def reloads(self) -> int:
+        """How often the plan was loaded again because memory had run out."""
+        return self._worker.reloads
+
+    def run(self, pictures: UInt8) -> Float32:
+        prepared = [CameraPicture.of_bgr(picture) for picture in pictures]
+        classes = self.info.output_shape[1] - 4 if self._layout == 'anchors' else 1
+        job = CameraJob(prepared, np.ones(classes, np.float32), 1.0, raw=True)
+        answer = self._worker.run(job)
+        assert answer.output is not None
+        return answer.output
+
+    def detect(
+        self, pictures: Sequence[CameraPicture], thresholds: Float32, nms_iou: float
+    ) -> list[Detections]:
+        if self._layout == 'anchors' and len(thresholds) != self.info.output_shape[1] - 4:
+            raise EngineError(
+                f'{len(thresholds)} thresholds for the {self.info.output_shape[1] - 4} classes '
+                'of the network'
+            )
+        answer = self._worker.run(CameraJob(pictures, thresholds, nms_iou))
+        found = []
+        for index, one in enumerate(answer.answers):
+            detections = read_answer(one, len(thresholds))
+            if detections is None:
+                self.overflows += 1
+                assert answer.output is not None
+                detections = decode(answer.output[index], self._layout, thresholds, nms_iou)
+            found.append(detections)
+        return found
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class TensorRtNetwork:
+    """A plan that is loaded on the card. A device.Network: used in the device's thread only."""
+
+    def __init__(self, trt: Any, logger: Any, plan: Plan) -> None:
+        """Raises PlanError when the card does not take the plan, or it is no detector's."""
+        self._logger = logger
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        try:
+            self._open(trt, plan)
+        except BaseException:
+            self.close()
+            raise
+
+    def enqueue(self, stream: int, input_address: int, output_address: int) -> None:
+        context = self._context
+        if not (
+            context.set_tensor_address(self._input, input_address)
+            and context.set_tensor_address(self._output, output_address)
+            and context.execute_async_v3(stream)
+        ):
+            raise self._error(EngineError, 'TensorRT did not run')
+
+    def close(self) -> None:
+        self._context = None
+        self._engine = None
+        self._runtime = None
+
+    def _open(self, trt: Any, plan: Plan) -> None:
+        # The runtime must outlive its engine, the engine its context: freed in this order, too.
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan.data)
+        if self._engine is None:
+            raise self._error(
+                PlanError, f'{plan.path} is refused by TensorRT {trt.__version__} on this card'
+            )
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise self._error(EngineError, f'{plan.path} cannot be made ready to run')
+        inputs, outputs = _tensors(trt, self._engine)
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise PlanError(
+                f'{plan.path} has the inputs {inputs} and the outputs {outputs}; one of each is '
+                'expected. Build it from an export of this package, or without NMS.'
+            )
+        self._input, self._output = inputs[0], outputs[0]
+        self.input_shape = tuple(int(n) for n in self._engine.get_tensor_shape(self._input))
+        self.output_shape = tuple(int(n) for n in self._engine.get_tensor_shape(self._output))
+        if len(self.input_shape) != 4 or len(self.output_shape) != 3 or min(self.input_shape) < 1:
+            raise PlanError(
+                f'{plan.path} takes {self.input_shape} and outputs {self.output_shape}; expected '
+                'are fixed shapes (B, 3, H, W) and (B, 4 + classes, boxes) or (B, boxes, 6).'
+            )
+        self.half_input = self._is_half(trt, self._input, plan)
+        self.half_output = self._is_half(trt, self._output, plan)
+
+    def _is_half(self, trt: Any, name: str, plan: Plan) -> bool:
+        kind = self._engine.get_tensor_dtype(name)
+        if kind not in (trt.DataType.FLOAT, trt.DataType.HALF):
+            raise PlanError(f'{plan.path}: {name} is of type {kind}, not float32 or float16.')
+        return bool(kind == trt.DataType.HALF)
+
+    def _error(self, kind: type[EngineError], what: str) -> EngineError:
+        said = '; '.join(self._logger.said) or 'it does not say why'
+        self._logger.said.clear()
+        if 'out of memory' in said.lower() or 'outofmemory' in said.lower():
+            return GpuMemoryError(f'{what}, the GPU has no memory left: {said}.')
+        return kind(f'{what}: {said}.')
+
+
+def make_logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps the last complaints in `said`, and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.said: deque[str] = deque(maxlen=_SAID)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.said.append(message.strip())
+
+    return Logger()
+
+
+_NAMES: dict[Provider, str] = {'tensorrt': 'TensorRT', 'tensorrt_rtx': 'TensorRT-RTX'}
+
+
+def _provider(plan: Plan) -> Provider:
+    if plan.passport is not None:
+        return plan.passport.key.provider
+    return 'tensorrt_rtx' if plan.data[:4] == RTX_MAGIC else 'tensorrt'
+
+
+def _tensors(trt: Any, engine: Any) -> tuple[list[str], list[str]]:
+    """Names of the inputs and of the outputs."""
+    names = [str(engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    return inputs, [name for name in names if name not in inputs]
