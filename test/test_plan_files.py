@@ -1,0 +1,271 @@
+"""Compiled engines on disk: what does not fit is named, and nothing half-written is loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cone_perception.engines.plan import (
+    PlanCache,
+    PlanKey,
+    cache_folder,
+    load_plan,
+    passport_path,
+    read_passport,
+    read_plan,
+    record_check,
+    write_whole,
+)
+from cone_perception.errors import PlanError
+
+KEY = PlanKey(
+    network_sha256='a' * 64,
+    precision='int8',
+    batch=2,
+    provider='tensorrt',
+    provider_version='10.3.0',
+    gpu='NVIDIA GeForce RTX 4060 Laptop GPU',
+    compute_capability='8.9',
+    driver='550.54.14',
+    cuda='12.4',
+)
+PLAN = b'ftrt' + bytes(range(256)) * 8
+CHANGES = {
+    'network_sha256': 'b' * 64,
+    'precision': 'fp16',
+    'batch': 1,
+    'provider': 'tensorrt_rtx',
+    'provider_version': '11.0.0',
+    'gpu': 'NVIDIA GeForce RTX 3060',
+    'compute_capability': '8.6',
+    'driver': '560.35.03',
+    'cuda': '13.0',
+}
+
+
+def store(cache: PlanCache, key: PlanKey = KEY, data: bytes = PLAN) -> Path:
+    return cache.store(
+        'my model',
+        key,
+        data,
+        convolutions={'fp16': 31, 'int8': 89},
+        layers={'CaskConvolution': {'int8': 89}},
+        built='2026-01-02T03:04:05+00:00',
+        build_s=61.5,
+    )
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> PlanCache:
+    return PlanCache(tmp_path / 'engines')
+
+
+def test_stored_plan_comes_back_with_its_passport(cache: PlanCache) -> None:
+    path = store(cache)
+    plan = cache.load('my model', KEY)
+    assert (plan.path, plan.data) == (path, PLAN)
+    assert plan.passport == read_passport(passport_path(path))
+    assert plan.passport.key == KEY
+    assert plan.passport.convolutions == {'fp16': 31, 'int8': 89}
+    assert plan.passport.check is None
+
+
+@pytest.mark.parametrize('entry', CHANGES)
+def test_plan_of_another_machine_version_or_network_is_named(cache: PlanCache, entry: str) -> None:
+    path = store(cache)
+    wanted = replace(KEY, **{entry: CHANGES[entry]})
+    with pytest.raises(PlanError, match=rf'does not fit: {entry} is .*, the plan'):
+        load_plan(path, wanted)
+    with pytest.raises(PlanError, match='there is no engine of my model'):
+        cache.load('my model', wanted)
+
+
+def test_what_changed_since_the_last_build_is_named(cache: PlanCache) -> None:
+    store(cache)
+    with pytest.raises(PlanError, match=r"driver is 560\.35\.03, the plan's is 550\.54\.14"):
+        cache.load('my model', replace(KEY, driver='560.35.03'))
+
+
+def test_plan_for_any_card_of_a_kind_is_taken_on_such_a_card_only(cache: PlanCache) -> None:
+    rtx = replace(KEY, provider='tensorrt_rtx')
+    path = store(cache, rtx.portable())
+    assert cache.load('my model', rtx).path == path
+    with pytest.raises(PlanError, match=r'compute_capability is 8\.6'):
+        cache.load('my model', replace(rtx, compute_capability='8.6'))
+
+
+@pytest.mark.parametrize('length', [0, 10, 63, 64, len(PLAN) - 1])
+def test_plan_that_was_cut_off_is_named(cache: PlanCache, length: int) -> None:
+    path = store(cache)
+    path.write_bytes(PLAN[:length])
+    with pytest.raises(PlanError, match='was cut off'):
+        cache.load('my model', KEY)
+
+
+def test_plan_with_other_bytes_is_named(cache: PlanCache) -> None:
+    path = store(cache)
+    path.write_bytes(PLAN[:-1] + b'x')
+    with pytest.raises(PlanError, match='is damaged'):
+        cache.load('my model', KEY)
+
+
+def test_plan_without_passport_and_passport_without_plan_are_named(cache: PlanCache) -> None:
+    path = store(cache)
+    text = passport_path(path).read_text()
+    passport_path(path).unlink()
+    with pytest.raises(PlanError, match=r'json is missing, so nobody knows'):
+        cache.load('my model', KEY)
+    passport_path(path).write_text(text)
+    path.unlink()
+    with pytest.raises(PlanError, match='plan cannot be read: No such file'):
+        cache.load('my model', KEY)
+
+
+@pytest.mark.parametrize(
+    'text', ['', '{', '[]', 'null', '{"schema": 1}', '{"schema": 99, "model": "x"}', '\x00\xff']
+)
+def test_unreadable_passport_is_named(cache: PlanCache, text: str) -> None:
+    path = store(cache)
+    passport_path(path).write_bytes(text.encode('latin-1'))
+    with pytest.raises(PlanError, match='not readable as a passport'):
+        cache.load('my model', KEY)
+
+
+def test_leftover_of_a_killed_build_is_not_taken_for_a_plan(cache: PlanCache) -> None:
+    path = cache.path('my model', KEY)
+    path.parent.mkdir(parents=True)
+    path.with_name(f'.{path.name}.123').write_bytes(PLAN)
+    with pytest.raises(PlanError, match='there is no engine'):
+        cache.load('my model', KEY)
+    store(cache)
+    assert cache.load('my model', KEY).data == PLAN
+
+
+def test_new_plan_under_the_passport_of_the_old_one_is_named(cache: PlanCache) -> None:
+    """What is left when a rebuild dies between its two files."""
+    path = store(cache)
+    write_whole(path, PLAN[::-1])
+    with pytest.raises(PlanError, match='is damaged'):
+        cache.load('my model', KEY)
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match='cannot be written: .* XDG_CACHE_HOME'):
+        write_whole(tmp_path / 'missing' / 'plan', PLAN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_check_is_recorded_in_the_passport(cache: PlanCache) -> None:
+    path = store(cache)
+    record_check(path, {'passed': True, 'mean_iou': 0.98})
+    plan = cache.load('my model', KEY)
+    assert plan.passport is not None
+    assert plan.passport.check == {'passed': True, 'mean_iou': 0.98}
+
+
+def ultralytics(metadata: object, plan: bytes = PLAN) -> bytes:
+    text = json.dumps(metadata).encode()
+    return len(text).to_bytes(4, 'little', signed=True) + text + plan
+
+
+def test_header_of_ultralytics_is_skipped_and_read(tmp_path: Path) -> None:
+    path = tmp_path / 'best.engine'
+    path.write_bytes(ultralytics({'names': {'0': 'blue_cone'}, 'imgsz': [384, 640], 'batch': 1}))
+    plan = read_plan(path)
+    assert plan.data == PLAN
+    assert plan.metadata['names'] == {'0': 'blue_cone'}
+    path.write_bytes(PLAN)
+    assert read_plan(path) == replace(plan, metadata={})
+
+
+@pytest.mark.parametrize('length', [0, 3, 4, 5, 20, 60])
+def test_engine_of_ultralytics_that_was_cut_off_is_named(tmp_path: Path, length: int) -> None:
+    path = tmp_path / 'best.engine'
+    path.write_bytes(ultralytics({'names': {'0': 'blue_cone'}, 'task': 'detect'})[:length])
+    with pytest.raises(PlanError, match='was cut off'):
+        read_plan(path)
+
+
+@pytest.mark.parametrize(
+    'content', [b'\x08\x09\x12\x07pytorch' * 20, b'PK\x03\x04' * 50, b'{"a": 1}' * 20, bytes(200)]
+)
+def test_file_that_is_no_plan_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / 'best.engine'
+    path.write_bytes(content)
+    with pytest.raises(PlanError, match=r'is no TensorRT plan: it begins with'):
+        read_plan(path)
+
+
+def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match='cannot be read: No such file'):
+        read_plan(tmp_path / 'best.engine')
+
+
+HOLD_LOCK = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[3]]
+from cone_perception.engines.plan import PlanCache
+from test_plan_files import KEY
+with PlanCache(Path(sys.argv[1])).lock(sys.argv[2], KEY):
+    print('locked', flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize('ending', ['orderly', 'killed'])
+def test_second_process_waits_for_the_first_however_it_ends(cache: PlanCache, ending: str) -> None:
+    here = Path(__file__).parent
+    holder = subprocess.Popen(
+        [sys.executable, '-c', HOLD_LOCK, cache.folder, 'my model', here],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=here.parent,
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b'locked\n'
+    entered = threading.Event()
+    waited: list[bool] = []
+
+    def take() -> None:
+        with cache.lock('my model', KEY) as had_to_wait:
+            waited.append(had_to_wait)
+            entered.set()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    assert not entered.wait(0.5)
+    if ending == 'killed':
+        holder.kill()
+    holder.stdin.close()
+    assert entered.wait(30)
+    thread.join()
+    holder.wait()
+    holder.stdout.close()
+    assert waited == [True]
+    with cache.lock('my model', KEY) as had_to_wait:
+        assert not had_to_wait
+
+
+def test_locks_of_two_plans_are_independent(cache: PlanCache) -> None:
+    with cache.lock('my model', KEY), cache.lock('my model', replace(KEY, batch=1)) as waited:
+        assert not waited
+
+
+def test_cache_lies_where_the_user_keeps_caches(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    assert cache_folder() == tmp_path / 'cone_perception' / 'engines'
+    monkeypatch.delenv('XDG_CACHE_HOME')
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    assert cache_folder() == tmp_path / 'home' / '.cache' / 'cone_perception' / 'engines'
+    assert os.environ['HOME'] == str(tmp_path / 'home')
