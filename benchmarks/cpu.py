@@ -1,0 +1,233 @@
+"""Frames a second on a CPU: a bundle's networks in each runtime, beside `ultralytics predict`.
+
+    python benchmarks/cpu.py --bundle BUNDLE --weights best.pt --pictures FOLDER --json cpu.json
+
+All take the same pictures, whole: letterbox, network, decoding. The rounds are interleaved, so that
+what else the machine does falls on all alike; compare the ratios. Detections of all are compared
+with FP32's in OpenVINO. Needs the extras train and cpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.accuracy import box_iou
+from cone_perception.engines import open_network
+from cone_perception.filters import Filters
+from cone_perception.model_card import Bundle, NetworkFile, read_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.types import Detections, Frame
+
+WARM_UP_ROUNDS = 3
+REFERENCE = 'openvino fp32'
+PEER = 'ultralytics predict'
+SAME_IOU = 0.5
+Answer = tuple[Detections, tuple[float, float, float] | None]
+"""Detections, and milliseconds of preprocessing, network and decoding where they are known."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument('--bundle', type=Path, required=True)
+    parser.add_argument('--weights', type=Path, required=True, help='.pt that the bundle is from')
+    parser.add_argument('--pictures', type=Path, required=True, help='folder of 720p pictures')
+    parser.add_argument('--rounds', type=int, default=60)
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--confidence', type=float, default=0.25)
+    parser.add_argument('--json', type=Path)
+    args = parser.parse_args(argv)
+    bundle = read_bundle(args.bundle)
+    frames = read_frames(args.pictures, args.rounds + WARM_UP_ROUNDS)
+    runners = {PEER: ultralytics_runner(args.weights, bundle, args.threads, args.confidence)}
+    for network in sorted(bundle.card.networks, key=lambda n: n.file):
+        for engine in ('openvino', 'onnxruntime'):
+            if network.batch == 1 and (network.encoding != 'int8' or engine == 'onnxruntime'):
+                name = f'{engine} {network.precision}'
+                name += f' ({network.encoding})' if network.precision == 'int8' else ''
+                runners[name] = bundle_runner(
+                    bundle, network, engine, args.threads, args.confidence
+                )
+    result = measure(runners, frames)
+    result['machine'] = {
+        'processor': platform.processor() or platform.machine(),
+        'cores': os.cpu_count(),
+        'load_before': os.getloadavg()[0],
+        'threads': args.threads,
+        'python': platform.python_version(),
+    }
+    result['bundle'] = {
+        'name': bundle.card.name,
+        'quantised': bundle.card.training.get('quantised'),
+    }
+    print_table(result)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=2) + '\n', encoding='utf-8')
+    return 0
+
+
+def read_frames(folder: Path, count: int) -> list[Frame]:
+    paths = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.png'))
+    pictures = [cv2.imread(str(path)) for path in paths[:count]]
+    if not pictures:
+        sys.exit(f'{folder} holds no jpg or png picture.')
+    return [Frame(np.asarray(pictures[i % len(pictures)], np.uint8)) for i in range(count)]
+
+
+def bundle_runner(
+    bundle: Bundle, network: NetworkFile, engine: str, threads: int, confidence: float
+) -> Callable[[Frame], Answer]:
+    detector = ConeDetector(bundle.card, open_network(bundle, network, engine, threads))
+    filters = Filters(thresholds=dict.fromkeys(bundle.card.class_names, confidence))
+
+    def run(frame: Frame) -> Answer:
+        (found,), times = detector.detect([frame], filters)
+        return found, (times.preprocess_ms, times.inference_ms, times.decode_ms)
+
+    return run
+
+
+def ultralytics_runner(
+    weights: Path, bundle: Bundle, threads: int, confidence: float
+) -> Callable[[Frame], Answer]:
+    """`predict` as a user calls it; its rectangles make 384x640 of a 720p picture."""
+    from training.ultralytics_cpu import prepare_ultralytics
+
+    prepare_ultralytics()
+    import torch
+    from ultralytics import YOLO
+
+    model = YOLO(weights)
+    size = max(bundle.card.height_px, bundle.card.width_px)
+    model.predict(np.zeros((720, 1280, 3), np.uint8), imgsz=size, verbose=False, device='cpu')
+    torch.set_num_threads(threads)  # after the first call: that sets its own number
+
+    def run(frame: Frame) -> Answer:
+        (found,) = model.predict(
+            frame.bgr,
+            imgsz=size,
+            conf=confidence,
+            iou=bundle.card.nms_iou,
+            verbose=False,
+            device='cpu',
+        )
+        boxes = found.boxes
+        return (
+            Detections(
+                boxes.xyxy.numpy().astype(np.float32),
+                boxes.conf.numpy().astype(np.float32),
+                boxes.cls.numpy().astype(np.int64),
+            ),
+            None,
+        )
+
+    return run
+
+
+def measure(
+    runners: dict[str, Callable[[Frame], Answer]], frames: Sequence[Frame]
+) -> dict[str, Any]:
+    """Run every runner on every frame, in turns that start with another one each round."""
+    names = list(runners)
+    total_ms: dict[str, list[float]] = {name: [] for name in names}
+    stations: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    answers: dict[str, list[Detections]] = {name: [] for name in names}
+    for index, frame in enumerate(tqdm(frames, unit='round')):
+        shift = index % len(names)
+        for name in names[shift:] + names[:shift]:
+            started = time.perf_counter()
+            found, times = runners[name](frame)
+            took_ms = (time.perf_counter() - started) * 1e3
+            if index >= WARM_UP_ROUNDS:
+                total_ms[name].append(took_ms)
+                answers[name].append(found)
+                if times is not None:
+                    stations[name].append(times)
+    peer_ms = statistics.median(total_ms[PEER])
+    return {
+        'rounds': len(frames) - WARM_UP_ROUNDS,
+        'runners': {
+            name: {
+                'median_ms': statistics.median(total_ms[name]),
+                'p90_ms': float(np.percentile(total_ms[name], 90)),
+                'times_faster_than_peer': peer_ms / statistics.median(total_ms[name]),
+                'stations_median_ms': (
+                    dict(
+                        zip(
+                            ('preprocess', 'network', 'decode'),
+                            np.median(stations[name], axis=0).tolist(),
+                            strict=True,
+                        )
+                    )
+                    if stations[name]
+                    else None
+                ),
+                'against_fp32': difference(answers[REFERENCE], answers[name]),
+            }
+            for name in names
+        },
+    }
+
+
+def difference(reference: Sequence[Detections], found: Sequence[Detections]) -> dict[str, float]:
+    """Boxes of the reference that were missed, boxes more than it has, and how the rest differ."""
+    errors: list[float] = []
+    overlaps: list[float] = []
+    missed = extra = 0
+    for wanted, given in zip(reference, found, strict=True):
+        iou = box_iou(wanted.xyxy_px, given.xyxy_px)
+        iou[wanted.class_id[:, None] != given.class_id[None]] = 0
+        matched = 0
+        for row in range(len(wanted)):
+            best = int(iou[row].argmax()) if len(given) else 0
+            if len(given) and iou[row, best] >= SAME_IOU:
+                errors.append(abs(float(wanted.score[row] - given.score[best])))
+                overlaps.append(float(iou[row, best]))
+                iou[:, best] = 0
+                matched += 1
+        missed += len(wanted) - matched
+        extra += len(given) - matched
+    return {
+        'boxes': sum(map(len, reference)),
+        'missed': missed,
+        'extra': extra,
+        'mean_iou': float(np.mean(overlaps)) if overlaps else float('nan'),
+        'mean_score_error': float(np.mean(errors)) if errors else float('nan'),
+    }
+
+
+def print_table(result: dict[str, Any]) -> None:
+    print(
+        f'medians of {result["rounds"]} interleaved rounds, {result["machine"]["threads"]} threads'
+    )
+    print(
+        f'{"":26}{"ms":>8}{"p90":>8}{"faster":>8}  preprocess, network, decode'
+        f'{"missed":>10}{"extra":>7}{"IoU":>7}{"score":>8}'
+    )
+    for name, entry in result['runners'].items():
+        parts = entry['stations_median_ms']
+        text = ', '.join(f'{v:.2f}' for v in parts.values()) if parts else ''
+        other = entry['against_fp32']
+        print(
+            f'{name:26}{entry["median_ms"]:8.1f}{entry["p90_ms"]:8.1f}'
+            f'{entry["times_faster_than_peer"]:7.1f}x  {text:27}{other["missed"]:10}'
+            f'{other["extra"]:7}{other["mean_iou"]:7.3f}{other["mean_score_error"]:8.3f}'
+        )
+
+
+if __name__ == '__main__':
+    sys.exit(main())
