@@ -92,17 +92,24 @@ extern "C" void run_letterbox(
                    [=] { letterbox(upload, network, width, height, rgb, scale); });
 }
 
-extern "C" void run_decode(
-    const output_t *output, unsigned char *upload, Candidate *candidates, Answer *answers, int batch,
-    int classes, int boxes, int anchors_layout, int threads)
+extern "C" void run_select_anchors(
+    const output_t *output, unsigned char *upload, Candidate *candidates, int batch, int classes, int boxes)
 {
-    loop_over_grid({blocks_for(boxes, 256), batch, 1}, {256, 1, 1}, [=] {
-        if (anchors_layout)
-            select_anchors(output, upload, candidates, classes, boxes);
-        else
-            select_boxes(output, upload, candidates, boxes);
-    });
-    run_blocks(batch, threads, [=] { suppress(upload, candidates, answers, anchors_layout); });
+    loop_over_grid({blocks_for(boxes, 256), batch, 1}, {256, 1, 1},
+                   [=] { select_anchors(output, upload, candidates, classes, boxes); });
+}
+
+extern "C" void run_select_boxes(
+    const output_t *output, unsigned char *upload, Candidate *candidates, int batch, int boxes)
+{
+    loop_over_grid({blocks_for(boxes, 256), batch, 1}, {256, 1, 1},
+                   [=] { select_boxes(output, upload, candidates, boxes); });
+}
+
+extern "C" void run_suppress(
+    const unsigned char *upload, const Candidate *candidates, Answer *answers, int batch, int overlapping, int threads)
+{
+    run_blocks(batch, threads, [=] { suppress(upload, candidates, answers, overlapping); });
 }
 
 extern "C" int sizes(int which)

@@ -373,7 +373,8 @@ class CudaDevice:
             finally:
                 _checked(cu.cuGraphDestroy(graph))
         except (EngineError, self._drv.Error, RuntimeError) as error:
-            slot.graph = None
+            for captured in self._slots:
+                self._drop_graph(captured)
             self._no_graph = f'the capture of a CUDA graph failed ({error})'
 
     def _drop_graph(self, slot: _Slot) -> None:

@@ -1,0 +1,110 @@
+"""The CUDA kernels compiled by g++ and run on the CPU, for tests."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from cone_perception.decode import OutputLayout
+from cone_perception.engines.cuda.request import (
+    ANSWER,
+    CANDIDATE_BYTES,
+    MAX_CANDIDATES,
+    read_answer,
+    upload_bytes,
+    write_upload,
+)
+from cone_perception.types import CameraPicture, Detections, Float32, UInt8
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parent / 'cone_perception' / 'engines' / 'cuda'
+CLASSES = 5
+
+
+def compile_kernels(folder: Path, half: bool) -> ctypes.CDLL:
+    """The kernels as a library; skips the test where there is no g++ for it."""
+    compiler = shutil.which('g++')
+    if compiler is None:
+        pytest.skip('needs g++')
+    library = folder / f'kernels_{half}.so'
+    halves = ['-DINPUT_HALF', '-DOUTPUT_HALF'] if half else []
+    done = subprocess.run(
+        [
+            *(compiler, '-std=c++20', '-O2', '-ffp-contract=off', '-Wall', *halves),
+            *('-shared', '-fPIC', '-pthread', f'-I{KERNELS}', '-x', 'c++'),
+            *(str(HERE / 'kernel_shim.hpp'), '-o', str(library)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(library))
+
+
+@dataclass
+class Kernels:
+    """The kernels as functions of numpy arrays."""
+
+    library: ctypes.CDLL
+    half: bool
+
+    def letterbox(
+        self, pictures: list[CameraPicture], height: int, width: int, rgb: bool = True
+    ) -> Float32:
+        upload = _upload(pictures, height, width, np.full(CLASSES, 0.25, np.float32), 0.6)
+        kind = np.float16 if self.half else np.float32
+        network = np.full((2, 3, height, width), -1, kind)
+        self.library.run_letterbox(
+            _at(upload), _at(network), 2, width, height, int(rgb), ctypes.c_float(1 / 255)
+        )
+        return network.astype(np.float32)
+
+    def answers(
+        self, output: Float32, layout: OutputLayout, thresholds: Float32, nms_iou: float
+    ) -> npt.NDArray[np.void]:
+        """(B,) answers to a network's output (B, .., ..)."""
+        batch = len(output)
+        picture = CameraPicture.of_bgr(np.zeros((1, 1, 3), np.uint8))
+        upload = _upload([picture] * batch, 32, 32, thresholds, nms_iou)
+        kind = np.float16 if self.half else np.float32
+        output = np.ascontiguousarray(output, kind)
+        candidates = np.zeros(batch * MAX_CANDIDATES * CANDIDATE_BYTES, np.uint8)
+        answers = np.zeros(batch, ANSWER)
+        boxes = output.shape[2] if layout == 'anchors' else output.shape[1]
+        memory = (_at(output), _at(upload), _at(candidates), batch)
+        if layout == 'anchors':
+            self.library.run_select_anchors(*memory, len(thresholds), boxes)
+        else:
+            self.library.run_select_boxes(*memory, boxes)
+        self.library.run_suppress(
+            *(_at(upload), _at(candidates), _at(answers), batch, int(layout == 'anchors'), 8)
+        )
+        return answers
+
+    def decode(
+        self, output: Float32, layout: OutputLayout, thresholds: Float32, nms_iou: float = 0.6
+    ) -> Detections:
+        found = read_answer(
+            self.answers(output[None], layout, thresholds, nms_iou)[0], len(thresholds)
+        )
+        assert found is not None
+        return found
+
+
+def _at(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _upload(
+    pictures: list[CameraPicture], height: int, width: int, thresholds: Float32, nms_iou: float
+) -> UInt8:
+    upload = np.full(upload_bytes(pictures), 0xEE, np.uint8)
+    write_upload(upload, pictures, height, width, thresholds, nms_iou)
+    return upload
