@@ -328,7 +328,7 @@ def _search_gate(
     def passes(quantised: onnx.ModelProto) -> bool:
         nonlocal reference
         assert split is not None  # --sensitivity needs --data
-        trial = _save(_kinds(originals.first, quantised)['int8-uint8'](), draft, 'int8-uint8', 1)
+        trial = _save(network_kinds(originals.first, quantised)['int8-uint8'](), draft, 'int8-uint8', 1)
         bundle = Bundle(draft, replace(card, networks=(*card.networks, trial)))
         reference = reference or evaluate_network(bundle, card.networks[0], split)
         result = judge_bundle(
@@ -376,12 +376,12 @@ def write_networks(
     """Write FP32 and the kinds asked for, for every batch, all with the scales of `quantised`."""
     for batch, original in originals.by_batch.items():
         scaled = quantised if batch == 1 else restore_float(quantised, original, ())
-        for kind, make in _kinds(original, scaled).items():
+        for kind, make in network_kinds(original, scaled).items():
             if kind == 'fp32' or kind in wanted:
                 yield _save(make(), folder, kind, batch)
 
 
-def _kinds(
+def network_kinds(
     original: onnx.ModelProto, quantised: onnx.ModelProto
 ) -> dict[str, Callable[[], onnx.ModelProto]]:
     """How each kind of network is made of the FP32 one and the quantised one."""

@@ -1,0 +1,254 @@
+"""The gate: equal networks pass, damaged ones are refused, and the card says which."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+pytest.importorskip('openvino')
+
+from tiny_network import CELL_PX, CLASS_NAMES, paint, write_tiny_bundle  # noqa: E402
+
+from cone_perception.errors import ModelError, RecipeError  # noqa: E402
+from cone_perception.model_card import Bundle, NetworkFile, file_sha256, read_bundle  # noqa: E402
+from training import gate  # noqa: E402
+from training.judged_split import read_split  # noqa: E402
+from training.predictions import Found  # noqa: E402
+from training.recipe import GateLimits  # noqa: E402
+
+HEIGHT_PX, WIDTH_PX = 96, 160
+
+
+def write_picture(
+    data: Path, name: str, height_px: int, width_px: int, cones: dict[str, int]
+) -> None:
+    """A grey picture with cones in the cells of these numbers, where the tiny network looks."""
+    picture = np.full((height_px, width_px, 3), 114, np.uint8)
+    lines = []
+    for cone, cell in cones.items():
+        row, column = divmod(cell, width_px // CELL_PX)
+        left, top = column * CELL_PX, row * CELL_PX
+        paint(picture, cone, left, top, CELL_PX, CELL_PX)
+        centre = (left + CELL_PX / 2) / width_px, (top + CELL_PX / 2) / height_px
+        size = CELL_PX / width_px, CELL_PX / height_px
+        lines.append(f'{CLASS_NAMES.index(cone)} {" ".join(map(str, (*centre, *size)))}\n')
+    for kind in ('images', 'labels'):
+        (data / 'val' / kind).mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(data / 'val' / 'images' / f'{name}.png'), picture)
+    (data / 'val' / 'labels' / f'{name}.txt').write_text(''.join(lines))
+
+
+def write_data_yaml(data: Path) -> None:
+    content = {'names': list(CLASS_NAMES), 'train': 'val/images', 'val': 'val/images'}
+    (data / 'data.yaml').write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Six pictures, a blue and a yellow cone in each."""
+    for index in range(6):
+        cones = {'blue_cone': index, 'yellow_cone': index + 7}
+        write_picture(tmp_path / 'data', str(index), HEIGHT_PX, WIDTH_PX, cones)
+    write_data_yaml(tmp_path / 'data')
+    return tmp_path / 'data'
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Bundle:
+    return read_bundle(
+        write_tiny_bundle(tmp_path / 'bundle', 'anchors', height_px=HEIGHT_PX, width_px=WIDTH_PX)
+    )
+
+
+def with_network(bundle: Bundle, network: onnx.ModelProto, file: str = 'other.onnx') -> Bundle:
+    """The bundle with one more network, which calls itself INT8 for OpenVINO."""
+    path = bundle.folder / file
+    onnx.save(network, path)
+    entry = NetworkFile(file, file_sha256(path), 'int8', 'uint8')
+    card = replace(bundle.card, networks=(*bundle.card.networks, entry))
+    (bundle.folder / 'card.json').write_text(card.to_json())
+    return read_bundle(bundle.folder)
+
+
+def scaled(bundle: Bundle, factor: float, rows: slice = slice(0, 5)) -> onnx.ModelProto:
+    """The FP32 network with the scores of some classes multiplied."""
+    network = onnx.load(bundle.folder / bundle.card.networks[0].file)
+    for tensor in network.graph.initializer:
+        if tensor.name in ('weights', 'bias'):
+            values = onnx.numpy_helper.to_array(tensor).copy()
+            values[rows] *= factor
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    return network
+
+
+def quantised_everywhere(bundle: Bundle, folder: Path) -> onnx.ModelProto:
+    """Every operator in INT8: boxes up to 160 and scores up to 1 share one scale."""
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Pictures(CalibrationDataReader):
+        def __init__(self) -> None:
+            random = np.random.default_rng(0)
+            shape = (1, 3, HEIGHT_PX, WIDTH_PX)
+            self.left = [random.random(shape, np.float32) for _ in range(3)]
+
+        def get_next(self):
+            return {'images': self.left.pop()} if self.left else None
+
+    source = bundle.folder / bundle.card.networks[0].file
+    quantize_static(source, folder / 'all.onnx', Pictures())
+    return onnx.load(folder / 'all.onnx')
+
+
+def judge(bundle: Bundle, data: Path, limits: GateLimits | None = None) -> gate.GateResult:
+    return gate.judge_bundle(bundle, read_split(data, 'val'), limits or GateLimits(), resamples=100)
+
+
+def test_equal_network_passes_with_no_difference(reference: Bundle, data: Path) -> None:
+    result = judge(with_network(reference, scaled(reference, 1)), data)
+    (judged,) = result.networks
+    assert result.passed
+    assert judged.kind == 'int8-uint8'
+    assert judged.map50.value == judged.map50_95.value == 0
+    assert (judged.map50.low, judged.map50.high) == (0, 0)
+    met = judged.agreement
+    assert (met.boxes, met.missed, met.extra) == (12, 0, 0)
+    assert met.score_error == pytest.approx(0, abs=1e-5)
+    assert met.iou == pytest.approx(1, abs=1e-5)
+    assert judged.per_class['blue_cone'].map50 == pytest.approx((0.995, 0.995), abs=0.01)
+    assert math.isnan(judged.per_class['orange_cone'].map50[0])
+
+
+def test_every_operator_quantised_is_refused(reference: Bundle, data: Path, tmp_path: Path) -> None:
+    result = judge(with_network(reference, quantised_everywhere(reference, tmp_path)), data)
+    assert not result.passed
+    (judged,) = result.networks
+    assert any('scores differ by' in failure for failure in judged.failures)
+
+
+def test_lower_scores_are_refused_though_map_is_the_same(reference: Bundle, data: Path) -> None:
+    (judged,) = judge(with_network(reference, scaled(reference, 0.5)), data).networks
+    assert judged.map50.value == 0
+    assert judged.agreement.score_error > 0.2
+    assert len(judged.failures) == 1
+    assert 'scores differ by' in judged.failures[0]
+    assert 'the limit is 0.05' in judged.failures[0]
+
+
+def test_lost_class_breaks_map_and_counts_as_missed(reference: Bundle, data: Path) -> None:
+    yellow = CLASS_NAMES.index('yellow_cone')
+    network = scaled(reference, 0, slice(yellow, yellow + 1))
+    (judged,) = judge(with_network(reference, network), data).networks
+    assert judged.map50.value == pytest.approx(-0.5, abs=0.01)
+    assert judged.map50.low <= judged.map50.value <= judged.map50.high
+    assert judged.agreement.missed == 6
+    assert any('mAP50 falls by' in failure for failure in judged.failures)
+
+
+def test_limits_decide(reference: Bundle, data: Path) -> None:
+    bundle = with_network(reference, scaled(reference, 0.9))
+    assert not judge(bundle, data).passed
+    assert judge(bundle, data, GateLimits(score_error=0.2)).passed
+
+
+def test_network_that_finds_nothing_is_no_reference(reference: Bundle, data: Path) -> None:
+    onnx.save(scaled(reference, 0), reference.folder / 'tiny.onnx')
+    blind = replace(reference.card.networks[0], sha256=file_sha256(reference.folder / 'tiny.onnx'))
+    bundle = Bundle(reference.folder, replace(reference.card, networks=(blind,)))
+    (judged,) = judge(with_network(bundle, scaled(bundle, 1)), data).networks
+    assert 'FP32 itself finds nothing' in ' '.join(judged.failures)
+
+
+def test_small_boxes_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    """In a picture 2720 px wide cones of 32 px are 15 px at 1280."""
+    width_px = 85 * CELL_PX
+    write_picture(tmp_path / 'data', 'wide', CELL_PX, width_px, {'blue_cone': 3, 'yellow_cone': 40})
+    write_data_yaml(tmp_path / 'data')
+    folder = write_tiny_bundle(tmp_path / 'bundle', 'anchors', height_px=CELL_PX, width_px=width_px)
+    bundle = read_bundle(folder)
+    blue = CLASS_NAMES.index('blue_cone')
+    bundle = with_network(bundle, scaled(bundle, 0, slice(blue, blue + 1)))
+    (judged,) = judge(bundle, tmp_path / 'data', GateLimits(map50=1, score_error=1)).networks
+    assert judged.small_boxes == 2
+    assert judged.small_recall.value == pytest.approx(-0.5)
+    assert len(judged.failures) == 1
+    assert 'recall of boxes under 16 px falls by 0.5' in judged.failures[0]
+
+
+def test_bundle_without_another_network_is_refused(reference: Bundle, data: Path) -> None:
+    with pytest.raises(ModelError, match='no network besides FP32'):
+        judge(reference, data)
+
+
+def test_command_prints_writes_and_fails(
+    reference: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = with_network(reference, scaled(reference, 0.5))
+    parser = argparse.ArgumentParser()
+    gate.add_arguments(parser)
+    words = [str(bundle.folder), '--data', str(data), '--resamples', '100']
+    words += ['--json', str(tmp_path / 'gate.json')]
+    assert gate.run(parser.parse_args(words)) == 1
+    assert 'FAILED' in capsys.readouterr().out
+    stored = json.loads((tmp_path / 'gate.json').read_text())
+    assert stored['passed'] is False
+    assert stored['networks']['int8-uint8']['per_class']['orange_cone']['map50'] == [None, None]
+    assert gate.run(parser.parse_args([*words, '--limit-score-error', '0.9'])) == 0
+
+
+def test_limits_come_from_the_recipe_and_arguments_win(tmp_path: Path) -> None:
+    recipe = tmp_path / 'mine.yaml'
+    recipe.write_text('extends: two-stage\ngate: {map50: 0.03, score_error: 0.1}\n')
+    parser = argparse.ArgumentParser()
+    gate.add_limits(parser)
+    args = parser.parse_args(['--recipe', str(recipe), '--limit-score-error', '0.02'])
+    assert gate.limits_from(args) == GateLimits(map50=0.03, score_error=0.02)
+    recipe.write_text('extends: two-stage\ngate: {map55: 0.03}\n')
+    with pytest.raises(RecipeError, match='map55'):
+        gate.limits_from(args)
+
+
+def test_card_entry_says_failed(reference: Bundle, data: Path) -> None:
+    for factor, verdict in ((1, 'passed'), (0.5, 'FAILED')):
+        bundle = with_network(reference, scaled(reference, factor))
+        entry = judge(bundle, data).card_entry((89, 120))
+        card = replace(bundle.card, gate=entry)
+        (bundle.folder / 'card.json').write_text(card.to_json())
+        again = read_bundle(bundle.folder).card
+        assert again.verdict == verdict
+        assert again.gate['int8_convolutions'] == [89, 120]
+        assert [again.passed_gate(n) for n in again.networks] == [True, verdict == 'passed']
+    assert reference.card.verdict == 'not judged'
+
+
+def found(*rows: tuple[float, float]) -> Found:
+    """Boxes of 10x10 px at x, all of one class: (x, score)."""
+    box = np.array([[x, 0, x + 10, 10] for x, _ in rows], np.float32).reshape(-1, 4)
+    score = np.array([score for _, score in rows], np.float32)
+    return Found(box, score, np.zeros(len(rows), np.int64), box, np.zeros((0, 4), np.float32))
+
+
+def test_box_that_is_gone_counts_with_its_whole_score() -> None:
+    met = gate.agreement([found((0, 0.8), (50, 0.6))], [found((0, 0.7))], 0.25)
+    assert (met.boxes, met.missed, met.extra) == (2, 1, 0)
+    assert met.score_error == pytest.approx((0.1 + 0.6) / 2)
+
+
+def test_box_near_the_threshold_is_neither_missed_nor_extra() -> None:
+    met = gate.agreement([found((0, 0.26), (50, 0.24))], [found((50, 0.26), (0, 0.24))], 0.25)
+    assert (met.boxes, met.missed, met.extra) == (1, 0, 0)
+    assert met.score_error == pytest.approx(0.02)
+
+
+def test_box_that_only_the_other_finds_is_extra() -> None:
+    met = gate.agreement([found((0, 0.8))], [found((0, 0.8), (50, 0.5))], 0.25)
+    assert (met.missed, met.extra) == (0, 1)
