@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from cone_perception.engines import Engine
 from cone_perception.engines.build import (
     PROVIDER_CHOICES,
     BuildEvent,
+    BuildPolicy,
     ProviderChoice,
     choose_provider,
     for_gpu,
@@ -22,7 +23,13 @@ from cone_perception.engines.build import (
     provide_plan,
     required_int8,
 )
-from cone_perception.engines.choice import Latency, choose, measure_latencies, write_choice
+from cone_perception.engines.choice import (
+    Latency,
+    PrecisionChoice,
+    choose,
+    measure_latencies,
+    write_choice,
+)
 from cone_perception.engines.plan import (
     Plan,
     PlanCache,
@@ -31,10 +38,14 @@ from cone_perception.engines.plan import (
     record_check,
 )
 from cone_perception.engines.reference import Check, check_engine, read_reference
-from cone_perception.errors import ConePerceptionError, EngineError, ModelError, PlanError
+from cone_perception.errors import (
+    ConePerceptionError,
+    EngineError,
+    EngineLostError,
+    ModelError,
+    PlanError,
+)
 from cone_perception.model_card import Bundle, Precision, read_bundle
-
-PrecisionChoice = Literal['best', 'int8', 'fp16', 'fp32']
 
 RUNS = 300
 """Per engine, to find the fastest: at about a millisecond each, the clock has settled by then."""
@@ -81,9 +92,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.bundle)
     cache = PlanCache(cache_folder())
-    precisions = buildable_precisions(bundle, args.batch, args.precision)
+    precisions = buildable_precisions(bundle, args.batch, args.precision, print_warning)
     if args.target:
-        provider = 'tensorrt_rtx' if args.provider == 'auto' else args.provider
+        provider: ProviderChoice = 'tensorrt_rtx' if args.provider == 'auto' else args.provider
         plans = [
             provide_plan(
                 bundle,
@@ -106,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
         for engine in built:
             print(_line(engine))
         if args.precision == 'best':
-            plans = [_remember_best(bundle, args.batch, cache, built).plan]
+            plans = [remember_best(bundle, args.batch, cache, built, print).plan]
         else:
             plans = [engine.plan for engine in built]
     for plan in plans:
@@ -119,10 +130,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def buildable_precisions(
-    bundle: Bundle, batch: int, choice: PrecisionChoice
+    bundle: Bundle, batch: int, choice: PrecisionChoice, warn: Callable[[str], None]
 ) -> tuple[Precision, ...]:
     """The precisions to build: the one asked for, or for `best` those that may drive.
 
+    warn: told which is left out, and why.
     Raises ModelError when the bundle has no network for it, or it failed the gate.
     """
     if choice != 'best':
@@ -131,14 +143,13 @@ def buildable_precisions(
     usable = {n.precision: n for n in bundle.card.networks if n.batch == batch and for_gpu(n)}
     found: list[Precision] = [p for p in _DRIVING if p in usable]
     if bundle.card.verdict == 'not judged':
-        print(
+        warn(
             f'{bundle.card.name} was never compared with FP32 on labelled pictures: '
-            'run `cone-training gate` on it.',
-            file=sys.stderr,
+            'run `cone-training gate` on it.'
         )
     else:
         for precision in [p for p in found if not bundle.card.passed_gate(usable[p])]:
-            print(f'{precision} is left out: the card says it failed the gate.', file=sys.stderr)
+            warn(f'{precision} is left out: the card says it failed the gate.')
             found.remove(precision)
     if not found and 'fp32' in usable:
         found.append('fp32')
@@ -158,9 +169,13 @@ def build_engines(
     cache: PlanCache,
     on_event: Callable[[BuildEvent], None],
     open_engine: OpenPlan,
+    build: BuildPolicy = 'auto',
+    cancelled: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = print,
 ) -> list[BuiltEngine]:
     """Build, compare with the FP32 reference and, of several, time the engines in turns.
 
+    build, cancelled: as of `provide_plan`. say: told what was built.
     One that is refused is said and left out. Raises the last refusal when none is left.
     """
     choose_provider(provider)
@@ -171,9 +186,16 @@ def build_engines(
         for precision in precisions:
             try:
                 plan = provide_plan(
-                    bundle, precision, batch, provider=provider, cache=cache, on_event=on_event
+                    bundle,
+                    precision,
+                    batch,
+                    provider=provider,
+                    build=build,
+                    cache=cache,
+                    on_event=on_event,
+                    cancelled=cancelled,
                 )
-                print(_plan_line(plan, bundle))
+                say(_plan_line(plan, bundle))
                 engine = open_engine(bundle, plan)
                 stack.callback(engine.close)
                 check = check_engine(engine, bundle)
@@ -183,7 +205,11 @@ def build_engines(
                         f'the {precision} engine does not answer as FP32 does: '
                         f'{"; ".join(check.reasons)}. It may not drive.'
                     )
+            except EngineLostError:
+                raise
             except (EngineError, ModelError) as error:
+                if cancelled():
+                    raise
                 refusal = error
                 on_event(BuildEvent('error', f'{precision}: {error}'))
                 continue
@@ -215,6 +241,10 @@ def open_plan(bundle: Bundle, plan: Plan) -> Engine:
     return TensorRtEngine(plan, network, bundle.card.preprocessing)
 
 
+def print_warning(text: str) -> None:
+    print_event(BuildEvent('warning', text))
+
+
 def print_event(event: BuildEvent) -> None:
     """Progress for a terminal: one line that changes; only what matters where it is no terminal."""
     terminal = sys.stderr.isatty()
@@ -228,17 +258,22 @@ def print_event(event: BuildEvent) -> None:
     print(f'{prefix}{label}{event.message}', file=sys.stderr, flush=True)
 
 
-def _remember_best(
-    bundle: Bundle, batch: int, cache: PlanCache, built: Sequence[BuiltEngine]
+def remember_best(
+    bundle: Bundle,
+    batch: int,
+    cache: PlanCache,
+    built: Sequence[BuiltEngine],
+    say: Callable[[str], None],
 ) -> BuiltEngine:
+    """The fastest of what was built and timed; kept, so that it need not be timed again."""
     if len(built) == 1:
-        print(f'{built[0].precision} is the only one that may drive.')
+        say(f'{built[0].precision} is the only one that may drive.')
         return built[0]
     keys = {e.precision: e.plan.passport.key for e in built if e.plan.passport}
     latencies = {e.precision: e.latency for e in built if e.latency}
     choice = choose(keys, latencies)
     write_choice(cache, bundle.card, batch, choice)
-    print(f'{choice.precision} is the fastest on this card and will be used.')
+    say(f'{choice.precision} is the fastest on this card and will be used.')
     return next(entry for entry in built if entry.precision == choice.precision)
 
 

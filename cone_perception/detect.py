@@ -14,18 +14,19 @@ from typing import Any, TextIO, get_args, get_type_hints
 from tqdm import tqdm
 
 from cone_perception.albums import Album, Film, PictureFolder
+from cone_perception.build_engine import print_event, print_warning
 from cone_perception.draw import draw_cones
-from cone_perception.engines import open_engine
 from cone_perception.errors import EngineError, ModelError, OutputError
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
+from cone_perception.placement import place_network
 from cone_perception.settings import DetectorSettings
 from cone_perception.sources import Source, Unreadable, open_source
 from cone_perception.types import Detections, Frame
 
 SETTINGS = (
-    *('model', 'engine', 'threads'),
+    *('model', 'device', 'engine', 'precision', 'build', 'threads'),
     *('thresholds', 'classes', 'region', 'min_height_px', 'max_height_px'),
 )
 """The detector's settings that mean something without ROS."""
@@ -70,8 +71,10 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path('detections') / args.source.resolve().stem
     if (out / 'pictures').resolve() == args.source.resolve():
         raise OutputError(f'{out} would write over its source: give another --out.')
-    engine = open_engine(bundle, settings.engine, threads=settings.threads)
-    with ConeDetector(bundle.card, engine) as detector:
+    placed = place_network(bundle, settings, print_event)
+    if placed.why_cpu:
+        print_warning(f'device: auto takes the CPU: {placed.why_cpu}')
+    with ConeDetector(bundle.card, placed.engine) as detector:
         detector.warm_up()
         try:
             tally = detect_source(source, detector, settings.filters, out)

@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_type_hints
 
-from cone_perception.engines import EngineName
+from cone_perception.engines.build import BuildPolicy
+from cone_perception.engines.choice import PrecisionChoice
 from cone_perception.errors import SettingsError
 from cone_perception.filters import Filters
 
+Device = Literal['auto', 'cuda', 'cpu']
+Runtime = Literal['auto', 'tensorrt', 'tensorrt_rtx', 'openvino', 'onnxruntime']
+CPU_RUNTIMES = ('openvino', 'onnxruntime')
+CARD_RUNTIMES = ('tensorrt', 'tensorrt_rtx')
 Transport = Literal['auto', 'raw', 'compressed']
 Reliability = Literal['best_effort', 'reliable']
 
@@ -37,7 +42,25 @@ class DetectorSettings:
     """Settings of the detector node, validated when made; SettingsError names what is wrong."""
 
     model: str = _setting('', 'Bundle folder or its card.json; empty takes the shipped demo model.')
-    engine: EngineName = _setting('auto', 'Runtime of the network; auto picks the fastest here.')
+    device: Device = _setting(
+        'auto',
+        'Where the network runs: on the NVIDIA card or the CPU. auto takes the card where it can, '
+        'else says why not and takes the CPU; cuda never takes the CPU.',
+    )
+    engine: Runtime = _setting(
+        'auto', 'Runtime of the network there; one that is named settles the device too.'
+    )
+    precision: PrecisionChoice = _setting(
+        'best',
+        'Of the network. best: on the card the faster of INT8 and FP16, of those that passed the '
+        'gate; on the CPU INT8 where the model has it.',
+    )
+    build: BuildPolicy = _setting(
+        'auto', 'Compile the engine for the card when there is none that fits; never refuses.'
+    )
+    build_only: bool = _setting(
+        False, 'Compile the engine for the card, say where it lies, and end.'
+    )
     threads: int = _setting(
         0, 'CPU threads of the network; 0 lets the runtime choose.', low=0, high=256
     )
@@ -115,7 +138,31 @@ class DetectorSettings:
             )
         if self.batch == 2 and len(self.cameras) != 2:
             raise SettingsError(f'batch 2 needs two cameras, got {list(self.cameras)}')
+        if self.device == 'cuda' and self.engine in CPU_RUNTIMES:
+            raise SettingsError(f'device is cuda, but engine {self.engine} runs on the CPU')
+        if self.device == 'cpu' and self.engine in CARD_RUNTIMES:
+            raise SettingsError(f'device is cpu, but engine {self.engine} runs on the NVIDIA card')
+        if self.build_only and (self.runs_on_cpu or self.build == 'never'):
+            raise SettingsError(
+                'build_only has nothing to build: the network '
+                + ('is to run on the CPU' if self.runs_on_cpu else 'is not to be built')
+                + f' (device {self.device}, engine {self.engine}, build {self.build})'
+            )
         _ = self.filters
+
+    @property
+    def runs_on_cpu(self) -> bool:
+        """Whether the CPU was asked for."""
+        return self.device == 'cpu' or self.engine in CPU_RUNTIMES
+
+    @property
+    def card_asked_by(self) -> str:
+        """The setting that wants the NVIDIA card and nothing else, as 'device: cuda'; or none."""
+        if self.device == 'cuda':
+            return 'device: cuda'
+        if self.engine in CARD_RUNTIMES:
+            return f'engine: {self.engine}'
+        return 'build_only: true' if self.build_only else ''
 
     @property
     def filters(self) -> Filters:

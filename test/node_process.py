@@ -52,15 +52,22 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT
 
 
 class NodeProcess:
-    """`cone-perception node` with these ROS arguments."""
+    """`cone-perception node` with these ROS arguments, on the CPU unless they say otherwise."""
 
     def __init__(
-        self, log: Path, parameters: dict[str, str], *arguments: str, **environment: str
+        self,
+        log: Path,
+        parameters: dict[str, str],
+        *arguments: str,
+        program: tuple[str, ...] = ('-m', 'cone_perception.cli'),
+        **environment: str,
     ) -> None:
+        """program: what Python runs; a test may put something in place before the command."""
         self._log = log
         self._earlier_segments = set(Path('/dev/shm').glob('fast*'))
-        given = [part for name, value in parameters.items() for part in ('-p', f'{name}:={value}')]
-        command = [sys.executable, '-m', 'cone_perception.cli', 'node', '--ros-args']
+        values = {'device': 'cpu'} | parameters
+        given = [part for name, value in values.items() for part in ('-p', f'{name}:={value}')]
+        command = [sys.executable, *program, 'node', '--ros-args']
         with log.open('w') as stream:
             self.process = subprocess.Popen(
                 [*command, *given, *arguments],

@@ -43,7 +43,7 @@ def test_help_names_every_setting():
         assert f'  {entry.name} (' in text
         assert entry.metadata['description'] in text
     assert 'min_height_px (float, 0 to 16384, default 0.0, live)' in text
-    assert 'engine (auto | openvino | onnxruntime' in text
+    assert 'engine (auto | tensorrt | tensorrt_rtx | openvino | onnxruntime' in text
 
 
 def test_missing_ros_is_said_in_a_line(monkeypatch):

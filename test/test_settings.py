@@ -22,7 +22,12 @@ def test_unknown_setting_is_refused_by_name():
         ({'queue_depth': 0}, r'queue_depth must lie in 1..100, got 0'),
         ({'queue_depth': '3'}, 'queue_depth must be of type int'),
         ({'queue_depth': True}, 'queue_depth must be of type int'),
-        ({'engine': 'abacus'}, 'engine must be one of auto, openvino, onnxruntime'),
+        ({'engine': 'abacus'}, 'engine must be one of auto, tensorrt, .*, openvino, onnxruntime'),
+        ({'device': 'gpu'}, 'device must be one of auto, cuda, cpu'),
+        ({'device': 'cuda', 'engine': 'openvino'}, 'device is cuda, but engine openvino runs on'),
+        ({'device': 'cpu', 'engine': 'tensorrt'}, 'device is cpu, but engine tensorrt runs on'),
+        ({'build_only': True, 'device': 'cpu'}, 'build_only has nothing to build: .* on the CPU'),
+        ({'build_only': True, 'build': 'never'}, 'build_only has nothing to build: .*build never'),
         ({'cameras': 'left'}, 'cameras must be a list of str'),
         ({'cameras': ['left', 'left']}, 'distinct'),
         ({'cameras': []}, 'distinct'),
@@ -57,3 +62,20 @@ def test_thresholds_replace_only_the_classes_named():
 def test_side_by_side_pair_comes_on_one_topic():
     settings = DetectorSettings(cameras=('left', 'right'), side_by_side=True)
     assert settings.topics == ('left/image',)
+
+
+@pytest.mark.parametrize(
+    ('values', 'asked_by'),
+    [
+        ({}, ''),
+        ({'device': 'cuda'}, 'device: cuda'),
+        ({'engine': 'tensorrt_rtx'}, 'engine: tensorrt_rtx'),
+        ({'build_only': True}, 'build_only: true'),
+        ({'device': 'cpu'}, ''),
+        ({'engine': 'openvino'}, ''),
+    ],
+)
+def test_setting_that_leaves_no_choice_but_the_card_is_known(values, asked_by):
+    settings = DetectorSettings(**values)
+    assert settings.card_asked_by == asked_by
+    assert settings.runs_on_cpu == (values in ({'device': 'cpu'}, {'engine': 'openvino'}))

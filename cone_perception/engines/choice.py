@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from cone_perception.engines import Engine
 from cone_perception.engines.plan import PlanCache, PlanKey, slug, write_whole
 from cone_perception.model_card import ModelCard, Precision
 from cone_perception.types import UInt8
+
+PrecisionChoice = Literal['best', 'int8', 'fp16', 'fp32']
 
 WARM_UP_RUNS = 20
 

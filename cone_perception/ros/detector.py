@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
@@ -28,11 +29,18 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.draw import draw_cones
-from cone_perception.engines import open_engine
-from cone_perception.errors import ConePerceptionError, EngineError, ImageError, SettingsError
+from cone_perception.engines.build import BuildEvent
+from cone_perception.errors import (
+    ConePerceptionError,
+    EngineError,
+    EngineLostError,
+    ImageError,
+    SettingsError,
+)
 from cone_perception.images import converter, to_bgr
-from cone_perception.model_card import read_bundle, shipped_bundle
+from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
+from cone_perception.placement import PlacedEngine, place_network
 from cone_perception.ros.diagnostics import (
     ERROR,
     OK,
@@ -64,6 +72,12 @@ STOP_TIMEOUT_S = 0.7
 
 STOP_POLL_S = 0.05
 
+LAST_WORDS_S = 0.3
+"""For the diagnostics to reach who listens, before a process ends whose GPU is lost."""
+
+FAILURE_STATUS = 1
+"""Exit status that makes the launch file start the node again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -75,6 +89,15 @@ class Arrival:
     message: Any
     arrived_ns: int
     age_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What configuring brings: settings, and the network warm where it runs."""
+
+    settings: DetectorSettings
+    detector: ConeDetector
+    placed: PlacedEngine
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +114,16 @@ class Job:
 class DetectorNode(LifecycleNode):
     """configure loads the network, activate subscribes; a worker's thread answers the frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: Callable[[int], None]) -> None:
+        """end: asks the process to end with this exit status; may be called from any thread."""
+        self._end = end
         self._shortage = shared_memory_shortage()  # before this process takes its own share
         super().__init__('detector')
         self._stopping = threading.Event()
-        self._loading: Future[tuple[DetectorSettings, ConeDetector]] | None = None
+        self._loading: Future[Loaded] | None = None
+        self._build_progress = ''
+        self._build_logged_s = 0.0
+        self._lost = False
         self._state = 'unconfigured'
         self._problem = ''
         self._setting_problems = declare_settings(self)
@@ -103,6 +131,7 @@ class DetectorNode(LifecycleNode):
             self.get_logger().warning(f'raw pictures may be lost: {self._shortage}')
         self._settings = DetectorSettings()
         self._detector: ConeDetector | None = None
+        self._placed: PlacedEngine | None = None
         self._health: Health | None = None
         self._worker: Worker[Arrival] | None = None
         # A worker that was left behind in a long inference may meet its successor.
@@ -125,7 +154,7 @@ class DetectorNode(LifecycleNode):
             MutuallyExclusiveCallbackGroup(),
             steady,
         )
-        if self.get_parameter('autostart').value:
+        if self.get_parameter('autostart').value or self.get_parameter('build_only').value:
             # In the group of the lifecycle services, so that a call from outside waits for it.
             self._autostart = self.create_timer(0.0, self._start_by_itself, clock=steady)
 
@@ -135,15 +164,19 @@ class DetectorNode(LifecycleNode):
         self._state = 'configuring'
         self._problem = ''
         try:
-            self._settings, self._detector = self._load_apart()
+            loaded = self._load_apart()
+            self._settings, self._detector = loaded.settings, loaded.detector
+            self._placed = loaded.placed
             self._create_publishers()
+        except EngineLostError as error:
+            self._lose(error)
         except ConePerceptionError as error:
             self._problem = str(error)
         except Exception as error:  # whatever a runtime raises, the node stays and says so
             self.get_logger().debug(traceback.format_exc())
             self._problem = f'{type(error).__name__}: {error}'
         if self._problem:
-            if not self._stopping.is_set():
+            if not self._stopping.is_set() and not self._lost:
                 self.get_logger().error(f'not configured: {_one_line(self._problem)}')
             self._unload()
             self._state = 'unconfigured'
@@ -205,7 +238,11 @@ class DetectorNode(LifecycleNode):
         """Answer no more frames; False when one, or a load, goes on behind our back."""
         self._stopping.set()
         finished = self._stop_working()
-        return finished and (self._loading is None or self._loading.done())
+        if self._loading is not None:  # time for a build to stop its compiler
+            finished = bool(wait([self._loading], timeout=STOP_TIMEOUT_S).done) and finished
+        if finished and not self._lost:
+            self._close_detector()
+        return finished
 
     def destroy_node(self) -> None:
         """As rclpy's, which forgets the state machine: it would keep the shared memory of DDS."""
@@ -214,15 +251,19 @@ class DetectorNode(LifecycleNode):
 
     def _start_by_itself(self) -> None:
         self._autostart.cancel()
-        if (
-            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
-            and not self._stopping.is_set()
-        ):
+        configured = self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        if self._stopping.is_set():
+            return
+        if self.get_parameter('build_only').value:
+            if configured and self._placed is not None:
+                self.get_logger().info(f'the engine is built and checked: {self._placed.plan}')
+            self._end(0 if configured else FAILURE_STATUS)
+        elif configured:
             self.trigger_activate()
 
-    def _load_apart(self) -> tuple[DetectorSettings, ConeDetector]:
+    def _load_apart(self) -> Loaded:
         """_load in a thread that can be left behind: no runtime lets its load be interrupted."""
-        loading: Future[tuple[DetectorSettings, ConeDetector]] = Future()
+        loading: Future[Loaded] = Future()
 
         def load() -> None:
             try:
@@ -237,7 +278,7 @@ class DetectorNode(LifecycleNode):
                 return loading.result()
         raise EngineError('the node was stopped while it loaded')
 
-    def _load(self) -> tuple[DetectorSettings, ConeDetector]:
+    def _load(self) -> Loaded:
         """Settings and warm network. Raises ConePerceptionError."""
         if self._setting_problems:
             raise SettingsError('; '.join(self._setting_problems))
@@ -248,15 +289,45 @@ class DetectorNode(LifecycleNode):
         )
         settings.filters.check_classes(bundle.card)
         self.get_logger().info(f'loading {bundle.card.name} from {bundle.folder}')
-        engine = open_engine(bundle, settings.engine, settings.batch, settings.threads)
-        detector = ConeDetector(bundle.card, engine)
-        detector.warm_up()
-        info = engine.info
+        if bundle.card.verdict == 'FAILED':
+            self.get_logger().error(why_failed(bundle.card))
+        try:
+            placed = place_network(bundle, settings, self._on_build_event, self._stopping.is_set)
+        finally:
+            self._build_progress = ''
+        if placed.why_cpu:
+            self.get_logger().warning(f'device: auto takes the CPU: {_one_line(placed.why_cpu)}')
+        detector = ConeDetector(bundle.card, placed.engine)
+        try:
+            detector.warm_up()
+        except Exception:
+            detector.close()
+            raise
+        info = placed.engine.info
         self.get_logger().info(
             f'{bundle.card.name} runs on {info.runtime}, {info.device}, {info.precision}, batch '
             f'{settings.batch}; loaded and warm after {time.monotonic() - started:.1f} s'
         )
-        return settings, detector
+        return Loaded(settings, detector, placed)
+
+    def _on_build_event(self, event: BuildEvent) -> None:
+        """Any thread: everything is logged but the steps of a phase, of which some are."""
+        message = _one_line(event.message)
+        same_phase = event.kind == 'phase' and self._build_progress.startswith(message)
+        self._build_progress = f'{message} {event.done}/{event.of}' if event.of else message
+        now_s = time.monotonic()
+        if same_phase and now_s < self._build_logged_s + LOG_PERIOD_S:
+            return
+        self._build_logged_s = now_s
+        logger = self.get_logger()
+        # One call for each level: rclpy refuses a line of code that changes its level.
+        text = f'building the engine: {self._build_progress}'
+        if event.kind == 'error':
+            logger.error(text)
+        elif event.kind == 'warning':
+            logger.warning(text)
+        else:
+            logger.info(text)
 
     def _create_publishers(self) -> None:
         for topic in self._settings.topics:
@@ -283,9 +354,27 @@ class DetectorNode(LifecycleNode):
         if self._timing_publisher is not None:
             self.destroy_publisher(self._timing_publisher)
             self._timing_publisher = None
-        if self._detector is not None:
-            self._detector.close()
-            self._detector = None
+        self._close_detector()
+
+    def _close_detector(self) -> None:
+        detector, self._detector, self._placed = self._detector, None, None
+        if detector is None or self._lost:
+            return
+        try:
+            detector.close()
+        except EngineLostError as error:
+            self._lose(error)
+
+    def _lose(self, error: EngineLostError) -> None:
+        """Only a new process can use the GPU again: say so, and let this one end."""
+        self._lost = True
+        self._problem = str(error)
+        self.get_logger().fatal(f'ends, to be started again: {_one_line(self._problem)}')
+        try:
+            self._publish_diagnostics()
+            self._diagnostics_publisher.wait_for_all_acked(Duration(seconds=LAST_WORDS_S))
+        finally:
+            self._end(FAILURE_STATUS)
 
     def _start_working(self) -> None:
         settings = self._settings
@@ -399,6 +488,10 @@ class DetectorNode(LifecycleNode):
             try:
                 with self._one_detects:
                     found, times = detector.detect([job.frame for job in batch], settings.filters)
+            except EngineLostError as error:
+                self._fail(cameras, str(error))
+                self._lose(error)
+                return
             except ConePerceptionError as error:
                 self._fail(cameras, str(error))
                 continue
@@ -513,16 +606,32 @@ class DetectorNode(LifecycleNode):
                 'batch': detector.batch,
                 'model': detector.card.name,
                 'model sha256': info.network_sha256,
+                'gate': detector.card.verdict,
                 'picture conversion': converter()[0],
             }
         level, message = OK, self._state
+        warnings = self._warnings()
         if self._problem:
             level, message = ERROR, self._problem
-        elif self._shortage:
-            level, message = WARN, f'raw pictures may be lost: {self._shortage}'
+        elif warnings:
+            level, message = WARN, '; '.join(warnings)
         return diagnostic_status(
             level, f'{self._diagnostics_name}: node', message, values, 'detector'
         )
+
+    def _warnings(self) -> list[str]:
+        """What is not as it should be, although frames are answered; the worst first."""
+        warnings = []
+        if self._build_progress:
+            warnings.append(f'building the engine: {self._build_progress}')
+        detector, placed = self._detector, self._placed
+        if detector is not None and detector.card.verdict == 'FAILED':
+            warnings.append(why_failed(detector.card))
+        if placed is not None and placed.why_cpu:
+            warnings.append(f'device: auto took the CPU: {placed.why_cpu}')
+        if self._shortage:
+            warnings.append(f'raw pictures may be lost: {self._shortage}')
+        return warnings
 
     def _why_silent(self, camera: str) -> str:
         index = 0 if self._settings.side_by_side else self._settings.cameras.index(camera)
@@ -538,6 +647,20 @@ class DetectorNode(LifecycleNode):
             f'sensor_msgs/msg/{message_type}',
             self._image_qos(),
         )
+
+
+def why_failed(card: ModelCard) -> str:
+    """What the engineer must know of a model whose gate failed; `gate` may hold anything."""
+    figures = card.gate.get('figures')
+    reasons = [
+        f'{kind}: {", ".join(map(str, found.get("failures", [])))}'
+        for kind, found in (figures.items() if isinstance(figures, dict) else ())
+        if isinstance(found, dict) and found.get('passed') is not True
+    ]
+    return (
+        f'{card.name} FAILED the gate: it loses more against FP32 than its limits allow'
+        f'{"".join(f"; {reason}" for reason in reasons)}. Drive with a model that passed'
+    )
 
 
 def _image_message(bgr: UInt8, header: Header) -> Image:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from typing import NoReturn
 
 from cone_perception.errors import ConePerceptionError
 from cone_perception.ros.memory import keep_freed_memory
@@ -25,10 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = settings_help()
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the node until SIGINT or SIGTERM, then return 0."""
+def run(args: argparse.Namespace) -> NoReturn:
+    """Run the node until SIGINT or SIGTERM ends the process with 0, or the node with its status."""
     keep_freed_memory()
     stop = threading.Event()
+    status = 0
+
+    def end(exit_status: int) -> None:
+        nonlocal status
+        if not stop.is_set():
+            status = exit_status
+            stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
@@ -48,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         rclpy.init(
             args=['detector', *args.ros_arguments], signal_handler_options=SignalHandlerOptions.NO
         )
-        node = DetectorNode()
+        node = DetectorNode(end)
     except Exception as error:  # rclpy has no base class of its own for these
         raise ConePerceptionError(f'the node cannot start: {error}') from error
     executor = MultiThreadedExecutor(num_threads=3)
@@ -67,25 +76,25 @@ def run(args: argparse.Namespace) -> int:
     spinning.start()
     # Python runs signal handlers in the main thread only, so that one does nothing but wait.
     stop.wait()
-    _end_soon()
-    finished = node.stop()
+    _end_soon(status)
+    node.stop()
     executor.shutdown(timeout_sec=EXIT_TIMEOUT_S)
     spinning.join(EXIT_TIMEOUT_S)  # while it spins, it keeps what destroy_node frees
     node.destroy_node()
     rclpy.try_shutdown()
-    if not finished:
-        _end_now()
-    return 0
+    # Never by way of the interpreter's end: a thread that is still inside a runtime would meet it
+    # there, and the process would abort.
+    _end_now(status)
 
 
-def _end_soon() -> None:
+def _end_soon(status: int) -> None:
     """A load or an inference inside a runtime cannot be interrupted: do not wait for it."""
-    timer = threading.Timer(EXIT_TIMEOUT_S, _end_now)
+    timer = threading.Timer(EXIT_TIMEOUT_S, _end_now, [status])
     timer.daemon = True
     timer.start()
 
 
-def _end_now() -> None:
+def _end_now(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)

@@ -1,0 +1,255 @@
+"""Where the node runs its network, what it says about it, and how it ends when a GPU is lost.
+
+No GPU is needed: what a card does wrong is raised by an engine that the test puts in its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_messages import encode
+from node_process import NodeProcess, ros_message, wait_for
+from sensor_msgs.msg import Image
+from tiny_network import write_tiny_bundle
+
+from cone_perception.engines.gpu import read_gpu
+from cone_perception.errors import EngineError
+from cone_perception.ros.transport import SEGMENT_BYTES
+
+pytestmark = pytest.mark.ros
+
+WARN, ERROR = 1, 2
+LIMIT_S = 3.0
+GREY, WHITE = 114, 255
+
+FAILING_ENGINE = """
+import sys
+
+from cone_perception import cli, errors
+from cone_perception.engines import open_engine
+from cone_perception.placement import PlacedEngine
+from cone_perception.ros import detector
+
+
+class FailingEngine:
+    '''A real engine; a bright picture makes it fail as a card does.'''
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.info = engine.info
+
+    def run(self, pictures):
+        if pictures.max() >= int(sys.argv[2]):
+            raise getattr(errors, sys.argv[1])('the card said so')
+        return self._engine.run(pictures)
+
+    def close(self):
+        self._engine.close()
+
+
+def place(bundle, settings, on_event, cancelled):
+    return PlacedEngine(FailingEngine(open_engine(bundle)))
+
+
+detector.place_network = place
+sys.exit(cli.main(sys.argv[3:]))
+"""
+
+HANGING_COMPILER = """
+import time
+
+__version__ = '10.9.0'
+
+
+def __getattr__(name):
+    time.sleep(600)
+"""
+
+CARD_WITHOUT_DRIVER = """
+import sys
+
+from cone_perception import cli, placement
+from cone_perception.engines.gpu import Gpu
+
+placement.read_gpu = lambda: Gpu('NVIDIA GeForce RTX 4060', '8.9', '560.35', '12.6')
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def has_card() -> bool:
+    try:
+        read_gpu()
+    except EngineError:
+        return False
+    return True
+
+
+needs_no_card = pytest.mark.skipif(has_card(), reason='this machine has an NVIDIA card')
+
+
+def fail_gate(bundle: Path) -> None:
+    card = json.loads((bundle / 'card.json').read_text())
+    figures = {'int8-uint8': {'passed': False, 'failures': ['mAP50 fell by 0.31']}}
+    card['gate'] = {'passed': False, 'figures': figures}
+    (bundle / 'card.json').write_text(json.dumps(card))
+
+
+def picture(grey: int, stamp_ns: int) -> Image:
+    return ros_message(encode(np.full((384, 640, 3), grey, np.uint8), 'bgr8'), stamp_ns)
+
+
+def start(folder: Path, name: str, *script: str, **parameters: str) -> NodeProcess:
+    bundle = folder / 'tiny'
+    if not bundle.exists():
+        write_tiny_bundle(bundle)
+    given = {'model': str(bundle)} | parameters
+    program = {'program': script} if script else {}
+    return NodeProcess(folder / 'node.log', given, '-r', f'__ns:=/{name}', **program)
+
+
+@needs_no_card
+def test_auto_takes_the_cpu_and_warns_why(observer, tmp_path):
+    """A card whose gate failed is told in the same place, until it is replaced."""
+    write_tiny_bundle(tmp_path / 'tiny')
+    fail_gate(tmp_path / 'tiny')
+    process = start(tmp_path, 'auto', device='auto')
+    process.wait_for_output('active: listening')
+    lines = process.output.splitlines()
+    assert any('[WARN]' in line and 'auto takes the CPU: this machine' in line for line in lines)
+    assert any('[ERROR]' in line and 'tiny FAILED the gate' in line for line in lines)
+    status = observer.wait_for_diagnostics('auto/detector: node', lambda s: s.level == WARN)
+    assert 'device: auto took the CPU: this machine has no NVIDIA driver' in status.message
+    assert 'tiny FAILED the gate' in status.message
+    assert 'int8-uint8: mAP50 fell by 0.31' in status.message
+    assert status.values['gate'] == 'FAILED'
+    assert 'CPU' in status.values['engine']
+    assert process.stop()[0] == 0
+
+
+@needs_no_card
+@pytest.mark.parametrize('setting', [{'device': 'cuda'}, {'engine': 'tensorrt', 'device': 'auto'}])
+def test_what_names_the_card_never_takes_the_cpu(observer, tmp_path, setting):
+    (name, value), *_ = setting.items()
+    process = start(tmp_path, 'cuda', **setting)
+    process.wait_for_output('not configured')
+    lines = [line for line in process.output.splitlines() if '[ERROR]' in line]
+    assert len(lines) == 1
+    assert f'{name}: {value} is set, but this machine has no NVIDIA driver' in lines[0]
+    status = observer.wait_for_diagnostics('cuda/detector: node', lambda s: s.level == ERROR)
+    assert f'{name}: {value} is set' in status.message
+    assert status.values['state'] == 'unconfigured'
+    assert process.stop()[0] == 0
+
+
+@needs_no_card
+def test_build_only_without_a_card_ends_with_a_failure(ros, tmp_path):
+    process = start(tmp_path, 'only', build_only='true', device='auto')
+    assert process.process.wait(20) == 1
+    assert 'build_only: true is set, but this machine has no NVIDIA driver' in process.output
+    assert 'active' not in process.output
+
+
+def start_failing(tmp_path, error, brightness):
+    script = tmp_path / 'failing_engine.py'
+    script.write_text(FAILING_ENGINE)
+    return start(tmp_path, 'lost', str(script), error, str(brightness))
+
+
+def lose_gpu(observer, tmp_path, error):
+    process = start_failing(tmp_path, error, WHITE)
+    process.wait_for_output('active: listening')
+    publisher = observer.publisher('/lost/camera/image', Image)
+    wait_for(publisher.get_subscription_count, 'the subscription')
+    return process, publisher
+
+
+def test_lost_gpu_is_told_and_ends_the_process_for_a_new_one(observer, tmp_path):
+    process, publisher = lose_gpu(observer, tmp_path, 'EngineLostError')
+    observer.wait_for_diagnostics('lost/detector: node', lambda s: s.level == 0)
+    own = [path for path, size in process.shared_memory().items() if size > SEGMENT_BYTES]
+    publisher.publish(picture(WHITE, observer.next_stamp_ns()))
+    process.wait_for_output('the card said so')
+    seen = time.monotonic()
+    assert process.process.wait(20) > 0
+    assert time.monotonic() - seen < LIMIT_S
+    assert '[FATAL]' in process.output
+    assert 'Traceback' not in process.output
+    node = observer.diagnostics('lost/detector: node')
+    assert node.level == ERROR
+    assert 'the card said so' in node.message
+    assert not own[0].exists()
+
+
+def test_gpu_that_is_lost_while_it_warms_up_ends_the_process_too(observer, tmp_path):
+    process = start_failing(tmp_path, 'EngineLostError', GREY)
+    assert process.process.wait(20) > 0
+    assert '[FATAL]' in process.output
+    assert 'Traceback' not in process.output
+    assert 'the card said so' in observer.diagnostics('lost/detector: node').message
+
+
+def test_full_gpu_memory_fails_one_frame_only(observer, tmp_path):
+    process, publisher = lose_gpu(observer, tmp_path, 'GpuMemoryError')
+    publisher.publish(picture(WHITE, observer.next_stamp_ns()))
+    process.wait_for_output('no answer for camera: the card said so')
+
+    def is_answered():
+        publisher.publish(picture(GREY, observer.next_stamp_ns()))
+        status = observer.wait_for_diagnostics('lost/detector: camera', lambda s: True)
+        return int(status.values['answered']) and status.values['failed'] == '1'
+
+    wait_for(is_answered, 'an answer after the failure')
+    assert process.stop()[0] == 0
+
+
+def descendants_named(text: str) -> list[int]:
+    """Processes of this machine whose command line holds `text`."""
+    found = []
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            if text in (folder / 'cmdline').read_text():
+                found.append(int(folder.name))
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+@needs_no_card
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
+def test_build_is_shown_and_ends_with_the_node(observer, tmp_path, number):
+    """The compiler hangs in a process of its own; the node answers all the while."""
+    modules = tmp_path / 'modules'
+    (modules / 'pycuda').mkdir(parents=True)
+    (modules / 'pycuda' / '__init__.py').touch()
+    (modules / 'pycuda' / 'driver.py').touch()
+    (modules / 'tensorrt.py').write_text(HANGING_COMPILER)
+    script = tmp_path / 'with_card.py'
+    script.write_text(CARD_WITHOUT_DRIVER)
+    process = NodeProcess(
+        tmp_path / 'node.log',
+        {'model': str(write_tiny_bundle(tmp_path / 'tiny')), 'device': 'cuda'},
+        *('-r', '__ns:=/build'),
+        program=(str(script),),
+        PYTHONPATH=os.pathsep.join([str(modules), *filter(None, sys.path)]),
+        XDG_CACHE_HOME=str(tmp_path / 'cache'),
+    )
+    process.wait_for_output('building the engine')
+    network = str(tmp_path / 'tiny' / 'tiny.onnx')
+    builders = wait_for(lambda: descendants_named(network), "the compiler's process")
+    status = observer.wait_for_diagnostics(
+        'build/detector: node', lambda s: s.message.startswith('building the engine')
+    )
+    assert status.level == WARN
+    assert status.values['state'] == 'configuring'
+    ended, seconds = process.stop(number)
+    assert seconds < LIMIT_S
+    assert ended == (0 if number == signal.SIGINT else -signal.SIGKILL)
+    wait_for(lambda: not set(builders) & set(descendants_named(network)), 'the end of the compiler')
+    assert 'Traceback' not in process.output
