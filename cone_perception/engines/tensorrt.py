@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from cone_perception.decode import decode
-from cone_perception.engines import EngineInfo, check_against_card, class_names_from
+from cone_perception.engines import check_against_card, class_names_from
 from cone_perception.engines.build import (
     BuildEvent,
     BuildPolicy,
@@ -23,9 +20,7 @@ from cone_perception.engines.build import (
     provide_plan,
 )
 from cone_perception.engines.choice import read_choice
-from cone_perception.engines.cuda.device import CameraAnswer, CameraJob, CudaDevice
-from cone_perception.engines.cuda.request import FORMATS, guess_layout, read_answer
-from cone_perception.engines.cuda.worker import CudaWorker
+from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
 from cone_perception.engines.plan import (
     RTX_MAGIC,
     Plan,
@@ -37,10 +32,6 @@ from cone_perception.engines.plan import (
 from cone_perception.engines.reference import check_engine
 from cone_perception.errors import EngineError, GpuMemoryError, PlanError
 from cone_perception.model_card import Bundle, NetworkFile, Precision, Preprocessing
-from cone_perception.types import CameraPicture, Detections, Float32, UInt8
-
-LIMIT_S = 2.0
-"""A frame takes about a millisecond: after this long the card hangs."""
 
 _SAID = 8
 """So many of TensorRT's last complaints are told with an error."""
@@ -107,14 +98,8 @@ def gpu_precision(bundle: Bundle, batch: int, provider: Provider) -> Precision:
     return network_for_gpu(bundle, 'fp16', batch).precision  # which names what the bundle has
 
 
-class TensorRtEngine:
-    """An Engine and a FrameEngine. detect and run may be called from several threads.
-
-    Two calls at once overlap: the pictures of one go up while those of the other are computed.
-    """
-
-    encodings = frozenset(FORMATS)
-    """Of sensor_msgs/Image, that detect takes as the camera sends them."""
+class TensorRtEngine(CudaEngine):
+    """A plan of TensorRT or TensorRT-RTX: an Engine and a FrameEngine."""
 
     def __init__(
         self,
@@ -132,70 +117,15 @@ class TensorRtEngine:
         """
         provider = _provider(plan)
         trt = import_provider(provider)
-        opened: list[CudaDevice] = []
-
-        def open_device() -> CudaDevice:
-            logger = make_logger(trt)
-            opened.append(
-                CudaDevice(lambda: TensorRtNetwork(trt, logger, plan), preprocessing, use_graph)
-            )
-            return opened[0]
-
-        self._worker: CudaWorker[CameraJob, CameraAnswer] = CudaWorker(open_device, limit_s)
-        device = opened[0]
-        names = str(plan.metadata.get('names', ''))
-        self.info = EngineInfo(
+        super().__init__(
+            lambda: TensorRtNetwork(trt, make_logger(trt), plan),
+            preprocessing,
+            network,
             runtime=f'{_NAMES[provider]} {trt.__version__}',
-            device=device.name,
-            precision=network.precision,
-            input_shape=device.network.input_shape,
-            output_shape=device.network.output_shape,
-            network_sha256=network.sha256,
-            class_names=class_names_from(names),
+            class_names=class_names_from(str(plan.metadata.get('names', ''))),
+            limit_s=limit_s,
+            use_graph=use_graph,
         )
-        self._device = device
-        self._layout = guess_layout(self.info.output_shape)
-        self.overflows = 0
-
-    @property
-    def launches(self) -> str:
-        """How the work reaches the card: 'one CUDA graph', or 'plain launches: ' and why."""
-        return self._device.launches
-
-    @property
-    def reloads(self) -> int:
-        """How often the plan was loaded again because memory had run out."""
-        return self._worker.reloads
-
-    def run(self, pictures: UInt8) -> Float32:
-        prepared = [CameraPicture.of_bgr(picture) for picture in pictures]
-        classes = self.info.output_shape[1] - 4 if self._layout == 'anchors' else 1
-        job = CameraJob(prepared, np.ones(classes, np.float32), 1.0, raw=True)
-        answer = self._worker.run(job)
-        assert answer.output is not None
-        return answer.output
-
-    def detect(
-        self, pictures: Sequence[CameraPicture], thresholds: Float32, nms_iou: float
-    ) -> list[Detections]:
-        if self._layout == 'anchors' and len(thresholds) != self.info.output_shape[1] - 4:
-            raise EngineError(
-                f'{len(thresholds)} thresholds for the {self.info.output_shape[1] - 4} classes '
-                'of the network'
-            )
-        answer = self._worker.run(CameraJob(pictures, thresholds, nms_iou))
-        found = []
-        for index, one in enumerate(answer.answers):
-            detections = read_answer(one, len(thresholds))
-            if detections is None:
-                self.overflows += 1
-                assert answer.output is not None
-                detections = decode(answer.output[index], self._layout, thresholds, nms_iou)
-            found.append(detections)
-        return found
-
-    def close(self) -> None:
-        self._worker.close()
 
 
 class TensorRtNetwork:

@@ -1,0 +1,402 @@
+"""The GPU engine: its logic on a card made of CPU memory, its imports and refusals on real ones."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernels_on_cpu import compile_kernels
+from pycuda_on_cpu import HostDriver, LogicError
+from pycuda_on_cpu import MemoryError as NoMemory
+from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+
+from cone_perception.engines import Engine, FrameEngine, open_engine
+from cone_perception.engines.cuda.engine import CudaEngine
+from cone_perception.errors import (
+    EngineError,
+    EngineLostError,
+    GpuMemoryError,
+    ImageError,
+    ModelError,
+    PlanError,
+)
+from cone_perception.filters import Filters
+from cone_perception.model_card import Bundle, read_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.types import CameraPicture, Frame, UInt8
+
+HEIGHT, WIDTH = 96, 160
+
+
+@dataclass
+class OnnxNetwork:
+    """A device.Network that ONNX Runtime computes, between the memories of the card."""
+
+    driver: HostDriver
+    engine: Engine
+    half_input: bool = False
+    half_output: bool = False
+    refuse: str = ''
+
+    def __post_init__(self) -> None:
+        self.input_shape = self.engine.info.input_shape
+        self.output_shape = self.engine.info.output_shape
+
+    def enqueue(self, stream: int, input_address: int, output_address: int) -> None:
+        if self.refuse:
+            raise EngineError(self.refuse)
+        self.driver.queue(lambda: self._run(input_address, output_address))
+
+    def _run(self, input_address: int, output_address: int) -> None:
+        count = int(np.prod(self.input_shape))
+        memory = (ctypes.c_float * count).from_address(input_address)
+        planes = np.frombuffer(memory, np.float32).reshape(self.input_shape)
+        output = self.engine._session.run(None, {'images': planes})[0]  # type: ignore[attr-defined]
+        ctypes.memmove(output_address, np.ascontiguousarray(output).ctypes.data, output.nbytes)
+
+    def close(self) -> None:
+        self.driver.alive_in_context()
+
+
+@pytest.fixture(scope='module')
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compile_kernels(tmp_path_factory.mktemp('kernels'), half=False)
+
+
+@pytest.fixture(scope='module')
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Bundle]:
+    pytest.importorskip('onnxruntime')
+    folder = tmp_path_factory.mktemp('bundles')
+    return {
+        (layout, batch): read_bundle(
+            write_tiny_bundle(folder / f'{layout}{batch}', layout, batch, HEIGHT, WIDTH)
+        )
+        for layout in ('anchors', 'end_to_end')
+        for batch in (1, 2)
+    }
+
+
+@pytest.fixture
+def driver(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
+    driver = HostDriver(library)
+    module = 'cone_perception.engines.cuda.device'
+    monkeypatch.setattr(f'{module}._import_pycuda', lambda: driver)
+    monkeypatch.setattr(f'{module}._bindings', lambda: driver.bindings)
+    monkeypatch.setattr(f'{module}.load_kernels', lambda options: b'code')
+    monkeypatch.setattr(f'{module}.ROOM_BYTES', 1000)
+    return driver
+
+
+Opener = Callable[..., CudaEngine]
+
+
+@pytest.fixture
+def open_cuda(driver: HostDriver, bundles: dict[tuple[str, int], Bundle]) -> Opener:
+    def open_one(layout: str = 'anchors', batch: int = 1, **options: object) -> CudaEngine:
+        bundle = bundles[layout, batch]
+        engine = open_engine(bundle, 'onnxruntime', batch, threads=1)
+        network = bundle.card.networks[0]
+        return CudaEngine(
+            lambda: OnnxNetwork(driver, engine),
+            bundle.card.preprocessing,
+            network,
+            'ONNX Runtime',
+            **options,  # type: ignore[arg-type]
+        )
+
+    return open_one
+
+
+def road(cones: int = 2, height: int = 200, width: int = 330) -> UInt8:
+    bgr = np.full((height, width, 3), 114, np.uint8)
+    kinds = ('blue_cone', 'yellow_cone', 'orange_cone')
+    for index in range(cones):
+        paint(bgr, kinds[index % 3], 60 + 66 * index, 66, 66, 66)
+    return bgr
+
+
+def thresholds() -> np.ndarray:
+    return np.full(len(CLASS_NAMES), 0.5, np.float32)
+
+
+# --- the way of a frame ---
+
+
+@pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('use_graph', [True, False])
+def test_cones_are_those_of_the_cpu(
+    open_cuda: Opener,
+    bundles: dict[tuple[str, int], Bundle],
+    layout: str,
+    batch: int,
+    use_graph: bool,
+) -> None:
+    bundle = bundles[layout, batch]
+    frames = [Frame(road(3)), Frame(np.ascontiguousarray(road(2)[::2, ::2]))][:batch]
+    found = []
+    for engine in (
+        open_cuda(layout, batch, use_graph=use_graph),
+        open_engine(bundle, 'onnxruntime', batch, 1),
+    ):
+        with ConeDetector(bundle.card, engine) as detector:
+            detector.warm_up()
+            found.append(detector.detect(frames, Filters())[0])
+    for ours, theirs in zip(*found, strict=True):
+        assert len(theirs)
+        assert np.array_equal(ours.class_id, theirs.class_id)
+        np.testing.assert_allclose(ours.xyxy_px, theirs.xyxy_px, atol=0.5)
+        np.testing.assert_allclose(ours.score, theirs.score, atol=0.01)
+
+
+def test_camera_s_bytes_go_up_as_they_are(
+    open_cuda: Opener, bundles: dict[tuple[str, int], Bundle], driver: HostDriver
+) -> None:
+    grey = CameraPicture(np.full(200 * 340, 114, np.uint8), 'mono8', 330, 200, 340)
+    with ConeDetector(bundles['anchors', 1].card, open_cuda()) as detector:
+        detector.detect([grey], Filters())
+        assert 200 * 330 <= driver.uploaded_bytes[-1] <= 200 * 340 + 2048
+        bayer = CameraPicture(np.full(200 * 330, 114, np.uint8), 'bayer_rggb8', 330, 200, 330)
+        detector.detect([bayer], Filters())  # which the CPU turns into bgr8
+        assert driver.uploaded_bytes[-1] >= 3 * 200 * 330
+
+
+def test_raw_output_is_the_network_s_own(
+    open_cuda: Opener, bundles: dict[tuple[str, int], Bundle]
+) -> None:
+    pictures = np.stack([np.ascontiguousarray(road(2, HEIGHT, WIDTH))])
+    cpu = open_engine(bundles['anchors', 1], 'onnxruntime', 1, 1)
+    gpu = open_cuda()
+    np.testing.assert_allclose(gpu.run(pictures), cpu.run(pictures), atol=1e-4)
+    gpu.close()
+
+
+def test_it_is_a_frame_engine_and_others_are_not(
+    open_cuda: Opener, bundles: dict[tuple[str, int], Bundle]
+) -> None:
+    engine = open_cuda()
+    assert isinstance(engine, FrameEngine)
+    assert not isinstance(open_engine(bundles['anchors', 1], 'onnxruntime', 1, 1), FrameEngine)
+    engine.close()
+
+
+def test_frames_allocate_nothing(open_cuda: Opener, driver: HostDriver) -> None:
+    engine = open_cuda()
+    engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)  # its slots may still grow
+    engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+    before = driver.allocations
+    for _ in range(20):
+        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+        engine.detect([CameraPicture.of_bgr(road(1, 30, 40))], thresholds(), 0.6)
+    assert driver.allocations == before
+    engine.close()
+
+
+def test_graph_is_replayed_and_said(open_cuda: Opener, driver: HostDriver) -> None:
+    engine = open_cuda()
+    assert engine.launches == 'one CUDA graph'
+    before = driver.replays
+    engine.detect([CameraPicture.of_bgr(road(0, 9, 9))], thresholds(), 0.6)
+    assert driver.replays == before + 1
+    engine.close()
+
+
+def test_capture_that_fails_leaves_plain_launches_and_says_so(
+    open_cuda: Opener, driver: HostDriver
+) -> None:
+    driver.failing.append(('capture', EngineError('')))
+    engine = open_cuda()
+    assert engine.launches.startswith('plain launches: ')
+    assert 'CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED' in engine.launches
+    assert len(engine.detect([CameraPicture.of_bgr(road(2))], thresholds(), 0.6)[0]) >= 2
+    assert driver.replays == 0
+    engine.close()
+
+
+def test_list_that_runs_over_is_counted_and_decoded_on_the_cpu(
+    open_cuda: Opener, monkeypatch: pytest.MonkeyPatch, bundles: dict[tuple[str, int], Bundle]
+) -> None:
+    engine = open_cuda()
+    picture = CameraPicture.of_bgr(road(3))
+    expected = engine.detect([picture], thresholds(), 0.6)[0]
+    monkeypatch.setattr('cone_perception.engines.cuda.request.MAX_KEPT', 1)
+    monkeypatch.setattr('cone_perception.engines.cuda.device.MAX_KEPT', 1)
+    found = engine.detect([picture], thresholds(), 0.6)[0]
+    assert engine.overflows == 1
+    assert np.array_equal(found.xyxy_px, expected.xyxy_px)
+    assert np.array_equal(found.class_id, expected.class_id)
+    engine.close()
+
+
+def test_two_threads_may_ask_at_once(open_cuda: Opener) -> None:
+    engine = open_cuda()
+    pictures = [CameraPicture.of_bgr(road(count)) for count in (0, 1, 2, 3)] * 4
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(lambda p: len(engine.detect([p], thresholds(), 0.6)[0]), pictures)
+        alone = [len(engine.detect([p], thresholds(), 0.6)[0]) for p in pictures]
+        assert list(found) == alone
+    engine.close()
+
+
+# --- what goes wrong ---
+
+
+def test_bad_picture_fails_alone(open_cuda: Opener) -> None:
+    engine = open_cuda()
+    short = CameraPicture(np.zeros(5, np.uint8), 'bgr8', 10, 10, 30)
+    with pytest.raises(ImageError):
+        engine.detect([short], thresholds(), 0.6)
+    assert engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+    engine.close()
+
+
+def test_no_memory_fails_the_frame_and_loads_again(open_cuda: Opener, driver: HostDriver) -> None:
+    engine = open_cuda()
+    before = len(driver.alive)
+    driver.failing.append(('memcpy_htod_async', NoMemory('out of memory')))
+    with pytest.raises(GpuMemoryError, match='no memory left'):
+        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+    assert len(engine.detect([CameraPicture.of_bgr(road(2))], thresholds(), 0.6)[0]) >= 2
+    assert engine.reloads == 1
+    assert len(driver.alive) == before
+    engine.close()
+
+
+def test_error_that_passes_fails_the_frame_only(open_cuda: Opener, driver: HostDriver) -> None:
+    engine = open_cuda()
+    driver.failing.append(('record', LogicError('invalid value')))
+    with pytest.raises(EngineError, match='invalid value') as caught:
+        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+    assert not isinstance(caught.value, (EngineLostError, GpuMemoryError))
+    assert engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+    engine.close()
+
+
+def test_error_that_lasts_is_lost_and_nothing_is_touched_again(
+    open_cuda: Opener, driver: HostDriver
+) -> None:
+    engine = open_cuda()
+    driver.broken = LogicError('an illegal memory access was encountered')
+    for _ in range(2):
+        with pytest.raises(EngineLostError, match='illegal memory access'):
+            engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+    engine.close()
+    assert driver.pushed == 1  # its thread stays: pycuda aborts where one ends with a context
+
+
+def test_close_that_fails_is_lost(open_cuda: Opener, driver: HostDriver) -> None:
+    engine = open_cuda()
+    driver.broken = LogicError('unspecified launch failure')
+    with pytest.raises(EngineLostError):
+        engine.close()
+
+
+def test_hang_is_lost(open_cuda: Opener, driver: HostDriver) -> None:
+    engine = open_cuda(limit_s=0.2)
+    let_go = threading.Event()
+    driver.Event.synchronize = lambda self: let_go.wait()  # type: ignore[attr-defined]
+    with pytest.raises(EngineLostError, match=r'within 0\.2 s'):
+        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+    engine.close()
+    let_go.set()
+
+
+def test_fifty_loads_leave_nothing_behind(open_cuda: Opener, driver: HostDriver) -> None:
+    for _ in range(50):
+        engine = open_cuda()
+        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+        engine.close()
+        assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
+
+
+@pytest.mark.parametrize('after', range(1, 9))
+def test_no_memory_while_loading_leaves_nothing_behind(
+    open_cuda: Opener, driver: HostDriver, after: int
+) -> None:
+    allocate, calls = driver.mem_alloc, []
+
+    def scarce(size: int) -> object:
+        calls.append(size)
+        if len(calls) == after:
+            raise NoMemory('out of memory')
+        return allocate(size)
+
+    driver.mem_alloc = scarce  # type: ignore[method-assign]
+    with pytest.raises(GpuMemoryError):
+        open_cuda()
+    assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
+
+
+def test_network_that_refuses_to_run_is_an_error_at_load(
+    driver: HostDriver, bundles: dict[tuple[str, int], Bundle]
+) -> None:
+    bundle = bundles['anchors', 1]
+    engine = open_engine(bundle, 'onnxruntime', 1, 1)
+    with pytest.raises(EngineError, match='no tactic'):
+        CudaEngine(
+            lambda: OnnxNetwork(driver, engine, refuse='no tactic'),
+            bundle.card.preprocessing,
+            bundle.card.networks[0],
+            'ONNX Runtime',
+        )
+    assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
+
+
+def test_wrong_number_of_thresholds_is_named(open_cuda: Opener) -> None:
+    engine = open_cuda()
+    with pytest.raises(EngineError, match='2 thresholds for the 5 classes'):
+        engine.detect([CameraPicture.of_bgr(road())], np.ones(2, np.float32), 0.6)
+    engine.close()
+
+
+# --- the real libraries, as far as they go without a card ---
+
+
+@pytest.mark.skipif(importlib.util.find_spec('pycuda') is not None, reason='pycuda is here')
+def test_missing_pycuda_is_named(bundles: dict[tuple[str, int], Bundle]) -> None:
+    bundle = bundles['anchors', 1]
+    with pytest.raises(EngineError, match='pip install pycuda'):
+        CudaEngine(lambda: None, bundle.card.preprocessing, bundle.card.networks[0], 'none')  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) for name in ('tensorrt', 'tensorrt_rtx_bindings')),
+    reason='TensorRT is here',
+)
+def test_missing_tensorrt_is_named(bundles: dict[tuple[str, int], Bundle]) -> None:
+    with pytest.raises(EngineError, match=r'cone_perception\[tensorrt\]'):
+        open_engine(bundles['anchors', 1], 'tensorrt')
+
+
+def test_plan_that_tensorrt_refuses_is_named_with_its_words(tmp_path: Path) -> None:
+    trt = pytest.importorskip('tensorrt_rtx_bindings')
+    from cone_perception.engines.plan import Plan
+    from cone_perception.engines.tensorrt import TensorRtNetwork, make_logger
+
+    plan = Plan(tmp_path / 'foreign.plan', b'vtrt' + bytes(200))
+    with pytest.raises((PlanError, ModelError), match=r'foreign\.plan is refused.*:'):
+        TensorRtNetwork(trt, make_logger(trt), plan)
+
+
+def test_bindings_have_what_the_engine_calls() -> None:
+    trt = pytest.importorskip('tensorrt_rtx_bindings')
+    for owner, names in (
+        (trt.Runtime, ['deserialize_cuda_engine']),
+        (trt.ICudaEngine, ['create_execution_context', 'num_io_tensors', 'get_tensor_name']),
+        (trt.ICudaEngine, ['get_tensor_mode', 'get_tensor_shape', 'get_tensor_dtype']),
+        (trt.IExecutionContext, ['set_tensor_address', 'execute_async_v3']),
+    ):
+        assert not [name for name in names if not hasattr(owner, name)]
+    bindings = pytest.importorskip('cuda.bindings.driver')
+    for name in ('BeginCapture', 'EndCapture'):
+        assert hasattr(bindings, f'cuStream{name}')
+    for name in ('Instantiate', 'Launch', 'Destroy', 'ExecDestroy'):
+        assert hasattr(bindings, f'cuGraph{name}')
+    assert int(bindings.CUresult.CUDA_ERROR_OUT_OF_MEMORY) == 2
