@@ -1,0 +1,190 @@
+"""An engine may drive only if it finds what FP32 finds in the stored pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+from tiny_network import paint, write_tiny_bundle
+
+from cone_perception.engines import Engine, open_engine
+from cone_perception.engines.reference import (
+    REFERENCE_FILE,
+    check_engine,
+    compare_outputs,
+    read_reference,
+    require_check,
+    run_all,
+)
+from cone_perception.errors import ModelError, PlanError
+from cone_perception.model_card import Bundle, file_sha256, read_bundle
+
+HEIGHT_PX, WIDTH_PX = 96, 160
+
+
+def write_reference(folder: Path, **changes: np.ndarray) -> Bundle:
+    """Five painted pictures, and what the network itself puts out for them."""
+    pictures = np.full((5, HEIGHT_PX, WIDTH_PX, 3), 114, np.uint8)
+    for index, picture in enumerate(pictures):
+        paint(picture, 'blue_cone', 32 * index, 0, 32, 32)
+        paint(picture, 'yellow_cone', 32 * (4 - index), 64, 32, 32)
+    engine = open_engine(read_bundle(folder), 'onnxruntime', batch=batch_of(folder))
+    outputs = run_all(engine, pictures)
+    engine.close()
+    arrays = {'inputs': pictures, 'outputs': outputs, **changes}
+    np.savez_compressed(folder / REFERENCE_FILE, **arrays)
+    return list_reference(folder)
+
+
+def batch_of(folder: Path) -> int:
+    return read_bundle(folder).card.networks[0].batch
+
+
+def list_reference(folder: Path) -> Bundle:
+    """Write the file's hash into the card."""
+    card = read_bundle(folder).card
+    listed = {REFERENCE_FILE: file_sha256(folder / REFERENCE_FILE)}
+    (folder / 'card.json').write_text(replace(card, other_files=listed).to_json())
+    return read_bundle(folder)
+
+
+@pytest.fixture(params=['anchors', 'end_to_end'])
+def bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Bundle:
+    folder = write_tiny_bundle(
+        tmp_path / 'tiny', request.param, height_px=HEIGHT_PX, width_px=WIDTH_PX
+    )
+    return write_reference(folder)
+
+
+def test_engine_that_answers_the_same_passes(bundle: Bundle) -> None:
+    engine = open_engine(bundle, 'onnxruntime')
+    check = check_engine(engine, bundle)
+    assert check.passed
+    assert (check.pictures, check.boxes, check.missed, check.extra) == (5, 10, 0, 0)
+    assert check.mean_iou == pytest.approx(1)
+    assert check.score_error_mean == 0
+    assert require_check(engine, bundle) == check
+
+
+def test_pictures_that_do_not_fill_the_last_batch_are_all_compared(tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / 'tiny', batch=2, height_px=HEIGHT_PX, width_px=WIDTH_PX)
+    bundle = write_reference(folder)
+    check = check_engine(open_engine(bundle, 'onnxruntime', batch=2), bundle)
+    assert check.passed
+    assert check.pictures == 5
+
+
+class Scaled:
+    """The real engine, its scores multiplied: what a wrong scale of quantisation does."""
+
+    def __init__(self, engine: Engine, bundle: Bundle, factor: float) -> None:
+        self.info = engine.info
+        self._engine = engine
+        self._factor = factor
+        self._anchors = bundle.card.output_layout == 'anchors'
+
+    def run(self, pictures: np.ndarray) -> np.ndarray:
+        output = self._engine.run(pictures).copy()
+        scores = output[:, 4:] if self._anchors else output[:, :, 4]
+        scores *= self._factor
+        return output
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+@pytest.mark.parametrize(
+    'factor, reason',
+    [(0.9, 'scores differ by 0.'), (0.3, 'none of the 10 cones'), (0.0, 'none of the 10 cones')],
+)
+def test_engine_with_other_scores_is_refused(bundle: Bundle, factor: float, reason: str) -> None:
+    engine = Scaled(open_engine(bundle, 'onnxruntime'), bundle, factor)
+    check = check_engine(engine, bundle)
+    assert not check.passed
+    assert any(reason in text for text in check.reasons)
+    with pytest.raises(PlanError, match=r'does not answer as FP32 does: .*may not drive'):
+        require_check(engine, bundle)
+
+
+def move_boxes(outputs: np.ndarray, layout: str, by_px: float) -> np.ndarray:
+    moved = outputs.copy()
+    if layout == 'anchors':
+        moved[:, 0] += by_px
+    else:
+        moved[:, :, [0, 2]] += by_px
+    return moved
+
+
+def test_engine_with_boxes_elsewhere_is_refused(bundle: Bundle) -> None:
+    _, expected = read_reference(bundle)
+    moved = move_boxes(expected, bundle.card.output_layout, 6)
+    check = compare_outputs(moved, expected, bundle.card, 'int8')
+    assert [text for text in check.reasons if 'boxes overlap by' in text]
+    assert check.missed == 0
+
+
+def test_cones_that_only_the_engine_has_are_counted(bundle: Bundle) -> None:
+    _, expected = read_reference(bundle)
+    answers = expected.copy()
+    answers[0] = expected[1]
+    check = compare_outputs(answers, expected, bundle.card, 'int8')
+    assert (check.missed, check.extra) == (2, 2)
+    assert len(check.reasons) == 2
+
+
+def test_answers_that_are_no_numbers_are_refused(bundle: Bundle) -> None:
+    _, expected = read_reference(bundle)
+    with pytest.raises(ModelError, match='not numbers'):
+        compare_outputs(np.full_like(expected, np.nan), expected, bundle.card, 'int8')
+    with pytest.raises(ModelError, match='different exports'):
+        compare_outputs(expected[:, :, :-1], expected, bundle.card, 'int8')
+
+
+def test_reference_without_a_cone_proves_nothing(bundle: Bundle) -> None:
+    _, expected = read_reference(bundle)
+    empty = expected * 0
+    check = compare_outputs(empty, empty, bundle.card, 'int8')
+    assert check.reasons == ('the reference holds no sure cone, so it proves nothing',)
+    assert check.to_dict()['mean_iou'] is None
+    json.dumps(check.to_dict(), allow_nan=False)
+
+
+def test_reference_with_low_scores_is_compared_by_lower_limits(bundle: Bundle) -> None:
+    """As of a model of real pictures that is not sure of rendered cones."""
+    _, expected = read_reference(bundle)
+    low, lower = expected.copy(), expected.copy()
+    for outputs, factor in ((low, 0.1), (lower, 0.085)):
+        scores = outputs[:, 4:] if bundle.card.output_layout == 'anchors' else outputs[:, :, 4]
+        scores *= factor
+    assert compare_outputs(low, low, bundle.card, 'int8').passed
+    assert compare_outputs(low, low, bundle.card, 'int8').boxes == 10
+    check = compare_outputs(lower, low, bundle.card, 'int8')
+    assert [text for text in check.reasons if 'scores differ by 0.01' in text]
+
+
+def test_missing_changed_or_broken_reference_is_named(bundle: Bundle) -> None:
+    path = bundle.folder / REFERENCE_FILE
+    content = path.read_bytes()
+    path.write_bytes(content + b'x')
+    with pytest.raises(ModelError, match='is not the file that the card lists'):
+        read_reference(bundle)
+    path.write_bytes(content[:100])
+    with pytest.raises(ModelError, match=r'npz cannot be read'):
+        read_reference(list_reference(bundle.folder))
+    path.unlink()
+    with pytest.raises(ModelError, match=r'npz is missing'):
+        read_reference(bundle)
+
+
+def test_reference_of_another_size_is_named(bundle: Bundle) -> None:
+    wrong = np.zeros((5, 32, 32, 3), np.uint8)
+    changed = write_reference(bundle.folder, inputs=wrong)
+    with pytest.raises(ModelError, match=r'holds uint8 pictures \(5, 32, 32, 3\)'):
+        read_reference(changed)
