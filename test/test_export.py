@@ -1,14 +1,16 @@
-"""From weights to a bundle that the runtime loads, in both layouts of the output."""
+"""From weights to a bundle that the runtime loads: every network, the evidence, the verdict."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip('ultralytics')
 pytest.importorskip('onnxruntime')
@@ -16,92 +18,254 @@ pytest.importorskip('openvino')
 
 from tiny_yolo import write_architecture
 
-from cone_perception.engines import open_engine
-from cone_perception.errors import SourceError
-from cone_perception.model_card import file_sha256, read_bundle
+from cone_perception.engines import open_engine, open_network
+from cone_perception.engines.reference import read_reference, run_all
+from cone_perception.errors import ModelError, SettingsError, SourceError
+from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from training import export
+from training.calibration import ENOUGH_PICTURES, LEAST_PICTURES
+from training.sensitivity import score_error
 from training.ultralytics_cpu import prepare_ultralytics
 
+HEIGHT_PX, WIDTH_PX = 96, 160
 
-def make_weights(folder: Path) -> Path:
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with both heads that scores every place about 0.6: enough to compare."""
+    import torch
+
+    folder = tmp_path_factory.mktemp('weights')
     prepare_ultralytics()
     from ultralytics import YOLO
 
+    torch.manual_seed(0)
     model = YOLO(write_architecture(folder, classes=2, width=0.5), task='detect')
     model.model.names = {0: 'blue_cone', 1: 'yellow_cone'}
+    head = model.model.model[-1]
+    for branches in (head.cv3, head.one2one_cv3):
+        for branch in branches:
+            branch[-1].bias.data[:] = torch.tensor([0.4, 0.2])
     model.save(folder / 'tiny.pt')
     return folder / 'tiny.pt'
 
 
-def run_export(weights: Path, folder: Path, *more: str) -> Path:
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """100 pictures to calibrate with, 3 to judge on, 2 of test."""
+    root = tmp_path_factory.mktemp('data')
     random = np.random.default_rng(0)
-    pictures = folder / 'pictures'
-    pictures.mkdir(exist_ok=True)
-    for index in range(4):
-        picture = random.integers(0, 256, (90, 160, 3), np.uint8)
-        cv2.imwrite(str(pictures / f'{index}.png'), picture)
+    for split, count in (('train', LEAST_PICTURES), ('val', 3), ('test', 2)):
+        for kind in ('images', 'labels'):
+            (root / split / kind).mkdir(parents=True)
+        for index in range(count):
+            coarse = random.integers(0, 256, (9, 16, 3), np.uint8)
+            picture = cv2.resize(coarse, (160, 90), interpolation=cv2.INTER_LINEAR)
+            cv2.imwrite(str(root / split / 'images' / f'{split}{index}.png'), picture)
+            label = f'{index % 2} 0.5 0.5 0.2 0.4\n'
+            (root / split / 'labels' / f'{split}{index}.txt').write_text(label)
+    content = {split: f'{split}/images' for split in ('train', 'val', 'test')}
+    (root / 'data.yaml').write_text(
+        yaml.safe_dump({**content, 'names': ['blue_cone', 'yellow_cone']})
+    )
+    return root
+
+
+def run_export(weights: Path, out: Path, *more: str) -> Path:
     parser = argparse.ArgumentParser()
     export.add_arguments(parser)
-    arguments = [str(weights), '--calibration', str(pictures), '--calibration-count', '4']
-    arguments += ['--out', str(folder / 'bundle'), '--imgsz', '96', '160', *more]
+    arguments = [str(weights), '--out', str(out), '--resamples', '100', *more]
+    if '--settings' not in more:
+        arguments += ['--imgsz', str(HEIGHT_PX), str(WIDTH_PX)]
     assert export.run(parser.parse_args(arguments)) == 0
-    return folder / 'bundle'
+    return out
+
+
+def outputs_of(bundle: Bundle) -> dict[str, np.ndarray]:
+    """Network file -> outputs for the bundle's reference pictures."""
+    pictures, _ = read_reference(bundle)
+    found = {}
+    for network in bundle.card.networks:
+        name = 'openvino' if network.encoding == 'uint8' else 'onnxruntime'
+        engine = open_network(bundle, network, name)
+        found[network.file] = run_all(engine, pictures)
+        engine.close()
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
-def test_exported_bundle_runs_alike_in_every_precision(tmp_path: Path, layout: str) -> None:
-    folder = run_export(make_weights(tmp_path), tmp_path, '--layout', layout)
+def test_every_network_of_a_bundle_answers_alike(
+    tmp_path: Path, weights: Path, data: Path, layout: str
+) -> None:
+    folder = run_export(weights, tmp_path / 'bundle', '--data', str(data), '--layout', layout)
     bundle = read_bundle(folder)
     assert bundle.card.output_layout == layout
     assert bundle.card.class_names == ('blue_cone', 'yellow_cone')
-    assert {network.file for network in bundle.card.networks} == {
-        'fp32.onnx',
-        'int8-uint8.onnx',
-        'int8-int8.onnx',
+    kinds = {(n.precision, n.encoding, n.batch) for n in bundle.card.networks}
+    assert kinds == {
+        (precision, encoding, batch)
+        for precision, encoding in export.NETWORKS.values()
+        for batch in (1, 2)
     }
-    picture = cv2.imread(str(tmp_path / 'pictures' / '0.png'))
-    pictures = np.full((1, 96, 160, 3), 114, np.uint8)
-    pictures[0, 3:93] = picture
-    answers = []
-    for name, precision in (
-        ('onnxruntime', 'fp32'),
-        ('onnxruntime', 'int8'),
-        ('openvino', 'int8'),
-    ):
-        engine = open_engine(bundle, name, precision=precision)
-        answers.append(engine.run(pictures).copy())
-        engine.close()
-    reference = answers[0]
-    for answer in answers[1:]:
-        assert answer.shape == reference.shape
-        if layout == 'anchors':
-            error = answer[0, 4:] - reference[0, 4:]
-        else:
-            error = answer[0, :, 4] - reference[0, :, 4]
-        assert np.abs(error).max() < 0.05
+    _, reference = read_reference(bundle)
+    for file, outputs in outputs_of(bundle).items():
+        for expected, found in zip(reference, outputs, strict=True):
+            assert score_error(expected, found, layout) < (0.002 if 'fp' in file else 0.03), file
+    card = bundle.card
+    assert card.verdict == 'passed'
+    assert set(card.gate['figures']) == {'fp16-float', 'int8-uint8', 'int8-int8'}
+    assert card.gate['pictures'] == 3
+    quantised, all_of_them = card.gate['int8_convolutions']
+    assert 0 < quantised < all_of_them
+    for name, sha256 in card.other_files.items():
+        assert file_sha256(folder / name) == sha256
+    assert set(card.other_files) == {'LICENSE', 'calibration.txt', 'gate.json', 'reference.npz'}
+    listed = {network.file for network in card.networks} | set(card.other_files) | {'card.json'}
+    assert listed == {path.name for path in folder.iterdir()}
+    assert card.calibration['count'] == LEAST_PICTURES
+    assert len((folder / 'calibration.txt').read_text().splitlines()) == LEAST_PICTURES
+    engine = open_engine(bundle, batch=2)
+    assert (engine.info.precision, engine.info.input_shape[0]) == ('int8', 2)
+    engine.close()
 
 
 @pytest.mark.slow
-def test_card_holds_what_was_asked_for(tmp_path: Path) -> None:
-    weights = make_weights(tmp_path)
+def test_refused_model_leaves_no_bundle_and_force_says_failed(
+    tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ['--data', str(data), '--networks', 'int8-uint8', '--limit-score-error', '0']
+    with pytest.raises(ModelError, match=r'the gate refuses .* int8-uint8: scores differ by'):
+        run_export(weights, tmp_path / 'bundle', *asked)
+    assert list(tmp_path.iterdir()) == []
+    folder = run_export(weights, tmp_path / 'bundle', *asked, '--force')
+    card = read_bundle(folder).card
+    assert card.verdict == 'FAILED'
+    assert [network.file for network in card.networks] == [
+        'int8-uint8.onnx', 'int8-uint8-batch2.onnx',
+    ]  # fmt: skip
+    assert not card.passed_gate(card.networks[0])
+    assert json.loads((folder / 'gate.json').read_text())['passed'] is False
+    assert 'FAILED, bundled all the same' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_search_leaves_its_evidence(tmp_path: Path, weights: Path, data: Path) -> None:
+    pytest.importorskip('matplotlib')
+    folder = run_export(
+        weights, tmp_path / 'bundle', '--data', str(data), '--sensitivity',
+        '--networks', 'int8-uint8', '--batches', '1',
+    )  # fmt: skip
+    card = read_bundle(folder).card
+    stored = json.loads((folder / 'sensitivity.json').read_text())
+    assert stored['kept_in_float'] == card.training['kept_in_float']
+    assert {'model.0', 'model.1', 'model.2'} <= {block['block'] for block in stored['blocks']}
+    assert {'sensitivity.json', 'sensitivity.png'} < set(card.other_files)
+    assert card.verdict == 'passed'
+
+
+@pytest.mark.slow
+def test_card_holds_what_was_asked_for(tmp_path: Path, weights: Path, data: Path) -> None:
     (tmp_path / 'training.json').write_text('{"pictures": 7}')
     folder = run_export(
-        weights, tmp_path, '--networks', 'int8-uint8', '--name', 'mine', '--threshold',
-        'yellow_cone=0.4', '--training', str(tmp_path / 'training.json'),
+        weights, tmp_path / 'bundle', '--calibration', str(data / 'train'),
+        '--networks', 'int8-uint8', '--batches', '1', '--name', 'mine',
+        '--threshold', 'yellow_cone=0.4', '--training', str(tmp_path / 'training.json'),
+        '--keep-float', 'model.0',
     )  # fmt: skip
     card = read_bundle(folder).card
     assert sorted(path.name for path in folder.iterdir()) == [
-        'LICENSE', 'card.json', 'int8-uint8.onnx',
+        'LICENSE', 'calibration.txt', 'card.json', 'int8-uint8.onnx',
     ]  # fmt: skip
     assert card.name == 'mine'
     assert card.thresholds == {'blue_cone': 0.25, 'yellow_cone': 0.4}
     assert card.licence == 'AGPL-3.0-only'
     assert card.training['pictures'] == 7
     assert card.training['weights_sha256'] == file_sha256(weights)
-    assert json.loads((folder / 'card.json').read_text())['height_px'] == 96
+    assert card.training['kept_in_float'] == ['model.0']
+    assert card.verdict == 'not judged'
+    assert json.loads((folder / 'card.json').read_text())['height_px'] == HEIGHT_PX
 
 
-def test_missing_weights_are_refused_before_anything_is_looked_up(tmp_path: Path) -> None:
+def parse(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_missing_weights_are_refused_before_anything_is_looked_up(
+    tmp_path: Path, data: Path
+) -> None:
     with pytest.raises(SourceError, match=r'yolo12n\.pt is no file of weights'):
-        run_export(tmp_path / 'yolo12n.pt', tmp_path)
+        run_export(tmp_path / 'yolo12n.pt', tmp_path / 'bundle', '--data', str(data))
+
+
+def test_pictures_must_be_given() -> None:
+    with pytest.raises(SettingsError, match='give --data'):
+        export.run(parse('best.pt'))
+    with pytest.raises(SettingsError, match='--sensitivity searches against the gate'):
+        export.run(parse('best.pt', '--calibration', 'pictures', '--sensitivity'))
+
+
+@pytest.mark.parametrize(
+    ('width_px', 'height_px', 'expected'),
+    [(1280, 720, (384, 640)), (1920, 1080, (384, 640)), (640, 480, (480, 640))],
+)
+def test_input_is_the_letterbox_of_the_camera(
+    tmp_path: Path, width_px: int, height_px: int, expected: tuple[int, int]
+) -> None:
+    settings = {'expected_width_px': width_px, 'expected_height_px': height_px}
+    path = tmp_path / 'camera.yaml'
+    path.write_text(yaml.safe_dump({'/**': {'ros__parameters': settings}}))
+    assert export.letterbox_of(path) == expected
+    assert export.letterbox_of(None) == (384, 640)
+
+
+def test_settings_without_a_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'camera.yaml'
+    for text in ('{}', '/**: {ros__parameters: {cameras: [left]}}', 'nonsense'):
+        path.write_text(text)
+        with pytest.raises(SettingsError, match='is no settings file of the node'):
+            export.letterbox_of(path)
+
+
+def test_folder_with_something_else_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / 'notes.txt').write_text('mine')
+    refusal = 'holds something that is no model bundle'
+    with pytest.raises(SettingsError, match=refusal), export.draft_of(tmp_path):
+        pass
+    assert (tmp_path / 'notes.txt').read_text() == 'mine'
+
+
+def test_old_bundle_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
+    out = tmp_path / 'bundle'
+    out.mkdir()
+    (out / 'card.json').write_text('old')
+    with contextlib.suppress(RuntimeError), export.draft_of(out) as draft:
+        (draft / 'card.json').write_text('half')
+        raise RuntimeError
+    assert (out / 'card.json').read_text() == 'old'
+    with export.draft_of(out) as draft:
+        (draft / 'card.json').write_text('new')
+    assert (out / 'card.json').read_text() == 'new'
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize('count', [LEAST_PICTURES - 1, LEAST_PICTURES, ENOUGH_PICTURES])
+def test_few_calibration_pictures_are_refused_or_warned_about(
+    tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for index in range(count):
+        (tmp_path / f'{index}.png').write_bytes(b'')
+    args = parse('best.pt', '--calibration', str(tmp_path))
+    if count < LEAST_PICTURES:
+        with pytest.raises(SettingsError, match='99 calibration pictures are too few'):
+            export.choose_pictures(args, 96, 160)
+        return
+    assert len(export.choose_pictures(args, 96, 160).pictures) == count
+    assert ('Only 100' in capsys.readouterr().err) == (count < ENOUGH_PICTURES)
+
+
+def test_engine_cannot_be_built_without_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r'is made, but its engine cannot be built here'):
+        export.build_engine(tmp_path)

@@ -182,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
     height_px, width_px = args.imgsz or letterbox_of(args.settings)
     originals = export_batches(args.weights, height_px, width_px, args.layout, args.batches)
     thresholds = _thresholds(args.threshold, originals.class_names)
-    calibration = _calibration(args, height_px, width_px)
+    calibration = choose_pictures(args, height_px, width_px)
     split = read_split(args.data, args.split) if args.data else None
     out = args.out or Path(args.name or args.weights.stem)
     limits = limits_from(args, _recipe_beside(args.card))
@@ -500,7 +500,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise SettingsError('--batches takes whole numbers from 1.')
 
 
-def _calibration(args: argparse.Namespace, height_px: int, width_px: int) -> Calibration:
+def choose_pictures(args: argparse.Namespace, height_px: int, width_px: int) -> Calibration:
     size = (height_px, width_px)
     if args.calibration:
         found = Calibration.from_folder(args.calibration, args.calibration_count, *size)
