@@ -28,18 +28,20 @@ KERNELS = HERE.parent / 'cone_perception' / 'engines' / 'cuda'
 CLASSES = 5
 
 
-def compile_kernels(folder: Path, half: bool) -> ctypes.CDLL:
-    """The kernels as a library; skips the test where there is no g++ for it."""
+def compile_kernels(folder: Path, half: bool, more: str = '') -> ctypes.CDLL:
+    """The kernels, and more C++ behind them, as a library; skips the test where there is no g++."""
     compiler = shutil.which('g++')
     if compiler is None:
         pytest.skip('needs g++')
     library = folder / f'kernels_{half}.so'
+    source = folder / 'kernels.cpp'
+    source.write_text(f'#include "kernel_shim.hpp"\n{more}')
     halves = ['-DINPUT_HALF', '-DOUTPUT_HALF'] if half else []
     done = subprocess.run(
         [
             *(compiler, '-std=c++20', '-O2', '-ffp-contract=off', '-Wall', *halves),
-            *('-shared', '-fPIC', '-pthread', f'-I{KERNELS}', '-x', 'c++'),
-            *(str(HERE / 'kernel_shim.hpp'), '-o', str(library)),
+            *('-shared', '-fPIC', '-pthread', f'-I{KERNELS}', f'-I{HERE}'),
+            *(str(source), '-o', str(library)),
         ],
         capture_output=True,
         text=True,

@@ -70,6 +70,11 @@ class HostDriver:
             def synchronize() -> None:
                 driver.fail('synchronize')
 
+            @staticmethod
+            def get_device() -> Device:
+                driver.alive_in_context()
+                return Device(0)
+
         class Device:
             def __init__(self, ordinal: int) -> None:
                 assert ordinal == 0
@@ -179,6 +184,23 @@ class HostDriver:
         at, size, source = dest.ctypes.data, dest.nbytes, int(src)
         self.queue(lambda: ctypes.memmove(at, source, size))
 
+    def memcpy_dtoh(self, dest: Any, src: Any) -> None:
+        self.memcpy_dtoh_async(dest, src)
+
+    def memcpy_dtod_async(self, dest: Any, src: Any, size: int, stream: Any = None) -> None:
+        self.fail('memcpy_dtod_async')
+        ctypes.memmove(int(dest), int(src), size)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.alive_in_context()
+        return 1 << 30, 1 << 33
+
+    def get_driver_version(self) -> int:
+        return 13000
+
+    def get_version(self) -> tuple[int, int, int]:
+        return 13, 0, 0
+
     def queue(self, work: Callable[[], object]) -> None:
         """Do it now, or keep it for the replay of the graph that is being captured."""
         if self.kept is None:
@@ -232,6 +254,8 @@ class _Function:
             assert grid[0] * block[0] >= width
             assert grid[1] * block[1] >= height
             call = (library.run_letterbox, [*given[:2], grid[2], *given[2:]])
+        elif self._name == 'stand_in':
+            call = (library.run_stand_in, [*given[:2], grid[1], *given[2:]])
         elif self._name == 'suppress':
             call = (library.run_suppress, [*given[:3], grid[0], given[3], 4])
         else:

@@ -18,6 +18,7 @@ from pycuda_on_cpu import MemoryError as NoMemory
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, FrameEngine, open_engine
+from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.errors import (
     EngineError,
@@ -49,7 +50,7 @@ class OnnxNetwork:
         self.input_shape = self.engine.info.input_shape
         self.output_shape = self.engine.info.output_shape
 
-    def enqueue(self, stream: int, input_address: int, output_address: int) -> None:
+    def enqueue(self, stream: Stream, input_address: int, output_address: int) -> None:
         if self.refuse:
             raise EngineError(self.refuse)
         self.driver.queue(lambda: self._run(input_address, output_address))

@@ -20,6 +20,7 @@ from cone_perception.engines.build import (
     provide_plan,
 )
 from cone_perception.engines.choice import read_choice
+from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
 from cone_perception.engines.plan import (
     RTX_MAGIC,
@@ -143,12 +144,12 @@ class TensorRtNetwork:
             self.close()
             raise
 
-    def enqueue(self, stream: int, input_address: int, output_address: int) -> None:
+    def enqueue(self, stream: Stream, input_address: int, output_address: int) -> None:
         context = self._context
         if not (
             context.set_tensor_address(self._input, input_address)
             and context.set_tensor_address(self._output, output_address)
-            and context.execute_async_v3(stream)
+            and context.execute_async_v3(int(stream.handle))
         ):
             raise self._error(EngineError, 'TensorRT did not run')
 

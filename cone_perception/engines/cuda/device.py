@@ -44,6 +44,13 @@ SELECT_BLOCK = (256, 1, 1)
 SUPPRESS_BLOCK = (256, 1, 1)
 
 
+class Stream(Protocol):
+    """Of pycuda."""
+
+    @property
+    def handle(self) -> int: ...
+
+
 class Network(Protocol):
     """What is computed between letterbox and decoding. Called in the device's thread only.
 
@@ -56,8 +63,8 @@ class Network(Protocol):
     half_input: bool
     half_output: bool
 
-    def enqueue(self, stream: int, input_address: int, output_address: int) -> None:
-        """Queue one run on a stream (its handle). Raises EngineError."""
+    def enqueue(self, stream: Stream, input_address: int, output_address: int) -> None:
+        """Queue one run on pycuda's stream. Raises EngineError."""
         ...
 
     def close(self) -> None: ...
@@ -322,7 +329,7 @@ class CudaDevice:
             work,
             *(int(slot.upload), int(slot.input), width, height, rgb, self._preprocessing.scale),
         )
-        network.enqueue(int(work.handle), int(slot.input), int(slot.output))
+        network.enqueue(work, int(slot.input), int(slot.output))
         memory = (int(slot.output), int(slot.upload), int(slot.candidates))
         anchors = guess_layout(network.output_shape) == 'anchors'
         if anchors:

@@ -1,0 +1,92 @@
+"""benchmarks/gpu.py runs to its end, on a card made of CPU memory; its times mean nothing there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from kernels_on_cpu import compile_kernels
+from pycuda_on_cpu import HostDriver
+
+from cone_perception.engines.cuda.compile import KernelOptions, Nvrtc
+
+BENCHMARK = Path(__file__).parents[1] / 'benchmarks' / 'gpu.py'
+RUN_STAND_IN = """
+extern "C" void run_stand_in(const float *input, float *output, int batch, int height, int width)
+{
+    loop_over_grid({blocks_for(width / 8 * (height / 8), 256), batch, 1}, {256, 1, 1},
+                   [=] { stand_in(input, output, height, width); });
+}
+"""
+
+
+@pytest.fixture(scope='module')
+def gpu() -> types.ModuleType:
+    specification = importlib.util.spec_from_file_location('gpu_benchmark', BENCHMARK)
+    assert specification is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+@pytest.mark.slow
+def test_every_measurement_is_written_and_right(
+    gpu: types.ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    driver = HostDriver(compile_kernels(tmp_path, half=False, more=gpu.STAND_IN + RUN_STAND_IN))
+    pycuda = types.ModuleType('pycuda')
+    pycuda.VERSION_TEXT, pycuda.driver = '2026.1', driver  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, 'pycuda', pycuda)
+    monkeypatch.setitem(sys.modules, 'pycuda.driver', driver)  # type: ignore[misc]
+    compiler = types.SimpleNamespace(version='g++', compile=lambda source, arguments: b'code')
+    monkeypatch.setattr(gpu, 'find_compiler', lambda: compiler)
+    device = 'cone_perception.engines.cuda.device'
+    monkeypatch.setattr(f'{device}.load_kernels', lambda options: b'code')
+    monkeypatch.setattr(f'{device}._bindings', lambda: driver.bindings)
+    monkeypatch.setattr(gpu, 'WARM_UP_RUNS', 1)
+    monkeypatch.setattr(gpu, 'COPY_RATIO_LIMIT', 1e9)
+    monkeypatch.setattr(gpu, 'GROWTH_LIMIT_BYTES', 1e9)
+    out = tmp_path / 'gpu.json'
+    status = gpu.main(['--out', str(out), '--frames', '3', '--loads', '2', '--runs', '2'])
+    assert capsys.readouterr().err == ''
+    assert status == 0
+    results = json.loads(out.read_text())
+    assert results['machine']['launches'] == 'one CUDA graph'
+    assert results['problems'] == []
+    assert sum(case['boxes'] for case in results['accuracy']['boxes'].values()) > 100
+    assert len(results['frames']) == 4
+    assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
+
+
+def test_what_is_not_as_it_must_be_is_said(gpu: types.ModuleType) -> None:
+    grown = {'host_growth_bytes': 1 << 30, 'device_growth_bytes': 0}
+    results = {
+        'accuracy': {
+            'letterbox': {'bgr8': {'worst_grey_levels': 2.0}},
+            'boxes': {'bgr8': {'same_classes': False, 'worst_px': 0.0}},
+        },
+        'stations': {'upload_and_letterbox_over_copy': 1.6},
+        'leaks': {'frames': grown, 'loads': dict.fromkeys(grown, 0)},
+    }
+    assert len(gpu.find_problems(results)) == 4
+
+
+@pytest.mark.skipif(importlib.util.find_spec('pycuda') is not None, reason='pycuda is here')
+def test_without_a_card_it_says_what_is_missing(
+    gpu: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu.main(['--frames', '1']) == 1
+    assert 'error: pycuda cannot be imported' in capsys.readouterr().err
+
+
+def test_stand_in_compiles(gpu: types.ModuleType) -> None:
+    pytest.importorskip('cuda.bindings.nvrtc')
+    code = Nvrtc().compile(gpu.STAND_IN, KernelOptions(89).arguments)
+    assert b'stand_in' in code
