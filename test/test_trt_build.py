@@ -1,0 +1,580 @@
+"""The builder on NVIDIA's own compiler, TensorRT-RTX: no GPU needed, no stand-in for its API.
+
+What needs a card is not here: `cone-perception verify-engine` runs that on the card's machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+from cone_perception import build_engine, verify_engine  # noqa: E402
+from cone_perception.engines import Engine, build, gpu, open_network  # noqa: E402
+from cone_perception.engines.build import (  # noqa: E402
+    BuildEvent,
+    choose_provider,
+    compile_apart,
+    compile_network,
+    import_provider,
+    network_for_gpu,
+    plan_key,
+    provide_plan,
+)
+from cone_perception.engines.choice import read_choice  # noqa: E402
+from cone_perception.engines.gpu import Gpu, read_gpu  # noqa: E402
+from cone_perception.engines.layers import (  # noqa: E402
+    convolution_precisions,
+    layers_from_inspector,
+    layers_from_log,
+)
+from cone_perception.engines.plan import (  # noqa: E402
+    Plan,
+    PlanCache,
+    passport_path,
+    read_passport,
+    record_check,
+)
+from cone_perception.engines.reference import REFERENCE_FILE, run_all  # noqa: E402
+from cone_perception.errors import EngineError, PlanError  # noqa: E402
+from cone_perception.model_card import (  # noqa: E402
+    Bundle,
+    ModelCard,
+    NetworkFile,
+    file_sha256,
+    read_bundle,
+)
+
+SIDE_PX = 32
+CONVOLUTIONS = ('/model.0/Conv', '/model.1/Conv', '/model.2/Conv')
+CAR = Gpu('NVIDIA GeForce RTX 4060 Laptop GPU', '8.9', '550.54.14', '12.4')
+
+
+def make_network(quantised: tuple[str, ...] = (), step: float = 0.05) -> onnx.ModelProto:
+    """Three convolutions, the last one's output as boxes: (1, 3, 32, 32) -> (1, 9, 64)."""
+    helper, random = onnx.helper, np.random.default_rng(0)
+    widths = (3, 32, 32, 9)
+    tensors = {
+        f'w{i}': random.normal(0, 0.1, (widths[i + 1], widths[i], 3, 3)).astype(np.float32)
+        for i in range(3)
+    }
+    nodes, taken = [], 'images'
+    for index, name in enumerate(CONVOLUTIONS):
+        source, weight = taken, f'w{index}'
+        if name in quantised:
+            tensors |= {f's{index}': np.array(step, np.float32), 'zero': np.array(0, np.int8)}
+            count = widths[index + 1]
+            floats = tensors.pop(weight)
+            tensors |= {
+                f'q{index}': np.clip(np.round(floats / 0.01), -127, 127).astype(np.int8),
+                f'sw{index}': np.full(count, 0.01, np.float32),
+                f'zw{index}': np.zeros(count, np.int8),
+            }
+            nodes += [
+                helper.make_node('QuantizeLinear', [taken, f's{index}', 'zero'], [f'a{index}']),
+                helper.make_node(
+                    'DequantizeLinear', [f'a{index}', f's{index}', 'zero'], [f'd{index}']
+                ),
+                helper.make_node(
+                    'DequantizeLinear', [f'q{index}', f'sw{index}', f'zw{index}'], [f'dw{index}'],
+                    axis=0,
+                ),
+            ]  # fmt: skip
+            source, weight = f'd{index}', f'dw{index}'
+        stride = 2 if index != 1 else 1
+        nodes.append(
+            helper.make_node(
+                'Conv', [source, weight], [f'c{index}'], name, pads=[1] * 4, strides=[stride] * 2
+            )
+        )
+        nodes.append(helper.make_node('Sigmoid', [f'c{index}'], [f'o{index}'], f'/act.{index}'))
+        taken = f'o{index}'
+    tensors['shape'] = np.array([1, 9, 64], np.int64)
+    nodes.append(helper.make_node('Reshape', [taken, 'shape'], ['output'], '/Reshape'))
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        nodes,
+        'tiny',
+        [helper.make_tensor_value_info('images', kind, [1, 3, SIDE_PX, SIDE_PX])],
+        [helper.make_tensor_value_info('output', kind, [1, 9, 64])],
+        [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return write_bundle(tmp_path / 'bundle', int8_convolutions=2)
+
+
+def write_bundle(folder: Path, int8_convolutions: int, step: float = 0.05) -> Bundle:
+    folder.mkdir()
+    networks = []
+    for precision, encoding, quantised in (
+        ('fp32', 'float', ()),
+        ('int8', 'int8', CONVOLUTIONS[1:]),
+    ):
+        path = folder / f'{precision}.onnx'
+        onnx.save(make_network(quantised, step), path)
+        networks.append(NetworkFile(path.name, file_sha256(path), precision, encoding))
+    names = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
+    card = ModelCard(
+        name='tiny',
+        class_names=names,
+        height_px=SIDE_PX,
+        width_px=SIDE_PX,
+        output_layout='anchors',
+        thresholds=dict.fromkeys(names, 0.25),
+        networks=tuple(networks),
+        licence='Apache-2.0',
+        gate={'int8_convolutions': [int8_convolutions, 3]},
+    )
+    (folder / 'card.json').write_text(card.to_json())
+    return read_bundle(folder)
+
+
+def write_reference(bundle: Bundle) -> Bundle:
+    pictures = np.random.default_rng(0).integers(0, 256, (3, SIDE_PX, SIDE_PX, 3), np.uint8)
+    engine = open_cpu(bundle, 'fp32')
+    outputs = run_all(engine, pictures)
+    engine.close()
+    path = bundle.folder / REFERENCE_FILE
+    np.savez(path, inputs=pictures, outputs=outputs)
+    card = replace(bundle.card, other_files={REFERENCE_FILE: file_sha256(path)})
+    (bundle.folder / 'card.json').write_text(card.to_json())
+    return read_bundle(bundle.folder)
+
+
+def open_cpu(bundle: Bundle, precision: str) -> Engine:
+    return open_network(bundle, network_for_gpu(bundle, precision, 1), 'onnxruntime')
+
+
+def open_in_place_of_the_card(bundle: Bundle, plan: Plan) -> Engine:
+    """The network that the plan was built from, in ONNX Runtime: a real engine, another device."""
+    assert plan.passport is not None
+    return open_cpu(bundle, plan.passport.key.precision)
+
+
+@pytest.fixture
+def rtx() -> None:
+    pytest.importorskip('tensorrt_rtx_bindings')
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    return PlanCache(tmp_path / 'cache' / 'cone_perception' / 'engines')
+
+
+# --- the compiler ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('target', ['SM86', 'SM89', 'SM120'])
+def test_quantised_convolutions_compute_in_int8(rtx: None, target: str) -> None:
+    network = make_network(CONVOLUTIONS[1:]).SerializeToString()
+    events: list[BuildEvent] = []
+    compiled = compile_network(network, 'tensorrt_rtx', target, 'int8', on_event=events.append)
+    assert compiled.convolutions == {'fp32': 1, 'int8': 2}
+    assert compiled.data[:4] == b'vtrt'
+    assert int.from_bytes(compiled.data[16:24], 'little') == len(compiled.data)
+    assert BuildEvent('phase', 'Building engine', 0, 6) in events
+    assert sum(sum(kinds.values()) for kinds in compiled.layers.values()) >= 3
+
+
+@pytest.mark.slow
+def test_network_without_pairs_computes_nothing_in_int8(rtx: None) -> None:
+    compiled = compile_network(make_network().SerializeToString(), 'tensorrt_rtx', 'SM89', 'fp32')
+    assert compiled.convolutions == {'fp32': 3}
+
+
+def test_what_the_parser_refuses_is_named(rtx: None) -> None:
+    model = make_network()
+    model.graph.node[0].op_type = 'Konv'
+    with pytest.raises(EngineError, match=r'does not take the network: Konv /model\.0/Conv'):
+        compile_network(model.SerializeToString(), 'tensorrt_rtx', 'SM89', 'fp32')
+    with pytest.raises(EngineError, match='does not take the network'):
+        compile_network(b'no network', 'tensorrt_rtx', 'SM89', 'fp32')
+
+
+def test_card_that_the_compiler_does_not_know_is_named(rtx: None) -> None:
+    with pytest.raises(EngineError, match=r'does not compile for SM90, only for SM75, .*SM89'):
+        compile_network(make_network().SerializeToString(), 'tensorrt_rtx', 'SM90', 'fp32')
+
+
+def test_every_name_used_of_the_bindings_exists(rtx: None) -> None:
+    """What the builder takes of them, also on the way that only a card can go."""
+    trt = import_provider('tensorrt_rtx')
+    for path in (
+        'Builder.create_network', 'Builder.create_builder_config',
+        'Builder.build_serialized_network', 'IBuilderConfig.create_timing_cache',
+        'IBuilderConfig.set_timing_cache', 'IBuilderConfig.get_timing_cache',
+        'ITimingCache.serialize', 'Runtime.deserialize_cuda_engine',
+        'ICudaEngine.create_engine_inspector', 'EngineInspector.get_engine_information',
+        'LayerInformationFormat.JSON', 'NetworkDefinitionCreationFlag.STRONGLY_TYPED',
+    ):  # fmt: skip
+        found = trt
+        for name in path.split('.'):
+            found = getattr(found, name)
+    assert trt.Runtime(build._make_logger(trt, build.ignore)) is not None
+
+
+# --- layers, as the two compilers write them ---
+
+
+def test_layers_of_tensorrt_are_read_from_its_inspector() -> None:
+    text = json.dumps(
+        {
+            'Layers': [
+                {
+                    'Name': 'Reformatting CopyNode for Input Tensor 0 to /model.0/Conv',
+                    'LayerType': 'Reformat',
+                    'Inputs': [{'Name': 'images', 'Format/Datatype': 'Row major linear FP32'}],
+                    'Metadata': '[ONNX Layer: /model.0/Conv]',
+                },
+                {
+                    'Name': '/model.0/Conv + PWN(/model.0/Sigmoid) || /model.1/Conv',
+                    'LayerType': 'CaskConvolution',
+                    'Inputs': [
+                        {
+                            'Name': 'x',
+                            'Format/Datatype': 'Thirty-two wide channel vectorized row major Int8',
+                        }
+                    ],
+                    'Weights': {'Type': 'Int8', 'Count': 512},
+                },
+                {
+                    'Name': 'fused',
+                    'LayerType': 'CaskConvolution',
+                    'Inputs': [{'Name': 'y', 'Format/Datatype': 'Channel major FP16 format'}],
+                    'Metadata': '[ONNX Layer: w_dq]\x1e[ONNX Layer: /model.2/Conv]',
+                },
+            ]
+        }
+    )
+    layers = layers_from_inspector(text)
+    names = (*CONVOLUTIONS, '/model.9/Conv')
+    assert convolution_precisions(layers, names) == {'fp16': 1, 'int8': 2, 'unknown': 1}
+
+
+def test_line_that_names_no_layer_is_no_layer() -> None:
+    assert layers_from_log(['Engine generation completed', '', 'Name: x, Type: y']) == ()
+
+
+# --- the process of its own ---
+
+
+def run_apart(code: str, timeout_s: float = 30.0, **more: object) -> dict:
+    command = [sys.executable, '-c', textwrap.dedent(code)]
+    return build._follow(command, build.ignore, more.get('cancelled', lambda: False), timeout_s)
+
+
+def test_crash_of_the_compiler_is_an_error_that_names_it() -> None:
+    with pytest.raises(EngineError, match=r'crashed \(SIGSEGV\)\. It last said: tactic 7'):
+        run_apart("""
+            import os, signal
+            print('tactic 7', flush=True)
+            os.kill(os.getpid(), signal.SIGSEGV)
+        """)
+
+
+def test_compiler_that_hangs_is_stopped() -> None:
+    started = time.monotonic()
+    with pytest.raises(EngineError, match='did not answer within 1 s and was stopped'):
+        run_apart('import time; time.sleep(600)', timeout_s=1)
+    assert time.monotonic() - started < 60
+
+
+def test_build_can_be_cancelled() -> None:
+    with pytest.raises(EngineError, match='was stopped before it was done'):
+        run_apart('import time; time.sleep(600)', cancelled=lambda: True)
+
+
+def test_end_without_a_result_is_an_error() -> None:
+    with pytest.raises(EngineError, match='could not be compiled. It said nothing'):
+        run_apart('')
+
+
+def test_what_libraries_print_is_no_event() -> None:
+    found = run_apart("""
+        print('[TRT] [I] {"kind"')
+        print('7')
+        print('{"convolutions": {}, "layers": {}, "build_s": 1.5}')
+    """)
+    assert found['build_s'] == 1.5
+
+
+def test_builder_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    code = (
+        'import sys, threading, time; from cone_perception.engines.build import _end_with_parent;'
+        'threading.Thread(target=_end_with_parent, daemon=True).start();'
+        "print('up', flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == b'up\n'
+    process.stdin.close()
+    assert process.wait(timeout=30) == 3
+    process.stdout.close()
+
+
+@pytest.mark.slow
+def test_refusal_of_the_compiler_reaches_the_caller(rtx: None, tmp_path: Path) -> None:
+    path = tmp_path / 'network.onnx'
+    path.write_bytes(b'no network')
+    with pytest.raises(EngineError, match='could not be compiled. It last said: .*does not take'):
+        compile_apart(path, 'tensorrt_rtx', 'SM89', 'fp32')
+
+
+# --- from bundle to plan ---
+
+
+@pytest.mark.slow
+def test_second_start_takes_the_plan_of_the_first(
+    rtx: None, bundle: Bundle, cache: PlanCache
+) -> None:
+    events: list[BuildEvent] = []
+    first = provide_plan(bundle, 'int8', target='SM89', cache=cache, on_event=events.append)
+    assert [event.kind for event in events if event.kind in ('reason', 'built')] == [
+        'reason',
+        'built',
+    ]
+    passport = read_passport(passport_path(first.path))
+    assert passport.convolutions == {'fp32': 1, 'int8': 2}
+    assert passport.key.provider_version == import_provider('tensorrt_rtx').__version__
+    assert (passport.key.compute_capability, passport.key.gpu) == ('8.9', '')
+    events.clear()
+    again = provide_plan(
+        bundle, 'int8', target='SM89', build='never', cache=cache, on_event=events.append
+    )
+    assert again == first
+    assert events == []
+    # The same plan, taken along to a machine with such a card.
+    there = provide_plan(bundle, 'int8', gpu=CAR, build='never', cache=cache)
+    assert there == first
+    with pytest.raises(PlanError, match=r'compute_capability is 8\.6.*build: never'):
+        provide_plan(
+            bundle, 'int8', gpu=replace(CAR, compute_capability='8.6'), build='never', cache=cache
+        )
+
+
+@pytest.mark.slow
+def test_damaged_plan_is_named_and_built_again(rtx: None, bundle: Bundle, cache: PlanCache) -> None:
+    first = provide_plan(bundle, 'fp32', target='SM89', cache=cache)
+    first.path.write_bytes(first.data[:1000])
+    events: list[BuildEvent] = []
+    again = provide_plan(bundle, 'fp32', target='SM89', cache=cache, on_event=events.append)
+    assert 'was cut off' in events[0].message
+    assert again.passport is not None
+    assert again.passport.convolutions == {'fp32': 3}
+
+
+@pytest.mark.slow
+def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
+    rtx: None, tmp_path: Path, cache: PlanCache
+) -> None:
+    bundle = write_bundle(tmp_path / 'bundle', int8_convolutions=3)
+    with pytest.raises(PlanError, match=r'computes 2 convolutions in INT8, but its card says 3'):
+        provide_plan(bundle, 'int8', target='SM89', cache=cache)
+    with pytest.raises(PlanError, match='there is no engine of tiny'):
+        cache.load('tiny', plan_key(network_for_gpu(bundle, 'int8', 1), 'tensorrt_rtx', CAR))
+
+
+@pytest.mark.slow
+def test_card_for_which_the_compiler_has_no_int8_is_refused(
+    rtx: None, bundle: Bundle, cache: PlanCache
+) -> None:
+    """TensorRT-RTX 1.7 compiles the same file for Turing, but computes it in FP32 there."""
+    with pytest.raises(PlanError, match=r'computes 0 convolutions in INT8.*the others: 3 fp32'):
+        provide_plan(bundle, 'int8', target='SM75', cache=cache)
+
+
+@pytest.mark.slow
+def test_two_starts_at_once_build_once(rtx: None, bundle: Bundle, cache: PlanCache) -> None:
+    events: list[BuildEvent] = []
+    plans: list[Plan] = []
+
+    def start() -> None:
+        plans.append(
+            provide_plan(bundle, 'fp32', target='SM89', cache=cache, on_event=events.append)
+        )
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert plans[0] == plans[1]
+    assert len([event for event in events if event.kind == 'built']) == 1
+
+
+@pytest.mark.slow
+def test_plan_that_failed_against_fp32_is_not_taken_again(
+    rtx: None, bundle: Bundle, cache: PlanCache
+) -> None:
+    plan = provide_plan(bundle, 'fp32', target='SM89', cache=cache)
+    record_check(plan.path, {'passed': False, 'reasons': ['scores differ by 0.3']})
+    with pytest.raises(PlanError, match=r'did not answer as FP32 does: scores differ by 0\.3'):
+        provide_plan(bundle, 'fp32', target='SM89', build='never', cache=cache)
+
+
+def test_provider_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, 'MODULES', {'tensorrt': ('no_a',), 'tensorrt_rtx': ('no_b',)})
+    with pytest.raises(EngineError, match=r'^TensorRT, version 10 or 11 .* or TensorRT-RTX .* not'):
+        choose_provider()
+    with pytest.raises(EngineError, match=r'^TensorRT-RTX .*\[rtx\].* is not installed'):
+        choose_provider('tensorrt_rtx')
+    with pytest.raises(EngineError, match='is not known; choose one of auto'):
+        choose_provider('cudnn')
+
+
+def test_machine_without_a_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise OSError(f'{name}: cannot open shared object file')
+
+    monkeypatch.setattr(gpu.ctypes, 'CDLL', refuse)
+    with pytest.raises(EngineError, match=r'no NVIDIA driver \(libcuda\.so\.1: cannot open'):
+        read_gpu()
+
+
+# --- the commands ---
+
+
+def run_command(module: object, *arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return module.run(parser.parse_args(arguments))
+
+
+@pytest.mark.slow
+def test_plan_for_another_machine_is_built_and_copied(
+    rtx: None,
+    bundle: Bundle,
+    cache: PlanCache,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / 'out'
+    status = run_command(
+        build_engine, str(bundle.folder), '--precision', 'int8', '--for', 'SM89', '--out', str(out)
+    )
+    assert status == 0
+    assert sorted(path.suffix for path in out.iterdir()) == ['.json', '.plan']
+    assert 'convolutions 1 fp32, 2 int8 (card: 2 int8)' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('target, provider', [('SM8x', 'auto'), ('4060', 'auto')])
+def test_target_that_is_none_is_named(
+    rtx: None, bundle: Bundle, cache: PlanCache, target: str, provider: str
+) -> None:
+    with pytest.raises(EngineError, match='named by its compute capability'):
+        run_command(
+            build_engine, str(bundle.folder), '--precision', 'int8', '--for', target,
+            '--provider', provider,
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_engines_are_checked_timed_and_the_fastest_is_remembered(
+    rtx: None,
+    bundle: Bundle,
+    cache: PlanCache,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a card that is not there: compiled for real, run by another engine in its place."""
+    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
+    monkeypatch.setattr(build_engine, 'RUNS', 5)
+    bundle = write_reference(bundle)
+    built = build_engine.build_engines(
+        bundle, ('fp32', 'fp32'), 1, 'tensorrt_rtx', cache, build.ignore, open_in_place_of_the_card
+    )
+    assert [engine.check.passed for engine in built] == [True, True]
+    assert all(engine.latency is not None and engine.latency.runs == 5 for engine in built)
+    passport = read_passport(passport_path(built[0].plan.path))
+    assert passport.key.gpu == CAR.name
+    assert passport.check is not None
+    assert passport.check['passed'] is True
+    best = build_engine.remember_best(bundle, 1, cache, built, lambda text: None)
+    keys = {'fp32': passport.key}
+    assert read_choice(cache, bundle.card, 1, keys) == best.precision
+    other = {'fp32': replace(passport.key, driver='560.35.03')}
+    assert read_choice(cache, bundle.card, 1, other) is None
+
+
+@pytest.mark.slow
+def test_page_says_what_passed_and_what_failed(
+    rtx: None,
+    cache: PlanCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With steps so small that INT8 ends where the values begin."""
+    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
+    bundle = write_reference(write_bundle(tmp_path / 'bad', int8_convolutions=2, step=0.0005))
+    found = verify_engine.verify(bundle, 'auto', cache, 5, build.ignore, open_in_place_of_the_card)
+    good, bad = found.engines
+    assert (good.precision, good.failure) == ('fp32', '')
+    assert good.check is not None
+    assert good.check['passed'] is True
+    assert good.latency is not None
+    assert good.frame_latency is not None
+    assert bad.precision == 'int8'
+    assert bad.passport is not None
+    assert bad.passport['convolutions'] == {'fp32': 1, 'int8': 2}
+    assert bad.failure.startswith('differs from FP32')
+    assert not found.passed
+    page = verify_engine.render_page(found)
+    assert 'fp32.onnx' in page
+    assert '<script' not in page
+    assert 'http' not in page.replace('http-equiv', '')
+    stored = json.loads(found.to_json())
+    assert stored['passed'] is found.passed
+    assert [engine['precision'] for engine in stored['engines']] == ['fp32', 'int8']
+
+
+def test_page_is_written_where_nothing_works(
+    bundle: Bundle, cache: PlanCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Gpu:
+        raise EngineError('this machine has no NVIDIA driver.')
+
+    def crash(*arguments: object) -> Gpu:
+        raise AttributeError('a name that the bindings lack')
+
+    monkeypatch.setattr(verify_engine, 'read_gpu', refuse)
+    monkeypatch.setattr(verify_engine, 'provide_plan', crash_once(crash, refuse))
+    out = tmp_path / 'page'
+    assert run_command(verify_engine, str(bundle.folder), '--out', str(out)) == 1
+    page = (out / 'verify-engine-tiny.html').read_text()
+    assert 'FAILED' in page
+    assert 'a name that the bindings lack' in page
+    assert 'Traceback' in page
+    assert 'no NVIDIA driver' in page
+    assert json.loads((out / 'verify-engine-tiny.json').read_text())['passed'] is False
+
+
+def crash_once(first: object, then: object) -> object:
+    calls: list[int] = []
+
+    def call(*arguments: object, **named: object) -> object:
+        calls.append(1)
+        return first() if len(calls) == 1 else then()
+
+    return call
