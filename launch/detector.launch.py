@@ -1,4 +1,7 @@
-"""The detector node with its settings file and transport profile; it activates itself."""
+"""The detector node with its settings file and transport profile; it activates itself.
+
+A node that ends with a status other than 0, as when its GPU is lost, is started again.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,13 @@ import os
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    TimerAction,
+)
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -23,10 +32,18 @@ ARGUMENTS = {
     'namespace': ('', 'namespace of the node and its topics'),
     'log_level': ('info', 'debug, info, warn or error'),
     'debug_image': ('', 'true or false; empty keeps the settings file'),
+    'device': ('', 'auto, cuda or cpu; empty keeps the settings file'),
+    'precision': ('', 'best, int8, fp16 or fp32; empty keeps the settings file'),
+    'build': ('', 'auto or never; empty keeps the settings file'),
+    'build_only': ('', 'true compiles the engine for the card, says where it lies, and ends'),
     'autostart': ('', 'true or false; empty keeps the settings file'),
     'use_sim_time': ('', "true takes the time of a bag player's /clock"),
 }
-SWITCHES = ('debug_image', 'autostart', 'use_sim_time')
+SWITCHES = ('debug_image', 'build_only', 'autostart', 'use_sim_time')
+TEXTS = ('model', 'device', 'precision', 'build')
+
+RESPAWN_DELAY_S = 2.0
+"""Long enough for a driver to take back what a process left that died."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -49,21 +66,31 @@ def generate_launch_description() -> LaunchDescription:
 def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     settings: dict[str, object] = {}
-    if given['model']:
-        settings['model'] = given['model']
+    for name in TEXTS:
+        if given[name]:
+            settings[name] = given[name]
     for name in ('cameras', 'image_topics'):
         if given[name]:
             settings[name] = [part.strip() for part in given[name].split(',')]
     for name in SWITCHES:
         if given[name]:
             settings[name] = given[name] == 'true'
-    return [
-        Node(
+
+    def start_again(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        # respawn=True would also start a node again that was stopped on purpose.
+        if event.returncode == 0 or context.is_shutdown or settings.get('build_only'):
+            return []
+        return [TimerAction(period=RESPAWN_DELAY_S, actions=[node()])]
+
+    def node() -> Node:
+        return Node(
             package='cone_perception',
             executable='detector',
             namespace=given['namespace'],
             output='screen',
             parameters=[given['params_file'], *([settings] if settings else [])],
             ros_arguments=['--log-level', given['log_level']],
+            on_exit=start_again,
         )
-    ]
+
+    return [node()]

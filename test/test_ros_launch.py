@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
+from contextlib import contextmanager
 
 import pytest
 from node_process import TIMEOUT_S, wait_for
 from tiny_network import write_tiny_bundle
+
+from cone_perception.engines.gpu import read_gpu
+from cone_perception.errors import EngineError
 
 pytestmark = [
     pytest.mark.ros,
@@ -21,31 +26,86 @@ pytestmark = [
 ]
 
 
-def test_launch_activates_the_node_and_ends_with_status_0(ros, tmp_path):
-    log = tmp_path / 'launch.log'
-    arguments = {
-        'model': write_tiny_bundle(tmp_path / 'tiny'),
-        'namespace': 'launched',
-        'cameras': 'left,right',
-        'image_topics': '/a/image,/b/image/compressed',
-        'debug_image': 'false',
-    }
+class Launch:
+    """`ros2 launch` of the detector, with what it says in a file."""
+
+    def __init__(self, log, process):
+        self._log = log
+        self.process = process
+
+    @property
+    def output(self):
+        return self._log.read_text()
+
+    def wait_for_output(self, text, count=1):
+        wait_for(
+            lambda: self.output.count(text) >= count or self.process.poll() is not None,
+            f'{count} times {text!r} in the log',
+        )
+        assert self.output.count(text) >= count, self.output
+
+    def stop(self):
+        """Ctrl-C reaches the whole group; returns the exit status."""
+        os.killpg(self.process.pid, signal.SIGINT)
+        return self.process.wait(TIMEOUT_S)
+
+    def node_pids(self):
+        return [int(pid) for pid in re.findall(r'process started with pid \[(\d+)\]', self.output)]
+
+
+@contextmanager
+def launched(folder, **arguments):
+    log = folder / 'launch.log'
+    given = {'model': write_tiny_bundle(folder / 'tiny'), 'namespace': 'launched'} | arguments
     command = ['ros2', 'launch', 'cone_perception', 'detector.launch.py']
     with log.open('w') as stream:
         process = subprocess.Popen(
-            [*command, *(f'{name}:={value}' for name, value in arguments.items())],
+            [*command, *(f'{name}:={value}' for name, value in given.items())],
             stdout=stream,
             stderr=subprocess.STDOUT,
             env={**os.environ, 'PYTHONUNBUFFERED': '1'},
             start_new_session=True,
         )
     try:
-        wait_for(
-            lambda: 'listening to /a/image, /b/image/compressed' in log.read_text(), log.read_text()
-        )
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(TIMEOUT_S) == 0
+        yield Launch(log, process)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert 'Traceback' not in log.read_text()
+
+
+def test_launch_activates_the_node_and_ends_with_status_0(ros, tmp_path):
+    with launched(
+        tmp_path,
+        device='cpu',
+        precision='fp32',
+        cameras='left,right',
+        image_topics='/a/image,/b/image/compressed',
+        debug_image='false',
+    ) as launch:
+        launch.wait_for_output('listening to /a/image, /b/image/compressed')
+        assert launch.stop() == 0
+        assert 'auto takes the CPU' not in launch.output
+        assert len(launch.node_pids()) == 1
+
+
+def test_node_that_dies_is_started_again_and_one_that_is_stopped_is_not(ros, tmp_path):
+    with launched(tmp_path, device='cpu') as launch:
+        launch.wait_for_output('active: listening')
+        os.kill(launch.node_pids()[0], signal.SIGKILL)
+        launch.wait_for_output('active: listening', count=2)
+        os.kill(launch.node_pids()[1], signal.SIGINT)
+        assert launch.process.wait(TIMEOUT_S) == 0
+        assert len(launch.node_pids()) == 2
+
+
+def test_build_only_is_tried_once(ros, tmp_path):
+    try:
+        read_gpu()
+        pytest.skip('this machine has an NVIDIA card')
+    except EngineError:
+        pass
+    with launched(tmp_path, build_only='true') as launch:
+        launch.process.wait(TIMEOUT_S)
+        assert 'build_only: true is set, but this machine has no NVIDIA driver' in launch.output
+        assert len(launch.node_pids()) == 1
