@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.errors import ImageError
-from cone_perception.types import UInt8
+from cone_perception.types import CameraPicture, UInt8
 
 Converter = Callable[[Any], npt.NDArray[Any]]
 
@@ -58,6 +58,20 @@ def to_bgr(message: Any, upright: bool = False) -> UInt8:
     return _from_raw(message)
 
 
+def as_sent(message: Any, encodings: frozenset[str]) -> CameraPicture | None:
+    """Picture of a sensor_msgs Image in the camera's own bytes, which are not copied.
+
+    None for a CompressedImage, and where `encodings` lacks the encoding. Raises ImageError.
+    """
+    if hasattr(message, 'format'):
+        return None
+    encoding, _, _ = _checked_lines(message)
+    if encoding not in encodings:
+        return None
+    data = np.frombuffer(message.data, np.uint8)
+    return CameraPicture(data, encoding, int(message.width), int(message.height), int(message.step))
+
+
 def _from_compressed(message: Any, upright: bool) -> UInt8:
     """JPEG, PNG and whatever else OpenCV reads."""
     data = np.frombuffer(message.data, np.uint8)
@@ -94,7 +108,8 @@ def _has_jpeg_end(encoded: bytes) -> bool:
     return encoded.find(b'\xff\xd9', at) >= 0
 
 
-def _from_raw(message: Any) -> UInt8:
+def _checked_lines(message: Any) -> tuple[str, str, UInt8]:
+    """Encoding, what to call the picture in an error, and its rows without padding, checked."""
     height, width, step = int(message.height), int(message.width), int(message.step)
     encoding = _ALIASES.get(message.encoding, message.encoding)
     what = f'{width}x{height} picture with encoding {message.encoding!r}'
@@ -117,7 +132,13 @@ def _from_raw(message: Any) -> UInt8:
         raise ImageError(
             f'{what}: it has {len(data)} bytes of data, but {rows} rows need {rows * step}'
         )
-    lines = data[: rows * step].reshape(rows, step)[:, :row]
+    return encoding, what, data[: rows * step].reshape(rows, step)[:, :row]
+
+
+def _from_raw(message: Any) -> UInt8:
+    height, width, step = int(message.height), int(message.width), int(message.step)
+    encoding, what, lines = _checked_lines(message)
+    row = lines.shape[1]
     if encoding == 'bgr8':
         return lines.reshape(height, width, 3) if step == row else _unpadded(lines, height, width)
     try:

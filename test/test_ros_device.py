@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from image_messages import encode
-from node_process import NodeProcess, ros_message, wait_for
+from node_process import NodeProcess, ros_message, stamp_ns_of, wait_for
 from sensor_msgs.msg import Image
-from tiny_network import write_tiny_bundle
+from tiny_network import paint, write_tiny_bundle
+from vision_msgs.msg import Detection2DArray
 
 from cone_perception.engines.gpu import read_gpu
 from cone_perception.errors import EngineError
@@ -60,6 +61,51 @@ def place(bundle, settings, on_event, cancelled):
 
 detector.place_network = place
 sys.exit(cli.main(sys.argv[3:]))
+"""
+
+FRAME_ENGINE = """
+import sys
+
+import numpy as np
+
+from cone_perception import cli
+from cone_perception.decode import decode
+from cone_perception.engines import FrameEngine, open_engine
+from cone_perception.images import to_bgr
+from cone_perception.placement import PlacedEngine
+from cone_perception.preprocess import Letterbox
+from cone_perception.ros import detector
+
+
+class CameraEngine:
+    '''A real engine that takes the camera's own bytes, as the one on the card does.'''
+
+    encodings = frozenset({'bgr8', 'yuv422'})
+    launches = 'none: this is a CPU'
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.info = engine.info
+        self.run = engine.run
+        self.close = engine.close
+
+    def detect(self, pictures, thresholds, nms_iou):
+        (picture,) = pictures
+        print(f'got {picture.encoding} of {picture.step} bytes a row', flush=True)
+        letterboxed = np.full((1, 384, 640, 3), 114, np.uint8)
+        bgr = to_bgr(picture)
+        Letterbox(*bgr.shape[:2], 384, 640).apply(bgr, letterboxed[0])
+        return [decode(self.run(letterboxed)[0], 'end_to_end', thresholds, nms_iou)]
+
+
+def place(bundle, settings, on_event, cancelled):
+    engine = CameraEngine(open_engine(bundle))
+    assert isinstance(engine, FrameEngine)
+    return PlacedEngine(engine)
+
+
+detector.place_network = place
+sys.exit(cli.main(sys.argv[1:]))
 """
 
 HANGING_COMPILER = """
@@ -219,6 +265,43 @@ def descendants_named(text: str) -> list[int]:
         except OSError:
             continue  # it has ended
     return found
+
+
+def test_engine_that_reads_the_cameras_bytes_gets_them_unconverted(observer, tmp_path):
+    """Padding included; what it does not read comes as bgr8, and what is too short fails alone."""
+    script = tmp_path / 'frame_engine.py'
+    script.write_text(FRAME_ENGINE)
+    process = start(tmp_path, 'bytes', str(script))
+    process.wait_for_output('active: listening')
+    answers = observer.listen('/bytes/camera/detections', Detection2DArray)
+    debug = observer.listen('/bytes/camera/debug_image', Image)
+    publisher = observer.publisher('/bytes/camera/image', Image)
+    wait_for(publisher.get_subscription_count, 'the subscription')
+    bgr = np.full((384, 640, 3), GREY, np.uint8)
+    paint(bgr, 'blue_cone', 96, 64, 32, 32)
+
+    def ask(encoding: str, padding: int) -> str:
+        """Send the picture, wait for answer and debug image; what the engine printed."""
+        seen, stamp_ns = len(process.output), observer.next_stamp_ns()
+        publisher.publish(ros_message(encode(bgr, encoding, padding), stamp_ns))
+        answer = wait_for(
+            lambda: next((a for a in answers if stamp_ns_of(a) == stamp_ns), None), 'the answer'
+        )
+        (cone,) = answer.detections
+        assert cone.results[0].hypothesis.class_id == 'blue_cone'
+        assert (cone.bbox.center.position.x, cone.bbox.size_x) == (112, 32)
+        wait_for(lambda: any(stamp_ns_of(d) == stamp_ns for d in debug), 'the debug image')
+        return process.output[seen:]
+
+    assert 'got yuv422 of 1288 bytes a row' in ask('yuv422', 8)
+    assert 'got bgr8 of 1920 bytes a row' in ask('bgra8', 0)
+    fields = encode(bgr, 'yuv422')
+    fields.data = fields.data[:-100]
+    publisher.publish(ros_message(fields, observer.next_stamp_ns()))
+    process.wait_for_output('no answer for camera')
+    values = observer.wait_for_diagnostics('bytes/detector: node', lambda s: True).values
+    assert values['launches'] == 'none: this is a CPU'
+    assert process.stop()[0] == 0
 
 
 @needs_no_card

@@ -32,6 +32,25 @@ def test_every_encoding_gives_the_same_picture(encoding, padding):
     assert difference.max() <= TOLERANCE.get(encoding, 1)
 
 
+@pytest.mark.parametrize('encoding', ['bgra8', 'yuv422', '8UC3'])
+def test_picture_as_sent_is_the_message_itself(encoding):
+    message = encode(tile_picture(48, 64), encoding, padding=6)
+    picture = images.as_sent(message, frozenset({'bgr8', 'bgra8', 'yuv422'}))
+    assert (picture.width, picture.height, picture.step) == (64, 48, message.step)
+    assert picture.encoding == {'8UC3': 'bgr8'}.get(encoding, encoding)
+    assert np.shares_memory(picture.data, message.data)
+    np.testing.assert_array_equal(images.to_bgr(picture), images.to_bgr(message))
+
+
+def test_picture_as_sent_is_refused_like_any_other_and_none_where_it_cannot_be_read():
+    fields = encode(tile_picture(48, 64), 'bgra8')
+    assert images.as_sent(fields, frozenset({'bgr8'})) is None
+    assert images.as_sent(compressed(tile_picture(48, 64)), frozenset({'bgr8'})) is None
+    fields.data = fields.data[:-1]
+    with pytest.raises(ImageError, match='bytes of data'):
+        images.as_sent(fields, frozenset({'bgra8'}))
+
+
 def test_bgr8_is_not_copied():
     message = encode(tile_picture(48, 64), 'bgr8', padding=5)
     picture = images.to_bgr(message)

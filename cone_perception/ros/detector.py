@@ -29,6 +29,7 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.draw import draw_cones
+from cone_perception.engines import FrameEngine
 from cone_perception.engines.build import BuildEvent
 from cone_perception.errors import (
     ConePerceptionError,
@@ -37,7 +38,7 @@ from cone_perception.errors import (
     ImageError,
     SettingsError,
 )
-from cone_perception.images import converter, to_bgr
+from cone_perception.images import as_sent, converter, to_bgr
 from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.placement import PlacedEngine, place_network
@@ -58,7 +59,7 @@ from cone_perception.ros.parameters import changed_settings, declare_settings, r
 from cone_perception.ros.transport import profile_in_use, shared_memory_shortage
 from cone_perception.ros.worker import Worker
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import Detections, Frame, UInt8
+from cone_perception.types import CameraPicture, Detections, Frame, UInt8
 
 DIAGNOSTICS_PERIOD_S = 1.0
 LOG_PERIOD_S = 5.0
@@ -102,9 +103,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture to search, and what its answer needs. convert_ms: message to picture."""
+    """One picture to search, and what its answer needs.
 
-    frame: Frame
+    frame: as the camera sent it where the engine reads that. convert_ms: message to frame.
+    """
+
+    camera: str
+    frame: Frame | CameraPicture
     header: Header
     arrival: Arrival
     wait_ms: float
@@ -481,10 +486,10 @@ class DetectorNode(LifecycleNode):
             except Exception as error:  # one bad frame must not end the thread
                 self._fail_unexpectedly(cameras, error)
         if settings.batch == 2 and len(jobs) == 1:
-            health.alone(jobs[0].frame.source, time.monotonic())
+            health.alone(jobs[0].camera, time.monotonic())
         for start in range(0, len(jobs), settings.batch):
             batch = jobs[start : start + settings.batch]
-            cameras = tuple(job.frame.source for job in batch)
+            cameras = tuple(job.camera for job in batch)
             try:
                 with self._one_detects:
                     found, times = detector.detect([job.frame for job in batch], settings.filters)
@@ -514,7 +519,7 @@ class DetectorNode(LifecycleNode):
                     self._publish(job, cones, known)
                 except Exception as error:
                     if not self._stopping.is_set():
-                        self._fail_unexpectedly((job.frame.source,), error)
+                        self._fail_unexpectedly((job.camera,), error)
 
     def _jobs(
         self, waiting: Waiting[Arrival], cameras: tuple[str, ...], started_ns: int
@@ -522,29 +527,40 @@ class DetectorNode(LifecycleNode):
         """One picture, or both halves of one that carries two cameras. Raises ImageError."""
         arrival = waiting.content
         before_ns = time.monotonic_ns()
-        pictures: list[UInt8] = [to_bgr(arrival.message)]
-        if self._settings.side_by_side:
-            middle = pictures[0].shape[1] // 2
-            if not middle:
+        frames: list[Frame | CameraPicture]
+        detector = self._detector
+        engine = detector.engine if detector is not None else None
+        sent = None
+        if isinstance(engine, FrameEngine) and not self._settings.side_by_side:
+            sent = as_sent(arrival.message, engine.encodings)
+        if sent is not None:
+            frames = [sent]
+        else:
+            picture = to_bgr(arrival.message)
+            middle = picture.shape[1] // 2
+            if not self._settings.side_by_side:
+                frames = [Frame(picture)]
+            elif middle:
+                frames = [Frame(picture[:, :middle]), Frame(picture[:, middle:])]
+            else:
                 raise ImageError('a picture of one column cannot carry two cameras side by side')
-            pictures = [pictures[0][:, :middle], pictures[0][:, middle:]]
         convert_ms = (time.monotonic_ns() - before_ns) / 1e6
-        header = arrival.message.header
         return [
             Job(
-                frame=Frame(picture, waiting.stamp_ns, header.frame_id, camera),
-                header=header,
+                camera=camera,
+                frame=frame,
+                header=arrival.message.header,
                 arrival=arrival,
                 wait_ms=(started_ns - arrival.arrived_ns) / 1e6,
                 convert_ms=convert_ms,
             )
-            for camera, picture in zip(cameras, pictures, strict=True)
+            for camera, frame in zip(cameras, frames, strict=True)
         ]
 
     def _publish(self, job: Job, cones: Detections, times: FrameTimes) -> None:
         assert self._detector is not None
         assert self._health is not None
-        camera, names = job.frame.source, self._detector.card.class_names
+        camera, names = job.camera, self._detector.card.class_names
         before_ns = time.monotonic_ns()
         self._detection_publishers[camera].publish(to_message(cones, names, job.header))
         sent_ns = time.monotonic_ns()
@@ -562,7 +578,7 @@ class DetectorNode(LifecycleNode):
             )
         debug = self._debug_publishers[camera]
         if self._settings.debug_image and debug.get_subscription_count():
-            debug.publish(_image_message(draw_cones(job.frame.bgr, cones, names), job.header))
+            debug.publish(_image_message(draw_cones(_bgr(job.frame), cones, names), job.header))
 
     def _fail(self, cameras: tuple[str, ...], reason: str) -> None:
         assert self._health is not None
@@ -608,6 +624,11 @@ class DetectorNode(LifecycleNode):
                 'model sha256': info.network_sha256,
                 'gate': detector.card.verdict,
                 'picture conversion': converter()[0],
+            }
+            # What only an engine on a card has: CUDA graph or not, and how often it ran full.
+            on_card = ('launches', 'reloads')
+            values |= {
+                n: getattr(detector.engine, n) for n in on_card if hasattr(detector.engine, n)
             }
         level, message = OK, self._state
         warnings = self._warnings()
@@ -661,6 +682,10 @@ def why_failed(card: ModelCard) -> str:
         f'{card.name} FAILED the gate: it loses more against FP32 than its limits allow'
         f'{"".join(f"; {reason}" for reason in reasons)}. Drive with a model that passed'
     )
+
+
+def _bgr(frame: Frame | CameraPicture) -> UInt8:
+    return frame.bgr if isinstance(frame, Frame) else to_bgr(frame)
 
 
 def _image_message(bgr: UInt8, header: Header) -> Image:
