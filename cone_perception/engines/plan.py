@@ -300,6 +300,9 @@ def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
             f'{path} begins like an engine of Ultralytics, but its {length} bytes of JSON are not '
             'readable: it was cut off or damaged. Export it again.'
         ) from error
+    names = metadata.get('names')
+    if isinstance(names, dict):  # JSON has made texts of the class indices
+        metadata['names'] = {int(k) if k.isdecimal() else k: v for k, v in names.items()}
     return dict(metadata), content[HEADER_BYTES + length :]
 
 
