@@ -4,7 +4,9 @@
 
 A small CUDA kernel takes the network's place, on the same stream and in the same graph, so that
 neither TensorRT nor a model is needed. It prints a summary, writes JSON, and ends with status 1
-when something is not as it must be. Needs pycuda, and NVRTC or nvcc.
+when something is not as it must be. Needs pycuda, and NVRTC or nvcc. Under compute-sanitizer:
+
+    compute-sanitizer python benchmarks/gpu.py --frames 50 --loads 2 --runs 3
 """
 
 from __future__ import annotations

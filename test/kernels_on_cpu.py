@@ -50,6 +50,22 @@ def compile_kernels(folder: Path, half: bool, more: str = '') -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
+def compile_check(program: Path, sanitiser: str) -> None:
+    """kernel_memory_check.cpp with a sanitiser; skips the test where g++ has none."""
+    done = subprocess.run(
+        [
+            *(shutil.which('g++') or 'g++', '-std=c++20', '-O1', f'-fsanitize={sanitiser}'),
+            *('-fno-sanitize-recover=all', '-pthread', f'-I{KERNELS}'),
+            *(str(HERE / 'kernel_memory_check.cpp'), '-o', str(program)),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode and 'cannot find' in done.stderr:
+        pytest.skip(f'g++ has no sanitiser for {sanitiser}')
+    assert done.returncode == 0, done.stderr
+
+
 @dataclass
 class Kernels:
     """The kernels as functions of numpy arrays."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from kernels_on_cpu import CLASSES, Kernels, compile_kernels
+from kernels_on_cpu import CLASSES, Kernels, compile_check, compile_kernels
 
 from cone_perception.decode import decode
 from cone_perception.engines.cuda.request import (
@@ -348,3 +350,14 @@ def test_class_that_the_card_does_not_have_is_an_error(kernels: Kernels, named: 
     rows[7, 5] = named
     with pytest.raises(ModelError, match='names only 5 classes'):
         kernels.decode(rows, 'end_to_end', THRESHOLDS)
+
+
+@pytest.mark.parametrize('sanitiser', ['address,undefined', 'thread'])
+def test_kernels_touch_only_their_memory_and_never_race(tmp_path: Path, sanitiser: str) -> None:
+    program = tmp_path / 'check'
+    compile_check(program, sanitiser)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)
+    if 'unexpected memory mapping' in done.stderr:
+        pytest.skip('this kernel places memory where the thread sanitiser does not know it')
+    assert done.returncode == 0, done.stderr[:2000]
+    assert 'kept' in done.stdout

@@ -48,7 +48,8 @@ def test_every_measurement_is_written_and_right(
     compiler = types.SimpleNamespace(version='g++', compile=lambda source, arguments: b'code')
     monkeypatch.setattr(gpu, 'find_compiler', lambda: compiler)
     device = 'cone_perception.engines.cuda.device'
-    monkeypatch.setattr(f'{device}.load_kernels', lambda options: b'code')
+    monkeypatch.setattr(f'{device}.load_kernels', lambda options, compiler: b'code')
+    monkeypatch.setattr(f'{device}.find_compiler', lambda: compiler)
     monkeypatch.setattr(f'{device}._bindings', lambda: driver.bindings)
     monkeypatch.setattr(gpu, 'WARM_UP_RUNS', 1)
     monkeypatch.setattr(gpu, 'COPY_RATIO_LIMIT', 1e9)

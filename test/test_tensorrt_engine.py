@@ -90,7 +90,8 @@ def driver(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     module = 'cone_perception.engines.cuda.device'
     monkeypatch.setattr(f'{module}._import_pycuda', lambda: driver)
     monkeypatch.setattr(f'{module}._bindings', lambda: driver.bindings)
-    monkeypatch.setattr(f'{module}.load_kernels', lambda options: b'code')
+    monkeypatch.setattr(f'{module}.load_kernels', lambda options, compiler: b'code')
+    monkeypatch.setattr(f'{module}.find_compiler', lambda: None)
     monkeypatch.setattr(f'{module}.ROOM_BYTES', 1000)
     return driver
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cone_perception.engines.cuda.compile import KernelOptions, load_kernels
+from cone_perception.engines.cuda.compile import KernelOptions, find_compiler, load_kernels
 from cone_perception.engines.cuda.request import (
     ANSWER,
     CANDIDATE_BYTES,
@@ -250,7 +250,16 @@ class CudaDevice:
         network = self._network = self._load_network()
         _check_limits(network)
         options = KernelOptions(self.architecture, network.half_input, network.half_output)
-        self._module = self._drv.module_from_buffer(load_kernels(options))
+        compiler = find_compiler()
+        kernels = load_kernels(options, compiler=compiler)
+        try:
+            self._module = self._drv.module_from_buffer(kernels)
+        except self._drv.Error as error:
+            raise EngineError(
+                f'the driver (CUDA {self._drv.get_driver_version() / 1000:.1f}) does not take '
+                f'kernels of {compiler.version}: {error}. Update the driver, or install the NVRTC '
+                "of the driver's CUDA."
+            ) from error
         for name, arguments in (
             ('letterbox', 'PPiiif'),
             ('select_anchors', 'PPPii'),
@@ -292,6 +301,8 @@ class CudaDevice:
             self._drop_graph(slot)
             slot.reserve(needed)
             self._capture(slot)
+        # The upload stays outside of the graph: it runs while the frame before is computed, and the
+        # request in front tells the kernels its size, so that one graph serves every picture.
         _, _, height, width = self.network.input_shape
         write_upload(slot.upload_host, job.pictures, height, width, job.thresholds, job.nms_iou)
         slot.raw = job.raw
