@@ -98,7 +98,8 @@ def outputs_of(bundle: Bundle) -> dict[str, np.ndarray]:
 def test_every_network_of_a_bundle_answers_alike(
     tmp_path: Path, weights: Path, data: Path, layout: str
 ) -> None:
-    folder = run_export(weights, tmp_path / 'bundle', '--data', str(data), '--layout', layout)
+    asked = ['--data', str(data), '--layout', layout, '--keep-float', 'model.0']
+    folder = run_export(weights, tmp_path / 'bundle', *asked)
     bundle = read_bundle(folder)
     assert bundle.card.output_layout == layout
     assert bundle.card.class_names == ('blue_cone', 'yellow_cone')
@@ -135,6 +136,7 @@ def test_refused_model_leaves_no_bundle_and_force_says_failed(
     tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = ['--data', str(data), '--networks', 'int8-uint8', '--limit-score-error', '0']
+    asked += ['--keep-float', 'none']
     with pytest.raises(ModelError, match=r'the gate refuses .* int8-uint8: scores differ by'):
         run_export(weights, tmp_path / 'bundle', *asked)
     assert list(tmp_path.iterdir()) == []
@@ -162,6 +164,16 @@ def test_search_leaves_its_evidence(tmp_path: Path, weights: Path, data: Path) -
     assert {'model.0', 'model.1', 'model.2'} <= {block['block'] for block in stored['blocks']}
     assert {'sensitivity.json', 'sensitivity.png'} < set(card.other_files)
     assert card.verdict == 'passed'
+
+
+@pytest.mark.slow
+def test_bundle_called_int8_without_any_is_refused(
+    tmp_path: Path, weights: Path, data: Path
+) -> None:
+    """The blocks that stay in float by default are all that this network has."""
+    asked = ['--calibration', str(data / 'train'), '--networks', 'int8-uint8', '--batches', '1']
+    with pytest.raises(ModelError, match='would be INT8: all its blocks stay in float'):
+        run_export(weights, tmp_path / 'bundle', *asked)
 
 
 @pytest.mark.slow

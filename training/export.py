@@ -199,6 +199,11 @@ def run(args: argparse.Namespace) -> int:
         )
         passes = _search_gate(draft, card, originals, split, limits, args)
         quantised, kept = _quantise(args, originals, calibration, draft, passes)
+        if not quantised_share(quantised)[0] and any('int8' in kind for kind in args.networks):
+            raise ModelError(
+                f'nothing of {args.weights} would be INT8: all its blocks stay in float. Name '
+                'fewer with --keep-float, or leave the INT8 networks out with --networks.'
+            )
         (draft / LICENCE_FILE).write_text(WEIGHTS_LICENCE, encoding='utf-8')
         (draft / CALIBRATION_FILE).write_text(calibration.listing(), encoding='utf-8')
         card = replace(
@@ -328,7 +333,9 @@ def _search_gate(
     def passes(quantised: onnx.ModelProto) -> bool:
         nonlocal reference
         assert split is not None  # --sensitivity needs --data
-        trial = _save(network_kinds(originals.first, quantised)['int8-uint8'](), draft, 'int8-uint8', 1)
+        trial = _save(
+            network_kinds(originals.first, quantised)['int8-uint8'](), draft, 'int8-uint8', 1
+        )
         bundle = Bundle(draft, replace(card, networks=(*card.networks, trial)))
         reference = reference or evaluate_network(bundle, card.networks[0], split)
         result = judge_bundle(

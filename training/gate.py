@@ -135,7 +135,7 @@ class GateResult:
             'int8_convolutions': list(int8_convolutions),
             'notes': list(self.notes),
         }
-        cleaned: dict[str, Any] = without_nan(entry)
+        cleaned: dict[str, Any] = _rounded(without_nan(entry))
         return cleaned
 
 
@@ -427,6 +427,15 @@ def _matches(found: Found, reference: Found) -> Int64:
 def _without_partner(boxes: Found, others: Found) -> int:
     """How many boxes are none of the others."""
     return int((_matches(boxes, others) < 0).sum())
+
+
+def _rounded(value: Any) -> Any:
+    """The same with numbers of five decimals, for people."""
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def _summary(judged: Judged) -> dict[str, Any]:
