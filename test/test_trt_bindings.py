@@ -65,7 +65,8 @@ for name in ('phase_start', 'step_complete', 'phase_finish'):
 monitor.phase_start('Building', None, 3)
 assert monitor.step_complete('Building', 0) is True
 logger = build._make_logger(trt, events.append)
-logger.log(trt.ILogger.WARNING, 'careful')
+for _ in range(2):
+    logger.log(trt.ILogger.WARNING, 'careful')
 logger.log(trt.ILogger.VERBOSE, 'Name: a, LayerType: b')
 assert [event.message for event in events] == ['Building', 'careful']
 assert logger.layers == ['Name: a, LayerType: b']

@@ -511,19 +511,22 @@ def _inspect(trt: Any, logger: Any, plan: bytes) -> tuple[Layer, ...]:
 
 def _make_logger(trt: Any, on_event: Callable[[BuildEvent], None]) -> Any:
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """Keeps the lines that say what each layer became, passes warnings and errors on."""
+        """Keeps the lines that say what each layer became; passes warnings on, each once."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.layers: list[str] = []
             self.errors: list[str] = []
+            self._told: set[str] = set()
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
                 self.errors.append(message)
                 on_event(BuildEvent('error', message))
             elif severity == trt.ILogger.WARNING:
-                on_event(BuildEvent('warning', message))
+                if message not in self._told:
+                    self._told.add(message)
+                    on_event(BuildEvent('warning', message))
             elif 'LayerType: ' in message:
                 self.layers += [line for line in message.splitlines() if 'LayerType: ' in line]
 
