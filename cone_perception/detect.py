@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cone_perception.albums import Album, Film, PictureFolder
 from cone_perception.build_engine import print_event, print_warning
 from cone_perception.draw import draw_cones
-from cone_perception.errors import EngineError, ModelError, OutputError
+from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
@@ -165,6 +165,8 @@ def _answer(
 ) -> None:
     try:
         (found,), times = detector.detect([frame], filters)
+    except EngineLostError:  # no later picture can be answered
+        raise
     except (EngineError, ModelError) as error:
         _note_failure(tally, Unreadable(frame.source, str(error)))
         return

@@ -32,6 +32,7 @@ GREY, WHITE = 114, 255
 
 FAILING_ENGINE = """
 import sys
+from pathlib import Path
 
 from cone_perception import cli, errors
 from cone_perception.engines import open_engine
@@ -56,7 +57,7 @@ class FailingEngine:
 
 
 def place(bundle, settings, on_event, cancelled):
-    return PlacedEngine(FailingEngine(open_engine(bundle)))
+    return PlacedEngine(FailingEngine(open_engine(bundle)), Path('/cache/tiny.plan'))
 
 
 detector.place_network = place
@@ -202,10 +203,17 @@ def test_build_only_without_a_card_ends_with_a_failure(ros, tmp_path):
     assert 'active' not in process.output
 
 
-def start_failing(tmp_path, error, brightness):
+def start_failing(tmp_path, error, brightness, **parameters):
     script = tmp_path / 'failing_engine.py'
     script.write_text(FAILING_ENGINE)
-    return start(tmp_path, 'lost', str(script), error, str(brightness))
+    return start(tmp_path, 'lost', str(script), error, str(brightness), **parameters)
+
+
+def test_build_only_says_where_the_engine_lies_and_ends_well(ros, tmp_path):
+    process = start_failing(tmp_path, 'EngineError', 256, build_only='true', device='auto')
+    assert process.process.wait(20) == 0
+    assert 'the engine is built and checked: /cache/tiny.plan' in process.output
+    assert 'active' not in process.output
 
 
 def lose_gpu(observer, tmp_path, error):
@@ -279,6 +287,13 @@ def test_engine_that_reads_the_cameras_bytes_gets_them_unconverted(observer, tmp
     wait_for(publisher.get_subscription_count, 'the subscription')
     bgr = np.full((384, 640, 3), GREY, np.uint8)
     paint(bgr, 'blue_cone', 96, 64, 32, 32)
+
+    def all_topics_are_matched():
+        publisher.publish(ros_message(encode(bgr, 'bgr8'), observer.next_stamp_ns()))
+        time.sleep(0.2)
+        return answers and debug
+
+    wait_for(all_topics_are_matched, 'an answer and a debug image')
 
     def ask(encoding: str, padding: int) -> str:
         """Send the picture, wait for answer and debug image; what the engine printed."""

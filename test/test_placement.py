@@ -1,0 +1,100 @@
+"""Where a network is opened when a card is there, is not, or does not do its work."""
+
+from __future__ import annotations
+
+import pytest
+from tiny_network import write_tiny_bundle
+
+from cone_perception import placement
+from cone_perception.engines.gpu import Gpu
+from cone_perception.errors import EngineError, EngineLostError, ModelError, PlanError
+from cone_perception.model_card import read_bundle
+from cone_perception.placement import place_network, require_card
+from cone_perception.settings import DetectorSettings
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    return read_bundle(write_tiny_bundle(tmp_path / 'tiny'))
+
+
+def card_that_raises(monkeypatch, error):
+    def open_on_card(*arguments):
+        raise error
+
+    monkeypatch.setattr(placement, '_open_on_card', open_on_card)
+
+
+@pytest.mark.parametrize(
+    'error', [PlanError('no plan'), EngineError('no card'), ModelError('none')]
+)
+def test_auto_takes_the_cpu_and_keeps_the_reason(bundle, monkeypatch, error):
+    card_that_raises(monkeypatch, error)
+    placed = place_network(bundle, DetectorSettings())
+    assert placed.engine.info.device == 'CPU'
+    assert placed.plan is None
+    assert placed.why_cpu == str(error)
+    placed.engine.close()
+
+
+@pytest.mark.parametrize(
+    'values', [{'device': 'cuda'}, {'engine': 'tensorrt_rtx'}, {'build_only': True}]
+)
+def test_what_names_the_card_is_refused_with_its_setting(bundle, monkeypatch, values):
+    card_that_raises(monkeypatch, PlanError('no plan'))
+    settings = DetectorSettings(**values)
+    with pytest.raises(EngineError, match=f'{settings.card_asked_by} is set, but no plan'):
+        place_network(bundle, settings)
+
+
+def test_lost_card_is_not_hidden_behind_the_cpu(bundle, monkeypatch):
+    card_that_raises(monkeypatch, EngineLostError('it hangs'))
+    with pytest.raises(EngineLostError, match='it hangs'):
+        place_network(bundle, DetectorSettings())
+
+
+def test_build_that_was_stopped_opens_nothing(bundle, monkeypatch):
+    card_that_raises(monkeypatch, EngineError('stopped'))
+    with pytest.raises(EngineError, match='stopped'):
+        place_network(bundle, DetectorSettings(), cancelled=lambda: True)
+
+
+@pytest.mark.parametrize('values', [{'device': 'cpu'}, {'engine': 'openvino'}])
+def test_card_is_not_touched_where_the_cpu_was_asked_for(bundle, monkeypatch, values):
+    card_that_raises(monkeypatch, AssertionError('touched'))
+    placed = place_network(bundle, DetectorSettings(**values))
+    assert placed.engine.info.device == 'CPU'
+    assert placed.why_cpu == ''
+    placed.engine.close()
+
+
+def test_precision_that_is_named_is_the_one_that_runs_on_the_cpu(bundle):
+    with pytest.raises(ModelError, match='lists no int8 network'):
+        place_network(bundle, DetectorSettings(device='cpu', precision='int8'))
+    placed = place_network(bundle, DetectorSettings(device='cpu', precision='fp32'))
+    assert placed.engine.info.precision == 'fp32'
+    placed.engine.close()
+
+
+def test_card_older_than_turing_is_named(monkeypatch):
+    monkeypatch.setattr(placement, 'read_gpu', lambda: Gpu('GTX 1080', '6.1', '550.54', '12.4'))
+    with pytest.raises(EngineError, match=r'GTX 1080 has compute capability 6\.1.* needs 7\.5'):
+        require_card()
+
+
+def test_settings_of_a_build_reach_it(bundle, monkeypatch):
+    """build: never, the provider and the precision: a refusal names what there is not."""
+    asked = {}
+
+    def provide(*arguments, **options):
+        asked.update(options, precision=arguments[1], batch=arguments[2])
+        raise PlanError('asked')
+
+    gpu = Gpu('RTX 4060', '8.9', '560.35', '12.6')
+    monkeypatch.setattr(placement, 'require_card', lambda choice: (choice, gpu))
+    monkeypatch.setattr(placement, 'provide_plan', provide)
+    settings = DetectorSettings(engine='tensorrt_rtx', build='never', precision='fp32')
+    with pytest.raises(EngineError, match='asked'):
+        place_network(bundle, settings)
+    assert (asked['provider'], asked['build'], asked['gpu']) == ('tensorrt_rtx', 'never', gpu)
+    assert (asked['precision'], asked['batch']) == ('fp32', 1)
