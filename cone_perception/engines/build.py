@@ -601,7 +601,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _end_with_parent() -> None:
     """Leave when whoever started this process is gone: its end of our standard input closes."""
-    sys.stdin.read()
+    while os.read(0, 1):  # not sys.stdin: its lock would be held when Python ends
+        pass
     os._exit(3)
 
 
@@ -610,4 +611,6 @@ def _print(entry: Mapping[str, Any]) -> None:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # a compiler that crashes while it is taken down has done its work
