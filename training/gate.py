@@ -94,7 +94,10 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """The verdict on a bundle. reference: figures of FP32. notes: what limits it, in words."""
+    """The verdict on a bundle.
+
+    data: name of the data set's folder. reference: figures of FP32. notes: what limits it, in words.
+    """
 
     data: str
     split: str
@@ -125,6 +128,7 @@ class GateResult:
         """The model card's `gate`: the verdict, the limits and the figures they are held to."""
         entry = {
             'passed': self.passed,
+            'data': self.data,
             'split': self.split,
             'data_sha256': self.data_sha256,
             'pictures': self.pictures,
@@ -243,7 +247,7 @@ def judge_bundle(
         notes.append(f'no cone under {SMALL_PX} px: their recall is not judged')
     figures = ev.metrics(first, confidence=confidence)
     return GateResult(
-        data=str(split.data),
+        data=_data_name(split.data),
         split=split.split,
         data_sha256=split.sha256,
         pictures=len(split),
@@ -427,6 +431,11 @@ def _matches(found: Found, reference: Found) -> Int64:
 def _without_partner(boxes: Found, others: Found) -> int:
     """How many boxes are none of the others."""
     return int((_matches(boxes, others) < 0).sum())
+
+
+def _data_name(data: Path) -> str:
+    folder = data.resolve()
+    return (folder if folder.is_dir() else folder.parent).name
 
 
 def _rounded(value: Any) -> Any:
