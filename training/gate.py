@@ -96,7 +96,7 @@ class Judged:
 class GateResult:
     """The verdict on a bundle.
 
-    data: name of the data set's folder. reference: figures of FP32. notes: what limits it, in words.
+    data: name of the data set's folder. reference: figures of FP32. notes: what limits it.
     """
 
     data: str
