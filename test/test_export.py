@@ -16,11 +16,12 @@ pytest.importorskip('ultralytics')
 pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
 
+from tiny_network import write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.engines import open_engine, open_network
 from cone_perception.engines.reference import read_reference, run_all
-from cone_perception.errors import ModelError, SettingsError, SourceError
+from cone_perception.errors import EngineError, ModelError, SettingsError, SourceError
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from training import export
 from training.calibration import ENOUGH_PICTURES, LEAST_PICTURES
@@ -278,6 +279,16 @@ def test_few_calibration_pictures_are_refused_or_warned_about(
     assert ('Only 100' in capsys.readouterr().err) == (count < ENOUGH_PICTURES)
 
 
-def test_engine_cannot_be_built_without_a_gpu(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r'is made, but its engine cannot be built here'):
-        export.build_engine(tmp_path)
+def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a compiler, as on most machines that train on a CPU."""
+    from cone_perception.engines import build
+
+    monkeypatch.setattr(build, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)})
+    bundle = write_tiny_bundle(tmp_path / 'bundle')
+    with pytest.raises(ModelError) as refusal:
+        export.build_engine(bundle)
+    assert 'is made, but its engine cannot be built here' in str(refusal.value)
+    assert f'cone-perception build-engine {bundle}' in str(refusal.value)
+    assert isinstance(refusal.value.__cause__, EngineError)
