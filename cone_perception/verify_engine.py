@@ -25,7 +25,8 @@ import numpy as np
 
 from cone_perception import __version__
 from cone_perception.build_engine import OpenPlan, open_plan, print_event
-from cone_perception.engines import Engine
+from cone_perception.decode import decode
+from cone_perception.engines import Engine, FrameEngine
 from cone_perception.engines.build import (
     PROVIDER_CHOICES,
     BuildEvent,
@@ -37,14 +38,20 @@ from cone_perception.engines.build import (
 from cone_perception.engines.choice import Latency, measure_latencies
 from cone_perception.engines.gpu import read_gpu
 from cone_perception.engines.plan import PlanCache, cache_folder, record_check
-from cone_perception.engines.reference import check_engine, read_reference
+from cone_perception.engines.reference import (
+    check_engine,
+    match_boxes,
+    read_reference,
+    run_all,
+)
 from cone_perception.errors import EngineError, ModelError, OutputError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import Frame
+from cone_perception.types import CameraPicture, Frame
 
 FRAME_HEIGHT_PX, FRAME_WIDTH_PX = 720, 1280
+BOX_TOLERANCE_PX = 0.5
 DISTRIBUTIONS = (
     'tensorrt', 'tensorrt_cu12', 'tensorrt_cu13', 'tensorrt-rtx-cu13-bindings', 'pycuda',
     'cuda-bindings', 'numpy', 'opencv-python',
@@ -77,7 +84,8 @@ class EngineReport:
     failure: empty when it was built and answers as FP32 does; else the reason.
     passport, check: as in the passport beside the plan. latency, frame_latency: of the engine
     alone, and from a 720p picture to cones; None where it did not come that far.
-    messages: warnings and errors of the compiler.
+    launches: how the work reaches the card, as the engine says. messages: warnings and errors of
+    the compiler.
     """
 
     network: str
@@ -88,6 +96,7 @@ class EngineReport:
     check: Mapping[str, Any] | None = None
     latency: Latency | None = None
     frame_latency: Latency | None = None
+    launches: str = ''
     messages: list[str] = field(default_factory=list)
 
 
@@ -260,7 +269,34 @@ def _build(
     record_check(plan.path, report.check)
     if not check.passed:
         report.failure = f'differs from FP32: {"; ".join(check.reasons)}'
+    report.launches = str(getattr(engine, 'launches', ''))
+    if isinstance(engine, FrameEngine) and not report.failure:
+        report.failure = _difference_on_card(bundle, engine)
     return engine
+
+
+def _difference_on_card(bundle: Bundle, engine: FrameEngine) -> str:
+    """What letterbox and decoding on the card do otherwise than the CPU's; empty if nothing."""
+    card = bundle.card
+    thresholds = np.array([card.thresholds[name] for name in card.class_names], np.float32)
+    pictures, _ = read_reference(bundle)
+    for index, (picture, output) in enumerate(
+        zip(pictures, run_all(engine, pictures), strict=True)
+    ):
+        (here,) = engine.detect([CameraPicture.of_bgr(picture)], thresholds, card.nms_iou)
+        there = decode(output, card.output_layout, thresholds, card.nms_iou)
+        pairs = match_boxes(here, there)
+        moved = max(
+            (float(np.abs(here.xyxy_px[i] - there.xyxy_px[j]).max()) for i, j, _ in pairs),
+            default=0.0,
+        )
+        if len(pairs) != max(len(here), len(there)) or moved > BOX_TOLERANCE_PX:
+            return (
+                f'decoding on the card differs from the CPU: picture {index} has {len(here)} cones '
+                f'there and {len(there)} here, {len(pairs)} of them the same, boxes up to '
+                f'{moved:.2f} px apart'
+            )
+    return ''
 
 
 def _time(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], runs: int) -> None:
@@ -311,6 +347,8 @@ def _details(report: EngineReport) -> str:
     parts = []
     if report.failure:
         parts.append(f'<pre class="failed">{html.escape(report.failure)}</pre>')
+    if report.launches:
+        parts.append(f'<p>Launched as: {html.escape(report.launches)}</p>')
     if report.messages:
         text = '\n'.join(report.messages[-50:])
         parts.append(f'<p>What the compiler said:</p><pre>{html.escape(text)}</pre>')

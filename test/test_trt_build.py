@@ -22,6 +22,7 @@ onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 from cone_perception import build_engine, verify_engine  # noqa: E402
+from cone_perception.decode import decode  # noqa: E402
 from cone_perception.engines import Engine, build, gpu, open_network  # noqa: E402
 from cone_perception.engines.build import (  # noqa: E402
     BuildEvent,
@@ -49,6 +50,7 @@ from cone_perception.engines.plan import (  # noqa: E402
 )
 from cone_perception.engines.reference import REFERENCE_FILE, run_all  # noqa: E402
 from cone_perception.errors import EngineError, PlanError  # noqa: E402
+from cone_perception.images import to_bgr  # noqa: E402
 from cone_perception.model_card import (  # noqa: E402
     Bundle,
     ModelCard,
@@ -56,6 +58,7 @@ from cone_perception.model_card import (  # noqa: E402
     file_sha256,
     read_bundle,
 )
+from cone_perception.types import Detections  # noqa: E402
 
 SIDE_PX = 32
 CONVOLUTIONS = ('/model.0/Conv', '/model.1/Conv', '/model.2/Conv')
@@ -547,6 +550,41 @@ def test_page_says_what_passed_and_what_failed(
     stored = json.loads(found.to_json())
     assert stored['passed'] is found.passed
     assert [engine['precision'] for engine in stored['engines']] == ['fp32', 'int8']
+
+
+class OnCard:
+    """An engine that decodes by itself, and may do it wrongly."""
+
+    encodings = frozenset({'bgr8'})
+    launches = 'plain launches: no card'
+
+    def __init__(self, engine: Engine, bundle: Bundle, shift_px: float) -> None:
+        self.info = engine.info
+        self._engine = engine
+        self._bundle = bundle
+        self._shift_px = shift_px
+
+    def run(self, pictures: np.ndarray) -> np.ndarray:
+        return self._engine.run(pictures)
+
+    def detect(self, pictures: list, thresholds: np.ndarray, nms_iou: float) -> list[Detections]:
+        output = self._engine.run(np.stack([to_bgr(picture) for picture in pictures]))[0]
+        found = decode(output, self._bundle.card.output_layout, thresholds, nms_iou)
+        return [replace(found, xyxy_px=found.xyxy_px + np.float32(self._shift_px))]
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+@pytest.mark.parametrize('shift_px, failure', [(0.0, ''), (0.8, 'decoding on the card differs')])
+def test_decoding_on_the_card_is_held_against_the_cpu(
+    bundle: Bundle, shift_px: float, failure: str
+) -> None:
+    bundle = write_reference(bundle)
+    engine = OnCard(open_cpu(bundle, 'fp32'), bundle, shift_px)
+    found = verify_engine._difference_on_card(bundle, engine)
+    assert failure in found
+    assert bool(found) == bool(failure)
 
 
 def test_page_is_written_where_nothing_works(

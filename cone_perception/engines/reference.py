@@ -168,7 +168,7 @@ def compare_outputs(
             for output in (answer, reference)
         )
         boxes += len(there)
-        pairs = _match(here, there)
+        pairs = match_boxes(here, there)
         overlaps += [overlap for _, _, overlap in pairs]
         errors += [abs(float(here.score[i] - there.score[j])) for i, j, _ in pairs]
         sure = _sure(here, thresholds, scale), _sure(there, thresholds, scale)
@@ -199,7 +199,7 @@ def compare_outputs(
     return Check(tuple(reasons), len(answers), boxes, missed, extra, mean_iou, mean, p95)
 
 
-def _match(here: Detections, there: Detections) -> list[tuple[int, int, float]]:
+def match_boxes(here: Detections, there: Detections) -> list[tuple[int, int, float]]:
     """Pairs of one class, best overlap first: index here, index there, IoU."""
     overlap = box_iou(here.xyxy_px, there.xyxy_px)
     overlap[here.class_id[:, None] != there.class_id[None]] = 0
