@@ -95,7 +95,7 @@ def test_better_is_exported_with_a_command_that_can_be_typed():
     export = verdict.next_steps[0].partition(': ')[2]
     assert shlex.split(export) == [
         *('cone-training', 'export', 'two.pt'),
-        *('--calibration', 'datasets/FSOCO-12/train/images', '--out', 'models/two-stage'),
+        *('--data', 'datasets/FSOCO-12', '--out', 'models/two-stage'),
     ]
     assert any('cone-training judge --model models/two-stage' in s for s in verdict.next_steps)
 

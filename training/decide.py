@@ -369,10 +369,9 @@ def _next_steps(
 
 def _export(name: str, candidate: Candidate) -> list[str]:
     bundle, data = f'models/{name}', candidate.data
-    pictures = data / 'train' / 'images' if data else 'TRAINING_PICTURES'
     judged = data or 'DATASET'
     weights = candidate.weights[name]
-    words: list[str | Path] = ['export', weights, '--calibration', pictures]
+    words: list[str | Path] = ['export', weights, '--data', judged]
     if candidate.card and candidate.card.parent in weights.parents:  # else trained elsewhere
         words += ['--card', candidate.card]
     return [
