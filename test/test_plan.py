@@ -209,9 +209,16 @@ def test_each_seed_has_a_folder(tmp_path: Path) -> None:
 def test_cost_is_looked_up_scaled_or_unknown_and_says_which() -> None:
     mini = load_recipe(find_recipe('mini'))
     known = plans.known_cost(mini, mini.stages[0])
-    assert (known.s_per_image, known.memory_gb) == (0.158, 1.9)
+    assert (known.s_per_image, known.memory_gb) == (0.051, 1.6)
+    assert 'float32' in known.basis
+    bfloat16 = plans.known_cost(replace(mini, amp=True), mini.stages[0])
+    assert (bfloat16.s_per_image, bfloat16.memory_gb) == (0.025, 1.1)
+    assert 'bfloat16' in bfloat16.basis
+    unknown = plans.known_cost(replace(mini, model='yolo12n.pt'), mini.stages[0])
+    assert unknown.s_per_image is None
+    assert 'yolo12n with amp=false' in unknown.basis
     scaled = plans.known_cost(mini, replace(mini.stages[0], imgsz=640))
-    assert scaled.s_per_image == pytest.approx(4 * 0.158)
+    assert scaled.s_per_image == pytest.approx(4 * 0.051)
     assert scaled.memory_gb is None
     assert 'scaled by area from 320 px' in scaled.basis
     gpu = replace(mini, device=0)

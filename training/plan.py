@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from training.recipe import (
     find_recipe,
     load_recipe,
     recipe_sha256,
+    used_datasets,
 )
 from training.recipe_file import plain
 
@@ -42,14 +44,15 @@ MISSING = 3
 """Exit status when something that the campaign needs is not there."""
 
 MS_PER_IMAGE_CPU = {
-    ('yolo12n', 192): (65, 1.1),
-    ('yolo12n', 320): (285, 2.0),
-    ('yolo12n', 640): (1525, 6.6),
-    ('yolo26n', 320): (158, 1.9),
+    ('yolo12n', True, 320): (42, 1.1),
+    ('yolo26n', True, 320): (25, 1.1),
+    ('yolo26n', False, 320): (51, 1.6),
 }
-"""Network, imgsz -> milliseconds per training image and resident memory in GB.
+"""Network, amp, imgsz -> milliseconds per training image and resident memory in GB.
 
-Measured on two cores at batch 16 with torch 2.13, without augmentation's waiting and validation.
+On a CPU amp means bfloat16 (`training/cpu_trainer.py`). Measured as `--measure` does, the quickest
+of two to four runs on two cores of an AMD EPYC with avx512_bf16, at batch 16 with torch 2.13;
+reading pictures and validation come on top, and beside other work it takes up to twice as long.
 """
 
 STRATEGY_S_PER_IMAGE = 4.5 * 86400 / (200 * 19975 + 150 * 7120)
@@ -182,12 +185,6 @@ def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> Plan:
     return Plan(recipe, folder, tuple(stages), tuple(missing), tuple(_notes(recipe, folder)))
 
 
-def used_datasets(recipe: Recipe) -> list[str]:
-    """Keys of the data sets that are trained or judged on."""
-    used = {stage.data for arm in arms(recipe) for stage in arm.stages} | {recipe.target}
-    return [key for key in recipe.datasets if key in used]
-
-
 def _count(recipe: Recipe, key: str, missing: list[str]) -> tuple[int | None, str]:
     """Training pictures of a data set, and where the number is from."""
     dataset, folder = recipe.datasets[key], recipe.data_folder(key)
@@ -304,26 +301,29 @@ def known_cost(recipe: Recipe, stage: Stage) -> Cost:
             "rough: from the strategy's 4 to 5 days on one GPU that it does not name; "
             '--measure times this one',
         )
-    sizes = [imgsz for name, imgsz in MS_PER_IMAGE_CPU if name == network]
+    sizes = [imgsz for name, amp, imgsz in MS_PER_IMAGE_CPU if (name, amp) == (network, recipe.amp)]
     if not sizes:
-        return Cost(None, None, f'{network} was not measured on a CPU: --measure does it here')
+        told = f'{network} with amp={str(recipe.amp).lower()}'
+        return Cost(None, None, f'{told} was not measured on a CPU: --measure does it here')
     nearest = min(sizes, key=lambda imgsz: abs(math.log(imgsz / stage.imgsz)))
-    milliseconds, memory_gb = MS_PER_IMAGE_CPU[network, nearest]
+    milliseconds, memory_gb = MS_PER_IMAGE_CPU[network, recipe.amp, nearest]
     area = (stage.imgsz / nearest) ** 2
     scaled = '' if nearest == stage.imgsz else f', scaled by area from {nearest} px'
     fits = nearest == stage.imgsz and stage.batch == 16
+    kind = 'bfloat16 in hardware' if recipe.amp else 'float32'
     return Cost(
         milliseconds * area / 1000,
         memory_gb if fits else None,
-        f'measured on two cores, batch 16{scaled}',
+        f'measured on two cores with {kind}, batch 16{scaled}',
     )
 
 
 def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
     """Time a few training steps on noise; nothing is written, and no picture is read.
 
-    On a CPU at most eight pictures make a step: the time per picture is the same, and memory is
-    that of this process. Raises RecipeError when the network or the device cannot be had.
+    On a CPU at most 16 pictures make a step, in bfloat16 with amp, shared among the cores as when a
+    stage trains; memory is that of this process. Raises RecipeError when the network or the device
+    cannot be had.
     """
     from training.ultralytics_cpu import prepare_ultralytics
 
@@ -332,6 +332,8 @@ def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
     from ultralytics import YOLO
     from ultralytics.cfg import get_cfg
     from ultralytics.nn.tasks import DetectionModel
+
+    from training.cpu_trainer import ShardedLoss
 
     path = Path(recipe.model)
     if path.suffix == '.pt' and path.is_file():
@@ -342,7 +344,7 @@ def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
     device = f'cuda:{recipe.gpus[0]}' if recipe.gpus else 'cpu'
     if recipe.gpus and recipe.gpus[0] >= torch.cuda.device_count():
         raise RecipeError(f'{device} cannot be measured: torch sees none here (device=cpu)')
-    batch = max(stage.batch // len(recipe.gpus), 1) if recipe.gpus else min(stage.batch, 8)
+    batch = max(stage.batch // len(recipe.gpus), 1) if recipe.gpus else min(stage.batch, 16)
     model.args = get_cfg()
     model = model.to(device).train()
     for parameter in model.parameters():
@@ -354,12 +356,17 @@ def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
         'bboxes': 0.05 + 0.1 * torch.rand(batch * BOXES, 4, device=device),
         'batch_idx': torch.arange(batch, device=device).repeat_interleave(BOXES).float(),
     }
+    loss_of = model
+    if not recipe.gpus:  # as a stage trains
+        model = model.to(memory_format=torch.channels_last)
+        pictures['img'] = pictures['img'].contiguous(memory_format=torch.channels_last)
+        loss_of = ShardedLoss(model, os.cpu_count() or 1, recipe.amp)
     start = 0.0
     for step in range(MEASURED_STEPS + 1):
         if step == 1:  # the first one warms up
             start = _now(torch, device)
         with torch.autocast('cuda', enabled=recipe.amp and bool(recipe.gpus)):
-            loss = model(pictures)[0].sum()
+            loss = loss_of(pictures)[0].sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

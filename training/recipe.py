@@ -403,6 +403,12 @@ def arms(recipe: Recipe) -> tuple[Arm, ...]:
     return tuple(found)
 
 
+def used_datasets(recipe: Recipe) -> list[str]:
+    """Keys of the data sets that are trained or judged on, in the recipe's order."""
+    used = {stage.data for arm in arms(recipe) for stage in arm.stages} | {recipe.target}
+    return [key for key in recipe.datasets if key in used]
+
+
 def _running(stages: Sequence[Stage]) -> tuple[Stage, ...]:
     return tuple(stage for stage in stages if stage.runs)
 

@@ -18,7 +18,6 @@ from cone_perception.errors import DataError, RecipeError
 from training.folder import BASELINE, CampaignFolder, State, Step, run_id, write_text
 from training.outcome import Outcome
 from training.recipe import (
-    DataSet,
     Figures,
     Recipe,
     Stage,
@@ -26,6 +25,7 @@ from training.recipe import (
     find_model,
     find_recipe,
     load_recipe,
+    used_datasets,
 )
 from training.recipe_file import plain
 from training.signatures import RunFigures, Signature, find_signatures
@@ -82,8 +82,8 @@ class Steps:
                     f'the weights of the baseline {name} are not there: {weights}. Give that of '
                     'a .pt or .onnx file or of a model bundle.'
                 )
-        for name in self._datasets():
-            path = self._source(name)
+        for name in used_datasets(self.recipe):
+            path = self.recipe.data_folder(name)
             if not path.exists():
                 source = self.recipe.datasets[name].source
                 fetch = f': cone-training data fetch {source}' if source else ''
@@ -153,16 +153,6 @@ class Steps:
     def _result(self, step: str) -> dict[str, Any]:
         return self.state.steps.get(step, Step()).result
 
-    def _datasets(self) -> dict[str, DataSet]:
-        """Those that a stage trains on, and the target."""
-        used = {stage.data for arm in arms(self.recipe) for stage in arm.stages}
-        wanted = used | {self.recipe.target}
-        return {name: entry for name, entry in self.recipe.datasets.items() if name in wanted}
-
-    def _source(self, name: str) -> Path:
-        """Of a data set as it is."""
-        return self.recipe.data_root / self.recipe.datasets[name].path
-
     def _path(self, name: str) -> Path:
         """data.yaml of the verified copy."""
         return Path(self._result('verify')['paths'][name])
@@ -185,8 +175,9 @@ class Steps:
         from training.data.verify import verify_dataset
 
         pictures, paths, manifests, failed = {}, {}, {}, []
-        for name, entry in self._datasets().items():
-            report = verify_dataset(self._source(name), entry.images)
+        for name in used_datasets(self.recipe):
+            images = self.recipe.datasets[name].images
+            report = verify_dataset(self.recipe.data_folder(name), images)
             text = json.dumps(report.to_json(), indent=2) + '\n'
             write_text(self.folder.verification(name), text)
             write_distributions(report, self.folder.distributions(name))
@@ -214,7 +205,7 @@ class Steps:
     def _find_leaks(self) -> dict[str, Any]:
         from training.data.leaks import find_leaks
 
-        names = tuple(self._datasets())
+        names = tuple(used_datasets(self.recipe))
         place = self.folder.leaks(*names)
         report = find_leaks(
             {name: self._path(name) for name in names},
@@ -488,8 +479,8 @@ class Steps:
                     **{arm: self._weights(run) for arm, run in best.items()},
                     **{given: Path(path) for given, path in self.state.baselines.items()},
                 },
-                data=self._source(self.recipe.target),
-                pretraining=self._source(min(others)) if others else None,
+                data=self.recipe.data_folder(self.recipe.target),
+                pretraining=self.recipe.data_folder(min(others)) if others else None,
                 first_stage=self._best_of(best[name], first)
                 if len(best[name].stages) > 1
                 else None,
