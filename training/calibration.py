@@ -22,6 +22,7 @@ from training.data.labels import read_labels
 from training.data.layout import Layout, label_path, read_layout
 from training.data.manifest import MANIFEST, read_manifest
 from training.evaluation import Float64
+from training.judged_split import shared_folder
 
 LEAST_PICTURES = 100
 ENOUGH_PICTURES = 300
@@ -134,7 +135,7 @@ class Calibration:
 
     def listing(self) -> str:
         """A line for each picture: its hash and its name below the folder that holds them all."""
-        root = Path(*_common(self.pictures))
+        root = shared_folder(self.pictures)
         lines = (f'{file_sha256(p)}  {p.relative_to(root).as_posix()}\n' for p in self.pictures)
         return ''.join(lines)
 
@@ -193,14 +194,3 @@ def _folders(path: Path, folder: Path) -> tuple[str, ...]:
     """Names of the folders of a picture from the data set's split on."""
     below = path.relative_to(folder).parts[:-1]
     return (folder.resolve().parent.name, folder.resolve().name, *below)
-
-
-def _common(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Parts of the deepest folder that holds all of them."""
-    parts = zip(*(path.parent.parts for path in paths), strict=False)
-    shared: list[str] = []
-    for names in parts:
-        if len(set(names)) > 1:
-            break
-        shared.append(names[0])
-    return tuple(shared)

@@ -74,7 +74,7 @@ def read_split(data: Path, split: str) -> JudgedSplit:
     sizes, rows, notes = [], [], []
     refused: list[str] = []
     digest = hashlib.sha256()
-    root = _common_folder(paths)
+    root = shared_folder(paths)
     names = tuple(path.relative_to(root).as_posix() for path in paths)
     for name, path in zip(names, tqdm(paths, desc='read', unit='picture'), strict=True):
         size, faults = check_picture(path)
@@ -145,7 +145,7 @@ def picture_paths(layout: Layout, split: str) -> tuple[Path, ...]:
 def named_pictures(data: Path, split: str) -> dict[str, Path]:
     """Name in an evaluation -> file, of the pictures of a split."""
     paths = picture_paths(read_layout(data), split)
-    root = _common_folder(paths)
+    root = shared_folder(paths)
     return {path.relative_to(root).as_posix(): path for path in paths}
 
 
@@ -187,7 +187,8 @@ def _unusable(labels: Labels, path: Path) -> list[str]:
     return [f'{path}:{fault.line}: {fault.message}' for fault in labels.faults if fault.drops]
 
 
-def _common_folder(paths: Sequence[Path]) -> Path:
+def shared_folder(paths: Sequence[Path]) -> Path:
+    """The deepest folder that holds all of them."""
     return Path(os.path.commonpath([path.parent for path in paths]))
 
 

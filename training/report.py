@@ -335,7 +335,7 @@ def _baselines(record: CampaignRecord) -> Iterator[Block]:
         'error is unknown and nothing is paired.',
     )
     for comparison in record.comparison.get('comparisons', ()):
-        yield from _comparison(comparison, record.margin)
+        yield from _comparison(comparison)
     yield from _seeds(record)
 
 
@@ -374,7 +374,7 @@ def _printed_difference(record: CampaignRecord, printed: Mapping[str, Any]) -> l
     return _difference({'difference': asdict(found), 'outcome': outcome})
 
 
-def _comparison(comparison: Mapping[str, Any], margin: float) -> Iterator[Block]:
+def _comparison(comparison: Mapping[str, Any]) -> Iterator[Block]:
     a, b = comparison['a'], comparison['b']
     rows = []
     for row in comparison['differences']:
