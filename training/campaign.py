@@ -214,8 +214,8 @@ def ending_of(error: BaseException, folder: CampaignFolder) -> tuple[Outcome, st
         if isinstance(cause, MemoryError) or type(cause).__name__ == 'OutOfMemoryError':
             return (
                 Outcome.OUT_OF_MEMORY,
-                f'memory ran out: {_first_line(cause)}. Free the device, or start a campaign with '
-                f'a smaller batch. {again}',
+                f'memory ran out: {_first_line(cause)}. Free the device, or give its stage a '
+                f'smaller batch, as stage1.batch=16. {again}',
             )
     return None
 
