@@ -18,7 +18,6 @@ from cone_perception.engines.build import (
     BuildPolicy,
     ProviderChoice,
     choose_provider,
-    for_gpu,
     network_for_gpu,
     provide_plan,
     required_int8,
@@ -26,6 +25,7 @@ from cone_perception.engines.build import (
 from cone_perception.engines.choice import (
     Latency,
     PrecisionChoice,
+    buildable_precisions,
     choose,
     measure_latencies,
     write_choice,
@@ -35,22 +35,18 @@ from cone_perception.engines.plan import (
     PlanCache,
     cache_folder,
     passport_path,
-    record_check,
 )
-from cone_perception.engines.reference import Check, check_engine, read_reference
+from cone_perception.engines.reference import Check, check_plan, read_reference
 from cone_perception.errors import (
     ConePerceptionError,
     EngineError,
     EngineLostError,
     ModelError,
-    PlanError,
 )
 from cone_perception.model_card import Bundle, Precision, read_bundle
 
 RUNS = 300
 """Per engine, to find the fastest: at about a millisecond each, the clock has settled by then."""
-
-_DRIVING: tuple[Precision, ...] = ('int8', 'fp16')
 
 OpenPlan = Callable[[Bundle, Plan], Engine]
 
@@ -129,38 +125,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def buildable_precisions(
-    bundle: Bundle, batch: int, choice: PrecisionChoice, warn: Callable[[str], None]
-) -> tuple[Precision, ...]:
-    """The precisions to build: the one asked for, or for `best` those that may drive.
-
-    warn: told which is left out, and why.
-    Raises ModelError when the bundle has no network for it, or it failed the gate.
-    """
-    if choice != 'best':
-        network_for_gpu(bundle, choice, batch)
-        return (choice,)
-    usable = {n.precision: n for n in bundle.card.networks if n.batch == batch and for_gpu(n)}
-    found: list[Precision] = [p for p in _DRIVING if p in usable]
-    if bundle.card.verdict == 'not judged':
-        warn(
-            f'{bundle.card.name} was never compared with FP32 on labelled pictures: '
-            'run `cone-training gate` on it.'
-        )
-    else:
-        for precision in [p for p in found if not bundle.card.passed_gate(usable[p])]:
-            warn(f'{precision} is left out: the card says it failed the gate.')
-            found.remove(precision)
-    if not found and 'fp32' in usable:
-        found.append('fp32')
-    if not found:
-        raise ModelError(
-            f'{bundle.folder} holds no network that TensorRT takes with batch {batch}: neither '
-            'INT8 with int8 encoding, nor FP16, nor FP32. Export the model with them.'
-        )
-    return tuple(found)
-
-
 def build_engines(
     bundle: Bundle,
     precisions: Sequence[Precision],
@@ -170,12 +134,13 @@ def build_engines(
     on_event: Callable[[BuildEvent], None],
     open_engine: OpenPlan,
     build: BuildPolicy = 'auto',
+    retry: bool = True,
     cancelled: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = print,
 ) -> list[BuiltEngine]:
     """Build, compare with the FP32 reference and, of several, time the engines in turns.
 
-    build, cancelled: as of `provide_plan`. say: told what was built.
+    build, retry, cancelled: as of `provide_plan`. say: told what was built.
     One that is refused is said and left out. Raises the last refusal when none is left.
     """
     choose_provider(provider)
@@ -191,6 +156,7 @@ def build_engines(
                     batch,
                     provider=provider,
                     build=build,
+                    retry=retry,
                     cache=cache,
                     on_event=on_event,
                     cancelled=cancelled,
@@ -198,13 +164,7 @@ def build_engines(
                 say(_plan_line(plan, bundle))
                 engine = open_engine(bundle, plan)
                 stack.callback(engine.close)
-                check = check_engine(engine, bundle)
-                record_check(plan.path, check.to_dict())
-                if not check.passed:
-                    raise PlanError(
-                        f'the {precision} engine does not answer as FP32 does: '
-                        f'{"; ".join(check.reasons)}. It may not drive.'
-                    )
+                check = check_plan(engine, bundle, plan.path)
             except EngineLostError:
                 raise
             except (EngineError, ModelError) as error:

@@ -23,6 +23,13 @@ class PlanError(EngineError):
     """A compiled engine is damaged, or made for another network, machine or version."""
 
 
+class RefusedPlanError(PlanError):
+    """A compiled engine that belongs here is not the network that was measured: it may not drive.
+
+    Compiled again it will hardly be another, so only a command that was asked to build tries.
+    """
+
+
 class GpuMemoryError(EngineError):
     """The GPU had no memory left for a frame. The engine loads its plan again, once."""
 

@@ -10,7 +10,6 @@ from typing import cast
 
 from cone_perception.build_engine import (
     build_engines,
-    buildable_precisions,
     open_plan,
     remember_best,
 )
@@ -25,7 +24,7 @@ from cone_perception.engines.build import (
     plan_key,
     provide_plan,
 )
-from cone_perception.engines.choice import read_choice
+from cone_perception.engines.choice import buildable_precisions, read_choice
 from cone_perception.engines.gpu import Gpu, read_gpu
 from cone_perception.engines.plan import PlanCache, Provider, cache_folder
 from cone_perception.errors import EngineError, EngineLostError, ModelError
@@ -138,6 +137,7 @@ def _open_on_card(
                 on_event,
                 open_plan,
                 build=settings.build,
+                retry=False,
                 cancelled=cancelled,
                 say=tell,
             )
@@ -149,6 +149,7 @@ def _open_on_card(
         settings.batch,
         provider=provider,
         build=settings.build,
+        retry=False,
         gpu=gpu,
         cache=cache,
         on_event=on_event,

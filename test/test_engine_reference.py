@@ -15,12 +15,13 @@ pytest.importorskip('onnxruntime')
 from tiny_network import paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, open_engine
+from cone_perception.engines.plan import PlanCache, PlanKey, passport_path, read_passport
 from cone_perception.engines.reference import (
     REFERENCE_FILE,
     check_engine,
+    check_plan,
     compare_outputs,
     read_reference,
-    require_check,
     run_all,
 )
 from cone_perception.errors import ModelError, PlanError
@@ -70,7 +71,19 @@ def test_engine_that_answers_the_same_passes(bundle: Bundle) -> None:
     assert (check.pictures, check.boxes, check.missed, check.extra) == (5, 10, 0, 0)
     assert check.mean_iou == pytest.approx(1)
     assert check.score_error_mean == 0
-    assert require_check(engine, bundle) == check
+
+
+def store_plan(cache: PlanCache) -> Path:
+    key = PlanKey('0' * 64, 'int8', 1, 'tensorrt', '10.3', 'card', '8.9', '550.54', '12.4')
+    rest = {'convolutions': {}, 'layers': {}, 'built': '2026-11-22T12:00:00', 'build_s': 1.0}
+    return cache.store('tiny', key, bytes(100), **rest)
+
+
+def test_check_that_passed_is_kept_in_the_passport(bundle: Bundle, tmp_path: Path) -> None:
+    engine, plan = open_engine(bundle, 'onnxruntime'), store_plan(PlanCache(tmp_path / 'cache'))
+    check = check_plan(engine, bundle, plan)
+    assert read_passport(passport_path(plan)).check == check.to_dict()
+    engine.close()
 
 
 def test_pictures_that_do_not_fill_the_last_batch_are_all_compared(tmp_path: Path) -> None:
@@ -104,13 +117,19 @@ class Scaled:
     'factor, reason',
     [(0.9, 'scores differ by 0.'), (0.3, 'none of the 10 cones'), (0.0, 'none of the 10 cones')],
 )
-def test_engine_with_other_scores_is_refused(bundle: Bundle, factor: float, reason: str) -> None:
+def test_engine_with_other_scores_is_refused_and_that_is_kept(
+    bundle: Bundle, tmp_path: Path, factor: float, reason: str
+) -> None:
+    plan = store_plan(PlanCache(tmp_path / 'cache'))
     engine = Scaled(open_engine(bundle, 'onnxruntime'), bundle, factor)
     check = check_engine(engine, bundle)
     assert not check.passed
     assert any(reason in text for text in check.reasons)
     with pytest.raises(PlanError, match=r'does not answer as FP32 does: .*may not drive'):
-        require_check(engine, bundle)
+        check_plan(engine, bundle, plan)
+    passport = read_passport(passport_path(plan))
+    assert passport.check is not None
+    assert passport.check['passed'] is False
 
 
 def move_boxes(outputs: np.ndarray, layout: str, by_px: float) -> np.ndarray:

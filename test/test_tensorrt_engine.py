@@ -7,7 +7,7 @@ import importlib.util
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from pycuda_on_cpu import HostDriver, LogicError
 from pycuda_on_cpu import MemoryError as NoMemory
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception.engines import Engine, FrameEngine, open_engine
+from cone_perception.engines import Engine, FrameEngine, open_engine, tensorrt
+from cone_perception.engines.choice import Latency, choose, write_choice
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import CudaEngine
+from cone_perception.engines.plan import PlanCache, PlanKey, cache_folder
 from cone_perception.errors import (
     EngineError,
     EngineLostError,
@@ -29,7 +31,7 @@ from cone_perception.errors import (
     PlanError,
 )
 from cone_perception.filters import Filters
-from cone_perception.model_card import Bundle, read_bundle
+from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import CameraPicture, Frame, UInt8
 
@@ -402,3 +404,39 @@ def test_bindings_have_what_the_engine_calls() -> None:
     for name in ('Instantiate', 'Launch', 'Destroy', 'ExecDestroy'):
         assert hasattr(bindings, f'cuGraph{name}')
     assert int(bindings.CUresult.CUDA_ERROR_OUT_OF_MEMORY) == 2
+
+
+def test_precision_is_the_measured_one_of_those_that_passed_their_gate(
+    bundles: dict[tuple[str, int], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setattr(tensorrt, 'plan_key', make_key)
+    bundle = next(iter(bundles.values()))
+    networks = tuple(
+        NetworkFile(f'{p}.onnx', '0' * 64, p, 'int8' if p == 'int8' else 'float')
+        for p in ('fp32', 'fp16', 'int8')
+    )
+    cache, warnings = PlanCache(cache_folder()), []
+    cache.folder.mkdir(parents=True)
+
+    def ask(**passed: bool) -> str:
+        figures = {kind.replace('_', '-'): {'passed': value} for kind, value in passed.items()}
+        card = replace(bundle.card, networks=networks, gate={'passed': True, 'figures': figures})
+        judged = replace(bundle, card=card)
+        return tensorrt.gpu_precision(judged, 1, 'tensorrt', warnings.append)
+
+    assert ask(int8_int8=True, fp16_float=True) == 'int8'
+    assert warnings == []
+    keys = {n.precision: make_key(n, 'tensorrt') for n in networks if n.precision != 'fp32'}
+    times = {'int8': Latency(2.0, 3.0, 5), 'fp16': Latency(1.0, 2.0, 5)}
+    write_choice(cache, bundle.card, 1, choose(keys, times))
+    assert ask(int8_int8=True, fp16_float=True) == 'fp16'
+    assert ask(int8_int8=True, fp16_float=False) == 'int8'
+    assert ask(int8_int8=False, fp16_float=False) == 'fp32'
+    assert 'int8 is left out' in warnings[-2]
+
+
+def make_key(network: NetworkFile, provider: str) -> PlanKey:
+    return PlanKey(
+        network.sha256, network.precision, network.batch, provider, '10.3', 'card', '8.9', '1', '12'
+    )

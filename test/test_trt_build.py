@@ -31,7 +31,6 @@ from cone_perception.engines.build import (  # noqa: E402
     compile_network,
     import_provider,
     network_for_gpu,
-    plan_key,
     provide_plan,
 )
 from cone_perception.engines.choice import read_choice  # noqa: E402
@@ -49,7 +48,7 @@ from cone_perception.engines.plan import (  # noqa: E402
     record_check,
 )
 from cone_perception.engines.reference import REFERENCE_FILE, run_all  # noqa: E402
-from cone_perception.errors import EngineError, PlanError  # noqa: E402
+from cone_perception.errors import EngineError, PlanError, RefusedPlanError  # noqa: E402
 from cone_perception.images import to_bgr  # noqa: E402
 from cone_perception.model_card import (  # noqa: E402
     Bundle,
@@ -394,10 +393,20 @@ def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
     rtx: None, tmp_path: Path, cache: PlanCache
 ) -> None:
     bundle = write_bundle(tmp_path / 'bundle', int8_convolutions=3)
-    with pytest.raises(PlanError, match=r'computes 2 convolutions in INT8, but its card says 3'):
+    refusal = r'computes 2 convolutions in INT8, but its card says 3'
+    with pytest.raises(RefusedPlanError, match=refusal):
         provide_plan(bundle, 'int8', target='SM89', cache=cache)
-    with pytest.raises(PlanError, match='there is no engine of tiny'):
-        cache.load('tiny', plan_key(network_for_gpu(bundle, 'int8', 1), 'tensorrt_rtx', CAR))
+    # The next start of a node knows it, and does not compile for minutes to hear it again.
+    events: list[BuildEvent] = []
+    with pytest.raises(RefusedPlanError, match=refusal + r'.*run `cone-perception build-engine'):
+        provide_plan(
+            bundle, 'int8', retry=False, target='SM89', cache=cache, on_event=events.append
+        )
+    assert events == []
+    with pytest.raises(RefusedPlanError, match=refusal):
+        provide_plan(bundle, 'int8', target='SM89', cache=cache, on_event=events.append)
+    assert refusal in events[0].message
+    assert len(events) > 1  # a command that was asked to build does so
 
 
 @pytest.mark.slow
@@ -492,6 +501,26 @@ def test_target_that_is_none_is_named(
             build_engine, str(bundle.folder), '--precision', 'int8', '--for', target,
             '--provider', provider,
         )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_only_one_that_may_drive_starts_again_without_a_build(
+    rtx: None, tmp_path: Path, cache: PlanCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
+    bundle = write_reference(write_bundle(tmp_path / 'bundle', int8_convolutions=3))
+    seen = []
+    for _ in range(2):
+        events: list[BuildEvent] = []
+        built = build_engine.build_engines(
+            bundle, ('int8', 'fp32'), 1, 'tensorrt_rtx', cache, events.append,
+            open_in_place_of_the_card, retry=False,
+        )  # fmt: skip
+        assert [engine.precision for engine in built] == ['fp32']
+        assert [e for e in events if e.kind == 'error' and 'int8: the engine of' in e.message]
+        seen.append({event.kind for event in events})
+    assert 'phase' in seen[0]
+    assert seen[1] == {'error'}
 
 
 @pytest.mark.slow

@@ -48,7 +48,12 @@ from cone_perception.engines.plan import (
     cache_folder,
     write_whole,
 )
-from cone_perception.errors import ConePerceptionError, EngineError, PlanError
+from cone_perception.errors import (
+    ConePerceptionError,
+    EngineError,
+    PlanError,
+    RefusedPlanError,
+)
 from cone_perception.model_card import Bundle, Encoding, NetworkFile, Precision
 
 ProviderChoice = Literal['auto', 'tensorrt', 'tensorrt_rtx']
@@ -183,6 +188,7 @@ def provide_plan(
     *,
     provider: ProviderChoice = 'auto',
     build: BuildPolicy = 'auto',
+    retry: bool = True,
     target: str = '',
     gpu: Gpu | None = None,
     cache: PlanCache | None = None,
@@ -192,9 +198,10 @@ def provide_plan(
 ) -> Plan:
     """The bundle's engine for this machine, from the cache or built now.
 
-    build: never refuses where it would have to build. target: a compute capability such as SM89
-    compiles for that card instead of this machine's. gpu: None asks the driver.
-    cancelled: polled while it builds. Raises EngineError or PlanError that names what is wrong.
+    build: never refuses where it would have to build. retry: build what was built before and
+    refused; else RefusedPlanError. target: a compute capability such as SM89 compiles for that card
+    instead of this machine's. gpu: None asks the driver. cancelled: polled while it builds.
+    Raises EngineError or PlanError that names what is wrong.
     """
     cache = cache or PlanCache(cache_folder())
     chosen = choose_provider(provider)
@@ -205,6 +212,11 @@ def provide_plan(
     try:
         return _accepted(cache.load(model, key), bundle)
     except PlanError as error:
+        if isinstance(error, RefusedPlanError) and not retry:
+            raise RefusedPlanError(
+                f'{error} It is not built again by itself; to try, run '
+                f'`cone-perception build-engine {bundle.folder}`.'
+            ) from error
         reason = str(error)
     if build == 'never':
         raise PlanError(
@@ -214,8 +226,12 @@ def provide_plan(
     on_event(BuildEvent('reason', reason))
     with _announced_lock(cache, model, key, on_event) as waited:
         if waited:  # the other process was building this very plan
-            with contextlib.suppress(PlanError):
+            try:
                 return _accepted(cache.load(model, key), bundle)
+            except RefusedPlanError:
+                raise
+            except PlanError as error:
+                on_event(BuildEvent('reason', str(error)))
         compiled = compile_apart(
             path,
             chosen,
@@ -227,8 +243,7 @@ def provide_plan(
             cancelled=cancelled,
             timeout_s=timeout_s,
         )
-        check_convolutions(compiled.convolutions, bundle, precision)
-        cache.store(
+        cache.store(  # also what is refused next: it need not be built again to know
             model,
             key,
             compiled.data,
@@ -237,7 +252,7 @@ def provide_plan(
             built=datetime.now(timezone.utc).isoformat(timespec='seconds'),
             build_s=round(compiled.build_s, 2),
         )
-        plan = cache.load(model, key)
+        plan = _accepted(cache.load(model, key), bundle)
     on_event(
         BuildEvent('built', f'{plan.path}: {len(plan.data) / 1e6:.1f} MB, {compiled.build_s:.0f} s')
     )
@@ -253,13 +268,13 @@ def required_int8(bundle: Bundle) -> int:
 def check_convolutions(
     convolutions: Mapping[str, int], bundle: Bundle, precision: Precision
 ) -> None:
-    """Raise PlanError when a plan called INT8 computes less in INT8 than its card says."""
+    """Raise RefusedPlanError when a plan called INT8 computes less in INT8 than its card says."""
     if precision != 'int8':
         return
     required, found = required_int8(bundle), convolutions.get('int8', 0)
     if found < required:
         rest = ', '.join(f'{n} {p}' for p, n in convolutions.items() if p != 'int8')
-        raise PlanError(
+        raise RefusedPlanError(
             f'the engine of {bundle.card.name} computes {found} convolutions in INT8, but its card '
             f'says {required} (the others: {rest or "none"}). It is not the network that was '
             'measured: use --precision fp16, and report it with `cone-perception verify-engine`.'
@@ -304,7 +319,7 @@ def _accepted(plan: Plan, bundle: Bundle) -> Plan:
     check = plan.passport.check
     if check is not None and not check.get('passed'):
         reasons = '; '.join(check.get('reasons', []))
-        raise PlanError(f'{plan.path} did not answer as FP32 does: {reasons}.')
+        raise RefusedPlanError(f'{plan.path} did not answer as FP32 does: {reasons}.')
     return plan
 
 

@@ -1,11 +1,11 @@
-"""Which precision is fastest on this card, as `build-engine --precision best` measured it."""
+"""Which precisions may drive, and which of them is fastest on this card."""
 
 from __future__ import annotations
 
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,13 +13,17 @@ from typing import Literal
 import numpy as np
 
 from cone_perception.engines import Engine
+from cone_perception.engines.build import for_gpu, network_for_gpu
 from cone_perception.engines.plan import PlanCache, PlanKey, slug, write_whole
-from cone_perception.model_card import ModelCard, Precision
+from cone_perception.errors import ModelError
+from cone_perception.model_card import Bundle, ModelCard, Precision
 from cone_perception.types import UInt8
 
 PrecisionChoice = Literal['best', 'int8', 'fp16', 'fp32']
 
 WARM_UP_RUNS = 20
+
+_DRIVING: tuple[Precision, ...] = ('int8', 'fp16')
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,38 @@ class Choice:
     precision: Precision
     keys: Mapping[Precision, str]
     medians_ms: Mapping[Precision, float]
+
+
+def buildable_precisions(
+    bundle: Bundle, batch: int, choice: PrecisionChoice, warn: Callable[[str], None]
+) -> tuple[Precision, ...]:
+    """The precisions to build: the one asked for, or for `best` those that may drive.
+
+    warn: told which is left out, and why.
+    Raises ModelError when the bundle has no network for it, or it failed the gate.
+    """
+    if choice != 'best':
+        network_for_gpu(bundle, choice, batch)
+        return (choice,)
+    usable = {n.precision: n for n in bundle.card.networks if n.batch == batch and for_gpu(n)}
+    found: list[Precision] = [p for p in _DRIVING if p in usable]
+    if bundle.card.verdict == 'not judged':
+        warn(
+            f'{bundle.card.name} was never compared with FP32 on labelled pictures: '
+            'run `cone-training gate` on it.'
+        )
+    else:
+        for precision in [p for p in found if not bundle.card.passed_gate(usable[p])]:
+            warn(f'{precision} is left out: the card says it failed the gate.')
+            found.remove(precision)
+    if not found and 'fp32' in usable:
+        found.append('fp32')
+    if not found:
+        raise ModelError(
+            f'{bundle.folder} holds no network that TensorRT takes with batch {batch}: neither '
+            'INT8 with int8 encoding, nor FP16, nor FP32. Export the model with them.'
+        )
+    return tuple(found)
 
 
 def measure_latencies(engines: Sequence[Engine], pictures: UInt8, runs: int) -> list[Latency]:

@@ -10,6 +10,7 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy as np
 from cone_perception.accuracy import box_iou
 from cone_perception.decode import decode
 from cone_perception.engines import Engine
-from cone_perception.errors import ModelError, PlanError
+from cone_perception.engines.plan import record_check
+from cone_perception.errors import ModelError, RefusedPlanError
 from cone_perception.model_card import Bundle, ModelCard, Precision, file_sha256
 from cone_perception.types import Detections, Float32, UInt8
 
@@ -122,14 +124,18 @@ def check_engine(engine: Engine, bundle: Bundle) -> Check:
     return compare_outputs(answers, expected, bundle.card, engine.info.precision)
 
 
-def require_check(engine: Engine, bundle: Bundle) -> Check:
-    """As check_engine, but raises PlanError when the engine is beyond the limits."""
+def check_plan(engine: Engine, bundle: Bundle, plan: Path) -> Check:
+    """As check_engine, kept in the plan's passport: an engine is checked before it may drive.
+
+    Raises RefusedPlanError when the engine is beyond the limits.
+    """
     check = check_engine(engine, bundle)
+    record_check(plan, check.to_dict())
     if not check.passed:
-        raise PlanError(
+        raise RefusedPlanError(
             f'the {engine.info.precision} engine of {bundle.card.name} does not answer as FP32 '
-            f'does: {"; ".join(check.reasons)}. It may not drive: build it with another '
-            '--precision, and report it with `cone-perception verify-engine`.'
+            f'does: {"; ".join(check.reasons)}. It may not drive: take another precision, and '
+            'report it with `cone-perception verify-engine`.'
         )
     return check
 

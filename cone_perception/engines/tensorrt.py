@@ -12,14 +12,13 @@ from cone_perception.engines.build import (
     BuildPolicy,
     ProviderChoice,
     choose_provider,
-    for_gpu,
     ignore,
     import_provider,
     network_for_gpu,
     plan_key,
     provide_plan,
 )
-from cone_perception.engines.choice import read_choice
+from cone_perception.engines.choice import buildable_precisions, read_choice
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
 from cone_perception.engines.plan import (
@@ -28,9 +27,8 @@ from cone_perception.engines.plan import (
     PlanCache,
     Provider,
     cache_folder,
-    record_check,
 )
-from cone_perception.engines.reference import check_engine
+from cone_perception.engines.reference import check_plan
 from cone_perception.errors import EngineError, GpuMemoryError, PlanError
 from cone_perception.model_card import Bundle, NetworkFile, Precision, Preprocessing
 
@@ -52,14 +50,19 @@ def open_tensorrt(
     It is compared with the FP32 reference once, before it may drive. precision: None takes what
     gpu_precision says. The rest as in build.provide_plan. Raises EngineError or ModelError.
     """
+
+    def warn(text: str) -> None:
+        on_event(BuildEvent('warning', text))
+
     chosen = choose_provider(provider)
-    precision = precision or gpu_precision(bundle, batch, chosen)
+    precision = precision or gpu_precision(bundle, batch, chosen, warn)
     plan = provide_plan(
         bundle,
         precision,
         batch,
         provider=chosen,
         build=build,
+        retry=False,
         on_event=on_event,
         cancelled=cancelled,
     )
@@ -68,35 +71,26 @@ def open_tensorrt(
     try:
         check_against_card(engine.info, bundle, str(plan.path), batch)
         if plan.passport is None or plan.passport.check is None:
-            check = check_engine(engine, bundle)
-            record_check(plan.path, check.to_dict())
-            if not check.passed:
-                raise PlanError(
-                    f'{plan.path} does not answer as FP32 does: {"; ".join(check.reasons)}. '
-                    'It may not drive: take another precision, and report it with '
-                    '`cone-perception verify-engine`.'
-                )
+            check_plan(engine, bundle, plan.path)
     except BaseException:
         engine.close()
         raise
     return engine
 
 
-def gpu_precision(bundle: Bundle, batch: int, provider: Provider) -> Precision:
+def gpu_precision(
+    bundle: Bundle, batch: int, provider: Provider, warn: Callable[[str], None]
+) -> Precision:
     """What was measured to be fastest on this card; else INT8 if it passed, FP16, or FP32.
 
+    warn: told what is left out, and why.
     Raises ModelError when the bundle has no network for TensorRT with this batch.
     """
-    kinds = [n.precision for n in bundle.card.networks if n.batch == batch and for_gpu(n)]
-    keys = {kind: plan_key(network_for_gpu(bundle, kind, batch), provider) for kind in kinds}
-    measured = read_choice(PlanCache(cache_folder()), bundle.card, batch, keys)
-    if measured is not None:
-        return measured
-    wanted: tuple[Precision, ...] = ('int8', 'fp16', 'fp32')
-    for kind in wanted[1:] if bundle.card.verdict == 'FAILED' else wanted:
-        if kind in kinds:
-            return kind
-    return network_for_gpu(bundle, 'fp16', batch).precision  # which names what the bundle has
+    precisions = buildable_precisions(bundle, batch, 'best', warn)
+    if len(precisions) == 1:
+        return precisions[0]
+    keys = {p: plan_key(network_for_gpu(bundle, p, batch), provider) for p in precisions}
+    return read_choice(PlanCache(cache_folder()), bundle.card, batch, keys) or precisions[0]
 
 
 class TensorRtEngine(CudaEngine):
