@@ -83,6 +83,7 @@ class CameraEngine:
 
     encodings = frozenset({'bgr8', 'yuv422'})
     launches = 'none: this is a CPU'
+    overflows = 3
 
     def __init__(self, engine):
         self._engine = engine
@@ -322,6 +323,7 @@ def test_engine_that_reads_the_cameras_bytes_gets_them_unconverted(observer, tmp
     process.wait_for_output('no answer for camera')
     values = observer.wait_for_diagnostics('bytes/detector: node', lambda s: True).values
     assert values['launches'] == 'none: this is a CPU'
+    assert values['overflows'] == '3'
     assert process.stop()[0] == 0
 
 

@@ -625,8 +625,9 @@ class DetectorNode(LifecycleNode):
                 'gate': detector.card.verdict,
                 'picture conversion': converter()[0],
             }
-            # What only an engine on a card has: CUDA graph or not, and how often it ran full.
-            on_card = ('launches', 'reloads')
+            # What only an engine on a card has: CUDA graph or not, how often memory ran out, and
+            # how often the lists of boxes.
+            on_card = ('launches', 'reloads', 'overflows')
             values |= {
                 n: getattr(detector.engine, n) for n in on_card if hasattr(detector.engine, n)
             }
