@@ -76,7 +76,7 @@ def find_data_yaml(path: Path) -> Path:
             f'{path} is no data set: there is no {data_yaml}. '
             'Give a folder with data.yaml, or fetch one: cone-training data fetch NAME'
         )
-    return data_yaml.absolute()
+    return data_yaml.parent.resolve() / data_yaml.name  # as the splits' folders are resolved
 
 
 def label_path(picture: Path) -> Path:
