@@ -219,10 +219,13 @@ def test_cost_is_looked_up_scaled_or_unknown_and_says_which() -> None:
     assert 'yolo12n with amp=false' in unknown.basis
     scaled = plans.known_cost(mini, replace(mini.stages[0], imgsz=640))
     assert scaled.s_per_image == pytest.approx(4 * 0.051)
-    assert scaled.memory_gb is None
-    assert 'scaled by area from 320 px' in scaled.basis
+    assert scaled.memory_gb == pytest.approx(0.5 + 4 * 1.1)
+    assert 'at 320 px, scaled to 640 px' in scaled.basis
     gpu = replace(mini, device=0)
     assert plans.known_cost(gpu, mini.stages[0]).s_per_image is None
+    assert plans.known_cost(gpu, mini.stages[0]).memory_gb == pytest.approx(1.6)
+    two = replace(gpu, device=(0, 1), amp=True, model='yolo12n.pt')
+    assert plans.known_cost(two, mini.stages[0]).memory_gb == pytest.approx(0.5 + 0.6 / 2)
     assert (
         'does not name' in plans.known_cost(replace(gpu, model='yolo12n.pt'), mini.stages[0]).basis
     )

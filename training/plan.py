@@ -43,17 +43,22 @@ from training.recipe_file import plain
 MISSING = 3
 """Exit status when something that the campaign needs is not there."""
 
-MS_PER_IMAGE_CPU = {
-    ('yolo12n', True, 320): (42, 1.1),
-    ('yolo26n', True, 320): (25, 1.1),
-    ('yolo26n', False, 320): (51, 1.6),
+MEASURED_PX, MEASURED_BATCH = 320, 16
+MEASURED = {
+    ('yolo12n', True): (42, 1.1),
+    ('yolo26n', True): (25, 1.1),
+    ('yolo26n', False): (51, 1.6),
 }
-"""Network, amp, imgsz -> milliseconds per training image and resident memory in GB.
+"""Network, amp -> milliseconds per training image on a CPU, and resident memory in GB.
 
 On a CPU amp means bfloat16 (`training/cpu_trainer.py`). Measured as `--measure` does, the quickest
-of two to four runs on two cores of an AMD EPYC with avx512_bf16, at batch 16 with torch 2.13;
-reading pictures and validation come on top, and beside other work it takes up to twice as long.
+of two to four runs on two cores of an AMD EPYC with avx512_bf16 and torch 2.13; reading pictures
+and validation come on top, and beside other work it takes up to twice as long.
 """
+
+BASE_GB = 0.5
+"""Memory without a picture. The rest grows with pixels: a YOLO12n at 640 px took, with batches
+of 8 and 16 in bfloat16, 1.9 and 3.3 GB."""
 
 STRATEGY_S_PER_IMAGE = 4.5 * 86400 / (200 * 19975 + 150 * 7120)
 """YOLO12n at 640 on the GPU of the strategy, which it does not name: 4 to 5 days in all."""
@@ -289,32 +294,38 @@ def optimizer_steps(stage: Stage, batches: int) -> int:
 
 
 def known_cost(recipe: Recipe, stage: Stage) -> Cost:
-    """Cost of a training image from what was measured, scaled by area where the size differs."""
+    """Cost of a training image from what was measured; time by area, memory by a batch's area.
+
+    Memory is of one GPU, which has its share of the batch; what a CPU takes is taken for a GPU's.
+    """
     network = Path(recipe.model).stem
+    measured = MEASURED.get((network, recipe.amp))
+    area = (stage.imgsz / MEASURED_PX) ** 2
+    batch = stage.batch / max(len(recipe.gpus), 1)
+    memory_gb = None
+    if measured:
+        memory_gb = BASE_GB + (measured[1] - BASE_GB) * area * batch / MEASURED_BATCH
     if recipe.gpus:
         if network != 'yolo12n':
-            return Cost(None, None, f'{network} was measured on no GPU: --measure does it here')
-        area = (stage.imgsz / 640) ** 2
+            rough = 'rough, from a CPU; ' if measured else ''
+            basis = f'{rough}{network} was timed on no GPU: --measure does it here'
+            return Cost(None, memory_gb, basis)
         return Cost(
-            STRATEGY_S_PER_IMAGE * area / len(recipe.gpus),
-            None,
-            "rough: from the strategy's 4 to 5 days on one GPU that it does not name; "
-            '--measure times this one',
+            STRATEGY_S_PER_IMAGE * (stage.imgsz / 640) ** 2 / len(recipe.gpus),
+            memory_gb,
+            "rough: time from the strategy's 4 to 5 days on one GPU that it does not name, memory "
+            'from a CPU; --measure takes both here',
         )
-    sizes = [imgsz for name, amp, imgsz in MS_PER_IMAGE_CPU if (name, amp) == (network, recipe.amp)]
-    if not sizes:
+    if not measured:
         told = f'{network} with amp={str(recipe.amp).lower()}'
         return Cost(None, None, f'{told} was not measured on a CPU: --measure does it here')
-    nearest = min(sizes, key=lambda imgsz: abs(math.log(imgsz / stage.imgsz)))
-    milliseconds, memory_gb = MS_PER_IMAGE_CPU[network, recipe.amp, nearest]
-    area = (stage.imgsz / nearest) ** 2
-    scaled = '' if nearest == stage.imgsz else f', scaled by area from {nearest} px'
-    fits = nearest == stage.imgsz and stage.batch == 16
     kind = 'bfloat16 in hardware' if recipe.amp else 'float32'
+    here = (stage.imgsz, stage.batch) == (MEASURED_PX, MEASURED_BATCH)
+    scaled = '' if here else f' at {MEASURED_PX} px, scaled to {stage.imgsz} px, {stage.batch}'
     return Cost(
-        milliseconds * area / 1000,
-        memory_gb if fits else None,
-        f'measured on two cores with {kind}, batch 16{scaled}',
+        measured[0] * area / 1000,
+        memory_gb,
+        f'measured on two cores with {kind}, batch {MEASURED_BATCH}{scaled}',
     )
 
 
@@ -428,9 +439,9 @@ def plan_lines(plan: Plan) -> list[str]:
     total = 'not known' if plan.hours is None else _duration(plan.hours)
     lines.append(f'training in all: {total}, validation and judging not counted')
     for cost in dict.fromkeys(planned.cost for planned in plan.stages):
-        memory = f', {cost.memory_gb:.1f} GB' if cost.memory_gb is not None else ''
-        per = f'{cost.s_per_image * 1000:.0f} ms an image{memory}: ' if cost.s_per_image else ''
-        lines.append(f'  {per}{cost.basis}')
+        known = [f'{cost.s_per_image * 1000:.0f} ms an image'] if cost.s_per_image else []
+        known += [f'{cost.memory_gb:.1f} GB of memory'] if cost.memory_gb is not None else []
+        lines.append(f'  {", ".join(known)}{": " if known else ""}{cost.basis}')
     lines += [f'note: {note}' for note in plan.notes]
     lines += [f'missing: {what}' for what in plan.missing]
     return lines
