@@ -29,6 +29,9 @@ ROS = {
     'vision_msgs',
 }
 
+RUNTIMES = {'cuda', 'onnxruntime', 'openvino', 'pycuda', 'tensorrt', 'tensorrt_rtx'}
+ENGINE_MODULES = {f'cone_perception.engines.{n}' for n in ('onnxruntime', 'openvino', 'tensorrt')}
+
 IMPORT_ALL = """
 import importlib, sys
 
@@ -91,6 +94,14 @@ def test_only_ros_modules_import_ros(path: Path) -> None:
     allowed = {'cv_bridge'} if place == Path('images.py') else set()
     if 'ros' not in place.parts[:-1]:
         assert not imported_packages(path) & ROS - allowed
+
+
+@pytest.mark.parametrize('path', source_files(RUNTIME), ids=module_name)
+def test_runtimes_are_imported_by_engines_and_these_where_they_are_opened(path: Path) -> None:
+    if path.relative_to(RUNTIME).parts[0] != 'engines':
+        assert not imported_packages(path) & RUNTIMES
+    at_once = {n.module for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom)}
+    assert not at_once & ENGINE_MODULES
 
 
 @pytest.mark.parametrize(
