@@ -16,11 +16,13 @@ import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from cone_perception.camera_info import CameraInfo, camera_info_topic
 from cone_perception.errors import SourceError
 from cone_perception.types import Frame
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 DETECTIONS = 'vision_msgs/msg/Detection2DArray'
 BAG_FILES = ('.mcap', '.db3')
 
@@ -76,16 +78,22 @@ def open_bag(path: Path) -> Iterator[Reader]:
         reader.close()
 
 
-def read_messages(reader: Reader, topics: Iterable[str]) -> Iterator[BagMessage]:
+def read_messages(
+    reader: Reader,
+    topics: Iterable[str],
+    start_ns: int | None = None,
+    stop_ns: int | None = None,
+) -> Iterator[BagMessage]:
     """Messages of these topics in the order of their times.
 
+    start_ns, stop_ns: only those recorded from the one on, and before the other.
     Raises SourceError when the bag is damaged further on.
     """
     wanted = set(topics)
     connections = [c for c in reader.connections if c.topic in wanted]
     if not connections:
         return
-    messages = reader.messages(connections)
+    messages = reader.messages(connections, start_ns, stop_ns)
     while True:
         try:
             connection, time_ns, data = next(messages)
@@ -143,17 +151,25 @@ def write_image_bag(
     topic: str,
     compressed: bool = False,
     storage: str = 'mcap',
+    camera_info: CameraInfo | None = None,
 ) -> int:
     """Write pictures into a new bag at `path`, recorded at their stamps; returns their number.
 
     compressed: JPEG in CompressedImage instead of bgr8 in Image. storage: mcap or sqlite3.
+    camera_info: goes before each picture, on the topic beside it.
+    Raises SourceError at a picture that has another size than camera_info.
     """
     store = bag_types()
     type_name = COMPRESSED_IMAGE if compressed else IMAGE
     count = 0
     with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
         connection = writer.add_connection(topic, type_name, typestore=store)
+        if camera_info is not None:
+            beside = writer.add_connection(camera_info_topic(topic), CAMERA_INFO, typestore=store)
         for frame in frames:
+            if camera_info is not None:
+                info = _camera_info_message(store, frame, camera_info)
+                writer.write(beside, frame.stamp_ns, store.serialize_cdr(info, CAMERA_INFO))
             message = _image_message(store, frame, compressed)
             writer.write(connection, frame.stamp_ns, store.serialize_cdr(message, type_name))
             count += 1
@@ -162,8 +178,7 @@ def write_image_bag(
 
 def _image_message(store: Any, frame: Frame, compressed: bool) -> Any:
     types = store.types
-    stamp = types['builtin_interfaces/msg/Time'](*divmod(frame.stamp_ns, 10**9))
-    header = types['std_msgs/msg/Header'](stamp, frame.frame_id)
+    header = _header(store, frame)
     if compressed:
         encoded = cv2.imencode('.jpg', frame.bgr)[1].reshape(-1)
         return types[COMPRESSED_IMAGE](header, 'jpeg', encoded)
@@ -178,5 +193,29 @@ def _image_message(store: Any, frame: Frame, compressed: bool) -> Any:
     )
 
 
+def _camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
+    if (frame.width_px, frame.height_px) != (info.width_px, info.height_px):
+        raise SourceError(
+            f'{frame.source} has {frame.width_px}x{frame.height_px} pixels, but the camera was '
+            f'calibrated on {info.width_px}x{info.height_px}: give the calibration of these '
+            'pictures.'
+        )
+    return store.types[CAMERA_INFO](
+        _header(store, frame),
+        info.height_px,
+        info.width_px,
+        info.distortion_model,
+        *(np.array(numbers, np.float64) for numbers in (info.d, info.k, info.r, info.p)),
+        0,
+        0,
+        store.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False),
+    )
+
+
+def _header(store: Any, frame: Frame) -> Any:
+    stamp = store.types['builtin_interfaces/msg/Time'](*divmod(frame.stamp_ns, 10**9))
+    return store.types['std_msgs/msg/Header'](stamp, frame.frame_id)
+
+
 def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return str(error).rstrip('.') or type(error).__name__

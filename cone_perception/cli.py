@@ -24,6 +24,7 @@ SUBCOMMANDS = {
         'cone_perception.verify_engine',
         'build, compare and time the engines of a model: one page to send back',
     ),
+    'bag': ('cone_perception.bag.command', 'look into bags, cut and make them, without ROS'),
     'demo': ('cone_perception.demo', 'a drive over DDS to the node and back, judged'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""

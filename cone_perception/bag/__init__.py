@@ -1,0 +1,1 @@
+"""Bags without ROS: look into them, cut them, make them of pictures and videos."""

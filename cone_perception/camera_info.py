@@ -1,0 +1,84 @@
+"""A camera's calibration, as the calibrators of ROS write it, for a bag's camera_info."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cone_perception.errors import SourceError
+
+COEFFICIENTS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
+"""Distortion model of sensor_msgs/distortion_models -> how many numbers it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class CameraInfo:
+    """What sensor_msgs/CameraInfo says beside its header; names as there, without its capitals.
+
+    width_px, height_px: of the pictures that it was calibrated on. d: coefficients of
+    distortion_model. k, r: 3x3, p: 3x4, row by row; k and p in pixels.
+    """
+
+    width_px: int
+    height_px: int
+    distortion_model: str
+    d: tuple[float, ...]
+    k: tuple[float, ...]
+    r: tuple[float, ...]
+    p: tuple[float, ...]
+
+
+def load_camera_info(path: Path) -> CameraInfo:
+    """The calibration in a YAML file of camera_calibration. Raises SourceError."""
+    try:
+        read = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SourceError(f'{path} cannot be read as YAML: {error}') from error
+    if not isinstance(read, dict):
+        raise SourceError(f'{path} is no camera calibration: it holds no keys.')
+    width_px, height_px = (_size(path, read, name) for name in ('image_width', 'image_height'))
+    model = read.get('distortion_model')
+    if model not in COEFFICIENTS:
+        raise SourceError(f'{path}: distortion_model is {model!r}, not one of {list(COEFFICIENTS)}')
+    info = CameraInfo(
+        width_px,
+        height_px,
+        model,
+        _matrix(path, read, 'distortion_coefficients', COEFFICIENTS[model]),
+        _matrix(path, read, 'camera_matrix', (9,)),
+        _matrix(path, read, 'rectification_matrix', (9,)),
+        _matrix(path, read, 'projection_matrix', (12,)),
+    )
+    if info.k[0] <= 0 or info.k[4] <= 0:
+        raise SourceError(f'{path}: camera_matrix has no focal length; the camera is uncalibrated.')
+    return info
+
+
+def camera_info_topic(image_topic: str) -> str:
+    """Where the camera_info of an image topic is published: beside it, as image_transport looks."""
+    base = image_topic.removesuffix('/compressed').removesuffix('/compressedDepth')
+    return base.rpartition('/')[0] + '/camera_info'
+
+
+def _size(path: Path, read: dict[str, Any], name: str) -> int:
+    value = read.get(name)
+    if not isinstance(value, int) or value <= 0:
+        raise SourceError(f'{path}: {name} is {value!r}, but must be a number of pixels.')
+    return value
+
+
+def _matrix(
+    path: Path, read: dict[str, Any], name: str, lengths: tuple[int, ...]
+) -> tuple[float, ...]:
+    entry = read.get(name)
+    data = entry.get('data') if isinstance(entry, dict) else None
+    wanted = ' or '.join(map(str, lengths))
+    if not isinstance(data, list) or len(data) not in lengths:
+        raise SourceError(f'{path}: {name} needs a list `data` of {wanted} numbers, not {data!r}')
+    if not all(isinstance(number, int | float) and math.isfinite(number) for number in data):
+        raise SourceError(f'{path}: {name} must hold finite numbers only, not {data}')
+    return tuple(float(number) for number in data)

@@ -1,0 +1,525 @@
+"""`cone-perception bag`: what it finds wrong with a bag, cuts from it, and makes."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from cone_perception.bag.make import FIRST_STAMP_NS
+from cone_perception.bag.report import inspect_bag
+from cone_perception.bags import (
+    CAMERA_INFO,
+    IMAGE,
+    bag_types,
+    header_stamp_ns,
+    open_bag,
+    read_messages,
+    write_image_bag,
+)
+from cone_perception.camera_info import camera_info_topic, load_camera_info
+from cone_perception.cli import main
+from cone_perception.errors import SourceError
+from cone_perception.sources import open_source
+from cone_perception.types import Frame
+
+TOPIC = '/camera/image'
+START_NS = 1_700_000_000 * 10**9
+PERIOD_NS = 100_000_000
+LATCHED = Qos(
+    QosHistory.KEEP_LAST,
+    1,
+    QosReliability.RELIABLE,
+    QosDurability.TRANSIENT_LOCAL,
+    QosTime(0, 0),
+    QosTime(0, 0),
+    QosLiveliness.AUTOMATIC,
+    QosTime(0, 0),
+    False,
+)
+CALIBRATION = """
+image_width: 32
+image_height: 24
+camera_name: left
+camera_matrix: {rows: 3, cols: 3, data: [30.0, 0, 16, 0, 31.0, 12, 0, 0, 1]}
+distortion_model: plumb_bob
+distortion_coefficients: {rows: 1, cols: 5, data: [0.1, -0.2, 0.001, 0.002, 0]}
+rectification_matrix: {rows: 3, cols: 3, data: [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+projection_matrix: {rows: 3, cols: 4, data: [30.0, 0, 16, 0, 0, 31.0, 12, 0, 0, 0, 1, 0]}
+"""
+
+
+def image(stamp_ns, width=32, height=24):
+    types = bag_types().types
+    stamp = types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9))
+    pixels = np.full(width * height * 3, stamp_ns // PERIOD_NS % 256, np.uint8)
+    header = types['std_msgs/msg/Header'](stamp, 'left')
+    message = types[IMAGE](header, height, width, 'bgr8', 0, width * 3, pixels)
+    return bytes(bag_types().serialize_cdr(message, IMAGE))
+
+
+def camera_info(stamp_ns, width=32, height=24):
+    types = bag_types().types
+    header = types['std_msgs/msg/Header'](
+        types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), 'left'
+    )
+    arrays = (np.zeros(5), np.eye(3).ravel(), np.eye(3).ravel(), np.eye(3, 4).ravel())
+    roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+    message = types[CAMERA_INFO](header, height, width, 'plumb_bob', *arrays, 0, 0, roi)
+    return bytes(bag_types().serialize_cdr(message, CAMERA_INFO))
+
+
+def transform(child):
+    types = bag_types().types
+    header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](1, 2), 'base')
+    still = types['geometry_msgs/msg/Transform'](
+        types['geometry_msgs/msg/Vector3'](1.0, 2.0, 3.0),
+        types['geometry_msgs/msg/Quaternion'](0.0, 0.0, 0.0, 1.0),
+    )
+    one = types['geometry_msgs/msg/TransformStamped'](header, child, still)
+    tf = 'tf2_msgs/msg/TFMessage'
+    return bytes(bag_types().serialize_cdr(types[tf]([one]), tf))
+
+
+def at(index):
+    return START_NS + index * PERIOD_NS
+
+
+def write(path, messages, types=None, storage='mcap', latched=(), compression='NONE'):
+    """A bag of (topic, time_ns, data); types: of topics that are not pictures."""
+    types = {TOPIC: IMAGE, **(types or {})}
+    writer = Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+    writer.set_compression(CompressionMode[compression], CompressionFormat.ZSTD)
+    with writer:
+        connections = {
+            topic: writer.add_connection(
+                topic,
+                types.get(topic, IMAGE),
+                typestore=bag_types(),
+                offered_qos_profiles=[LATCHED] if topic in latched else [],
+            )
+            for topic in dict.fromkeys(topic for topic, _, _ in messages)
+        }
+        for topic, time_ns, data in messages:
+            writer.write(connections[topic], time_ns, data)
+    return path
+
+
+def pictures(topic=TOPIC, indices=range(20)):
+    return [(topic, at(index), image(at(index))) for index in indices]
+
+
+def contents(path):
+    with open_bag(path) as reader:
+        return [
+            (m.topic, m.time_ns, m.data)
+            for m in read_messages(reader, {c.topic for c in reader.connections})
+        ]
+
+
+def storage_file(path):
+    return next(file for file in path.iterdir() if file.suffix in ('.mcap', '.db3'))
+
+
+def kinds(path):
+    return [(problem.topic, problem.kind) for problem in inspect_bag(path).problems]
+
+
+def run(*arguments):
+    return main(['bag', *map(str, arguments)])
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_sound_bag_is_described_and_nothing_is_wrong(tmp_path, capsys, storage):
+    bag = write(
+        tmp_path / 'bag',
+        [*pictures(), ('/camera/camera_info', at(0), camera_info(at(0)))],
+        {'/camera/camera_info': CAMERA_INFO},
+        storage,
+    )
+    assert run('info', bag, '--json') == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report['storage'], report['compression']) == (storage, 'none')
+    assert (report['count'], report['complete'], report['problems']) == (21, True, [])
+    assert report['duration_s'] == pytest.approx(1.9)
+    assert report['size_bytes'] == sum(file.stat().st_size for file in bag.iterdir())
+    info, seen = report['topics']
+    assert (info['topic'], info['type_name'], info['rate_hz']) == (
+        '/camera/camera_info',
+        CAMERA_INFO,
+        None,
+    )
+    assert seen['rate_hz'] == pytest.approx(10)
+    assert (seen['first_stamp_ns'], seen['last_stamp_ns']) == (at(0), at(19))
+    assert seen['size_bytes'] == 20 * len(image(at(0)))
+    assert seen['picture'] == {'width_px': 32, 'height_px': 24, 'encoding': 'bgr8'}
+
+
+def test_table_names_topics_and_what_is_wrong(tmp_path, capsys):
+    bag = write(tmp_path / 'bag', pictures(indices=[0, 1, 2, 3, 9, 10]))
+    assert run('info', bag) == 0
+    shown = capsys.readouterr().out
+    assert '32x24 bgr8' in shown
+    assert '1700000000.000000000' in shown
+    assert f'wrong: {TOPIC}: 1 gaps' in shown
+    assert 'the longest, 0.600 s, begins 0.300 s' in shown
+
+
+@pytest.mark.parametrize('mode', ['FILE', 'MESSAGE', 'STORAGE'])
+def test_compression_is_named(tmp_path, mode):
+    report = inspect_bag(write(tmp_path / 'bag', pictures(), compression=mode))
+    assert (report.compression, report.storage) == (f'{mode.lower()} zstd', 'mcap')
+    assert report.problems == ()
+
+
+def test_jpeg_is_described_by_its_own_size(tmp_path):
+    frames = [Frame(np.zeros((24, 40, 3), np.uint8), at(i)) for i in range(3)]
+    write_image_bag(tmp_path / 'bag', frames, '/camera/image/compressed', compressed=True)
+    picture = inspect_bag(tmp_path / 'bag').topics[0].picture
+    assert (picture.width_px, picture.height_px, picture.encoding) == (40, 24, 'jpeg')
+
+
+def test_pause_of_three_periods_is_no_gap_and_of_four_is_one(tmp_path):
+    write(tmp_path / 'three', pictures(indices=[0, 1, 2, 3, 6, 7]))
+    write(tmp_path / 'four', pictures(indices=[0, 1, 2, 3, 7, 8]))
+    assert kinds(tmp_path / 'three') == []
+    assert kinds(tmp_path / 'four') == [(TOPIC, 'gap')]
+
+
+def test_stamps_that_go_back_and_stamps_of_zero_are_counted(tmp_path):
+    stamps = [at(0), at(1), at(3), at(2), 0, at(4)]
+    bag = write(tmp_path / 'bag', [(TOPIC, at(i), image(s)) for i, s in enumerate(stamps)])
+    zero, unsorted = inspect_bag(bag).problems
+    assert (zero.kind, unsorted.kind) == ('zero stamp', 'unsorted')
+    assert zero.text.startswith('1 of 6 stamps')
+    assert unsorted.text == '1 of 5 stamps are earlier than the one before, by up to 0.100 s'
+
+
+@pytest.mark.parametrize('left', [range(10), range(2)], ids=['half', 'two pictures'])
+def test_camera_that_stops_before_the_other_is_named(tmp_path, left):
+    messages = pictures('/left/image', left) + pictures('/right/image')
+    bag = write(tmp_path / 'bag', sorted(messages, key=lambda message: message[1]))
+    (problem,) = inspect_bag(bag).problems
+    assert (problem.topic, problem.kind) == ('/left/image', 'stopped')
+    assert f'{(20 - len(left)) / 10:.3f} s' in problem.text
+
+
+def test_camera_without_a_picture_is_named(tmp_path):
+    with Writer(tmp_path / 'bag', version=9) as writer:
+        writer.add_connection(TOPIC, IMAGE, typestore=bag_types())
+    assert kinds(tmp_path / 'bag') == [(TOPIC, 'empty')]
+
+
+def test_camera_info_of_another_size_is_named(tmp_path):
+    info = '/camera/camera_info'
+    messages = [(info, at(0), camera_info(at(0), 64, 48)), *pictures()]
+    bag = write(tmp_path / 'bag', messages, {info: CAMERA_INFO})
+    (problem,) = inspect_bag(bag).problems
+    assert (problem.topic, problem.kind) == (TOPIC, 'camera_info')
+    assert '32x24' in problem.text
+    assert '64x48' in problem.text
+
+
+def test_topic_of_the_wrong_type_is_named(tmp_path):
+    bag = write(tmp_path / 'name', pictures(), {TOPIC: CAMERA_INFO})
+    assert (TOPIC, 'type') in kinds(bag)
+    noise = [('/camera/picture', at(i), b'\0\1\0\0\7') for i in range(3)]
+    assert kinds(write(tmp_path / 'noise', noise)) == [('/camera/picture', 'type')] * 2
+
+
+def test_picture_shorter_than_its_rows_is_named(tmp_path):
+    message = bag_types().deserialize_cdr(image(at(0)), IMAGE)
+    message.height = 100
+    data = bytes(bag_types().serialize_cdr(message, IMAGE))
+    assert kinds(write(tmp_path / 'bag', [(TOPIC, at(0), data)])) == [(TOPIC, 'picture')]
+
+
+def test_missing_metadata_is_named_and_the_file_read_all_the_same(tmp_path):
+    bag = write(tmp_path / 'bag', pictures())
+    (bag / 'metadata.yaml').unlink()
+    report = inspect_bag(bag)
+    assert [problem.kind for problem in report.problems] == ['metadata']
+    assert (report.complete, report.count) == (True, 20)
+
+
+def test_metadata_that_counts_other_messages_is_named(tmp_path):
+    bag = write(tmp_path / 'bag', pictures())
+    metadata = bag / 'metadata.yaml'
+    metadata.write_text(metadata.read_text().replace('message_count: 20', 'message_count: 25'))
+    (problem,) = inspect_bag(bag).problems
+    assert (problem.topic, problem.kind) == (TOPIC, 'count')
+    assert problem.text.startswith('25 messages are announced, but 20')
+
+
+@pytest.mark.parametrize('metadata', [True, False])
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_bag_cut_off_in_the_middle_exits_with_1(tmp_path, capsys, storage, metadata):
+    bag = write(tmp_path / 'bag', pictures(indices=range(60)), storage=storage)
+    file = storage_file(bag)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    if not metadata:
+        (bag / 'metadata.yaml').unlink()
+    assert run('info', bag, '--json') == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report['complete'] is False
+    assert file.name in str(report) or str(bag) in str(report)
+    assert run('info', bag) == 1
+    shown = capsys.readouterr()
+    assert str(bag) in shown.out + shown.err
+
+
+def test_damage_further_on_exits_with_1_and_shows_what_came_before(tmp_path, capsys):
+    bag = write(tmp_path / 'bag', pictures(), compression='MESSAGE')
+    data = bytearray(storage_file(bag).read_bytes())
+    starts = [i for i in range(len(data)) if data.startswith(b'\x28\xb5\x2f\xfd', i)]
+    assert len(starts) == 20
+    data[starts[12]] = 0  # no zstd from here on
+    storage_file(bag).write_bytes(data)
+    assert run('info', bag, '--json') == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report['complete'], report['count']) == (False, 12)
+    assert [problem['kind'] for problem in report['problems']] == ['damaged']
+    assert run('info', bag) == 1
+    shown = capsys.readouterr().out
+    assert '32x24 bgr8' in shown
+    assert 'is damaged, the rest of it cannot be read' in shown
+
+
+def test_what_is_no_bag_exits_with_1(tmp_path, capsys):
+    assert run('info', tmp_path / 'nothing') == 1
+    assert run('info', tmp_path) == 1
+    assert 'metadata.yaml' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_cut_keeps_bytes_times_and_storage(tmp_path, storage):
+    bag = write(tmp_path / 'bag', pictures(), storage=storage)
+    assert run('cut', bag, '--start', 0.5, '--duration', 0.4, '--out', tmp_path / 'cut') == 0
+    assert contents(tmp_path / 'cut') == contents(bag)[5:9]
+    assert storage_file(tmp_path / 'cut').suffix == storage_file(bag).suffix
+    assert kinds(tmp_path / 'cut') == []
+
+
+@pytest.mark.parametrize('mode', ['FILE', 'MESSAGE', 'STORAGE'])
+def test_cut_keeps_compression(tmp_path, mode):
+    bag = write(tmp_path / 'bag', pictures(), compression=mode)
+    assert run('cut', bag, '--start', 1, '--out', tmp_path / 'cut') == 0
+    assert inspect_bag(tmp_path / 'cut').compression == f'{mode.lower()} zstd'
+    assert contents(tmp_path / 'cut') == contents(bag)[10:]
+
+
+def test_cut_of_a_single_file_keeps_types_that_are_not_ours(tmp_path):
+    name = 'team_msgs/msg/Speed'
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        speed = writer.add_connection(
+            '/speed', name, msgdef='float32 mps\n', rihs01='RIHS01_' + '0' * 64
+        )
+        for index in range(5):
+            writer.write(speed, at(index), b'\0\1\0\0' + bytes(4))
+    assert run('cut', storage_file(tmp_path / 'bag'), '--out', tmp_path / 'cut') == 0
+    assert contents(tmp_path / 'cut') == contents(tmp_path / 'bag')
+    with open_bag(tmp_path / 'cut') as reader:
+        assert reader.connections[0].msgdef.data.strip() == 'float32 mps'
+
+
+def latched_bag(path):
+    return write(
+        path,
+        [
+            ('/tf_static', at(0), transform('left')),
+            ('/tf_static', at(0), transform('right')),
+            ('/camera/camera_info', at(0), camera_info(at(0))),
+            ('/map', at(0), image(1)),
+            ('/map', at(1), image(2)),
+            ('/other', at(1), image(at(1))),
+            *pictures(indices=range(2, 20)),
+        ],
+        {'/tf_static': 'tf2_msgs/msg/TFMessage', '/camera/camera_info': CAMERA_INFO},
+        latched=('/tf_static', '/map'),
+    )
+
+
+def test_cut_keeps_what_was_latched_before_it(tmp_path, capsys):
+    bag = latched_bag(tmp_path / 'bag')
+    assert run('cut', bag, '--start', 1, '--out', tmp_path / 'cut') == 0
+    assert '14 messages, 4 of them' in capsys.readouterr().out
+    found = contents(tmp_path / 'cut')
+    held = [(topic, data) for topic, time_ns, data in found if topic != TOPIC]
+    assert sorted(held) == sorted(
+        [
+            ('/tf_static', transform('left')),
+            ('/tf_static', transform('right')),
+            ('/camera/camera_info', camera_info(at(0))),
+            ('/map', image(2)),
+        ]
+    )
+    assert {time_ns for topic, time_ns, _ in found if topic != TOPIC} == {at(10)}
+    with open_bag(tmp_path / 'cut') as reader:
+        qos = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
+    assert qos['/map'] == [LATCHED]
+    assert qos[TOPIC] == []
+
+
+def test_cut_of_one_topic_takes_its_camera_info_and_tf_static_along(tmp_path):
+    bag = latched_bag(tmp_path / 'bag')
+    assert run('cut', bag, '--start', 1, '--topic', TOPIC, '--out', tmp_path / 'cut') == 0
+    topics = {topic for topic, _, _ in contents(tmp_path / 'cut')}
+    assert topics == {TOPIC, '/camera/camera_info', '/tf_static'}
+
+
+def test_camera_info_of_every_picture_is_not_doubled(tmp_path):
+    info = '/camera/camera_info'
+    messages = [
+        message
+        for index in range(10)
+        for message in ((info, at(index), camera_info(at(index))), *pictures(indices=[index]))
+    ]
+    bag = write(tmp_path / 'bag', messages, {info: CAMERA_INFO})
+    assert run('cut', bag, '--start', 0.5, '--out', tmp_path / 'cut') == 0
+    assert sorted(contents(tmp_path / 'cut')) == sorted(messages[10:])
+
+
+def test_cut_refuses_and_leaves_nothing_behind(tmp_path, capsys):
+    bag = write(tmp_path / 'bag', pictures())
+    out = tmp_path / 'cut'
+    assert run('cut', bag, '--start', 60, '--out', out) == 1
+    assert 'whole bag is 1.9 s long' in capsys.readouterr().err
+    assert run('cut', bag, '--topic', '/radar', '--out', out) == 1
+    assert f'no topic /radar; it has {TOPIC}' in capsys.readouterr().err
+    file = storage_file(bag)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert run('cut', bag, '--out', out) == 1
+    assert not out.exists()
+    out.mkdir()
+    assert run('cut', bag, '--out', out) == 1
+    assert 'exists already' in capsys.readouterr().err
+    assert out.is_dir()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for index in range(4):
+        picture = np.full((24, 32, 3), 50 * index, np.uint8)
+        cv2.imwrite(str(folder / f'{index}.png'), picture)
+    return folder
+
+
+def test_bag_from_images_holds_them_in_order_at_their_rate(tmp_path, folder):
+    bag = tmp_path / 'bag'
+    assert run('from-images', folder, '--out', bag, '--hz', 10, '--frame-id', 'left') == 0
+    frames = list(open_source(bag, TOPIC).frames)
+    assert [int(frame.bgr[0, 0, 0]) for frame in frames] == [0, 50, 100, 150]
+    assert [frame.stamp_ns for frame in frames] == [FIRST_STAMP_NS + i * 10**8 for i in range(4)]
+    assert {frame.frame_id for frame in frames} == {'left'}
+    assert kinds(bag) == []
+
+
+def test_camera_info_goes_beside_every_picture(tmp_path, folder):
+    (tmp_path / 'left.yaml').write_text(CALIBRATION)
+    bag = tmp_path / 'bag'
+    arguments = ['--compressed', '--camera-info', tmp_path / 'left.yaml', '--storage', 'sqlite3']
+    assert run('from-images', folder, '--out', bag, *arguments) == 0
+    report = inspect_bag(bag)
+    assert report.problems == ()
+    assert report.storage == 'sqlite3'
+    assert {topic.topic: topic.count for topic in report.topics} == {
+        '/camera/camera_info': 4,
+        '/camera/image/compressed': 4,
+    }
+    infos = [data for topic, _, data in contents(bag) if topic == '/camera/camera_info']
+    message = bag_types().deserialize_cdr(infos[1], CAMERA_INFO)
+    assert (message.width, message.height, message.distortion_model) == (32, 24, 'plumb_bob')
+    assert message.k.tolist() == [30, 0, 16, 0, 31, 12, 0, 0, 1]
+    assert message.p.tolist() == [30, 0, 16, 0, 0, 31, 12, 0, 0, 0, 1, 0]
+    assert message.d.tolist() == [0.1, -0.2, 0.001, 0.002, 0]
+    pictures = [data for topic, _, data in contents(bag) if topic != '/camera/camera_info']
+    assert [header_stamp_ns(data) for data in infos] == [header_stamp_ns(p) for p in pictures]
+
+
+def test_calibration_of_other_pictures_is_refused(tmp_path, folder, capsys):
+    (tmp_path / 'left.yaml').write_text(CALIBRATION.replace('image_width: 32', 'image_width: 64'))
+    bag = tmp_path / 'bag'
+    assert run('from-images', folder, '--out', bag, '--camera-info', tmp_path / 'left.yaml') == 1
+    assert '0.png has 32x24 pixels' in capsys.readouterr().err
+    assert not bag.exists()
+
+
+def test_unreadable_picture_is_left_out_named_and_keeps_its_time(tmp_path, folder, capsys):
+    (folder / '1.png').write_bytes(b'not a picture')
+    assert run('from-images', folder, '--out', tmp_path / 'bag', '--hz', 10) == 1
+    assert 'left out: 1.png' in capsys.readouterr().err
+    stamps = [frame.stamp_ns - FIRST_STAMP_NS for frame in open_source(tmp_path / 'bag').frames]
+    assert stamps == [0, 200_000_000, 300_000_000]
+
+
+def write_video(path):
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), 20, (32, 24))
+    for index in range(8):
+        video.write(np.full((24, 32, 3), 25 * index, np.uint8))
+    video.release()
+    return path
+
+
+@pytest.mark.parametrize(('hz', 'period_ms'), [((), 50), (('--hz', 10), 100)])
+def test_bag_from_video_has_its_times_or_those_asked_for(tmp_path, hz, period_ms):
+    video = write_video(tmp_path / 'drive.mp4')
+    assert run('from-video', video, '--out', tmp_path / 'bag', *hz) == 0
+    stamps = [frame.stamp_ns for frame in open_source(tmp_path / 'bag').frames]
+    assert stamps[0] == FIRST_STAMP_NS
+    assert np.diff(stamps) == pytest.approx([period_ms * 1e6] * 7)
+
+
+def test_the_wrong_source_is_refused_with_the_right_action(tmp_path, folder, capsys):
+    assert run('from-video', folder, '--out', tmp_path / 'bag') == 1
+    assert 'from-images takes it' in capsys.readouterr().err
+    assert run('from-images', write_video(tmp_path / 'a.mp4'), '--out', tmp_path / 'bag') == 1
+    assert 'from-video takes it' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('before', 'after', 'named'),
+    [
+        ('plumb_bob', 'magic', 'distortion_model'),
+        ('image_height: 24', 'image_height: 0', 'image_height'),
+        ('0.002, 0]', '0.002]', None),
+        ('-0.2, 0.001, 0.002, 0]', ']', 'distortion_coefficients'),
+        ('[30.0, 0, 16, 0, 31.0', '[.nan, 0, 16, 0, 31.0', 'camera_matrix'),
+        ('[30.0, 0, 16, 0, 31.0', '[0, 0, 16, 0, 31.0', 'focal length'),
+        ('projection_matrix', 'projection', 'projection_matrix'),
+        ('image_width: 32', 'image_width: [', 'YAML'),
+    ],
+)
+def test_calibration_that_cannot_be_is_refused_by_name(tmp_path, before, after, named):
+    assert before in CALIBRATION
+    path = tmp_path / 'left.yaml'
+    path.write_text(CALIBRATION.replace(before, after))
+    if named is None:
+        assert len(load_camera_info(path).d) == 4
+    else:
+        with pytest.raises(SourceError, match=named):
+            load_camera_info(path)
+
+
+@pytest.mark.parametrize(
+    ('image_topic', 'beside'),
+    [
+        ('/camera/image', '/camera/camera_info'),
+        ('/zed/left/image_raw/compressed', '/zed/left/camera_info'),
+        ('/image', '/camera_info'),
+    ],
+)
+def test_camera_info_is_looked_for_beside_the_picture(image_topic, beside):
+    assert camera_info_topic(image_topic) == beside
