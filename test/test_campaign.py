@@ -376,8 +376,10 @@ def test_missing_baseline_is_an_error_before_anything_runs(
 def test_missing_weights_are_an_error_before_anything_runs(
     trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tmp_path / 'runs', *smoke_words(sets), 'model=yolo12n.pt') == 1
-    assert 'yolo12n.pt' in capsys.readouterr().err
+    for weights in ('yolo12n.pt', 'yolo26n.pt'):  # the first leaves nothing to resume
+        assert run(tmp_path / 'runs', *smoke_words(sets), f'model={weights}') == 1
+        assert f'{weights} are not there' in capsys.readouterr().err
+    assert not CampaignFolder(tmp_path / 'runs' / 'smoke').state.exists()
     assert not trainer.trained
 
 

@@ -45,7 +45,8 @@ def open_campaign(
     """The campaign's recipe and state; a new one is written first.
 
     recipe: None takes the one that the campaign was started with. Raises OutputError where
-    `resume` does not fit what lies in the folder, RecipeError for another recipe than it had.
+    `resume` does not fit what lies in the folder, RecipeError for another recipe than it had, and
+    what `Steps.check` raises for a new one.
     """
     exists = folder.state.is_file()
     if resume and not exists:
@@ -57,6 +58,7 @@ def open_campaign(
         if recipe is None:
             raise RecipeError('a new campaign needs a recipe.')
         state = State(folder.name, recipe_sha256(recipe), now(), baselines=_texts(baselines))
+        Steps(folder, recipe, state).check()  # what is refused leaves no campaign behind
         save_recipe(recipe, folder.recipe)
         folder.write_state(state)
         return recipe, state

@@ -48,7 +48,7 @@ class Progress:
 
     def __str__(self) -> str:
         if not self.step:
-            return 'every step is done'
+            return 'every step is done' if self.steps else 'no step has begun'
         text = f'[{self.place}/{self.steps}] {self.step}'
         if self.epochs:
             text += f': epoch {self.epoch}/{self.epochs}'
