@@ -18,7 +18,7 @@ from pycuda_on_cpu import MemoryError as NoMemory
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, FrameEngine, open_engine, tensorrt
-from cone_perception.engines.choice import Latency, choose, write_choice
+from cone_perception.engines.choice import Latency, buildable_precisions, choose, write_choice
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.engines.plan import PlanCache, PlanKey, cache_folder
@@ -434,6 +434,9 @@ def test_precision_is_the_measured_one_of_those_that_passed_their_gate(
     assert ask(int8_int8=True, fp16_float=False) == 'int8'
     assert ask(int8_int8=False, fp16_float=False) == 'fp32'
     assert 'int8 is left out' in warnings[-2]
+    card = replace(bundle.card, networks=networks, gate={'passed': False, 'figures': {}})
+    assert buildable_precisions(replace(bundle, card=card), 1, 'int8', warnings.append) == ('int8',)
+    assert 'int8 did not pass the gate' in warnings[-1]
 
 
 def make_key(network: NetworkFile, provider: str) -> PlanKey:

@@ -52,11 +52,13 @@ def buildable_precisions(
 ) -> tuple[Precision, ...]:
     """The precisions to build: the one asked for, or for `best` those that may drive.
 
-    warn: told which is left out, and why.
-    Raises ModelError when the bundle has no network for it, or it failed the gate.
+    warn: told which is left out, and why. One that is asked for is built whatever the gate said.
+    Raises ModelError when the bundle has no network for it.
     """
     if choice != 'best':
-        network_for_gpu(bundle, choice, batch)
+        network = network_for_gpu(bundle, choice, batch)
+        if bundle.card.verdict != 'not judged' and not bundle.card.passed_gate(network):
+            warn(f'{choice} did not pass the gate: it is taken because precision asks for it.')
         return (choice,)
     usable = {n.precision: n for n in bundle.card.networks if n.batch == batch and for_gpu(n)}
     found: list[Precision] = [p for p in _DRIVING if p in usable]
@@ -67,14 +69,15 @@ def buildable_precisions(
         )
     else:
         for precision in [p for p in found if not bundle.card.passed_gate(usable[p])]:
-            warn(f'{precision} is left out: the card says it failed the gate.')
+            warn(f'{precision} is left out: it did not pass the gate, by its card.')
             found.remove(precision)
     if not found and 'fp32' in usable:
         found.append('fp32')
     if not found:
         raise ModelError(
-            f'{bundle.folder} holds no network that TensorRT takes with batch {batch}: neither '
-            'INT8 with int8 encoding, nor FP16, nor FP32. Export the model with them.'
+            f'{bundle.folder} holds no network of batch {batch} that may drive on a card: neither '
+            'INT8 with int8 encoding nor FP16 that passed the gate, nor FP32. Export the model '
+            'with them.'
         )
     return tuple(found)
 
