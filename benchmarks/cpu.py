@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.accuracy import box_iou
 from cone_perception.engines import open_network
+from cone_perception.engines.reference import match_boxes
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
@@ -34,7 +34,6 @@ from cone_perception.types import Detections, Frame
 WARM_UP_ROUNDS = 3
 REFERENCE = 'openvino fp32'
 PEER = 'ultralytics predict'
-SAME_IOU = 0.5
 Answer = tuple[Detections, tuple[float, float, float] | None]
 """Detections, and milliseconds of preprocessing, network and decoding where they are known."""
 
@@ -189,18 +188,11 @@ def difference(reference: Sequence[Detections], found: Sequence[Detections]) -> 
     overlaps: list[float] = []
     missed = extra = 0
     for wanted, given in zip(reference, found, strict=True):
-        iou = box_iou(wanted.xyxy_px, given.xyxy_px)
-        iou[wanted.class_id[:, None] != given.class_id[None]] = 0
-        matched = 0
-        for row in range(len(wanted)):
-            best = int(iou[row].argmax()) if len(given) else 0
-            if len(given) and iou[row, best] >= SAME_IOU:
-                errors.append(abs(float(wanted.score[row] - given.score[best])))
-                overlaps.append(float(iou[row, best]))
-                iou[:, best] = 0
-                matched += 1
-        missed += len(wanted) - matched
-        extra += len(given) - matched
+        pairs = match_boxes(wanted, given)
+        errors += [abs(float(wanted.score[i] - given.score[j])) for i, j, _ in pairs]
+        overlaps += [overlap for _, _, overlap in pairs]
+        missed += len(wanted) - len(pairs)
+        extra += len(given) - len(pairs)
     return {
         'boxes': sum(map(len, reference)),
         'missed': missed,
