@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from training.folder import CampaignFolder, State, Step
+from training.recipe import BASELINE, CANDIDATE
 
 MAP50 = 'metrics/mAP50(B)'
 MAP50_95 = 'metrics/mAP50-95(B)'
@@ -94,8 +95,8 @@ class CampaignRecord:
     def candidate(self) -> str:
         """The arm that the verdict is about."""
         found = self.comparison.get('candidate')
-        arms = [training.arm for training in self.trainings if training.arm != 'single-stage']
-        return str(found or (arms[0] if arms else 'two-stage'))
+        arms = [training.arm for training in self.trainings if training.arm != BASELINE]
+        return str(found or (arms[0] if arms else CANDIDATE))
 
     @property
     def margin(self) -> float:

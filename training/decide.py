@@ -21,17 +21,15 @@ from training.compare import (
     outcome_of,
     without_nan,
 )
+from training.guards import AGAINST_FORGETTING
 from training.outcome import Outcome
-from training.recipe import Figures, Judging
-
-BASELINE = 'single-stage'
-"""The baseline that decides: the simpler way to the same model."""
+from training.recipe import BASELINE, Figures, Judging
 
 Subject = Literal['weights', 'strategy']
 
 MITIGATIONS: Mapping[str, tuple[str, ...]] = {
     'overfit': ('shorter_stage1', 'more_augmentation', 'higher_lr'),
-    'forgetting': ('lower_lr', 'cosine'),
+    'forgetting': AGAINST_FORGETTING,
     'mismatch': (),
     '': ('higher_lr', 'longer'),
 }
@@ -167,8 +165,8 @@ def decide(
     """Judge a candidate.
 
     comparisons: candidate minus one baseline each; `Comparison.b` is the baseline's name.
-    baseline: the one that decides: paired if it is among the comparisons, else as published in
-    `judging`. Without either the outcome is NOT_COMPARED.
+    baseline: the one that decides, the simpler way to the same model: paired if it is among the
+    comparisons, else as published in `judging`. Without either the outcome is NOT_COMPARED.
     """
     against = [_paired(comparison, judging.margin) for comparison in comparisons]
     paired = {line.baseline for line in against}

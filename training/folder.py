@@ -16,13 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cone_perception.errors import OutputError, SourceError
-from training.recipe import Recipe, Stage
+from training.recipe import CANDIDATE, Recipe, Stage
 
 SCHEMA = 1
-CANDIDATE = 'two-stage'
-BASELINE = 'single-stage'
-"""Names of the arms that `recipe.stages` and `recipe.baseline` describe."""
-
 StepStatus = Literal['pending', 'running', 'done', 'failed']
 EventKind = Literal['guard', 'step', 'warning', 'error']
 

@@ -20,7 +20,7 @@ StopReason = Literal['forgetting', 'loss_not_finite', 'out_of_memory', 'disk_ful
 MACHINE = frozenset({'out_of_memory', 'disk_full', 'terminated'})
 """Reasons that lie in the machine; the others lie in the recipe."""
 
-MITIGATIONS = ('lower_lr', 'cosine')
+AGAINST_FORGETTING = ('lower_lr', 'cosine')
 """Recipes that the strategy names against catastrophic forgetting."""
 
 MUON_HEAD = 3.0

@@ -40,6 +40,10 @@ Optimizer = Literal['SGD', 'AdamW', 'Adam', 'MuSGD']
 SelectBy = Literal['map50', 'map50_95']
 TrackingMode = Literal['off', 'offline', 'online']
 
+CANDIDATE = 'two-stage'
+BASELINE = 'single-stage'
+"""Names of the arms that `Recipe.stages` and `Recipe.baseline` describe."""
+
 Share = Annotated[float, Range(0, 1)]
 NotNegative = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
@@ -397,9 +401,9 @@ def arms(recipe: Recipe) -> tuple[Arm, ...]:
         for key, values in recipe.sweep.items()
         for value in values
     ]
-    found = swept or [Arm('two-stage', _running(recipe.stages))]
+    found = swept or [Arm(CANDIDATE, _running(recipe.stages))]
     if baseline := _running(recipe.baseline):
-        found.append(Arm('single-stage', baseline, candidate=False))
+        found.append(Arm(BASELINE, baseline, candidate=False))
     return tuple(found)
 
 

@@ -24,6 +24,7 @@ from training.campaign_record import MAP50, MAP50_95, CampaignRecord, Training, 
 from training.card import write_card
 from training.compare import Interval, against_published, outcome_of
 from training.folder import CampaignFolder, Step, write_text
+from training.recipe import BASELINE
 from training.report_blocks import (
     Block,
     Bullets,
@@ -683,7 +684,7 @@ def _crossing(record: CampaignRecord) -> tuple[str, list[float]]:
 
     In words, and as numbers of pictures.
     """
-    candidate, other = record.candidate, 'single-stage'
+    candidate, other = record.candidate, BASELINE
     curves = {arm: _best_so_far(record, arm) for arm in (candidate, other)}
     if candidate == other or not all(curves.values()):
         return '', []

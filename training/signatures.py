@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.recipe import Guards
+from training.recipe import BASELINE, Guards
 from training.recipe_file import plain
 
 
@@ -31,7 +31,7 @@ class RunFigures:
     test: float | None = None
     baseline: float | None = None
     baseline_test: float | None = None
-    baseline_name: str = 'single-stage'
+    baseline_name: str = BASELINE
     val_losses: Sequence[float] = ()
     forgot: bool = False
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.folder import CampaignFolder, EventKind, append_event, write_text
-from training.guards import MITIGATIONS, GuardError, StageStopped, arguments
+from training.guards import AGAINST_FORGETTING, GuardError, StageStopped, arguments
 from training.recipe import Guards, SelectBy, Stage, Tracking
 from training.recipe_file import plain
 
@@ -165,7 +165,7 @@ class StageRecord:
             return
         if ending['reason'] == 'guard':
             raise GuardError(ending['message'])
-        tried = MITIGATIONS if ending['reason'] == 'forgetting' else ()
+        tried = AGAINST_FORGETTING if ending['reason'] == 'forgetting' else ()
         raise StageStopped(ending['reason'], ending['message'], tried)
 
     def rows(self) -> list[dict[str, str]]:

@@ -38,8 +38,8 @@ from training.cpu_trainer import (  # noqa: E402
 )
 from training.endings import end_with_parent, named_endings, on_sigterm  # noqa: E402
 from training.guards import (  # noqa: E402
+    AGAINST_FORGETTING,
     MACHINE,
-    MITIGATIONS,
     GuardError,
     StageStopped,
     check_arguments,
@@ -346,8 +346,9 @@ def check_forgetting(job: StageJob, record: StageRecord) -> None:
             'forgetting',
             f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
             f'{start:.3f} at the start, and more than {job.guards.forgetting_drop} lower for '
-            f'{job.guards.forgetting_epochs} epochs. Try the recipe {" or ".join(MITIGATIONS)}.',
-            MITIGATIONS,
+            f'{job.guards.forgetting_epochs} epochs. Try the recipe '
+            f'{" or ".join(AGAINST_FORGETTING)}.',
+            AGAINST_FORGETTING,
         )
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import DataError, RecipeError
-from training.folder import BASELINE, CampaignFolder, State, Step, run_id, write_text
+from training.folder import CampaignFolder, State, Step, run_id, write_text
 from training.outcome import Outcome
 from training.recipe import (
+    BASELINE,
     Figures,
     Recipe,
     Stage,
