@@ -32,6 +32,9 @@ from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Detections, Frame
 
 WARM_UP_ROUNDS = 3
+REST_S = 0.05
+"""Before each run: threads of the runtime before spin for a while when they have nothing to do."""
+
 REFERENCE = 'openvino fp32'
 PEER = 'ultralytics predict'
 Answer = tuple[Detections, tuple[float, float, float] | None]
@@ -148,6 +151,7 @@ def measure(
     for index, frame in enumerate(tqdm(frames, unit='round')):
         shift = index % len(names)
         for name in names[shift:] + names[:shift]:
+            time.sleep(REST_S)
             started = time.perf_counter()
             found, times = runners[name](frame)
             took_ms = (time.perf_counter() - started) * 1e3
