@@ -197,7 +197,12 @@ def _count(recipe: Recipe, key: str, missing: list[str]) -> tuple[int | None, st
     try:
         splits = read_layout(folder).splits
     except DataError as error:
-        missing.append(str(error).replace('fetch NAME', f'fetch {dataset.source or "NAME"}'))
+        text = str(error)
+        if dataset.source:
+            text = text.replace('fetch NAME', f'fetch {dataset.source}')
+        else:
+            text = text.removesuffix(', or fetch one: cone-training data fetch NAME')
+        missing.append(text)
         return expected, 'expected by the recipe' if expected is not None else 'not known'
     for split, count in dataset.images.items():
         if len(splits.get(split, ())) != count:

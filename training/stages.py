@@ -346,8 +346,7 @@ def check_forgetting(job: StageJob, record: StageRecord) -> None:
             'forgetting',
             f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
             f'{start:.3f} at the start, and more than {job.guards.forgetting_drop} lower for '
-            f'{job.guards.forgetting_epochs} epochs. Try the recipe '
-            f'{" or ".join(AGAINST_FORGETTING)}.',
+            f'{job.guards.forgetting_epochs} epochs.',
             AGAINST_FORGETTING,
         )
 
