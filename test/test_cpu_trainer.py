@@ -26,6 +26,7 @@ from training.cpu_trainer import (  # noqa: E402
     Schedule,
     ShardedLoss,
     is_whole,
+    last_checkpoint,
     split_batch,
     spoil,
 )
@@ -122,7 +123,7 @@ def test_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
     first.send_signal(signal.SIGKILL)
     first.wait()
     before = json.loads((out / 'progress.json').read_text())
-    checkpoint = torch.load(out / 'weights' / 'last.pt', weights_only=False)
+    checkpoint = torch.load(last_checkpoint(out / 'weights'), weights_only=False)
     assert checkpoint['optimizer'] is not None
 
     second = start(before['trained_s'] + 2)

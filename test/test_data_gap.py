@@ -166,6 +166,8 @@ def test_network_whose_backbone_cannot_be_found_is_refused(plain, tmp_path):
         embed_pictures([], write_network(tmp_path / 'net.onnx', enlarges=False))
     with pytest.raises(ModelError, match='does not exist'):
         embed_pictures([], tmp_path / 'missing.pt')
+    pytest.importorskip('ultralytics')
+    pytest.importorskip('torchvision')
     (tmp_path / 'broken.pt').write_bytes(b'no weights')
     with pytest.raises(ModelError, match='holds no YOLO model'):
         embed_pictures([], tmp_path / 'broken.pt')

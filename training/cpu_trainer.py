@@ -240,9 +240,10 @@ class ShardedTrainer(DetectionTrainer):  # type: ignore[misc]
             super().save_model()
             if self.best.is_file():
                 replace_file(self.best, best)
+            sync_file(self.last)
             if last.is_file():
-                last.replace(last.with_name(PREVIOUS))
-            replace_file(self.last, last)
+                last.replace(last.with_name(PREVIOUS))  # killed here, that one is gone on from
+            self.last.replace(last)
         finally:
             for part in (self.last, self.best):
                 part.unlink(missing_ok=True)
@@ -252,9 +253,14 @@ class ShardedTrainer(DetectionTrainer):  # type: ignore[misc]
 
 def replace_file(part: Path, whole: Path) -> None:
     """Put a file that was written to the end in the place of another."""
-    with part.open('rb') as file:
-        os.fsync(file.fileno())
+    sync_file(part)
     part.replace(whole)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file that was written to the end is on the disk."""
+    with path.open('rb') as file:
+        os.fsync(file.fileno())
 
 
 def last_checkpoint(weights: Path) -> Path | None:
