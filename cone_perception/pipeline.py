@@ -39,9 +39,16 @@ class ConeDetector:
     def __init__(self, card: ModelCard, engine: Engine) -> None:
         self.card = card
         self.engine = engine
+        # Asked once: a protocol's isinstance looks at every member.
+        self._frame_engine = engine if isinstance(engine, FrameEngine) else None
         self.batch = engine.info.input_shape[0]
         shape = (self.batch, card.height_px, card.width_px, 3)
         self._pictures = np.full(shape, PAD_VALUE, np.uint8)
+
+    @property
+    def encodings(self) -> frozenset[str]:
+        """Of sensor_msgs/Image: those that are best handed over as sent; none on a CPU."""
+        return self._frame_engine.encodings if self._frame_engine is not None else frozenset()
 
     def warm_up(self) -> None:
         """Run once on grey, so that the first real frame is not slower than the others."""
@@ -64,10 +71,10 @@ class ConeDetector:
             for frame in frames
         ]
         thresholds = filters.thresholds_for(self.card)
-        if isinstance(self.engine, FrameEngine):
+        if self._frame_engine is not None:
             prepared = started
-            pictures = [_readable(frame, self.engine.encodings) for frame in frames]
-            in_network = self.engine.detect(pictures, thresholds, self.card.nms_iou)
+            pictures = [_readable(frame, self.encodings) for frame in frames]
+            in_network = self._frame_engine.detect(pictures, thresholds, self.card.nms_iou)
             inferred = time.perf_counter_ns()
         else:
             for letterbox, frame, picture in zip(boxes, frames, self._pictures, strict=False):

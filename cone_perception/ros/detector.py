@@ -29,7 +29,6 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.draw import draw_cones
-from cone_perception.engines import FrameEngine
 from cone_perception.engines.build import BuildEvent
 from cone_perception.errors import (
     ConePerceptionError,
@@ -528,11 +527,10 @@ class DetectorNode(LifecycleNode):
         arrival = waiting.content
         before_ns = time.monotonic_ns()
         frames: list[Frame | CameraPicture]
-        detector = self._detector
-        engine = detector.engine if detector is not None else None
+        encodings = self._detector.encodings if self._detector is not None else frozenset()
         sent = None
-        if isinstance(engine, FrameEngine) and not self._settings.side_by_side:
-            sent = as_sent(arrival.message, engine.encodings)
+        if encodings and not self._settings.side_by_side:
+            sent = as_sent(arrival.message, encodings)
         if sent is not None:
             frames = [sent]
         else:
