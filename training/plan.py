@@ -195,14 +195,10 @@ def _count(recipe: Recipe, key: str, missing: list[str]) -> tuple[int | None, st
     dataset, folder = recipe.datasets[key], recipe.data_folder(key)
     expected = dataset.images.get('train')
     try:
+        recipe.check_data_folder(key)
         splits = read_layout(folder).splits
     except DataError as error:
-        text = str(error)
-        if dataset.source:
-            text = text.replace('fetch NAME', f'fetch {dataset.source}')
-        else:
-            text = text.removesuffix(', or fetch one: cone-training data fetch NAME')
-        missing.append(text)
+        missing.append(str(error))
         return expected, 'expected by the recipe' if expected is not None else 'not known'
     for split, count in dataset.images.items():
         if len(splits.get(split, ())) != count:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from cone_perception.errors import OutputError, RecipeError
+from cone_perception.errors import DataError, OutputError, RecipeError
 from training.data.sources import SOURCES
 from training.recipe_file import (
     Mistakes,
@@ -383,6 +383,13 @@ class Recipe:
     def data_folder(self, key: str) -> Path:
         """Folder of a data set, absolute or relative to the working directory."""
         return self.data_root / self.datasets[key].path
+
+    def check_data_folder(self, key: str) -> None:
+        """Raises DataError where a data set's folder is not there, and says how to get it."""
+        path, source = self.data_folder(key), self.datasets[key].source
+        if not path.exists():
+            fetch = f': cone-training data fetch {source}' if source else ''
+            raise DataError(f'the data set {key} is not in {path}. Put it there{fetch}.')
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cone_perception.errors import DataError, RecipeError
+from cone_perception.errors import RecipeError
 from training.folder import CampaignFolder, State, Step, run_id, write_text
 from training.outcome import Outcome
 from training.recipe import (
@@ -84,11 +84,7 @@ class Steps:
                     'a .pt or .onnx file or of a model bundle.'
                 )
         for name in used_datasets(self.recipe):
-            path = self.recipe.data_folder(name)
-            if not path.exists():
-                source = self.recipe.datasets[name].source
-                fetch = f': cone-training data fetch {source}' if source else ''
-                raise DataError(f'the data set {name} is not in {path}. Put it there{fetch}.')
+            self.recipe.check_data_folder(name)
         check_device(self.recipe.device)
 
     def tasks(self) -> list[Task]:
