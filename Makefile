@@ -4,7 +4,7 @@ PYTHON = python3
 ROS_DISTRO = kilted
 BAG =
 TOPIC =
-LOWER_EXTRAS = cpu,data,dev
+LOWER_EXTRAS = cpu,data,dev,replay
 # PyTorch as tested. From PyPI it brings CUDA, several GB; where there is no NVIDIA card, spare them with
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu.
 TORCH = torch==2.13.0 torchvision==0.28.0
@@ -67,12 +67,12 @@ $(VENV)/.created:
 	touch $@
 
 $(VENV)/.ready-run: $(VENV)/.created $(PACKAGING)
-	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu]'
+	$(PIP) -e '.[ros-$(ROS_DISTRO),cpu,replay]'
 	$(BIN)/python -m cone_perception.interfaces.build
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready-run
-	$(PIP) $(WITH_TORCH) -e '.[ros-$(ROS_DISTRO),cpu,data,dev,train]'
+	$(PIP) $(WITH_TORCH) -e '.[ros-$(ROS_DISTRO),cpu,data,dev,ray,replay,train]'
 	touch $@
 
 $(VENV)/.ready-train: $(VENV)/.created $(PACKAGING)
