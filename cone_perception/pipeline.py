@@ -20,14 +20,27 @@ from cone_perception.types import CameraPicture, Detections, Frame, UInt8
 
 @dataclass(frozen=True, slots=True)
 class StationTimes:
-    """Milliseconds that a batch spent at each station.
+    """When a batch left each station, in nanoseconds of the monotonic clock.
 
     An engine that takes the camera's own bytes does all three: it counts as inference.
     """
 
-    preprocess_ms: float
-    inference_ms: float
-    decode_ms: float
+    started_ns: int
+    prepared_ns: int
+    inferred_ns: int
+    decoded_ns: int
+
+    @property
+    def preprocess_ms(self) -> float:
+        return (self.prepared_ns - self.started_ns) / 1e6
+
+    @property
+    def inference_ms(self) -> float:
+        return (self.inferred_ns - self.prepared_ns) / 1e6
+
+    @property
+    def decode_ms(self) -> float:
+        return (self.decoded_ns - self.inferred_ns) / 1e6
 
 
 class ConeDetector:
@@ -65,7 +78,7 @@ class ConeDetector:
         """
         if not 1 <= len(frames) <= self.batch:
             raise ValueError(f'a batch takes 1 to {self.batch} frames, got {len(frames)}')
-        started = time.perf_counter_ns()
+        started = time.monotonic_ns()
         boxes = [
             Letterbox(frame.height_px, frame.width_px, self.card.height_px, self.card.width_px)
             for frame in frames
@@ -75,13 +88,13 @@ class ConeDetector:
             prepared = started
             pictures = [_readable(frame, self.encodings) for frame in frames]
             in_network = self._frame_engine.detect(pictures, thresholds, self.card.nms_iou)
-            inferred = time.perf_counter_ns()
+            inferred = time.monotonic_ns()
         else:
             for letterbox, frame, picture in zip(boxes, frames, self._pictures, strict=False):
                 letterbox.apply(_bgr(frame), picture)
-            prepared = time.perf_counter_ns()
+            prepared = time.monotonic_ns()
             outputs = self.engine.run(self._pictures)
-            inferred = time.perf_counter_ns()
+            inferred = time.monotonic_ns()
             in_network = [
                 decode(output, self.card.output_layout, thresholds, self.card.nms_iou)
                 for output in outputs[: len(frames)]
@@ -94,10 +107,7 @@ class ConeDetector:
                     in_source, self.card, letterbox.source_width_px, letterbox.source_height_px
                 )
             )
-        decoded = time.perf_counter_ns()
-        return found, StationTimes(
-            (prepared - started) / 1e6, (inferred - prepared) / 1e6, (decoded - inferred) / 1e6
-        )
+        return found, StationTimes(started, prepared, inferred, time.monotonic_ns())
 
     def close(self) -> None:
         self.engine.close()
