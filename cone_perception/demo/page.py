@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import math
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 
 from cone_perception.demo.pictures import PagePicture
 from cone_perception.demo.recording import MIN_HEIGHT_PX
 from cone_perception.demo.results import Results, count_tall
 from cone_perception.draw import class_colour, short_name
+from cone_perception.page import plain, swatch, table, tiles
+from cone_perception.page import write_page as write_html
 
 STATION_NAMES = {
     'wait_ms': 'waiting for the one before',
@@ -33,13 +32,14 @@ CHART_WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1000, 56, 76, 12, 12
 
 def write_page(path: Path, results: Results, pictures: Sequence[PagePicture]) -> None:
     """Write the page; every picture and chart is inside of it."""
-    template = resources.files('cone_perception.demo').joinpath('page.html')
     embedded = [
         {'index': picture.index, 'jpeg': base64.b64encode(picture.jpeg).decode('ascii')}
         for picture in pictures
     ]
     judged = results.figures.accuracy is not None
-    page = Template(template.read_text(encoding='utf-8')).substitute(
+    write_html(
+        path,
+        'demo/page.html',
         title='A drive through the detector',
         subtitle=_subtitle(results),
         tiles=_tiles(results),
@@ -59,16 +59,15 @@ def write_page(path: Path, results: Results, pictures: Sequence[PagePicture]) ->
         stations=_stations(results),
         cones_chart=_cones_chart(results),
         accuracy=_accuracy_table(results),
-        about=_rows([(key, f'<code>{html.escape(text)}</code>') for key, text in _about(results)]),
+        about=table([], [(key, f'<code>{plain(text)}</code>') for key, text in _about(results)]),
         pictures=json.dumps(embedded),
         rate=json.dumps(_page_rate_hz(results, len(pictures))),
         first=len(pictures) // 3,
     )
-    path.write_text(page, encoding='utf-8')
 
 
 def _subtitle(results: Results) -> str:
-    return html.escape(
+    return plain(
         f'{results.figures.frames} pictures from a bag, sent over DDS by one process, searched for '
         f'cones by a second ({results.about["engine"]}), recorded by a third.'
     )
@@ -77,7 +76,7 @@ def _subtitle(results: Results) -> str:
 def _tiles(results: Results) -> str:
     figures = results.figures
     lost = figures.frames - figures.answered
-    tiles = [
+    shown = [
         (
             f'{figures.answered} / {figures.frames}',
             'pictures answered',
@@ -87,18 +86,15 @@ def _tiles(results: Results) -> str:
     ]
     if figures.accuracy is not None:
         tall = f'cones from {MIN_HEIGHT_PX:.0f} px'
-        tiles += [
+        shown += [
             (_share(figures.accuracy.overall.precision), f'precision, {tall}', False),
             (_share(figures.accuracy.overall.recall), f'recall, {tall}', False),
         ]
-    tiles += [
+    shown += [
         (f'{figures.p50_ms:.0f} ms', 'latency, median', False),
         (f'{figures.p99_ms:.0f} ms', 'latency, 99th percentile', False),
     ]
-    return ''.join(
-        f'<div class="tile{" bad" if bad else ""}"><b>{value}</b><span>{name}</span></div>'
-        for value, name, bad in tiles
-    )
+    return tiles(shown)
 
 
 def _latency_chart(results: Results) -> str:
@@ -151,11 +147,9 @@ def _cones_chart(results: Results) -> str:
         chart.add(
             f'<polyline points="{points}" fill="none" stroke="var({colour})" stroke-width="3"/>'
         )
-    legend = ''.join(
-        f'<span><i style="background:var({colour})"></i>{name}</span>' for name, _, colour in series
-    )
+    names = ''.join(swatch(f'var({colour})', name) for name, _, colour in series)
     note = f'<span>from {MIN_HEIGHT_PX:.0f} px tall</span>'
-    return f'{chart.svg(text_px=24)}<div class="legend">{legend}{note}</div>'
+    return f'{chart.svg(text_px=24)}<div class="legend">{names}{note}</div>'
 
 
 def _stations(results: Results) -> str:
@@ -174,14 +168,12 @@ def _stations(results: Results) -> str:
             f'<title>{STATION_NAMES[name]}: {p50:.1f} ms</title></rect>'
         )
         x += width
-        dot = f'<i style="background:var({colour})"></i>'
-        label = f'<span class="legend" style="display:inline">{dot}</span>{STATION_NAMES[name]}'
-        rows.append((label, f'{p50:.1f}', f'{p99:.1f}'))
+        rows.append((swatch(f'var({colour})', STATION_NAMES[name]), f'{p50:.1f}', f'{p99:.1f}'))
     p50, p99 = results.figures.p50_ms, results.figures.p99_ms
     rows.append(('all together', f'{p50:.1f}', f'{p99:.1f}'))
     return (
         f'<svg viewBox="0 0 1000 44" role="img" aria-label="median time per station">{bars}</svg>'
-        f'<table><tr><th>station</th><th>p50 ms</th><th>p99 ms</th></tr>{_rows(rows)}</table>'
+        f'{table(["station", "p50 ms", "p99 ms"], rows)}'
     )
 
 
@@ -192,10 +184,10 @@ def _accuracy_table(results: Results) -> str:
     rows = []
     for name, one in (*accuracy.per_class.items(), ('all', accuracy.overall)):
         blue, green, red = class_colour(name)
-        dot = f'<i style="background:rgb({red},{green},{blue})"></i>' if name != 'all' else ''
+        colour = f'rgb({red},{green},{blue})' if name != 'all' else 'none'
         rows.append(
             (
-                f'<span class="legend" style="display:inline">{dot}</span>{short_name(name)}',
+                swatch(colour, plain(short_name(name))),
                 str(one.truths),
                 str(one.found),
                 str(one.correct),
@@ -203,12 +195,10 @@ def _accuracy_table(results: Results) -> str:
                 _share(one.recall),
             )
         )
-    head = ''.join(
-        f'<th>{name}</th>' for name in ('class', 'there', 'found', 'right', 'precision', 'recall')
-    )
+    head = ['class', 'there', 'found', 'right', 'precision', 'recall']
     return (
         '<section><h2>How right it was</h2>'
-        f'<table><tr>{head}</tr>{_rows(rows)}</table>'
+        f'{table(head, rows)}'
         f'<p>Cones at least {MIN_HEIGHT_PX:.0f} px tall, in the pictures that were answered. '
         'Right: of the same class, and the boxes share half of what they cover together.</p>'
         '</section>'
@@ -218,10 +208,6 @@ def _accuracy_table(results: Results) -> str:
 def _about(results: Results) -> list[tuple[str, str]]:
     rows = [(key, text) for key, text in results.about.items() if text]
     return [*rows, ('time', f'{results.wall_s:.0f} s altogether'), ('line', results.figures.line())]
-
-
-def _rows(rows: Sequence[Sequence[str]]) -> str:
-    return ''.join(f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in rows)
 
 
 def _share(value: float) -> str:
