@@ -1,0 +1,122 @@
+"""A detector node as one writes it straight away, to be measured beside ours.
+
+    python benchmarks/peer_node.py --weights best.pt --image-topic /camera/image_raw --detections camera/detections
+
+rclpy, cv_bridge (its stand-in rosbags-image where that does not work) and `ultralytics` predict in
+FP32: loaded and warmed up before it subscribes, all threads, queue depth 1, the transport profile
+that this package ships, and nothing copied that need not be. Needs ROS 2 and the extra train.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cone_perception.images import converter
+from cone_perception.ros.transport import use_profile
+
+READY = 'active: listening'
+"""In the line that it writes when it subscribes; the detector node writes the same."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Answer pictures until SIGINT or SIGTERM."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument('--weights', type=Path, required=True, help='.pt of Ultralytics')
+    parser.add_argument('--image-topic', required=True, help='of sensor_msgs/Image')
+    parser.add_argument('--detections', required=True, help='topic of the answers')
+    parser.add_argument('--imgsz', type=int, default=640, help='384x640 for a picture of 16:9')
+    parser.add_argument('--confidence', type=float, default=0.25)
+    parser.add_argument('--iou', type=float, default=0.6)
+    parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
+    args = parser.parse_args(argv)
+    serve(args, load(args))
+    return 0
+
+
+def load(args: argparse.Namespace) -> Any:
+    """A function from picture, (H, W, 3) uint8 BGR, to Ultralytics' boxes; warm."""
+    from training.ultralytics_cpu import prepare_ultralytics
+
+    prepare_ultralytics()
+    import torch
+    from ultralytics import YOLO
+
+    model = YOLO(args.weights)
+
+    def predict(bgr: Any) -> Any:
+        (result,) = model.predict(
+            bgr,
+            imgsz=args.imgsz,
+            conf=args.confidence,
+            iou=args.iou,
+            device='cpu',
+            half=False,
+            verbose=False,
+        )
+        return result
+
+    grey = np.full((720, 1280, 3), 114, np.uint8)
+    predict(grey)
+    torch.set_num_threads(
+        args.threads or len(os.sched_getaffinity(0))
+    )  # the first call sets its own
+    for _ in range(3):
+        predict(grey)
+    return predict
+
+
+def serve(args: argparse.Namespace, predict: Any) -> None:
+    """Subscribe, and answer in the callback."""
+    use_profile()
+    import rclpy
+    from rclpy.executors import ExternalShutdownException
+    from rclpy.qos import QoSProfile, ReliabilityPolicy
+    from sensor_msgs.msg import Image
+    from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    rclpy.init()
+    node = rclpy.create_node('peer')
+    publisher = node.create_publisher(Detection2DArray, args.detections, 10)
+    _, to_bgr = converter()
+
+    def on_image(message: Image) -> None:
+        result = predict(to_bgr(message))
+        answer = Detection2DArray(header=message.header)
+        boxes = result.boxes.data.tolist()  # left, top, right, bottom, score, class
+        for left, top, right, bottom, score, class_id in boxes:
+            hypothesis = ObjectHypothesisWithPose()
+            hypothesis.hypothesis.class_id = result.names[int(class_id)]
+            hypothesis.hypothesis.score = score
+            detection = Detection2D(header=message.header, results=[hypothesis])
+            detection.bbox.center.position.x = (left + right) / 2
+            detection.bbox.center.position.y = (top + bottom) / 2
+            detection.bbox.size_x = right - left
+            detection.bbox.size_y = bottom - top
+            answer.detections.append(detection)
+        publisher.publish(answer)
+
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    node.create_subscription(Image, args.image_topic, on_image, qos)
+    node.get_logger().info(f'{READY} to {args.image_topic}')
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
