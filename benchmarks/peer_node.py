@@ -1,6 +1,7 @@
-"""A detector node as one writes it straight away, to be measured beside ours.
+r"""A detector node as one writes it straight away, to be measured beside ours.
 
-    python benchmarks/peer_node.py --weights best.pt --image-topic /camera/image_raw --detections camera/detections
+    python benchmarks/peer_node.py --weights best.pt --image-topic /camera/image \
+        --detections /camera/detections
 
 rclpy, cv_bridge (its stand-in rosbags-image where that does not work) and `ultralytics` predict in
 FP32: loaded and warmed up before it subscribes, all threads, queue depth 1, the transport profile
