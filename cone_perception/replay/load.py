@@ -1,0 +1,184 @@
+"""What a replay's processes and the GPU do meanwhile, sampled."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from cone_perception.errors import InstallError
+from cone_perception.replay.traces import LoadSample
+
+MB = 1e6
+
+
+class LoadSampler:
+    """Samples processes, each with all that it started, and the first GPU, in a thread of its own.
+
+    pids: who -> process id. A process that has ended is left out from then on; what of its work the
+    last sample has not seen is lost. The first sample of each has no cpu_cores: there is nothing
+    before it. `samples` grows while the sampler runs and stays after it.
+    The GPU's samples need nvidia-ml-py; without it, or without a GPU, there are none.
+    Raises InstallError without psutil.
+    """
+
+    def __init__(self, pids: Mapping[str, int], period_s: float = 0.5) -> None:
+        self.samples: list[LoadSample] = []
+        self._period_s = period_s
+        self._trees = [_ProcessTree(who, pid) for who, pid in pids.items()]
+        self._gpu = open_gpu()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name='load sampler', daemon=True)
+
+    def __enter__(self) -> LoadSampler:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        self.sample()
+        if self._gpu is not None:
+            self._gpu.close()
+
+    def sample(self) -> None:
+        """Take one sample of everything now. The thread calls it."""
+        for tree in self._trees:
+            if (sample := tree.sample()) is not None:
+                self.samples.append(sample)
+        if self._gpu is not None and (sample := self._gpu.sample()) is not None:
+            self.samples.append(sample)
+
+    def _run(self) -> None:
+        due_s = time.monotonic()
+        while not self._ended.wait(max(0.0, due_s - time.monotonic())):
+            self.sample()
+            # Samples that a busy machine has missed are not made up for in a burst.
+            due_s = max(due_s + self._period_s, time.monotonic())
+
+
+class _ProcessTree:
+    """A process and all that it started."""
+
+    def __init__(self, who: str, pid: int) -> None:
+        try:
+            self._psutil: Any = importlib.import_module('psutil')
+        except ImportError as error:
+            raise InstallError(
+                'psutil is missing, which measures CPU and memory. '
+                "Install it: pip install 'cone_perception[replay]', or apt install python3-psutil."
+            ) from error
+        self._who = who
+        self._last_ns = 0
+        self._last_cpu_s: dict[tuple[int, float], float] | None = None
+        try:
+            self._root: Any = self._psutil.Process(pid)
+        except self._psutil.NoSuchProcess:
+            self._root = None
+
+    def sample(self) -> LoadSample | None:
+        """None once the process has ended."""
+        if self._root is None:
+            return None
+        now_ns = time.monotonic_ns()
+        cpu_s: dict[tuple[int, float], float] = {}
+        memory_mb = threads = 0.0
+        try:
+            # A zombie is still there, but it holds nothing.
+            if not self._root.is_running() or self._root.status() == self._psutil.STATUS_ZOMBIE:
+                return None
+            processes = [self._root, *self._root.children(recursive=True)]
+        except self._psutil.Error:
+            return None
+        for process in processes:
+            # One that ends meanwhile, or whose memory may not be read, is left out.
+            with contextlib.suppress(self._psutil.Error), process.oneshot():
+                times = process.cpu_times()
+                memory_mb += process.memory_info().rss / MB
+                threads += process.num_threads()
+                cpu_s[process.pid, process.create_time()] = times.user + times.system
+        if not cpu_s:
+            return None
+        values = {'memory_mb': memory_mb, 'threads': threads}
+        if self._last_cpu_s is not None and now_ns > self._last_ns:
+            # Process by process: one that ended since takes nothing back, and one that is new has
+            # done all of its work since.
+            done_s = sum(seconds - self._last_cpu_s.get(key, 0.0) for key, seconds in cpu_s.items())
+            values['cpu_cores'] = done_s / ((now_ns - self._last_ns) / 1e9)
+        self._last_ns, self._last_cpu_s = now_ns, cpu_s
+        return LoadSample(self._who, now_ns, values)
+
+
+class Gpu:
+    """The machine's first GPU, asked through NVML."""
+
+    def __init__(self, nvml: Any) -> None:
+        self._nvml = nvml
+        self._handle = nvml.nvmlDeviceGetHandleByIndex(0)
+
+    @property
+    def name(self) -> str:
+        return _text(self._nvml.nvmlDeviceGetName(self._handle))
+
+    @property
+    def driver(self) -> str:
+        return _text(self._nvml.nvmlSystemGetDriverVersion())
+
+    @property
+    def cuda(self) -> str:
+        """The newest CUDA that the driver can run."""
+        version = int(self._nvml.nvmlSystemGetCudaDriverVersion())
+        return f'{version // 1000}.{version % 1000 // 10}'
+
+    def sample(self) -> LoadSample | None:
+        """What this GPU tells; not each of them tells everything."""
+        nvml, handle = self._nvml, self._handle
+        asked: dict[str, Callable[[], float]] = {
+            'load_percent': lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
+            'memory_mb': lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / MB,
+            'clock_mhz': lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            'temperature_c': lambda: nvml.nvmlDeviceGetTemperature(
+                handle, nvml.NVML_TEMPERATURE_GPU
+            ),
+            'power_w': lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+        }
+        values = {}
+        for name, ask in asked.items():
+            with contextlib.suppress(nvml.NVMLError):
+                values[name] = float(ask())
+        return LoadSample('gpu', time.monotonic_ns(), values) if values else None
+
+    def close(self) -> None:
+        with contextlib.suppress(self._nvml.NVMLError):
+            self._nvml.nvmlShutdown()
+
+
+def open_gpu() -> Gpu | None:
+    """None without nvidia-ml-py, without a driver or without a GPU."""
+    try:
+        nvml: Any = importlib.import_module('pynvml')
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    try:
+        return Gpu(nvml)
+    except nvml.NVMLError:
+        nvml.nvmlShutdown()
+        return None
+
+
+def _text(value: str | bytes) -> str:
+    """Older releases of nvidia-ml-py give bytes."""
+    return value.decode() if isinstance(value, bytes) else value
