@@ -43,7 +43,7 @@ from cone_perception.errors import (
     EngineLostError,
     ModelError,
 )
-from cone_perception.model_card import Bundle, Precision, read_bundle
+from cone_perception.model_card import Bundle, Precision, read_bundle, shipped_bundle
 
 RUNS = 300
 """Per engine, to find the fastest: at about a millisecond each, the clock has settled by then."""
@@ -66,7 +66,13 @@ class BuiltEngine:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('bundle', type=Path, help="model bundle's folder")
+    parser.add_argument(
+        'bundle',
+        type=Path,
+        nargs='?',
+        default=shipped_bundle(),
+        help="model bundle's folder (default: the shipped model)",
+    )
     parser.add_argument(
         '--precision',
         choices=get_args(PrecisionChoice),

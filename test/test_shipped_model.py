@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from cone_perception.accuracy import match_picture, summarise
-from cone_perception.engines import open_engine
+from cone_perception.engines import open_engine, open_network
+from cone_perception.engines.build import check_convolutions, compile_network, network_for_gpu
+from cone_perception.engines.choice import buildable_precisions
+from cone_perception.engines.reference import check_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import file_sha256, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
@@ -48,11 +51,54 @@ def test_bundle_is_whole_small_and_licensed(bundle):
     assert bundle.card.licence == 'AGPL-3.0-only'
     for name, sha256 in bundle.card.other_files.items():
         assert file_sha256(bundle.folder / name) == sha256
-    size = sum(bundle.checked_path(n).stat().st_size for n in bundle.card.networks)
-    assert size <= 4_000_000
-    assert [n.precision for n in bundle.card.networks] == ['int8']
+    size = {n.file: bundle.checked_path(n).stat().st_size for n in bundle.card.networks}
+    assert max(size['int8-uint8.onnx'], size['int8-int8.onnx']) <= 4_000_000
+    assert sum(path.stat().st_size for path in bundle.folder.iterdir()) <= 14_000_000
     listed = {n.file for n in bundle.card.networks} | set(bundle.card.other_files) | {'card.json'}
     assert listed == {path.name for path in bundle.folder.iterdir()}
+
+
+def test_it_holds_what_a_cpu_and_a_card_take_and_all_of_it_passed(bundle):
+    kinds = {(n.precision, n.encoding) for n in bundle.card.networks}
+    assert kinds == {('int8', 'uint8'), ('int8', 'int8'), ('fp16', 'float')}
+    assert all(bundle.card.passed_gate(network) for network in bundle.card.networks)
+    warnings = []
+    assert buildable_precisions(bundle, 1, 'best', warnings.append) == ('int8', 'fp16')
+    assert warnings == []
+
+
+def test_int8_for_cards_has_the_very_scales_of_the_one_for_cpus(bundle):
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    from training.quantise import quantised_share, steps_of
+
+    for_cpu, for_card = (
+        onnx.load(bundle.checked_path(bundle.network('int8', encoding)))
+        for encoding in ('uint8', 'int8')
+    )
+    assert steps_of(for_card) == steps_of(for_cpu)
+    assert quantised_share(for_card) == tuple(bundle.card.gate['int8_convolutions'])
+
+
+@pytest.mark.parametrize('precision', ['int8', 'fp16'])
+def test_what_is_built_for_a_card_answers_as_its_reference(bundle, precision):
+    """ONNX Runtime in the card's place: what the engine is held to can be met."""
+    pytest.importorskip('onnxruntime', reason='the dev extra is not installed')
+    engine = open_network(bundle, network_for_gpu(bundle, precision, 1), 'onnxruntime')
+    check = check_engine(engine, bundle)
+    engine.close()
+    assert check.passed, check.reasons
+    assert check.boxes > 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('precision', ['int8', 'fp16'])
+def test_it_compiles_for_the_rtx_4060(bundle, precision):
+    pytest.importorskip('tensorrt_rtx_bindings')
+    network = bundle.checked_path(network_for_gpu(bundle, precision, 1)).read_bytes()
+    compiled = compile_network(network, 'tensorrt_rtx', 'SM89', precision)
+    check_convolutions(compiled.convolutions, bundle, precision)
+    assert set(compiled.convolutions) <= {'int8', 'fp16'}
 
 
 def test_card_says_what_it_was_trained_and_judged_on(bundle):
