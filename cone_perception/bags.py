@@ -16,6 +16,7 @@ import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from cone_perception.bag_remains import open_remains
 from cone_perception.camera_info import CameraInfo, camera_info_topic
 from cone_perception.errors import SourceError
 from cone_perception.types import Frame
@@ -54,24 +55,39 @@ def bag_types() -> Any:
 
 def is_bag(path: Path) -> bool:
     """Whether `path` is a rosbag2 folder or one of its files."""
-    return (path / 'metadata.yaml').is_file() if path.is_dir() else path.suffix in BAG_FILES
+    if path.is_dir():
+        return (path / 'metadata.yaml').is_file() or file_without_metadata(path) is not None
+    return path.suffix in BAG_FILES
+
+
+def file_without_metadata(path: Path) -> Path | None:
+    """The only bag file of a folder without metadata.yaml: it can be read alone. Otherwise None."""
+    if not path.is_dir() or (path / 'metadata.yaml').is_file():
+        return None
+    files = [file for file in path.iterdir() if file.suffix in BAG_FILES]
+    return files[0] if len(files) == 1 else None
 
 
 @contextmanager
 def open_bag(path: Path) -> Iterator[Reader]:
     """A rosbags reader of the bag at `path`: its folder, or a single .mcap or .db3 file.
 
-    Raises SourceError when it is missing, damaged, or not a bag.
+    A bag that was cut off is read up to there; then `read_messages` says so.
+    Raises SourceError when it is missing, no bag, or nothing of it can be read.
     """
+    file = file_without_metadata(path) or path
     try:
-        reader = Reader(path)
+        reader = Reader(file)
         reader.open()
     except Exception as error:  # a damaged bag raises whatever its parser tripped over
-        raise SourceError(
-            f'{path} cannot be read as a rosbag2: {_reason(error)}. '
-            'Give its folder with metadata.yaml, or a complete .mcap or .db3 file; '
-            '`ros2 bag reindex` repairs a recording that was cut off.'
-        ) from error
+        remains = open_remains(file)
+        if remains is None:
+            raise SourceError(
+                f'{path} cannot be read as a rosbag2: {_reason(error)}. '
+                'Give its folder with metadata.yaml, or a complete .mcap or .db3 file; '
+                '`ros2 bag reindex` repairs a recording that was cut off.'
+            ) from error
+        reader = remains
     try:
         yield reader
     finally:
@@ -104,6 +120,16 @@ def read_messages(
                 f'{reader.path} is damaged, the rest of it cannot be read: {_reason(error)}'
             ) from error
         yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+
+
+def read_until_damage(
+    reader: Reader, topics: Iterable[str], problems: list[str]
+) -> Iterator[BagMessage]:
+    """As read_messages, but damage ends it: what is wrong is appended to `problems`."""
+    try:
+        yield from read_messages(reader, topics)
+    except SourceError as error:
+        problems.append(str(error))
 
 
 def header_stamp_ns(data: bytes) -> int:

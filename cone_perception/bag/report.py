@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -13,15 +14,15 @@ from typing import Any
 from rosbags.rosbag2 import Reader
 
 from cone_perception.bags import (
-    BAG_FILES,
     CAMERA_INFO,
     COMPRESSED_IMAGE,
     IMAGE,
     BagMessage,
     bag_types,
+    file_without_metadata,
     header_stamp_ns,
     open_bag,
-    read_messages,
+    read_until_damage,
 )
 from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import ImageError, SourceError
@@ -126,24 +127,33 @@ class _Track:
         return median(gaps) if len(gaps) >= 2 else None
 
 
-def inspect_bag(path: Path) -> BagReport:
-    """Read all of the bag at `path`. Raises SourceError when it cannot be opened."""
+def inspect_bag(
+    path: Path,
+    topics: Collection[str] | None = None,
+    see: Callable[[BagMessage], None] | None = None,
+) -> BagReport:
+    """Read all of the bag at `path`, once. Raises SourceError when it cannot be opened.
+
+    topics: only their messages are read and judged; None takes all. see: is called with each.
+    """
     problems: list[Problem] = []
-    file = _find_file_without_metadata(path, problems)
-    complete = True
-    with open_bag(file) as reader:
-        tracks = [_Track(*key, count) for key, count in _connections(reader).items()]
+    if file := file_without_metadata(path):
+        text = f'metadata.yaml is missing; {file.name} was read alone: `ros2 bag reindex` makes one'
+        problems.append(Problem(None, 'metadata', text))
+    damage: list[str] = []
+    with open_bag(path) as reader:
+        there = [_Track(*key, count) for key, count in _connections(reader).items()]
+        tracks = [track for track in there if topics is None or track.topic in topics]
         by_key = {(track.topic, track.type_name): track for track in tracks}
-        try:
-            for message in read_messages(reader, {track.topic for track in tracks}):
-                _take(message, by_key[message.topic, message.type_name], problems)
-        except SourceError as error:
-            complete = False
-            problems.append(Problem(None, 'damaged', str(error)))
+        for message in read_until_damage(reader, {track.topic for track in tracks}, damage):
+            _take(message, by_key[message.topic, message.type_name], problems)
+            if see is not None:
+                see(message)
         storage, compression = storage_of(reader), compression_of(reader)
-    if complete:
+    problems += [Problem(None, 'damaged', text) for text in damage]
+    if not damage:
         problems += _miscounted(tracks)
-    problems += _types(tracks)
+    problems += _types(there)
     for track in tracks:
         problems += _stamps(track)
         problems += _gaps(track)
@@ -156,7 +166,7 @@ def inspect_bag(path: Path) -> BagReport:
         storage,
         compression,
         _size_bytes(path),
-        complete,
+        not damage,
         sum(map(len, filled)),
         0.0 if first_ns is None or last_ns is None else (last_ns - first_ns) / 1e9,
         first_ns,
@@ -182,18 +192,6 @@ def compression_of(reader: Reader) -> str:
             if chunk.compression:
                 return f'storage {chunk.compression}'
     return 'none'
-
-
-def _find_file_without_metadata(path: Path, problems: list[Problem]) -> Path:
-    """The bag's only file where its folder lacks metadata.yaml, otherwise `path`."""
-    if not path.is_dir() or (path / 'metadata.yaml').is_file():
-        return path
-    files = sorted(file for file in path.iterdir() if file.suffix in BAG_FILES)
-    if len(files) != 1:
-        return path  # open_bag says what is missing
-    text = f'metadata.yaml is missing; {files[0].name} was read alone: `ros2 bag reindex` makes one'
-    problems.append(Problem(None, 'metadata', text))
-    return files[0]
 
 
 def _connections(reader: Reader) -> Counter[tuple[str, str]]:
@@ -292,6 +290,10 @@ def _stamps(track: _Track) -> list[Problem]:
             f'by up to {max(backward) / 1e9:.3f} s'
         )
         problems.append(Problem(track.topic, 'unsorted', text))
+    equal = len(stamps) - len(set(stamps))
+    if equal and track.type_name in PICTURES:
+        text = f'{equal} of {len(stamps)} stamps are those of another picture'
+        problems.append(Problem(track.topic, 'equal stamp', text))
     if 0 in track.times_ns:
         text = f'{track.times_ns.count(0)} messages were recorded at time zero'
         problems.append(Problem(track.topic, 'zero time', text))
