@@ -28,6 +28,19 @@ def test_newest_frame_replaces_the_one_that_waits():
     assert inbox.take() == []
 
 
+def test_frames_that_are_given_up_are_all_named():
+    inbox = NewestFrames()
+    inbox.offer(right(1))
+    inbox.offer(left(2))
+    assert contents(inbox.clear()) == ['R1', 'L2']
+    assert inbox.take() == []
+    pairs = StereoPairs(MS)
+    for frame in (left(1), right(1), left(2)):
+        pairs.offer(frame)
+    assert contents(pairs.clear()) == ['L1', 'R1', 'L2']
+    assert pairs.take() == pairs.clear() == []
+
+
 def test_fast_camera_does_not_starve_a_slow_one():
     inbox = NewestFrames()
     inbox.offer(right(1))

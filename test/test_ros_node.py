@@ -38,6 +38,8 @@ BLUE_PX = (256, 168, 320, 232)
 YELLOW_PX = (640, 360, 704, 424)
 """Left, top, right, bottom in a picture of 1280x720; they fill cells of the tiny network."""
 
+MOMENTS = ('received', 'started', 'prepared', 'inferred', 'decoded', 'published')
+
 
 def picture():
     """1280x720 with a blue and a yellow cone."""
@@ -195,8 +197,47 @@ def test_station_times_of_each_frame_are_published(observer, node):
     stations = ('wait_ms', 'preprocess_ms', 'inference_ms', 'decode_ms', 'publish_ms')
     parts = [float(values[name]) for name in stations]
     assert min(parts) >= 0
-    assert float(values['total_ms']) >= sum(parts) - 0.01
+    assert float(values['total_ms']) == pytest.approx(sum(parts), abs=0.01)
     assert float(values['age_ms']) >= 0
+    assert (values['outcome'], values['reason']) == ('answered', '')
+    moments = [int(values[f'{name}_ns']) for name in MOMENTS]
+    assert moments == sorted(moments)
+    assert moments[-1] - moments[0] == pytest.approx(float(values['total_ms']) * 1e6, abs=1000)
+
+
+def told_of(observer, stamp_ns):
+    """The records of ~/timing of one picture."""
+    return [
+        {v.key: v.value for v in message.status[0].values}
+        for message in list(observer.listen(f'{NODE}/timing', DiagnosticArray))
+        if stamp_ns_of(message) == stamp_ns
+    ]
+
+
+def test_every_frame_that_was_received_is_told_of_once(observer, node):
+    """More than the node can answer, and one that cannot be read."""
+    timing = observer.listen(f'{NODE}/timing', DiagnosticArray)
+    wait_for(lambda: ask(observer, encode(picture(), 'bgr8')) and timing, 'a first timing')
+    small = encode(picture()[:64, :64], 'bgr8')
+    timing.clear()
+    received = int(camera_health(observer).values['received'])
+    stamps = [send(observer, small) for _ in range(100)]
+    broken = send(observer, spoilt(encoding='made_up'))
+    wait_for(lambda: told_of(observer, broken), 'the record of the broken one')
+    stamps.append(stamp_ns_of(ask(observer, small)))
+    wait_for(lambda: told_of(observer, stamps[-1]), 'the last record')
+    (record,) = told_of(observer, broken)
+    assert record['outcome'] == 'failed'
+    assert "'made_up'" in record['reason']
+    assert [key for key in record if key.endswith('_ns')] == [
+        'stamp_ns', 'received_ns', 'started_ns',
+    ]  # fmt: skip
+    told = [told_of(observer, stamp_ns) for stamp_ns in stamps]
+    assert max(len(records) for records in told) == 1
+    values = camera_health(observer, lambda s: int(s.values['received']) > received + 1).values
+    counted = ('answered', 'dropped', 'failed')
+    assert int(values['received']) == sum(int(values[name]) for name in counted)
+    assert int(values['received']) - received == len(timing)
 
 
 def test_health_names_engine_model_rates_and_latencies(observer, node):

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ from cone_perception.errors import (
 )
 from cone_perception.images import as_sent, converter, to_bgr
 from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
-from cone_perception.pipeline import ConeDetector
+from cone_perception.pipeline import ConeDetector, StationTimes
 from cone_perception.placement import PlacedEngine, place_network
 from cone_perception.ros.diagnostics import (
     ERROR,
@@ -51,7 +51,7 @@ from cone_perception.ros.diagnostics import (
     timing_status,
     why_silent,
 )
-from cone_perception.ros.health import FrameTimes, Health
+from cone_perception.ros.health import FrameMoments, FrameTimes, Health, Outcome
 from cone_perception.ros.inbox import Inbox, NewestFrames, StereoPairs, Waiting
 from cone_perception.ros.messages import to_message
 from cone_perception.ros.parameters import changed_settings, declare_settings, read_settings
@@ -73,7 +73,11 @@ STOP_TIMEOUT_S = 0.7
 STOP_POLL_S = 0.05
 
 LAST_WORDS_S = 0.3
-"""For the diagnostics to reach who listens, before a process ends whose GPU is lost."""
+"""For what is said last to reach who listens, before the process ends."""
+
+TIMING_DEPTH = 1000
+"""Records kept for a listener who is late. Drops come in bursts while the network is busy, and a
+record that is lost would look like a frame that never came."""
 
 FAILURE_STATUS = 1
 """Exit status that makes the launch file start the node again."""
@@ -102,17 +106,11 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture to search, and what its answer needs.
-
-    frame: as the camera sent it where the engine reads that. convert_ms: message to frame.
-    """
+    """One picture to search, as the camera sent it where the engine reads that."""
 
     camera: str
     frame: Frame | CameraPicture
-    header: Header
     arrival: Arrival
-    wait_ms: float
-    convert_ms: float
 
 
 class DetectorNode(LifecycleNode):
@@ -349,7 +347,9 @@ class DetectorNode(LifecycleNode):
             self._debug_publishers[name] = self.create_publisher(
                 Image, f'{name}/debug_image', QoSProfile(depth=1)
             )
-        self._timing_publisher = self.create_publisher(DiagnosticArray, '~/timing', 100)
+        self._timing_publisher = self.create_publisher(
+            DiagnosticArray, '~/timing', QoSProfile(depth=TIMING_DEPTH)
+        )
 
     def _unload(self) -> None:
         for publisher in (*self._detection_publishers.values(), *self._debug_publishers.values()):
@@ -403,7 +403,15 @@ class DetectorNode(LifecycleNode):
             self.destroy_subscription(subscription)
         self._image_subscriptions = []
         worker, self._worker = self._worker, None
-        return worker is None or worker.stop(STOP_TIMEOUT_S)
+        if worker is None:
+            return True
+        finished = worker.stop(STOP_TIMEOUT_S)
+        left = worker.clear()
+        for waiting in left:
+            self._drop(waiting, 'the node stopped working')
+        if left and self._timing_publisher is not None:
+            self._timing_publisher.wait_for_all_acked(Duration(seconds=LAST_WORDS_S))
+        return finished
 
     # --- settings ---
 
@@ -460,9 +468,8 @@ class DetectorNode(LifecycleNode):
         )
         for camera in self._cameras_of(topic):
             health.received(camera, now_s)
-        for dropped in worker.offer(Waiting(topic, stamp_ns, arrival)):
-            for camera in self._cameras_of(dropped.topic):
-                health.dropped(camera, now_s)
+        for pushed_out in worker.offer(Waiting(topic, stamp_ns, arrival)):
+            self._drop(pushed_out, 'a newer frame came')
 
     def _cameras_of(self, topic: int) -> tuple[str, ...]:
         cameras = self._settings.cameras
@@ -477,55 +484,60 @@ class DetectorNode(LifecycleNode):
         started_ns = time.monotonic_ns()
         jobs: list[Job] = []
         for frame in waiting:
-            cameras = self._cameras_of(frame.topic)
+            cameras, arrival = self._cameras_of(frame.topic), frame.content
             try:
-                jobs += self._jobs(frame, cameras, started_ns)
+                jobs += self._jobs(arrival, cameras)
             except ImageError as error:
-                self._fail(cameras, str(error))
+                self._fail([(camera, arrival) for camera in cameras], started_ns, str(error))
             except Exception as error:  # one bad frame must not end the thread
-                self._fail_unexpectedly(cameras, error)
+                reason = self._describe_unexpected(error)
+                self._fail([(camera, arrival) for camera in cameras], started_ns, reason)
         if settings.batch == 2 and len(jobs) == 1:
             health.alone(jobs[0].camera, time.monotonic())
         for start in range(0, len(jobs), settings.batch):
             batch = jobs[start : start + settings.batch]
-            cameras = tuple(job.camera for job in batch)
+            frames = [(job.camera, job.arrival) for job in batch]
+            if start:  # until now it has waited for the batch before it
+                started_ns = time.monotonic_ns()
             try:
                 with self._one_detects:
                     found, times = detector.detect([job.frame for job in batch], settings.filters)
             except EngineLostError as error:
-                self._fail(cameras, str(error))
+                self._fail(frames, started_ns, str(error))
                 self._lose(error)
                 return
             except ConePerceptionError as error:
-                self._fail(cameras, str(error))
+                self._fail(frames, started_ns, str(error))
                 continue
             except Exception as error:
-                self._fail_unexpectedly(cameras, error)
+                self._fail(frames, started_ns, self._describe_unexpected(error))
                 continue
-            if self._worker is not worker:
-                return  # deactivated in the meantime
             for job, cones in zip(batch, found, strict=True):
-                known = FrameTimes(
-                    age_ms=job.arrival.age_ms,
-                    wait_ms=job.wait_ms,
-                    preprocess_ms=job.convert_ms + times.preprocess_ms,
-                    inference_ms=times.inference_ms,
-                    decode_ms=times.decode_ms,
-                    publish_ms=0.0,
-                    total_ms=0.0,
-                )
+                if self._worker is not worker:  # deactivated in the meantime
+                    moments = FrameMoments(job.arrival.arrived_ns, started_ns)
+                    health.dropped(job.camera, time.monotonic())
+                    self._tell(
+                        job.camera, job.arrival, 'dropped', 'the node stopped working', moments
+                    )
+                    continue
                 try:
-                    self._publish(job, cones, known)
+                    self._publish(job, cones, started_ns, times)
                 except Exception as error:
                     if not self._stopping.is_set():
-                        self._fail_unexpectedly((job.camera,), error)
+                        reason = self._describe_unexpected(error)
+                        self._fail([(job.camera, job.arrival)], started_ns, reason)
+                    continue
+                try:
+                    self._publish_debug(job, cones)
+                except Exception as error:  # the answer was sent all the same
+                    if not self._stopping.is_set():
+                        self.get_logger().warning(
+                            f'no debug image: {self._describe_unexpected(error)}',
+                            throttle_duration_sec=LOG_PERIOD_S,
+                        )
 
-    def _jobs(
-        self, waiting: Waiting[Arrival], cameras: tuple[str, ...], started_ns: int
-    ) -> list[Job]:
+    def _jobs(self, arrival: Arrival, cameras: tuple[str, ...]) -> list[Job]:
         """One picture, or both halves of one that carries two cameras. Raises ImageError."""
-        arrival = waiting.content
-        before_ns = time.monotonic_ns()
         frames: list[Frame | CameraPicture]
         encodings = self._detector.encodings if self._detector is not None else frozenset()
         sent = None
@@ -542,54 +554,85 @@ class DetectorNode(LifecycleNode):
                 frames = [Frame(picture[:, :middle]), Frame(picture[:, middle:])]
             else:
                 raise ImageError('a picture of one column cannot carry two cameras side by side')
-        convert_ms = (time.monotonic_ns() - before_ns) / 1e6
-        return [
-            Job(
-                camera=camera,
-                frame=frame,
-                header=arrival.message.header,
-                arrival=arrival,
-                wait_ms=(started_ns - arrival.arrived_ns) / 1e6,
-                convert_ms=convert_ms,
-            )
-            for camera, frame in zip(cameras, frames, strict=True)
-        ]
+        return [Job(camera, frame, arrival) for camera, frame in zip(cameras, frames, strict=True)]
 
-    def _publish(self, job: Job, cones: Detections, times: FrameTimes) -> None:
+    def _publish(
+        self, job: Job, cones: Detections, started_ns: int, stations: StationTimes
+    ) -> None:
         assert self._detector is not None
         assert self._health is not None
         camera, names = job.camera, self._detector.card.class_names
-        before_ns = time.monotonic_ns()
-        self._detection_publishers[camera].publish(to_message(cones, names, job.header))
-        sent_ns = time.monotonic_ns()
-        times = replace(
-            times,
-            publish_ms=(sent_ns - before_ns) / 1e6,
-            total_ms=(sent_ns - job.arrival.arrived_ns) / 1e6,
+        header = job.arrival.message.header
+        self._detection_publishers[camera].publish(to_message(cones, names, header))
+        moments = FrameMoments(
+            job.arrival.arrived_ns,
+            started_ns,
+            stations.prepared_ns,
+            stations.inferred_ns,
+            stations.decoded_ns,
+            time.monotonic_ns(),
         )
+        times = FrameTimes.of(moments, job.arrival.age_ms)
         size_px = (job.frame.width_px, job.frame.height_px)
         self._health.answered(camera, times, size_px, time.monotonic())
-        if self._timing_publisher is not None:
-            stamp = job.header.stamp
-            self._timing_publisher.publish(
-                diagnostic_array(stamp, [timing_status(camera, stamp, times)])
-            )
-        debug = self._debug_publishers[camera]
-        if self._settings.debug_image and debug.get_subscription_count():
-            debug.publish(_image_message(draw_cones(_bgr(job.frame), cones, names), job.header))
+        self._tell(camera, job.arrival, 'answered', '', moments, times)
 
-    def _fail(self, cameras: tuple[str, ...], reason: str) -> None:
+    def _publish_debug(self, job: Job, cones: Detections) -> None:
+        assert self._detector is not None
+        publisher, names = self._debug_publishers[job.camera], self._detector.card.class_names
+        if self._settings.debug_image and publisher.get_subscription_count():
+            drawn = draw_cones(_bgr(job.frame), cones, names)
+            publisher.publish(_image_message(drawn, job.arrival.message.header))
+
+    def _drop(self, waiting: Waiting[Arrival], reason: str) -> None:
+        """Any thread: a frame that was received, and that nobody will answer."""
         assert self._health is not None
-        for camera in cameras:
-            self._health.failed(camera, _one_line(reason), time.monotonic())
+        for camera in self._cameras_of(waiting.topic):
+            self._health.dropped(camera, time.monotonic())
+            moments = FrameMoments(waiting.content.arrived_ns)
+            self._tell(camera, waiting.content, 'dropped', reason, moments)
+
+    def _fail(self, frames: Sequence[tuple[str, Arrival]], started_ns: int, reason: str) -> None:
+        """frames: camera and message of each."""
+        assert self._health is not None
+        reason = _one_line(reason)
+        for camera, arrival in frames:
+            self._health.failed(camera, reason, time.monotonic())
+            moments = FrameMoments(arrival.arrived_ns, started_ns)
+            self._tell(camera, arrival, 'failed', reason, moments)
         self.get_logger().warning(
-            f'no answer for {", ".join(cameras)}: {_one_line(reason)}',
+            f'no answer for {", ".join(camera for camera, _ in frames)}: {reason}',
             throttle_duration_sec=LOG_PERIOD_S,
         )
 
-    def _fail_unexpectedly(self, cameras: tuple[str, ...], error: Exception) -> None:
+    def _describe_unexpected(self, error: Exception) -> str:
+        """To be called where it was caught: the trace goes to the log."""
         self.get_logger().debug(traceback.format_exc())
-        self._fail(cameras, f'{type(error).__name__}: {error}')
+        return f'{type(error).__name__}: {error}'
+
+    def _tell(
+        self,
+        camera: str,
+        arrival: Arrival,
+        outcome: Outcome,
+        reason: str,
+        moments: FrameMoments,
+        times: FrameTimes | None = None,
+    ) -> None:
+        """Any thread: what became of a frame, to whoever listens. Never raises."""
+        publisher = self._timing_publisher
+        try:
+            if publisher is None or not publisher.get_subscription_count():
+                return
+            stamp = arrival.message.header.stamp
+            status = timing_status(camera, stamp, outcome, reason, moments, times)
+            publisher.publish(diagnostic_array(stamp, [status]))
+        except Exception as error:  # the node may be cleaned up at this moment
+            if not self._stopping.is_set():
+                self.get_logger().warning(
+                    f'~/timing of a frame is lost: {_one_line(str(error))}',
+                    throttle_duration_sec=LOG_PERIOD_S,
+                )
 
     # --- diagnostics ---
 

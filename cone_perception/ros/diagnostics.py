@@ -10,7 +10,13 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
-from cone_perception.ros.health import RATE_WINDOW_S, CameraReport, FrameTimes
+from cone_perception.ros.health import (
+    RATE_WINDOW_S,
+    CameraReport,
+    FrameMoments,
+    FrameTimes,
+    Outcome,
+)
 from cone_perception.ros.transport import PROFILE, profile_in_use, shared_memory_shortage
 from cone_perception.settings import DetectorSettings
 
@@ -67,11 +73,26 @@ def camera_status(
     return diagnostic_status(level, name, message, values, hardware_id=camera)
 
 
-def timing_status(camera: str, stamp: Time, times: FrameTimes) -> DiagnosticStatus:
-    """Milliseconds that one frame spent at each station."""
-    values: dict[str, object] = {'camera': camera, 'stamp_ns': stamp.sec * 10**9 + stamp.nanosec}
-    values |= {station: f'{value:.3f}' for station, value in times.items()}
-    return diagnostic_status(OK, camera, '', values, hardware_id=camera)
+def timing_status(
+    camera: str,
+    stamp: Time,
+    outcome: Outcome,
+    reason: str,
+    moments: FrameMoments,
+    times: FrameTimes | None = None,
+) -> DiagnosticStatus:
+    """What became of one frame, when, and the milliseconds that an answered one spent where."""
+    values: dict[str, object] = {
+        'camera': camera,
+        'stamp_ns': stamp.sec * 10**9 + stamp.nanosec,
+        'outcome': outcome,
+        'reason': reason,
+    }
+    values |= dict(moments.items())
+    if times is not None:
+        values |= {station: f'{value:.3f}' for station, value in times.items()}
+    level = {'answered': OK, 'dropped': WARN, 'failed': ERROR}[outcome]
+    return diagnostic_status(level, camera, reason, values, hardware_id=camera)
 
 
 def why_silent(node: Node, topic: str, type_name: str, wanted: QoSProfile) -> str:

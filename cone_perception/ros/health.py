@@ -6,6 +6,8 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -14,14 +16,43 @@ LATENCY_FRAMES = 512
 """Latest frames whose latencies count: 17 s at 30 Hz, enough for a 99th percentile."""
 
 
+Outcome = Literal['answered', 'dropped', 'failed']
+"""What becomes of a frame that was received. dropped: a newer one took its place, or the node
+was deactivated."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrameMoments:
+    """When one frame left each station, in nanoseconds of the monotonic clock; None: it did not.
+
+    received: in the subscription's callback. started: the worker took it. prepared, inferred,
+    decoded: see StationTimes. published: its answer was sent.
+    """
+
+    received_ns: int
+    started_ns: int | None = None
+    prepared_ns: int | None = None
+    inferred_ns: int | None = None
+    decoded_ns: int | None = None
+    published_ns: int | None = None
+
+    def items(self) -> Iterable[tuple[str, int]]:
+        """Name and nanoseconds of each moment that came."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if value is not None:
+                yield entry.name, int(value)
+
+
 @dataclass(frozen=True, slots=True)
 class FrameTimes:
     """Milliseconds that one frame spent at each station.
 
     age_ms: from its stamp to its arrival; None where stamp and clock do not belong together.
     wait_ms: from its arrival to the start of its work.
-    preprocess_ms: message to network input. publish_ms: building and sending the answer.
-    total_ms: from its arrival until its answer was sent.
+    preprocess_ms: message to network input. publish_ms: building and sending the answer, after
+    that of its partner in a batch. total_ms: from its arrival until its answer was sent, the sum of
+    the five.
     """
 
     age_ms: float | None
@@ -38,6 +69,16 @@ class FrameTimes:
             value = getattr(self, entry.name)
             if value is not None:
                 yield entry.name, float(value)
+
+    @classmethod
+    def of(cls, moments: FrameMoments, age_ms: float | None) -> FrameTimes:
+        """Of a frame that was answered."""
+        times_ns = [value for _, value in moments.items()]
+        wait, preprocess, inference, decode, publish = (
+            (after - before) / 1e6 for before, after in pairwise(times_ns)
+        )
+        total = (times_ns[-1] - times_ns[0]) / 1e6
+        return cls(age_ms, wait, preprocess, inference, decode, publish, total)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,10 @@ class Inbox(Protocol[T]):
         """Frames to run now, as one batch; empty when there is nothing to do yet."""
         ...
 
+    def clear(self) -> list[Waiting[T]]:
+        """Give up every frame that waits; returns them."""
+        ...
+
 
 class NewestFrames(Generic[T]):
     """Each topic by itself; the topic that has waited longest goes first."""
@@ -49,6 +53,11 @@ class NewestFrames(Generic[T]):
         if not self._waiting:
             return []
         return [self._waiting.pop(next(iter(self._waiting)))]
+
+    def clear(self) -> list[Waiting[T]]:
+        left = list(self._waiting.values())
+        self._waiting.clear()
+        return left
 
 
 class StereoPairs(Generic[T]):
@@ -89,6 +98,11 @@ class StereoPairs(Generic[T]):
     def take(self) -> list[Waiting[T]]:
         ready, self._ready = self._ready, []
         return ready
+
+    def clear(self) -> list[Waiting[T]]:
+        left = [*self.take(), *self._waiting.values()]
+        self._waiting.clear()
+        return left
 
     def _make_ready(self, frames: list[Waiting[T]]) -> list[Waiting[T]]:
         pushed_out, self._ready = self._ready, frames

@@ -41,6 +41,11 @@ class Worker(Generic[T]):
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
+    def clear(self) -> list[Waiting[T]]:
+        """Take out what still waits; nobody will answer it."""
+        with self._changed:
+            return self._inbox.clear()
+
     def _work(self) -> None:
         while True:
             with self._changed:
