@@ -20,6 +20,15 @@ class Album(Protocol):
     def close(self) -> None: ...
 
 
+def encode_picture(suffix: str, bgr: UInt8, jpeg_quality: int = 95) -> bytes:
+    """A file of the format that `suffix` stands for, e.g. `.png`. Raises OutputError."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if suffix in ('.jpg', '.jpeg') else []
+    done, encoded = cv2.imencode(suffix, bgr, options)
+    if not done:
+        raise OutputError(f'a picture of {bgr.shape} cannot be written as {suffix}')
+    return bytes(encoded.tobytes())
+
+
 class PictureFolder:
     """Annotated pictures under their own names."""
 
@@ -28,11 +37,7 @@ class PictureFolder:
         folder.mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, bgr: UInt8) -> None:
-        suffix = Path(name).suffix
-        found, encoded = cv2.imencode(suffix, bgr)
-        if not found:
-            raise OutputError(f'{name} cannot be written as {suffix}')
-        (self._folder / name).write_bytes(encoded.tobytes())
+        (self._folder / name).write_bytes(encode_picture(Path(name).suffix, bgr))
 
     def close(self) -> None:
         pass

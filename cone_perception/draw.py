@@ -56,6 +56,20 @@ def draw_cones(
     return picture
 
 
+def shrink(
+    bgr: UInt8, found: Detections, truth: Detections | None, width_px: int
+) -> tuple[UInt8, Detections, Detections | None]:
+    """Picture and boxes scaled to at most `width_px`, before drawing: lines and text stay sharp."""
+    scale = min(1.0, width_px / bgr.shape[1])
+    size = (max(1, round(bgr.shape[1] * scale)), max(1, round(bgr.shape[0] * scale)))
+    small = np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    def scaled(cones: Detections) -> Detections:
+        return Detections(cones.xyxy_px * np.float32(scale), cones.score, cones.class_id)
+
+    return small, scaled(found), None if truth is None else scaled(truth)
+
+
 def draw_caption(picture: UInt8, text: str) -> None:
     """Write a line of white text on a dark strip into the picture's upper left corner."""
     scale, thickness = _font(picture)

@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.albums import Film
+from cone_perception.albums import Film, encode_picture
 from cone_perception.demo.recording import MIN_HEIGHT_PX, Exchange
-from cone_perception.draw import draw_caption, draw_cones
-from cone_perception.errors import OutputError
+from cone_perception.draw import draw_caption, draw_cones, shrink
 from cone_perception.model_card import ModelCard
 from cone_perception.sources import open_source
 from cone_perception.types import Detections, Frame, UInt8
 
 PAGE_PICTURES = 150
 PAGE_WIDTH_PX = 880
+JPEG_QUALITY = 70
 SHEET_PICTURES = 9
 SHEET_COLUMNS = 3
 SHEET_WIDTH_PX = 640
@@ -51,16 +51,16 @@ def make_pictures(
                 continue
             index = index_of[frame.stamp_ns]
             caption = _caption(index, exchanges)
-            film.add('', _annotated(frame.bgr, exchanges[index], card, caption))
+            film.add('', _annotated(frame.bgr, exchanges[index], card, frame.width_px, caption))
             if index in on_page:
-                small = _shrunk(frame.bgr, exchanges[index], card, PAGE_WIDTH_PX, caption)
-                page.append(PagePicture(index, _encode('.jpg', small)))
+                small = _annotated(frame.bgr, exchanges[index], card, PAGE_WIDTH_PX, caption)
+                page.append(PagePicture(index, encode_picture('.jpg', small, JPEG_QUALITY)))
             if index in on_sheet:
-                sheet.append(_shrunk(frame.bgr, exchanges[index], card, SHEET_WIDTH_PX, caption))
+                sheet.append(_annotated(frame.bgr, exchanges[index], card, SHEET_WIDTH_PX, caption))
     finally:
         film.close()
     if sheet:
-        (out / 'contact_sheet.png').write_bytes(_encode('.png', contact_sheet(sheet)))
+        (out / 'contact_sheet.png').write_bytes(encode_picture('.png', contact_sheet(sheet)))
     return page
 
 
@@ -88,30 +88,14 @@ def _caption(index: int, exchanges: Sequence[Exchange]) -> str:
     )
 
 
-def _annotated(bgr: UInt8, exchange: Exchange, card: ModelCard, caption: str) -> UInt8:
+def _annotated(
+    bgr: UInt8, exchange: Exchange, card: ModelCard, width_px: int, caption: str
+) -> UInt8:
     """Found cones as boxes; those of the truth that are judged as dashes around them."""
     truth = exchange.truth
     if truth is not None:
         truth = truth[truth.height_px >= MIN_HEIGHT_PX]
-    picture = draw_cones(bgr, exchange.found or Detections.empty(), card.class_names, truth)
-    draw_caption(picture, caption)
-    return picture
-
-
-def _shrunk(bgr: UInt8, exchange: Exchange, card: ModelCard, width_px: int, caption: str) -> UInt8:
-    """Annotated after it was scaled down, so that lines and text stay sharp."""
-    scale = min(1.0, width_px / bgr.shape[1])
-    size = (max(1, round(bgr.shape[1] * scale)), max(1, round(bgr.shape[0] * scale)))
-    small = np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-    def scaled(cones: Detections) -> Detections:
-        factor = np.float32(scale)
-        return Detections(cones.xyxy_px * factor, cones.score, cones.class_id)
-
-    truth = exchange.truth
-    if truth is not None:
-        truth = scaled(truth[truth.height_px >= MIN_HEIGHT_PX])
-    found = scaled(exchange.found or Detections.empty())
+    small, found, truth = shrink(bgr, exchange.found or Detections.empty(), truth, width_px)
     picture = draw_cones(small, found, card.class_names, truth)
     draw_caption(picture, caption)
     return picture
@@ -122,11 +106,3 @@ def _spread(count: int, wanted: int) -> list[int]:
     if count <= wanted:
         return list(range(count))
     return [round(index) for index in np.linspace(0, count - 1, wanted)]
-
-
-def _encode(suffix: str, bgr: UInt8) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, 70] if suffix == '.jpg' else []
-    done, encoded = cv2.imencode(suffix, bgr, options)
-    if not done:
-        raise OutputError(f'a picture of {bgr.shape} cannot be encoded as {suffix}')
-    return bytes(encoded.tobytes())

@@ -1,0 +1,75 @@
+"""Pictures of a replayed bag, with what was found in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cone_perception.bags import BagMessage, bag_types, open_bag, read_messages
+from cone_perception.draw import draw_caption, draw_cones, shrink
+from cone_perception.errors import ImageError
+from cone_perception.images import to_bgr
+from cone_perception.replay.charts import FATE_NAMES
+from cone_perception.replay.traces import FrameTrace
+from cone_perception.types import Detections, UInt8
+
+Place = tuple[str, int]
+"""A picture of a bag: name of its camera, and its index among the camera's pictures."""
+
+
+def read_pictures(
+    bag: Path, topics: Mapping[str, str], wanted: Collection[Place] | None = None
+) -> Iterator[tuple[Place, UInt8 | str]]:
+    """Each picture, or why it cannot be decoded, in the order of recording.
+
+    topics: camera name -> topic. wanted: only these are decoded (all).
+    Raises SourceError when the bag is missing, or damaged further on.
+    """
+    cameras = {topic: name for name, topic in topics.items()}
+    seen: Counter[str] = Counter()
+    left = None if wanted is None else set(wanted)
+    with open_bag(bag) as reader:
+        for message in read_messages(reader, cameras):
+            place = (cameras[message.topic], seen[message.topic])
+            seen[message.topic] += 1
+            if left is None or place in left:
+                yield place, _decode(message)
+            if left is not None:
+                left.discard(place)
+                if not left:
+                    return
+
+
+def annotate(
+    bgr: UInt8,
+    frame: FrameTrace,
+    class_names: Sequence[str],
+    truth: Detections | None,
+    width_px: int,
+    caption: str = '',
+) -> UInt8:
+    """Found cones as boxes, those that are there as dashes; at most `width_px` wide."""
+    found = frame.found or Detections.empty()
+    small, found, truth = shrink(bgr, found, truth, width_px)
+    picture = draw_cones(small, found, class_names, truth)
+    draw_caption(picture, caption or tell(frame))
+    return picture
+
+
+def tell(frame: FrameTrace) -> str:
+    """A caption: which picture, and what became of it."""
+    which = f'{frame.camera} {frame.index}  {frame.stamp_ns / 1e9:.3f} s  '
+    if frame.fate != 'answered':
+        return which + FATE_NAMES[frame.fate]
+    latency = '' if frame.latency_ms is None else f'{frame.latency_ms:.0f} ms  '
+    return f'{which}{latency}{len(frame.found or ())} cones'
+
+
+def _decode(message: BagMessage) -> UInt8 | str:
+    try:
+        return to_bgr(bag_types().deserialize_cdr(message.data, message.type_name))
+    except ImageError as error:
+        return str(error)
+    except Exception as error:  # a damaged message raises whatever its parser tripped over
+        return f'it is damaged: {error!r}'
