@@ -15,6 +15,9 @@ from cone_perception.replay.traces import LoadSample
 
 MB = 1e6
 
+LOOK_FOR_CHILDREN_EVERY = 4
+"""Samples: finding them reads the whole of /proc."""
+
 
 class LoadSampler:
     """Samples processes, each with all that it started, and the first GPU, in a thread of its own.
@@ -78,6 +81,8 @@ class _ProcessTree:
                 "Install it: pip install 'cone_perception[replay]', or apt install python3-psutil."
             ) from error
         self._who = who
+        self._children: list[Any] = []
+        self._number = 0
         self._last_ns = 0
         self._last_cpu_s: dict[tuple[int, float], float] | None = None
         try:
@@ -96,10 +101,12 @@ class _ProcessTree:
             # A zombie is still there, but it holds nothing.
             if not self._root.is_running() or self._root.status() == self._psutil.STATUS_ZOMBIE:
                 return None
-            processes = [self._root, *self._root.children(recursive=True)]
+            if self._number % LOOK_FOR_CHILDREN_EVERY == 0:
+                self._children = self._root.children(recursive=True)
         except self._psutil.Error:
             return None
-        for process in processes:
+        self._number += 1
+        for process in (self._root, *self._children):
             # One that ends meanwhile, or whose memory may not be read, is left out.
             with contextlib.suppress(self._psutil.Error), process.oneshot():
                 times = process.cpu_times()
