@@ -115,8 +115,8 @@ def summarise(
 ) -> AccuracySummary:
     """Accuracy over many pictures; precision and recall at the class's threshold."""
     score, class_id, correct, _ = _joined(pictures)
-    truth_count = _truth_counts(pictures, len(class_names)).sum(axis=0)
-    ap50 = _average_precisions(pictures, len(class_names), np.ones((1, len(pictures))))[0]
+    truth_count = truth_counts(pictures, len(class_names)).sum(axis=0)
+    ap50 = average_precisions(pictures, len(class_names), np.ones((1, len(pictures))))[0]
     per_class = {}
     for index, name in enumerate(class_names):
         kept = (class_id == index) & (score >= thresholds[name])
@@ -127,7 +127,7 @@ def summarise(
         sum(entry.truths for entry in per_class.values()),
         sum(entry.found for entry in per_class.values()),
         sum(entry.correct for entry in per_class.values()),
-        _mean(ap50),
+        mean_known(ap50),
     )
     return AccuracySummary(per_class, overall)
 
@@ -145,31 +145,47 @@ def map50_interval(
     Blocks of `block` consecutive pictures are resampled, since frames of one drive are alike
     (percentile bootstrap, Efron and Tibshirani 1993).
     """
-    rng = np.random.default_rng(seed)
     block_of = np.arange(len(pictures)) // block
-    drawn = rng.integers(0, block_of[-1] + 1, (resamples, block_of[-1] + 1))
-    weights = np.stack([np.bincount(row, minlength=block_of[-1] + 1)[block_of] for row in drawn])
-    ap50 = _average_precisions(pictures, class_count, weights.astype(np.float64))
-    means = np.array([_mean(row[list(classes)]) for row in ap50])
+    weights = draw_blocks(int(block_of[-1]) + 1, resamples, seed)
+    ap50 = average_precisions(pictures, class_count, weights, block_of)
+    means = np.array([mean_known(row[list(classes)]) for row in ap50])
     low, high = np.nanpercentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _average_precisions(
-    pictures: Sequence[PictureMatch], class_count: int, weights: Float64
+def draw_blocks(blocks: int, resamples: int, seed: int) -> Float64:
+    """(resamples, blocks) float64: how often each block was drawn, as many draws as blocks."""
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(0, blocks, (resamples, blocks))
+    return np.stack([np.bincount(row, minlength=blocks) for row in drawn]).astype(np.float64)
+
+
+def average_precisions(
+    pictures: Sequence[PictureMatch],
+    class_count: int,
+    weights: Float64,
+    block_of: Int64 | None = None,
 ) -> Float64:
-    """(R, classes) AP with picture i counted weights[r, i] times; NaN without truth."""
+    """(R, classes) AP with picture i counted weights[r, block_of[i]] times; NaN without truth.
+
+    block_of: (pictures,) int64, column of `weights`; None: each picture has one of its own.
+    """
+    if block_of is None:
+        block_of = np.arange(len(pictures))
     score, class_id, correct, picture = _joined(pictures)
-    truths = weights @ _truth_counts(pictures, class_count)
+    truth_of_block = np.zeros((weights.shape[1], class_count), np.int64)
+    np.add.at(truth_of_block, block_of, truth_counts(pictures, class_count))
+    truths = weights @ truth_of_block
     order = np.argsort(-score, kind='stable')
     result = np.full((len(weights), class_count), np.nan)
     for index in range(class_count):
         ranked = order[class_id[order] == index]
+        column, right = block_of[picture[ranked]], correct[ranked]
         for row, weight in enumerate(weights):
             if truths[row, index] == 0:
                 continue
-            each = weight[picture[ranked]]
-            hits = np.cumsum(each * correct[ranked])
+            each = weight[column]
+            hits = np.cumsum(each * right)
             seen = np.cumsum(each)
             result[row, index] = _interpolated_ap(hits, seen, truths[row, index])
     return result
@@ -204,8 +220,8 @@ def _joined(pictures: Sequence[PictureMatch]) -> tuple[Float32, Int64, Bool, Int
     )
 
 
-def _truth_counts(pictures: Sequence[PictureMatch], class_count: int) -> Int64:
-    """(pictures, classes) int64."""
+def truth_counts(pictures: Sequence[PictureMatch], class_count: int) -> Int64:
+    """(pictures, classes) int64: cones that had to be found."""
     counts = np.zeros((len(pictures), class_count), np.int64)
     for row, picture in zip(counts, pictures, strict=True):
         row[:] = picture.truth_count
@@ -223,6 +239,7 @@ def _class_accuracy(truths: int, found: int, correct: int, ap50: float) -> Class
     )
 
 
-def _mean(values: Float64) -> float:
+def mean_known(values: Float64) -> float:
+    """Mean of those that are not NaN; NaN of none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float('nan')

@@ -1,0 +1,296 @@
+"""How well the cones of a replay were found: figures that can be computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cone_perception.accuracy import match_picture, summarise
+from cone_perception.replay.judged import (
+    BANDS_PX,
+    accuracy_figures,
+    agreement_figures,
+    band_name,
+    consistency_figures,
+    find_flicker,
+    link,
+    worst_frames,
+)
+from cone_perception.replay.traces import FrameTrace, Pace, Pass
+from cone_perception.types import Detections
+
+NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
+HALF = dict.fromkeys(NAMES, 0.5)
+BLUE, YELLOW = 0, 4
+PERIOD_NS = 100_000_000
+START_NS = 1_760_000_000 * 10**9
+
+
+def cones(*rows):
+    """Detections from (left, top, width, height, class) or the same with a score."""
+    table = np.array([(*row, 0.9)[:6] if len(row) == 5 else row for row in rows], np.float32)
+    table = table.reshape(-1, 6)
+    corners = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], axis=1)
+    return Detections(corners, table[:, 5].copy(), table[:, 4].astype(np.int64))
+
+
+def frame(index, found, camera='camera', latency_ms=20):
+    """Answered with `found`; dropped where it is None."""
+    sent_ns = index * PERIOD_NS
+    answered = found is not None
+    return FrameTrace(
+        camera,
+        index,
+        START_NS + index * PERIOD_NS,
+        'answered' if answered else 'dropped',
+        sent_ns,
+        returned_ns=sent_ns + latency_ms * 10**6 if answered else None,
+        found=found,
+    )
+
+
+def drive(*answers):
+    return Pass(Pace(), [frame(index, found) for index, found in enumerate(answers)])
+
+
+def truth_of(one, *truths):
+    return {(f.camera, f.stamp_ns): t for f, t in zip(one.frames, truths, strict=True)}
+
+
+LEFT = (100, 300, 20, 30, BLUE)
+RIGHT = (600, 300, 20, 30, YELLOW)
+
+
+def test_yellow_answered_as_blue_costs_blue_precision_and_yellow_recall():
+    # Ten frames with one blue and one yellow cone; in four of them the yellow one comes as blue.
+    wrong = cones(LEFT, (*RIGHT[:4], BLUE))
+    one = drive(*[wrong] * 4, *[cones(LEFT, RIGHT)] * 6)
+    figures = accuracy_figures([one], truth_of(one, *[cones(LEFT, RIGHT)] * 10), NAMES, HALF)
+    value = {name: figure.value for name, figure in figures.items()}
+    assert value['precision_sent blue_cone'] == pytest.approx(10 / 14)
+    assert value['recall_sent blue_cone'] == 1
+    assert value['precision_sent yellow_cone'] == 1
+    assert value['recall_sent yellow_cone'] == pytest.approx(6 / 10)
+    assert value['precision_sent'] == value['recall_sent'] == pytest.approx(16 / 20)
+    assert math.isnan(value['recall_sent orange_cone'])
+
+
+def test_a_lost_frame_is_a_miss_among_those_sent_and_nothing_among_those_answered():
+    one = drive(cones(LEFT), None, cones(LEFT), None)
+    figures = accuracy_figures([one], truth_of(one, *[cones(LEFT)] * 4), NAMES, HALF)
+    assert figures['recall_sent'].value == 0.5
+    assert figures['recall_answered'].value == 1
+    assert figures['precision_sent'].value == figures['precision_answered'].value == 1
+    # All scores are equal, so precision is 1 up to the recall that was reached: 51 of 101 points.
+    assert figures['map50_sent'].value == pytest.approx(51 / 101)
+    assert figures['map50_answered'].value == 1
+
+
+def test_no_answer_at_all_is_recall_zero_among_those_sent_and_unknown_among_those_answered():
+    one = drive(None, None)
+    figures = accuracy_figures([one], truth_of(one, cones(LEFT), cones(LEFT)), NAMES, HALF)
+    assert figures['recall_sent'].value == 0
+    assert figures['map50_sent'].value == 0
+    assert math.isnan(figures['precision_sent'].value)
+    assert math.isnan(figures['recall_answered'].value)
+
+
+def test_frames_whose_truth_is_not_known_are_not_judged():
+    one = drive(cones(LEFT), cones(RIGHT))
+    truth = dict([next(iter(truth_of(one, cones(LEFT), cones()).items()))])
+    figures = accuracy_figures([one], truth, NAMES, HALF)
+    assert figures['precision_sent'].value == figures['recall_sent'].value == 1
+
+
+def test_cones_are_judged_in_the_band_of_their_height():
+    small, tall = (100, 300, 8, 12, BLUE), (300, 200, 60, 90, BLUE)
+    one = drive(cones(tall), cones(tall, small))
+    figures = accuracy_figures([one], truth_of(one, *[cones(small, tall)] * 2), NAMES, HALF)
+    assert figures['recall_sent 0-16 px'].value == 0.5
+    assert figures['recall_sent from 64 px'].value == 1
+    assert math.isnan(figures['recall_sent 16-32 px'].value)
+    assert [band_name(*band) for band in BANDS_PX] == [
+        '0-16 px',
+        '16-32 px',
+        '32-64 px',
+        'from 64 px',
+    ]
+
+
+def random_drive(seed, frames=60):
+    rng = np.random.default_rng(seed)
+    answers, truths = [], []
+    for _ in range(frames):
+        count = int(rng.integers(1, 8))
+        rows = np.column_stack(
+            [
+                rng.uniform(0, 1000, (count, 2)),
+                np.full(count, 20),
+                rng.uniform(10, 80, count),
+                rng.integers(0, 5, count),
+            ]
+        )
+        scores = rng.uniform(0.3, 1, count)
+        seen = rng.random(count) < 0.8
+        truths.append(cones(*rows))
+        rows[:, 4] = np.where(rng.random(count) < 0.9, rows[:, 4], BLUE)
+        found = cones(*np.column_stack([rows, scores])[seen])
+        answers.append(None if rng.random() < 0.1 else found)
+    one = drive(*answers)
+    return one, truth_of(one, *truths)
+
+
+def test_figures_are_those_of_the_data_sets_own_summary():
+    one, truth = random_drive(1)
+    figures = accuracy_figures([one], truth, NAMES, HALF)
+    matches = [
+        match_picture(f.found or Detections.empty(), truth[f.camera, f.stamp_ns], len(NAMES))
+        for f in one.frames
+    ]
+    summary = summarise(matches, NAMES, HALF)
+    assert figures['precision_sent'].value == pytest.approx(summary.overall.precision)
+    assert figures['recall_sent'].value == pytest.approx(summary.overall.recall)
+    assert figures['map50_sent'].value == pytest.approx(summary.overall.ap50)
+    for name in NAMES:
+        assert figures[f'ap50_sent {name}'].value == pytest.approx(summary.per_class[name].ap50)
+
+
+def test_intervals_hold_the_value_and_come_again_with_the_same_seed():
+    one, truth = random_drive(2)
+    figures = accuracy_figures([one], truth, NAMES, HALF)
+    for name in ('precision_sent', 'recall_answered', 'map50_sent'):
+        assert figures[name].low < figures[name].value < figures[name].high
+    again = accuracy_figures([one], truth, NAMES, HALF)
+    assert figures['map50_sent'] == again['map50_sent']
+
+
+def test_a_second_pass_over_the_same_frames_makes_no_interval_narrower():
+    # The drive has no more seconds than before: what is drawn again is each second of it.
+    one, truth = random_drive(3)
+    once = accuracy_figures([one], truth, NAMES, HALF)['recall_sent']
+    twice = accuracy_figures([one, one], truth, NAMES, HALF)['recall_sent']
+    assert (twice.value, twice.low, twice.high) == pytest.approx(
+        (once.value, once.low, once.high), abs=1e-12
+    )
+
+
+def test_a_drive_of_less_than_a_second_has_no_interval():
+    one = drive(*[cones(LEFT)] * 5)
+    figure = accuracy_figures([one], truth_of(one, *[cones(LEFT)] * 5), NAMES, HALF)['recall_sent']
+    assert figure.value == 1
+    assert math.isnan(figure.low)
+    assert math.isnan(figure.high)
+
+
+def test_agreement_counts_cones_of_both_models():
+    # Ours 3 + 1, theirs 2 + 2; the same are 2 + 1. A frame that we lost does not count.
+    one = drive(cones(LEFT, RIGHT, (300, 300, 20, 30, BLUE)), cones(LEFT), None)
+    theirs = truth_of(one, cones(LEFT, RIGHT), cones(LEFT, RIGHT), cones(LEFT))
+    figures = agreement_figures([one], theirs, NAMES)
+    assert figures['agreement_precision'].value == pytest.approx(3 / 4)
+    assert figures['agreement_recall'].value == pytest.approx(3 / 4)
+    assert figures['agreement_f1'].value == pytest.approx(2 * 3 / 8)
+
+
+def test_a_cone_that_vanishes_for_one_frame_is_flicker():
+    # Two cones over five frames; the yellow one is missing in the third. Three frames have
+    # neighbours: 3 x 2 cones seen before and after, one of them not in between.
+    # Frames 1 and 3 can follow the blue cone only (the yellow one ends there).
+    both = cones(LEFT, RIGHT)
+    one = drive(both, both, cones(LEFT), both, both)
+    figures = consistency_figures([one], NAMES)
+    assert [len(each.gone) for each in find_flicker(one.frames)] == [0, 1, 0]
+    assert [len(each.steady_class_id) for each in find_flicker(one.frames)] == [1, 1, 1]
+    assert figures['flicker_share'].value == pytest.approx(1 / 4)
+    assert figures['flicker_share yellow_cone'].value == 1
+    assert figures['flicker_share blue_cone'].value == 0
+    assert figures['detections_per_frame'].value == pytest.approx(9 / 5)
+    (gone,) = (each.gone for each in find_flicker(one.frames) if len(each.gone))
+    np.testing.assert_allclose(gone.xyxy_px, cones(RIGHT).xyxy_px)
+
+
+def test_a_cone_of_another_class_for_one_frame_has_vanished():
+    one = drive(cones(LEFT), cones((*LEFT[:4], YELLOW)), cones(LEFT))
+    assert consistency_figures([one], NAMES)['flicker_share'].value == 1
+
+
+def test_a_lost_frame_is_no_flicker():
+    one = drive(cones(LEFT), None, cones(LEFT), cones(LEFT))
+    figures = consistency_figures([one], NAMES)
+    assert math.isnan(figures['flicker_share'].value)
+    assert figures['detections_per_frame'].value == 1
+
+
+def test_cameras_are_followed_apart():
+    frames = [
+        *(frame(index, cones(LEFT), 'left') for index in range(3)),
+        *(frame(index, cones(RIGHT), 'right') for index in range(3)),
+    ]
+    frames = [frames[place] for place in (0, 3, 1, 4, 2, 5)]
+    figures = consistency_figures([Pass(Pace(), frames)], NAMES)
+    assert figures['flicker_share'].value == 0
+
+
+def moved(rows, right, down=0):
+    return [(left + right, top + down, *rest) for left, top, *rest in rows]
+
+
+FIELD = [
+    (100, 300, 30, 45, BLUE),
+    (250, 280, 16, 24, BLUE),
+    (330, 270, 10, 15, BLUE),
+    (900, 300, 30, 45, YELLOW),
+    (760, 280, 16, 24, YELLOW),
+]
+
+
+def test_a_turning_camera_does_not_look_like_flicker():
+    # 90 px per frame, six heights of the smallest cone.
+    one = drive(*(cones(*moved(FIELD, 90 * i, (-1) ** i * 10)) for i in range(4)))
+    figures = consistency_figures([one], NAMES)
+    assert figures['flicker_share'].value == 0
+    assert [len(each.steady_class_id) for each in find_flicker(one.frames)] == [5, 5]
+
+
+def test_flicker_is_seen_while_the_camera_turns():
+    rows = [moved(FIELD, 90 * i) for i in range(3)]
+    one = drive(cones(*rows[0]), cones(*rows[1][:2], *rows[1][3:]), cones(*rows[2]))
+    (each,) = find_flicker(one.frames)
+    np.testing.assert_allclose(each.gone.xyxy_px, cones(rows[1][2]).xyxy_px)
+    assert len(each.steady_class_id) == 4
+    np.testing.assert_allclose(link(one.frames[0].found, one.frames[1].found).shift_px, [90, 0])
+
+
+def test_a_cone_that_passes_by_too_fast_to_be_followed_is_no_flicker():
+    # It moves by 1.2 of its heights per frame while another one stands still.
+    one = drive(*(cones(LEFT, (600 + 48 * i, 300, 26, 40, BLUE)) for i in range(5)))
+    assert consistency_figures([one], NAMES)['flicker_share'].value == 0
+
+
+def test_worst_frames_name_what_is_wrong_and_are_not_neighbours():
+    both = cones(LEFT, RIGHT)
+    answers = [both] * 40
+    answers[10] = cones()  # two missed
+    answers[12] = cones()  # as bad, but 0.2 s later
+    answers[30] = cones(LEFT)
+    frames = [frame(i, found, latency_ms=90 if i == 20 else 20) for i, found in enumerate(answers)]
+    one = Pass(Pace(), frames)
+    worst = worst_frames(one, truth_of(one, *[both] * 40), NAMES, count=4)
+    places = [(each.stamp_ns - START_NS) // PERIOD_NS for each in worst]
+    assert places[:2] == [10, 20]
+    assert 30 in places
+    assert 12 not in places
+    assert worst[0].why == (
+        '2 missed (blue_cone 1, yellow_cone 1); '
+        '2 vanished for this frame (blue_cone 1, yellow_cone 1)'
+    )
+    assert worst[1].why == 'answered after 90.0 ms'
+
+
+def test_worst_frames_of_a_drive_without_truth_are_the_slow_and_the_flickering():
+    one = drive(*[cones(LEFT)] * 3, cones(), *[cones(LEFT)] * 3)
+    worst = worst_frames(one, None, NAMES, count=1)
+    assert worst[0].why == '1 vanished for this frame (blue_cone 1)'
+    assert worst_frames(Pass(Pace(), []), None, NAMES) == []
