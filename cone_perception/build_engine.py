@@ -19,6 +19,7 @@ from cone_perception.engines.build import (
     ProviderChoice,
     choose_provider,
     network_for_gpu,
+    provide_engine,
     provide_plan,
     required_int8,
 )
@@ -151,24 +152,28 @@ def build_engines(
     """
     choose_provider(provider)
     pictures, _ = read_reference(bundle)
+
+    def load(plan: Plan) -> Engine:
+        say(_plan_line(plan, bundle))
+        return open_engine(bundle, plan)
+
     with ExitStack() as stack:
         engines, built = [], []
         refusal: ConePerceptionError = EngineError('no precision was asked for.')
         for precision in precisions:
             try:
-                plan = provide_plan(
+                plan, engine = provide_engine(
                     bundle,
                     precision,
                     batch,
+                    load,
+                    on_event,
                     provider=provider,
                     build=build,
                     retry=retry,
                     cache=cache,
-                    on_event=on_event,
                     cancelled=cancelled,
                 )
-                say(_plan_line(plan, bundle))
-                engine = open_engine(bundle, plan)
                 stack.callback(engine.close)
                 check = check_plan(engine, bundle, plan.path)
             except EngineLostError:

@@ -30,6 +30,10 @@ class RefusedPlanError(PlanError):
     """
 
 
+class UnloadablePlanError(PlanError):
+    """TensorRT itself refuses a compiled engine whose passport fits: compiled again it may load."""
+
+
 class GpuMemoryError(EngineError):
     """The GPU had no memory left for a frame. The engine loads its plan again, once."""
 

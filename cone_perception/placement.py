@@ -22,7 +22,6 @@ from cone_perception.engines.build import (
     import_provider,
     network_for_gpu,
     plan_key,
-    provide_plan,
 )
 from cone_perception.engines.choice import buildable_precisions, read_choice
 from cone_perception.engines.gpu import Gpu, read_gpu
@@ -143,17 +142,7 @@ def _open_on_card(
             )
             fastest = remember_best(bundle, settings.batch, cache, built, tell).precision
         precision = fastest
-    plan = provide_plan(
-        bundle,
-        precision,
-        settings.batch,
-        provider=provider,
-        build=settings.build,
-        retry=False,
-        gpu=gpu,
-        cache=cache,
-        on_event=on_event,
-        cancelled=cancelled,
+    engine = open_tensorrt(
+        bundle, settings.batch, precision, provider, settings.build, on_event, cancelled, gpu
     )
-    engine = open_tensorrt(bundle, settings.batch, precision, provider, 'never')
-    return PlacedEngine(engine, plan.path)
+    return PlacedEngine(engine, engine.plan)

@@ -32,12 +32,12 @@ from cone_perception.engines.build import (
     BuildEvent,
     ProviderChoice,
     for_gpu,
-    provide_plan,
+    provide_engine,
     required_int8,
 )
 from cone_perception.engines.choice import Latency, measure_latencies
 from cone_perception.engines.gpu import read_gpu
-from cone_perception.engines.plan import PlanCache, cache_folder, record_check
+from cone_perception.engines.plan import Plan, PlanCache, cache_folder, record_check
 from cone_perception.engines.reference import (
     check_engine,
     match_boxes,
@@ -257,13 +257,15 @@ def _build(
             report.messages.append(event.message)
         on_event(event)
 
+    def load(plan: Plan) -> Engine:
+        assert plan.passport is not None
+        report.passport = asdict(plan.passport)
+        return open_engine(bundle, plan)
+
     on_event(BuildEvent('reason', f'{network.file}:'))
-    plan = provide_plan(
-        bundle, network.precision, network.batch, provider=provider, cache=cache, on_event=listen
+    plan, engine = provide_engine(
+        bundle, network.precision, network.batch, load, listen, provider=provider, cache=cache
     )
-    assert plan.passport is not None
-    report.passport = asdict(plan.passport)
-    engine = open_engine(bundle, plan)
     try:
         check = check_engine(engine, bundle)
     except Exception:

@@ -6,6 +6,7 @@ import pytest
 from tiny_network import write_tiny_bundle
 
 from cone_perception import placement
+from cone_perception.engines import build, tensorrt
 from cone_perception.engines.gpu import Gpu
 from cone_perception.errors import EngineError, EngineLostError, ModelError, PlanError
 from cone_perception.model_card import read_bundle
@@ -92,7 +93,8 @@ def test_settings_of_a_build_reach_it(bundle, monkeypatch):
 
     gpu = Gpu('RTX 4060', '8.9', '560.35', '12.6')
     monkeypatch.setattr(placement, 'require_card', lambda choice: (choice, gpu))
-    monkeypatch.setattr(placement, 'provide_plan', provide)
+    monkeypatch.setattr(tensorrt, 'choose_provider', lambda choice: choice)
+    monkeypatch.setattr(build, 'provide_plan', provide)
     settings = DetectorSettings(engine='tensorrt_rtx', build='never', precision='fp32')
     with pytest.raises(EngineError, match='asked'):
         place_network(bundle, settings)

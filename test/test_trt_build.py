@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from cone_perception.engines.build import (  # noqa: E402
     compile_network,
     import_provider,
     network_for_gpu,
+    provide_engine,
     provide_plan,
 )
 from cone_perception.engines.choice import read_choice  # noqa: E402
@@ -48,7 +50,12 @@ from cone_perception.engines.plan import (  # noqa: E402
     record_check,
 )
 from cone_perception.engines.reference import REFERENCE_FILE, run_all  # noqa: E402
-from cone_perception.errors import EngineError, PlanError, RefusedPlanError  # noqa: E402
+from cone_perception.errors import (  # noqa: E402
+    EngineError,
+    PlanError,
+    RefusedPlanError,
+    UnloadablePlanError,
+)
 from cone_perception.images import to_bgr  # noqa: E402
 from cone_perception.model_card import (  # noqa: E402
     Bundle,
@@ -447,6 +454,121 @@ def test_plan_that_failed_against_fp32_is_not_taken_again(
         provide_plan(bundle, 'fp32', target='SM89', build='never', cache=cache)
 
 
+# --- a build that failed, a plan that TensorRT refuses ---
+
+
+@pytest.fixture
+def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+    """In the place of a TensorRT 10.9 that compiles on a machine with a card."""
+    stand_in = Compiler()
+    monkeypatch.setattr(build, 'choose_provider', lambda choice: 'tensorrt')
+    monkeypatch.setattr(build, 'import_provider', lambda name: SimpleNamespace(__version__='10.9'))
+    monkeypatch.setattr(build, 'compile_apart', stand_in)
+    return stand_in
+
+
+class Compiler:
+    """compile_apart: fails with what it is given, else makes plans that differ."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.failure = ''
+
+    def __call__(self, *arguments: object, **options: object) -> build.Compiled:
+        self.calls += 1
+        if self.failure:
+            raise EngineError(self.failure)
+        return build.Compiled(b'ftrt' + bytes([self.calls] * 500), {'fp32': 3}, {}, 1.0)
+
+
+def provide(bundle: Bundle, cache: PlanCache, **options: object) -> Plan:
+    return provide_plan(bundle, 'fp32', gpu=CAR, cache=cache, **options)
+
+
+def test_build_that_failed_is_not_tried_at_each_start(
+    bundle: Bundle, cache: PlanCache, compiler: Compiler
+) -> None:
+    compiler.failure = 'the compiler crashed (SIGSEGV).'
+    with pytest.raises(EngineError, match='crashed'):
+        provide(bundle, cache, retry=False)
+    refusal = (
+        r'fp32, batch 1, tensorrt\) could not be built here at \d{4}-.*crashed \(SIGSEGV\)'
+        r'.*run `cone-perception build-engine .* --precision fp32`'
+    )
+    for policy in ('auto', 'never'):
+        with pytest.raises(RefusedPlanError, match=refusal):
+            provide(bundle, cache, retry=False, build=policy)
+    assert compiler.calls == 1
+    # Another driver, and the command: both try again.
+    with pytest.raises(EngineError, match='crashed'):
+        provide_plan(bundle, 'fp32', gpu=replace(CAR, driver='560'), cache=cache, retry=False)
+    compiler.failure = ''
+    plan = provide(bundle, cache)
+    assert compiler.calls == 3
+    assert provide(bundle, cache, retry=False) == plan
+    plan.path.unlink()
+    provide(bundle, cache, retry=False)
+    assert compiler.calls == 4  # the failure is forgotten
+
+
+def test_build_that_was_stopped_has_not_failed(
+    bundle: Bundle, cache: PlanCache, compiler: Compiler
+) -> None:
+    compiler.failure = 'the build of the engine was stopped before it was done.'
+    with pytest.raises(EngineError, match='stopped'):
+        provide(bundle, cache, retry=False, cancelled=lambda: True)
+    compiler.failure = ''
+    assert provide(bundle, cache, retry=False).passport
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{"reason": 1}', 'null'])
+def test_unreadable_note_of_a_failure_is_as_none(
+    bundle: Bundle, cache: PlanCache, compiler: Compiler, text: str
+) -> None:
+    path = provide(bundle, cache).path
+    path.unlink()
+    path.with_suffix('.failed').write_text(text)
+    assert provide(bundle, cache, retry=False).path == path
+
+
+def load_unless(*refused: bytes) -> object:
+    def load(plan: Plan) -> bytes:
+        if plan.data[4:5] in refused:
+            raise UnloadablePlanError(f'{plan.path.name} is refused by TensorRT: magic.')
+        return plan.data[4:5]
+
+    return load
+
+
+def test_plan_that_tensorrt_refuses_is_built_once_more(
+    bundle: Bundle, cache: PlanCache, compiler: Compiler
+) -> None:
+    provide(bundle, cache)
+    events: list[BuildEvent] = []
+    options = {'gpu': CAR, 'cache': cache, 'retry': False}
+    with pytest.raises(PlanError, match=r'is refused by TensorRT: magic.*build: never'):
+        provide_engine(bundle, 'fp32', 1, load_unless(b'\1'), build='never', **options)
+    _, loaded = provide_engine(bundle, 'fp32', 1, load_unless(b'\1'), events.append, **options)
+    assert loaded == b'\2'
+    assert 'is refused by TensorRT: magic' in events[0].message
+    assert provide_engine(bundle, 'fp32', 1, load_unless(), **options)[1] == b'\2'
+
+
+def test_plan_that_tensorrt_refuses_fresh_from_its_compiler_is_a_failed_build(
+    bundle: Bundle, cache: PlanCache, compiler: Compiler
+) -> None:
+    options = {'gpu': CAR, 'cache': cache}
+    nothing = load_unless(b'\1', b'\2', b'\3')
+    with pytest.raises(RefusedPlanError, match=r'cannot be used: it was compiled, but .*magic'):
+        provide_engine(bundle, 'fp32', 1, nothing, retry=False, **options)
+    with pytest.raises(RefusedPlanError, match=r'could not be built here at .*magic'):
+        provide_engine(bundle, 'fp32', 1, nothing, retry=False, **options)
+    assert compiler.calls == 1
+    with pytest.raises(RefusedPlanError, match='cannot be used'):
+        provide_engine(bundle, 'fp32', 1, nothing, **options)
+    assert compiler.calls == 2
+
+
 def test_provider_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, 'MODULES', {'tensorrt': ('no_a',), 'tensorrt_rtx': ('no_b',)})
     with pytest.raises(EngineError, match=r'^TensorRT, version 10 or 11 .* or TensorRT-RTX .* not'):
@@ -626,7 +748,7 @@ def test_page_is_written_where_nothing_works(
         raise AttributeError('a name that the bindings lack')
 
     monkeypatch.setattr(verify_engine, 'read_gpu', refuse)
-    monkeypatch.setattr(verify_engine, 'provide_plan', crash_once(crash, refuse))
+    monkeypatch.setattr(verify_engine, 'provide_engine', crash_once(crash, refuse))
     out = tmp_path / 'page'
     assert run_command(verify_engine, str(bundle.folder), '--out', str(out)) == 1
     page = (out / 'verify-engine-tiny.html').read_text()

@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any, Literal, cast, get_args
+from typing import IO, Any, Literal, TypeVar, cast, get_args
 
 from cone_perception.engines.gpu import Gpu, read_gpu
 from cone_perception.engines.layers import (
@@ -53,8 +53,11 @@ from cone_perception.errors import (
     EngineError,
     PlanError,
     RefusedPlanError,
+    UnloadablePlanError,
 )
 from cone_perception.model_card import Bundle, Encoding, NetworkFile, Precision
+
+Loaded = TypeVar('Loaded')
 
 ProviderChoice = Literal['auto', 'tensorrt', 'tensorrt_rtx']
 PROVIDER_CHOICES: tuple[ProviderChoice, ...] = get_args(ProviderChoice)
@@ -195,12 +198,14 @@ def provide_plan(
     on_event: Callable[[BuildEvent], None] = ignore,
     cancelled: Callable[[], bool] = lambda: False,
     timeout_s: float = TIMEOUT_S,
+    rebuild_for: str = '',
 ) -> Plan:
     """The bundle's engine for this machine, from the cache or built now.
 
     build: never refuses where it would have to build. retry: build what was built before and
-    refused; else RefusedPlanError. target: a compute capability such as SM89 compiles for that card
-    instead of this machine's. gpu: None asks the driver. cancelled: polled while it builds.
+    refused, or what failed to build; else RefusedPlanError. target: a compute capability such as
+    SM89 compiles for that card instead of this machine's. gpu: None asks the driver. cancelled:
+    polled while it builds. rebuild_for: why the plan in the cache is not taken, where it is not.
     Raises EngineError or PlanError that names what is wrong.
     """
     cache = cache or PlanCache(cache_folder())
@@ -209,19 +214,22 @@ def provide_plan(
     path = bundle.checked_path(network)
     key = plan_key(network, chosen, gpu, target)
     model = bundle.card.name
-    try:
-        return _accepted(cache.load(model, key), bundle)
-    except PlanError as error:
-        if isinstance(error, RefusedPlanError) and not retry:
-            raise RefusedPlanError(
-                f'{error} It is not built again by itself; to try, run '
-                f'`cone-perception build-engine {bundle.folder}`.'
-            ) from error
-        reason = str(error)
+    command = _command(bundle, network)
+    reason = rebuild_for
+    if not reason:
+        try:
+            return _accepted(cache.load(model, key), bundle)
+        except PlanError as error:
+            if isinstance(error, RefusedPlanError) and not retry:
+                raise RefusedPlanError(
+                    f'{error} It is not built again by itself; to try, run {command}.'
+                ) from error
+            reason = str(error)
+    if not retry:
+        _refuse_what_failed(cache, model, key, command)
     if build == 'never':
         raise PlanError(
-            f'{reason} Building is switched off (build: never): run '
-            f'`cone-perception build-engine {bundle.folder}` on this machine.'
+            f'{reason} Building is switched off (build: never): run {command} on this machine.'
         )
     on_event(BuildEvent('reason', reason))
     with _announced_lock(cache, model, key, on_event) as waited:
@@ -231,18 +239,25 @@ def provide_plan(
             except RefusedPlanError:
                 raise
             except PlanError as error:
+                if not retry:
+                    _refuse_what_failed(cache, model, key, command)
                 on_event(BuildEvent('reason', str(error)))
-        compiled = compile_apart(
-            path,
-            chosen,
-            target or (f'SM{key.compute_capability.replace(".", "")}'),
-            precision,
-            timing_cache=None if target else cache.timing_cache(key),
-            inspect=not target,
-            on_event=on_event,
-            cancelled=cancelled,
-            timeout_s=timeout_s,
-        )
+        try:
+            compiled = compile_apart(
+                path,
+                chosen,
+                target or (f'SM{key.compute_capability.replace(".", "")}'),
+                precision,
+                timing_cache=None if target else cache.timing_cache(key),
+                inspect=not target,
+                on_event=on_event,
+                cancelled=cancelled,
+                timeout_s=timeout_s,
+            )
+        except EngineError as error:
+            if not cancelled():
+                cache.record_failure(model, key, str(error))
+            raise
         cache.store(  # also what is refused next: it need not be built again to know
             model,
             key,
@@ -257,6 +272,46 @@ def provide_plan(
         BuildEvent('built', f'{plan.path}: {len(plan.data) / 1e6:.1f} MB, {compiled.build_s:.0f} s')
     )
     return plan
+
+
+def provide_engine(
+    bundle: Bundle,
+    precision: Precision,
+    batch: int,
+    load: Callable[[Plan], Loaded],
+    on_event: Callable[[BuildEvent], None] = ignore,
+    **options: Any,
+) -> tuple[Plan, Loaded]:
+    """A plan, as of `provide_plan`, whose options these are, and what `load` makes of it.
+
+    A plan from the cache that TensorRT refuses although its passport fits is built once more. One
+    that it refuses fresh from its compiler counts as a failed build: RefusedPlanError.
+    """
+    built = False
+
+    def listen(event: BuildEvent) -> None:
+        nonlocal built
+        built = built or event.kind == 'built'
+        on_event(event)
+
+    plan = provide_plan(bundle, precision, batch, on_event=listen, **options)
+    try:
+        return plan, load(plan)
+    except UnloadablePlanError as error:
+        if not built:
+            plan = provide_plan(
+                bundle, precision, batch, on_event=listen, rebuild_for=str(error), **options
+            )
+            with contextlib.suppress(UnloadablePlanError):
+                return plan, load(plan)
+        assert plan.passport is not None
+        reason = f'it was compiled, but {error}'
+        cache = options.get('cache') or PlanCache(cache_folder())
+        cache.record_failure(bundle.card.name, plan.passport.key, reason)
+        raise RefusedPlanError(
+            f'the {precision} engine of {bundle.card.name} cannot be used: {reason} Report it with '
+            '`cone-perception verify-engine`.'
+        ) from error
 
 
 def required_int8(bundle: Bundle) -> int:
@@ -309,6 +364,24 @@ def compile_apart(
         last = _follow(command, on_event, cancelled, timeout_s)
         return Compiled(
             plan.read_bytes(), last['convolutions'], last['layers'], float(last['build_s'])
+        )
+
+
+def _command(bundle: Bundle, network: NetworkFile) -> str:
+    """What builds an engine of this network by hand."""
+    options = f' --batch {network.batch}' if network.batch != 1 else ''
+    options += ' --precision fp32' if network.precision == 'fp32' else ''
+    return f'`cone-perception build-engine {bundle.folder}{options}`'
+
+
+def _refuse_what_failed(cache: PlanCache, model: str, key: PlanKey, command: str) -> None:
+    """Raise RefusedPlanError when this plan was tried here before, and could not be built."""
+    failed = cache.failure(model, key)
+    if failed is not None:
+        raise RefusedPlanError(
+            f'the engine of {model} ({key.precision}, batch {key.batch}, {key.provider}) could not '
+            f'be built here at {failed.time}: {failed.reason} It is not tried again by itself; to '
+            f'try, run {command}.'
         )
 
 
@@ -398,7 +471,8 @@ def _follow(
                 stream.close()
     if status < 0:
         name = signal.Signals(-status).name
-        raise EngineError(f'the compiler crashed ({name}). {_last_words(tail)}')
+        hint = ': has the memory run out?' if name == 'SIGKILL' else ''
+        raise EngineError(f'the compiler crashed ({name}{hint}). {_last_words(tail)}')
     if status or result is None:
         raise EngineError(f'the network could not be compiled. {_last_words(tail)}')
     return result

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ class Passport:
     model: name on the card. plan_sha256, plan_bytes: of the file beside it. convolutions: precision
     -> how many compute in it. layers: kind -> precision -> how many. built: time, ISO 8601.
     build_s: seconds it took. check: the comparison with the FP32 reference; None before it.
+    origin: where a plan came from that was not built here.
     """
 
     model: str
@@ -87,10 +89,22 @@ class Passport:
     built: str
     build_s: float
     check: Mapping[str, Any] | None = None
+    origin: str = ''
     schema: int = SCHEMA
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2) + '\n'
+
+
+@dataclass(frozen=True, slots=True)
+class FailedBuild:
+    """A plan that could not be built here, so that not every start of a node tries for minutes.
+
+    time: ISO 8601.
+    """
+
+    reason: str
+    time: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +176,29 @@ class PlanCache:
         passport_path(path).unlink(missing_ok=True)
         write_whole(path, data)
         write_whole(passport_path(path), passport.to_json().encode())
+        self._failure_path(model, key).unlink(missing_ok=True)
         return path
+
+    def record_failure(self, model: str, key: PlanKey, reason: str) -> None:
+        """Remember that this plan cannot be built, or not be loaded; what is there of it goes."""
+        path = self.path(model, key)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        failed = FailedBuild(reason, datetime.now(timezone.utc).isoformat(timespec='seconds'))
+        write_whole(
+            self._failure_path(model, key), (json.dumps(asdict(failed), indent=2) + '\n').encode()
+        )
+        passport_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    def failure(self, model: str, key: PlanKey) -> FailedBuild | None:
+        """What the last build of this plan failed of; None where it did not, or was never tried."""
+        try:
+            return FailedBuild(**json.loads(self._failure_path(model, key).read_text('utf-8')))
+        except (OSError, ValueError, TypeError):
+            return None  # without it, the build is tried again
+
+    def _failure_path(self, model: str, key: PlanKey) -> Path:
+        return self.path(model, key).with_suffix('.failed')
 
     @contextmanager
     def lock(self, model: str, key: PlanKey) -> Iterator[bool]:

@@ -16,11 +16,12 @@ from cone_perception.engines.build import (
     import_provider,
     network_for_gpu,
     plan_key,
-    provide_plan,
+    provide_engine,
 )
 from cone_perception.engines.choice import buildable_precisions, read_choice
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
+from cone_perception.engines.gpu import Gpu
 from cone_perception.engines.plan import (
     RTX_MAGIC,
     Plan,
@@ -29,7 +30,12 @@ from cone_perception.engines.plan import (
     cache_folder,
 )
 from cone_perception.engines.reference import check_plan
-from cone_perception.errors import EngineError, GpuMemoryError, PlanError
+from cone_perception.errors import (
+    EngineError,
+    GpuMemoryError,
+    PlanError,
+    UnloadablePlanError,
+)
 from cone_perception.model_card import Bundle, NetworkFile, Precision, Preprocessing
 
 _SAID = 8
@@ -44,6 +50,7 @@ def open_tensorrt(
     build: BuildPolicy = 'auto',
     on_event: Callable[[BuildEvent], None] = ignore,
     cancelled: Callable[[], bool] = lambda: False,
+    gpu: Gpu | None = None,
 ) -> TensorRtEngine:
     """The bundle's engine on this machine's card: from the cache, or built now.
 
@@ -56,18 +63,19 @@ def open_tensorrt(
 
     chosen = choose_provider(provider)
     precision = precision or gpu_precision(bundle, batch, chosen, warn)
-    plan = provide_plan(
+    network = network_for_gpu(bundle, precision, batch)
+    plan, engine = provide_engine(
         bundle,
         precision,
         batch,
+        lambda plan: TensorRtEngine(plan, network, bundle.card.preprocessing),
+        on_event,
         provider=chosen,
         build=build,
         retry=False,
-        on_event=on_event,
         cancelled=cancelled,
+        gpu=gpu,
     )
-    network = network_for_gpu(bundle, precision, batch)
-    engine = TensorRtEngine(plan, network, bundle.card.preprocessing)
     try:
         check_against_card(engine.info, bundle, str(plan.path), batch)
         if plan.passport is None or plan.passport.check is None:
@@ -94,7 +102,7 @@ def gpu_precision(
 
 
 class TensorRtEngine(CudaEngine):
-    """A plan of TensorRT or TensorRT-RTX: an Engine and a FrameEngine."""
+    """A plan of TensorRT or TensorRT-RTX: an Engine and a FrameEngine. plan: its file."""
 
     def __init__(
         self,
@@ -107,11 +115,12 @@ class TensorRtEngine(CudaEngine):
         """Load the plan on this machine's card. network: the file that the plan was built from.
 
         limit_s: a frame that takes longer raises EngineLostError.
-        Raises PlanError when the card does not take the plan, EngineError when there is no card or
-        a library is missing.
+        Raises UnloadablePlanError when TensorRT does not take the plan, PlanError when it is no
+        detector's, EngineError when there is no card or a library is missing.
         """
         provider = _provider(plan)
         trt = import_provider(provider)
+        self.plan = plan.path
         super().__init__(
             lambda: TensorRtNetwork(trt, make_logger(trt), plan),
             preprocessing,
@@ -127,7 +136,7 @@ class TensorRtNetwork:
     """A plan that is loaded on the card. A device.Network: used in the device's thread only."""
 
     def __init__(self, trt: Any, logger: Any, plan: Plan) -> None:
-        """Raises PlanError when the card does not take the plan, or it is no detector's."""
+        """Raises UnloadablePlanError when TensorRT does not take the plan; else PlanError."""
         self._logger = logger
         self._runtime: Any = None
         self._engine: Any = None
@@ -158,7 +167,8 @@ class TensorRtNetwork:
         self._engine = self._runtime.deserialize_cuda_engine(plan.data)
         if self._engine is None:
             raise self._error(
-                PlanError, f'{plan.path} is refused by TensorRT {trt.__version__} on this card'
+                UnloadablePlanError,
+                f'{plan.path} is refused by TensorRT {trt.__version__} on this card',
             )
         self._context = self._engine.create_execution_context()
         if self._context is None:
