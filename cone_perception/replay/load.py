@@ -33,7 +33,7 @@ class LoadSampler:
         self.samples: list[LoadSample] = []
         self._period_s = period_s
         self._trees = [_ProcessTree(who, pid) for who, pid in pids.items()]
-        self._gpu = open_gpu()
+        self._gpu = _open_gpu()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name='load sampler', daemon=True)
 
@@ -125,26 +125,12 @@ class _ProcessTree:
         return LoadSample(self._who, now_ns, values)
 
 
-class Gpu:
-    """The machine's first GPU, asked through NVML."""
+class _Gpu:
+    """The first GPU that NVML counts."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
         self._handle = nvml.nvmlDeviceGetHandleByIndex(0)
-
-    @property
-    def name(self) -> str:
-        return _text(self._nvml.nvmlDeviceGetName(self._handle))
-
-    @property
-    def driver(self) -> str:
-        return _text(self._nvml.nvmlSystemGetDriverVersion())
-
-    @property
-    def cuda(self) -> str:
-        """The newest CUDA that the driver can run."""
-        version = int(self._nvml.nvmlSystemGetCudaDriverVersion())
-        return f'{version // 1000}.{version % 1000 // 10}'
 
     def sample(self) -> LoadSample | None:
         """What this GPU tells; not each of them tells everything."""
@@ -169,7 +155,7 @@ class Gpu:
             self._nvml.nvmlShutdown()
 
 
-def open_gpu() -> Gpu | None:
+def _open_gpu() -> _Gpu | None:
     """None without nvidia-ml-py, without a driver or without a GPU."""
     try:
         nvml: Any = importlib.import_module('pynvml')
@@ -180,12 +166,7 @@ def open_gpu() -> Gpu | None:
     except nvml.NVMLError:
         return None
     try:
-        return Gpu(nvml)
+        return _Gpu(nvml)
     except nvml.NVMLError:
         nvml.nvmlShutdown()
         return None
-
-
-def _text(value: str | bytes) -> str:
-    """Older releases of nvidia-ml-py give bytes."""
-    return value.decode() if isinstance(value, bytes) else value
