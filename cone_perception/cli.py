@@ -24,10 +24,19 @@ SUBCOMMANDS = {
         'cone_perception.verify_engine',
         'build, compare and time the engines of a model: one page to send back',
     ),
+    'replay': (
+        'cone_perception.replay.command',
+        "a drive's latency, losses and accuracy on one page",
+    ),
+    'replay compare': (
+        'cone_perception.replay.compare',
+        'results of replays side by side, with a verdict for each figure',
+    ),
     'bag': ('cone_perception.bag.command', 'look into bags, cut and make them, without ROS'),
     'demo': ('cone_perception.demo', 'a drive over DDS to the node and back, judged'),
 }
-"""Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""
+"""Subcommand, of one word or two -> (module with add_arguments(parser) and run(args) -> int, one
+line of help)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +52,8 @@ def run_command(
     # `ros2 run` and `ros2 launch` append remaps and parameters: they are for rclpy to read.
     split = arguments.index('--ros-args') if '--ros-args' in arguments else len(arguments)
     arguments, ros_arguments = arguments[:split], arguments[split:]
+    if ' '.join(arguments[:2]) in subcommands:
+        arguments[:2] = [' '.join(arguments[:2])]
     parser = argparse.ArgumentParser(prog=program)
     parser.add_argument('--version', action='version', version=__version__)
     choices = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')

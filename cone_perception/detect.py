@@ -42,13 +42,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out', type=Path, help='folder for the results (default: detections/ and the source)'
     )
     parser.add_argument('--topic', help='image topic of a bag with several')
+    add_settings(parser)
+
+
+def add_settings(parser: argparse._ActionsContainer) -> None:
+    """Declare an option for each of SETTINGS."""
     kinds = get_type_hints(DetectorSettings)
     for entry in fields(DetectorSettings):
         if entry.name in SETTINGS:
             _add_setting(parser, entry, kinds[entry.name])
 
 
-def _add_setting(parser: argparse.ArgumentParser, entry: Any, kind: Any) -> None:
+def _add_setting(parser: argparse._ActionsContainer, entry: Any, kind: Any) -> None:
     option = f'--{entry.name.replace("_", "-")}'
     text = str(entry.metadata['description'])
     if isinstance(entry.default, tuple):

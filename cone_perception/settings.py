@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
+
+import yaml
 
 from cone_perception.engines.build import BuildPolicy
 from cone_perception.engines.choice import PrecisionChoice
@@ -202,6 +205,23 @@ class DetectorSettings:
             for name, value in values.items()
         }
         return cls(**given)
+
+
+def read_params_file(path: Path) -> dict[str, Any]:
+    """Name -> value of the detector in a ROS parameter file, whatever the node is called there.
+
+    Raises SettingsError when it cannot be read, or holds several nodes' parameters.
+    """
+    try:
+        nodes = yaml.safe_load(path.read_text(encoding='utf-8'))
+        found = [dict(node['ros__parameters']) for node in dict(nodes).values()]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
+        raise SettingsError(
+            f'{path} is no file of ROS parameters: {error!r}. See config/detector.yaml.'
+        ) from error
+    if len(found) != 1:
+        raise SettingsError(f'{path} has parameters of {len(found)} nodes; give those of one.')
+    return found[0]
 
 
 def _parse_threshold(text: str) -> tuple[str, float]:

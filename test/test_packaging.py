@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import cone_perception
+from cone_perception.cli import SUBCOMMANDS as ON_THE_CAR
 from training.cli import SUBCOMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -76,13 +77,25 @@ def test_executable_runs_in_the_nearest_python(place: str, tmp_path: Path) -> No
     assert done.stdout.split('|') == expected
 
 
-def test_every_subcommand_of_training_is_an_executable_that_runs_it() -> None:
-    folder = REPOSITORY / 'resource' / 'lib' / 'training'
-    wanted = {name.replace('-', '_'): name for name in SUBCOMMANDS}
-    assert {path.name for path in folder.iterdir()} == {*wanted, 'cone-training'}
+@pytest.mark.parametrize(
+    ('package', 'command', 'subcommands'),
+    [
+        ('training', 'cone-training', SUBCOMMANDS),
+        ('cone_perception', 'cone-perception', ON_THE_CAR),
+    ],
+)
+def test_every_subcommand_is_an_executable_that_runs_it(
+    package: str, command: str, subcommands: dict[str, tuple[str, str]]
+) -> None:
+    folder = REPOSITORY / 'resource' / 'lib' / package
+    # `replay compare` is `replay` with an argument; `node` is what launch knows as detector.
+    wanted = {name.replace('-', '_'): name for name in subcommands if ' ' not in name}
+    if 'node' in wanted:
+        wanted['detector'] = wanted.pop('node')
+    assert {path.name for path in folder.iterdir()} == {*wanted, command}
     for name, subcommand in wanted.items():
         last = (folder / name).read_text().splitlines()[-1]
-        assert last == f'exec "$python" -m training.cli {subcommand} "$@"'
+        assert last == f'exec "$python" -m {package}.cli {subcommand} "$@"'
         assert os.access(folder / name, os.X_OK)
 
 

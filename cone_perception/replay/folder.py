@@ -1,0 +1,31 @@
+"""A command's folder for its results: only what is its own is ever replaced."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from cone_perception.errors import OutputError
+
+
+def claim_folder(out: Path, mark: str, left_by_earlier_runs: Sequence[str], source: Path) -> None:
+    """Make `out` a folder with `log/` in it, without what an earlier run left there.
+
+    mark: name of a file that says whose folder it is. source: what the command reads.
+    Raises OutputError when it holds the source, or anything that is not the command's.
+    """
+    if out.resolve() in (source.resolve(), *source.resolve().parents):
+        raise OutputError(f'{out} holds {source}: give another --out.')
+    try:
+        if out.exists() and not (out / mark).exists() and any(out.iterdir()):
+            raise OutputError(f'{out} holds other files: give a new or an empty folder as --out.')
+        for name in (*left_by_earlier_runs, 'log'):
+            if (out / name).is_dir():
+                shutil.rmtree(out / name)
+            else:
+                (out / name).unlink(missing_ok=True)
+        (out / 'log').mkdir(parents=True)
+        (out / mark).touch()
+    except OSError as error:
+        raise OutputError(f'{out} cannot be written: {error}. Give another --out.') from error
