@@ -144,13 +144,16 @@ class Chart:
             f'<title>{plain(title)}</title></circle>'
         )
 
-    def level(self, value: float, text: str) -> None:
-        """A dashed line across, named at its right end; nothing where it is not a number."""
+    def level(self, value: float, text: str, lower_px: float = 4.0) -> None:
+        """A dashed line across, named at its right end; nothing where it is not a number.
+
+        lower_px: how far below the line the text stands.
+        """
         if math.isfinite(value):
             y = self.y(value)
             self._parts.append(
                 f'<path d="M{LEFT_PX} {y:.1f}H{self._right_px}" class="mark"/>'
-                f'<text x="{self._right_px + 5}" y="{y + 4:.1f}">{plain(text)}</text>'
+                f'<text x="{self._right_px + 5}" y="{y + lower_px:.1f}">{plain(text)}</text>'
             )
 
     def mark(self, at: float, text: str, row: int = 0) -> None:
@@ -277,42 +280,50 @@ def latency_histogram(latencies_ms: Sequence[float], marks: Mapping[str, float])
     if not latencies_ms:
         return ''
     values = np.asarray(latencies_ms, np.float64)
-    end_ms = min(float(values.max()), 2.0 * float(np.percentile(values, 99)))
-    step_ms = round_up(end_ms / 40)
-    count = math.floor(end_ms / step_ms) + 1
-    numbers = np.minimum(np.floor(values / step_ms).astype(int), count)
-    heights = np.bincount(np.maximum(numbers, 0), minlength=count)
-    high_ms = step_ms * len(heights)
+    fastest_ms, p99_ms = float(values.min()), float(np.percentile(values, 99))
+    end_ms = min(float(values.max()), 2 * p99_ms - fastest_ms)
+    step_ms = round_up((end_ms - fastest_ms) / 40)
+    first = math.floor(fastest_ms / step_ms)
+    count = math.floor(end_ms / step_ms) - first + 1
+    numbers = np.floor(values / step_ms).astype(int) - first
+    heights = np.bincount(np.minimum(numbers, count))
     chart = Chart(
         'latency histogram',
-        (0.0, high_ms),
+        (max(first - 1, 0) * step_ms, (first + len(heights)) * step_ms),
         (0.0, float(heights.max()) * 1.05),
         x_name='ms',
         y_name='answers',
         width_px=HALF_PX,
     )
-    gap_ms = 0.08 * step_ms
-    spans = [
-        (number * step_ms, (number + 1) * step_ms - gap_ms, 0.0, float(height))
-        for number, height in enumerate(heights)
-        if height
-    ]
-    beyond = len(heights) > count
-    chart.bars(spans[: -1 if beyond else None], 'var(--blue)', 1.0)
-    chart.bars(spans[-1:] if beyond else [], 'var(--red)', 1.0)
+    for colour, shown in (
+        ('var(--blue)', range(min(count, len(heights)))),
+        ('var(--red)', [count]),
+    ):
+        chart.bars(
+            [
+                ((first + n) * step_ms, (first + n + 0.92) * step_ms, 0.0, float(heights[n]))
+                for n in shown
+                if n < len(heights) and heights[n]
+            ],
+            colour,
+            1.0,
+        )
+    for number, height in enumerate(heights):
+        start_ms, stop_ms = ((first + number + more) * step_ms for more in (0, 1))
+        reach = f'from {start_ms:g} ms' + (f' to {stop_ms:g} ms' if number < count else '')
+        chart.tell(start_ms, stop_ms, f'{reach}: {height}')
     for row, (name, value) in enumerate(marks.items()):
         chart.mark(value, f'{name} {value:.1f}', row)
-    for start_ms, end, _, height in spans:
-        last = beyond and end > count * step_ms
-        reach = f'more than {start_ms:g} ms' if last else f'{start_ms:g} to {end + gap_ms:g} ms'
-        chart.tell(start_ms, end, f'{reach}: {height:.0f}')
     return chart.svg()
 
 
 def latency_series(
     passes: Sequence[Sequence[FrameTrace]], timeline: Timeline, marks: Mapping[str, float]
 ) -> str:
-    """A bar for each frame, or for several in a row, stacked by station; lost ones below."""
+    """A bar for each frame, or for several in a row, stacked by station; lost ones below.
+
+    marks: two levels to name, the lower one first, e.g. p50 and p99, in ms.
+    """
     slots = list(_slots(passes, timeline))
     latencies = [value for slot in slots for value in slot.latencies_ms]
     if not latencies:
@@ -337,8 +348,8 @@ def latency_series(
         [(s.start_s, s.end_s) for s in slots if any(f.fate != 'answered' for f in s.frames)],
         'var(--red)',
     )
-    for name, value in marks.items():
-        chart.level(value, f'{name} {value:.1f}')
+    for lower_px, (name, value) in zip((11.0, -3.0), marks.items(), strict=False):
+        chart.level(value, f'{name} {value:.1f}', lower_px)
     for slot in slots:
         chart.tell(slot.start_s, slot.end_s, _tell_latency(slot))
     names = {**STATION_NAMES, UNTOLD: 'not told apart'}
@@ -442,6 +453,7 @@ def load_series(
     }
     if not shown:
         return ''
+    shown = {who: _thinned(points) for who, points in shown.items()}
     high = max(value for points in shown.values() for _, value in points if math.isfinite(value))
     chart = timeline.chart(key, (high or 1.0) * 1.05, unit, width_px=width_px, height_px=200)
     entries = []
@@ -518,7 +530,9 @@ def station_bar(medians_ms: Mapping[str, float]) -> str:
 
 def _slots(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> Iterator[_Slot]:
     """At most about SLOTS of them, from the first frame of each to that of the next."""
-    size = math.ceil(sum(map(len, passes)) / SLOTS) or 1
+    total = sum(map(len, passes))
+    size = math.ceil(total / SLOTS) or 1
+    share = 0.9 if total <= SLOTS / 2 else 1.0  # with a gap between bars where they are wide
     for number, frames in enumerate(passes):
         ordered = sorted(frames, key=lambda frame: frame.sent_ns)
         starts_s = [timeline.at_s(number, frame.sent_ns) for frame in ordered[::size]]
@@ -526,7 +540,9 @@ def _slots(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> Iterat
         usual_s = float(np.median(gaps_s)) if gaps_s else timeline.length_s(number) or 1e-3
         for index, start_s in enumerate(starts_s):
             gap_s = min(gaps_s[index] if index < len(gaps_s) else usual_s, 2 * usual_s)
-            yield _Slot(start_s, start_s + 0.92 * gap_s, ordered[index * size : (index + 1) * size])
+            yield _Slot(
+                start_s, start_s + share * gap_s, ordered[index * size : (index + 1) * size]
+            )
 
 
 def _mean_stations_ms(frames: Sequence[FrameTrace]) -> dict[str, float]:
@@ -570,6 +586,15 @@ def _tell_frames(slot: _Slot) -> str:
     if len(slot.frames) == 1:
         return f'{first.camera} frame {first.index}, stamp {first.stamp_ns / 1e9:.3f} s'
     return f'{len(slot.frames)} frames from {first.camera} {first.index}'
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most about SLOTS / 2 of them: means of several in a row."""
+    size = math.ceil(2 * len(points) / SLOTS)
+    if size == 1:
+        return list(points)
+    rows = (np.asarray(points[start : start + size]) for start in range(0, len(points), size))
+    return [(float(row[:, 0].mean()), float(row[:, 1].mean())) for row in rows]
 
 
 def _answered_ns(frame: FrameTrace) -> int | None:
