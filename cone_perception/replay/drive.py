@@ -1,0 +1,266 @@
+"""A bag -> the drive that is replayed: its cameras, its ground truth, and what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from array import array
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rosbags.rosbag2 import Reader
+from tqdm import tqdm
+
+from cone_perception.bag.report import Picture, inspect_bag, storage_of
+from cone_perception.bags import (
+    BAG_FILES,
+    COMPRESSED_IMAGE,
+    DETECTIONS,
+    IMAGE,
+    BagMessage,
+    bag_types,
+    header_stamp_ns,
+    open_bag,
+)
+from cone_perception.camera_info import camera_info_topic
+from cone_perception.errors import ImageError, SourceError
+from cone_perception.images import to_bgr
+from cone_perception.replay.labels import read_labels
+from cone_perception.replay.traces import Camera, Drive
+from cone_perception.replay.truth import TruthTopic, choose_truth
+from cone_perception.types import Detections
+
+PICTURES = (IMAGE, COMPRESSED_IMAGE)
+HASH_BLOCK_BYTES = 4 * 2**20
+
+
+@dataclass(slots=True)
+class _Pictures:
+    """What was seen of a camera. stamps_ns: of each picture in its order; 0 where it has none."""
+
+    stamps_ns: array[int] = field(default_factory=lambda: array('q'))
+    unreadable: str = ''
+
+
+def open_drive(
+    bag: Path,
+    topics: Sequence[str] = (),
+    truth_topics: Sequence[str] = (),
+    labels: Path | None = None,
+    class_names: Sequence[str] = (),
+) -> Drive:
+    """Look through the bag at `bag`: which cameras to replay, against which ground truth.
+
+    topics: the cameras, in this order; none takes every image topic. truth_topics: of
+    Detection2DArray, one for each of `topics`, or each in the namespace of its camera
+    (/camera/left/image_raw, /camera/left/ground_truth); none takes those that cannot be meant
+    otherwise, see `choose_truth`. labels: a folder of YOLO labels instead, see `read_labels`.
+    class_names: of the model; the truth is told in its indices.
+
+    The bag is read once: the messages of the cameras, of their camera_info and truth by this
+    thread, all bytes of its files, for the hash, by another one beside it, so that the disk is
+    asked about once. What is wrong with the bag goes into `problems`.
+    Raises SourceError for what cannot be replayed, or is asked for and not there.
+    """
+    if labels is not None and truth_topics:
+        raise SourceError('--truth and --labels are two answers to one question: leave one out.')
+    with open_bag(bag) as reader:
+        storage = storage_of(reader)
+        types = _types(reader)
+        expected = Counter({c.topic: 0 for c in reader.connections})
+        for connection in reader.connections:
+            expected[connection.topic] += connection.msgcount
+    chosen = _choose_topics(bag, types, topics)
+    names = camera_names(chosen)
+    truths: dict[str, TruthTopic] = {}
+    problems: list[str] = []
+    if labels is None:
+        truths = choose_truth(bag, types, chosen, truth_topics, bool(topics), problems)
+    seen = {topic: _Pictures() for topic in chosen}
+    by_truth = {truth.topic: truth for truth in truths.values()}
+    total = sum(expected[topic] for topic in chosen)
+    bar = tqdm(total=total, desc='reading', unit='picture', disable=None, leave=False)
+
+    def see(message: BagMessage) -> None:
+        if message.topic in by_truth and message.type_name == DETECTIONS:
+            by_truth[message.topic].take(message, class_names)
+        elif message.topic in seen and message.type_name in PICTURES:
+            _take_picture(seen[message.topic], message)
+            bar.update()
+
+    infos = {camera_info_topic(topic) for topic in chosen}
+    stop = threading.Event()
+    with bar, ThreadPoolExecutor(1, 'hash') as pool:
+        hashing = pool.submit(bag_sha256, bag, stop)
+        try:
+            report = inspect_bag(bag, {*chosen, *infos, *by_truth}, see)
+        except BaseException:
+            stop.set()
+            raise
+        sha256 = hashing.result()
+    problems = [
+        *(
+            f'{found.topic}: {found.text}' if found.topic else found.text
+            for found in report.problems
+        ),
+        *(f'{topic}: the first picture: {seen[topic].unreadable}' for topic in _unreadable(seen)),
+        *problems,
+    ]
+    pictures = {entry.topic: entry for entry in report.topics if entry.topic in seen}
+    times_ns = [
+        time_ns
+        for entry in pictures.values()
+        for time_ns in (entry.first_ns, entry.last_ns)
+        if time_ns
+    ]
+    frames = sum(len(camera.stamps_ns) for camera in seen.values())
+    if not frames:
+        raise SourceError(f'{bag} has no picture on {", ".join(chosen)}.')
+    stamps = {names[topic]: list(camera.stamps_ns) for topic, camera in seen.items()}
+    truth: Mapping[tuple[str, int], Detections] | None = None
+    if labels is not None:
+        sizes = {names[topic]: pictures[topic].picture for topic in chosen}
+        truth = read_labels(labels, stamps, _known_sizes(sizes), class_names, problems)
+    elif truths:
+        truth = {}
+        for topic, one in list(truths.items()):
+            found = one.match(names[topic], stamps[names[topic]], problems)
+            if found is None:
+                del truths[topic]
+            else:
+                truth.update(found)
+        truth = truth if truths else None
+    return Drive(
+        bag=bag,
+        sha256=sha256,
+        cameras=tuple(
+            Camera(
+                name=names[topic],
+                topic=topic,
+                compressed=types[topic] == COMPRESSED_IMAGE,
+                truth_topic=truths[topic].topic if topic in truths else None,
+            )
+            for topic in chosen
+        ),
+        frames=frames,
+        duration_s=(max(times_ns) - min(times_ns)) / 1e9 if times_ns else 0.0,
+        storage=storage,
+        truth=truth,
+        problems=tuple(problems),
+    )
+
+
+def camera_names(topics: Sequence[str]) -> dict[str, str]:
+    """Topic -> the camera's name: the second-last part of its topic's, where that is unique.
+
+    /camera/left/image_raw is left, and so is /camera/left/image_raw/compressed.
+    """
+    short = {topic: _second_last(topic) for topic in topics}
+    counts = Counter(short.values())
+    return {
+        topic: name if counts[name] == 1 else topic.strip('/').replace('/', '_')
+        for topic, name in short.items()
+    }
+
+
+def bag_sha256(bag: Path, stop: threading.Event | None = None) -> str:
+    """Of the bag's data files, one after another by name: `cat BAG/*.mcap | sha256sum`.
+
+    Neither their names nor metadata.yaml count. `stop` ends it early, with an empty answer.
+    """
+    digest = hashlib.sha256()
+    for file in data_files(bag):
+        with file.open('rb') as stream:
+            while block := stream.read(HASH_BLOCK_BYTES):
+                if stop is not None and stop.is_set():
+                    return ''
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def data_files(bag: Path) -> list[Path]:
+    """The files that hold a bag's messages, compressed ones too, by name."""
+    if not bag.is_dir():
+        return [bag]
+    kinds = (*BAG_FILES, *(f'{suffix}.zstd' for suffix in BAG_FILES))
+    return sorted(file for file in bag.iterdir() if file.name.endswith(kinds))
+
+
+def _types(reader: Reader) -> dict[str, str]:
+    """Topic -> type; of a topic with several, which the report names, the one of pictures."""
+    types: dict[str, str] = {}
+    for connection in reader.connections:
+        if types.get(connection.topic) not in PICTURES:
+            types[connection.topic] = connection.msgtype
+    return types
+
+
+def _choose_topics(bag: Path, types: Mapping[str, str], topics: Sequence[str]) -> list[str]:
+    """The topics asked for, or all with pictures. Raises SourceError."""
+    there = sorted(topic for topic, kind in types.items() if kind in PICTURES)
+    listed = ', '.join(there) or 'none'
+    for topic in topics:
+        if topic not in types:
+            raise SourceError(f'{bag} has no topic {topic}; those with pictures: {listed}.')
+        if types[topic] not in PICTURES:
+            raise SourceError(
+                f'{bag}: {topic} is of type {types[topic]}, which is no picture; '
+                f'those with pictures: {listed}.'
+            )
+    chosen = list(dict.fromkeys(topics)) or there
+    if not chosen:
+        raise SourceError(f'{bag} has no topic of type {IMAGE} or {COMPRESSED_IMAGE}.')
+    base: dict[str, str] = {}
+    for topic in chosen:
+        other = base.setdefault(_base(topic), topic)
+        if other != topic:
+            raise SourceError(
+                f'{bag}: {other} and {topic} are the same pictures in two forms: '
+                'choose one of them with --topic.'
+            )
+    return chosen
+
+
+def _base(topic: str) -> str:
+    """The name of the raw topic, as image_transport forms it."""
+    return topic.removesuffix('/compressed').removesuffix('/compressedDepth')
+
+
+def _second_last(topic: str) -> str:
+    parts = _base(topic).strip('/').split('/')
+    return parts[-2] if len(parts) > 1 else parts[-1]
+
+
+def _take_picture(camera: _Pictures, message: BagMessage) -> None:
+    """Note its stamp; the first one is looked at too."""
+    first = not camera.stamps_ns
+    try:
+        camera.stamps_ns.append(header_stamp_ns(message.data))
+    except SourceError:
+        camera.stamps_ns.append(0)
+        return
+    if first and message.type_name == IMAGE:  # of a compressed one the report tells
+        try:
+            to_bgr(bag_types().deserialize_cdr(message.data, message.type_name))
+        except ImageError as error:
+            camera.unreadable = str(error)
+        except Exception:  # no Image at all: the report tells
+            return
+
+
+def _unreadable(seen: Mapping[str, _Pictures]) -> Collection[str]:
+    return [topic for topic, camera in seen.items() if camera.unreadable]
+
+
+def _known_sizes(sizes: Mapping[str, Picture | None]) -> dict[str, tuple[int, int]]:
+    """Camera -> (width, height) in pixels. Raises SourceError where no picture can be read."""
+    for name, picture in sizes.items():
+        if picture is None:
+            raise SourceError(
+                f'camera {name}: its first picture cannot be read, so the size that its labels are '
+                'fractions of is not known.'
+            )
+    return {name: (p.width_px, p.height_px) for name, p in sizes.items() if p is not None}

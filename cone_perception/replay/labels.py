@@ -1,0 +1,199 @@
+"""YOLO label files -> ground truth of a drive's pictures."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from cone_perception.errors import SourceError
+from cone_perception.types import Detections
+
+NAMES_FILES = ('data.yaml', 'classes.txt', 'obj.names')
+"""Who of them lies in the folder of the labels, or in one of the two above it, names the classes:
+Ultralytics' (`names`), and those of the labelling tools (a name per line)."""
+
+EDGE = 1e-4
+"""Fraction of the picture by which a box may stick out: labelling tools round."""
+
+
+def read_labels(
+    folder: Path,
+    stamps_ns: Mapping[str, Sequence[int]],
+    sizes_px: Mapping[str, tuple[int, int]],
+    class_names: Sequence[str],
+    problems: list[str],
+) -> dict[tuple[str, int], Detections]:
+    """(camera, stamp) -> cones of each picture that has a label file.
+
+    folder: of NAME.txt, each line `class x y width height` (middle and size of a box in fractions
+    of the picture); with several cameras a folder of each camera's name in it.
+    NAME is the stamp of a picture in nanoseconds: pictures without a file are then not judged, and
+    an empty file says that there is no cone. Or no name is one: then there must be as many files
+    as pictures, and they belong together in the order of the names and of the recording.
+    stamps_ns, sizes_px: camera -> stamp of each picture, (width, height) of all.
+    class_names: of the model. The numbers in the files mean these, unless a data.yaml or
+    classes.txt beside them says what they mean.
+    Pictures whose stamp is zero or that of another one are not judged; `problems` tells of them.
+    Raises SourceError for what cannot be told, is no label, or is a class the model does not know.
+    """
+    if not folder.is_dir():
+        raise SourceError(f'{folder} is no folder of labels (NAME.txt, YOLO format).')
+    known: dict[tuple[str, int], Detections] = {}
+    for camera, stamps in stamps_ns.items():
+        inside = folder if len(stamps_ns) == 1 else folder / camera
+        if not inside.is_dir():
+            raise SourceError(
+                f'{folder} has no folder {camera}: with several cameras each has one of its name.'
+            )
+        names = read_class_names(inside)
+        meaning = list(class_names) if names is None else names
+        files = match_files(inside, camera, stamps, problems)
+        for stamp_ns, file in files.items():
+            known[camera, stamp_ns] = read_label_file(file, sizes_px[camera], meaning, class_names)
+    return known
+
+
+def match_files(
+    folder: Path, camera: str, stamps_ns: Sequence[int], problems: list[str]
+) -> dict[int, Path]:
+    """Stamp -> label file of the pictures of one camera; see `read_labels`."""
+    files = sorted(file for file in folder.glob('*.txt') if file.name not in NAMES_FILES)
+    if not files:
+        raise SourceError(f'{folder} holds no label files (NAME.txt, YOLO format).')
+    there = set(stamps_ns)
+    by_stamp = [file for file in files if file.stem.isdecimal() and int(file.stem) in there]
+    if by_stamp and len(by_stamp) < len(files):
+        other = next(file for file in files if file not in by_stamp)
+        raise SourceError(
+            f'{folder}: {by_stamp[0].name} is the stamp of a picture of camera {camera}, but '
+            f'{other.name} is not: labels belong to pictures either by stamp or by order.'
+        )
+    if by_stamp:
+        pairs = [(int(file.stem), file) for file in files]
+    else:
+        if len(files) != len(stamps_ns):
+            raise SourceError(
+                f'{folder} has {len(files)} label files, none with the stamp of a picture of '
+                f'camera {camera} as its name, and the bag has {len(stamps_ns)} pictures: without '
+                'stamps there must be one for each picture, in order.'
+            )
+        for before, after in pairwise(files):
+            if _natural(before.stem) > _natural(after.stem):
+                raise SourceError(
+                    f'{folder}: the order of the labels is not clear: by letters {before.name} is '
+                    f'before {after.name}, by numbers after it. Pad the numbers with zeros.'
+                )
+        pairs = list(zip(stamps_ns, files, strict=True))
+    counts = Counter(stamps_ns)
+    kept = {stamp_ns: file for stamp_ns, file in pairs if counts[stamp_ns] == 1}
+    if not kept:
+        raise SourceError(
+            f'{folder}: the pictures of camera {camera} have equal stamps, so that no label can be '
+            'told to be of one of them.'
+        )
+    if len(kept) < len(stamps_ns):
+        problems.append(
+            f'{len(stamps_ns) - len(kept)} of {len(stamps_ns)} pictures of camera {camera} have no '
+            f'label file of their own in {folder}: they are not judged'
+        )
+    return kept
+
+
+def read_class_names(folder: Path) -> list[str] | None:
+    """What the numbers of the classes mean, by the file nearest to the labels; None without one.
+
+    Raises SourceError when two files in the same folder say different things.
+    """
+    for place in (folder, *folder.absolute().parents[:2]):
+        said = {file: _names_in(file) for name in NAMES_FILES if (file := place / name).is_file()}
+        if not said:
+            continue
+        first, *others = said
+        for other in others:
+            if said[other] != said[first]:
+                raise SourceError(
+                    f'{first} and {other.name} name the classes differently: remove one of them.'
+                )
+        return said[first]
+    return None
+
+
+def read_label_file(
+    file: Path, size_px: tuple[int, int], meaning: Sequence[str], class_names: Sequence[str]
+) -> Detections:
+    """Cones of one file, with score 1. meaning: name of each number in it.
+
+    Raises SourceError with file and line of what is no label.
+    """
+    boxes: list[tuple[float, float, float, float]] = []
+    classes: list[int] = []
+    try:
+        lines = file.read_text(encoding='utf-8').splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceError(f'{file} cannot be read: {error}') from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f'{file}, line {number}'
+        try:
+            kind, *values = line.split()
+            class_id = int(kind)
+            x, y, width, height = map(float, values)
+        except ValueError:
+            raise SourceError(
+                f'{where}: {line.strip()!r} is not `class x y width height`.'
+            ) from None
+        if not 0 <= class_id < len(meaning):
+            raise SourceError(
+                f'{where}: class {class_id} is not among the {len(meaning)} named '
+                f'({", ".join(meaning)}).'
+            )
+        if meaning[class_id] not in class_names:
+            raise SourceError(
+                f'{where}: the model does not know the class {meaning[class_id]}; '
+                f'it knows {", ".join(class_names)}.'
+            )
+        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+        inside = min(corners) >= -EDGE and max(corners) <= 1 + EDGE
+        if not (all(map(math.isfinite, corners)) and inside and width > 0 and height > 0):
+            raise SourceError(
+                f'{where}: {line.strip()!r} is no box inside the picture, in fractions of it.'
+            )
+        boxes.append(corners)
+        classes.append(class_names.index(meaning[class_id]))
+    fractions = np.array(boxes, np.float32).reshape(-1, 4)
+    return Detections(
+        fractions * np.array([*size_px, *size_px], np.float32),
+        np.ones(len(boxes), np.float32),
+        np.array(classes, np.int64),
+    )
+
+
+def _names_in(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding='utf-8')
+        if file.suffix != '.yaml':
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        read = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SourceError(f'{file} cannot be read: {error}') from error
+    names = read.get('names') if isinstance(read, dict) else None
+    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+        names = [names[index] for index in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SourceError(f'{file} has no `names`: a list of the classes, or {{0: name, ...}}.')
+    return names
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Key that orders frame9 before frame10."""
+    return [
+        (int(part), '') if part.isdecimal() else (-1, part) for part in re.split(r'(\d+)', name)
+    ]
