@@ -63,6 +63,11 @@ class ConeDetector:
         """Of sensor_msgs/Image: those that are best handed over as sent; none on a CPU."""
         return self._frame_engine.encodings if self._frame_engine is not None else frozenset()
 
+    @property
+    def at_once(self) -> int:
+        """So many threads may call detect at once: on a card the next picture goes up meanwhile."""
+        return 1 if self._frame_engine is None else 2
+
     def warm_up(self) -> None:
         """Run once on grey, so that the first real frame is not slower than the others."""
         grey = np.full((self.card.height_px, self.card.width_px, 3), PAD_VALUE, np.uint8)

@@ -1,6 +1,7 @@
 """The detector node with its settings file and transport profile; it activates itself.
 
-A node that ends with a status other than 0, as when its GPU is lost, is started again.
+A node that ends with a status other than 0, as when its GPU is lost, is started again; not one that
+was only to build an engine (`build_only`, here or in the settings file), and could not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from cone_perception.ros.node import BUILD_FAILED_STATUS
 from cone_perception.ros.transport import profile_environment
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
@@ -78,7 +80,8 @@ def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
     def start_again(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # respawn=True would also start a node again that was stopped on purpose.
-        if event.returncode == 0 or context.is_shutdown or settings.get('build_only'):
+        ended = event.returncode in (0, BUILD_FAILED_STATUS) or settings.get('build_only')
+        if ended or context.is_shutdown:
             return []
         return [TimerAction(period=RESPAWN_DELAY_S, actions=[node()])]
 

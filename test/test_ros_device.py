@@ -22,6 +22,7 @@ from vision_msgs.msg import Detection2DArray
 
 from cone_perception.engines.gpu import read_gpu
 from cone_perception.errors import EngineError
+from cone_perception.ros.node import BUILD_FAILED_STATUS, FAILURE_STATUS
 from cone_perception.ros.transport import SEGMENT_BYTES
 
 pytestmark = pytest.mark.ros
@@ -108,6 +109,58 @@ def place(bundle, settings, on_event, cancelled):
 
 detector.place_network = place
 sys.exit(cli.main(sys.argv[1:]))
+"""
+
+TWO_AT_ONCE = """
+import sys
+import threading
+import time
+from pathlib import Path
+
+from cone_perception import cli, errors
+from cone_perception.engines import FrameEngine, open_engine
+from cone_perception.images import to_bgr
+from cone_perception.placement import PlacedEngine
+from cone_perception.ros import detector
+from cone_perception.types import Detections
+
+
+class TwoAtOnce:
+    '''Stands for a card: what a picture's grey makes it do is written below.'''
+
+    encodings = frozenset({'bgr8'})
+
+    def __init__(self, engine):
+        self.info, self.run, self.close = engine.info, engine.run, engine.close
+        self._second_is_through = threading.Event()
+        self._lost = threading.Barrier(2)
+
+    def detect(self, pictures, thresholds, nms_iou):
+        grey = int(to_bgr(pictures[0])[0, 0, 0])
+        print(f'in {grey}.', flush=True)
+        if grey in (100, 102):  # the first one: waits for the second
+            assert self._second_is_through.wait(20)
+            self._second_is_through.clear()
+        if grey in (101, 103):
+            self._second_is_through.set()
+        if grey in (102, 103):
+            raise errors.EngineError(f'{grey} failed')
+        while grey in (120, 121) and not Path(sys.argv[1]).exists():
+            time.sleep(0.01)
+        if grey == 130:
+            self._lost.wait(20)
+            raise errors.EngineLostError('the card said so')
+        return [Detections.empty() for _ in pictures]
+
+
+def place(bundle, settings, on_event, cancelled):
+    engine = TwoAtOnce(open_engine(bundle))
+    assert isinstance(engine, FrameEngine)
+    return PlacedEngine(engine)
+
+
+detector.place_network = place
+sys.exit(cli.main(sys.argv[2:]))
 """
 
 HANGING_COMPILER = """
@@ -208,9 +261,9 @@ def test_what_names_the_card_never_takes_the_cpu(observer, tmp_path, setting):
 
 
 @needs_no_card
-def test_build_only_without_a_card_ends_with_a_failure(ros, tmp_path):
+def test_build_only_without_a_card_ends_with_a_failure_that_launch_does_not_repeat(ros, tmp_path):
     process = start(tmp_path, 'only', build_only='true', device='auto')
-    assert process.process.wait(20) == 1
+    assert process.process.wait(20) == BUILD_FAILED_STATUS
     assert 'build_only: true is set, but this machine has no NVIDIA driver' in process.output
     assert 'active' not in process.output
 
@@ -226,6 +279,12 @@ def test_build_only_says_where_the_engine_lies_and_ends_well(ros, tmp_path):
     assert process.process.wait(20) == 0
     assert 'the engine is built and checked: /cache/tiny.plan' in process.output
     assert 'active' not in process.output
+
+
+def test_gpu_that_is_lost_while_it_only_builds_is_not_tried_again(ros, tmp_path):
+    process = start_failing(tmp_path, 'EngineLostError', GREY, build_only='true', device='auto')
+    assert process.process.wait(20) == BUILD_FAILED_STATUS
+    assert '[FATAL]' in process.output
 
 
 def lose_gpu(observer, tmp_path, error):
@@ -325,6 +384,100 @@ def test_engine_that_reads_the_cameras_bytes_gets_them_unconverted(observer, tmp
     assert values['launches'] == 'none: this is a CPU'
     assert values['overflows'] == '3'
     assert process.stop()[0] == 0
+
+
+class Pipelined:
+    """A node whose engine takes two frames at once, and pictures that it answers one by one."""
+
+    def __init__(self, observer, folder):
+        script = folder / 'two_at_once.py'
+        script.write_text(TWO_AT_ONCE)
+        self.release = folder / 'release'
+        self.process = start(folder, 'two', str(script), str(self.release))
+        self.process.wait_for_output('active: listening')
+        self._observer = observer
+        self._answers = observer.listen('/two/camera/detections', Detection2DArray)
+        self._publisher = observer.publisher('/two/camera/image', Image)
+        wait_for(self._publisher.get_subscription_count, 'the subscription')
+        send_until(observer, self._publisher, GREY, lambda: self._answers)
+        wait_for(lambda: not self.send_and_look(), 'silence after the last of them')
+        self._answers.clear()
+        self.sent = {}
+
+    def send_and_look(self):
+        """Whether an answer comes that was not asked for."""
+        seen = len(self._answers)
+        time.sleep(0.3)
+        return len(self._answers) > seen
+
+    def send(self, grey, taken=True):
+        stamp_ns = self._observer.next_stamp_ns()
+        self.sent[stamp_ns] = grey
+        self._publisher.publish(picture(grey, stamp_ns))
+        if taken:
+            wait_for(lambda: f'in {grey}.' in self.process.output, f'the engine to take {grey}')
+
+    def wait_for_answers(self, count):
+        """The greys that were answered, in the order of the answers."""
+        wait_for(lambda: len(self._answers) >= count, f'{count} answers')
+        return [self.sent[stamp_ns_of(answer)] for answer in list(self._answers)]
+
+
+@pytest.fixture
+def pipelined(observer, tmp_path):
+    pipelined = Pipelined(observer, tmp_path)
+    yield pipelined
+    pipelined.process.process.kill()
+
+
+def test_two_frames_overlap_on_a_card_and_are_answered_in_order(pipelined):
+    """The first is in the engine until the second has left it. Of what waits, only the newest."""
+    pipelined.send(100)
+    pipelined.send(101)
+    assert pipelined.wait_for_answers(2) == [100, 101]
+    pipelined.send(120)
+    pipelined.send(121)
+    pipelined.send(40, taken=False)
+    time.sleep(0.3)
+    pipelined.send(41, taken=False)
+    time.sleep(0.3)
+    assert 'in 40.' not in pipelined.process.output
+    assert 'in 41.' not in pipelined.process.output
+    pipelined.release.touch()
+    assert pipelined.wait_for_answers(5) == [100, 101, 120, 121, 41]
+    assert pipelined.process.stop()[0] == 0
+    assert 'Traceback' not in pipelined.process.output
+
+
+@pytest.mark.parametrize('greys, answered', [((102, 101), 101), ((100, 103), 100)])
+def test_one_of_two_frames_fails_alone(pipelined, greys, answered):
+    for grey in greys:
+        pipelined.send(grey)
+    (failed,) = set(greys) - {answered}
+    pipelined.process.wait_for_output(f'no answer for camera: {failed} failed')
+    pipelined.send(50)
+    assert pipelined.wait_for_answers(2) == [answered, 50]
+    assert pipelined.process.stop()[0] == 0
+
+
+def test_node_ends_in_time_with_two_frames_that_hang(pipelined, observer):
+    pipelined.send(120)
+    pipelined.send(121)
+    assert observer.change_state('/two/detector', 'deactivate')
+    assert observer.change_state('/two/detector', 'activate')
+    pipelined.send(60, taken=False)  # both places are taken by what hangs
+    status, seconds = pipelined.process.stop()
+    assert (status, pipelined.wait_for_answers(0)) == (0, [])
+    assert seconds < LIMIT_S
+    assert 'in 60.' not in pipelined.process.output
+
+
+def test_gpu_that_is_lost_with_two_frames_is_told_once(pipelined):
+    pipelined.send(130)
+    pipelined.send(130)
+    assert pipelined.process.process.wait(20) == FAILURE_STATUS
+    assert pipelined.process.output.count('[FATAL]') == 1
+    assert 'Traceback' not in pipelined.process.output
 
 
 @needs_no_card

@@ -54,6 +54,7 @@ from cone_perception.ros.diagnostics import (
 from cone_perception.ros.health import FrameMoments, FrameTimes, Health, Outcome
 from cone_perception.ros.inbox import Inbox, NewestFrames, StereoPairs, Waiting
 from cone_perception.ros.messages import to_message
+from cone_perception.ros.node import BUILD_FAILED_STATUS, FAILURE_STATUS
 from cone_perception.ros.parameters import changed_settings, declare_settings, read_settings
 from cone_perception.ros.transport import profile_in_use, shared_memory_shortage
 from cone_perception.ros.worker import Worker
@@ -78,9 +79,6 @@ LAST_WORDS_S = 0.3
 TIMING_DEPTH = 1000
 """Records kept for a listener who is late. Drops come in bursts while the network is busy, and a
 record that is lost would look like a frame that never came."""
-
-FAILURE_STATUS = 1
-"""Exit status that makes the launch file start the node again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +124,7 @@ class DetectorNode(LifecycleNode):
         self._build_progress = ''
         self._build_logged_s = 0.0
         self._lost = False
+        self._losing = threading.Lock()
         self._state = 'unconfigured'
         self._problem = ''
         self._setting_problems = declare_settings(self)
@@ -137,7 +136,7 @@ class DetectorNode(LifecycleNode):
         self._health: Health | None = None
         self._worker: Worker[Arrival] | None = None
         # A worker that was left behind in a long inference may meet its successor.
-        self._one_detects = threading.Lock()
+        self._detecting = threading.Semaphore()
         self._image_subscriptions: list[Subscription[Any]] = []
         self._detection_publishers: dict[str, Publisher[Any]] = {}
         self._debug_publishers: dict[str, Publisher[Any]] = {}
@@ -168,6 +167,7 @@ class DetectorNode(LifecycleNode):
         try:
             loaded = self._load_apart()
             self._settings, self._detector = loaded.settings, loaded.detector
+            self._detecting = threading.Semaphore(loaded.detector.at_once)
             self._placed = loaded.placed
             self._create_publishers()
         except EngineLostError as error:
@@ -259,7 +259,7 @@ class DetectorNode(LifecycleNode):
         if self.get_parameter('build_only').value:
             if configured and self._placed is not None:
                 self.get_logger().info(f'the engine is built and checked: {self._placed.plan}')
-            self._end(0 if configured else FAILURE_STATUS)
+            self._end(0 if configured else self._failure_status())
         elif configured:
             self.trigger_activate()
 
@@ -370,15 +370,22 @@ class DetectorNode(LifecycleNode):
             self._lose(error)
 
     def _lose(self, error: EngineLostError) -> None:
-        """Only a new process can use the GPU again: say so, and let this one end."""
-        self._lost = True
+        """Any thread: only a new process can use the GPU again: say so, and let this one end."""
+        with self._losing:
+            if self._lost:  # two frames were under way
+                return
+            self._lost = True
         self._problem = str(error)
         self.get_logger().fatal(f'ends, to be started again: {_one_line(self._problem)}')
         try:
             self._publish_diagnostics()
             self._diagnostics_publisher.wait_for_all_acked(Duration(seconds=LAST_WORDS_S))
         finally:
-            self._end(FAILURE_STATUS)
+            self._end(self._failure_status())
+
+    def _failure_status(self) -> int:
+        build_only = self.get_parameter('build_only').value
+        return BUILD_FAILED_STATUS if build_only else FAILURE_STATUS
 
     def _start_working(self) -> None:
         settings = self._settings
@@ -386,7 +393,8 @@ class DetectorNode(LifecycleNode):
         inbox: Inbox[Arrival] = NewestFrames()
         if settings.batch == 2 and not settings.side_by_side:
             inbox = StereoPairs(round(settings.stereo_tolerance_ms * 1e6))
-        self._worker = Worker(inbox, self._answer)
+        assert self._detector is not None
+        self._worker = Worker(inbox, self._answer, self._detector.at_once)
         for index, topic in enumerate(settings.topics):
             self._image_subscriptions.append(
                 self.create_subscription(
@@ -475,8 +483,11 @@ class DetectorNode(LifecycleNode):
         cameras = self._settings.cameras
         return cameras if self._settings.side_by_side else cameras[topic : topic + 1]
 
-    def _answer(self, waiting: list[Waiting[Arrival]]) -> None:
-        """Worker's thread: from messages to answers. A failure counts, and publishes nothing."""
+    def _answer(self, waiting: list[Waiting[Arrival]], wait_for_turn: Callable[[], None]) -> None:
+        """Worker's threads: from messages to answers. A failure counts, and publishes nothing.
+
+        wait_for_turn: the frames before these have been answered when it returns.
+        """
         health, detector, settings = self._health, self._detector, self._settings
         worker = self._worker
         assert health is not None
@@ -500,7 +511,7 @@ class DetectorNode(LifecycleNode):
             if start:  # until now it has waited for the batch before it
                 started_ns = time.monotonic_ns()
             try:
-                with self._one_detects:
+                with self._detecting:
                     found, times = detector.detect([job.frame for job in batch], settings.filters)
             except EngineLostError as error:
                 self._fail(frames, started_ns, str(error))
@@ -512,6 +523,7 @@ class DetectorNode(LifecycleNode):
             except Exception as error:
                 self._fail(frames, started_ns, self._describe_unexpected(error))
                 continue
+            wait_for_turn()
             for job, cones in zip(batch, found, strict=True):
                 if self._worker is not worker:  # deactivated in the meantime
                     moments = FrameMoments(job.arrival.arrived_ns, started_ns)

@@ -1,8 +1,11 @@
-"""The thread that works on the newest frames, so that receiving never waits. Knows no ROS."""
+"""The threads that work on the newest frames, so that receiving never waits. Knows no ROS."""
 
 from __future__ import annotations
 
+import functools
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -12,47 +15,72 @@ T = TypeVar('T')
 
 
 class Worker(Generic[T]):
-    """Hands what the inbox gives out to `answer`, one batch at a time, in a thread of its own.
+    """Hands what the inbox gives out to `answer`, one batch in a thread, `at_once` threads of them.
 
-    `answer` must not raise: an exception would end the thread.
+    `answer` gets a batch and a function that returns when every batch taken before it is done with:
+    what it does after that call is done in the order of the frames. It must not raise: an exception
+    would end its thread.
     """
 
-    def __init__(self, inbox: Inbox[T], answer: Callable[[list[Waiting[T]]], None]) -> None:
+    def __init__(
+        self,
+        inbox: Inbox[T],
+        answer: Callable[[list[Waiting[T]], Callable[[], None]], None],
+        at_once: int = 1,
+    ) -> None:
         self._inbox = inbox
         self._answer = answer
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._frames = threading.Condition(lock)
+        self._turns = threading.Condition(lock)
+        self._under_way: deque[object] = deque()
         self._stopping = False
-        # A daemon, because a network that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name='worker', daemon=True)
-        self._thread.start()
+        # Daemons, because a network that hangs must not keep the process from ending.
+        self._threads = [
+            threading.Thread(target=self._work, name='worker', daemon=True) for _ in range(at_once)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def offer(self, frame: Waiting[T]) -> list[Waiting[T]]:
         """Put a frame into the inbox; returns those that it pushed out unanswered."""
-        with self._changed:
+        with self._frames:
             pushed_out = self._inbox.offer(frame)
-            self._changed.notify()
+            self._frames.notify()
         return pushed_out
 
     def stop(self, timeout_s: float) -> bool:
-        """Let the thread end after the batch that it works on; False when it has not by then."""
-        with self._changed:
+        """Let each thread end after the batch that it works on; False when one has not by then."""
+        until_s = time.monotonic() + timeout_s
+        with self._frames:
             self._stopping = True
-            self._changed.notify()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+            self._frames.notify_all()
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def clear(self) -> list[Waiting[T]]:
         """Take out what still waits; nobody will answer it."""
-        with self._changed:
+        with self._frames:
             return self._inbox.clear()
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                batch = self._inbox.take()
-                while not batch and not self._stopping:
-                    self._changed.wait()
-                    batch = self._inbox.take()
+            turn = object()
+            with self._frames:
+                batch: list[Waiting[T]] = []
+                while not self._stopping and not (batch := self._inbox.take()):
+                    self._frames.wait()
                 if self._stopping:
                     return
-            self._answer(batch)
+                self._under_way.append(turn)
+            try:
+                self._answer(batch, functools.partial(self._wait_for, turn))
+            finally:
+                with self._turns:
+                    self._under_way.remove(turn)
+                    self._turns.notify_all()
+
+    def _wait_for(self, turn: object) -> None:
+        with self._turns:
+            self._turns.wait_for(lambda: self._under_way[0] is turn)
