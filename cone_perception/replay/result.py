@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -134,7 +135,8 @@ def write_result(path: Path, result: ReplayResult) -> None:
     except OSError as error:
         raise OutputError(f'{path} cannot be written: {error}. Give another --out.') from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is there only after a failure
+            unfinished.unlink()
 
 
 def read_result(path: Path) -> ReplayResult:

@@ -1,0 +1,352 @@
+"""result.json: what is written comes back, and what is wrong with a file is said."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cone_perception.errors import OutputError, SourceError
+from cone_perception.replay.result import (
+    CONE_COLUMNS,
+    FRAME_COLUMNS,
+    KIND,
+    SCHEMA,
+    Figure,
+    ReplayResult,
+    read_result,
+    write_result,
+)
+from cone_perception.replay.traces import FATES, MOMENTS, FrameTrace, LoadSample
+from cone_perception.types import Detections
+
+
+def some_cones(rng: np.random.Generator, count: int) -> Detections:
+    corners = rng.uniform(-5, 4000, (count, 4)).astype(np.float32)
+    return Detections(
+        corners, rng.uniform(0, 1, count).astype(np.float32), rng.integers(0, 5, count)
+    )
+
+
+def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
+    """Any frame that the types allow: moments may be missing, or even run backwards."""
+    moments = {
+        name: int(rng.integers(0, 2**62)) if rng.random() < 0.7 else None for name in MOMENTS[1:]
+    }
+    return FrameTrace(
+        camera=str(rng.choice(['left', '_weird_топик', ''])),
+        index=index,
+        stamp_ns=int(rng.integers(-(2**62), 2**62)),
+        fate=FATES[rng.integers(len(FATES))],
+        sent_ns=int(rng.integers(0, 2**62)),
+        reason=str(rng.choice(['', 'quote " and\nline', 'größer'])),
+        found=some_cones(rng, int(rng.integers(0, 4))) if rng.random() < 0.7 else None,
+        **moments,
+    )
+
+
+def some_figure(rng: np.random.Generator) -> Figure:
+    return Figure(*(float(v) for v in np.where(rng.random(3) < 0.3, np.nan, rng.normal(size=3))))
+
+
+def some_result(seed: int) -> ReplayResult:
+    rng = np.random.default_rng(seed)
+    figures = {name: some_figure(rng) for name in ('latency_p50_ms', 'recall_sent blue_cone')}
+    passes = [
+        [some_frame(rng, index) for index in range(rng.integers(0, 6))]
+        for _ in range(rng.integers(0, 3))
+    ]
+    load = [
+        [LoadSample('node', int(rng.integers(0, 2**62)), {'cpu_cores': float(rng.normal())})]
+        for _ in passes
+    ]
+    truth = {('left', int(stamp)): some_cones(rng, 3) for stamp in rng.integers(0, 2**62, 3)}
+    return ReplayResult(
+        configuration={'arguments': {'rate': 1.5, 'topic': ['/a']}, 'none': None},
+        bag={'sha256': 'ab', 'frames': 3},
+        model={'name': 'demo'},
+        host={'git_dirty': True},
+        figures=figures,
+        per_pass=[figures for _ in passes],
+        passes=passes,
+        load=load,
+        truth=truth if rng.random() < 0.5 else None,
+        probes=[{'hz': 10.0, 'passed': True}],
+        problems=['the left camera stops after 3 s'],
+        interrupted=bool(rng.random() < 0.5),
+        health={'detector: node': {'engine': 'OpenVINO'}},
+    )
+
+
+def same_cones(one: Detections | None, other: Detections | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (
+        np.allclose(one.xyxy_px, other.xyxy_px, rtol=0, atol=0.0055)
+        and np.allclose(one.score, other.score, rtol=0, atol=0.000051)
+        and one.class_id.tolist() == other.class_id.tolist()
+    )
+
+
+def same_figures(one: Any, other: Any) -> bool:
+    return repr(dict(one)) == repr(dict(other))
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_what_is_written_comes_back(seed: int, tmp_path: Path) -> None:
+    path = tmp_path / 'result.json'
+    result = some_result(seed)
+    write_result(path, result)
+    found = read_result(path)
+    plain = ('configuration', 'bag', 'model', 'host', 'probes', 'problems', 'interrupted', 'schema')
+    for name in (*plain, 'load', 'health'):
+        assert getattr(found, name) == getattr(result, name), name
+    assert same_figures(found.figures, result.figures)
+    assert len(found.per_pass) == len(result.per_pass)
+    assert all(map(same_figures, found.per_pass, result.per_pass))
+    assert [len(frames) for frames in found.passes] == [len(frames) for frames in result.passes]
+    for frames, expected in zip(found.passes, result.passes, strict=True):
+        for one, other in zip(frames, expected, strict=True):
+            for entry in fields(FrameTrace):
+                if entry.name != 'found':
+                    assert getattr(one, entry.name) == getattr(other, entry.name), entry.name
+            assert same_cones(one.found, other.found)
+    assert (found.truth is None) == (result.truth is None)
+    assert list(found.truth or {}) == list(result.truth or {})
+    for key, cones in (found.truth or {}).items():
+        assert same_cones(cones, (result.truth or {})[key])
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_a_result_read_and_written_again_is_the_same_file(seed: int, tmp_path: Path) -> None:
+    first, second = tmp_path / 'first.json', tmp_path / 'second.json'
+    write_result(first, some_result(seed))
+    write_result(second, read_result(first))
+    assert second.read_text() == first.read_text()
+
+
+def test_the_replays_folder_stands_for_its_result(tmp_path: Path) -> None:
+    write_result(tmp_path / 'result.json', some_result(1))
+    assert read_result(tmp_path).bag == {'sha256': 'ab', 'frames': 3}
+
+
+def test_the_file_is_json_that_others_can_read(tmp_path: Path) -> None:
+    """NaN and Infinity are no JSON: jq, JavaScript and others refuse them."""
+    path = tmp_path / 'result.json'
+    result = some_result(0)
+    configuration = {
+        'rate': math.inf,
+        'deep': ({'x': math.nan},),
+        'path': Path('a'),
+        'n': np.int64(3),
+    }
+    write_result(path, replaced(result, configuration=configuration))
+
+    def refuse(name: str) -> None:
+        pytest.fail(f'{name} in result.json')
+
+    record = json.loads(path.read_text(), parse_constant=refuse)
+    assert record['configuration'] == {'rate': None, 'deep': [{'x': None}], 'path': 'a', 'n': 3}
+
+
+def replaced(result: ReplayResult, **changes: Any) -> ReplayResult:
+    kept = {entry.name: getattr(result, entry.name) for entry in fields(ReplayResult)}
+    return ReplayResult(**(kept | changes))
+
+
+def test_nvidias_names_stand_beside_ours(tmp_path: Path) -> None:
+    figures = {
+        'frames_sent': Figure(20),
+        'frames_answered': Figure(19),
+        'latency_mean_ms': Figure(8),
+    }
+    write_result(tmp_path / 'result.json', replaced(some_result(1), figures=figures, per_pass=[]))
+    record = json.loads((tmp_path / 'result.json').read_text())
+    assert record['ros2_benchmark'] == {
+        'BasicPerformanceMetrics.NUM_FRAMES_SENT': 20,
+        'BasicPerformanceMetrics.NUM_MISSED_FRAMES': 1,
+        'BasicPerformanceMetrics.MEAN_LATENCY': 8,
+    }
+
+
+def test_a_long_drive_stays_small(tmp_path: Path) -> None:
+    """Ten minutes at 30 Hz with ten cones each stay below 12 MB: 600 bytes for each picture."""
+    rng = np.random.default_rng(0)
+    start_ns, period_ns = 10**15, 33_333_333
+    frames = []
+    for i in range(500):
+        sent_ns = start_ns + i * period_ns
+        later = [sent_ns + moment for moment in np.cumsum(rng.integers(1, 10**7, 7)).tolist()]
+        stamp_ns = 1_700_000_000 * 10**9 + i * period_ns
+        found = some_cones(rng, 10)
+        frames.append(FrameTrace('left', i, stamp_ns, 'answered', sent_ns, *later, found=found))
+    path = tmp_path / 'result.json'
+    write_result(path, replaced(some_result(1), passes=[frames], load=[[]], truth=None))
+    assert path.stat().st_size / 500 < 600
+
+
+def test_cones_are_rounded_to_hundredths_of_a_pixel(tmp_path: Path) -> None:
+    cones = Detections(
+        np.array([[0.1249, 1279.996, -0.004, 3.3333]], np.float32),
+        np.array([0.87656], np.float32),
+        np.array([4]),
+    )
+    frame = FrameTrace('left', 0, 0, 'answered', 0, found=cones)
+    path = tmp_path / 'result.json'
+    write_result(path, replaced(some_result(1), passes=[[frame]]))
+    row = json.loads(path.read_text())['passes'][0]['frames']['rows'][0]
+    assert row[FRAME_COLUMNS.index('cones')] == [[0.12, 1280.0, 0.0, 3.33, 0.8766, 4]]
+
+
+def test_a_reader_never_meets_half_a_file(tmp_path: Path) -> None:
+    """Writing that fails half way leaves the old file, and nothing else."""
+    path = tmp_path / 'result.json'
+    write_result(path, some_result(1))
+    before = path.read_text()
+    unwritable = replaced(some_result(2), health={'x': {'y': object()}})
+    with pytest.raises(TypeError, match='object has no place in result.json'):
+        write_result(path, unwritable)
+    assert path.read_text() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ['result.json']
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r'nowhere.result\.json cannot be written.*--out'):
+        write_result(tmp_path / 'nowhere' / 'result.json', some_result(1))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match='cannot be read.*Give the result.json'):
+        read_result(tmp_path / 'none.json')
+
+
+@pytest.mark.parametrize('content', ['', '{"kind": ', 'no json', '[NaN]', '\x00'])
+def test_what_is_no_json_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / 'result.json'
+    path.write_text(content)
+    with pytest.raises(SourceError, match=r'result\.json is no result'):
+        read_result(path)
+
+
+def test_a_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'frame.png'
+    path.write_bytes(b'\x89PNG\r\n\xff\xfe')
+    with pytest.raises(SourceError, match='is no result'):
+        read_result(path)
+
+
+@pytest.mark.parametrize('record', [{}, [], {'schema': 1}, {'kind': 'card'}, 3])
+def test_another_json_file_is_refused(record: Any, tmp_path: Path) -> None:
+    path = tmp_path / 'card.json'
+    path.write_text(json.dumps(record))
+    with pytest.raises(SourceError, match='not the result of a replay'):
+        read_result(path)
+
+
+@pytest.mark.parametrize('schema', [SCHEMA + 1, 0, '1', None])
+def test_another_schema_is_refused_with_advice(schema: Any, tmp_path: Path) -> None:
+    path = tmp_path / 'result.json'
+    path.write_text(json.dumps({'kind': KIND, 'schema': schema, 'later': 1}))
+    with pytest.raises(SourceError, match=f'reads schema {SCHEMA}.*replay the bag again'):
+        read_result(path)
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> dict[str, Any]:
+    """A result with a frame, a sample, truth and a figure, as JSON."""
+    frame = FrameTrace(
+        'left', 0, 5, 'answered', 7, 8, found=some_cones(np.random.default_rng(0), 1)
+    )
+    result = replaced(
+        some_result(1),
+        passes=[[frame]],
+        per_pass=[],
+        load=[[LoadSample('node', 3, {'memory_mb': 1.0})]],
+        truth={('left', 5): Detections.empty()},
+    )
+    write_result(tmp_path / 'whole.json', result)
+    found: dict[str, Any] = json.loads((tmp_path / 'whole.json').read_text())
+    return found
+
+
+def error_of(record: Any, path: Path) -> str:
+    path.write_text(json.dumps(record))
+    with pytest.raises(SourceError) as error:
+        read_result(path)
+    return str(error.value)
+
+
+KEYS = [entry.name for entry in fields(ReplayResult) if entry.name != 'schema']
+
+
+@pytest.mark.parametrize('key', KEYS)
+def test_a_missing_entry_is_named(key: str, record: dict[str, Any], tmp_path: Path) -> None:
+    del record[key]
+    assert f'it has no "{key}"' in error_of(record, tmp_path / 'result.json')
+
+
+@pytest.mark.parametrize('key', [key for key in KEYS if key != 'truth'])
+def test_an_entry_of_the_wrong_type_is_named(
+    key: str, record: dict[str, Any], tmp_path: Path
+) -> None:
+    record[key] = 'text'
+    assert f'{key} must be' in error_of(record, tmp_path / 'result.json')
+
+
+Damage = Callable[[dict[str, Any]], object]
+
+
+def frames_of(record: dict[str, Any]) -> dict[str, Any]:
+    frames: dict[str, Any] = record['passes'][0]['frames']
+    return frames
+
+
+def put(column: str, value: Any) -> Damage:
+    def damage(record: dict[str, Any]) -> None:
+        frames_of(record)['rows'][0][FRAME_COLUMNS.index(column)] = value
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    'damage, said',
+    [
+        (lambda r: r['figures'].update(a={'value': 1}), 'figures.a has no "low"'),
+        (lambda r: r['figures'].update(a={'value': 'x'}), 'figures.a.value must be int or float'),
+        (lambda r: r['passes'][0].pop('origin_ns'), 'passes[0] has no "origin_ns"'),
+        (lambda r: frames_of(r)['columns'].remove('stamp_ns'), 'columns lacks stamp_ns'),
+        (lambda r: frames_of(r)['rows'][0].pop(), 'rows[0] has 13 values for 14 columns'),
+        (put('fate', 'eaten'), 'rows[0] fate must be one of answered, transport'),
+        (put('stamp_ns', 1.5), 'rows[0] stamp_ns must be int, got 1.5'),
+        (put('received_ns', 'x'), "rows[0] received_ns must be int, got 'x'"),
+        (put('camera', None), 'rows[0] camera must be str, got None'),
+        (put('cones', [[1, 2, 3, 4, 0.5]]), f'rows[0] cones needs rows of {CONE_COLUMNS[0]}'),
+        (put('cones', [[1, 2, 3, 4, 0.5, 1.5]]), 'rows[0] cones has a cone that is not'),
+        (put('cones', [[1, 2, 3, 'x', 0.5, 1]]), 'rows[0] cones has a cone that is not'),
+        (put('cones', 'none'), 'rows[0] cones must be list'),
+        (lambda r: r['load'][0]['rows'][0].__setitem__(1, None), 'load[0].rows[0] time_ns must'),
+        (lambda r: r['truth']['rows'][0].__setitem__(0, 3), 'truth.rows[0] camera must be str'),
+        (lambda r: r['health'].update(x={'y': 1}), 'health.x.y must be str'),
+        (lambda r: r.update(interrupted=1), 'interrupted must be bool, got 1'),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(
+    damage: Damage, said: str, record: dict[str, Any], tmp_path: Path
+) -> None:
+    damage(record)
+    assert said in error_of(record, tmp_path / 'result.json')
+
+
+def test_a_file_cut_off_anywhere_is_refused(record: dict[str, Any], tmp_path: Path) -> None:
+    whole = (tmp_path / 'whole.json').read_text()
+    path = tmp_path / 'result.json'
+    for end in range(0, len(whole) - 2, 37):
+        path.write_text(whole[:end])
+        with pytest.raises(SourceError):
+            read_result(path)
