@@ -91,11 +91,14 @@ def result(passes: Sequence[Sequence[FrameTrace]], **changes: Any) -> ReplayResu
             'arguments': ['/bags/drive', '--hz', '20'],
             'through': 'ros',
             'pace': {'kind': 'hz', 'hz': 20.0},
+        },
+        bag={
+            'path': '/bags/drive',
+            'frames': 40,
             'cameras': [
                 {'name': name, 'topic': f'/camera/{name}/image_raw'} for name in ('left', 'right')
             ],
         },
-        bag={'path': '/bags/drive', 'frames': 40},
         model={'name': 'tiny', 'class_names': list(NAMES), 'verdict': 'passed'},
         host={'processor': 'a processor', 'versions': {'numpy': '2.0'}},
         figures=figures,

@@ -61,7 +61,7 @@ LEFT_PX, RIGHT_PX, TOP_PX, BOTTOM_PX = 52, 62, 18, 32
 class Chart:
     """Axes with a grid, and what is drawn between them, in the units of the axes.
 
-    x, y: lowest and highest value. Values beyond `y` are drawn at its end.
+    x, y: lowest and highest value; what is beyond is drawn at their ends. whole: y counts things.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Chart:
         y_name: str = '',
         width_px: int = FULL_PX,
         height_px: int = 240,
+        whole: bool = False,
     ) -> None:
         self._name = name
         self._x_name, self._y_name = x_name, y_name
@@ -84,6 +85,7 @@ class Chart:
         self._width_px, self._height_px = width_px, height_px
         self._right_px = width_px - RIGHT_PX
         self._bottom_px = height_px - BOTTOM_PX
+        self._whole = whole
         self._parts: list[str] = []
 
     def x(self, value: float) -> float:
@@ -184,6 +186,8 @@ class Chart:
     def _grid(self) -> str:
         grid = ''
         for value in ticks(self._low_y, self._low_y + self._span_y):
+            if self._whole and value != round(value):
+                continue
             y = self.y(value)
             grid += (
                 f'<path d="M{LEFT_PX} {y:.1f}H{self._right_px}" class="grid"/>'
@@ -250,10 +254,27 @@ class Timeline:
         """Of this pass."""
         return (*self.starts_s, self.total_s)[number + 1] - self.starts_s[number]
 
-    def chart(self, name: str, high: float, y_name: str, **sizes: int) -> Chart:
+    def chart(
+        self,
+        name: str,
+        high: float,
+        y_name: str,
+        *,
+        width_px: int = FULL_PX,
+        height_px: int = 200,
+        whole: bool = False,
+    ) -> Chart:
         """A chart along this axis, with a mark where each later pass begins."""
-        seconds = (0.0, self.total_s)
-        chart = Chart(name, seconds, (0.0, high), x_name='s', y_name=y_name, **sizes)
+        chart = Chart(
+            name,
+            (0.0, self.total_s),
+            (0.0, high),
+            x_name='s',
+            y_name=y_name,
+            width_px=width_px,
+            height_px=height_px,
+            whole=whole,
+        )
         for number, start_s in enumerate(self.starts_s[1:], 2):
             chart.mark(start_s, f'pass {number}')
         return chart
@@ -294,6 +315,7 @@ def latency_histogram(latencies_ms: Sequence[float], marks: Mapping[str, float])
         x_name='ms',
         y_name='answers',
         width_px=HALF_PX,
+        whole=True,
     )
     for colour, shown in (
         ('var(--blue)', range(min(count, len(heights)))),
@@ -370,7 +392,9 @@ def loss_timeline(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) ->
     high = max(counts, default=0)
     drawn, seen = '', Counter[Fate]()
     for camera, slots in lanes.items():
-        chart = timeline.chart(f'lost frames of {camera}', max(high, 1), 'lost', height_px=130)
+        chart = timeline.chart(
+            f'lost frames of {camera}', max(high, 1), 'lost', height_px=130, whole=True
+        )
         for fate in FATES[1:]:
             spans = []
             for slot in slots:
@@ -419,7 +443,7 @@ def rate_series(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> s
     if not series:
         return ''
     high = max(hz for points in series.values() for _, hz in points if math.isfinite(hz))
-    chart = timeline.chart('rates over time', high * 1.05, 'Hz', height_px=200)
+    chart = timeline.chart('rates over time', high * 1.05, 'Hz')
     entries = []
     for colour, name in zip(colours, moments, strict=True):
         if name in series:
@@ -455,7 +479,7 @@ def load_series(
         return ''
     shown = {who: _thinned(points) for who, points in shown.items()}
     high = max(value for points in shown.values() for _, value in points if math.isfinite(value))
-    chart = timeline.chart(key, (high or 1.0) * 1.05, unit, width_px=width_px, height_px=200)
+    chart = timeline.chart(key, (high or 1.0) * 1.05, unit, width_px=width_px)
     entries = []
     for number, (who, points) in enumerate(shown.items()):
         colour = f'var(--{SERIES_COLOURS[number % len(SERIES_COLOURS)]})'

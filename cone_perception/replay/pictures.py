@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
-from cone_perception.bags import BagMessage, bag_types, open_bag, read_messages
+from cone_perception.bags import BagMessage, bag_types, open_bag, read_until_damage
 from cone_perception.draw import draw_caption, draw_cones, shrink
 from cone_perception.errors import ImageError
 from cone_perception.images import to_bgr
 from cone_perception.replay.charts import FATE_NAMES
+from cone_perception.replay.result import ReplayResult
 from cone_perception.replay.traces import FrameTrace
 from cone_perception.types import Detections, UInt8
 
@@ -19,26 +21,25 @@ Place = tuple[str, int]
 
 
 def read_pictures(
-    bag: Path, topics: Mapping[str, str], wanted: Collection[Place] | None = None
+    bag: Path, topics: Mapping[str, str], wanted: Collection[Place], problems: list[str]
 ) -> Iterator[tuple[Place, UInt8 | str]]:
-    """Each picture, or why it cannot be decoded, in the order of recording.
+    """Each picture that is wanted, or why it cannot be decoded, in the order of recording.
 
-    topics: camera name -> topic. wanted: only these are decoded (all).
-    Raises SourceError when the bag is missing, or damaged further on.
+    topics: camera name -> topic. Damage ends it: what is wrong is appended to `problems`.
+    Raises SourceError when the bag cannot be opened.
     """
     cameras = {topic: name for name, topic in topics.items()}
     seen: Counter[str] = Counter()
-    left = None if wanted is None else set(wanted)
+    left = set(wanted)
     with open_bag(bag) as reader:
-        for message in read_messages(reader, cameras):
+        for message in read_until_damage(reader, cameras, problems):
             place = (cameras[message.topic], seen[message.topic])
             seen[message.topic] += 1
-            if left is None or place in left:
+            if place in left:
                 yield place, _decode(message)
-            if left is not None:
                 left.discard(place)
-                if not left:
-                    return
+            if not left:
+                return
 
 
 def annotate(
@@ -47,14 +48,27 @@ def annotate(
     class_names: Sequence[str],
     truth: Detections | None,
     width_px: int,
-    caption: str = '',
 ) -> UInt8:
     """Found cones as boxes, those that are there as dashes; at most `width_px` wide."""
     found = frame.found or Detections.empty()
     small, found, truth = shrink(bgr, found, truth, width_px)
     picture = draw_cones(small, found, class_names, truth)
-    draw_caption(picture, caption or tell(frame))
+    draw_caption(picture, tell(frame))
     return picture
+
+
+def class_names(result: ReplayResult) -> list[str]:
+    """In the order of class indices; enough of them for every cone of the result."""
+    names = [str(name) for name in result.model.get('class_names') or ()]
+    answers = (frame.found for frames in result.passes for frame in frames)
+    cones = chain((found for found in answers if found is not None), (result.truth or {}).values())
+    highest = max((int(each.class_id.max(initial=-1)) for each in cones), default=-1)
+    return [*names, *(f'class {number}' for number in range(len(names), highest + 1))]
+
+
+def topics_of(result: ReplayResult) -> dict[str, str]:
+    """Camera name -> topic."""
+    return {str(camera['name']): str(camera['topic']) for camera in result.bag.get('cameras', ())}
 
 
 def tell(frame: FrameTrace) -> str:

@@ -34,7 +34,7 @@ from cone_perception.replay.charts import (
 )
 from cone_perception.replay.figures import kind_of
 from cone_perception.replay.judged import worst_frames
-from cone_perception.replay.pictures import Place, annotate, read_pictures, tell
+from cone_perception.replay.pictures import Place, annotate, class_names, read_pictures, topics_of
 from cone_perception.replay.result import Figure, ReplayResult
 from cone_perception.replay.traces import FATES, STATIONS, FrameTrace, Pace, Pass
 
@@ -196,9 +196,9 @@ def _pace(pace: object) -> str:
 def _banners(result: ReplayResult) -> str:
     banners = ''
     if result.interrupted:
-        expected = result.bag.get('frames')
+        in_bag, repeat = result.bag.get('frames'), result.configuration.get('repeat', 1)
         sent = len(_frames(result))
-        of = f' of {expected} in the bag' if isinstance(expected, int) else ''
+        of = f' of {in_bag * repeat}' if isinstance(in_bag, int) else ''
         banners += (
             '<div class="banner note">Interrupted: somebody ended the replay early. The page '
             f'tells of the {sent} frames sent until then{plain(of)}.</div>'
@@ -551,35 +551,19 @@ def _draw(
     frames = {each.place: each.frame for each in shown}
     names, truth = class_names(result), result.truth or {}
     pictures: dict[Place, bytes | str] = {}
+    problems: list[str] = []
     try:
-        for place, picture in read_pictures(bag, topics(result), frames):
+        for place, picture in read_pictures(bag, topics_of(result), frames, problems):
             if isinstance(picture, str):
                 pictures[place] = picture
                 continue
             frame = frames[place]
             there = truth.get((frame.camera, frame.stamp_ns))
-            drawn = annotate(picture, frame, names, there, PICTURE_WIDTH_PX, tell(frame))
+            drawn = annotate(picture, frame, names, there, PICTURE_WIDTH_PX)
             pictures[place] = encode_picture('.jpg', drawn, JPEG_QUALITY)
     except SourceError as error:
-        return pictures, str(error)
-    return pictures, ''
-
-
-def class_names(result: ReplayResult) -> list[str]:
-    """In the order of class indices; enough of them for every cone of the result."""
-    names = [str(name) for name in result.model.get('class_names') or ()]
-    cones = chain(
-        (frame.found for frame in _frames(result) if frame.found is not None),
-        (result.truth or {}).values(),
-    )
-    highest = max((int(each.class_id.max(initial=-1)) for each in cones), default=-1)
-    return [*names, *(f'class {number}' for number in range(len(names), highest + 1))]
-
-
-def topics(result: ReplayResult) -> dict[str, str]:
-    """Camera name -> topic, as the configuration or the bag's description has it."""
-    cameras = result.configuration.get('cameras') or result.bag.get('cameras') or ()
-    return {str(camera['name']): str(camera['topic']) for camera in cameras}
+        problems.append(str(error))
+    return pictures, ' '.join(problems)
 
 
 def _load(result: ReplayResult, timeline: Timeline) -> str:
