@@ -326,22 +326,53 @@ def test_gpu_figures_are_of_what_it_tells() -> None:
 def test_slope_is_per_minute_and_of_what_follows_the_warm_up() -> None:
     times_s = np.arange(0, 100, 0.5)
     memory_mb = np.where(times_s < 10, 50 * times_s, 500 + (times_s - 10) * 2 / 60)
-    assert slope_per_min(times_s, memory_mb) == pytest.approx(2)
+    assert slope_per_min(times_s, memory_mb).value == pytest.approx(2)
+
+
+def test_slope_is_that_of_the_pairs_computed_by_hand() -> None:
+    # After the warm-up: 5 blocks of 0, 6 of 10. Of the 55 pairs 25 are flat, so the median is the
+    # third of the rising ones, least first: over 47.75 s, 45 s, 42.75 s (17.25 s to 60 s).
+    times_s = np.arange(0, 60.5, 0.5)
+    memory_mb = np.where(times_s < 35, 0.0, 10.0)
+    assert slope_per_min(times_s, memory_mb).value == pytest.approx(10 / 42.75 * 60)
 
 
 def test_slope_is_not_moved_by_spikes_and_one_jump() -> None:
     times_s = np.arange(0, 600, 0.5)
     memory_mb = 400 + times_s / 60
     memory_mb[::50] += 300
-    assert slope_per_min(times_s, memory_mb) == pytest.approx(1, abs=0.05)
+    assert slope_per_min(times_s, memory_mb).value == pytest.approx(1, abs=0.05)
     flat = np.where(times_s < 500, 400.0, 420.0)
-    assert slope_per_min(times_s, flat) == 0
+    assert slope_per_min(times_s, flat).value == 0
+
+
+def test_slopes_interval_holds_the_slope_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(8)
+    times_s = np.arange(0, 160, 0.5)
+    held = 0
+    for _ in range(200):
+        found = slope_per_min(times_s, 400 + 3 * times_s / 60 + rng.normal(0, 2, len(times_s)))
+        held += found.low <= 3 <= found.high
+    assert 180 <= held <= 199
+
+
+def test_a_memory_that_grows_is_shown_to_grow_and_a_flat_one_is_not() -> None:
+    noise = np.random.default_rng(9).normal(0, 1, 300)
+    times_s = np.arange(0, 150, 0.5)
+    assert slope_per_min(times_s, 400 + 6 * times_s / 60 + noise).low > 5
+    flat = slope_per_min(times_s, 400 + noise)
+    assert flat.low < 0 < flat.high
 
 
 def test_slope_of_less_than_a_minute_is_not_known() -> None:
-    assert math.isnan(slope_per_min(np.arange(0, 59, 0.5), np.arange(118)))
-    assert math.isnan(slope_per_min([], []))
-    assert not math.isnan(slope_per_min(np.arange(0, 61, 0.5), np.arange(122)))
+    assert math.isnan(slope_per_min(np.arange(0, 59, 0.5), np.arange(118)).value)
+    assert math.isnan(slope_per_min([], []).value)
+    assert not math.isnan(slope_per_min(np.arange(0, 61, 0.5), np.arange(122)).value)
+
+
+def test_slope_of_a_whole_day_needs_little_memory() -> None:
+    times_s = np.arange(0, 86_400, 0.5)
+    assert slope_per_min(times_s, times_s / 60).value == pytest.approx(1)
 
 
 def test_memory_slope_is_that_of_the_worst_pass() -> None:
@@ -349,6 +380,33 @@ def test_memory_slope_is_that_of_the_worst_pass() -> None:
     grows = samples('node', memory_mb=[400 + i / 120 * 3 for i in range(180)])
     found = load_figures([one_pass([], flat), one_pass([], grows)])
     assert found['node_memory_slope_mb_per_min'].value == pytest.approx(3)
+
+
+def test_cpu_interval_is_of_seconds_and_needs_ten_of_them() -> None:
+    # Seconds of 1 and of 3 cores by turns: of n seconds the mean's standard error is 1 / sqrt(n).
+    by_turns = [1.0 + 2 * (i // 2 % 2) for i in range(200)]
+    found = load_figures([one_pass([], samples('node', memory_mb=by_turns, cpu_cores=by_turns))])
+    cores = found['node_cpu_cores']
+    assert cores.value == pytest.approx(2, abs=0.01)
+    assert (cores.high - cores.low) / 2 == pytest.approx(1.96 / 10, rel=0.1)
+    short = load_figures(
+        [one_pass([], samples('node', memory_mb=by_turns[:12], cpu_cores=by_turns[:12]))]
+    )
+    assert math.isnan(short['node_cpu_cores'].low)
+
+
+def test_rates_interval_is_of_the_frames_of_seconds() -> None:
+    # Each second is answered wholly or not at all, half of them: the share's standard error is
+    # 0.5 / sqrt(100), the rate's ten times that.
+    frames = [
+        answered(i, i * 100.0) if i // 10 % 2 else lost(i, i * 100.0, 'dropped')
+        for i in range(1000)
+    ]
+    found = pass_figures([one_pass(frames)])
+    rate = found['rate_out_hz']
+    assert rate.value == pytest.approx(5)
+    assert (rate.high - rate.low) / 2 == pytest.approx(1.96 * 0.5, rel=0.1)
+    assert found['rate_in_hz'].high - found['rate_in_hz'].low < 0.05
 
 
 def everything() -> Pass:

@@ -45,8 +45,10 @@ WARM_UP_S = 10.0
 MIN_SLOPE_S = 50.0
 """Seconds after the warm-up that a slope of the memory needs."""
 
-SLOPE_POINTS = 600
-"""At most this many samples are compared in pairs."""
+SLOPE_BLOCK_S = 5.0
+SLOPE_BLOCKS = 600
+"""A memory's samples are joined to medians of SLOPE_BLOCK_S, or longer where that makes more than
+SLOPE_BLOCKS: samples that follow each other are alike, and all pairs are compared."""
 
 
 def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Figure]:
@@ -55,7 +57,7 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Figure]:
     Times are those of frames where they are known: latency of the answered ones, a station where
     both of its moments were told. Stations that no frame tells of are left out, as are own_cost,
     age_at_publish and rate_received. Without an answer the latency is NaN. For the intervals see
-    the module; counts and rates have none.
+    the module; counts have none.
     """
     frames = [frame for each in passes for frame in each.frames]
     resampled = _Resampled(passes, seed)
@@ -87,7 +89,7 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Figure]:
         figures |= {'age_at_publish_p50_ms': p50, 'age_at_publish_p99_ms': p99}
         figures['age_at_publish_max_ms'] = greatest
 
-    figures |= _rates(passes)
+    figures |= resampled.rates(_rates(passes), passes)
     fates = [frame.fate for frame in frames]
     figures['frames_sent'] = Figure(len(frames))
     figures['frames_answered'] = Figure(fates.count('answered'))
@@ -97,11 +99,13 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Figure]:
     return figures
 
 
-def load_figures(passes: Sequence[Pass]) -> dict[str, Figure]:
+def load_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Figure]:
     """CPU, memory and GPU of all passes together, of each process that was sampled.
 
-    cpu_cores: mean over time. memory_peak_mb: greatest. memory_slope_mb_per_min: of the pass where
-    it grows fastest, see `slope_per_min`; NaN where no pass is long enough. No intervals.
+    cpu_cores: mean over time; its interval by the bootstrap of seconds, NaN for fewer than
+    MIN_BLOCKS. memory_peak_mb: greatest. memory_slope_mb_per_min: of the pass where it grows
+    fastest, see `slope_per_min`; NaN where no pass is long enough. GPU: means, but for the memory
+    and the temperature, of which the greatest counts. The others have no interval.
     """
     figures: dict[str, Figure] = {}
     by_who: dict[str, list[list[LoadSample]]] = defaultdict(list)
@@ -115,7 +119,7 @@ def load_figures(passes: Sequence[Pass]) -> dict[str, Figure]:
         if who == 'gpu':
             figures |= _gpu_figures([sample for samples in by_pass for sample in samples])
             continue
-        figures[f'{who}_cpu_cores'] = Figure(_mean_cores(by_pass))
+        figures[f'{who}_cpu_cores'] = _mean_cores(by_pass, seed)
         peaks = [sample.values['memory_mb'] for samples in by_pass for sample in samples]
         figures[f'{who}_memory_peak_mb'] = Figure(max(peaks))
         slopes = [
@@ -125,29 +129,35 @@ def load_figures(passes: Sequence[Pass]) -> dict[str, Figure]:
             )
             for samples in by_pass
         ]
-        known = [slope for slope in slopes if not math.isnan(slope)]
-        figures[f'{who}_memory_slope_mb_per_min'] = Figure(max(known, default=math.nan))
+        known = [slope for slope in slopes if not math.isnan(slope.value)]
+        steepest = max(known, key=lambda slope: slope.value, default=Figure(math.nan))
+        figures[f'{who}_memory_slope_mb_per_min'] = steepest
     return figures
 
 
-def slope_per_min(times_s: Sequence[float], values: Sequence[float]) -> float:
+def slope_per_min(times_s: Sequence[float], values: Sequence[float]) -> Figure:
     """How fast the values grow per minute: the median slope of all pairs (Theil 1950, Sen 1968).
 
-    Single jumps and spikes do not move it. The first WARM_UP_S seconds are left out. NaN when less
-    than MIN_SLOPE_S are left.
+    Single jumps and spikes do not move it. The first WARM_UP_S seconds are left out; the others are
+    joined to medians of SLOPE_BLOCK_S. The interval is Sen's, of the rank correlation's normal
+    approximation (Gilbert 1987, 16.4.2). NaN when less than MIN_SLOPE_S seconds are left.
     """
-    times = np.asarray(times_s, np.float64)
+    times, all_values = np.asarray(times_s, np.float64), np.asarray(values, np.float64)
     kept = times >= times[:1] + WARM_UP_S
-    kept_s, kept_values = times[kept], np.asarray(values, np.float64)[kept]
-    if len(kept_s) < 2 or kept_s[-1] - kept_s[0] < MIN_SLOPE_S:
-        return math.nan
-    step = math.ceil(len(kept_s) / SLOPE_POINTS)
-    kept_s, kept_values = kept_s[::step], kept_values[::step]
-    one, other = np.triu_indices(len(kept_s), 1)
-    apart_s = kept_s[other] - kept_s[one]
-    later = apart_s > 0
-    slopes = (kept_values[other] - kept_values[one])[later] / apart_s[later]
-    return float(np.median(slopes) * 60)
+    times, all_values = times[kept], all_values[kept]
+    if len(times) < 2 or times[-1] - times[0] < MIN_SLOPE_S:
+        return Figure(math.nan)
+    length_s = max(SLOPE_BLOCK_S, (times[-1] - times[0]) / SLOPE_BLOCKS)
+    block = ((times - times[0]) // length_s).astype(np.int64)
+    starts = np.flatnonzero(np.diff(block, prepend=-1))
+    middle_s = np.array([np.median(part) for part in np.split(times, starts[1:])])
+    median = np.array([np.median(part) for part in np.split(all_values, starts[1:])])
+    one, other = np.triu_indices(len(middle_s), 1)
+    slopes = np.sort((median[other] - median[one]) / (middle_s[other] - middle_s[one])) * 60
+    n = len(middle_s)
+    apart = 1.96 * math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    low = max(0, math.floor((len(slopes) - apart) / 2) - 1)
+    return Figure(float(np.median(slopes)), float(slopes[low]), float(slopes[-1 - low]))
 
 
 class _Series:
@@ -231,6 +241,35 @@ class _Resampled:
         least = ((1 - CONFIDENCE) / 2) ** (1 / len(series))
         return Figure(0.0, 0.0, 1 - least) if figure.value == 0 else Figure(1.0, least, 1.0)
 
+    def rates(self, rates: Mapping[str, float], passes: Sequence[Pass]) -> dict[str, Figure]:
+        """The rates with intervals: of the frames of the blocks drawn, over the blocks' times.
+
+        A block lasts from its first frame to the first one of the next. In proportion to the rate,
+        which is not quite that of all blocks together.
+        """
+        frames = [frame for each in passes for frame in each.frames]
+        lasts_s = [
+            (later - sent) / 1e9
+            for each in passes
+            for sent, later in pairwise([f.sent_ns for f in (*each.frames, *each.frames[-1:])])
+        ]
+        counted = {
+            'rate_in_hz': [True] * len(frames),
+            'rate_received_hz': [frame.received_ns is not None for frame in frames],
+            'rate_out_hz': [frame.fate == 'answered' for frame in frames],
+        }
+        figures = {}
+        for name, rate in rates.items():
+            series = _Series.of((i, 1.0) for i, each in enumerate(counted[name]) if each)
+            if math.isnan(rate) or not self._enough(series):
+                figures[name] = Figure(rate)
+                continue
+            of_block = np.bincount(self._block_of[series.frame], minlength=self._blocks)
+            seconds = np.bincount(self._block_of, lasts_s, self._blocks)
+            drawn = (self._draws @ of_block) / (self._draws @ seconds)
+            figures[name] = _with_interval(rate, drawn * rate / (of_block.sum() / seconds.sum()))
+        return figures
+
     def _enough(self, series: _Series) -> bool:
         return len(np.unique(self._block_of[series.frame])) >= MIN_BLOCKS
 
@@ -279,7 +318,7 @@ def _latency_changes(passes: Sequence[Pass]) -> _Series:
     return _Series.of(changes)
 
 
-def _rates(passes: Sequence[Pass]) -> dict[str, Figure]:
+def _rates(passes: Sequence[Pass]) -> dict[str, float]:
     """Frames per second that were sent, received and answered, summed over the cameras.
 
     Sent, of one camera: n - 1 frames in the time from its first to its last. Received and
@@ -308,11 +347,9 @@ def _rates(passes: Sequence[Pass]) -> dict[str, Figure]:
     told = any(frame.received_ns is not None for each in passes for frame in each.frames)
     names = ('rate_in_hz', *(['rate_received_hz'] if told else []), 'rate_out_hz')
     return {
-        name: Figure(
-            sum(number / seconds for number, seconds in counts[name] if seconds > 0)
-            if any(seconds > 0 for _, seconds in counts[name])
-            else math.nan
-        )
+        name: sum(number / seconds for number, seconds in counts[name] if seconds > 0)
+        if any(seconds > 0 for _, seconds in counts[name])
+        else math.nan
         for name in names
     }
 
@@ -332,16 +369,25 @@ def _age_at_publish_ms(frame: FrameTrace) -> float | None:
     return None if frame.published_ns is None else (frame.published_ns - frame.sent_ns) / 1e6
 
 
-def _mean_cores(by_pass: Iterable[Sequence[LoadSample]]) -> float:
+def _mean_cores(by_pass: Iterable[Sequence[LoadSample]], seed: int) -> Figure:
     """Of each sample since the one before, for as long as that was ago."""
-    worked_s = passed_s = 0.0
-    for samples in by_pass:
+    worked_s: dict[tuple[int, int], float] = defaultdict(float)
+    passed_s: dict[tuple[int, int], float] = defaultdict(float)
+    for number, samples in enumerate(by_pass):
         for before, sample in pairwise(samples):
             if 'cpu_cores' in sample.values:
+                block = number, (sample.time_ns - samples[0].time_ns) // BLOCK_NS
                 since_s = (sample.time_ns - before.time_ns) / 1e9
-                worked_s += sample.values['cpu_cores'] * since_s
-                passed_s += since_s
-    return worked_s / passed_s if passed_s else math.nan
+                worked_s[block] += sample.values['cpu_cores'] * since_s
+                passed_s[block] += since_s
+    if not sum(passed_s.values()):
+        return Figure(math.nan)
+    worked, passed = (np.array(list(of.values())) for of in (worked_s, passed_s))
+    value = float(worked.sum() / passed.sum())
+    if len(passed) < MIN_BLOCKS:
+        return Figure(value)
+    draws = draw_blocks(len(passed), RESAMPLES, seed)
+    return _with_interval(value, (draws @ worked) / (draws @ passed))
 
 
 def _gpu_figures(samples: Iterable[LoadSample]) -> dict[str, Figure]:
