@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from cone_perception.bags import BagMessage, open_bag, read_until_damage
@@ -26,7 +26,7 @@ class DueFrame:
     message: BagMessage
 
 
-def due_frames(drive: Drive, pace: Pace, problems: list[str]) -> Iterator[DueFrame]:
+def due_frames(drive: Drive, pace: Pace, problems: list[str]) -> Generator[DueFrame, None, None]:
     """Every picture of the drive, the first due first; read when it is asked for.
 
     Where the bag is cut off or damaged the drive ends, and `problems` gets to know it.
