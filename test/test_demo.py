@@ -20,7 +20,7 @@ from cone_perception.bags import header_stamp_ns, write_image_bag
 from cone_perception.cli import main
 from cone_perception.demo.page import write_page
 from cone_perception.demo.pictures import contact_sheet, make_pictures
-from cone_perception.demo.processes import ProcessError, ProcessGroup
+from cone_perception.replay.processes import ProcessError, ProcessGroup
 from cone_perception.demo.recording import Exchange, judge, read_exchanges
 from cone_perception.demo.results import Results, write_results
 from cone_perception.errors import SourceError
@@ -288,7 +288,7 @@ def is_running(pid):
 def test_leaving_the_group_ends_its_processes(tmp_path):
     with ProcessGroup(os.environ, tmp_path) as team:
         team.start('sleeper', SLEEP)
-        team.wait_for_line('sleeper', 'ready', 20)
+        team.wait_for_text('sleeper', 'ready', 20)
         pid = team._running['sleeper'].pid
         assert is_running(pid)
     assert not is_running(pid)
@@ -296,13 +296,13 @@ def test_leaving_the_group_ends_its_processes(tmp_path):
 
 def test_process_that_a_background_shell_made_deaf_to_sigint_is_ended(team):
     team.start('deaf', DEAF)
-    team.wait_for_line('deaf', 'ready', 20)
+    team.wait_for_text('deaf', 'ready', 20)
     team.stop('deaf')
 
 
 def test_process_that_ignores_its_end_is_killed_and_named(team):
     team.start('stubborn', STUBBORN)
-    team.wait_for_line('stubborn', 'ready', 20)
+    team.wait_for_text('stubborn', 'ready', 20)
     pid = team._running['stubborn'].pid
     with pytest.raises(ProcessError, match='stubborn did not end'):
         team.stop('stubborn')
@@ -326,11 +326,11 @@ def test_killed_demo_leaves_no_orphan(tmp_path):
     program = (
         'import sys, time\n'
         'from pathlib import Path\n'
-        'from cone_perception.demo.processes import ProcessGroup\n'
+        'from cone_perception.replay.processes import ProcessGroup\n'
         'import os\n'
         f'with ProcessGroup(os.environ, Path({str(tmp_path)!r})) as team:\n'
         f'    team.start("sleeper", {SLEEP!r})\n'
-        '    team.wait_for_line("sleeper", "ready", 20)\n'
+        '    team.wait_for_text("sleeper", "ready", 20)\n'
         '    print(team._running["sleeper"].pid, flush=True)\n'
         '    time.sleep(60)\n'
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from cone_perception.bags import COMPRESSED_IMAGE, DETECTIONS, choose_image_topic, is_bag, open_bag
 from cone_perception.demo.page import write_page
 from cone_perception.demo.pictures import make_pictures
-from cone_perception.demo.processes import ProcessError, ProcessGroup, python_module
+from cone_perception.replay.processes import ProcessError, ProcessGroup, python_module
 from cone_perception.demo.recording import (
     Exchange,
     Figures,
@@ -212,7 +212,7 @@ def _play(drive: Drive, bundle: Bundle, team: ProcessGroup, out: Path) -> str:
         'monitor',
         python_module('cone_perception.ros.monitor', str(out / 'answers'), *watched, *received),
     )
-    team.wait_for_line('monitor', 'ready', READY_TIMEOUT_S, {'node': NODE_REFUSES})
+    team.wait_for_text('monitor', 'ready', READY_TIMEOUT_S, {'node': NODE_REFUSES})
     player = [str(drive.bag), '--topic', drive.topic, *sent]
     team.start('player', python_module('cone_perception.ros.player', *player), show=True)
     team.wait('player', 2 * duration_s + READY_TIMEOUT_S)

@@ -25,6 +25,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from cone_perception.bags import bag_types, header_stamp_ns
 from cone_perception.ros.transport import use_profile
 
+DEPTH = 1000
+"""Messages that may wait while this process is held up: one that is lost here counts as lost."""
+
 READY = 'ready'
 """Printed as a line of its own when every topic has a publisher."""
 
@@ -91,7 +94,7 @@ def record(out: Path, topics: dict[str, str], log: Path) -> None:
                     message_class,
                     topic,
                     recorder(topic, type_name),
-                    QoSProfile(depth=100),
+                    QoSProfile(depth=DEPTH),
                     raw=True,
                 )
             # An exception that passed the writer would make it leave the bag without its index.

@@ -1,14 +1,17 @@
-"""The processes of the demo: started together, ended together, whatever happens."""
+"""The processes of a replay: started together, ended together, whatever happens."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -16,12 +19,16 @@ from cone_perception.errors import ConePerceptionError
 
 STOP_TIMEOUT_S = 5.0
 LOG_TAIL_LINES = 15
+POLL_S = 0.05
+DOMAINS = range(1, 102)
+"""ROS domains that keep clear of Linux's ephemeral ports and of 0, which is everybody's default."""
+
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that Linux sends a process when its parent is gone."""
 
 
 class ProcessError(ConePerceptionError):
-    """A process of the demo ended that should not have, or did not get ready."""
+    """A process ended that should not have, or did not get ready."""
 
 
 class ProcessGroup:
@@ -53,27 +60,27 @@ class ProcessGroup:
         while self._running[name].poll() is None:
             self._check_others(name)
             self._check_deadline(name, deadline, f'had not ended after {timeout_s:g} s')
-            time.sleep(0.05)
+            time.sleep(POLL_S)
         status = self._running.pop(name).returncode
         if status:
             raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
 
-    def wait_for_line(
-        self, name: str, line: str, timeout_s: float, refusals: Mapping[str, str] | None = None
+    def wait_for_text(
+        self, name: str, text: str, timeout_s: float, refusals: Mapping[str, str] | None = None
     ) -> None:
-        """Wait until a process has written a line to its stdout.
+        """Wait until a process has written this to its stdout.
 
         refusals: process -> text; once that has written it, there is nothing to wait for.
         Raises ProcessError.
         """
         deadline = time.monotonic() + timeout_s
-        while line not in self._read_log(name).splitlines():
-            for other, text in (refusals or {}).items():
-                if text in self._read_log(other):
+        while text not in self._read_log(name):
+            for other, refusal in (refusals or {}).items():
+                if refusal in self._read_log(other):
                     raise ProcessError(f'{other} refuses to work.{self._log_tails()}')
             self._check_others('')
             self._check_deadline(name, deadline, f'was not ready after {timeout_s:g} s')
-            time.sleep(0.05)
+            time.sleep(POLL_S)
 
     def stop(self, name: str) -> None:
         """End a process with SIGTERM. Raises ProcessError when it does not end well by that."""
@@ -88,6 +95,24 @@ class ProcessGroup:
             ) from None
         if status:
             raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
+
+    def end(self, name: str) -> None:
+        """End a process, whatever its status, unless it has ended."""
+        if name in self._running:
+            with contextlib.suppress(ProcessError):
+                self.stop(name)
+
+    def pid(self, name: str) -> int:
+        """Of a process that was started and not stopped."""
+        return self._running[name].pid
+
+    def status(self, name: str) -> int | None:
+        """Exit status of a process that was started and not stopped; None while it runs."""
+        return self._running[name].poll()
+
+    def last_words(self, name: str) -> list[str]:
+        """The last lines that a process wrote."""
+        return self._read_log(name).splitlines()[-LOG_TAIL_LINES:]
 
     def __enter__(self) -> ProcessGroup:
         return self
@@ -130,10 +155,53 @@ class ProcessGroup:
         """What the processes wrote last, for whoever reads the error."""
         text = ''
         for log in sorted(self._log_folder.glob('*.log')):
-            lines = self._read_log(log.stem).splitlines()[-LOG_TAIL_LINES:]
+            lines = self.last_words(log.stem)
             if lines:
                 text += f'\n--- the end of {log} ---\n' + '\n'.join(lines)
         return text
+
+
+@contextlib.contextmanager
+def private_domain() -> Iterator[int]:
+    """A ROS_DOMAIN_ID that no other replay on this machine has at the same time."""
+    for offset in range(len(DOMAINS)):
+        domain = DOMAINS[(os.getpid() + offset) % len(DOMAINS)]
+        path = Path(tempfile.gettempdir()) / f'cone_perception_domain_{domain}.lock'
+        with contextlib.ExitStack() as stack:
+            try:
+                lock = stack.enter_context(path.open('w'))
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # somebody's who uses it now, or another user's
+                continue
+            yield domain
+            return
+    raise ProcessError(f'all ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use: give one.')
+
+
+def ros_environment(domain: int, log_folder: Path) -> dict[str, str]:
+    """For the processes: nothing leaves this machine, and no other ROS on it is disturbed."""
+    # Humble knows only the older variable, which newer distributions warn of.
+    humble = {'ROS_LOCALHOST_ONLY': '1'} if os.environ.get('ROS_DISTRO') == 'humble' else {}
+    return (
+        os.environ
+        | humble
+        | {
+            'ROS_DOMAIN_ID': str(domain),
+            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+            'ROS_LOG_DIR': str((log_folder / 'ros').resolve()),
+            'PYTHONUNBUFFERED': '1',
+        }
+    )
+
+
+@contextlib.contextmanager
+def signals_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does, its processes in order."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
@@ -148,5 +216,5 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end_with_parent() -> None:
-    """Runs in the child before its program: no orphan when the demo itself is killed."""
+    """Runs in the child before its program: no orphan when this process is killed."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
