@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from cone_perception.accuracy import match_picture, summarise
+from cone_perception.replay.flicker import find_flicker, follow
 from cone_perception.replay.judged import (
     BANDS_PX,
     accuracy_figures,
     agreement_figures,
     band_name,
     consistency_figures,
-    find_flicker,
-    link,
     worst_frames,
 )
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
@@ -260,7 +259,9 @@ def test_flicker_is_seen_while_the_camera_turns():
     (each,) = find_flicker(one.frames)
     np.testing.assert_allclose(each.gone.xyxy_px, cones(rows[1][2]).xyxy_px)
     assert len(each.steady_class_id) == 4
-    np.testing.assert_allclose(link(one.frames[0].found, one.frames[1].found).shift_px, [90, 0])
+    np.testing.assert_array_equal(
+        follow(one.frames[0].found, one.frames[1].found).onto, [0, 1, -1, 2, 3]
+    )
 
 
 def test_a_cone_that_passes_by_too_fast_to_be_followed_is_no_flicker():

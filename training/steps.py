@@ -180,7 +180,7 @@ class Steps:
             write_distributions(report, self.folder.distributions(name))
             pictures[name] = {split: counts.pictures for split, counts in report.counts.items()}
             manifests[name] = report.manifest_sha256
-            fatal = [str(problem) for problem in report.problems if problem.fatal]
+            fatal = [str(p) for p in report.problems if p.fatal or p.kind == 'to-label']
             say(f'{name}: {pictures[name]}, {len(fatal)} fatal of {len(report.problems)} problems')
             if name == self.recipe.target and not pictures[name].get('test'):
                 fatal.append('data.yaml: the target has no test split, which judges')

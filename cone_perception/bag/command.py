@@ -1,4 +1,4 @@
-"""`cone-perception bag info|cut|from-images|from-video`."""
+"""`cone-perception bag info|cut|from-images|from-video|to-dataset`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cone_perception.bag.cut import cut_bag
+from cone_perception.bag.dataset import add_arguments as add_dataset_arguments
+from cone_perception.bag.dataset import run as make_dataset
 from cone_perception.bag.make import stamp_frames
 from cone_perception.bag.report import BagReport, TopicReport, inspect_bag
 from cone_perception.bags import write_image_bag
@@ -65,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         make.add_argument('--camera-info', type=Path, help='calibration (YAML) to publish beside')
         make.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap', help='(mcap)')
         make.set_defaults(act=_make, kind='pictures' if images else 'video')
+
+    summary = 'frames of a drive that are worth labelling'
+    dataset = actions.add_parser('to-dataset', help=summary, description=summary)
+    add_dataset_arguments(dataset)
+    dataset.set_defaults(act=make_dataset)
 
 
 def run(args: argparse.Namespace) -> int:

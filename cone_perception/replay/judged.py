@@ -6,28 +6,28 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from cone_perception.accuracy import (
-    Bool,
     Float64,
     PictureMatch,
     average_precisions,
     draw_blocks,
+    find_errors,
     match_picture,
     mean_known,
     truth_counts,
 )
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
+from cone_perception.replay.flicker import find_flicker
 from cone_perception.replay.result import Figure
 from cone_perception.replay.traces import Drive, FrameTrace, Pass
 from cone_perception.sources import Unreadable, read_bag_frames
-from cone_perception.types import Detections, Float32, Int64
+from cone_perception.types import Detections, Int64
 
 Answers = Mapping[tuple[str, int], Detections]
 """(camera name, stamp_ns) -> cones; a picture without any has an entry without any."""
@@ -39,19 +39,6 @@ BLOCK_NS = 10**9
 """Frames whose stamps fall into the same second are alike and resampled together."""
 
 RESAMPLES = 1000
-
-SAME_CONE_HEIGHTS = 1.0
-"""A cone is followed to the next frame no farther than this many of its heights, see `link`."""
-
-REAPPEARED_HEIGHTS = 1.5
-"""The same over two frames. Less than twice SAME_CONE_HEIGHTS: a cone that moves evenly and too
-fast to be followed is then too fast for this too, and does not look as if it had flickered."""
-
-SIMILAR_HEIGHT = 1.5
-"""Boxes whose heights differ by more than this factor are not the same cone."""
-
-SHIFT_VOTERS = 30
-"""Tallest boxes of a frame that vote on how the picture moved."""
 
 WORST_APART_NS = BLOCK_NS // 2
 
@@ -189,154 +176,18 @@ def consistency_figures(
     return figures
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Flicker:
-    """What a frame did not show, though the ones before and after it did.
-
-    gone: where the cones that vanished would have been, half way between before and after.
-    steady_class_id: (N,) int64, classes of those that could be followed through all three.
-    """
-
-    frame: FrameTrace
-    gone: Detections
-    steady_class_id: Int64
-
-
-def find_flicker(frames: Sequence[FrameTrace]) -> Iterator[Flicker]:
-    """Each answered frame between two answered ones of the same camera, in the bag's order.
-
-    A cone has vanished in it when the one before and the one after show a cone of one class at
-    most REAPPEARED_HEIGHTS apart, the movement of the picture allowed for, neither can be followed
-    into the frame (`link`), and the frame has no cone of that class within SAME_CONE_HEIGHTS of the
-    middle between them. A cone that changes its class for one frame has vanished.
-    """
-    cameras: dict[str, list[FrameTrace]] = defaultdict(list)
-    for frame in frames:
-        cameras[frame.camera].append(frame)
-    for ofcamera in cameras.values():
-        yield from _flicker_of_camera(sorted(ofcamera, key=lambda frame: frame.index))
-
-
-def _flicker_of_camera(frames: Sequence[FrameTrace]) -> Iterator[Flicker]:
-    links = [
-        link(a.found, b.found)
-        if a.found is not None and b.found is not None and b.index == a.index + 1
-        else None
-        for a, b in pairwise(frames)
-    ]
-    for place, (one, two) in enumerate(pairwise(links)):
-        before, here, after = (frame.found for frame in frames[place : place + 3])
-        if one is None or two is None or before is None or here is None or after is None:
-            continue
-        through = one.onto >= 0
-        through[through] = two.onto[one.onto[through]] >= 0
-        lost = before[one.onto < 0]
-        came = after[~np.isin(np.arange(len(after)), two.onto)]
-        pairs = _pair(lost, came, one.shift_px + two.shift_px, REAPPEARED_HEIGHTS)
-        seen = pairs >= 0
-        middle = ((lost.xyxy_px[seen] + came.xyxy_px[pairs[seen]]) / 2).astype(np.float32)
-        gone = Detections(middle, lost.score[seen], lost.class_id[seen])
-        empty = (_distance_heights(gone, here, np.zeros(2)) > SAME_CONE_HEIGHTS).all(axis=1)
-        yield Flicker(frames[place + 1], gone[empty], before.class_id[through])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Link:
-    """Which cone of the next frame each cone is.
-
-    onto: (N,) int64, index into the next frame's cones; -1: it cannot be followed.
-    shift_px: (2,) how the whole picture moved, right and down.
-    """
-
-    onto: Int64
-    shift_px: Float64
-
-
-def link(a: Detections, b: Detections) -> Link:
-    """Follow the cones of a frame into the next one of the same camera.
-
-    The camera turns and pitches: first the shift of the picture is found under which most cones
-    meet one of their class within half a height (of equal ones the smallest). Then a cone and one
-    of its class are the same if they are each other's nearest, at most SAME_CONE_HEIGHTS of their
-    mean height apart after the shift, and differ in height by at most the factor SIMILAR_HEIGHT.
-    """
-    shift_px = _shift(a, b)
-    return Link(_pair(a, b, shift_px, SAME_CONE_HEIGHTS), shift_px)
-
-
-def _shift(a: Detections, b: Detections) -> Float64:
-    """(2,) right and down, pixels."""
-    a = a[np.argsort(-a.height_px, kind='stable')[:SHIFT_VOTERS]]
-    b = b[np.argsort(-b.height_px, kind='stable')[:SHIFT_VOTERS]]
-    still = np.zeros(2)
-    alike = _alike(a, b)
-    if not alike.any():
-        return still
-    moved = _centre(b)[None] - _centre(a)[:, None]  # (A, B, 2)
-    candidates = np.concatenate([still[None], moved[alike]])
-    size = (a.height_px[:, None] + b.height_px[None]) / 2
-    apart = np.hypot(*np.moveaxis(moved[None] - candidates[:, None, None], -1, 0)) / size
-    apart = np.where(alike, apart, np.inf).min(axis=2)  # (candidates, A)
-    votes = (apart <= 0.5).sum(axis=1)
-    tied = np.flatnonzero(votes == votes.max())
-    best = tied[np.hypot(*candidates[tied].T).argmin()]
-    agree = apart[best] <= 0.5
-    nearest = np.where(alike, np.hypot(*np.moveaxis(moved - candidates[best], -1, 0)), np.inf)
-    middle: Float64 = np.median(moved[agree, nearest.argmin(axis=1)[agree]], axis=0)
-    return middle
-
-
-def _pair(a: Detections, b: Detections, shift_px: Float64, reach: float) -> Int64:
-    """(A,) int64: the cone of b that is each other's nearest, within `reach` heights; -1: none."""
-    pairs = np.full(len(a), -1, np.int64)
-    if not len(a) or not len(b):
-        return pairs
-    apart = _distance_heights(a, b, shift_px)
-    nearest = apart.argmin(axis=1)
-    mutual = apart.argmin(axis=0)[nearest] == np.arange(len(a))
-    close = mutual & (apart[np.arange(len(a)), nearest] <= reach)
-    pairs[close] = nearest[close]
-    return pairs
-
-
-def _distance_heights(a: Detections, b: Detections, shift_px: Float64) -> Float64:
-    """(A, B) between centres in mean heights; infinite where class or size differ."""
-    moved = _centre(b)[None] - _centre(a)[:, None] - shift_px
-    size = np.maximum((a.height_px[:, None] + b.height_px[None]) / 2, 1e-6)
-    distance: Float64 = np.where(_alike(a, b), np.hypot(*np.moveaxis(moved, -1, 0)) / size, np.inf)
-    return distance
-
-
-def _alike(a: Detections, b: Detections) -> Bool:
-    """(A, B): of one class, and of similar height."""
-    low = np.minimum(a.height_px[:, None], b.height_px[None])
-    high = np.maximum(a.height_px[:, None], b.height_px[None])
-    same: Bool = (a.class_id[:, None] == b.class_id[None]) & (high <= SIMILAR_HEIGHT * low)
-    return same & (low > 0)
-
-
-def _centre(cones: Detections) -> Float32:
-    middle: Float32 = ((cones.xyxy_px[:, :2] + cones.xyxy_px[:, 2:]) / 2).astype(np.float32)
-    return middle
-
-
-def count_errors(found: Detections, truth: Detections, class_names: Sequence[str]) -> str:
+def tell_errors(missed: Detections, false: Detections, class_names: Sequence[str]) -> str:
     """`2 missed (blue_cone 1, yellow_cone 1), 1 false (blue_cone 1)`; empty without an error."""
-    classes = len(class_names)
-    match = match_picture(found, truth, classes)
-    missed = match.truth_count - np.bincount(match.class_id[match.correct], minlength=classes)
-    false = np.bincount(match.class_id[~match.correct], minlength=classes)
     return ', '.join(
-        f'{counts.sum()} {what} ({_listed(counts, class_names)})'
-        for what, counts in (('missed', missed), ('false', false))
-        if counts.sum()
+        f'{len(cones)} {what} ({_listed(cones, class_names)})'
+        for what, cones in (('missed', missed), ('false', false))
+        if len(cones)
     )
 
 
-def count_gone(flicker: Flicker, class_names: Sequence[str]) -> str:
+def tell_flicker(gone: Detections, class_names: Sequence[str]) -> str:
     """`2 vanished for this frame (blue_cone 1, yellow_cone 1)`."""
-    counts = np.bincount(flicker.gone.class_id, minlength=len(class_names))
-    return f'{len(flicker.gone)} vanished for this frame ({_listed(counts, class_names)})'
+    return f'{len(gone)} vanished for this frame ({_listed(gone, class_names)})'
 
 
 def worst_frames(
@@ -355,15 +206,14 @@ def worst_frames(
     for position, frame in enumerate(one.frames):
         cones = (truth or {}).get((frame.camera, frame.stamp_ns))
         if cones is not None and frame.found is not None:
-            match = match_picture(frame.found, cones, len(class_names))
-            wrong = len(cones) + len(match.correct) - 2 * int(match.correct.sum())
-            if wrong:
-                errors[position] = (wrong, count_errors(frame.found, cones, class_names))
+            missed, false = find_errors(frame.found, cones)
+            if wrong := len(missed) + len(false):
+                errors[position] = (wrong, tell_errors(missed, false, class_names))
         if frame.latency_ms is not None:
             slow[position] = (frame.latency_ms, f'answered after {frame.latency_ms:.1f} ms')
     place_of = {id(frame): position for position, frame in enumerate(one.frames)}
     flicker = {
-        place_of[id(each.frame)]: (float(len(each.gone)), count_gone(each, class_names))
+        place_of[id(each.frame)]: (float(len(each.gone)), tell_flicker(each.gone, class_names))
         for each in find_flicker(one.frames)
         if len(each.gone)
     }
@@ -467,7 +317,8 @@ def _figure(rows: Float64) -> Figure:
     return Figure(float(rows[0]), float(low), float(high))
 
 
-def _listed(counts: Int64, class_names: Sequence[str]) -> str:
+def _listed(cones: Detections, class_names: Sequence[str]) -> str:
+    counts = np.bincount(cones.class_id, minlength=len(class_names))
     return ', '.join(
         f'{name} {count}' for name, count in zip(class_names, counts, strict=True) if count
     )

@@ -150,7 +150,14 @@ class _Reader:
         for split in SPLITS:
             value = content.get(split)
             if not value:
-                if split != 'test':
+                if split == 'val' and content.get('to_label') is True:
+                    self._report(
+                        'to-label',
+                        'is to be labelled and added to another data set: there is no `val:`, so '
+                        'Ultralytics does not train on it by itself.',
+                        fatal=False,
+                    )
+                elif split != 'test':
                     self._report('no-split', f'`{split}:` is missing; Ultralytics needs it.')
                 continue
             places = value if isinstance(value, list) else [value]
