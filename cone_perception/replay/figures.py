@@ -35,7 +35,8 @@ _OF_CLASS = r'(?: (.+))?'
 
 FIGURES: Mapping[str, FigureKind] = {
     r'latency_mean_ms': FigureKind('ms', 'lower', f'mean time {_LATENCY}'),
-    r'latency_(min|max)_ms': FigureKind('ms', 'lower', f'{{0}} of the time {_LATENCY}'),
+    r'latency_min_ms': FigureKind('ms', 'lower', f'least time {_LATENCY}'),
+    r'latency_max_ms': FigureKind('ms', 'lower', f'greatest time {_LATENCY}'),
     r'latency_p(50|90|95|99)_ms': FigureKind(
         'ms', 'lower', f'{{0}} % of the answers took at most this time {_LATENCY}'
     ),
