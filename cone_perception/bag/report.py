@@ -30,6 +30,7 @@ from cone_perception.images import to_bgr
 
 GAP_PERIODS = 3.0
 """A pause longer than this many periods is a gap: one lost picture makes two."""
+ZSTD = b'\x28\xb5\x2f\xfd'
 PICTURES = (IMAGE, COMPRESSED_IMAGE)
 TYPES_BY_NAME = {
     **dict.fromkeys(('image', 'image_raw', 'image_color', 'image_rect', 'image_rect_color'), IMAGE),
@@ -222,6 +223,8 @@ def _take_first(message: BagMessage, track: _Track, problems: list[Problem]) -> 
         first = bag_types().deserialize_cdr(message.data, track.type_name)
     except Exception as error:  # a message of another type raises whatever its parser tripped over
         text = f'the first message is no {track.type_name}: {error!r}'
+        if message.data.startswith(ZSTD):
+            text = 'its messages are compressed (zstd), but no metadata.yaml says so: restore it'
         problems.append(Problem(track.topic, 'type', text))
         return
     if track.type_name == IMAGE:

@@ -39,9 +39,15 @@ HASH_BLOCK_BYTES = 4 * 2**20
 
 @dataclass(slots=True)
 class _Pictures:
-    """What was seen of a camera. stamps_ns: of each picture in its order; 0 where it has none."""
+    """What was seen of a camera.
+
+    stamps_ns: of each picture in its order; 0 where it has none. first_ns, last_ns: recorded, those
+    at time zero left out. unreadable: why, of the first one.
+    """
 
     stamps_ns: array[int] = field(default_factory=lambda: array('q'))
+    first_ns: int = 0
+    last_ns: int = 0
     unreadable: str = ''
 
 
@@ -110,12 +116,6 @@ def open_drive(
         *problems,
     ]
     pictures = {entry.topic: entry for entry in report.topics if entry.topic in seen}
-    times_ns = [
-        time_ns
-        for entry in pictures.values()
-        for time_ns in (entry.first_ns, entry.last_ns)
-        if time_ns
-    ]
     frames = sum(len(camera.stamps_ns) for camera in seen.values())
     if not frames:
         raise SourceError(f'{bag} has no picture on {", ".join(chosen)}.')
@@ -146,7 +146,7 @@ def open_drive(
             for topic in chosen
         ),
         frames=frames,
-        duration_s=(max(times_ns) - min(times_ns)) / 1e9 if times_ns else 0.0,
+        duration_s=_duration_s(seen.values()),
         storage=storage,
         truth=truth,
         problems=tuple(problems),
@@ -237,6 +237,9 @@ def _second_last(topic: str) -> str:
 def _take_picture(camera: _Pictures, message: BagMessage) -> None:
     """Note its stamp; the first one is looked at too."""
     first = not camera.stamps_ns
+    if message.time_ns:
+        camera.first_ns = camera.first_ns or message.time_ns
+        camera.last_ns = max(camera.last_ns, message.time_ns)
     try:
         camera.stamps_ns.append(header_stamp_ns(message.data))
     except SourceError:
@@ -249,6 +252,12 @@ def _take_picture(camera: _Pictures, message: BagMessage) -> None:
             camera.unreadable = str(error)
         except Exception:  # no Image at all: the report tells
             return
+
+
+def _duration_s(cameras: Collection[_Pictures]) -> float:
+    timed = [camera for camera in cameras if camera.last_ns]
+    first_ns = min((camera.first_ns for camera in timed), default=0)
+    return (max((camera.last_ns for camera in timed), default=0) - first_ns) / 1e9
 
 
 def _unreadable(seen: Mapping[str, _Pictures]) -> Collection[str]:

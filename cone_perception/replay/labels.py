@@ -67,7 +67,7 @@ def match_files(
     files = sorted(file for file in folder.glob('*.txt') if file.name not in NAMES_FILES)
     if not files:
         raise SourceError(f'{folder} holds no label files (NAME.txt, YOLO format).')
-    there = set(stamps_ns)
+    there = set(stamps_ns) - {0}
     by_stamp = [file for file in files if file.stem.isdecimal() and int(file.stem) in there]
     if by_stamp and len(by_stamp) < len(files):
         other = next(file for file in files if file not in by_stamp)

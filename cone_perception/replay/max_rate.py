@@ -64,7 +64,7 @@ def judge_probe(hz: float, played: Pass) -> dict[str, Any]:
     frames = played.frames
     cameras = sorted({frame.camera for frame in frames})
     answered = [frame for frame in frames if frame.fate == 'answered']
-    missed = 1 - len(answered) / len(frames) if frames else 1.0
+    missed = (len(frames) - len(answered)) / len(frames) if frames else 1.0
     rates_in, rates_out = [0.0], [0.0]
     if cameras:
         of = {name: [frame for frame in frames if frame.camera == name] for name in cameras}

@@ -1,0 +1,122 @@
+"""Small bags for the tests of the replay: pictures that say which they are, and their truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+
+from cone_perception.bags import CAMERA_INFO, COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
+
+START_NS = 1_700_000_000 * 10**9
+PERIOD_NS = 100_000_000
+WIDTH, HEIGHT = 32, 24
+
+
+def at(index: float) -> int:
+    return START_NS + round(index * PERIOD_NS)
+
+
+def header(stamp_ns: int):
+    types = bag_types().types
+    return types['std_msgs/msg/Header'](
+        types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), 'camera'
+    )
+
+
+def serialised(message) -> bytes:
+    return bytes(bag_types().serialize_cdr(message, message.__msgtype__))
+
+
+def image(stamp_ns: int, width: int = WIDTH, height: int = HEIGHT, encoding: str = 'bgr8') -> bytes:
+    pixels = np.full(width * height * 3, stamp_ns // PERIOD_NS % 256, np.uint8)
+    return serialised(
+        bag_types().types[IMAGE](header(stamp_ns), height, width, encoding, 0, width * 3, pixels)
+    )
+
+
+def jpeg(stamp_ns: int) -> bytes:
+    pixels = np.full((HEIGHT, WIDTH, 3), stamp_ns // PERIOD_NS % 256, np.uint8)
+    data = cv2.imencode('.jpg', pixels)[1].ravel()
+    return serialised(bag_types().types[COMPRESSED_IMAGE](header(stamp_ns), 'jpeg', data))
+
+
+def camera_info(stamp_ns: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    arrays = (np.zeros(5), np.eye(3).ravel(), np.eye(3).ravel(), np.eye(3, 4).ravel())
+    region = bag_types().types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+    return serialised(
+        bag_types().types[CAMERA_INFO](
+            header(stamp_ns), height, width, 'plumb_bob', *arrays, 0, 0, region
+        )
+    )
+
+
+def truth(stamp_ns: int, *cones: tuple[str, float, float, float, float], score: float = 1.0):
+    """cones: (class, left, top, right, bottom) in pixels."""
+    types = bag_types().types
+    pose = types['geometry_msgs/msg/PoseWithCovariance'](
+        types['geometry_msgs/msg/Pose'](
+            types['geometry_msgs/msg/Point'](0.0, 0.0, 0.0),
+            types['geometry_msgs/msg/Quaternion'](0.0, 0.0, 0.0, 1.0),
+        ),
+        np.zeros(36),
+    )
+    detections = []
+    for name, left, top, right, bottom in cones:
+        middle = types['vision_msgs/msg/Point2D']((left + right) / 2, (top + bottom) / 2)
+        box = types['vision_msgs/msg/BoundingBox2D'](
+            types['vision_msgs/msg/Pose2D'](middle, 0.0), float(right - left), float(bottom - top)
+        )
+        guess = types['vision_msgs/msg/ObjectHypothesis'](name, score)
+        result = types['vision_msgs/msg/ObjectHypothesisWithPose'](guess, pose)
+        detections.append(types['vision_msgs/msg/Detection2D'](header(stamp_ns), [result], box, ''))
+    return serialised(types[DETECTIONS](header(stamp_ns), detections))
+
+
+def pictures(topic: str = '/camera/image', indices=range(10)) -> list[tuple[str, int, bytes]]:
+    return [(topic, at(index), image(at(index))) for index in indices]
+
+
+def truths(topic: str = '/camera/ground_truth', indices=range(10)) -> list[tuple[str, int, bytes]]:
+    cone = ('blue_cone', 2, 4, 10, 20)
+    return [(topic, at(index), truth(at(index), cone)) for index in indices]
+
+
+def write(
+    path: Path,
+    messages: list[tuple[str, int, bytes]],
+    types: dict[str, str] | None = None,
+    storage: str = 'mcap',
+    compression: str = 'NONE',
+) -> Path:
+    """A bag of (topic, recorded, message); the type goes by the topic's last part, or `types`."""
+    usual = {'compressed': COMPRESSED_IMAGE, 'camera_info': CAMERA_INFO}
+    usual |= {'ground_truth': DETECTIONS, 'detections': DETECTIONS}
+    writer = Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
+    writer.set_compression(CompressionMode[compression], CompressionFormat.ZSTD)
+    with writer:
+        connections = {
+            topic: writer.add_connection(
+                topic,
+                (types or {}).get(topic) or usual.get(topic.rpartition('/')[2], IMAGE),
+                typestore=bag_types(),
+            )
+            for topic in dict.fromkeys(topic for topic, _, _ in messages)
+        }
+        for topic, time_ns, data in messages:
+            writer.write(connections[topic], time_ns, data)
+    return path
+
+
+def data_file(bag: Path) -> Path:
+    """The file of a bag that holds its messages."""
+    return next(file for file in bag.iterdir() if file.name != 'metadata.yaml')
+
+
+def cut_off(bag: Path, share: float) -> Path:
+    """Leave only this share of the bag's file."""
+    file = data_file(bag)
+    file.write_bytes(file.read_bytes()[: round(file.stat().st_size * share)])
+    return bag

@@ -1,0 +1,334 @@
+"""Bags that are damaged or recorded wrongly: an error, or a sentence, that names what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from recorded_drive import (
+    PERIOD_NS,
+    at,
+    camera_info,
+    cut_off,
+    data_file,
+    header,
+    image,
+    pictures,
+    serialised,
+    truths,
+    write,
+)
+
+from cone_perception.bags import (
+    CAMERA_INFO,
+    IMAGE,
+    bag_types,
+    is_bag,
+    open_bag,
+    read_messages,
+    read_until_damage,
+)
+from cone_perception.errors import SourceError
+from cone_perception.replay.drive import open_drive
+from cone_perception.replay.schedule import due_frames
+from cone_perception.replay.traces import Pace
+
+TOPIC = '/camera/image'
+LEFT, RIGHT = '/camera/left/image', '/camera/right/image'
+CLASS_NAMES = ('blue_cone', 'yellow_cone')
+
+
+def opened(bag, **options):
+    return open_drive(bag, class_names=CLASS_NAMES, **options)
+
+
+def sentence(drive, *parts):
+    """The only problem of the drive, which holds all of these."""
+    (problem,) = drive.problems
+    for part in parts:
+        assert part in problem, problem
+    return problem
+
+
+def noise(index):
+    """A picture that does not shrink when it is compressed, as a camera's."""
+    rng = np.random.default_rng(index)
+    pixels = rng.integers(0, 256, 320 * 240 * 3, np.uint8)
+    return serialised(
+        bag_types().types[IMAGE](header(at(index)), 240, 320, 'bgr8', 0, 320 * 3, pixels)
+    )
+
+
+def noisy(count=30):
+    return [(TOPIC, at(index), noise(index)) for index in range(count)]
+
+
+# --- cut off ---
+
+
+@pytest.mark.parametrize(
+    ('storage', 'compression', 'metadata'),
+    [
+        ('mcap', 'NONE', True),
+        ('mcap', 'NONE', False),
+        ('mcap', 'MESSAGE', True),
+        ('mcap', 'STORAGE', True),
+        ('mcap', 'STORAGE', False),
+        ('sqlite3', 'NONE', True),
+        ('sqlite3', 'NONE', False),
+        ('sqlite3', 'MESSAGE', True),
+    ],
+)
+def test_bag_cut_off_in_the_middle_is_replayed_up_to_there_and_says_so(
+    tmp_path, storage, compression, metadata
+):
+    bag = cut_off(write(tmp_path / 'bag', noisy(), None, storage, compression), 0.6)
+    if not metadata:
+        (bag / 'metadata.yaml').unlink()
+    drive = opened(bag)
+    # Whole chunks, which hold up to five of these pictures, are what is left.
+    assert 12 <= drive.frames <= 18
+    assert drive.duration_s == pytest.approx((drive.frames - 1) / 10)
+    damage = [text for text in drive.problems if 'cut off' in text]
+    assert len(damage) == 1
+    assert str(bag) in damage[0]
+    for pace in (Pace(), Pace('hz', hz=10)):
+        problems = []
+        frames = list(due_frames(drive, pace, problems))
+        assert [frame.message.data for frame in frames] == [noise(i) for i in range(drive.frames)]
+        assert problems == damage
+
+
+def test_mcap_that_was_written_without_chunks_is_read_up_to_the_cut(tmp_path):
+    bag = write(tmp_path / 'bag', noisy(10))
+    file = data_file(bag)
+    # The same records, taken out of their chunks, as rosbag2's preset `fastwrite` writes them.
+    from cone_perception import bag_remains
+
+    with file.open('rb') as stream:
+        stream.seek(8)
+        records = []
+        for kind, start, length in bag_remains._records(stream):
+            stream.seek(start)
+            if kind == 0x01:
+                records.append(stream.read(9 + length))
+            if kind == 0x06:
+                stream.seek(start + 9)
+                chunk = bag_remains._read_chunk_head(stream, start, length)
+                records.append(bag_remains._read_chunk(stream, chunk))
+    whole = b'\x89MCAP0\r\n' + b''.join(records)
+    (tmp_path / 'flat.mcap').write_bytes(whole[: len(whole) * 6 // 10])
+    drive = opened(tmp_path / 'flat.mcap')
+    assert drive.frames in (5, 6)
+    sentence(drive, 'flat.mcap is cut off')
+
+
+def test_bag_of_which_nothing_is_left_is_refused_with_a_way_out(tmp_path):
+    bag = cut_off(write(tmp_path / 'bag', noisy(3)), 0.01)
+    with pytest.raises(SourceError, match='cannot be read as a rosbag2.*reindex'):
+        opened(bag)
+    data_file(bag).write_bytes(b'')
+    with pytest.raises(SourceError, match='cannot be read as a rosbag2'):
+        opened(bag)
+
+
+def test_bag_damaged_further_on_is_replayed_up_to_there(tmp_path):
+    bag = write(tmp_path / 'bag', noisy(20), compression='MESSAGE')
+    data = bytearray(data_file(bag).read_bytes())
+    starts = [i for i in range(len(data)) if data.startswith(b'\x28\xb5\x2f\xfd', i)]
+    data[starts[12]] = 0  # no zstd from here on
+    data_file(bag).write_bytes(data)
+    drive = opened(bag)
+    assert drive.frames == 12
+    sentence(drive, 'is damaged, the rest of it cannot be read')
+
+
+def test_reading_a_cut_bag_on_raises_where_nobody_asks_for_less(tmp_path):
+    bag = cut_off(write(tmp_path / 'bag', noisy()), 0.6)
+    with open_bag(bag) as reader:
+        messages = read_messages(reader, [TOPIC])
+        for _ in range(12):
+            next(messages)
+        with pytest.raises(SourceError, match='cut off after'):
+            list(messages)
+        problems = []
+        assert len(list(read_until_damage(reader, [TOPIC], problems))) >= 12
+        assert len(problems) == 1
+
+
+# --- metadata ---
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_missing_metadata_is_named_and_the_file_replayed(tmp_path, storage):
+    bag = write(tmp_path / 'bag', pictures(), storage=storage)
+    (bag / 'metadata.yaml').unlink()
+    assert is_bag(bag)
+    drive = opened(bag)
+    sentence(drive, 'metadata.yaml is missing', 'ros2 bag reindex')
+    assert len(list(due_frames(drive, Pace(), []))) == 10
+
+
+def test_missing_metadata_of_several_files_is_refused_with_a_way_out(tmp_path):
+    bag = write(tmp_path / 'bag', pictures())
+    (bag / 'metadata.yaml').unlink()
+    (bag / 'bag_1.mcap').write_bytes(data_file(bag).read_bytes())
+    with pytest.raises(SourceError, match='reindex'):
+        opened(bag)
+
+
+def test_metadata_of_another_file_is_named(tmp_path):
+    bag = write(tmp_path / 'bag', pictures())
+    metadata = bag / 'metadata.yaml'
+    metadata.write_text(metadata.read_text().replace('message_count: 10', 'message_count: 25'))
+    sentence(opened(bag), TOPIC, '25 messages are announced, but 10 are there')
+
+
+def test_compressed_messages_of_which_no_metadata_tells_are_named(tmp_path):
+    bag = write(tmp_path / 'bag', pictures(), compression='MESSAGE')
+    (bag / 'metadata.yaml').unlink()
+    assert any('compressed (zstd), but no metadata.yaml says so' in p for p in opened(bag).problems)
+
+
+# --- stamps ---
+
+
+def stamped(*stamps):
+    return [(TOPIC, at(index), image(stamp)) for index, stamp in enumerate(stamps)]
+
+
+def test_unsorted_stamps_are_named_and_the_order_of_recording_is_kept(tmp_path):
+    drive = opened(write(tmp_path / 'bag', stamped(at(0), at(2), at(1), at(3))))
+    sentence(drive, TOPIC, '1 of 4 stamps are earlier than the one before, by up to 0.100 s')
+    assert [frame.due_ns for frame in due_frames(drive, Pace(), [])] == [
+        index * PERIOD_NS for index in range(4)
+    ]
+
+
+def test_stamps_of_zero_are_named_and_not_judged(tmp_path):
+    messages = [*stamped(at(0), 0, 0, at(3)), *truths(indices=range(4))]
+    drive = opened(write(tmp_path / 'bag', messages))
+    zero, unjudged = drive.problems
+    assert f'{TOPIC}: 2 of 4 stamps are zero' in zero
+    assert '2 of 4 pictures of camera camera have no ground truth of their own' in unjudged
+    assert sorted(stamp for _, stamp in drive.truth) == [at(0), at(3)]
+
+
+def test_equal_stamps_are_named_and_not_judged(tmp_path):
+    messages = [*stamped(at(0), at(1), at(1), at(3)), *truths(indices=range(4))]
+    drive = opened(write(tmp_path / 'bag', messages))
+    equal, unjudged = drive.problems
+    assert f'{TOPIC}: 1 of 4 stamps are those of another picture' in equal
+    assert '2 of 4 pictures' in unjudged
+    assert sorted(stamp for _, stamp in drive.truth) == [at(0), at(3)]
+
+
+def test_truth_that_says_two_things_of_one_picture_is_not_believed(tmp_path):
+    drive = opened(write(tmp_path / 'bag', [*pictures(), *truths(), *truths(indices=[4])]))
+    assert ('camera', at(4)) not in drive.truth
+    sentence(drive, '1 of 10 pictures')
+
+
+def test_labels_by_order_leave_equal_stamps_out(tmp_path):
+    bag = write(tmp_path / 'bag', stamped(at(0), at(1), at(1), at(3)))
+    labels = tmp_path / 'labels'
+    labels.mkdir()
+    for index in range(4):
+        (labels / f'{index}.txt').write_text('0 .5 .5 .5 .5')
+    drive = opened(bag, labels=labels)
+    assert sorted(stamp for _, stamp in drive.truth) == [at(0), at(3)]
+    all_zero = write(tmp_path / 'zero', stamped(0, 0, 0, 0))
+    with pytest.raises(SourceError, match='have equal stamps'):
+        opened(all_zero, labels=labels)
+
+
+def test_recorded_at_time_zero_is_named_and_waits_for_nothing(tmp_path):
+    messages = [(TOPIC, 0 if index < 2 else at(index), image(at(index))) for index in range(5)]
+    drive = opened(write(tmp_path / 'bag', messages))
+    assert any('2 messages were recorded at time zero' in text for text in drive.problems)
+    assert drive.duration_s == pytest.approx(0.2)
+    assert [frame.due_ns for frame in due_frames(drive, Pace(), [])] == [
+        0,
+        0,
+        0,
+        PERIOD_NS,
+        2 * PERIOD_NS,
+    ]
+
+
+def test_bag_that_was_recorded_in_one_moment_has_no_pace_of_its_own(tmp_path):
+    drive = opened(write(tmp_path / 'bag', [(TOPIC, 0, image(at(i))) for i in range(3)]))
+    with pytest.raises(SourceError, match='recorded at one moment.*--hz'):
+        next(due_frames(drive, Pace(), []))
+    assert len(list(due_frames(drive, Pace('hz', hz=20), []))) == 3
+
+
+# --- types and contents ---
+
+
+def test_topic_with_a_camera_s_name_and_another_type_is_named(tmp_path):
+    info = [('/front/image_raw', at(i), camera_info(at(i))) for i in range(10)]
+    bag = write(tmp_path / 'bag', [*pictures(), *info], {'/front/image_raw': CAMERA_INFO})
+    drive = opened(bag)
+    assert [camera.topic for camera in drive.cameras] == [TOPIC]
+    sentence(drive, '/front/image_raw', f'is of type {CAMERA_INFO}', IMAGE)
+    with pytest.raises(SourceError, match=f'/front/image_raw is of type {CAMERA_INFO}'):
+        opened(bag, topics=['/front/image_raw'])
+
+
+def test_messages_of_another_type_than_the_topic_s_are_named(tmp_path):
+    drive = opened(write(tmp_path / 'bag', [(TOPIC, at(i), b'\0\1\0\0\7') for i in range(3)]))
+    first, headless = drive.problems
+    assert f'{TOPIC}: the first message is no {IMAGE}' in first
+    assert f'{TOPIC}: 3 messages are too short' in headless
+
+
+def test_pictures_that_nobody_can_decode_are_named(tmp_path):
+    depth = [(TOPIC, at(i), image(at(i), encoding='32FC1')) for i in range(3)]
+    sentence(opened(write(tmp_path / 'bag', depth)), TOPIC, 'the first picture', "'32FC1'")
+
+
+def test_picture_with_less_data_than_its_rows_is_named(tmp_path):
+    message = bag_types().deserialize_cdr(image(at(0)), IMAGE)
+    message.height = 100
+    drive = opened(write(tmp_path / 'bag', [(TOPIC, at(0), serialised(message))]))
+    assert all(text.startswith(f'{TOPIC}: the first') for text in drive.problems)
+    assert any('rows need' in text for text in drive.problems)
+
+
+def test_camera_that_stops_before_the_other_is_named(tmp_path):
+    messages = sorted(
+        [*pictures(LEFT, range(20)), *pictures(RIGHT, range(8))], key=lambda message: message[1]
+    )
+    drive = opened(write(tmp_path / 'bag', messages))
+    sentence(drive, RIGHT, 'stops 1.200 s before another camera')
+    assert [camera.name for camera in drive.cameras] == ['left', 'right']
+    assert drive.frames == 28
+
+
+def test_camera_without_a_picture_is_named_and_a_bag_without_one_refused(tmp_path):
+    bag = write(tmp_path / 'bag', [*pictures(LEFT), (RIGHT, at(0), image(at(0)))])
+    assert any(text.startswith(RIGHT) for text in opened(bag).problems)
+    from rosbags.rosbag2 import Writer
+
+    with Writer(tmp_path / 'empty', version=9) as writer:
+        writer.add_connection(TOPIC, IMAGE, typestore=bag_types())
+    with pytest.raises(SourceError, match=f'has no picture on {TOPIC}'):
+        opened(tmp_path / 'empty')
+
+
+def test_camera_info_of_another_size_is_named(tmp_path):
+    messages = [('/camera/camera_info', at(0), camera_info(at(0), 64, 48)), *pictures()]
+    sentence(opened(write(tmp_path / 'bag', messages)), TOPIC, '32x24', 'camera_info', '64x48')
+
+
+def test_faults_of_topics_that_are_not_replayed_are_left_out(tmp_path):
+    gaps = pictures(RIGHT, [0, 1, 2, 9])
+    bag = write(tmp_path / 'bag', sorted([*pictures(LEFT), *gaps], key=lambda m: m[1]))
+    assert len(opened(bag).problems) == 1
+    assert opened(bag, topics=[LEFT]).problems == ()
+
+
+def test_damaged_message_of_truth_is_named(tmp_path):
+    messages = [*pictures(), ('/camera/ground_truth', at(0), truths()[0][2][:30])]
+    with pytest.raises(SourceError, match='/camera/ground_truth: a message is no vision_msgs'):
+        opened(write(tmp_path / 'bag', messages))

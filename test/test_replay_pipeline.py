@@ -1,0 +1,261 @@
+"""A drive through the pipeline: what becomes of each picture, by a clock that the test sets."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from recorded_drive import at, image, pictures, write
+
+from cone_perception.bags import IMAGE, BagMessage
+from cone_perception.engines import EngineInfo
+from cone_perception.errors import EngineError, EngineLostError
+from cone_perception.filters import Filters
+from cone_perception.model_card import ModelCard, NetworkFile
+from cone_perception.pipeline import ConeDetector
+from cone_perception.replay import pipeline_way, read_ahead
+from cone_perception.replay.drive import open_drive
+from cone_perception.replay.pipeline_way import play_through_pipeline
+from cone_perception.replay.read_ahead import ReadAhead
+from cone_perception.replay.schedule import DueFrame
+from cone_perception.replay.traces import Pace
+
+LEFT, RIGHT = '/camera/left/image', '/camera/right/image'
+CARD = ModelCard(
+    name='slow',
+    class_names=('cone',),
+    height_px=32,
+    width_px=32,
+    output_layout='end_to_end',
+    thresholds={'cone': 0.5},
+    networks=(NetworkFile('n.onnx', '0' * 64, 'fp32', 'float', 1),),
+    licence='Apache-2.0',
+)
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self):
+        self.now_ns = 10**12
+
+    def monotonic_ns(self):
+        return self.now_ns
+
+    perf_counter_ns = monotonic_ns
+
+    def sleep(self, seconds):
+        self.now_ns += round(seconds * 1e9)
+
+    def advance_ms(self, ms):
+        self.now_ns += round(ms * 1e6)
+
+
+class SlowEngine:
+    """Finds one cone in each picture, after some milliseconds of the clock."""
+
+    def __init__(self, clock, ms=0.0, batch=1, fail=None):
+        self.info = EngineInfo('test', 'cpu', 'fp32', (batch, 3, 32, 32), (batch, 1, 6), '0' * 64)
+        self.clock, self.ms, self.fail = clock, ms, fail or {}
+        self.runs = 0
+
+    def run(self, pictures):
+        self.clock.advance_ms(self.ms)
+        self.runs += 1
+        if error := self.fail.get(self.runs):
+            raise error
+        return np.tile(np.array([[4, 4, 8, 12, 0.9, 0]], np.float32), (len(pictures), 1, 1))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    for module in (pipeline_way, read_ahead):
+        monkeypatch.setattr(module, 'time', clock)
+    monkeypatch.setattr('cone_perception.pipeline.time', clock)
+    return clock
+
+
+def play(bag, pace, clock, **engine):
+    """Its runs are counted from after the warm-up, which is the first."""
+    fail = {run + 1: error for run, error in engine.pop('fail', {}).items()}
+    detector = ConeDetector(CARD, SlowEngine(clock, fail=fail, **engine))
+    return play_through_pipeline(open_drive(bag), pace, detector, Filters())
+
+
+def answered(played, camera='camera'):
+    return [f.index for f in played.frames if f.fate == 'answered' and f.camera == camera]
+
+
+def test_newest_picture_is_taken_and_those_it_replaced_are_dropped(tmp_path, clock):
+    bag = write(tmp_path / 'bag', pictures(indices=range(10)))
+    played = play(bag, Pace(), clock, ms=250)
+    # One every 100 ms, answers at 250, 500, 750, 1000 and 1250 ms.
+    assert answered(played) == [0, 2, 5, 7, 9]
+    assert [f.fate for f in played.frames if f.index not in (0, 2, 5, 7, 9)] == ['dropped'] * 5
+    assert [f.index for f in played.frames] == list(range(10))
+    assert [f.latency_ms for f in played.frames if f.fate == 'answered'] == [
+        250,
+        300,
+        250,
+        300,
+        350,
+    ]
+    assert not played.interrupted
+    assert played.problems == ()
+
+
+def test_moments_of_an_answer_come_in_their_order_and_make_sense_without_ros(tmp_path, clock):
+    bag = write(tmp_path / 'bag', pictures(indices=range(2)))
+    _, second = play(bag, Pace(), clock, ms=150).frames
+    stations = dict(second.stations_ms())
+    assert stations == {
+        'transport_in': 0,
+        'wait': 50,  # the first one takes 150 ms, the second comes after 100 ms
+        'preprocess': 0,
+        'inference': 150,
+        'decode': 0,
+        'publish': 0,
+    }
+    assert second.own_cost_ms == 50
+    assert second.returned_ns is None
+    assert second.stamp_ns == at(1)
+    assert second.found.xyxy_px.shape == (1, 4)
+    assert [sample.who for sample in play(bag, Pace(), clock).load if sample.who != 'gpu']
+
+
+def test_detector_that_is_fast_enough_answers_all(tmp_path, clock):
+    bag = write(tmp_path / 'bag', pictures(indices=range(10)))
+    assert answered(play(bag, Pace(rate=2.0), clock, ms=50)) == list(range(10))
+    assert answered(play(bag, Pace(rate=4.0), clock, ms=50)) == [0, 2, 4, 6, 8, 9]
+
+
+def test_fast_pace_drops_nothing_and_waits_for_nothing(tmp_path, clock):
+    bag = write(tmp_path / 'bag', pictures(indices=range(10)))
+    played = play(bag, Pace('fast'), clock, ms=250)
+    assert answered(played) == list(range(10))
+    assert {f.latency_ms for f in played.frames} == {250}
+
+
+def test_one_camera_does_not_push_out_the_other(tmp_path, clock):
+    messages = [m for i in range(4) for m in pictures(LEFT, [i]) + pictures(RIGHT, [i + 0.5])]
+    bag = write(tmp_path / 'bag', messages)
+    played = play(bag, Pace(), clock, ms=90)
+    # The two come 50 ms apart and each costs 90 ms: they take turns, each misses some of its own.
+    assert len(answered(played, 'left')) >= 3
+    assert len(answered(played, 'right')) >= 3
+    assert len(played.frames) == 8
+
+
+def test_engine_for_two_pictures_gets_both_cameras_together(tmp_path, clock):
+    messages = [m for i in range(3) for m in pictures(LEFT, [i]) + pictures(RIGHT, [i])]
+    bag = write(tmp_path / 'bag', messages)
+    for pace in (Pace(), Pace('fast')):
+        played = play(bag, pace, clock, ms=20, batch=2)
+        assert answered(played, 'left') == answered(played, 'right') == [0, 1, 2]
+        left, right = played.frames[0], played.frames[1]
+        assert (left.inferred_ns, left.camera) == (right.inferred_ns, 'left')
+
+
+def test_last_picture_without_its_partner_is_not_forgotten(tmp_path, clock):
+    messages = [*pictures(LEFT, [0]), *pictures(RIGHT, [0]), *pictures(LEFT, [1])]
+    played = play(write(tmp_path / 'bag', messages), Pace(), clock, batch=2)
+    assert [f.fate for f in played.frames] == ['answered', 'answered', 'dropped']
+    assert 'other camera' in played.frames[2].reason
+
+
+def test_pictures_that_cannot_be_decoded_fail_with_the_reason_and_the_rest_goes_on(tmp_path, clock):
+    messages = pictures(indices=range(4))
+    messages[1] = (messages[1][0], messages[1][1], image(at(1), encoding='32FC1'))
+    messages[2] = (messages[2][0], messages[2][1], messages[2][2][:50])
+    played = play(write(tmp_path / 'bag', messages), Pace(), clock)
+    assert [f.fate for f in played.frames] == ['answered', 'failed', 'failed', 'answered']
+    assert "encoding '32FC1'" in played.frames[1].reason
+    assert 'the message is damaged' in played.frames[2].reason
+    assert played.frames[1].found is None
+    assert played.frames[1].latency_ms is None
+
+
+def test_engine_that_fails_once_costs_that_picture_only(tmp_path, clock):
+    bag = write(tmp_path / 'bag', pictures(indices=range(4)))
+    played = play(bag, Pace(), clock, fail={2: EngineError('no luck'), 3: ValueError('bad')})
+    assert [f.fate for f in played.frames] == ['answered', 'failed', 'failed', 'answered']
+    assert [f.reason for f in played.frames[1:3]] == ['no luck', 'ValueError: bad']
+
+
+def test_engine_that_is_lost_ends_the_pass_and_says_so(tmp_path, clock):
+    bag = write(tmp_path / 'bag', pictures(indices=range(6)))
+    played = play(bag, Pace('fast'), clock, fail={3: EngineLostError('the GPU hangs')})
+    assert [f.fate for f in played.frames] == ['answered', 'answered', 'failed']
+    assert played.interrupted
+    assert played.problems == ('the replay ends early: the GPU hangs',)
+
+
+@pytest.mark.parametrize('pace', [Pace(), Pace('fast')])
+def test_interrupt_leaves_what_was_seen(tmp_path, clock, pace):
+    bag = write(tmp_path / 'bag', pictures(indices=range(6)))
+    played = play(bag, pace, clock, fail={4: KeyboardInterrupt()})
+    assert played.interrupted
+    assert [f.fate for f in played.frames] == ['answered'] * 3
+    assert play(bag, pace, clock, fail={0: KeyboardInterrupt()}).frames == []
+
+
+def test_disk_that_is_too_slow_is_named_and_not_counted_as_latency(tmp_path, clock, monkeypatch):
+    drive = open_drive(write(tmp_path / 'bag', pictures(indices=range(6))))
+
+    def slow_frames(*_):
+        for index in range(6):
+            clock.advance_ms(300)
+            message = BagMessage('/camera/image', IMAGE, at(index), image(at(index)))
+            yield DueFrame(0, index, index * 10**6, message)
+
+    monkeypatch.setattr(pipeline_way, 'due_frames', slow_frames)
+    monkeypatch.setattr(pipeline_way, 'ReadAhead', partial(ReadAhead, most_bytes=1))
+    played = play_through_pipeline(drive, Pace(), ConeDetector(CARD, SlowEngine(clock)), Filters())
+    assert len(played.frames) == 6
+    assert 'were read later than they were due' in played.problems[0]
+    sent_ns = [f.sent_ns for f in played.frames]
+    assert sent_ns[5] - sent_ns[4] == sent_ns[4] - sent_ns[3] == 300 * 10**6
+
+
+class CountedBytes(bytes):
+    """Knows how many of its kind are alive."""
+
+    alive = 0
+    most = 0
+
+    def __new__(cls, *arguments):
+        cls.alive += 1
+        cls.most = max(cls.most, cls.alive)
+        return super().__new__(cls, *arguments)
+
+    def __del__(self):
+        CountedBytes.alive -= 1
+
+
+@pytest.mark.parametrize('pace', [Pace(), Pace('fast')])
+def test_messages_alive_do_not_grow_with_the_bag(tmp_path, clock, monkeypatch, pace):
+    drive = open_drive(write(tmp_path / 'bag', pictures(indices=range(2))))
+    size = len(image(at(0)))
+
+    def long_drive(*_):
+        for index in range(600):
+            data = CountedBytes(image(at(index)))
+            message = BagMessage('/camera/image', IMAGE, at(index), data)
+            del data
+            yield DueFrame(0, index, index * 10**8, message)
+            del message
+
+    CountedBytes.alive = CountedBytes.most = 0
+    monkeypatch.setattr(pipeline_way, 'due_frames', long_drive)
+    monkeypatch.setattr(pipeline_way, 'ReadAhead', partial(ReadAhead, most_bytes=5 * size))
+    detector = ConeDetector(CARD, SlowEngine(clock, ms=250))
+    played = play_through_pipeline(drive, pace, detector, Filters())
+    assert len(played.frames) == 600
+    # Five wait, one is being read, one is next, one waits for the detector, one is inside it.
+    assert CountedBytes.most <= 9
+    assert CountedBytes.alive == 0
