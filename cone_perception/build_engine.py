@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from cone_perception.engines import Engine
+from cone_perception.engines.adoption import adopt_plan
 from cone_perception.engines.build import (
     PROVIDER_CHOICES,
     BuildEvent,
@@ -82,12 +83,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--batch', type=int, default=1, help='pictures per run; stereo: 2')
     parser.add_argument('--provider', choices=PROVIDER_CHOICES, default='auto')
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         '--for',
         dest='target',
         default='',
         metavar='SM89',
         help='compile for a card that is not here (RTX 4060: SM89); TensorRT-RTX only',
+    )
+    instead.add_argument(
+        '--plan',
+        type=Path,
+        metavar='FILE',
+        help='compile nothing: check this .engine of Ultralytics, or .plan, and take it',
     )
     parser.add_argument('--out', type=Path, help='also copy plan and passport into this folder')
 
@@ -95,6 +103,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.bundle)
     cache = PlanCache(cache_folder())
+    if args.plan:
+        return _adopt(bundle, cache, args)
     precisions = buildable_precisions(bundle, args.batch, args.precision, print_warning)
     if args.target:
         provider: ProviderChoice = 'tensorrt_rtx' if args.provider == 'auto' else args.provider
@@ -123,12 +133,25 @@ def run(args: argparse.Namespace) -> int:
             plans = [remember_best(bundle, args.batch, cache, built, print).plan]
         else:
             plans = [engine.plan for engine in built]
+    _report(plans, args.out)
+    return 0
+
+
+def _report(plans: Sequence[Plan], out: Path | None) -> None:
+    """Say where the plans lie, and copy them where that was asked for."""
     for plan in plans:
         print(plan.path)
-        if args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
+        if out:
+            out.mkdir(parents=True, exist_ok=True)
             for file in (plan.path, passport_path(plan.path)):
-                shutil.copy(file, args.out)
+                shutil.copy(file, out)
+
+
+def _adopt(bundle: Bundle, cache: PlanCache, args: argparse.Namespace) -> int:
+    precision = None if args.precision == 'best' else args.precision
+    plan = adopt_plan(bundle, args.plan, precision, args.batch, cache, print_event, open_plan)
+    print(_plan_line(plan, bundle))
+    _report([plan], args.out)
     return 0
 
 
@@ -253,10 +276,11 @@ def _plan_line(plan: Plan, bundle: Bundle) -> str:
     passport, key = plan.passport, plan.passport.key
     counts = ', '.join(f'{count} {name}' for name, count in passport.convolutions.items())
     wanted = f' (card: {required_int8(bundle)} int8)' if key.precision == 'int8' else ''
+    made = f'from {passport.origin}' if passport.origin else f'built in {passport.build_s:.0f} s'
     return (
         f'{key.precision}, batch {key.batch}, for {key.gpu or "any card"} of compute capability '
         f'{key.compute_capability}, {key.provider} {key.provider_version}: convolutions {counts}'
-        f'{wanted}; {len(plan.data) / 1e6:.1f} MB, built in {passport.build_s:.0f} s'
+        f'{wanted}; {len(plan.data) / 1e6:.1f} MB, {made}'
     )
 
 

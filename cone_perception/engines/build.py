@@ -367,6 +367,34 @@ def compile_apart(
         )
 
 
+def inspect_apart(
+    network: Path,
+    provider: Provider,
+    plan: bytes,
+    on_event: Callable[[BuildEvent], None] = ignore,
+) -> Compiled:
+    """Count a plan's layers in a process of its own: a foreign plan may crash its reader.
+
+    network: ONNX file whose convolutions are looked up. Raises EngineError.
+    """
+    with tempfile.TemporaryDirectory(prefix='cone_perception_plan_') as folder:
+        file = Path(folder) / 'plan'
+        file.write_bytes(plan)
+        command = [
+            *(sys.executable, '-m', 'cone_perception.engines.build', str(network)),
+            *('--provider', provider, '--plan', str(file), '--count'),
+        ]
+        last = _follow(
+            command,
+            on_event,
+            lambda: False,
+            TIMEOUT_S,
+            'what reads the plan',
+            'the plan could not be read.',
+        )
+    return Compiled(plan, last['convolutions'], last['layers'], 0.0)
+
+
 def _command(bundle: Bundle, network: NetworkFile) -> str:
     """What builds an engine of this network by hand."""
     options = f' --batch {network.batch}' if network.batch != 1 else ''
@@ -419,6 +447,8 @@ def _follow(
     on_event: Callable[[BuildEvent], None],
     cancelled: Callable[[], bool],
     timeout_s: float,
+    name: str = 'the compiler',
+    failed: str = 'the network could not be compiled.',
 ) -> dict[str, Any]:
     """Run the builder's process, pass its events on, and return its last line."""
     # It ends when its standard input does: with this process, however this process ends.
@@ -442,7 +472,7 @@ def _follow(
                 raise EngineError('the build of the engine was stopped before it was done.')
             if time.monotonic() > deadline:
                 raise EngineError(
-                    f'the compiler did not answer within {timeout_s:.0f} s and was stopped. '
+                    f'{name} did not answer within {timeout_s:.0f} s and was stopped. '
                     f'{_last_words(tail)}'
                 )
             try:
@@ -470,11 +500,11 @@ def _follow(
             if stream:
                 stream.close()
     if status < 0:
-        name = signal.Signals(-status).name
-        hint = ': has the memory run out?' if name == 'SIGKILL' else ''
-        raise EngineError(f'the compiler crashed ({name}{hint}). {_last_words(tail)}')
+        number = signal.Signals(-status).name
+        hint = ': has the memory run out?' if number == 'SIGKILL' else ''
+        raise EngineError(f'{name} crashed ({number}{hint}). {_last_words(tail)}')
     if status or result is None:
-        raise EngineError(f'the network could not be compiled. {_last_words(tail)}')
+        raise EngineError(f'{failed} {_last_words(tail)}')
     return result
 
 
@@ -519,6 +549,74 @@ def compile_network(
     started = time.monotonic()
     trt = import_provider(provider)
     logger = _make_logger(trt, on_event)
+    parsed = _parse(trt, logger, provider, network)
+    config = parsed.builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if precision == 'fp32':
+        config.clear_flag(trt.BuilderFlag.TF32)
+    monitor = _make_monitor(trt, on_event)
+    config.progress_monitor = monitor
+    if provider == 'tensorrt_rtx':
+        _set_target(trt, config, target)
+    elif timing_cache:
+        _use_timing_cache(config, timing_cache)
+    data = parsed.builder.build_serialized_network(parsed.definition, config)
+    if data is None:
+        raise EngineError(
+            f'{provider} {trt.__version__} could not compile the network: '
+            + (' | '.join(logger.errors[-3:]) or 'it does not say why')
+        )
+    if provider == 'tensorrt' and timing_cache:
+        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
+    plan = bytes(data)
+    layers = _inspect(trt, logger, plan) if inspect else ()
+    layers = layers or layers_from_log(logger.layers)
+    return Compiled(
+        plan,
+        convolution_precisions(layers, parsed.convolutions),
+        layer_precisions(layers),
+        time.monotonic() - started,
+    )
+
+
+def count_layers(
+    network: bytes,
+    provider: Provider,
+    plan: bytes,
+    on_event: Callable[[BuildEvent], None] = ignore,
+) -> Compiled:
+    """What a plan that was compiled elsewhere computes of this ONNX file, by its own account.
+
+    Raises EngineError when TensorRT does not take the plan here.
+    """
+    trt = import_provider(provider)
+    logger = _make_logger(trt, on_event)
+    if trt.Runtime(logger).deserialize_cuda_engine(plan) is None:
+        raise EngineError(
+            f'{provider} {trt.__version__} refuses the plan on this machine: '
+            + (' | '.join(logger.errors[-3:]) or 'it does not say why')
+        )
+    layers = _inspect(trt, logger, plan)
+    convolutions = _parse(trt, logger, provider, network).convolutions
+    return Compiled(
+        plan, convolution_precisions(layers, convolutions), layer_precisions(layers), 0.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A network as the compiler has it. parser: holds its weights.
+
+    convolutions: names of the ONNX nodes.
+    """
+
+    builder: Any
+    definition: Any
+    parser: Any
+    convolutions: Sequence[str]
+
+
+def _parse(trt: Any, logger: Any, provider: Provider, network: bytes) -> _Parsed:
     try:
         builder = trt.Builder(logger)
     except (TypeError, RuntimeError) as error:  # what pybind11 makes of a null pointer
@@ -534,38 +632,9 @@ def compile_network(
             f'{provider} {trt.__version__} does not take the network: '
             + '; '.join(f'{e.node_operator()} {e.node_name()}: {e.desc()}' for e in errors[:3])
         )
-    convolutions = [
-        layer.name
-        for layer in (definition.get_layer(index) for index in range(definition.num_layers))
-        if layer.type == trt.LayerType.CONVOLUTION
-    ]
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if precision == 'fp32':
-        config.clear_flag(trt.BuilderFlag.TF32)
-    monitor = _make_monitor(trt, on_event)
-    config.progress_monitor = monitor
-    if provider == 'tensorrt_rtx':
-        _set_target(trt, config, target)
-    elif timing_cache:
-        _use_timing_cache(config, timing_cache)
-    data = builder.build_serialized_network(definition, config)
-    if data is None:
-        raise EngineError(
-            f'{provider} {trt.__version__} could not compile the network: '
-            + (' | '.join(logger.errors[-3:]) or 'it does not say why')
-        )
-    if provider == 'tensorrt' and timing_cache:
-        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
-    plan = bytes(data)
-    layers = _inspect(trt, logger, plan) if inspect else ()
-    layers = layers or layers_from_log(logger.layers)
-    return Compiled(
-        plan,
-        convolution_precisions(layers, convolutions),
-        layer_precisions(layers),
-        time.monotonic() - started,
-    )
+    layers = (definition.get_layer(index) for index in range(definition.num_layers))
+    convolutions = [layer.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+    return _Parsed(builder, definition, parser, convolutions)
 
 
 def _set_target(trt: Any, config: Any, target: str) -> None:
@@ -656,28 +725,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog='python -m cone_perception.engines.build')
     parser.add_argument('network', type=Path, help='ONNX file')
     parser.add_argument('--provider', choices=get_args(Provider), required=True)
-    parser.add_argument('--target', required=True, help='compute capability, as SM89')
-    parser.add_argument('--precision', choices=get_args(Precision), required=True)
+    parser.add_argument('--target', help='compute capability, as SM89')
+    parser.add_argument('--precision', choices=get_args(Precision))
     parser.add_argument('--plan', type=Path, required=True, help='file to write')
+    parser.add_argument('--count', action='store_true', help='read the plan, do not write it')
     parser.add_argument('--timing-cache', type=Path)
     parser.add_argument('--inspect', action='store_true', help='ask the engine (needs the card)')
     args = parser.parse_args(argv)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter('ignore')
+    network = args.network.read_bytes()
+
+    def on_event(event: BuildEvent) -> None:
+        _print(asdict(event))
+
     try:
-        compiled = compile_network(
-            args.network.read_bytes(),
-            args.provider,
-            args.target,
-            args.precision,
-            args.timing_cache,
-            args.inspect,
-            lambda event: _print(asdict(event)),
-        )
+        if args.count:
+            compiled = count_layers(network, args.provider, args.plan.read_bytes(), on_event)
+        else:
+            compiled = compile_network(
+                network,
+                args.provider,
+                args.target,
+                args.precision,
+                args.timing_cache,
+                args.inspect,
+                on_event,
+            )
+            write_whole(args.plan, compiled.data)
     except ConePerceptionError as error:
-        _print(asdict(BuildEvent('error', str(error))))
+        on_event(BuildEvent('error', str(error)))
         return 1
-    write_whole(args.plan, compiled.data)
     _print(
         {
             'convolutions': compiled.convolutions,

@@ -134,6 +134,11 @@ def read_choice(
         return None  # it is only a measurement: without it, it is made again
 
 
+def forget_choice(cache: PlanCache, card: ModelCard, batch: int) -> None:
+    """To be called when a plan that was measured has become another."""
+    _path(cache, card, batch).unlink(missing_ok=True)
+
+
 def _path(cache: PlanCache, card: ModelCard, batch: int) -> Path:
     return cache.folder / f'best-{slug(card.name)}-b{batch}.json'
 

@@ -1,0 +1,356 @@
+"""Plans that were compiled elsewhere: Ultralytics' header against the card, then as every plan."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+from tiny_yolo import write_architecture
+
+from cone_perception import build_engine
+from cone_perception.engines import adoption, build, open_engine
+from cone_perception.engines.adoption import adopt_plan, header_differences, header_precision
+from cone_perception.engines.build import BuildEvent, Compiled, provide_plan
+from cone_perception.engines.choice import Latency, choose, read_choice, write_choice
+from cone_perception.engines.gpu import Gpu
+from cone_perception.engines.plan import PlanCache, cache_folder, read_plan
+from cone_perception.engines.reference import REFERENCE_FILE, run_all
+from cone_perception.errors import EngineError, ModelError, PlanError, RefusedPlanError
+from cone_perception.model_card import Bundle, file_sha256, read_bundle
+
+HEIGHT, WIDTH = 96, 160
+CAR = Gpu('NVIDIA GeForce RTX 4060 Laptop GPU', '8.9', '550.54.14', '12.4')
+PLAN = b'ftrt' + bytes(range(256)) * 8
+HEADER = {  # as Ultralytics 8.4.190 writes it
+    'description': 'Ultralytics YOLO26n model ',
+    'author': 'Ultralytics',
+    'date': '2026-05-04T03:02:01+00:00',
+    'version': '8.4.190',
+    'stride': 32,
+    'task': 'detect',
+    'head': 'Detect',
+    'batch': 1,
+    'imgsz': [HEIGHT, WIDTH],
+    'names': dict(enumerate(CLASS_NAMES)),
+    'args': {'batch': 1, 'dynamic': False, 'quantize': None, 'nms': False, 'simplify': True},
+    'channels': 3,
+    'end2end': False,
+}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    """Of a network that finds painted cones, with the pictures that an engine is held to."""
+    pytest.importorskip('onnxruntime')
+    folder = write_tiny_bundle(tmp_path / 'tiny', 'anchors', 1, HEIGHT, WIDTH)
+    return with_reference(read_bundle(folder))
+
+
+def with_reference(bundle: Bundle) -> Bundle:
+    pictures = np.full((2, HEIGHT, WIDTH, 3), 114, np.uint8)
+    for index, name in enumerate(('blue_cone', 'yellow_cone')):
+        paint(pictures[index], name, 32 + 32 * index, 32, 32, 32)
+    engine = open_engine(bundle, 'onnxruntime')
+    outputs = run_all(engine, pictures)
+    engine.close()
+    path = bundle.folder / REFERENCE_FILE
+    np.savez(path, inputs=pictures, outputs=outputs)
+    card = replace(bundle.card, other_files={REFERENCE_FILE: file_sha256(path)})
+    (bundle.folder / 'card.json').write_text(card.to_json())
+    return read_bundle(bundle.folder)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    return PlanCache(cache_folder())
+
+
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A machine with TensorRT 10.9 and a card; what its reader of plans counts may be changed."""
+    counted = {'fp32': 3}
+    for module in (build, adoption):
+        monkeypatch.setattr(module, 'choose_provider', lambda choice: 'tensorrt')
+    monkeypatch.setattr(build, 'import_provider', lambda name: SimpleNamespace(__version__='10.9'))
+    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
+    monkeypatch.setattr(
+        adoption, 'inspect_apart', lambda *arguments: Compiled(b'', counted, {}, 0.0)
+    )
+    return counted
+
+
+def write_engine(path: Path, header: object = None, plan: bytes = PLAN) -> Path:
+    text = json.dumps(HEADER if header is None else header)
+    path.write_bytes(len(text).to_bytes(4, 'little', signed=True) + text.encode() + plan)
+    return path
+
+
+def open_cpu(bundle: Bundle, plan: object) -> object:
+    return open_engine(bundle, 'onnxruntime')
+
+
+def adopt(bundle: Bundle, path: Path, cache: PlanCache, **more: object) -> object:
+    options = {'precision': None, 'batch': 1, 'open_engine': open_cpu} | more
+    return adopt_plan(bundle, path, cache=cache, on_event=build.ignore, **options)  # type: ignore[arg-type]
+
+
+# --- the header ---
+
+
+@pytest.mark.parametrize(
+    ('entry', 'value', 'words'),
+    [
+        ('task', 'segment', 'its task: segment, not detect'),
+        ('batch', 2, 'its batch: 2, not 1'),
+        ('imgsz', [640, 640], r'its input \(height, width\): 640, 640, not 96, 160'),
+        ('imgsz', 640, r'its input \(height, width\): 640, 640, not 96, 160'),
+        ('channels', 1, 'its channels: 1, not 3'),
+        ('names', {0: 'cone'}, 'its classes: cone, not blue_cone, large_orange_cone'),
+        ('names', dict(enumerate(CLASS_NAMES[::-1])), 'its classes: yellow_cone'),
+        ('args', {'dynamic': True}, 'its dynamic shapes: True, not False'),
+        ('args', {'nms': True}, 'its own NMS: True, not False'),
+        ('end2end', True, 'its end-to-end output: True, not False'),
+    ],
+)
+def test_what_differs_from_the_card_is_named(
+    bundle: Bundle, cache: PlanCache, entry: str, value: object, words: str, tmp_path: Path
+) -> None:
+    path = write_engine(tmp_path / 'best.engine', HEADER | {entry: value})
+    with pytest.raises(PlanError, match=f'is not an engine of tiny, by its header: {words}'):
+        adopt(bundle, path, cache)
+    assert not cache.folder.exists()
+
+
+def test_everything_that_differs_is_named_at_once(bundle: Bundle) -> None:
+    header = HEADER | {'batch': 4, 'task': 'pose', 'names': {0: 'x'}}
+    assert len(header_differences(header, bundle.card, 1)) == 3
+    assert header_differences(HEADER, bundle.card, 1) == []
+    assert header_differences({}, bundle.card, 1) == []
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'precision'),
+    [
+        ({'quantize': None}, 'fp32'),
+        ({'quantize': 32}, 'fp32'),
+        ({'quantize': 16}, 'fp16'),
+        ({'quantize': 8}, 'int8'),
+        ({'quantize': 'w8a16'}, None),
+        ({'half': False, 'int8': False}, 'fp32'),
+        ({'half': True, 'int8': False}, 'fp16'),
+        ({'half': True, 'int8': True}, 'int8'),
+        ({}, None),
+    ],
+)
+def test_precision_is_read_as_new_and_old_ultralytics_write_it(
+    arguments: dict[str, object], precision: str | None
+) -> None:
+    assert header_precision({'args': arguments}) == precision
+
+
+def test_precision_that_is_not_known_or_another_is_asked_for(
+    bundle: Bundle, cache: PlanCache, tmp_path: Path
+) -> None:
+    path = write_engine(tmp_path / 'best.engine')
+    with pytest.raises(PlanError, match='is fp32, by its header, not fp16'):
+        adopt(bundle, path, cache, precision='fp16')
+    path.write_bytes(PLAN)
+    with pytest.raises(PlanError, match='does not say what it computes in: give --precision'):
+        adopt(bundle, path, cache)
+
+
+# --- from there on as every plan ---
+
+
+def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
+    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+) -> None:
+    events: list[BuildEvent] = []
+    path = write_engine(tmp_path / 'best.engine')
+    plan = adopt_plan(bundle, path, None, 1, cache, events.append, open_cpu)  # type: ignore[arg-type]
+    assert plan.data == PLAN  # without the header: as TensorRT takes it
+    passport = plan.passport
+    assert passport is not None
+    assert passport.origin == 'best.engine, Ultralytics 8.4.190 of 2026-05-04T03:02:01+00:00'
+    assert passport.convolutions == {'fp32': 3}
+    assert passport.check is not None
+    assert passport.check['passed'] is True
+    assert (passport.key.gpu, passport.key.driver) == (CAR.name, CAR.driver)
+    assert provide_plan(bundle, 'fp32', build='never', retry=False, cache=cache) == plan
+    elsewhere = replace(CAR, name='NVIDIA GeForce RTX 3060')
+    with pytest.raises(PlanError, match='gpu is NVIDIA GeForce RTX 3060'):
+        provide_plan(bundle, 'fp32', build='never', gpu=elsewhere, cache=cache)
+
+
+def test_plan_without_header_is_taken_when_its_precision_is_told(
+    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+) -> None:
+    path = tmp_path / 'trtexec.plan'
+    path.write_bytes(PLAN)
+    plan = adopt(bundle, path, cache, precision='fp32')
+    assert plan.passport.origin == 'trtexec.plan'  # type: ignore[attr-defined]
+
+
+def test_what_was_measured_of_the_plan_before_is_forgotten_and_so_is_its_failure(
+    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+) -> None:
+    key = build.plan_key(bundle.card.networks[0], 'tensorrt')
+    cache.record_failure('tiny', key, 'the compiler crashed')
+    keys = {'fp32': key}
+    write_choice(cache, bundle.card, 1, choose(keys, {'fp32': Latency(1.0, 2.0, 5)}))
+    adopt(bundle, write_engine(tmp_path / 'best.engine'), cache)
+    assert cache.failure('tiny', key) is None
+    assert read_choice(cache, bundle.card, 1, keys) is None
+
+
+def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
+    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+) -> None:
+    before = adopt(bundle, write_engine(tmp_path / 'best.engine'), cache)
+
+    class Blind:
+        def __init__(self, engine: object) -> None:
+            self.info, self.close = engine.info, engine.close  # type: ignore[attr-defined]
+            self._engine = engine
+
+        def run(self, pictures: object) -> object:
+            return self._engine.run(pictures) * 0  # type: ignore[attr-defined]
+
+    other = write_engine(tmp_path / 'other.engine', plan=b'ftrt' + bytes(600))
+    with pytest.raises(RefusedPlanError, match=r'other\.engine is not taken: .*same weights'):
+        adopt(bundle, other, cache, open_engine=lambda *_: Blind(open_cpu(bundle, None)))
+    assert provide_plan(bundle, 'fp32', build='never', cache=cache) == before
+
+
+def test_plan_whose_shape_is_not_the_card_s_is_refused(
+    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+) -> None:
+    """Whatever a header says, or where there is none."""
+    other = read_bundle(write_tiny_bundle(tmp_path / 'larger', 'anchors', 1, 128, 160))
+    path = write_engine(tmp_path / 'best.engine')
+    with pytest.raises(ModelError, match=r'best\.engine takes \(1, 3, 128, 160\), but its card'):
+        adopt(bundle, path, cache, open_engine=lambda *_: open_cpu(other, None))
+    assert not cache.folder.exists()
+
+
+@pytest.mark.parametrize('counted', [{'fp32': 2, 'int8': 1}, {'unknown': 3}])
+def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
+    bundle: Bundle,
+    cache: PlanCache,
+    tensorrt: dict[str, int],
+    tmp_path: Path,
+    counted: dict[str, int],
+) -> None:
+    network = replace(bundle.card.networks[0], precision='int8', encoding='int8')
+    card = replace(bundle.card, networks=(network,), gate={'int8_convolutions': [2, 3]})
+    tensorrt.clear()
+    tensorrt.update(counted)
+    path = write_engine(tmp_path / 'best.engine', HEADER | {'args': {'quantize': 8}})
+    refusal = r'best\.engine is not taken: .*in INT8, but its card says 2'
+    with pytest.raises(RefusedPlanError, match=refusal) as caught:
+        adopt(replace(bundle, card=card), path, cache)
+    assert ('without detailed profiling' in str(caught.value)) == ('unknown' in counted)
+
+
+def test_command_says_what_it_took(
+    bundle: Bundle,
+    cache: PlanCache,
+    tensorrt: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(build_engine, 'open_plan', open_cpu)
+    path = write_engine(tmp_path / 'best.engine')
+    parser = argparse.ArgumentParser()
+    build_engine.add_arguments(parser)
+    out = tmp_path / 'out'
+    given = [str(bundle.folder), '--plan', str(path), '--out', str(out)]
+    assert build_engine.run(parser.parse_args(given)) == 0
+    said = capsys.readouterr().out
+    assert 'from best.engine, Ultralytics 8.4.190' in said
+    assert sorted(file.suffix for file in out.iterdir()) == ['.json', '.plan']
+    with pytest.raises(SystemExit):
+        parser.parse_args([*given, '--for', 'SM89'])
+
+
+# --- real bytes, on the real bindings as far as they go without a card ---
+
+EXPORT = """
+import importlib.machinery, sys, types
+from pathlib import Path
+
+import tensorrt_rtx_bindings as rtx
+
+class Builder(rtx.Builder):
+    def create_builder_config(self):
+        config = super().create_builder_config()
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(rtx.ComputeCapability.SM89, 0)
+        return config
+
+# Ultralytics knows TensorRT only, whose interface TensorRT-RTX has.
+stand_in = types.ModuleType('tensorrt')
+stand_in.__dict__.update({k: v for k, v in vars(rtx).items() if not k.startswith('__')})
+stand_in.__spec__ = importlib.machinery.ModuleSpec('tensorrt', None)
+stand_in.__version__ = '11.4.0'
+stand_in.Builder = Builder
+sys.modules['tensorrt'] = stand_in
+
+from training.ultralytics_cpu import prepare_ultralytics
+
+prepare_ultralytics()
+from ultralytics import YOLO
+from ultralytics.utils.export.engine import onnx2engine
+
+folder = Path(sys.argv[1])
+YOLO(sys.argv[2], task='detect').save(folder / 'best.pt')
+header = {}
+model = YOLO(folder / 'best.pt')
+model.model.names = dict(enumerate(sys.argv[3:]))
+model.add_callback('on_export_end', lambda exporter: header.update(exporter.metadata))
+network = model.export(format='onnx', imgsz=(96, 160), end2end=False)
+onnx2engine(network, folder / 'best.engine', metadata=header, shape=(1, 3, 96, 160))
+"""
+
+
+@pytest.mark.slow
+def test_engine_that_ultralytics_itself_wrote_is_read_and_held_against_the_card(
+    bundle: Bundle, cache: PlanCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('tensorrt_rtx_bindings')
+    pytest.importorskip('ultralytics')
+    architecture = write_architecture(tmp_path, width=1.0)
+    done = subprocess.run(
+        [sys.executable, '-c', EXPORT, tmp_path, architecture, *CLASS_NAMES],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / 'best.engine'
+    plan = read_plan(path)
+    assert plan.data[:4] == b'vtrt'
+    assert plan.metadata['author'] == 'Ultralytics'
+    assert header_differences(plan.metadata, bundle.card, 1) == []
+    assert header_precision(plan.metadata) == 'fp32'
+    larger = replace(bundle.card, width_px=640)
+    assert header_differences(plan.metadata, larger, 2) == [
+        'its batch: 1, not 2', 'its input (height, width): 96, 160, not 96, 640',
+    ]  # fmt: skip
+    # Only a card takes the plan itself. Whoever reads it is a process of its own.
+    with pytest.raises(EngineError, match=r'could not be read\. It last said: .*refuses the plan'):
+        adopt(bundle, path, cache, gpu=CAR)
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(PlanError, match='was cut off'):
+        adopt(bundle, path, cache, gpu=CAR)
+    assert not cache.folder.exists()
