@@ -110,7 +110,7 @@ def result(passes: Sequence[Sequence[FrameTrace]], **changes: Any) -> ReplayResu
 
 
 def write_bag(path: Path, counts: dict[str, int], shape: tuple[int, int] = (96, 128)) -> Path:
-    """A bag with `counts` pictures per camera, each brighter than the one before."""
+    """A bag with `counts` pictures per camera, each by 10 brighter than the one before."""
     from rosbags.rosbag2 import StoragePlugin, Writer
 
     store = bag_types()
@@ -125,7 +125,7 @@ def write_bag(path: Path, counts: dict[str, int], shape: tuple[int, int] = (96, 
                 header = types['std_msgs/msg/Header'](
                     types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), camera
                 )
-                pixels = np.full((*shape, 3), 40 + index, np.uint8)
+                pixels = np.full((*shape, 3), 40 + 10 * index % 200, np.uint8)
                 message = types[IMAGE](
                     header, shape[0], shape[1], 'bgr8', 0, shape[1] * 3, pixels.reshape(-1)
                 )

@@ -201,7 +201,7 @@ class Chart:
             )
         return (
             f'{grid}<text x="{LEFT_PX - 6}" y="10" text-anchor="end">{plain(self._y_name)}</text>'
-            f'<text x="{self._right_px + 8}" y="{self._bottom_px + 20}">'
+            f'<text x="{self._right_px + 18}" y="{self._bottom_px + 20}">'
             f'{plain(self._x_name)}</text>'
         )
 
@@ -366,10 +366,8 @@ def latency_series(
         slowest = [(slot, max(slot.latencies_ms)) for slot in slots if slot.latencies_ms]
         thin_ms = high_ms / 150
         chart.bars([(s.start_s, s.end_s, top, top + thin_ms) for s, top in slowest], 'var(--ink)')
-    chart.below(
-        [(s.start_s, s.end_s) for s in slots if any(f.fate != 'answered' for f in s.frames)],
-        'var(--red)',
-    )
+    lost = [slot for slot in slots if _count_lost(slot.frames)]
+    chart.below([(slot.start_s, slot.end_s) for slot in lost], 'var(--red)')
     for lower_px, (name, value) in zip((11.0, -3.0), marks.items(), strict=False):
         chart.level(value, f'{name} {value:.1f}', lower_px)
     for slot in slots:
@@ -378,7 +376,9 @@ def latency_series(
     entries = [(STATION_COLOURS[name], names[name]) for name in STATION_COLOURS if bars[name]]
     if several:
         entries.append(('var(--ink)', 'the slowest of each bar (bar: mean)'))
-    return chart.svg() + legend([*entries, ('var(--red)', 'a frame was lost')])
+    if lost:
+        entries.append(('var(--red)', 'a frame was lost'))
+    return chart.svg() + legend(entries)
 
 
 def loss_timeline(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> str:

@@ -82,7 +82,7 @@ def write_report(folder: Path, result: ReplayResult, bag: Path | None) -> Path:
         _per_pass(result),
         _figures(result),
         _about(result),
-        _again(result, folder),
+        _again(result),
     )
     write_page(
         path,
@@ -177,7 +177,7 @@ def _subtitle(result: ReplayResult) -> str:
         _pace(configuration.get('pace')),
         way,
         f'model {model["name"]}' if model.get('name') else '',
-        str(configuration.get('started', '')),
+        str(configuration.get('started', '')).replace('T', ' '),
     ]
     return '; '.join(part for part in parts if part) + '.'
 
@@ -313,8 +313,8 @@ def _say_latency(result: ReplayResult) -> Iterator[str]:
 def _say_rates(result: ReplayResult) -> Iterator[str]:
     if math.isfinite(_get(result, 'rate_in_hz').value):
         yield (
-            f'{_text(result, "rate_in_hz")} were sent, {_text(result, "rate_out_hz")} answered, '
-            'all cameras together.'
+            f'Pictures were sent at {_text(result, "rate_in_hz")}, answers came at '
+            f'{_text(result, "rate_out_hz")}, all cameras together.'
         )
     if 'max_rate_hz' in result.figures:
         yield f'The highest rate of a camera that was kept: {_text(result, "max_rate_hz")}.'
@@ -338,18 +338,21 @@ def _losses(result: ReplayResult, timeline: Timeline) -> str:
     frames = _frames(result)
     if not frames:
         return ''
+    every = Counter(frame.fate for frame in frames)
+    fates = [fate for fate in FATES if every[fate] or fate == 'answered']
     by_camera: dict[str, Counter[str]] = {}
     for frame in frames:
         by_camera.setdefault(frame.camera, Counter())[frame.fate] += 1
     rows = [
-        [plain(camera), str(counts.total()), *(str(counts[fate]) for fate in FATES)]
+        [plain(camera), str(counts.total()), *(str(counts[fate]) for fate in fates)]
         for camera, counts in by_camera.items()
     ]
     if len(rows) > 1:
-        every = Counter(frame.fate for frame in frames)
-        rows.append(['all', str(len(frames)), *(str(every[fate]) for fate in FATES)])
-    head = ['camera', 'sent', *(FATE_NAMES[fate] for fate in FATES)]
-    content = loss_timeline(result.passes, timeline) + _wide(table(head, rows))
+        rows.append(['all', str(len(frames)), *(str(every[fate]) for fate in fates)])
+    head = ['camera', 'sent', *(FATE_NAMES[fate] for fate in fates)]
+    content = _wide(table(head, rows))
+    if len(fates) > 1 or len(by_camera) > 1:
+        content = loss_timeline(result.passes, timeline) + content
     reasons = [
         [f'<code>{plain(reason)}</code>', str(count)]
         for reason, count in _reasons(frames).most_common(REASONS)
@@ -372,7 +375,7 @@ def _latency(result: ReplayResult, timeline: Timeline) -> str:
             *(_at(result, f'station_{name}', at) for at in ('p50', 'p99')),
         ]
         for name in STATIONS
-        if math.isfinite(medians[name])
+        if _get(result, f'station_{name}_p99_ms').value > 0
     ]
     for name, text in (
         ('own_cost', 'the node without the network'),
@@ -425,8 +428,12 @@ def _accuracy(result: ReplayResult) -> str:
             )
     if not rows:
         return ''
-    columns = [(what, whose) for whose in ('sent', 'answered') for what in _ACCURACY_COLUMNS]
-    head = [f'{_ACCURACY_COLUMNS[what]}, {whose}' for what, whose in columns]
+    none_lost = all(frame.fate == 'answered' for frame in _frames(result))
+    over = ('sent',) if none_lost else ('sent', 'answered')
+    columns = [(what, whose) for whose in over for what in _ACCURACY_COLUMNS]
+    head = [
+        _ACCURACY_COLUMNS[what] + ('' if none_lost else f', {whose}') for what, whose in columns
+    ]
     classes = [of for of in rows if of and not of.endswith(BAND)]
     bands = [of for of in rows if of.endswith(BAND)]
 
@@ -444,9 +451,14 @@ def _accuracy(result: ReplayResult) -> str:
     return _section(
         'How right it was',
         content,
-        'Sent: over all frames sent, where a lost frame misses all of its cones. Answered: over '
-        'the frames answered. Right: same class, and the boxes share half of what they cover '
-        'together. In small: 95 % interval.',
+        (
+            'No frame was lost, so all are judged. '
+            if none_lost
+            else 'Sent: over all frames sent, where a lost frame misses all of its cones. '
+            'Answered: over the frames answered. '
+        )
+        + 'Right: same class, and the boxes share half of what they cover together. '
+        'In small: 95 % interval.',
     )
 
 
@@ -617,16 +629,16 @@ def _figures(result: ReplayResult) -> str:
     rows = []
     for name, figure in result.figures.items():
         kind = kind_of(name)
-        better = f'; {kind.better} is better' if kind.better else ''
         rows.append(
             [
                 f'<code>{plain(name)}</code>',
                 plain(format_value(figure.value, kind.unit)),
                 plain(format_interval(figure, kind.unit)),
-                plain(f'{kind.what}{better}'),
+                kind.better or '',
+                plain(kind.what),
             ]
         )
-    head = ['figure', 'value', '95 % interval', 'what it is']
+    head = ['figure', 'value', '95 % interval', 'better', 'what it is']
     content = f'<div class="figures">{table(head, rows)}</div>' if rows else ''
     return _details(f'All {len(rows)} figures', content)
 
@@ -663,17 +675,13 @@ def _leaves(facts: Mapping[str, Any], above: str = '') -> Iterator[tuple[str, ob
             yield name, value
 
 
-def _again(result: ReplayResult, folder: Path) -> str:
-    arguments = result.configuration.get('arguments')
-    if isinstance(arguments, (list, tuple)):
-        arguments = shlex.join(str(argument) for argument in arguments)
-    command = ''
-    if arguments:
-        command = f'<pre>cone-perception replay {plain(arguments)}</pre>'
-    film = f' <a href="{FILM}">{FILM}</a>: the drive as a film.' if (folder / FILM).exists() else ''
+def _again(result: ReplayResult) -> str:
+    arguments = [str(argument) for argument in result.configuration.get('arguments', ())]
+    command = f'<pre>cone-perception replay {plain(shlex.join(arguments))}</pre>'
+    film = f' <a href="{FILM}">{FILM}</a>: the drive as a film.' if '--film' in arguments else ''
     return _section(
-        'The same again' if command else 'Beside this page',
-        command or '<p></p>',
+        'The same again',
+        command,
         f'<a href="result.json">result.json</a>: all of this as data.{film}',
     )
 

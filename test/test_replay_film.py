@@ -1,0 +1,227 @@
+"""The film of a replay: every frame that was sent, lost ones with a red border."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from replay_results import MS, cones, result, trace, write_bag
+
+from cone_perception.errors import SourceError
+from cone_perception.replay import film
+from cone_perception.replay.film import write_film
+from cone_perception.replay.pictures import read_pictures, tell
+
+SHAPE = (240, 320)
+BOX = (200.0, 120.0, 240.0, 200.0)
+
+
+def film_pictures(path: Path) -> tuple[list[np.ndarray], float]:
+    video = cv2.VideoCapture(str(path))
+    pictures = []
+    while True:
+        found, bgr = video.read()
+        if not found:
+            break
+        pictures.append(bgr.astype(int))
+    rate_hz = video.get(cv2.CAP_PROP_FPS)
+    video.release()
+    return pictures, rate_hz
+
+
+def is_red_around(picture: np.ndarray) -> bool:
+    """Left, lower and right edge; the caption may hide the upper one."""
+    edges = [picture[60:, :2], picture[-2:], picture[60:, -2:]]
+    return all(edge[..., 2].mean() > edge[..., 0].mean() + 80 for edge in edges)
+
+
+def grey(picture: np.ndarray, left: int = 60, top: int = 100) -> float:
+    return float(picture[top : top + 20, left : left + 20].mean())
+
+
+@pytest.fixture
+def drive(tmp_path):
+    return write_bag(tmp_path / 'bag', {'left': 6}, SHAPE)
+
+
+def test_every_frame_is_shown_and_lost_ones_have_a_red_border(drive, tmp_path):
+    fates = ('answered', 'dropped', 'failed', 'answered', 'transport', 'return')
+    frames = [trace(index, fate) for index, fate in enumerate(fates)]
+    write_film(tmp_path / 'film.mp4', result([frames]), drive)
+    pictures, rate_hz = film_pictures(tmp_path / 'film.mp4')
+    assert [is_red_around(picture) for picture in pictures] == [f != 'answered' for f in fates]
+    assert [grey(picture) for picture in pictures] == pytest.approx(range(40, 100, 10), abs=4.5)
+    assert rate_hz == pytest.approx(20, abs=0.1)
+    assert pictures[0].shape == (*SHAPE, 3)
+
+
+@pytest.mark.parametrize(
+    ('fate', 'told'),
+    [
+        ('answered', 'left 3  1700000000.150 s  29 ms  1 cones'),
+        ('dropped', 'left 3  1700000000.150 s  dropped for a newer one'),
+        ('transport', 'left 3  1700000000.150 s  lost on the way to the node'),
+    ],
+)
+def test_caption_tells_stamp_latency_and_fate(fate, told):
+    assert tell(trace(3, fate)) == told
+
+
+def test_cones_found_are_drawn(drive, tmp_path):
+    frames = [trace(0, found=cones()), trace(1, found=cones(BOX))]
+    write_film(tmp_path / 'film.mp4', result([frames]), drive)
+    (without, with_box), _ = film_pictures(tmp_path / 'film.mp4')
+    edge = (slice(130, 190), slice(198, 203))
+    assert (with_box[edge][..., 0] - with_box[edge][..., 2]).max() > 60
+    assert (without[edge][..., 0] - without[edge][..., 2]).max() < 20
+
+
+def test_truth_is_drawn_as_dashes(drive, tmp_path):
+    frame = trace(0, found=cones())
+    truth = {('left', frame.stamp_ns): cones(BOX, class_id=4)}
+    write_film(tmp_path / 'film.mp4', result([[frame]], truth=truth), drive)
+    (picture,), _ = film_pictures(tmp_path / 'film.mp4')
+    edge = picture[130:190, 196:202]
+    assert (edge[..., 2] - edge[..., 0]).max() > 40
+
+
+def test_frames_that_were_not_sent_any_more_are_not_shown(drive, tmp_path):
+    shown = result([[trace(0), trace(1)]], interrupted=True)
+    write_film(tmp_path / 'film.mp4', shown, drive)
+    assert len(film_pictures(tmp_path / 'film.mp4')[0]) == 2
+
+
+def test_cameras_are_side_by_side_and_one_that_stops_gets_dark(tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 6, 'right': 3}, SHAPE)
+    frames = sorted(
+        [trace(i, camera=c) for c, n in (('left', 6), ('right', 3)) for i in range(n)],
+        key=lambda frame: frame.sent_ns,
+    )
+    write_film(tmp_path / 'film.mp4', result([frames]), bag)
+    pictures, rate_hz = film_pictures(tmp_path / 'film.mp4')
+    assert len(pictures) == 6
+    assert pictures[0].shape == (SHAPE[0], 2 * SHAPE[1], 3)
+    assert rate_hz == pytest.approx(20, abs=0.1)
+    left = [grey(picture) for picture in pictures]
+    right = [grey(picture, 60 + SHAPE[1]) for picture in pictures]
+    assert left == pytest.approx(range(40, 100, 10), abs=4.5)
+    assert right == pytest.approx([40, 50, 60, 15, 15, 15], abs=4.5)
+
+
+def test_camera_that_starts_late_is_black_until_then(tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 3, 'right': 3}, SHAPE)
+    frames = [*(trace(i, camera='left') for i in range(3)), trace(2, camera='right')]
+    write_film(tmp_path / 'film.mp4', result([frames]), bag)
+    pictures, _ = film_pictures(tmp_path / 'film.mp4')
+    assert [grey(picture, 60 + SHAPE[1]) for picture in pictures] == pytest.approx(
+        [0, 0, 60], abs=4.5
+    )
+
+
+def test_pictures_of_another_size_keep_their_proportions():
+    grid = film._Grid(['left', 'right'])
+    small, large = np.full((50, 100, 3), 200, np.uint8), np.full((300, 300, 3), 100, np.uint8)
+    whole = grid.lay_out({'left': (small, True), 'right': (large, True)})
+    assert whole.shape == (50, 200, 3)
+    assert (whole[:, 100:150] == 100).all()
+    assert (whole[:, 150:] == 0).all()
+
+
+def test_four_cameras_are_two_by_two():
+    grid = film._Grid(['a', 'b', 'c', 'd'])
+    whole = grid.lay_out({'d': (np.full((10, 20, 3), 9, np.uint8), True)})
+    assert whole.shape == (20, 40, 3)
+    assert (whole[10:, 20:] == 9).all()
+    assert (whole[:10] == 0).all()
+
+
+def test_large_pictures_are_scaled_down(tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 1}, (1080, 1920))
+    write_film(tmp_path / 'film.mp4', result([[trace(0)]]), bag)
+    assert film_pictures(tmp_path / 'film.mp4')[0][0].shape == (720, 1280, 3)
+
+
+def test_picture_that_cannot_be_decoded_is_dark_with_a_red_border(drive, tmp_path):
+    data = next(drive.glob('*.mcap'))
+    content = data.read_bytes()
+    second = content.index(b'bgr8', content.index(b'bgr8') + 1)
+    data.write_bytes(content[:second] + b'what' + content[second + 4 :])
+    frames = [trace(0), trace(1, 'failed'), trace(2)]
+    write_film(tmp_path / 'film.mp4', result([frames]), drive)
+    pictures, _ = film_pictures(tmp_path / 'film.mp4')
+    assert [is_red_around(picture) for picture in pictures] == [False, True, False]
+    assert grey(pictures[1]) < 30
+
+
+def test_second_pass_can_be_filmed(drive, tmp_path):
+    passes = [[trace(0), trace(1)], [trace(0, 'dropped', start_ns=10**12)]]
+    write_film(tmp_path / 'film.mp4', result(passes), drive, 1)
+    pictures, _ = film_pictures(tmp_path / 'film.mp4')
+    assert [is_red_around(picture) for picture in pictures] == [True]
+
+
+@pytest.mark.parametrize('passes', [[], [[]]])
+def test_nothing_that_was_sent_makes_no_film(drive, tmp_path, passes):
+    with pytest.raises(SourceError, match='pass 1 has no frame'):
+        write_film(tmp_path / 'film.mp4', result(passes), drive)
+    assert not (tmp_path / 'film.mp4').exists()
+
+
+def test_bag_that_is_gone_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match='gone'):
+        write_film(tmp_path / 'film.mp4', result([[trace(0)]]), tmp_path / 'gone')
+
+
+def test_film_runs_as_the_drive_did_however_fast_it_was_replayed():
+    fast = [replace(trace(i), sent_ns=10**9 + i * MS) for i in range(5)]
+    assert film._rate_hz(fast) == pytest.approx(20)
+    without_stamps = [replace(frame, stamp_ns=0) for frame in fast]
+    assert film._rate_hz(without_stamps) == film.DEFAULT_RATE_HZ
+
+
+def test_pictures_are_written_while_others_are_still_read(tmp_path, monkeypatch):
+    bag = write_bag(tmp_path / 'bag', {'left': 30, 'right': 30}, SHAPE)
+    read: list[str] = []
+    written: list[int] = []
+    drawn = film._drawn
+
+    def counted(*args):
+        for camera, picture in drawn(*args):
+            read.append(camera)
+            yield camera, picture
+
+    class Counter(film.Film):
+        def add(self, name, bgr):
+            written.append(len(read))
+            super().add(name, bgr)
+
+    monkeypatch.setattr(film, '_drawn', counted)
+    monkeypatch.setattr(film, 'Film', Counter)
+    frames = [trace(i, camera=c) for i in range(30) for c in ('left', 'right')]
+    write_film(tmp_path / 'film.mp4', result([frames]), bag)
+    assert written == [*range(3, 60, 2), 60]
+
+
+def test_pictures_are_read_by_their_place_also_without_stamps(tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 6, 'right': 6}, SHAPE)
+    topics = {name: f'/camera/{name}/image_raw' for name in ('left', 'right')}
+    problems: list[str] = []
+    wanted = [('left', 4), ('right', 2)]
+    found = dict(read_pictures(bag, topics, wanted, problems))
+    assert {place: int(picture[0, 0, 0]) for place, picture in found.items()} == {
+        ('left', 4): 80,
+        ('right', 2): 60,
+    }
+    assert problems == []
+
+
+def test_bag_cut_off_is_filmed_up_to_the_cut(tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 20}, (480, 640))
+    data = next(bag.glob('*.mcap'))
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    frames = [trace(index) for index in range(8)]
+    write_film(tmp_path / 'film.mp4', result([frames]), data)
+    assert 0 < len(film_pictures(tmp_path / 'film.mp4')[0]) <= 8
