@@ -196,14 +196,18 @@ class _Folder:
                     f'{root} was made of something else ({", ".join(other)} differ): '
                     'give another --out, or remove it.'
                 )
-        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        elif root.exists() and (
+            not root.is_dir() or any(entry.name != STATE for entry in root.iterdir())
+        ):
             raise OutputError(f'{root} holds other files: give a new or an empty folder as --out.')
         else:
             # The state first: whatever a kill leaves behind is known for ours by it.
-            (root / STATE).mkdir(parents=True)
+            (root / STATE).mkdir(parents=True, exist_ok=True)
             write_whole(self._request, text.encode())
         for name in (IMAGES, LABELS):
             (root / name).mkdir(parents=True, exist_ok=True)
+            for unfinished in (root / name).glob('.*.part'):
+                unfinished.unlink()
 
     @property
     def finished(self) -> bool:
