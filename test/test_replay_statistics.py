@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from cone_perception.replay.result import Figure
 from cone_perception.replay.statistics import (
     MIN_BLOCKS,
     blocks_of_frames,
+    expanded_tail,
     load_figures,
     pass_figures,
     slope_per_min,
@@ -246,7 +248,30 @@ def test_interval_of_a_quantile_is_that_of_resampled_frames_written_out() -> Non
         np.quantile(np.round(np.concatenate([blocks[block] for block in row]), 6), 0.9)
         for row in drawn
     ]
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(p90, (0.025, 0.975))))
+    tail = expanded_tail(12)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(p90, (tail, 1 - tail))))
+
+
+def test_percentiles_are_expanded_to_students_t() -> None:
+    # t of 11 degrees is 2.201, of 9 degrees 2.262; the normal distribution beyond sqrt(n / n-1) t.
+    normal = NormalDist()
+    assert normal.inv_cdf(expanded_tail(12)) == pytest.approx(-2.201 * math.sqrt(12 / 11), abs=2e-3)
+    assert normal.inv_cdf(expanded_tail(10)) == pytest.approx(-2.262 * math.sqrt(10 / 9), abs=3e-3)
+    assert expanded_tail(100_000) == pytest.approx(0.025, abs=1e-5)
+
+
+def test_interval_of_few_blocks_holds_the_mean_about_as_often_as_it_says() -> None:
+    held = 0
+    for seed in range(100):
+        latencies = np.random.default_rng(seed).normal(50, 5, 48)
+        sent_ns = [T0 + i * SECOND // 4 for i in range(48)]
+        frames = [
+            FrameTrace('left', i, i, 'answered', at_ns, returned_ns=at_ns + round(latency * MS))
+            for i, (at_ns, latency) in enumerate(zip(sent_ns, latencies, strict=True))
+        ]
+        found = pass_figures([one_pass(frames)], seed)['latency_mean_ms']
+        held += found.low <= 50 <= found.high
+    assert 90 <= held <= 99
 
 
 def test_same_seed_same_interval() -> None:

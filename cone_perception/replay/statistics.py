@@ -3,12 +3,13 @@
 Quantiles are NumPy's `linear`: the value at (n - 1) q of the sorted ones, in between in proportion
 (definition 7 of Hyndman and Fan 1996).
 
-Intervals hold 95 % by the percentile block bootstrap (Efron and Tibshirani 1993, 8.6): frames that
-follow each other are alike, so that whole seconds of a pass are drawn, with all frames of all
-cameras that were sent in them. Fewer than MIN_BLOCKS seconds are cut into MIN_BLOCKS blocks, but
-none shorter than n^(1/3) frames, the rate at which Hall, Horowitz and Jing (1995) let blocks grow.
-Where a figure's frames lie in fewer than MIN_BLOCKS blocks, its interval is NaN: with fewer than
-some 30 frames, or when the node answered for a few seconds only.
+Intervals are those of 95 % by the block bootstrap (Efron and Tibshirani 1993, 8.6), as percentiles
+that are expanded for few blocks (`expanded_tail`): frames that follow each other are alike, so that
+whole seconds of a pass are drawn, with all frames of all cameras that were sent in them. Fewer than
+MIN_BLOCKS seconds are cut into MIN_BLOCKS blocks, but none shorter than n^(1/3) frames, the rate at
+which Hall, Horowitz and Jing (1995) let blocks grow. Where a figure's frames lie in fewer than
+MIN_BLOCKS blocks, its interval is NaN: with fewer than some 30 frames, or when the node answered
+for a few seconds only.
 No bootstrap sees beyond what was seen: the upper end for a maximum is the maximum itself, so it is
 no bound for the next drive; and a p99 of fewer than a few hundred frames is nearly the maximum.
 """
@@ -19,6 +20,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
 
@@ -31,6 +33,7 @@ BLOCK_NS = 10**9
 MIN_BLOCKS = 10
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+_NORMAL = NormalDist()
 
 LATENCY_QUANTILES = {
     'min': 0.0,
@@ -198,7 +201,8 @@ class _Resampled:
         if not len(series):
             return [Figure(math.nan)] * len(q)
         values = np.quantile(series.value, q)
-        if not self._enough(series):
+        blocks = self._blocks_with(series)
+        if blocks < MIN_BLOCKS:
             return [Figure(float(value)) for value in values]
         order = np.argsort(series.value, kind='stable')
         ascending = series.value[order]
@@ -214,7 +218,7 @@ class _Resampled:
                 upper = ascending[np.searchsorted(last, np.ceil(at), side='right')]
                 row[:] = lower + (upper - lower) * (at - below)
         return [
-            _with_interval(float(value), column)
+            _with_interval(float(value), column, blocks)
             for value, column in zip(values, drawn.T, strict=True)
         ]
 
@@ -222,12 +226,15 @@ class _Resampled:
         if not len(series):
             return Figure(math.nan)
         value = float(series.value.mean())
-        if not self._enough(series):
+        blocks = self._blocks_with(series)
+        if blocks < MIN_BLOCKS:
             return Figure(value)
         block = self._block_of[series.frame]
         sums = self._draws @ np.bincount(block, series.value, self._blocks)
         counts = self._draws @ np.bincount(block, minlength=self._blocks)
-        return _with_interval(value, np.divide(sums, counts, where=counts > 0, out=sums * np.nan))
+        return _with_interval(
+            value, np.divide(sums, counts, where=counts > 0, out=sums * np.nan), blocks
+        )
 
     def share(self, series: _Series) -> Figure:
         """Of a series of 0 and 1.
@@ -261,17 +268,21 @@ class _Resampled:
         figures = {}
         for name, rate in rates.items():
             series = _Series.of((i, 1.0) for i, each in enumerate(counted[name]) if each)
-            if math.isnan(rate) or not self._enough(series):
+            blocks = self._blocks_with(series)
+            if math.isnan(rate) or blocks < MIN_BLOCKS:
                 figures[name] = Figure(rate)
                 continue
             of_block = np.bincount(self._block_of[series.frame], minlength=self._blocks)
             seconds = np.bincount(self._block_of, lasts_s, self._blocks)
             drawn = (self._draws @ of_block) / (self._draws @ seconds)
-            figures[name] = _with_interval(rate, drawn * rate / (of_block.sum() / seconds.sum()))
+            figures[name] = _with_interval(
+                rate, drawn * rate / (of_block.sum() / seconds.sum()), blocks
+            )
         return figures
 
-    def _enough(self, series: _Series) -> bool:
-        return len(np.unique(self._block_of[series.frame])) >= MIN_BLOCKS
+    def _blocks_with(self, series: _Series) -> int:
+        """In how many blocks there are frames of it."""
+        return len(np.unique(self._block_of[series.frame]))
 
 
 def blocks_of_frames(passes: Sequence[Pass]) -> Int64:
@@ -292,10 +303,26 @@ def blocks_of_frames(passes: Sequence[Pass]) -> Int64:
     return np.array([number_of.setdefault(key, len(number_of)) for key in keys], np.int64)
 
 
-def _with_interval(value: float, drawn: Float64) -> Figure:
-    drawn = drawn[~np.isnan(drawn)]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail))
+def expanded_tail(blocks: int) -> float:
+    """Share of the draws below the interval, so that few blocks make it as wide as Student's t.
+
+    The plain percentiles of n blocks are too close together by t / z and sqrt(n / (n - 1)); the
+    expanded ones (Hesterberg 2015, The American Statistician 69, 371) make up for it: 0.011
+    instead of 0.025 for 12 blocks. t: Abramowitz and Stegun 26.7.5, right to 0.002 from 9 degrees.
+    """
+    z, degrees = _NORMAL.inv_cdf((1 + CONFIDENCE) / 2), blocks - 1
+    t = (
+        z
+        + (z**3 + z) / 4 / degrees
+        + (5 * z**5 + 16 * z**3 + 3 * z) / 96 / degrees**2
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384 / degrees**3
+    )
+    return _NORMAL.cdf(-math.sqrt(blocks / degrees) * t)
+
+
+def _with_interval(value: float, drawn: Float64, blocks: int) -> Figure:
+    tail = expanded_tail(blocks)
+    low, high = np.nanquantile(drawn, (tail, 1 - tail))
     return Figure(value, float(low), float(high))
 
 
@@ -387,7 +414,7 @@ def _mean_cores(by_pass: Iterable[Sequence[LoadSample]], seed: int) -> Figure:
     if len(passed) < MIN_BLOCKS:
         return Figure(value)
     draws = draw_blocks(len(passed), RESAMPLES, seed)
-    return _with_interval(value, (draws @ worked) / (draws @ passed))
+    return _with_interval(value, (draws @ worked) / (draws @ passed), len(passed))
 
 
 def _gpu_figures(samples: Iterable[LoadSample]) -> dict[str, Figure]:
