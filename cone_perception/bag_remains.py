@@ -91,7 +91,7 @@ class McapRemains(McapReader):
                 times_ns = [min([time_ns, *times_ns]), max([time_ns, *times_ns])]
             self.data_end = start + RECORD_HEAD.size + length
         self._close_chunk(chunk)
-        self.cut = f'{self.path} is cut off after {self.data_end} bytes'
+        self.cut = f'{_name(self.path)} is cut off after {self.data_end} bytes'
         for kept in self.chunks:
             counts.update(kept.channel_count)
             times_ns += [kept.message_start_time, kept.message_end_time]
@@ -169,7 +169,7 @@ class Sqlite3Remains(Sqlite3Reader):
             f'file:{self.path}?immutable=1',
             flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
         )
-        self.cut = f'{self.path} is cut off, or its index is damaged'
+        self.cut = f'{_name(self.path)} is cut off, or its index is damaged'
         # Without it SQLite opens no file that is shorter than its head says.
         self.dbconn.execute('PRAGMA writable_schema=ON')
         columns = {str(row[1]) for row in self.dbconn.execute('PRAGMA table_info(topics)')}
@@ -250,6 +250,10 @@ class RemainsReader(Reader):
     ) -> Generator[tuple[Connection, int, bytes], None, None]:
         yield from super().messages(connections, start, stop)
         raise ReaderError('; '.join(storage.cut for storage in self.storages if storage.cut))
+
+
+def _name(path: Any) -> str:
+    return Path(str(path)).name
 
 
 def _rows(cursor: Any) -> Iterator[tuple[Any, ...]]:

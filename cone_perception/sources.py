@@ -10,7 +10,14 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from cone_perception.bags import bag_types, choose_image_topic, is_bag, open_bag, read_messages
+from cone_perception.bags import (
+    bag_types,
+    choose_image_topic,
+    is_bag,
+    open_bag,
+    read_messages,
+    read_until_damage,
+)
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
 from cone_perception.types import Frame
@@ -137,11 +144,22 @@ def _open_bag_source(path: Path, topic: str | None) -> Source:
     return Source('bag', count, rate_hz, read_bag_frames(path, topic))
 
 
-def read_bag_frames(path: Path, topic: str) -> Iterator[Frame | Unreadable]:
-    """Each picture of the bag's image topic, stamped by its header."""
+def read_bag_frames(
+    path: Path, topic: str, problems: list[str] | None = None
+) -> Iterator[Frame | Unreadable]:
+    """Each picture of the bag's image topic, stamped by its header.
+
+    problems: where it is given, damage ends the pictures, and it gets to know why; otherwise that
+    raises SourceError.
+    """
     store = bag_types()
     with open_bag(path) as reader:
-        for index, recorded in enumerate(read_messages(reader, [topic])):
+        messages = (
+            read_messages(reader, [topic])
+            if problems is None
+            else read_until_damage(reader, [topic], problems)
+        )
+        for index, recorded in enumerate(messages):
             try:
                 message = store.deserialize_cdr(recorded.data, recorded.type_name)
                 stamp = message.header.stamp

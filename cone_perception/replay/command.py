@@ -302,7 +302,8 @@ class Replay:
 
     def _result(self, finished: bool) -> ReplayResult:
         drive, passes = self._drive, self._passes
-        problems = [*drive.problems, *(text for each in passes for text in each.problems)]
+        of_passes = (text for each in passes for text in each.problems)
+        problems = list(dict.fromkeys((*drive.problems, *of_passes)))
         health = passes[-1].health if passes else {}
         return ReplayResult(
             configuration=self._configuration(),
