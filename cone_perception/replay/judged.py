@@ -74,6 +74,22 @@ def accuracy_figures(
     95 % intervals: bootstrap over seconds of the drive; what all passes and cameras saw in one
     second is one block. NaN where a figure or its interval has nothing to stand on.
     """
+    rows = accuracy_rows(passes, truth, class_names, thresholds, seed)
+    return {name: interval_of(each) for name, each in rows.items()}
+
+
+def accuracy_rows(
+    passes: Sequence[Pass],
+    truth: Answers,
+    class_names: Sequence[str],
+    thresholds: Mapping[str, float],
+    seed: int = 0,
+) -> dict[str, Float64]:
+    """The same as (1 + R,) arrays: the value, then that of each resample of the drive's seconds.
+
+    Frames of the same stamps and the same seed make the same resamples: what two models make of
+    them can be paired row by row. R is 0 with less than two seconds.
+    """
     judged = [
         (frame, truth[frame.camera, frame.stamp_ns])
         for one in passes
@@ -83,7 +99,7 @@ def accuracy_figures(
     answered = np.array([frame.found is not None for frame, _ in judged], bool)
     block_of, blocks = _blocks(frame.stamp_ns for frame, _ in judged)
     weights = _weights(blocks, seed)
-    figures: dict[str, Figure] = {}
+    rows: dict[str, Float64] = {}
     for low_px, high_px in ((0.0, math.inf), *BANDS_PX):
         matches = [
             match_picture(
@@ -101,11 +117,11 @@ def accuracy_figures(
             kept = _accuracy(some, block_of[answered], weights, least)
         for whose, accuracy in (('sent', sent), ('answered', kept)):
             for what in ('precision', 'recall', 'map50'):
-                figures[f'{what}_{whose}{band}'] = _figure(accuracy.overall[what])
+                rows[f'{what}_{whose}{band}'] = accuracy.overall[what]
             for index, name in enumerate(class_names if not band else ()):
                 for what in ('precision', 'recall', 'ap50'):
-                    figures[f'{what}_{whose} {name}'] = _figure(accuracy.per_class[what][:, index])
-    return figures
+                    rows[f'{what}_{whose} {name}'] = accuracy.per_class[what][:, index]
+    return rows
 
 
 def agreement_figures(
@@ -136,9 +152,9 @@ def agreement_figures(
     ).reshape(-1, 3)
     same, ours, theirs = _weighted(counts, block_of, _weights(blocks, seed)).T
     return {
-        'agreement_precision': _figure(_share(same, ours)),
-        'agreement_recall': _figure(_share(same, theirs)),
-        'agreement_f1': _figure(_share(2 * same, ours + theirs)),
+        'agreement_precision': interval_of(_share(same, ours)),
+        'agreement_recall': interval_of(_share(same, theirs)),
+        'agreement_f1': interval_of(_share(2 * same, ours + theirs)),
     }
 
 
@@ -167,12 +183,12 @@ def consistency_figures(
     sums = _weighted(counts, block_of, _weights(blocks, seed))
     steady, gone = np.split(sums[:, 2:], 2, axis=1)
     figures = {
-        'flicker_share': _figure(_share(gone.sum(axis=1), (gone + steady).sum(axis=1))),
-        'detections_per_frame': _figure(_share(sums[:, 1], sums[:, 0])),
+        'flicker_share': interval_of(_share(gone.sum(axis=1), (gone + steady).sum(axis=1))),
+        'detections_per_frame': interval_of(_share(sums[:, 1], sums[:, 0])),
     }
     for index, name in enumerate(class_names):
         share = _share(gone[:, index], gone[:, index] + steady[:, index])
-        figures[f'flicker_share {name}'] = _figure(share)
+        figures[f'flicker_share {name}'] = interval_of(share)
     return figures
 
 
@@ -239,7 +255,7 @@ def reference_answers(drive: Drive, detector: ConeDetector, filters: Filters) ->
     answers: dict[tuple[str, int], Detections] = {}
     with tqdm(total=drive.frames, desc='reference', unit='picture', disable=None) as bar:
         for camera in drive.cameras:
-            for frame in read_bag_frames(drive.bag, camera.topic):
+            for frame in read_bag_frames(drive.bag, camera.topic, []):  # Drive.problems tells
                 bar.update()
                 if not isinstance(frame, Unreadable):
                     (found,), _ = detector.detect([frame], filters)
@@ -308,7 +324,7 @@ def _share(part: Float64, whole: Float64) -> Float64:
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
 
 
-def _figure(rows: Float64) -> Figure:
+def interval_of(rows: Float64) -> Figure:
     """The first row's value, and the interval of the others."""
     known = rows[1:][~np.isnan(rows[1:])]
     if not len(known) or math.isnan(rows[0]):
