@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
+import yaml
 from recorded_drive import (
     PERIOD_NS,
     at,
@@ -120,6 +123,46 @@ def test_mcap_that_was_written_without_chunks_is_read_up_to_the_cut(tmp_path):
     drive = opened(tmp_path / 'flat.mcap')
     assert drive.frames in (5, 6)
     sentence(drive, 'flat.mcap is cut off')
+
+
+def split(path, *parts):
+    """A bag in several files, as a recorder that splits by size leaves it."""
+    bags = [write(path.with_name(f'{path.name}_{i}'), part) for i, part in enumerate(parts)]
+    path.mkdir()
+    infos = []
+    for bag in bags:
+        data_file(bag).rename(path / f'{bag.name}.mcap')
+        text = (bag / 'metadata.yaml').read_text()
+        infos.append(yaml.safe_load(text)['rosbag2_bagfile_information'])
+    whole, count = infos[0], sum(info['message_count'] for info in infos)
+    whole['relative_file_paths'] = [f'{bag.name}.mcap' for bag in bags]
+    whole['message_count'] = whole['topics_with_message_count'][0]['message_count'] = count
+    whole['duration']['nanoseconds'] = parts[-1][-1][1] - parts[0][0][1]
+    text = yaml.safe_dump({'rosbag2_bagfile_information': whole})
+    (path / 'metadata.yaml').write_text(text)
+    return path
+
+
+def test_bag_of_several_files_is_one_drive(tmp_path):
+    bag = split(tmp_path / 'bag', noisy(20)[:10], noisy(20)[10:])
+    drive = opened(bag)
+    assert (drive.frames, drive.problems) == (20, ())
+    assert drive.duration_s == pytest.approx(1.9)
+    content = b''.join((bag / f'bag_{i}.mcap').read_bytes() for i in range(2))
+    assert drive.sha256 == hashlib.sha256(content).hexdigest()
+    assert [frame.index for frame in due_frames(drive, Pace(), [])] == list(range(20))
+
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_file_of_a_split_bag_that_is_cut_off_leaves_the_other_whole(tmp_path, which):
+    bag = split(tmp_path / 'bag', noisy(20)[:10], noisy(20)[10:])
+    file = bag / f'bag_{which}.mcap'
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    drive = opened(bag)
+    assert 13 <= drive.frames < 20
+    assert f'bag_{which}.mcap is cut off' in ' '.join(drive.problems)
+    problems = []
+    assert len(list(due_frames(drive, Pace(), problems))) == drive.frames
 
 
 def test_bag_of_which_nothing_is_left_is_refused_with_a_way_out(tmp_path):
