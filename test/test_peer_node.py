@@ -1,0 +1,149 @@
+"""benchmarks/peer_node.py answers as its weights do, and benchmarks/replay.py reckons rightly."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from image_messages import encode
+from tiny_network import CLASS_NAMES, write_tiny_bundle
+from tiny_yolo import write_architecture
+
+from cone_perception.model_card import read_bundle
+from cone_perception.replay.traces import FrameTrace, Pace, Pass
+from cone_perception.types import Detections
+
+BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
+TOPIC, ANSWERS = '/peer/image', '/peer/detections'
+CONFIDENCE = 1e-6
+
+
+@pytest.fixture(scope='module')
+def benchmark() -> types.ModuleType:
+    specification = importlib.util.spec_from_file_location(
+        'replay_benchmark', BENCHMARKS / 'replay.py'
+    )
+    assert specification is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules['replay_benchmark'] = module  # its dataclasses look there
+    specification.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+@pytest.mark.ros
+def test_peer_answers_with_the_header_and_the_boxes_of_predict(observer, tmp_path) -> None:
+    pytest.importorskip('ultralytics')
+    from node_process import RELIABLE, ros_message, stamp_ns_of, wait_for
+    from vision_msgs.msg import Detection2DArray
+
+    from training.ultralytics_cpu import prepare_ultralytics
+
+    prepare_ultralytics()
+    from ultralytics import YOLO
+
+    weights = tmp_path / 'tiny.pt'
+    YOLO(write_architecture(tmp_path)).save(weights)
+    random = np.random.default_rng(0)
+    bgr = cv2.resize(random.integers(0, 256, (45, 80, 3), np.uint8), (1280, 720))
+    command = [sys.executable, str(BENCHMARKS / 'peer_node.py'), '--weights', str(weights)]
+    command += ['--image-topic', TOPIC, '--detections', ANSWERS, '--confidence', str(CONFIDENCE)]
+    with (tmp_path / 'peer.log').open('w') as log:
+        peer = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        answers = observer.listen(ANSWERS, Detection2DArray)
+        fields = encode(bgr, 'bgr8')
+        publisher = observer.publisher(
+            TOPIC, type(ros_message(fields, observer.next_stamp_ns())), RELIABLE
+        )
+        wait_for(publisher.get_subscription_count, 'the peer', 60)
+        sent: set[int] = set()
+
+        def answered() -> bool:
+            """Best effort: the first picture may be lost while both sides meet."""
+            stamp_ns = observer.next_stamp_ns()
+            sent.add(stamp_ns)
+            publisher.publish(ros_message(fields, stamp_ns))
+            time.sleep(0.2)
+            return bool(answers)
+
+        wait_for(answered, 'an answer')
+        peer.send_signal(signal.SIGINT)
+        assert peer.wait(20) == 0
+    finally:
+        peer.kill()
+    (expected,) = YOLO(weights).predict(
+        bgr, imgsz=640, conf=CONFIDENCE, iou=0.6, device='cpu', verbose=False
+    )
+    answer = answers[0]
+    assert stamp_ns_of(answer) in sent
+    assert answer.header.frame_id == 'camera_link'
+    boxes = expected.boxes
+    assert len(answer.detections) == len(boxes) > 0
+    for detection, xywh, score, class_id in zip(
+        answer.detections, boxes.xywh.tolist(), boxes.conf.tolist(), boxes.cls, strict=True
+    ):
+        centre, box = detection.bbox.center.position, detection.bbox
+        assert [centre.x, centre.y, box.size_x, box.size_y] == pytest.approx(xywh, abs=0.01)
+        (result,) = detection.results
+        assert result.hypothesis.score == pytest.approx(score, abs=1e-4)
+        assert result.hypothesis.class_id == expected.names[int(class_id)]
+
+
+def frame(index: int, wait_ms: float, run_ms: float, own_ms: float = 1.0) -> FrameTrace:
+    """Answered; a millisecond of transport, `own_ms` at each of the node's other stations."""
+    sent_ns = index * 10**9
+    received_ns = sent_ns + 10**6
+    started_ns = received_ns + round(wait_ms * 1e6)
+    prepared_ns = started_ns + round(own_ms * 1e6)
+    inferred_ns = prepared_ns + round(run_ms * 1e6)
+    decoded_ns = inferred_ns + round(own_ms * 1e6)
+    published_ns = decoded_ns + round(own_ms * 1e6)
+    return FrameTrace(
+        camera='camera',
+        index=index,
+        stamp_ns=sent_ns,
+        fate='answered',
+        sent_ns=sent_ns,
+        received_ns=received_ns,
+        started_ns=started_ns,
+        prepared_ns=prepared_ns,
+        inferred_ns=inferred_ns,
+        decoded_ns=decoded_ns,
+        published_ns=published_ns,
+        returned_ns=published_ns + 10**6,
+    )
+
+
+def test_age_is_held_against_the_run_before_and_the_own_one(benchmark) -> None:
+    """Bound: 1 ms of transport and both runs. The first frame has no run before it."""
+    frames = [
+        frame(0, wait_ms=0, run_ms=20),
+        frame(1, wait_ms=16, run_ms=10),  # 1 + 16 + 10 + 3 = 30 of 31 ms
+        frame(2, wait_ms=8, run_ms=10),  # 22 of 21 ms
+    ]
+    ages = benchmark.age_when_faster([Pass(Pace('hz', hz=60), frames)])
+    assert ages['frames'] == 2
+    assert ages['within_bound_share'] == 0.5
+    assert ages['age_p50_ms'] == pytest.approx(26)
+    assert ages['wait_p50_ms'] == pytest.approx(12)
+
+
+def test_cones_below_the_threshold_of_their_class_are_left_out(benchmark, tmp_path) -> None:
+    card = read_bundle(write_tiny_bundle(tmp_path / 'tiny')).card
+    least = card.thresholds[CLASS_NAMES[0]]
+    boxes = np.tile(np.array([[0, 0, 9, 9]], np.float32), (2, 1))
+    score = np.array([least + 0.01, least - 0.01], np.float32)
+    one = FrameTrace(
+        'camera', 0, 0, 'answered', 0, found=Detections(boxes, score, np.zeros(2, int))
+    )
+    lost = FrameTrace('camera', 1, 0, 'dropped', 0)
+    assert benchmark._above(one, card).found.score.tolist() == pytest.approx([least + 0.01])
+    assert benchmark._above(lost, card) is lost
