@@ -16,6 +16,9 @@ from cone_perception.types import Detections, Int64
 SAME_CONE_HEIGHTS = 1.0
 """A cone is found again no farther than this many of its heights from where it should be."""
 
+TAKEN_HEIGHTS = 0.5
+"""Where a cone is so near to where another should be, none is said to be missing."""
+
 SIMILAR_HEIGHT = 1.5
 """Boxes whose heights differ by more than this factor are not the same cone."""
 
@@ -85,7 +88,7 @@ def find_flicker(frames: Sequence[FrameTrace]) -> Iterator[Flicker]:
     A cone has vanished in it when it cannot be followed (`follow`) from the frame before into this
     one, the frame after has a cone of its class where it should be by then (within
     SAME_CONE_HEIGHTS) that cannot be followed back into this one either, and this one has no cone
-    of the class within SAME_CONE_HEIGHTS of the place. So a cone that changes its class for one
+    of the class within TAKEN_HEIGHTS of the place. So a cone that changes its class for one
     frame has vanished.
     """
     cameras: dict[str, list[FrameTrace]] = defaultdict(list)
@@ -111,7 +114,7 @@ def _flicker_of_camera(frames: Sequence[FrameTrace]) -> Iterator[Flicker]:
         expected = one.motion.apply(before[one.onto < 0])
         came = after[~np.isin(np.arange(len(after)), two.onto)]
         again = _pair(two.motion.apply(expected), came) >= 0
-        hidden = (_heights_apart(expected, here) > SAME_CONE_HEIGHTS).all(axis=1)
+        hidden = (_heights_apart(expected, here) > TAKEN_HEIGHTS).all(axis=1)
         yield Flicker(frames[place + 1], expected[again & hidden], before.class_id[through])
 
 
