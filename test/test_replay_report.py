@@ -123,7 +123,7 @@ def test_summary_says_how_many_were_answered_and_where_the_others_were_lost(page
     frames = [*answered(7), trace(7, 'dropped'), trace(8, 'dropped'), trace(9, 'transport')]
     page = page_of(result([frames]))
     assert 'Of 10 frames sent 7 were answered (70.0 %).' in page.text
-    assert 'Lost: 1 lost on the way to the node, 2 dropped for a newer one.' in page.text
+    assert 'The others: 1 lost on the way to the node, 2 dropped for a newer one.' in page.text
     assert '<div class="tile bad"><b>70.0 %</b><span>7 of 10 frames answered' in page.source
     assert 'class="tile bad"' not in page_of(result([answered(7)])).source
 
@@ -145,9 +145,11 @@ def test_cost_of_measuring_stands_beside_the_latency(page_of):
     assert 'was not measured' in page_of(result([answered(5)])).text
     overhead = {f'overhead_latency_{p}_ms': Figure(v) for p, v in (('p50', 1.9), ('p99', 3.1))}
     page = page_of(with_figures(result([answered(5)]), **overhead))
-    assert '1.9 ms (median), 3.1 ms (99th percentile)' in page.text
+    assert 'it takes 1.9 ms in the median and 3.1 ms at the 99th percentile' in page.text
     assert re.search(r'with a node that only answers 1.9 ms 3.1 ms', page.text)
     assert 'was not measured' not in page.text
+    page = page_of(with_figures(result([answered(40)]), overhead_player_cpu_cores=Figure(0.3)))
+    assert 'With a node that only sends headers back: player 0.30 cores.' in page.text
 
 
 def test_interrupted_replay_says_so_and_how_far_it_came(page_of):
@@ -301,7 +303,8 @@ def test_one_camera_without_a_loss_needs_no_timeline(page_of):
 
 def test_reasons_of_failure_are_counted(page_of):
     frames = [trace(index, 'failed', reason='too dark') for index in range(3)]
-    page = page_of(result([[*frames, trace(3, 'failed', reason='too bright')]]))
+    frames += [trace(3 + index, 'dropped', reason='a newer one came') for index in range(4)]
+    page = page_of(result([[*frames, trace(7, 'failed', reason='too bright')]]))
     assert re.search(r'too dark 3 .*too bright 1', page.text)
     assert 'Most frequent cause of failure (3): too dark' in page.text
 

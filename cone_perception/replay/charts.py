@@ -87,6 +87,7 @@ class Chart:
         self._bottom_px = height_px - BOTTOM_PX
         self._whole = whole
         self._parts: list[str] = []
+        self._marks: list[str] = []
 
     def x(self, value: float) -> float:
         """In px from the left."""
@@ -153,16 +154,19 @@ class Chart:
         """
         if math.isfinite(value):
             y = self.y(value)
-            self._parts.append(
+            self._marks.append(
                 f'<path d="M{LEFT_PX} {y:.1f}H{self._right_px}" class="mark"/>'
                 f'<text x="{self._right_px + 5}" y="{y + lower_px:.1f}">{plain(text)}</text>'
             )
 
     def mark(self, at: float, text: str, row: int = 0) -> None:
-        """A dashed line upward, named at its upper end; nothing where it is not a number."""
+        """A dashed line upward, named at its upper end; nothing where it is not a number.
+
+        row: of the text; -1 is above the chart.
+        """
         if math.isfinite(at):
             x = self.x(at)
-            self._parts.append(
+            self._marks.append(
                 f'<path d="M{x:.1f} {TOP_PX - 4}V{self._bottom_px}" class="mark"/>'
                 f'<text x="{x + 4:.1f}" y="{TOP_PX + 6 + 14 * row}">{plain(text)}</text>'
             )
@@ -180,7 +184,8 @@ class Chart:
         """The whole of it."""
         return (
             f'<svg viewBox="0 0 {self._width_px} {self._height_px}" role="img" '
-            f'aria-label="{plain(self._name)}">{self._grid()}{"".join(self._parts)}</svg>'
+            f'aria-label="{plain(self._name)}">{self._grid()}'
+            f'{"".join(self._parts + self._marks)}</svg>'
         )
 
     def _grid(self) -> str:
@@ -276,7 +281,7 @@ class Timeline:
             whole=whole,
         )
         for number, start_s in enumerate(self.starts_s[1:], 2):
-            chart.mark(start_s, f'pass {number}')
+            chart.mark(start_s, f'pass {number}', -1)
         return chart
 
 

@@ -177,7 +177,7 @@ def _subtitle(result: ReplayResult) -> str:
         _pace(configuration.get('pace')),
         way,
         f'model {model["name"]}' if model.get('name') else '',
-        str(configuration.get('started', '')).replace('T', ' '),
+        str(configuration.get('started', '')).replace('T', ' ').replace('+00:00', ' UTC'),
     ]
     return '; '.join(part for part in parts if part) + '.'
 
@@ -224,7 +224,7 @@ def _tiles(result: ReplayResult) -> str:
             f'{answered} of {len(frames)} frames answered',
             many_lost,
         ),
-        (str(lost), f'lost: {_lost_where(frames)}' if lost else 'lost', many_lost),
+        (str(lost), _lost_where(frames) or 'lost', many_lost),
     ]
     for name, text in (
         ('latency_p50_ms', 'latency, median'),
@@ -275,7 +275,7 @@ def _say_frames(result: ReplayResult) -> Iterator[str]:
     answered = sum(frame.fate == 'answered' for frame in frames)
     share = format_value(answered / len(frames), 'share')
     where = _lost_where(frames)
-    lost = f' Lost: {where}.' if where else ' None was lost.'
+    lost = f' The others: {where}.' if where else ' None was lost.'
     yield f'Of {len(frames)} frames sent {answered} were answered ({share}).{lost}'
     for reason, count in _reasons(frames).most_common(1):
         yield f'Most frequent cause of failure ({count}): {plain(reason)}'
@@ -285,8 +285,8 @@ def _say_latency(result: ReplayResult) -> Iterator[str]:
     if not math.isfinite(_get(result, 'latency_p50_ms').value):
         return
     yield (
-        f'Half of the cones came at most {_text(result, "latency_p50_ms")} after their picture was '
-        f'sent, 99 of 100 at most {_text(result, "latency_p99_ms")}.'
+        f'Half of the answers came at most {_text(result, "latency_p50_ms")} after their picture '
+        f'was sent, 99 of 100 at most {_text(result, "latency_p99_ms")}.'
     )
     stations = {name: _get(result, f'station_{name}_p50_ms').value for name in STATIONS}
     known = {name: value for name, value in stations.items() if math.isfinite(value)}
@@ -301,10 +301,10 @@ def _say_latency(result: ReplayResult) -> Iterator[str]:
         yield f'Most of it: {STATION_NAMES[largest]}, {known[largest]:.1f} ms (median).{cost}'
     if 'overhead_latency_p50_ms' in result.figures:
         yield (
-            'Measuring costs, of this latency: '
-            f'{_text(result, "overhead_latency_p50_ms")} (median), '
-            f'{_text(result, "overhead_latency_p99_ms")} (99th percentile). So long it takes with '
-            'a node that only sends headers back.'
+            'With a node that only sends headers back it takes '
+            f'{_text(result, "overhead_latency_p50_ms")} in the median and '
+            f'{_text(result, "overhead_latency_p99_ms")} at the 99th percentile: what player, DDS '
+            'and monitor cost.'
         )
     elif result.configuration.get('through') == 'ros':
         yield 'What the measuring itself costs was not measured.'
@@ -331,7 +331,7 @@ def _say_accuracy(result: ReplayResult) -> Iterator[str]:
 
 
 def _reasons(frames: Iterable[FrameTrace]) -> Counter[str]:
-    return Counter(frame.reason for frame in frames if frame.reason)
+    return Counter(frame.reason for frame in frames if frame.fate == 'failed' and frame.reason)
 
 
 def _losses(result: ReplayResult, timeline: Timeline) -> str:
@@ -591,7 +591,16 @@ def _load(result: ReplayResult, timeline: Timeline) -> str:
         ('GPU power', load_series(gpu, timeline, 'power_w', 'W', HALF_PX)),
     ]
     drawn = ''.join(f'<div><h3>{title}</h3>{chart}</div>' for title, chart in panels if chart)
-    return _section('What it cost', f'<div class="pair">{drawn}</div>' if drawn else '')
+    costs = [
+        f'{who} {_text(result, name)}'
+        for who in ('player', 'monitor')
+        if (name := f'overhead_{who}_cpu_cores') in result.figures
+    ]
+    return _section(
+        'What it cost',
+        f'<div class="pair">{drawn}</div>' if drawn else '',
+        f'With a node that only sends headers back: {", ".join(costs)}.' if costs else '',
+    )
 
 
 def _probes(result: ReplayResult) -> str:
