@@ -339,6 +339,18 @@ def test_load_is_averaged_over_time_and_peaks_are_kept() -> None:
     assert found['player_memory_peak_mb'].value == 50
 
 
+def test_load_before_the_first_picture_and_after_the_last_answer_does_not_count() -> None:
+    frames = [answered(0, 1000, 10), answered(1, 2990, 10)]
+    idle, works = 0.1, 0.9
+    cores = [idle, idle, idle, works, works, works, works, idle, idle]
+    load = samples('node', memory_mb=[500.0, *[400.0] * 8], cpu_cores=cores)
+    load += samples('gpu', load_percent=[0, 0, 50, 50, 50, 50, 50, 0, 0])
+    found = load_figures([one_pass(frames, load)])
+    assert found['node_cpu_cores'].value == pytest.approx(works)
+    assert found['node_memory_peak_mb'].value == 500
+    assert found['gpu_load_percent'].value == 50
+
+
 def test_gpu_figures_are_of_what_it_tells() -> None:
     load = samples('gpu', load_percent=[20, 60], memory_mb=[900, 800], temperature_c=[50, 71])
     assert load_figures([one_pass([], load)]) == {
@@ -409,7 +421,8 @@ def test_memory_slope_is_that_of_the_worst_pass() -> None:
 
 def test_cpu_interval_is_of_seconds_and_needs_ten_of_them() -> None:
     # Seconds of 1 and of 3 cores by turns: of n seconds the mean's standard error is 1 / sqrt(n).
-    by_turns = [1.0 + 2 * (i // 2 % 2) for i in range(200)]
+    # The first sample tells of no time before it.
+    by_turns = [1.0 + 2 * ((i + 1) // 2 % 2) for i in range(201)]
     found = load_figures([one_pass([], samples('node', memory_mb=by_turns, cpu_cores=by_turns))])
     cores = found['node_cpu_cores']
     assert cores.value == pytest.approx(2, abs=0.01)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import NormalDist
 
@@ -26,7 +27,14 @@ import numpy as np
 
 from cone_perception.accuracy import Float64, draw_blocks
 from cone_perception.replay.result import Figure
-from cone_perception.replay.traces import FATES, STATIONS, FrameTrace, LoadSample, Pass
+from cone_perception.replay.traces import (
+    FATES,
+    MOMENTS,
+    STATIONS,
+    FrameTrace,
+    LoadSample,
+    Pass,
+)
 from cone_perception.types import Int64
 
 BLOCK_NS = 10**9
@@ -105,24 +113,29 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Figure]:
 def load_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Figure]:
     """CPU, memory and GPU of all passes together, of each process that was sampled.
 
-    cpu_cores: mean over time; its interval by the bootstrap of seconds, NaN for fewer than
-    MIN_BLOCKS. memory_peak_mb: greatest. memory_slope_mb_per_min: of the pass where it grows
-    fastest, see `slope_per_min`; NaN where no pass is long enough. GPU: means, but for the memory
-    and the temperature, of which the greatest counts. The others have no interval.
+    cpu_cores: mean over time while pictures were under way; its interval by the bootstrap of
+    seconds, NaN for fewer than MIN_BLOCKS. memory_peak_mb: greatest of all samples.
+    memory_slope_mb_per_min: of the pass where it grows fastest, see `slope_per_min`; NaN where no
+    pass is long enough. GPU: while pictures were under way; means, but for the memory and the
+    temperature, of which the greatest counts. The others have no interval.
     """
     figures: dict[str, Figure] = {}
     by_who: dict[str, list[list[LoadSample]]] = defaultdict(list)
+    busy: dict[str, list[list[_Busy]]] = defaultdict(list)
+    on_gpu: list[LoadSample] = []
     for each in passes:
+        first_ns, last_ns = _played_ns(each)
         of_pass: dict[str, list[LoadSample]] = defaultdict(list)
         for sample in each.load:
             of_pass[sample.who].append(sample)
+        on_gpu += [s for s in of_pass.pop('gpu', []) if first_ns <= s.time_ns <= last_ns]
         for who, samples in of_pass.items():
             by_who[who].append(samples)
+            spells = (_Busy.between(before, sample) for before, sample in pairwise(samples))
+            busy[who].append([b for b in spells if b and first_ns <= b.middle_ns <= last_ns])
+    figures |= _gpu_figures(on_gpu)
     for who, by_pass in by_who.items():
-        if who == 'gpu':
-            figures |= _gpu_figures([sample for samples in by_pass for sample in samples])
-            continue
-        figures[f'{who}_cpu_cores'] = _mean_cores(by_pass, seed)
+        figures[f'{who}_cpu_cores'] = _mean_cores(busy[who], seed)
         peaks = [sample.values['memory_mb'] for samples in by_pass for sample in samples]
         figures[f'{who}_memory_peak_mb'] = Figure(max(peaks))
         slopes = [
@@ -396,17 +409,43 @@ def _age_at_publish_ms(frame: FrameTrace) -> float | None:
     return None if frame.published_ns is None else (frame.published_ns - frame.sent_ns) / 1e6
 
 
-def _mean_cores(by_pass: Iterable[Sequence[LoadSample]], seed: int) -> Figure:
-    """Of each sample since the one before, for as long as that was ago."""
+@dataclass(frozen=True, slots=True)
+class _Busy:
+    """What a process worked between two samples."""
+
+    middle_ns: int
+    passed_s: float
+    cores: float
+
+    @classmethod
+    def between(cls, before: LoadSample, sample: LoadSample) -> _Busy | None:
+        if 'cpu_cores' not in sample.values:
+            return None
+        passed_ns = sample.time_ns - before.time_ns
+        middle_ns = before.time_ns + passed_ns // 2
+        return cls(middle_ns, passed_ns / 1e9, sample.values['cpu_cores'])
+
+
+def _played_ns(each: Pass) -> tuple[float, float]:
+    """From the first picture to the last thing that happened to one; always, without pictures."""
+    moments = [
+        at_ns
+        for frame in each.frames
+        for name in MOMENTS
+        if (at_ns := getattr(frame, name)) is not None
+    ]
+    return (min(moments), max(moments)) if moments else (-math.inf, math.inf)
+
+
+def _mean_cores(by_pass: Iterable[Sequence[_Busy]], seed: int) -> Figure:
+    """Mean over time."""
     worked_s: dict[tuple[int, int], float] = defaultdict(float)
     passed_s: dict[tuple[int, int], float] = defaultdict(float)
-    for number, samples in enumerate(by_pass):
-        for before, sample in pairwise(samples):
-            if 'cpu_cores' in sample.values:
-                block = number, (sample.time_ns - samples[0].time_ns) // BLOCK_NS
-                since_s = (sample.time_ns - before.time_ns) / 1e9
-                worked_s[block] += sample.values['cpu_cores'] * since_s
-                passed_s[block] += since_s
+    for number, spells in enumerate(by_pass):
+        for each in spells:
+            block = number, (each.middle_ns - spells[0].middle_ns) // BLOCK_NS
+            worked_s[block] += each.cores * each.passed_s
+            passed_s[block] += each.passed_s
     if not sum(passed_s.values()):
         return Figure(math.nan)
     worked, passed = (np.array(list(of.values())) for of in (worked_s, passed_s))
