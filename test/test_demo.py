@@ -18,13 +18,14 @@ import pytest
 
 from cone_perception.bags import header_stamp_ns, write_image_bag
 from cone_perception.cli import main
+from cone_perception.demo.figures import judge
 from cone_perception.demo.page import write_page
 from cone_perception.demo.pictures import contact_sheet, make_pictures
-from cone_perception.replay.processes import ProcessError, ProcessGroup
-from cone_perception.demo.recording import Exchange, judge, read_exchanges
 from cone_perception.demo.results import Results, write_results
 from cone_perception.errors import SourceError
 from cone_perception.model_card import ModelCard, NetworkFile, file_sha256
+from cone_perception.replay.processes import ProcessError, ProcessGroup
+from cone_perception.replay.traces import Camera, Drive, FrameTrace
 from cone_perception.types import Detections, Frame
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
@@ -72,16 +73,27 @@ NEAR = (100, 100, 130, 140)
 FAR = (300, 100, 312, 116)
 
 
-def answered(stamp_ns, found, truth, latency_ms=50.0):
-    sent_ns = 10**9 + stamp_ns
-    stations = {'inference_ms': 20.0, 'total_ms': 30.0}
-    received_ns = sent_ns + round(latency_ms * 1e6)
-    return Exchange(stamp_ns, sent_ns, received_ns, found, truth, stations)
+def answered(index, found, latency_ms=50.0):
+    """Sent, 10 ms to the node, 30 ms in it, of which 20 in the network, and the rest back."""
+    sent_ns = 10**9 + index
+    inside = [sent_ns + round(ms * 1e6) for ms in (10, 12, 13, 33, 35, 40)]
+    return FrameTrace(
+        'camera', index, index, 'answered', sent_ns, *inside, sent_ns + round(latency_ms * 1e6),
+        found=found,
+    )  # fmt: skip
+
+
+def lost(index, fate='transport'):
+    return FrameTrace('camera', index, index, fate, 10**9 + index)
+
+
+def truth_of(frames, *boxes):
+    return {(frame.camera, frame.stamp_ns): cones(*boxes) for frame in frames}
 
 
 def test_line_has_the_documented_form(card):
-    exchanges = [answered(i, cones(NEAR), cones(NEAR), 40 + i) for i in range(21)]
-    line = judge(exchanges, 0, card).line()
+    frames = [answered(i, cones(NEAR), 40 + i) for i in range(21)]
+    line = judge(frames, truth_of(frames, NEAR), card).line()
     assert line == (
         'demo: frames=21 answered=21 failed=0 precision=1.00 recall=1.00 p50_ms=50.0 p99_ms=59.8'
     )
@@ -89,78 +101,57 @@ def test_line_has_the_documented_form(card):
 
 
 def test_line_of_a_bag_without_truth_has_no_precision_and_recall(card):
-    line = judge([answered(0, cones(NEAR), None)], 0, card).line()
+    line = judge([answered(0, cones(NEAR))], None, card).line()
     assert line == 'demo: frames=1 answered=1 failed=0 p50_ms=50.0 p99_ms=50.0'
 
 
 def test_picture_without_an_answer_is_not_judged_but_counted(card):
-    lost = Exchange(1, 10**9, truth=cones(NEAR))
-    figures = judge([answered(0, cones(NEAR), cones(NEAR)), lost], 3, card)
-    assert (figures.frames, figures.answered, figures.failed) == (2, 1, 3)
+    frames = [answered(0, cones(NEAR)), lost(1), lost(2, 'failed')]
+    figures = judge(frames, truth_of(frames, NEAR), card)
+    assert (figures.frames, figures.answered, figures.failed) == (3, 1, 1)
     assert figures.accuracy.overall.recall == 1.0
 
 
 def test_answer_without_cones_is_an_answer(card):
-    figures = judge([answered(0, Detections.empty(), cones(NEAR))], 0, card)
+    frames = [answered(0, Detections.empty())]
+    figures = judge(frames, truth_of(frames, NEAR), card)
     assert figures.answered == 1
     assert figures.accuracy.overall.recall == 0.0
 
 
 def test_only_cones_of_24_px_and_more_are_judged(card):
-    figures = judge([answered(0, cones(NEAR), cones(NEAR, FAR))], 0, card)
+    frames = [answered(0, cones(NEAR))]
+    figures = judge(frames, truth_of(frames, NEAR, FAR), card)
     assert (figures.accuracy.overall.precision, figures.accuracy.overall.recall) == (1.0, 1.0)
 
 
 def test_nothing_answered_has_no_latency(card):
-    figures = judge([Exchange(0, 10**9, truth=cones(NEAR))], 0, card)
+    frames = [lost(0)]
+    figures = judge(frames, truth_of(frames, NEAR), card)
     assert math.isnan(figures.p50_ms)
     assert figures.answered == 0
-
-
-def test_latency_is_matched_by_stamp_and_topic(tmp_path):
-    (tmp_path / 'sent').write_text(
-        ''.join(
-            json.dumps({'topic': '/i', 'stamp_ns': s, 'sent_ns': s * 10**6}) + '\n' for s in (1, 2)
-        )
-    )
-    (tmp_path / 'received').write_text(
-        '{"topic": "/diagnostics", "stamp_ns": 1, "received_ns": 0}\n'
-        '{"topic": "/d", "stamp_ns": 2, "received_ns": 9000000}\n'
-    )
-    first, second = read_exchanges(
-        tmp_path / 'sent', tmp_path / 'received', {2: cones(NEAR)}, None, {}, '/d'
-    )
-    assert (first.latency_ms, first.found, first.truth) == (None, None, None)
-    assert second.latency_ms == 7.0
-    assert len(second.found) == 1
-
-
-def test_pictures_with_equal_stamps_are_refused(tmp_path):
-    (tmp_path / 'sent').write_text('{"topic": "/i", "stamp_ns": 0, "sent_ns": 1}\n' * 2)
-    (tmp_path / 'received').write_text('')
-    with pytest.raises(SourceError, match='equal stamps'):
-        read_exchanges(tmp_path / 'sent', tmp_path / 'received', {}, None, {}, '/d')
 
 
 @pytest.fixture
 def drive(tmp_path):
     """A bag of four pictures and what a node could have made of them; the third was lost."""
-    stamps = [10**18 + i * 66_666_667 for i in range(4)]
-    pictures = [Frame(np.full((720, 1280, 3), 90, np.uint8), stamp) for stamp in stamps]
+    pictures = [Frame(np.full((720, 1280, 3), 90, np.uint8), i * 66_666_667) for i in range(4)]
     write_image_bag(tmp_path / 'bag', pictures, '/camera/image')
-    exchanges = [answered(stamp, cones(NEAR), cones(NEAR, FAR)) for stamp in stamps]
-    exchanges[2] = Exchange(stamps[2], 10**9 + stamps[2], truth=cones(NEAR))
-    return tmp_path / 'bag', exchanges
+    frames = [answered(index, cones(NEAR)) for index in range(4)]
+    frames[2] = lost(2, 'dropped')
+    camera = Camera('camera', '/camera/image', compressed=False)
+    truth = truth_of(frames, NEAR, FAR)
+    return Drive(tmp_path / 'bag', '', (camera,), 4, 0.2, 'mcap', truth), frames
 
 
-def results_of(exchanges, card):
+def results_of(drive, frames, card):
     about = {'bag': '<drive> & co', 'engine': 'OpenVINO'}
-    return Results(judge(exchanges, 0, card), exchanges, {}, about, card, 12.3)
+    figures = judge(frames, drive.truth, card)
+    return Results(figures, frames, drive.truth, {}, about, card, 12.3)
 
 
 def test_film_and_contact_sheet_show_every_picture(tmp_path, drive, card):
-    bag, exchanges = drive
-    page = make_pictures(tmp_path, bag, '/camera/image', exchanges, card)
+    page = make_pictures(tmp_path, *drive, card)
     assert [picture.index for picture in page] == [0, 1, 2, 3]
     film = cv2.VideoCapture(str(tmp_path / 'demo.mp4'))
     seen = []
@@ -179,9 +170,8 @@ def test_contact_sheet_puts_pictures_in_rows():
 
 
 def test_page_needs_no_network_and_is_escaped(tmp_path, drive, card):
-    bag, exchanges = drive
-    pictures = make_pictures(tmp_path, bag, '/camera/image', exchanges, card)
-    write_page(tmp_path / 'index.html', results_of(exchanges, card), pictures)
+    pictures = make_pictures(tmp_path, *drive, card)
+    write_page(tmp_path / 'index.html', results_of(*drive, card), pictures)
     page = (tmp_path / 'index.html').read_text()
     assert not re.search(r'(src|href)\s*=\s*["\']?(?!data:)\w+:', page)
     assert not re.search(r'url\(|@import|https?://', page)
@@ -191,21 +181,20 @@ def test_page_needs_no_network_and_is_escaped(tmp_path, drive, card):
     assert '$' not in re.sub(r'<script>.*</script>', '', page, flags=re.S)
 
 
-def test_page_of_a_drive_without_any_answer_can_be_written(tmp_path, card):
-    exchanges = [Exchange(0, 10**9)]
-    write_page(tmp_path / 'index.html', results_of(exchanges, card), [])
+def test_page_of_a_drive_without_any_answer_can_be_written(tmp_path, drive, card):
+    write_page(tmp_path / 'index.html', results_of(drive[0], [lost(0)], card), [])
     assert '0 / 1' in (tmp_path / 'index.html').read_text()
 
 
 def test_json_has_the_figures_and_no_nan(tmp_path, drive, card):
-    _, exchanges = drive
-    write_results(tmp_path / 'demo.json', results_of(exchanges, card))
+    write_results(tmp_path / 'demo.json', results_of(*drive, card))
     text = (tmp_path / 'demo.json').read_text()
     assert 'NaN' not in text
     record = json.loads(text)
     assert (record['frames'], record['answered']) == (4, 3)
     assert record['latency_ms']['p50'] == 50.0
     assert record['stations_ms']['transport_ms']['p50'] == 20.0
+    assert record['stations_ms']['inference_ms']['p50'] == 20.0
     assert record['pictures'][2]['latency_ms'] is None
     assert record['accuracy']['overall']['recall'] == 1.0
 

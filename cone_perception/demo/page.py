@@ -8,24 +8,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from cone_perception.demo.figures import MIN_HEIGHT_PX, tall, truth_of
 from cone_perception.demo.pictures import PagePicture
-from cone_perception.demo.recording import MIN_HEIGHT_PX
-from cone_perception.demo.results import Results, count_tall
+from cone_perception.demo.results import Results
 from cone_perception.draw import class_colour, short_name
 from cone_perception.page import plain, swatch, table, tiles
 from cone_perception.page import write_page as write_html
-
-STATION_NAMES = {
-    'wait_ms': 'waiting for the one before',
-    'preprocess_ms': 'message to network input',
-    'inference_ms': 'network',
-    'decode_ms': 'decoding',
-    'publish_ms': 'publishing',
-    'transport_ms': 'over DDS, there and back',
-}
-"""The node's stations one after the other, and the way to it and from it."""
-
-STATION_COLOURS = ('--dim', '--yellow', '--blue', '--orange', '--green', '--violet')
+from cone_perception.replay.charts import STATION_COLOURS, STATION_NAMES, round_up, station_bar
 
 CHART_WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1000, 56, 76, 12, 12
 
@@ -99,9 +88,9 @@ def _tiles(results: Results) -> str:
 
 def _latency_chart(results: Results) -> str:
     """A bar for each picture; a red tick where there is no answer."""
-    latencies = [exchange.latency_ms for exchange in results.exchanges]
+    latencies = [frame.latency_ms for frame in results.frames]
     known = [value for value in latencies if value is not None]
-    highest = _round_up(max(known, default=1.0))
+    highest = round_up(max(known, default=1.0))
     chart = _Chart(len(latencies), highest, 220)
     step = chart.inner_width / max(1, len(latencies))
     for index, value in enumerate(latencies):
@@ -131,13 +120,16 @@ def _latency_chart(results: Results) -> str:
 
 def _cones_chart(results: Results) -> str:
     """Cones found in each picture, and those that are there."""
-    exchanges = results.exchanges
-    found = [None if e.found is None else count_tall(e.found) for e in exchanges]
-    truth = [None if e.truth is None else count_tall(e.truth) for e in exchanges]
+    frames = results.frames
+    found = [None if frame.found is None else len(tall(frame.found)) for frame in frames]
+    truth: list[int] = []
+    if results.truth is not None:
+        truth = [len(tall(truth_of(frame, results.truth))) for frame in frames]
     highest = max([1, *(n for n in (*found, *truth) if n is not None)])
-    chart = _Chart(len(exchanges), _round_up(highest), 360)
-    series = [('there', truth, '--dim')] if results.figures.accuracy is not None else []
-    series.append(('found', found, '--blue'))
+    chart = _Chart(len(frames), round_up(highest), 360)
+    series: list[tuple[str, Sequence[int | None], str]] = [('found', found, '--blue')]
+    if truth:
+        series.insert(0, ('there', truth, '--dim'))
     for _, values, colour in series:
         points = ' '.join(
             f'{LEFT + chart.inner_width * (index + 0.5) / len(values):.1f},{chart.y(value):.1f}'
@@ -155,26 +147,14 @@ def _cones_chart(results: Results) -> str:
 def _stations(results: Results) -> str:
     """A bar of the stations' medians, and a table below it."""
     percentiles = results.station_percentiles()
-    shown = [name for name in STATION_NAMES if name in percentiles]
-    total = sum(percentiles[name][0] for name in shown)
-    x, bars, rows = 0.0, '', []
-    for name, colour in zip(STATION_NAMES, STATION_COLOURS, strict=True):
-        if name not in percentiles:
-            continue
-        p50, p99 = percentiles[name]
-        width = 1000 * p50 / max(total, 1e-9)
-        bars += (
-            f'<rect x="{x:.1f}" y="0" width="{width:.1f}" height="44" fill="var({colour})">'
-            f'<title>{STATION_NAMES[name]}: {p50:.1f} ms</title></rect>'
-        )
-        x += width
-        rows.append((swatch(f'var({colour})', STATION_NAMES[name]), f'{p50:.1f}', f'{p99:.1f}'))
+    rows = [
+        (swatch(STATION_COLOURS[name], STATION_NAMES[name]), f'{p50:.1f}', f'{p99:.1f}')
+        for name, (p50, p99) in percentiles.items()
+    ]
     p50, p99 = results.figures.p50_ms, results.figures.p99_ms
     rows.append(('all together', f'{p50:.1f}', f'{p99:.1f}'))
-    return (
-        f'<svg viewBox="0 0 1000 44" role="img" aria-label="median time per station">{bars}</svg>'
-        f'{table(["station", "p50 ms", "p99 ms"], rows)}'
-    )
+    bar = station_bar({name: median for name, (median, _) in percentiles.items()})
+    return f'{bar}{table(["station", "p50 ms", "p99 ms"], rows)}'
 
 
 def _accuracy_table(results: Results) -> str:
@@ -216,15 +196,9 @@ def _share(value: float) -> str:
 
 def _page_rate_hz(results: Results, picture_count: int) -> float:
     """So that the page's pictures take as long as the drive did."""
-    exchanges = results.exchanges
-    duration_s = (exchanges[-1].sent_ns - exchanges[0].sent_ns) / 1e9 if exchanges else 0.0
+    frames = results.frames
+    duration_s = (frames[-1].sent_ns - frames[0].sent_ns) / 1e9 if frames else 0.0
     return round(min(30.0, max(1.0, picture_count / max(duration_s, 1.0))), 2)
-
-
-def _round_up(value: float) -> float:
-    """To 1, 2 or 5 times a power of ten."""
-    power = 10.0 ** math.floor(math.log10(max(value, 1e-9)))
-    return next(step * power for step in (1, 2, 5, 10) if step * power >= value)
 
 
 class _Chart:

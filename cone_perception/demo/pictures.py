@@ -11,11 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.albums import Film, encode_picture
-from cone_perception.demo.recording import MIN_HEIGHT_PX, Exchange
-from cone_perception.draw import draw_caption, draw_cones, shrink
+from cone_perception.demo.figures import tall, truth_of
 from cone_perception.model_card import ModelCard
-from cone_perception.sources import open_source
-from cone_perception.types import Detections, Frame, UInt8
+from cone_perception.replay.pictures import annotate, read_pictures
+from cone_perception.replay.traces import Drive, FrameTrace
+from cone_perception.types import UInt8
 
 PAGE_PICTURES = 150
 PAGE_WIDTH_PX = 880
@@ -28,35 +28,39 @@ DEFAULT_RATE_HZ = 15.0
 
 @dataclass(frozen=True, slots=True)
 class PagePicture:
-    """One picture of the page. index: of the exchange that it shows. jpeg: encoded."""
+    """One picture of the page. index: of the frame that it shows. jpeg: encoded."""
 
     index: int
     jpeg: bytes
 
 
 def make_pictures(
-    out: Path, bag: Path, topic: str, exchanges: Sequence[Exchange], card: ModelCard
+    out: Path, drive: Drive, frames: Sequence[FrameTrace], card: ModelCard
 ) -> list[PagePicture]:
     """Write demo.mp4 and contact_sheet.png; returns the pictures for the page."""
-    source = open_source(bag, topic)
-    index_of = {exchange.stamp_ns: index for index, exchange in enumerate(exchanges)}
-    on_page = set(_spread(len(exchanges), PAGE_PICTURES))
-    on_sheet = set(_spread(len(exchanges), SHEET_PICTURES))
+    index_of = {(frame.camera, frame.index): index for index, frame in enumerate(frames)}
+    topics = {camera.name: camera.topic for camera in drive.cameras}
+    on_page = set(_spread(len(frames), PAGE_PICTURES))
+    on_sheet = set(_spread(len(frames), SHEET_PICTURES))
     page: list[PagePicture] = []
     sheet: list[UInt8] = []
-    film = Film(out / 'demo.mp4', source.rate_hz or DEFAULT_RATE_HZ)
+    rate_hz = drive.frames / drive.duration_s if drive.duration_s else DEFAULT_RATE_HZ
+    film = Film(out / 'demo.mp4', rate_hz)
+    problems: list[str] = []  # those of the play, told there
+    pictures = read_pictures(drive.bag, topics, index_of, problems)
     try:
-        for frame in tqdm(source.frames, 'drawing', total=source.count, unit='picture'):
-            if not isinstance(frame, Frame) or frame.stamp_ns not in index_of:
+        for place, bgr in tqdm(pictures, 'drawing', total=len(frames), unit='picture'):
+            if isinstance(bgr, str):
                 continue
-            index = index_of[frame.stamp_ns]
-            caption = _caption(index, exchanges)
-            film.add('', _annotated(frame.bgr, exchanges[index], card, frame.width_px, caption))
+            index = index_of[place]
+            frame = frames[index]
+            truth = None if drive.truth is None else tall(truth_of(frame, drive.truth))
+            film.add('', annotate(bgr, frame, card.class_names, truth, bgr.shape[1]))
             if index in on_page:
-                small = _annotated(frame.bgr, exchanges[index], card, PAGE_WIDTH_PX, caption)
+                small = annotate(bgr, frame, card.class_names, truth, PAGE_WIDTH_PX)
                 page.append(PagePicture(index, encode_picture('.jpg', small, JPEG_QUALITY)))
             if index in on_sheet:
-                sheet.append(_annotated(frame.bgr, exchanges[index], card, SHEET_WIDTH_PX, caption))
+                sheet.append(annotate(bgr, frame, card.class_names, truth, SHEET_WIDTH_PX))
     finally:
         film.close()
     if sheet:
@@ -77,28 +81,6 @@ def contact_sheet(pictures: Sequence[UInt8], columns: int = SHEET_COLUMNS) -> UI
             picture = np.asarray(cv2.resize(picture, (width, height)), np.uint8)
         sheet[top : top + height, left : left + width] = picture
     return sheet
-
-
-def _caption(index: int, exchanges: Sequence[Exchange]) -> str:
-    exchange = exchanges[index]
-    if exchange.latency_ms is None or exchange.found is None:
-        return f'{index + 1}/{len(exchanges)}   no answer'
-    return (
-        f'{index + 1}/{len(exchanges)}   {exchange.latency_ms:.0f} ms   {len(exchange.found)} cones'
-    )
-
-
-def _annotated(
-    bgr: UInt8, exchange: Exchange, card: ModelCard, width_px: int, caption: str
-) -> UInt8:
-    """Found cones as boxes; those of the truth that are judged as dashes around them."""
-    truth = exchange.truth
-    if truth is not None:
-        truth = truth[truth.height_px >= MIN_HEIGHT_PX]
-    small, found, truth = shrink(bgr, exchange.found or Detections.empty(), truth, width_px)
-    picture = draw_cones(small, found, card.class_names, truth)
-    draw_caption(picture, caption)
-    return picture
 
 
 def _spread(count: int, wanted: int) -> list[int]:

@@ -11,21 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from cone_perception.demo.recording import MIN_HEIGHT_PX, Exchange, Figures
+from cone_perception.demo.figures import MIN_HEIGHT_PX, Figures, Truth
 from cone_perception.model_card import ModelCard
-from cone_perception.types import Detections
+from cone_perception.replay.traces import STATIONS, FrameTrace
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
     """All that the page and the JSON tell.
 
-    health: the node's last diagnostics per part. about: what was run, on what.
-    wall_s: of the whole demo.
+    frames: of the play. truth: None in a bag without it. health: the node's last diagnostics per
+    part. about: what was run, on what. wall_s: of the whole demo.
     """
 
     figures: Figures
-    exchanges: Sequence[Exchange]
+    frames: Sequence[FrameTrace]
+    truth: Truth | None
     health: Mapping[str, Mapping[str, str]]
     about: Mapping[str, str]
     card: ModelCard
@@ -33,21 +34,21 @@ class Results:
 
     def station_percentiles(self) -> dict[str, tuple[float, float]]:
         """Station -> (p50, p99) in milliseconds, in the order that a picture passes them."""
-        values: dict[str, list[float]] = {}
-        for exchange in self.exchanges:
-            for station, value in exchange.stations_ms.items():
-                values.setdefault(station, []).append(value)
-            if exchange.transport_ms is not None:
-                values.setdefault('transport_ms', []).append(exchange.transport_ms)
-        return {
-            station: (float(np.percentile(of, 50)), float(np.percentile(of, 99)))
-            for station, of in values.items()
-        }
+        values: dict[str, list[float]] = {name: [] for name in STATIONS}
+        for frame in self.frames:
+            for station, value in frame.stations_ms():
+                values[station].append(value)
+        return {name: _percentiles(of) for name, of in values.items() if of}
 
-
-def count_tall(cones: Detections) -> int:
-    """Cones that are judged: those of at least MIN_HEIGHT_PX."""
-    return int((cones.height_px >= MIN_HEIGHT_PX).sum())
+    def transport_percentiles(self) -> tuple[float, float]:
+        """(p50, p99) in milliseconds of the way there and back; NaN where it is not known."""
+        stations = (dict(frame.stations_ms()) for frame in self.frames)
+        both = [
+            known['transport_in'] + known['transport_out']
+            for known in stations
+            if {'transport_in', 'transport_out'} <= set(known)
+        ]
+        return _percentiles(both) if both else (math.nan, math.nan)
 
 
 def write_results(path: Path, results: Results) -> None:
@@ -60,8 +61,11 @@ def write_results(path: Path, results: Results) -> None:
         'failed': figures.failed,
         'latency_ms': {'p50': figures.p50_ms, 'p99': figures.p99_ms},
         'stations_ms': {
-            station: {'p50': p50, 'p99': p99}
-            for station, (p50, p99) in results.station_percentiles().items()
+            f'{station}_ms': {'p50': p50, 'p99': p99}
+            for station, (p50, p99) in {
+                **results.station_percentiles(),
+                'transport': results.transport_percentiles(),
+            }.items()
         },
         'judged_from_height_px': MIN_HEIGHT_PX,
         'accuracy': None if figures.accuracy is None else asdict(figures.accuracy),
@@ -70,14 +74,19 @@ def write_results(path: Path, results: Results) -> None:
         'diagnostics': {name: dict(values) for name, values in results.health.items()},
         'pictures': [
             {
-                'stamp_ns': exchange.stamp_ns,
-                'latency_ms': exchange.latency_ms,
-                'cones': None if exchange.found is None else len(exchange.found),
+                'stamp_ns': frame.stamp_ns,
+                'fate': frame.fate,
+                'latency_ms': frame.latency_ms,
+                'cones': None if frame.found is None else len(frame.found),
             }
-            for exchange in results.exchanges
+            for frame in results.frames
         ],
     }
     path.write_text(json.dumps(_without_nan(record), indent=1) + '\n', encoding='utf-8')
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    return float(np.percentile(values, 50)), float(np.percentile(values, 99))
 
 
 def _without_nan(value: Any) -> Any:

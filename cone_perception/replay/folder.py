@@ -9,13 +9,13 @@ from pathlib import Path
 from cone_perception.errors import OutputError
 
 
-def claim_folder(out: Path, mark: str, left_by_earlier_runs: Sequence[str], source: Path) -> None:
+def claim_folder(out: Path, mark: str, left_by_earlier_runs: Sequence[str], source: Path | None) -> None:
     """Make `out` a folder with `log/` in it, without what an earlier run left there.
 
-    mark: name of a file that says whose folder it is. source: what the command reads.
+    mark: name of a file that says whose folder it is. source: what the command reads, if anything.
     Raises OutputError when it holds the source, or anything that is not the command's.
     """
-    if out.resolve() in (source.resolve(), *source.resolve().parents):
+    if source is not None and out.resolve() in (source.resolve(), *source.resolve().parents):
         raise OutputError(f'{out} holds {source}: give another --out.')
     try:
         if out.exists() and not (out / mark).exists() and any(out.iterdir()):

@@ -165,12 +165,11 @@ def play_through_ros(
 def _clear(folder: Path) -> None:
     """Make the folder ready; of what is in it only the files of an earlier play are removed."""
     try:
-        for name in ('answers', 'log'):
-            if (folder / name).is_dir():
-                shutil.rmtree(folder / name)
+        if (folder / 'answers').is_dir():
+            shutil.rmtree(folder / 'answers')
         for name in ('sent.jsonl', 'received.jsonl'):
             (folder / name).unlink(missing_ok=True)
-        (folder / 'log').mkdir(parents=True)
+        (folder / 'log').mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f'{folder} cannot be written: {error}.') from error
 
@@ -187,6 +186,7 @@ class _Play:
     sample_load: bool
     interrupted: bool = False
     node_died: bool = False
+    process_failed: bool = False
     problems: list[str] = field(default_factory=list)
     load: list[LoadSample] = field(default_factory=list)
 
@@ -232,6 +232,7 @@ class _Play:
             health=answers.health,
             problems=tuple(self.problems),
             interrupted=self.interrupted,
+            process_failed=self.process_failed,
         )
 
     def _wait(self, team: ProcessGroup) -> None:
@@ -240,6 +241,7 @@ class _Play:
             team.wait('player', self._longest_s())
             time.sleep(LAST_ANSWERS_S)
         except ProcessError as error:
+            self.process_failed = True
             self.node_died = team.status('node') is not None
             if self.node_died:
                 self.problems.append(
@@ -261,6 +263,7 @@ class _Play:
             try:
                 team.stop(name)
             except ProcessError as error:
+                self.process_failed = True
                 self.problems.append(str(error))
 
     @contextlib.contextmanager

@@ -157,7 +157,8 @@ class Pass:
     """One replay of a drive.
 
     frames: those that were sent, in that order. health: the node's last diagnostics, part -> key ->
-    value. interrupted: somebody ended it early; what was seen is all there.
+    value. interrupted: somebody ended it early; what was seen is all there. process_failed: the
+    node died, or one of the processes did not end well; problems tell it.
     """
 
     pace: Pace
@@ -166,3 +167,4 @@ class Pass:
     health: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     interrupted: bool = False
+    process_failed: bool = False
