@@ -22,7 +22,8 @@ SCHEMA = 1
 KIND = 'cone_perception replay'
 """What result.json says of itself: other JSON files carry a schema too."""
 
-PIXEL_DECIMALS, SCORE_DECIMALS = 2, 4
+PIXEL_DECIMALS = 2
+SCORE_STEPS = 10_000
 
 LATER_MOMENTS = MOMENTS[1:]
 
@@ -78,7 +79,7 @@ def write_result(path: Path, result: ReplayResult) -> None:
     """Write result.json; figures that are not known are null.
 
     Whoever reads `path` meanwhile, or after a crash, finds the old file or the new one, whole.
-    Boxes are rounded to 0.01 px and scores to 0.0001. Raises OutputError.
+    Boxes are rounded to 0.01 px, scores up to 0.0001. Raises OutputError.
     """
     entries: dict[str, Any] = {
         'kind': KIND,
@@ -326,7 +327,9 @@ def _sample_from(row: Mapping[str, _Place]) -> LoadSample:
 def _cone_rows(cones: Detections) -> list[list[float]]:
     """(N) rows of CONE_COLUMNS."""
     boxes = np.round(cones.xyxy_px.astype(np.float64), PIXEL_DECIMALS).tolist()
-    scores = np.round(cones.score.astype(np.float64), SCORE_DECIMALS).tolist()
+    # Up, so that no cone falls below the threshold that it passed; but for float32's own rounding.
+    steps = np.ceil(cones.score.astype(np.float64) * SCORE_STEPS - 0.01)
+    scores = (steps / SCORE_STEPS + 0.0).tolist()
     classes = cones.class_id.tolist()
     return [
         [*box, score, class_id] for box, score, class_id in zip(boxes, scores, classes, strict=True)
