@@ -39,6 +39,17 @@ from cone_perception.types import Detections, Float32, Frame, UInt8
 STATE = '.cone_perception_dataset'
 """Folder that says whose data set it is, of what; in it what an unfinished run has found so far."""
 
+TO_LABEL = 'TO_LABEL.md'
+"""Says of a data set that a person has yet to look at its labels, and that it has no val."""
+
+NOTE = """# To be labelled
+
+These frames were chosen because a model is unsure of them; `index.html` says why of each.
+The labels are to begin with: correct them, in a labelling tool or here.
+Then add `images/train` to the `train` of another data set. There is no `val`, on purpose: figures
+on frames that were chosen for being hard, of a drive that was trained on, would mean nothing.
+"""
+
 IMAGES, LABELS = 'images/train', 'labels/train'
 JPEG_QUALITY = 95
 
@@ -461,14 +472,11 @@ def yolo_text(cones: Detections, width_px: int, height_px: int) -> str:
 
 
 def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> None:
-    """data.yaml, classes.txt, why.csv, index.html."""
+    """data.yaml, TO_LABEL.md, classes.txt, why.csv, index.html."""
     names = ''.join(f'  {number}: {name}\n' for number, name in enumerate(found.class_names))
-    data = (
-        '# Frames to be labelled, with labels to begin with: correct them, then add the folder to\n'
-        "# another data set's train. It has no val of its own: these frames were chosen.\n"
-        f'to_label: true\ntrain: {IMAGES}\nnames:\n{names}'
-    )
-    write_whole(folder.root / 'data.yaml', data.encode())
+    # No other key: CVAT takes each that it does not know for a split.
+    write_whole(folder.root / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}'.encode())
+    write_whole(folder.root / TO_LABEL, NOTE.encode())
     # Label Studio asks for the names in a file of their own.
     lines = ''.join(f'{name}\n' for name in found.class_names)
     write_whole(folder.root / 'classes.txt', lines.encode())

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from cone_perception.bag.dataset import TO_LABEL
 from cone_perception.errors import DataError
 
 SPLITS = ('train', 'val', 'test')
@@ -150,11 +151,11 @@ class _Reader:
         for split in SPLITS:
             value = content.get(split)
             if not value:
-                if split == 'val' and content.get('to_label') is True:
+                if split == 'val' and (self.data_yaml.parent / TO_LABEL).is_file():
                     self._report(
                         'to-label',
-                        'is to be labelled and added to another data set: there is no `val:`, so '
-                        'Ultralytics does not train on it by itself.',
+                        f'is to be labelled and added to another data set, says {TO_LABEL}: there '
+                        'is no `val:`, so Ultralytics does not train on it by itself.',
                         fatal=False,
                     )
                 elif split != 'test':
