@@ -84,7 +84,13 @@ class DetectorSettings:
     reliability: Reliability = _setting(
         'best_effort', 'Of the image subscriptions; best_effort hears reliable publishers too.'
     )
-    queue_depth: int = _setting(1, 'History depth of the image subscriptions.', low=1, high=100)
+    queue_depth: int = _setting(
+        2,
+        'History depth of the image subscriptions. 1 loses a frame unseen whenever receiving is '
+        'held up for longer than a period; the newest frame is searched with any depth.',
+        low=1,
+        high=100,
+    )
     stereo_tolerance_ms: float = _setting(
         2.0,
         'Frames of two cameras with stamps closer than this are one pair.',
