@@ -17,13 +17,14 @@ from cone_perception.replay.result import (
     CONE_COLUMNS,
     FRAME_COLUMNS,
     KIND,
+    LOAD_COLUMNS,
     SCHEMA,
     Figure,
     ReplayResult,
     read_result,
     write_result,
 )
-from cone_perception.replay.traces import FATES, MOMENTS, FrameTrace, LoadSample
+from cone_perception.replay.traces import FATES, MOMENTS, STATIONS, FrameTrace, LoadSample
 from cone_perception.types import Detections
 
 
@@ -292,6 +293,14 @@ def error_of(record: Any, path: Path) -> str:
     with pytest.raises(SourceError) as error:
         read_result(path)
     return str(error.value)
+
+
+def test_docs_tell_of_every_key_column_fate_and_moment(record: dict[str, Any]) -> None:
+    text = (Path(__file__).parents[1] / 'docs' / 'replay.md').read_text()
+    moments = [name.removesuffix('_ns') for name in MOMENTS]
+    columns = [c for c in FRAME_COLUMNS if c not in MOMENTS[1:]]
+    names = [*record, *columns, *CONE_COLUMNS, *LOAD_COLUMNS, *FATES, *moments, *STATIONS]
+    assert [name for name in names if f'`{name}`' not in text] == []
 
 
 KEYS = [entry.name for entry in fields(ReplayResult) if entry.name != 'schema']

@@ -102,8 +102,8 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Figure]:
 
     figures |= resampled.rates(_rates(passes), passes)
     fates = [frame.fate for frame in frames]
-    figures['frames_sent'] = Figure(len(frames))
-    figures['frames_answered'] = Figure(fates.count('answered'))
+    figures['frames_sent'] = Figure(float(len(frames)))
+    figures['frames_answered'] = Figure(float(fates.count('answered')))
     for fate in FATES:
         of_fate = _Series.of((i, float(each == fate)) for i, each in enumerate(fates))
         figures[f'{fate}_share'] = resampled.share(of_fate)
