@@ -280,8 +280,16 @@ def test_labels_by_order_leave_equal_stamps_out(tmp_path):
     drive = opened(bag, labels=labels)
     assert sorted(stamp for _, stamp in drive.truth) == [at(0), at(3)]
     all_zero = write(tmp_path / 'zero', stamped(0, 0, 0, 0))
-    with pytest.raises(SourceError, match='have equal stamps'):
+    with pytest.raises(SourceError, match='have equal stamps.*--stamps recorded'):
         opened(all_zero, labels=labels)
+    recorded = opened(all_zero, labels=labels, stamps='recorded')
+    assert sorted(stamp for _, stamp in recorded.truth) == [at(index) for index in range(4)]
+
+
+def test_truth_goes_by_the_stamps_that_are_sent(tmp_path):
+    messages = [*stamped(at(10), at(11), 0, at(13)), *truths(indices=[10, 11, 12, 13])]
+    drive = opened(write(tmp_path / 'bag', messages), stamps='recorded')
+    assert sorted(stamp for _, stamp in drive.truth) == [at(0), at(1), at(3)]
 
 
 def test_recorded_at_time_zero_is_named_and_waits_for_nothing(tmp_path):

@@ -132,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
     settings.filters.check_classes(bundle.card)
     budget = load_budget(args.budget) if args.budget else None
     topics = args.topic or (settings.image_topics if args.params_file else ())
-    drive = open_drive(bag, topics, args.truth, args.labels, bundle.card.class_names)
+    names = bundle.card.class_names
+    drive = open_drive(bag, topics, args.truth, args.labels, names, args.stamps)
     for problem in drive.problems:
         print_warning(problem)
     claim_folder(args.out, MARK, LEFT_BY_EARLIER_RUNS, bag)

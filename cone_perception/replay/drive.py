@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from rosbags.rosbag2 import Reader
 from tqdm import tqdm
@@ -30,7 +31,7 @@ from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
 from cone_perception.replay.labels import read_labels
 from cone_perception.replay.traces import Camera, Drive
-from cone_perception.replay.truth import TruthTopic, choose_truth
+from cone_perception.replay.truth import PictureStamps, TruthTopic, choose_truth
 from cone_perception.types import Detections
 
 PICTURES = (IMAGE, COMPRESSED_IMAGE)
@@ -41,14 +42,18 @@ HASH_BLOCK_BYTES = 4 * 2**20
 class _Pictures:
     """What was seen of a camera.
 
-    stamps_ns: of each picture in its order; 0 where it has none. first_ns, last_ns: recorded, those
-    at time zero left out. unreadable: why, of the first one.
+    headers_ns, times_ns: stamp (0 where it has none) and recording of each picture, in their order.
+    unreadable: why, of the first one.
     """
 
-    stamps_ns: array[int] = field(default_factory=lambda: array('q'))
-    first_ns: int = 0
-    last_ns: int = 0
+    headers_ns: array[int] = field(default_factory=lambda: array('q'))
+    times_ns: array[int] = field(default_factory=lambda: array('q'))
     unreadable: str = ''
+
+    def stamps(self, recorded: bool) -> list[PictureStamps]:
+        """Of each picture, sent with the stamp of its header or with the time of its recording."""
+        sent = self.times_ns if recorded else self.headers_ns
+        return [PictureStamps(*both) for both in zip(self.headers_ns, sent, strict=True)]
 
 
 def open_drive(
@@ -57,6 +62,7 @@ def open_drive(
     truth_topics: Sequence[str] = (),
     labels: Path | None = None,
     class_names: Sequence[str] = (),
+    stamps: Literal['header', 'recorded'] = 'header',
 ) -> Drive:
     """Look through the bag at `bag`: which cameras to replay, against which ground truth.
 
@@ -64,7 +70,8 @@ def open_drive(
     Detection2DArray, one for each of `topics`, or each in the namespace of its camera
     (/camera/left/image_raw, /camera/left/ground_truth); none takes those that cannot be meant
     otherwise, see `choose_truth`. labels: a folder of YOLO labels instead, see `read_labels`.
-    class_names: of the model; the truth is told in its indices.
+    class_names: of the model; the truth is told in its indices. stamps: those that the pictures
+    are sent with; the truth goes by them.
 
     The bag is read once: the messages of the cameras, of their camera_info and truth by this
     thread, all bytes of its files, for the hash, by another one beside it, so that the disk is
@@ -116,18 +123,20 @@ def open_drive(
         *problems,
     ]
     pictures = {entry.topic: entry for entry in report.topics if entry.topic in seen}
-    frames = sum(len(camera.stamps_ns) for camera in seen.values())
+    frames = sum(len(camera.times_ns) for camera in seen.values())
     if not frames:
         raise SourceError(f'{bag} has no picture on {", ".join(chosen)}.')
-    stamps = {names[topic]: list(camera.stamps_ns) for topic, camera in seen.items()}
+    stamps_of = {
+        names[topic]: camera.stamps(stamps == 'recorded') for topic, camera in seen.items()
+    }
     truth: Mapping[tuple[str, int], Detections] | None = None
     if labels is not None:
         sizes = {names[topic]: pictures[topic].picture for topic in chosen}
-        truth = read_labels(labels, stamps, _known_sizes(sizes), class_names, problems)
+        truth = read_labels(labels, stamps_of, _known_sizes(sizes), class_names, problems)
     elif truths:
         truth = {}
         for topic, one in list(truths.items()):
-            found = one.match(names[topic], stamps[names[topic]], problems)
+            found = one.match(names[topic], stamps_of[names[topic]], problems)
             if found is None:
                 del truths[topic]
             else:
@@ -236,14 +245,12 @@ def _second_last(topic: str) -> str:
 
 def _take_picture(camera: _Pictures, message: BagMessage) -> None:
     """Note its stamp; the first one is looked at too."""
-    first = not camera.stamps_ns
-    if message.time_ns:
-        camera.first_ns = camera.first_ns or message.time_ns
-        camera.last_ns = max(camera.last_ns, message.time_ns)
+    first = not camera.times_ns
+    camera.times_ns.append(message.time_ns)
     try:
-        camera.stamps_ns.append(header_stamp_ns(message.data))
+        camera.headers_ns.append(header_stamp_ns(message.data))
     except SourceError:
-        camera.stamps_ns.append(0)
+        camera.headers_ns.append(0)
         return
     if first and message.type_name == IMAGE:  # of a compressed one the report tells
         try:
@@ -255,9 +262,9 @@ def _take_picture(camera: _Pictures, message: BagMessage) -> None:
 
 
 def _duration_s(cameras: Collection[_Pictures]) -> float:
-    timed = [camera for camera in cameras if camera.last_ns]
-    first_ns = min((camera.first_ns for camera in timed), default=0)
-    return (max((camera.last_ns for camera in timed), default=0) - first_ns) / 1e9
+    """From the first picture to the last; those recorded at time zero say nothing of it."""
+    times_ns = [time_ns for camera in cameras for time_ns in camera.times_ns if time_ns]
+    return (max(times_ns) - min(times_ns)) / 1e9 if times_ns else 0.0
 
 
 def _unreadable(seen: Mapping[str, _Pictures]) -> Collection[str]:

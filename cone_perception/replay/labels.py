@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from cone_perception.errors import SourceError
+from cone_perception.replay.truth import PictureStamps, sent_by_header
 from cone_perception.types import Detections
 
 NAMES_FILES = ('data.yaml', 'classes.txt', 'obj.names')
@@ -25,22 +26,22 @@ EDGE = 1e-4
 
 def read_labels(
     folder: Path,
-    stamps_ns: Mapping[str, Sequence[int]],
+    stamps_ns: Mapping[str, Sequence[PictureStamps]],
     sizes_px: Mapping[str, tuple[int, int]],
     class_names: Sequence[str],
     problems: list[str],
 ) -> dict[tuple[str, int], Detections]:
-    """(camera, stamp) -> cones of each picture that has a label file.
+    """(camera, stamp as sent) -> cones of each picture that has a label file.
 
     folder: of NAME.txt, each line `class x y width height` (middle and size of a box in fractions
     of the picture); with several cameras a folder of each camera's name in it.
-    NAME is the stamp of a picture in nanoseconds: pictures without a file are then not judged, and
-    an empty file says that there is no cone. Or no name is one: then there must be as many files
-    as pictures, and they belong together in the order of the names and of the recording.
-    stamps_ns, sizes_px: camera -> stamp of each picture, (width, height) of all.
+    NAME is the stamp of a picture's header in nanoseconds: pictures without a file are then not
+    judged, and an empty file says that there is no cone. Or no name is one: then there must be as
+    many files as pictures, and they belong together in the order of names and of recording.
+    stamps_ns, sizes_px: camera -> stamps of each picture, (width, height) of all.
     class_names: of the model. The numbers in the files mean these, unless a data.yaml or
     classes.txt beside them says what they mean.
-    Pictures whose stamp is zero or that of another one are not judged; `problems` tells of them.
+    Pictures that are sent with the stamp of another one are not judged; `problems` tells of them.
     Raises SourceError for what cannot be told, is no label, or is a class the model does not know.
     """
     if not folder.is_dir():
@@ -61,13 +62,14 @@ def read_labels(
 
 
 def match_files(
-    folder: Path, camera: str, stamps_ns: Sequence[int], problems: list[str]
+    folder: Path, camera: str, stamps: Sequence[PictureStamps], problems: list[str]
 ) -> dict[int, Path]:
-    """Stamp -> label file of the pictures of one camera; see `read_labels`."""
+    """Stamp as sent -> label file of the pictures of one camera; see `read_labels`."""
     files = sorted(file for file in folder.glob('*.txt') if file.name not in NAMES_FILES)
     if not files:
         raise SourceError(f'{folder} holds no label files (NAME.txt, YOLO format).')
-    there = set(stamps_ns) - {0}
+    sent = sent_by_header(stamps)
+    there = {one.header_ns for one in stamps} - {0}
     by_stamp = [file for file in files if file.stem.isdecimal() and int(file.stem) in there]
     if by_stamp and len(by_stamp) < len(files):
         other = next(file for file in files if file not in by_stamp)
@@ -76,12 +78,12 @@ def match_files(
             f'{other.name} is not: labels belong to pictures either by stamp or by order.'
         )
     if by_stamp:
-        pairs = [(int(file.stem), file) for file in files]
+        kept = {sent[int(file.stem)]: file for file in files if int(file.stem) in sent}
     else:
-        if len(files) != len(stamps_ns):
+        if len(files) != len(stamps):
             raise SourceError(
                 f'{folder} has {len(files)} label files, none with the stamp of a picture of '
-                f'camera {camera} as its name, and the bag has {len(stamps_ns)} pictures: without '
+                f'camera {camera} as its name, and the bag has {len(stamps)} pictures: without '
                 'stamps there must be one for each picture, in order.'
             )
         for before, after in pairwise(files):
@@ -90,17 +92,20 @@ def match_files(
                     f'{folder}: the order of the labels is not clear: by letters {before.name} is '
                     f'before {after.name}, by numbers after it. Pad the numbers with zeros.'
                 )
-        pairs = list(zip(stamps_ns, files, strict=True))
-    counts = Counter(stamps_ns)
-    kept = {stamp_ns: file for stamp_ns, file in pairs if counts[stamp_ns] == 1}
+        counts = Counter(one.sent_ns for one in stamps)
+        kept = {
+            one.sent_ns: file
+            for one, file in zip(stamps, files, strict=True)
+            if counts[one.sent_ns] == 1
+        }
     if not kept:
         raise SourceError(
-            f'{folder}: the pictures of camera {camera} have equal stamps, so that no label can be '
-            'told to be of one of them.'
+            f'{folder}: the pictures of camera {camera} have equal stamps, so that no answer can '
+            'be told to be of one of them: --stamps recorded gives each its own.'
         )
-    if len(kept) < len(stamps_ns):
+    if len(kept) < len(stamps):
         problems.append(
-            f'{len(stamps_ns) - len(kept)} of {len(stamps_ns)} pictures of camera {camera} have no '
+            f'{len(stamps) - len(kept)} of {len(stamps)} pictures of camera {camera} have no '
             f'label file of their own in {folder}: they are not judged'
         )
     return kept

@@ -6,12 +6,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from cone_perception.bags import COMPRESSED_IMAGE, DETECTIONS, IMAGE, BagMessage, bag_types
 from cone_perception.camera_info import camera_info_topic
 from cone_perception.detection_array import from_message
 from cone_perception.errors import SourceError
 from cone_perception.types import Detections
+
+
+class PictureStamps(NamedTuple):
+    """Of one picture, in nanoseconds: as recorded in its header, and as it is sent."""
+
+    header_ns: int
+    sent_ns: int
+
+
+def sent_by_header(stamps: Sequence[PictureStamps]) -> dict[int, int]:
+    """Stamp in the header -> as sent, of pictures that have both for themselves."""
+    headers = Counter(one.header_ns for one in stamps)
+    sent = Counter(one.sent_ns for one in stamps)
+    return {
+        one.header_ns: one.sent_ns
+        for one in stamps
+        if headers[one.header_ns] == sent[one.sent_ns] == 1
+    }
 
 
 @dataclass(slots=True)
@@ -44,9 +63,9 @@ class TruthTopic:
         self.guesses |= bool(((found.score > 0) & (found.score < 1)).any())
 
     def match(
-        self, camera: str, stamps_ns: Sequence[int], problems: list[str]
+        self, camera: str, stamps: Sequence[PictureStamps], problems: list[str]
     ) -> dict[tuple[str, int], Detections] | None:
-        """(camera, stamp) -> the cones of each picture whose truth is known; None: no truth at all.
+        """(camera, stamp as sent) -> cones of each picture whose truth is known; None without any.
 
         Raises SourceError when the topic was asked for and fits no picture.
         """
@@ -56,11 +75,11 @@ class TruthTopic:
                 f'or classes that the model does not know: --truth {self.topic} takes it'
             )
             return None
-        counts = Counter(stamps_ns)
+        sent = sent_by_header(stamps)
         found = {
-            (camera, stamp): cones
+            (camera, sent[stamp]): cones
             for stamp, cones in self.cones.items()
-            if counts[stamp] == 1 and stamp not in self.twice
+            if stamp in sent and stamp not in self.twice
         }
         if not found:
             text = f'{self.topic} has no message with the stamp of one picture of camera {camera}'
@@ -68,9 +87,9 @@ class TruthTopic:
                 raise SourceError(f"{text}: its header must be the picture's own.")
             problems.append(f'{text}: it is not taken for ground truth')
             return None
-        if len(found) < len(stamps_ns):
+        if len(found) < len(stamps):
             problems.append(
-                f'{len(stamps_ns) - len(found)} of {len(stamps_ns)} pictures of camera {camera} '
+                f'{len(stamps) - len(found)} of {len(stamps)} pictures of camera {camera} '
                 f'have no ground truth of their own in {self.topic}: they are not judged'
             )
         return found
