@@ -437,6 +437,23 @@ def test_slow_station_shows_in_its_own_colour():
     assert len(set(network)) == 1
 
 
+def test_cameras_that_send_at_the_same_moment_do_not_hide_one_another():
+    frames = [trace(i, camera=camera) for i in range(10) for camera in ('left', 'right')]
+    svg = charts.latency_series([frames], Timeline.of([frames]), {})
+    bars = rectangles(svg, charts.STATION_COLOURS['inference'])
+    assert len(bars) == 20
+    assert min(width for *_, width in bars) > 20
+
+
+def test_answer_far_beyond_the_others_is_cut_and_said():
+    frames = [trace(i, factor=1000.0 if i == 70 else 1.0) for i in range(500)]
+    svg = charts.latency_series([frames], Timeline.of([frames]), {})
+    assert 'beyond the chart, up to 29000 ms' in svg
+    assert len(rectangles(svg, 'var(--red)')) == 1
+    even = charts.latency_series([frames[:50]], Timeline.of([frames[:50]]), {})
+    assert 'beyond' not in even
+
+
 def test_latency_that_no_station_tells_is_drawn_too():
     silent = [
         FrameTrace('left', i, i, 'answered', i * PERIOD_NS, returned_ns=i * PERIOD_NS + 10**7)

@@ -182,8 +182,9 @@ class Chart:
 
     def svg(self) -> str:
         """The whole of it."""
+        wide = ' class="full"' if self._width_px == FULL_PX else ''
         return (
-            f'<svg viewBox="0 0 {self._width_px} {self._height_px}" role="img" '
+            f'<svg{wide} viewBox="0 0 {self._width_px} {self._height_px}" role="img" '
             f'aria-label="{plain(self._name)}">{self._grid()}'
             f'{"".join(self._parts + self._marks)}</svg>'
         )
@@ -347,52 +348,63 @@ def latency_histogram(latencies_ms: Sequence[float], marks: Mapping[str, float])
 def latency_series(
     passes: Sequence[Sequence[FrameTrace]], timeline: Timeline, marks: Mapping[str, float]
 ) -> str:
-    """A bar for each frame, or for several in a row, stacked by station; lost ones below.
+    """For each camera: a bar for each frame, or for several in a row, stacked by station.
 
-    marks: two levels to name, the lower one first, e.g. p50 and p99, in ms.
+    Frames that were lost are ticks below. marks: two levels to name, the lower one first, e.g. p50
+    and p99, in ms.
     """
-    slots = list(_slots(passes, timeline))
-    latencies = [value for slot in slots for value in slot.latencies_ms]
+    lanes = _lanes(passes, timeline)
+    latencies = [ms for slots in lanes.values() for slot in slots for ms in slot.latencies_ms]
     if not latencies:
         return ''
-    limit_ms = 3.0 * float(np.percentile(latencies, 99))
-    high_ms = min(max(latencies), limit_ms) * 1.05
-    chart = timeline.chart('latency over time, by station', high_ms, 'ms', height_px=280)
-    bars: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
-    for slot in slots:
-        base_ms = 0.0
-        for station, mean_ms in _mean_stations_ms(slot.frames).items():
-            bars[station].append((slot.start_s, slot.end_s, base_ms, base_ms + mean_ms))
-            base_ms += mean_ms
-    for station, colour in STATION_COLOURS.items():
-        chart.bars(bars[station], colour)
-    several = any(len(slot.latencies_ms) > 1 for slot in slots)
-    if several:
-        slowest = [(slot, max(slot.latencies_ms)) for slot in slots if slot.latencies_ms]
+    highest_ms = max(latencies)
+    high_ms = min(highest_ms, 3.0 * float(np.percentile(latencies, 99))) * 1.05
+    several = any(len(slot.latencies_ms) > 1 for slots in lanes.values() for slot in slots)
+    drawn, seen = '', set[str]()
+    for camera, slots in lanes.items():
+        chart = timeline.chart(
+            f'latency of {camera} by station',
+            high_ms,
+            'ms',
+            height_px=280 if len(lanes) == 1 else 200,
+        )
+        bars: dict[str, list[tuple[float, float, float, float]]] = defaultdict(list)
+        for slot in slots:
+            base_ms = 0.0
+            for station, mean_ms in _mean_stations_ms(slot.frames).items():
+                bars[station].append((slot.start_s, slot.end_s, base_ms, base_ms + mean_ms))
+                base_ms += mean_ms
+        for station, colour in STATION_COLOURS.items():
+            chart.bars(bars[station], colour)
+        tops = [(s.start_s, s.end_s, max(s.latencies_ms)) for s in slots if s.latencies_ms]
         thin_ms = high_ms / 150
-        chart.bars([(s.start_s, s.end_s, top, top + thin_ms) for s, top in slowest], 'var(--ink)')
-    lost = [slot for slot in slots if _count_lost(slot.frames)]
-    chart.below([(slot.start_s, slot.end_s) for slot in lost], 'var(--red)')
-    for lower_px, (name, value) in zip((11.0, -3.0), marks.items(), strict=False):
-        chart.level(value, f'{name} {value:.1f}', lower_px)
-    for slot in slots:
-        chart.tell(slot.start_s, slot.end_s, _tell_latency(slot))
+        if several:
+            chart.bars([(at, to, top, top + thin_ms) for at, to, top in tops], 'var(--ink)')
+        beyond = [(a, b, high_ms - 3 * thin_ms, high_ms) for a, b, top in tops if top > high_ms]
+        chart.bars(beyond, 'var(--red)')
+        lost = [(slot.start_s, slot.end_s) for slot in slots if _count_lost(slot.frames)]
+        chart.below(lost, 'var(--red)')
+        for lower_px, (name, value) in zip((11.0, -3.0), marks.items(), strict=False):
+            chart.level(value, f'{name} {value:.1f}', lower_px)
+        for slot in slots:
+            chart.tell(slot.start_s, slot.end_s, _tell_latency(slot))
+        drawn += (f'<h3>{plain(camera)}</h3>' if len(lanes) > 1 else '') + chart.svg()
+        seen |= {station for station, spans in bars.items() if spans}
+        seen |= {'lost'} if lost else set()
     names = {**STATION_NAMES, UNTOLD: 'not told apart'}
-    entries = [(STATION_COLOURS[name], names[name]) for name in STATION_COLOURS if bars[name]]
+    entries = [(STATION_COLOURS[name], names[name]) for name in STATION_COLOURS if name in seen]
     if several:
         entries.append(('var(--ink)', 'the slowest of each bar (bar: mean)'))
-    if lost:
-        entries.append(('var(--red)', 'a frame was lost'))
-    return chart.svg() + legend(entries)
+    if highest_ms > high_ms:
+        entries.append(('var(--red)', f'above: beyond the chart, up to {highest_ms:.0f} ms'))
+    if 'lost' in seen:
+        entries.append(('var(--red)', 'below: a frame was lost'))
+    return drawn + legend(entries)
 
 
 def loss_timeline(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> str:
     """For each camera: when frames were sent (strip), and how many of them were lost to what."""
-    cameras = list(dict.fromkeys(frame.camera for frames in passes for frame in frames))
-    lanes = {
-        camera: list(_slots([[f for f in p if f.camera == camera] for p in passes], timeline))
-        for camera in cameras
-    }
+    lanes = _lanes(passes, timeline)
     counts = [_count_lost(slot.frames).total() for slots in lanes.values() for slot in slots]
     high = max(counts, default=0)
     drawn, seen = '', Counter[Fate]()
@@ -555,6 +567,15 @@ def station_bar(medians_ms: Mapping[str, float]) -> str:
         )
         at_px += width_px
     return f'<svg viewBox="0 0 1000 44" role="img" aria-label="median by station">{bars}</svg>'
+
+
+def _lanes(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> dict[str, list[_Slot]]:
+    """Of each camera by itself: two often send at the same moment."""
+    cameras = dict.fromkeys(frame.camera for frames in passes for frame in frames)
+    return {
+        camera: list(_slots([[f for f in p if f.camera == camera] for p in passes], timeline))
+        for camera in cameras
+    }
 
 
 def _slots(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> Iterator[_Slot]:

@@ -19,6 +19,7 @@ from cone_perception.replay.pictures import (
     Place,
     annotate,
     class_names,
+    draw_border,
     read_pictures,
     tell,
     topics_of,
@@ -32,8 +33,6 @@ SHARED_WIDTH_PX = 960
 """At most: of the only camera's picture, of each picture beside others."""
 
 DEFAULT_RATE_HZ = 15.0
-BORDER_SHARE = 0.012
-RED = (60, 60, 230)
 
 
 def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> None:
@@ -76,7 +75,7 @@ def _drawn(
         there = truth.get((frame.camera, frame.stamp_ns))
         drawn = annotate(picture, frame, classes, there, width_px)
         sizes[frame.camera] = (drawn.shape[0], drawn.shape[1])
-        yield frame.camera, drawn if frame.fate == 'answered' else _bordered(drawn)
+        yield frame.camera, drawn
 
 
 def _rounds(drawn: Iterable[tuple[str, UInt8]]) -> Iterator[dict[str, tuple[UInt8, bool]]]:
@@ -130,19 +129,12 @@ def _fit(picture: UInt8, height_px: int, width_px: int) -> UInt8:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _bordered(picture: UInt8) -> UInt8:
-    """With a red border: this frame was lost."""
-    wide_px = max(3, round(BORDER_SHARE * picture.shape[1]))
-    bottom_right = (picture.shape[1] - 1 - wide_px // 2, picture.shape[0] - 1 - wide_px // 2)
-    cv2.rectangle(picture, (wide_px // 2, wide_px // 2), bottom_right, RED, wide_px)
-    return picture
-
-
 def _unreadable(size: tuple[int, int], frame: FrameTrace, reason: str) -> UInt8:
     """A dark picture that says why it is one."""
     picture = np.full((*size, 3), 24, np.uint8)
+    draw_border(picture)
     draw_caption(picture, f'{tell(frame)}: {reason}')
-    return _bordered(picture)
+    return picture
 
 
 def _rate_hz(frames: Sequence[FrameTrace]) -> float:

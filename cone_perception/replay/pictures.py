@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+import cv2
+
 from cone_perception.bags import BagMessage, bag_types, open_bag, read_until_damage
 from cone_perception.draw import draw_caption, draw_cones, shrink
 from cone_perception.errors import ImageError
@@ -18,6 +20,9 @@ from cone_perception.types import Detections, UInt8
 
 Place = tuple[str, int]
 """A picture of a bag: name of its camera, and its index among the camera's pictures."""
+
+BORDER_SHARE = 0.012
+RED = (60, 60, 230)
 
 
 def read_pictures(
@@ -49,12 +54,26 @@ def annotate(
     truth: Detections | None,
     width_px: int,
 ) -> UInt8:
-    """Found cones as boxes, those that are there as dashes; at most `width_px` wide."""
+    """Found cones as boxes, those that are there as dashes; at most `width_px` wide.
+
+    A frame that was lost has a red border.
+    """
     found = frame.found or Detections.empty()
     small, found, truth = shrink(bgr, found, truth, width_px)
     picture = draw_cones(small, found, class_names, truth)
+    if frame.fate != 'answered':
+        draw_border(picture)
     draw_caption(picture, tell(frame))
     return picture
+
+
+def draw_border(picture: UInt8) -> None:
+    """Draw the red border of what was lost."""
+    height_px, width_px = picture.shape[:2]
+    wide_px = max(3, round(BORDER_SHARE * width_px))
+    inset = wide_px // 2
+    corner = (width_px - 1 - inset, height_px - 1 - inset)
+    cv2.rectangle(picture, (inset, inset), corner, RED, wide_px)
 
 
 def class_names(result: ReplayResult) -> list[str]:
