@@ -288,13 +288,12 @@ class Replay:
         return self._write(finished=True)
 
     def _search(self) -> None:
-        self._max_rate = find_max_rate(lambda hz: self._way.play(Pace('hz', hz=hz)))
-        self._interrupted = self._max_rate.interrupted
-        if self._max_rate.hz:
-            self._pace = Pace('hz', hz=self._max_rate.hz)
-            print(f'highest rate: {self._max_rate.hz:g} Hz', flush=True)
-        else:
-            self._pace = Pace('hz', hz=self._max_rate.probes[-1]['hz'])
+        """Go on at the highest rate that has passed, or at the last one tried."""
+        found = find_max_rate(lambda hz: self._way.play(Pace('hz', hz=hz)))
+        self._max_rate, self._interrupted = found, found.interrupted
+        print(f'highest rate: {found.says}', flush=True)
+        if found.probes:
+            self._pace = Pace('hz', hz=found.hz or found.probes[-1]['hz'])
 
     def _write(self, finished: bool) -> ReplayResult:
         result = self._result(finished)
@@ -448,8 +447,8 @@ def _check_way(args: argparse.Namespace, settings: DetectorSettings) -> None:
                 'rclpy is not installed, so nothing can be sent through ROS. Source ROS 2, or '
                 "pip install 'cone_perception[ros]'; --through pipeline needs none."
             )
-    elif args.node_command or args.domain is not None or args.stamps == 'recorded':
-        raise SettingsError('--node-command, --domain and --stamps belong to --through ros')
+    elif args.node_command or args.stamps == 'recorded':
+        raise SettingsError('--node-command and --stamps recorded belong to --through ros')
     if bool(args.node_command) != bool(args.detections):
         raise SettingsError('--node-command and --detections belong together')
 
