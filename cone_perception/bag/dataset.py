@@ -121,26 +121,24 @@ def run(args: argparse.Namespace) -> int:
 
 def _make(args: argparse.Namespace) -> int:
     result = read_result(args.result) if args.result else None
-    bundle = None if result else read_bundle(args.model or shipped_bundle())
+    bundle = read_bundle(args.model or shipped_bundle())
     reference = read_bundle(args.reference) if args.reference else None
     if result is not None:
         drive = _drive_of(result, args.bag)
     else:
-        assert bundle is not None
         names = bundle.card.class_names
         drive = open_drive(args.bag, args.topic, args.truth, args.labels, names)
         for problem in drive.problems:
             print_warning(problem)
     if reference is not None and drive.truth is not None:
         raise SourceError('the truth of this drive is known: leave out --reference.')
-    folder = _Folder(args.out, _request(args, drive, bundle, reference))
+    folder = _Folder(args.out, _request(args, drive, None if result else bundle, reference))
     if folder.finished:
         print(f'{args.out} is complete: nothing was done.')
         return 0
     if result is not None:
         found = _findings_of(result, drive)
     else:
-        assert bundle is not None
         found = _run_model(args, drive, bundle, folder)
     if reference is not None:
         found = replace(found, known=_run_reference(args, drive, found, reference, folder))
