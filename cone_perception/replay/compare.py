@@ -190,10 +190,14 @@ def compare(
     answered = _keys(baseline.passes, answered=True) & _keys(other.passes, answered=True)
     paired: dict[str, Difference] = {}
     if not any(each.stops('recall_answered') for each in obstacles):
+        if sent == answered:
+            whose = [(('_sent', '_answered'), sent)]
+        else:
+            whose = [(('_sent',), sent), (('_answered',), answered)]
         paired = {
             each.name: each
-            for whose, keys in (('_sent', sent), ('_answered', answered))
-            for each in _paired(baseline, other, whose, keys, seed)
+            for which, keys in whose
+            for each in _paired(baseline, other, which, keys, seed)
         }
     differences = []
     for name in dict.fromkeys((*baseline.figures, *other.figures)):
@@ -342,11 +346,14 @@ def _truth_differs(a: ReplayResult, b: ReplayResult) -> bool:
 def _paired(
     a: ReplayResult,
     b: ReplayResult,
-    whose: str,
+    which: Sequence[str],
     keys: set[tuple[str, int]],
     seed: int,
 ) -> Iterator[Difference]:
-    """Accuracy on these frames. The same frames and seed make the same resamples for both."""
+    """Accuracy on these frames. The same frames and seed make the same resamples for both.
+
+    which: `_sent`, `_answered` or both.
+    """
     keys = keys & (a.truth or {}).keys() & (b.truth or {}).keys()
     if not keys:
         return
@@ -365,7 +372,7 @@ def _paired(
         for result in (a, b)
     )
     for name in rows_a:
-        if whose in name:
+        if any(each in name for each in which):
             difference = interval_of(rows_b[name] - rows_a[name])
             yield _judged(
                 name,
