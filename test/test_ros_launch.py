@@ -99,13 +99,17 @@ def test_node_that_dies_is_started_again_and_one_that_is_stopped_is_not(ros, tmp
         assert len(launch.node_pids()) == 2
 
 
-def test_build_only_is_tried_once(ros, tmp_path):
+@pytest.mark.parametrize('place', ['argument', 'settings file'])
+def test_build_only_is_tried_once(ros, tmp_path, place):
     try:
         read_gpu()
         pytest.skip('this machine has an NVIDIA card')
     except EngineError:
         pass
-    with launched(tmp_path, build_only='true') as launch:
+    settings = tmp_path / 'settings.yaml'
+    settings.write_text('/**: {ros__parameters: {build_only: true}}')
+    given = {'build_only': 'true'} if place == 'argument' else {'params_file': settings}
+    with launched(tmp_path, **given) as launch:
         launch.process.wait(TIMEOUT_S)
         assert 'build_only: true is set, but this machine has no NVIDIA driver' in launch.output
         assert len(launch.node_pids()) == 1
