@@ -85,29 +85,56 @@ def match_picture(
     height lies outside [min_height_px, max_height_px) need not be found: a detection that matches
     one of them, or matches none and has such a height itself, does not count.
     """
-
-    def in_range(boxes: Detections) -> Bool:
-        return (boxes.height_px >= min_height_px) & (boxes.height_px < max_height_px)
-
-    required = in_range(truth)
-    counted = in_range(found)
-    correct = np.zeros(len(found), bool)
-    overlaps = box_iou(found.xyxy_px, truth.xyxy_px)
-    overlaps[found.class_id[:, None] != truth.class_id[None]] = 0
-    free = np.ones(len(truth), bool)
-    for index in np.argsort(-found.score, kind='stable'):
-        for candidates in (free & required, free & ~required):
-            hits = np.where(candidates, overlaps[index], 0)
-            if len(hits) and hits.max() >= iou:
-                free[hits.argmax()] = False
-                counted[index] = correct[index] = bool(required[hits.argmax()])
-                break
+    counted, correct, _ = _assign(found, truth, min_height_px, max_height_px, iou)
+    required = _in_range(truth, min_height_px, max_height_px)
     return PictureMatch(
         found.score[counted],
         found.class_id[counted],
         correct[counted],
         np.bincount(truth.class_id[required], minlength=class_count).astype(np.int64),
     )
+
+
+def find_errors(
+    found: Detections,
+    truth: Detections,
+    min_height_px: float = 0.0,
+    max_height_px: float = float('inf'),
+    iou: float = 0.5,
+) -> tuple[Detections, Detections]:
+    """Cones of the truth that were missed, and detections that are wrong; as `match_picture`."""
+    counted, correct, missed = _assign(found, truth, min_height_px, max_height_px, iou)
+    return truth[missed], found[counted & ~correct]
+
+
+def _assign(
+    found: Detections, truth: Detections, min_height_px: float, max_height_px: float, iou: float
+) -> tuple[Bool, Bool, Bool]:
+    """(N,) detections that count, (N,) those that are correct, (M,) cones that were missed."""
+    required = _in_range(truth, min_height_px, max_height_px)
+    counted = _in_range(found, min_height_px, max_height_px)
+    correct = np.zeros(len(found), bool)
+    free = np.ones(len(truth), bool)
+    overlaps = box_iou(found.xyxy_px, truth.xyxy_px)
+    meets = (overlaps >= iou) & (found.class_id[:, None] == truth.class_id[None])
+    if (meets.sum(axis=0) <= 1).all() and (meets.sum(axis=1) <= 1).all():  # nothing to choose
+        rows, columns = np.nonzero(meets)
+        free[columns] = False
+        counted[rows] = correct[rows] = required[columns]
+        return counted, correct, free & required
+    for index in np.argsort(-found.score, kind='stable'):
+        for candidates in (free & required, free & ~required):
+            hits = np.where(candidates & meets[index], overlaps[index], -1)
+            if len(hits) and hits.max() >= 0:
+                free[hits.argmax()] = False
+                counted[index] = correct[index] = bool(required[hits.argmax()])
+                break
+    return counted, correct, free & required
+
+
+def _in_range(boxes: Detections, min_height_px: float, max_height_px: float) -> Bool:
+    inside: Bool = (boxes.height_px >= min_height_px) & (boxes.height_px < max_height_px)
+    return inside
 
 
 def summarise(
