@@ -1,0 +1,313 @@
+"""A drive through the node and back: what becomes of each picture, and planted faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+
+from cone_perception.bags import COMPRESSED_IMAGE, IMAGE, _image_message, bag_types
+from cone_perception.errors import SettingsError, SourceError
+from cone_perception.model_card import read_bundle
+from cone_perception.replay.ros_way import (
+    Answers,
+    NodeCommand,
+    echo_node,
+    join,
+    our_node,
+    play_through_ros,
+)
+from cone_perception.replay.traces import Camera, Drive, Pace
+from cone_perception.types import Detections, Frame
+
+START_NS = 1_700_000_000_000_000_000
+PERIOD_NS = 100_000_000
+EVERY_FRAME = {'device': 'cpu', 'reliability': 'reliable', 'queue_depth': '10'}
+"""So that DDS loses none, however busy the machine is."""
+
+
+def picture():
+    bgr = np.full((96, 160, 3), 114, np.uint8)
+    paint(bgr, 'blue_cone', 32, 32, 8, 8)
+    return bgr
+
+
+def write_drive(path, lengths, compressed=False, stamped=True, spoilt=(), storage='mcap'):
+    """A bag with a camera for each name -> number of pictures, 10 a second.
+
+    spoilt: (camera, index) whose data is cut off.
+    """
+    type_name = COMPRESSED_IMAGE if compressed else IMAGE
+    store, topics = bag_types(), {}
+    with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
+        for name in lengths:
+            topic = f'/{name}/image/compressed' if compressed else f'/{name}/image'
+            topics[name] = writer.add_connection(topic, type_name, typestore=store)
+        for index in range(max(lengths.values())):
+            for name, length in lengths.items():
+                if index >= length:
+                    continue
+                time_ns = START_NS + index * PERIOD_NS
+                frame = Frame(picture(), time_ns if stamped else 0, name)
+                message = _image_message(store, frame, compressed)
+                if (name, index) in spoilt:
+                    message.data = message.data[:50]
+                writer.write(topics[name], time_ns, store.serialize_cdr(message, type_name))
+    cameras = tuple(Camera(name, topics[name].topic, compressed) for name in lengths)
+    duration_s = (max(lengths.values()) - 1) * PERIOD_NS / 1e9
+    return Drive(path, '', cameras, sum(lengths.values()), duration_s, storage)
+
+
+@pytest.fixture(scope='module')
+def bundle(tmp_path_factory):
+    return read_bundle(write_tiny_bundle(tmp_path_factory.mktemp('tiny')))
+
+
+@pytest.fixture
+def planted(bundle, monkeypatch):
+    """A node with faults; see planted_node.py."""
+
+    def node_of(drive, **faults):
+        monkeypatch.setenv('PLANTED', json.dumps(faults))
+        node = our_node(drive, bundle, EVERY_FRAME)
+        program = (sys.executable, str(Path(__file__).with_name('planted_node.py')))
+        return replace(node, command=(*program, *node.command[3:]))
+
+    return node_of
+
+
+def fates(play):
+    return Counter(frame.fate for frame in play.frames)
+
+
+def medians_ms(play):
+    stations = [dict(frame.stations_ms()) for frame in play.frames if frame.fate == 'answered']
+    return {name: float(np.median([each[name] for each in stations])) for name in stations[0]}
+
+
+@pytest.mark.ros
+def test_slow_stations_show_where_they_are_and_drops_are_told(tmp_path, planted):
+    drive = write_drive(tmp_path / 'bag', {'front': 30})
+    planted_ms = {'preprocess': 20, 'inference': 100, 'decode': 150, 'publish': 200}
+    play = play_through_ros(drive, Pace(), planted(drive, **planted_ms), tmp_path / 'out')
+    assert set(fates(play)) == {'answered', 'dropped'}
+    assert fates(play)['dropped'] >= 15
+    found_ms = medians_ms(play)
+    for name, delay_ms in planted_ms.items():
+        assert delay_ms <= found_ms[name] < delay_ms + 45
+    assert max(found_ms['transport_in'], found_ms['transport_out']) < 45
+    for frame in play.frames:
+        moments = [frame.sent_ns, frame.received_ns, frame.started_ns, frame.published_ns]
+        known = [moment for moment in moments if moment is not None]
+        assert known == sorted(known)
+        assert (frame.started_ns is None) == (frame.fate == 'dropped')
+        if frame.fate == 'answered':
+            assert len(frame.found) == 1
+    assert {sample.who for sample in play.load} >= {'node', 'player', 'monitor'}
+    assert play.health['detector: front']['message']
+    assert not play.problems
+    assert not play.process_failed
+
+
+@pytest.mark.ros
+def test_lost_twentieth_shows_as_lost_in_transport(tmp_path, planted):
+    drive = write_drive(tmp_path / 'bag', {'front': 60}, storage='sqlite3')
+    play = play_through_ros(drive, Pace('hz', hz=20), planted(drive, lose=20), tmp_path / 'out')
+    assert [f.index for f in play.frames if f.fate == 'transport'] == [19, 39, 59]
+    assert set(fates(play)) <= {'transport', 'answered', 'dropped'}
+    assert len(play.frames) == 60
+    spent_s = (play.frames[-1].sent_ns - play.frames[0].sent_ns) / 1e9
+    assert spent_s == pytest.approx(59 / 20, abs=0.5)
+
+
+@pytest.mark.ros
+def test_broken_picture_fails_and_the_camera_that_goes_on_is_answered(tmp_path, bundle):
+    lengths = {'left': 20, 'right': 8}
+    drive = write_drive(tmp_path / 'bag', lengths, compressed=True, spoilt=[('left', 3)])
+    node = our_node(drive, bundle, EVERY_FRAME)
+    play = play_through_ros(drive, Pace(), node, tmp_path / 'out')
+    (failed,) = (frame for frame in play.frames if frame.fate == 'failed')
+    assert (failed.camera, failed.index) == ('left', 3)
+    assert 'truncated' in failed.reason
+    assert Counter(frame.camera for frame in play.frames) == lengths
+    assert fates(play)['transport'] == 0
+    late = [f for f in play.frames if f.camera == 'left' and f.index >= 8]
+    assert sum(frame.fate == 'answered' for frame in late) >= 10
+    assert play.health['detector: left']['failed'] == '1'
+
+
+@pytest.mark.ros
+def test_as_fast_as_possible_keeps_the_node_busy_and_drops_nothing(tmp_path, planted):
+    drive = write_drive(tmp_path / 'bag', {'left': 20, 'right': 20})
+    node = planted(drive, inference=30)
+    play = play_through_ros(drive, Pace('fast', in_flight=2), node, tmp_path / 'out')
+    assert fates(play) == {'answered': 40}
+    spent_s = (play.frames[-1].sent_ns - play.frames[0].sent_ns) / 1e9
+    assert spent_s > 36 * 0.03
+    assert not play.problems
+
+
+@pytest.mark.ros
+def test_picture_without_an_answer_does_not_stop_the_fast_play(tmp_path, planted):
+    drive = write_drive(tmp_path / 'bag', {'front': 12})
+    pace = Pace('fast', in_flight=1)
+    play = play_through_ros(drive, pace, planted(drive, lose=5), tmp_path / 'out')
+    assert [f.index for f in play.frames if f.fate == 'transport'] == [4, 9]
+    assert fates(play)['answered'] == 10
+    assert [p for p in play.problems if '2 pictures had no answer after 1 s' in p]
+
+
+@pytest.mark.ros
+def test_node_that_dies_ends_the_play_with_its_last_words(tmp_path, planted):
+    drive = write_drive(tmp_path / 'bag', {'front': 100})
+    play = play_through_ros(drive, Pace(), planted(drive, die=10), tmp_path / 'out')
+    assert play.process_failed
+    assert 9 <= len(play.frames) < 100
+    (problem,) = play.problems
+    assert 'status 7' in problem
+    assert 'planted death' in problem
+    assert fates(play)['answered'] >= 5
+    assert play.frames[-1].fate == 'unknown'
+
+
+@pytest.mark.ros
+def test_interrupted_play_returns_what_was_seen(tmp_path, bundle):
+    drive = write_drive(tmp_path / 'bag', {'front': 100})
+    sent = tmp_path / 'out' / 'sent.jsonl'
+
+    def interrupt():
+        while not (sent.exists() and len(sent.read_text().splitlines()) > 10):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    node = our_node(drive, bundle, EVERY_FRAME)
+    play = play_through_ros(drive, Pace(), node, tmp_path / 'out')
+    assert play.interrupted
+    assert 10 < len(play.frames) < 100
+    assert fates(play)['answered'] >= 5
+    assert fates(play)['unknown'] == 0
+    assert play.health
+
+
+@pytest.mark.ros
+def test_stamps_of_zero_are_refused_or_replaced(tmp_path, bundle):
+    drive = write_drive(tmp_path / 'bag', {'front': 12}, stamped=False)
+    node = echo_node(drive)
+    with pytest.raises(SourceError, match='all have the stamp 0.*--stamps recorded'):
+        play_through_ros(drive, Pace(), node, tmp_path / 'out')
+    play = play_through_ros(drive, Pace(), node, tmp_path / 'out', stamps='recorded')
+    stamps = [frame.stamp_ns for frame in play.frames]
+    assert stamps == [START_NS + index * PERIOD_NS for index in range(12)]
+    assert fates(play)['answered'] >= 10
+    answered = [frame for frame in play.frames if frame.fate == 'answered']
+    assert all(len(frame.found) == 0 for frame in answered)
+    assert all(frame.latency_ms > 0 and frame.received_ns is None for frame in answered)
+    assert set(fates(play)) <= {'answered', 'unknown'}, 'an echo does not tell of each frame'
+
+
+@pytest.mark.ros
+def test_drive_with_a_pause_keeps_it_at_its_rate(tmp_path):
+    drive = write_drive(tmp_path / 'bag', {'front': 11})
+    play = play_through_ros(
+        drive, Pace('bag', rate=2.0), echo_node(drive), tmp_path / 'out', sample_load=False
+    )
+    spent_s = (play.frames[-1].sent_ns - play.frames[0].sent_ns) / 1e9
+    assert spent_s == pytest.approx(0.5, abs=0.2)
+    assert not play.load
+
+
+def test_side_by_side_is_refused(tmp_path, bundle):
+    drive = Drive(tmp_path, '', (Camera('front', '/front/image', False),), 1, 0.0, 'mcap')
+    with pytest.raises(SettingsError, match='side_by_side'):
+        our_node(drive, bundle, {'side_by_side': 'true'})
+
+
+NODE = NodeCommand(('true',), {'left': '/left/detections'}, CLASS_NAMES, '/timing')
+LEFT = Camera('left', '/left/image', False)
+
+
+def sent_at(*stamps):
+    return [
+        {'topic': '/left/image', 'index': index, 'stamp_ns': stamp, 'sent_ns': 1000 + index}
+        for index, stamp in enumerate(stamps)
+    ]
+
+
+def back(stamp, received_ns=2000, topic='/left/detections'):
+    return {'topic': topic, 'stamp_ns': stamp, 'received_ns': received_ns}
+
+
+def answers_of(found=(), told=()):
+    """found: stamps. told: (stamp, outcome, reason, received_ns)."""
+    answers = Answers()
+    for stamp in found:
+        answers.found['/left/detections', stamp].append(Detections.empty())
+    for stamp, outcome, reason, received_ns in told:
+        record = {'outcome': outcome, 'reason': reason, 'received_ns': str(received_ns)}
+        answers.told['left', stamp].append(record)
+    return answers
+
+
+def joined(sent, received, answers, node=NODE, died=False):
+    problems = []
+    return join(sent, received, answers, [LEFT], node, died, problems), problems
+
+
+def test_each_fate_is_told_from_what_node_and_monitor_say():
+    told = [
+        (1, 'answered', '', 1500), (3, 'dropped', 'newer', 1501), (4, 'failed', 'no jpeg', 1502),
+        (5, 'answered', '', 1503),
+    ]  # fmt: skip
+    received = [back(1), back(2, topic='/diagnostics'), back(5, 2600, '/right/detections')]
+    frames, problems = joined(sent_at(1, 2, 3, 4, 5), received, answers_of([1], told))
+    assert [frame.fate for frame in frames] == [
+        'answered', 'transport', 'dropped', 'failed', 'return',
+    ]  # fmt: skip
+    assert [frame.reason for frame in frames] == ['', '', 'newer', 'no jpeg', '']
+    assert (frames[0].sent_ns, frames[0].received_ns, frames[0].returned_ns) == (1000, 1500, 2000)
+    assert frames[0].found is not None
+    assert [frame.found for frame in frames[1:]] == [None] * 4
+    assert not problems
+
+
+def test_node_that_does_not_tell_leaves_the_cause_open():
+    node = replace(NODE, timing_topic=None)
+    frames, _ = joined(sent_at(1, 2), [back(2)], answers_of([2]), node)
+    assert [frame.fate for frame in frames] == ['unknown', 'answered']
+
+
+def test_what_was_sent_to_a_dead_node_is_not_put_down_to_transport():
+    told = [(1, 'answered', '', 1000), (3, 'answered', '', 1002)]
+    frames, _ = joined(sent_at(1, 2, 3, 4), [back(1), back(3)], answers_of([1, 3], told), died=True)
+    assert [frame.fate for frame in frames] == ['answered', 'transport', 'answered', 'unknown']
+
+
+def test_a_stamp_that_comes_twice_is_told_apart_by_order_and_named():
+    frames, problems = joined(sent_at(1, 2, 2), [back(1), back(2, 5), back(2, 6)], answers_of())
+    assert [frame.returned_ns for frame in frames] == [2000, 5, 6]
+    assert '1 pictures have the stamp of an earlier one' in problems[0]
+    assert '3 answers came back, but were not recorded' in problems[1]
+
+
+def test_pictures_that_mostly_have_equal_stamps_are_refused():
+    with pytest.raises(SourceError, match='--stamps recorded'):
+        joined(sent_at(0, 0, 0), [], answers_of())
+
+
+def test_answers_are_used_once():
+    answers = answers_of([1])
+    assert answers.found['/left/detections', 1] == deque([answers.found['/left/detections', 1][0]])
+    joined(sent_at(1), [back(1)], answers)
+    assert not answers.found['/left/detections', 1]
