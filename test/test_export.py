@@ -288,7 +288,16 @@ def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
     monkeypatch.setattr(build, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)})
     bundle = write_tiny_bundle(tmp_path / 'bundle')
     with pytest.raises(ModelError) as refusal:
-        export.build_engine(bundle)
+        export.build_engines(bundle, [1, 2])
     assert 'is made, but its engine cannot be built here' in str(refusal.value)
     assert f'cone-perception build-engine {bundle}' in str(refusal.value)
     assert isinstance(refusal.value.__cause__, EngineError)
+
+
+def test_engines_are_built_for_each_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cone_perception import build_engine
+
+    built: list[tuple[Path, int]] = []
+    monkeypatch.setattr(build_engine, 'run', lambda args: built.append((args.bundle, args.batch)))
+    assert export.build_engines(tmp_path, [2, 1]) == 0
+    assert built == [(tmp_path, 1), (tmp_path, 2)]

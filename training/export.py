@@ -155,7 +155,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_limits(parser)
     parser.add_argument('--force', action='store_true', help='bundle it though it fails the gate')
-    parser.add_argument('--engine', action='store_true', help="build this machine's GPU engine too")
+    parser.add_argument(
+        '--engine', action='store_true', help="build this machine's GPU engines too"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ def run(args: argparse.Namespace) -> int:
         _finish(draft, card, originals, args.networks, split, limits, args)
     print(f'{out / CARD_FILE}: {card.training["quantised"]}')
     if args.engine:
-        return build_engine(out)
+        return build_engines(out, args.batches)
     return 0
 
 
@@ -480,19 +482,20 @@ def letterbox_of(settings: Path | None) -> tuple[int, int]:
     return math.ceil(NETWORK_WIDTH_PX * height_px / width_px / 32) * 32, NETWORK_WIDTH_PX
 
 
-def build_engine(bundle: Path) -> int:
-    """Build this machine's engine of the bundle, as `cone-perception build-engine` does."""
+def build_engines(bundle: Path, batches: Sequence[int]) -> int:
+    """Build this machine's engines of the bundle, as `cone-perception build-engine` does."""
     try:
         command = importlib.import_module('cone_perception.build_engine')
         parser = argparse.ArgumentParser()
         command.add_arguments(parser)
-        status: int = command.run(parser.parse_args([str(bundle)]))
+        for batch in sorted(set(batches)):
+            command.run(parser.parse_args([str(bundle), '--batch', str(batch)]))
     except (ConePerceptionError, ImportError) as error:
         raise ModelError(
             f'the bundle {bundle} is made, but its engine cannot be built here: {error} Run '
             f'`cone-perception build-engine {bundle}` on the machine that drives.'
         ) from error
-    return status
+    return 0
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
