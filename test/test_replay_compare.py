@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cone_perception.cli import run_command
+from cone_perception.cli import main
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.replay import judged, statistics
 from cone_perception.replay.compare import (
@@ -340,17 +340,9 @@ def test_equal_folder_names_are_told_apart(tmp_path: Path) -> None:
     assert len(set(compare_results([paths[0], paths[0]]).names)) == 2
 
 
-def test_command_prints_and_writes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from cone_perception.replay import compare as module
-
-    monkeypatch.setattr(module, 'add_arguments', module.add_compare_arguments, raising=False)
-    monkeypatch.setattr(module, 'run', module.run_compare, raising=False)
-    commands = {'compare': ('cone_perception.replay.compare', 'help')}
-    paths: Sequence[Path] = written(tmp_path, a=result_of(drive()), b=result_of(drive(60)))
-    line = ['compare', *map(str, paths), '--out', str(tmp_path / 'out')]
-    assert run_command('test', commands, line) == 0
+def test_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = written(tmp_path, a=result_of(drive()), b=result_of(drive(60)))
+    assert main(['replay', 'compare', *map(str, paths), '--out', str(tmp_path / 'out')]) == 0
     assert 'b against a' in capsys.readouterr().out
     assert (tmp_path / 'out' / 'comparison.html').exists()
 

@@ -132,7 +132,7 @@ class ComparedResults:
     comparisons: tuple[Comparison, ...]
 
 
-def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `replay compare` takes."""
     parser.add_argument(
         'results',
@@ -144,7 +144,7 @@ def add_compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, help='folder for comparison.json and comparison.html')
 
 
-def run_compare(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the comparison, and write it where --out says."""
     from cone_perception.replay.comparison_page import comparison_text, write_comparison
 
@@ -322,7 +322,12 @@ def _warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> Itera
     jobs = a.configuration.get('jobs') or 1
     if jobs != 1 and jobs == b.configuration.get('jobs'):
         yield f'{jobs} replays shared the machine: latencies are those of a busy one.'
-    if a.model.get('thresholds') != b.model.get('thresholds'):
+    ours, theirs = (each.configuration.get('settings') or {} for each in (a, b))
+    changed = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+    if changed:
+        differs = '; '.join(f'{key}: {_both(ours, theirs, key)}' for key in changed)
+        yield f'Different settings ({differs}).'
+    if a.model.get('thresholds') != b.model.get('thresholds') or 'thresholds' in changed:
         yield (
             'The thresholds differ: mAP50 is of what was published, and ends where a threshold '
             'cuts it off.'
@@ -470,7 +475,9 @@ def _both(a: Mapping[str, Any], b: Mapping[str, Any], what: str) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, Mapping):
         return ' '.join(f'{key} {entry}' for key, entry in value.items())
-    return ', '.join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    if isinstance(value, (list, tuple)):
+        return ', '.join(map(str, value)) or 'none'
+    return str(value) or 'none'
 
 
 def _names(files: Sequence[Path]) -> tuple[str, ...]:
