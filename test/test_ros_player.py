@@ -5,12 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from cone_perception.bags import header_stamp_ns, open_bag, read_messages, write_image_bag
+from cone_perception.bags import (
+    BagMessage,
+    header_stamp_ns,
+    open_bag,
+    read_messages,
+    write_image_bag,
+)
+from cone_perception.errors import SourceError
+from cone_perception.replay.schedule import DueFrame
+from cone_perception.ros import player as player_module
+from cone_perception.ros.player import InFlight, Lateness, StampCheck, _with_recorded_stamps
 from cone_perception.types import Frame
 
 pytestmark = pytest.mark.ros
@@ -116,3 +129,149 @@ def test_player_refuses_a_topic_that_the_bag_lacks(bag, start):
     player = start('player', bag, '--topic', '/lidar')
     assert player.wait(20) == 1
     assert f'no topic /lidar; it has {TOPIC}' in player.stderr.read()
+
+
+def play_to_a_monitor(tmp_path, bag, start, *options):
+    """Entries of the player's log, and the bytes that arrived."""
+    sent = tmp_path / 'sent'
+    topic = f'{TOPIC}=sensor_msgs/msg/Image'
+    monitor = start('monitor', tmp_path / 'out', '--topic', topic, '--log', tmp_path / 'log')
+    player = start('player', bag, '--topic', TOPIC, '--log', sent, *options)
+    assert player.wait(40) == 0, player.stderr.read()
+    time.sleep(0.5)
+    monitor.terminate()
+    assert monitor.wait(10) == 0, monitor.stderr.read()
+    with open_bag(tmp_path / 'out') as recorded:
+        return read_log(sent), [message.data for message in read_messages(recorded, [TOPIC])]
+
+
+def test_player_sends_evenly_at_a_rate_with_the_stamps_of_recording(tmp_path, start):
+    """Stamps of zero, as of a driver that does not fill them."""
+    frames = [Frame(np.full((4, 6, 3), 10 * index, np.uint8)) for index in range(4)]
+    write_image_bag(tmp_path / 'bag', frames, TOPIC)
+    options = ('--hz', '10', '--stamps', 'recorded')
+    sent, arrived = play_to_a_monitor(tmp_path, tmp_path / 'bag', start, *options)
+    times_ns = [entry['sent_ns'] for entry in sent]
+    for index, time_ns in enumerate(times_ns):
+        assert time_ns - times_ns[0] >= index * 100_000_000 - 50_000_000
+    assert [entry['index'] for entry in sent] == [0, 1, 2, 3]
+    with open_bag(tmp_path / 'bag') as reader:
+        played = list(read_messages(reader, [TOPIC]))
+    assert [header_stamp_ns(data) for data in arrived] == [each.time_ns for each in played]
+    assert [data[12:] for data in arrived] == [each.data[12:] for each in played]
+
+
+def test_player_at_twice_the_rate_halves_the_gaps(tmp_path, bag, start):
+    sent, _ = play_to_a_monitor(tmp_path, bag, start, '--rate', '2')
+    times_ns = [entry['sent_ns'] for entry in sent]
+    for gap_ns, time_ns in zip(GAPS_NS, times_ns, strict=True):
+        assert time_ns - times_ns[0] >= gap_ns / 2 - 15_000_000
+    assert times_ns[-1] - times_ns[0] < GAPS_NS[-1]
+
+
+@pytest.mark.parametrize(('flags', 'order'), [(b'\0\1\0\0', 'little'), (b'\0\0\0\0', 'big')])
+def test_recorded_stamp_is_written_in_the_order_of_the_message(flags, order):
+    old = flags + b'\0' * 8 + b'the rest'
+    message = BagMessage(TOPIC, 'sensor_msgs/msg/Image', 7_000_000_009, old)
+    (frame,) = _with_recorded_stamps(iter([DueFrame(0, 0, 0, message)]))
+    data = frame.message.data
+    assert data == flags + (7).to_bytes(4, order) + (9).to_bytes(4, order) + b'the rest'
+    assert header_stamp_ns(data) == 7_000_000_009
+
+
+def test_lateness_is_told_when_more_than_a_hundredth_is_late():
+    lateness = Lateness()
+    for index in range(200):
+        lateness.add(0, 25_000_000 if index < 2 else 19_000_000)
+    assert lateness.problems() == []
+    lateness.add(0, 40_000_000)
+    assert (
+        '3 of 201 pictures were sent more than 20 ms late, by up to 40 ms'
+        in (lateness.problems()[0])
+    )
+
+
+def test_equal_stamps_of_one_topic_are_found_early(tmp_path):
+    check = StampCheck(tmp_path)
+    for index in range(10):
+        check.check('/left', 5 if index < 9 else 6)
+    for _ in range(9):
+        check.check('/right', 0)
+    with pytest.raises(SourceError, match='/right all have the stamp 0'):
+        check.check('/right', 0)
+
+
+class Flight:
+    """An InFlight of cameras a, b, ... without ROS, that never waits long."""
+
+    def __init__(self, limit, cameras, timing=None):
+        self.callbacks = {}
+        node = SimpleNamespace(create_subscription=self._subscribe)
+        names = [(name, f'/{name}') for name in cameras]
+        self.flight = InFlight(node, limit, names, timing)
+
+    def _subscribe(self, kind, topic, callback, *_, **__):
+        self.callbacks[topic] = callback
+
+    def send(self, camera, stamp_ns):
+        self.flight.wait_for_room(camera)
+        self.flight.leave(camera, stamp_ns)
+
+    def is_held_back(self, camera):
+        thread = threading.Thread(target=self.flight.wait_for_room, args=[camera], daemon=True)
+        thread.start()
+        thread.join(0.2)
+        return thread.is_alive()
+
+    def answer(self, camera, stamp_ns):
+        stamp = stamp_ns.to_bytes(4, 'little')
+        self.callbacks[f'/{camera}'](b'\0\1\0\0' + bytes(4) + stamp)
+
+
+def test_one_camera_has_as_many_in_flight_as_allowed(monkeypatch):
+    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
+    flight = Flight(2, 'a')
+    flight.send(0, 1)
+    assert flight.is_held_back(0), 'the first one goes alone'
+    flight.answer('a', 1)
+    flight.send(0, 2)
+    flight.send(0, 3)
+    assert flight.is_held_back(0)
+    flight.answer('a', 2)
+    assert not flight.is_held_back(0)
+
+
+def test_second_picture_of_a_camera_waits_until_its_first_is_worked_on(monkeypatch):
+    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
+    flight = Flight(2, 'ab')
+    for camera, name in enumerate('ab'):
+        flight.send(camera, 1)
+        flight.answer(name, 1)
+    flight.send(0, 2)
+    flight.send(1, 2)
+    flight.send(0, 3)
+    assert flight.is_held_back(1), 'its picture waits behind the other camera'
+    flight.answer('a', 2)
+    assert not flight.is_held_back(1)
+    assert flight.is_held_back(0)
+
+
+def test_drop_that_the_node_tells_of_makes_room_too(monkeypatch):
+    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
+    flight = Flight(1, 'ab', '/timing')
+    flight.send(1, 7)
+    for camera, held_back in (('a', True), ('b', False)):
+        values = {'camera': camera, 'stamp_ns': '7', 'outcome': 'dropped'}
+        status = DiagnosticStatus(values=[KeyValue(key=k, value=v) for k, v in values.items()])
+        flight.callbacks['/timing'](DiagnosticArray(status=[status]))
+        assert flight.is_held_back(1) == held_back
+
+
+def test_picture_that_is_never_answered_is_given_up_and_told(monkeypatch):
+    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 0.1)
+    flight = Flight(1, 'a')
+    flight.send(0, 1)
+    flight.send(0, 2)
+    assert '1 pictures had no answer' in flight.flight.problems()[0]
+    flight.flight.wait_for_all()
+    assert '2 pictures had no answer' in flight.flight.problems()[0]

@@ -1,0 +1,62 @@
+"""The node that only answers: what a replay costs without a detector."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cone_perception.bags import (
+    DETECTIONS,
+    bag_types,
+    header_stamp_ns,
+    open_bag,
+    read_messages,
+    write_image_bag,
+)
+from cone_perception.types import Frame
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.mark.parametrize('form', ['raw', 'compressed'])
+def test_echo_answers_with_the_header_and_nothing_else(tmp_path, form):
+    stamps = [10**18 + index * 100_000_000 for index in range(6)]
+    frames = [Frame(np.zeros((8, 8, 3), np.uint8), stamp, 'front_optical') for stamp in stamps]
+    topic = '/front/image'
+    write_image_bag(tmp_path / 'bag', frames, topic, compressed=form == 'compressed')
+    log = tmp_path / 'received.jsonl'
+    commands = {
+        'echo': ['--camera', f'front={topic}={form}'],
+        'monitor': [
+            tmp_path / 'answers', '--topic', f'/front/detections={DETECTIONS}', '--log', log,
+        ],
+        'player': [tmp_path / 'bag', '--topic', topic],
+    }  # fmt: skip
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, '-m', f'cone_perception.ros.{name}', *map(str, arguments)]
+        )
+        for name, arguments in commands.items()
+    }
+    try:
+        assert running['player'].wait(40) == 0
+        time.sleep(0.5)
+        for name in ('echo', 'monitor'):
+            running[name].terminate()
+            assert running[name].wait(10) == 0
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
+    with open_bag(tmp_path / 'answers') as reader:
+        answers = list(read_messages(reader, ['/front/detections']))
+    assert len(answers) >= 5, 'best effort: one may be lost'
+    assert {header_stamp_ns(answer.data) for answer in answers} <= set(stamps)
+    for answer in answers:
+        message = bag_types().deserialize_cdr(answer.data, answer.type_name)
+        assert message.header.frame_id == 'front_optical'
+        assert len(message.detections) == 0
