@@ -100,6 +100,13 @@ def test_frames_taken_are_apart_in_time_and_look_different():
     assert places(spread(find_doubts(drive(standing), NAMES, HALF), 5 * PERIOD_NS, 9)) == [59]
 
 
+def test_frames_without_stamps_are_apart_as_at_15_hz():
+    score = np.linspace(0.45, 0.5, 60)
+    unsure = {i: cones(sure(i), (100, 30, 112, 50, score[i], YELLOW)) for i in range(60)}
+    frames = [replace(each, stamp_ns=0) for each in drive(unsure)]
+    assert places(spread(find_doubts(frames, NAMES, HALF), 10**9, 100)) == [59, 44, 29, 14]
+
+
 def test_labels_are_cut_at_the_edge_and_never_twice():
     found = cones(
         (-10, 40, 10, 60, 0.9, BLUE),

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from cone_perception.accuracy import match_picture, summarise
+from cone_perception.bags import write_image_bag
+from cone_perception.filters import Filters
+from cone_perception.replay.drive import open_drive
 from cone_perception.replay.flicker import find_flicker, follow
 from cone_perception.replay.judged import (
     BANDS_PX,
@@ -15,10 +18,11 @@ from cone_perception.replay.judged import (
     agreement_figures,
     band_name,
     consistency_figures,
+    reference_answers,
     worst_frames,
 )
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Frame
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 HALF = dict.fromkeys(NAMES, 0.5)
@@ -191,6 +195,43 @@ def test_agreement_counts_cones_of_both_models():
     assert figures['agreement_precision'].value == pytest.approx(3 / 4)
     assert figures['agreement_recall'].value == pytest.approx(3 / 4)
     assert figures['agreement_f1'].value == pytest.approx(2 * 3 / 8)
+
+
+class CountingDetector:
+    """Finds as many cones as it was asked before."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def detect(self, frames, filters):
+        found = cones(*[(20 * i, 0, 10, 20, BLUE) for i in range(self.asked)])
+        self.asked += 1
+        return [found], None
+
+
+def test_a_reference_answers_every_picture_that_has_its_own_stamp(tmp_path):
+    bgr = np.zeros((24, 32, 3), np.uint8)
+    stamps = [START_NS + i * PERIOD_NS for i in (0, 1, 1, 2)]
+    write_image_bag(tmp_path / 'bag', [Frame(bgr, stamp) for stamp in stamps], '/front/image')
+    drive = open_drive(tmp_path / 'bag', class_names=NAMES)
+    answers = reference_answers(drive, CountingDetector(), Filters())
+    assert {place: len(found) for place, found in answers.items()} == {
+        ('front', stamps[0]): 0,
+        ('front', stamps[3]): 3,
+    }
+
+
+def test_a_reference_answers_what_comes_before_the_damage(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3)).astype(np.uint8)
+    frames = [Frame(noise, START_NS + i * PERIOD_NS) for i in range(12)]
+    write_image_bag(tmp_path / 'bag', frames, '/front/image')
+    (file,) = (tmp_path / 'bag').glob('*.mcap')
+    with file.open('r+b') as stream:
+        stream.truncate(file.stat().st_size // 2)
+    drive = open_drive(tmp_path / 'bag', class_names=NAMES)
+    assert drive.problems
+    answers = reference_answers(drive, CountingDetector(), Filters())
+    assert 0 < len(answers) == drive.frames < 12
 
 
 def test_a_cone_that_vanishes_for_one_frame_is_flicker():

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -300,9 +301,12 @@ def _run_reference(
     number = np.array(
         [names.index(n) if n in names else -1 for n in reference.card.class_names], np.int64
     )
+    frames = list(_answer(args, drive, reference, Filters(), folder.log('reference')))
+    stamps = Counter((frame.camera, frame.stamp_ns) for frame in frames)
     answers = {}
-    for frame in _answer(args, drive, reference, Filters(), folder.log('reference')):
-        if frame.found is not None:
+    for frame in frames:
+        # Which of several frames with one stamp is meant cannot be told.
+        if frame.found is not None and stamps[frame.camera, frame.stamp_ns] == 1:
             class_id = number[frame.found.class_id]
             same = Detections(frame.found.xyxy_px, frame.found.score, class_id)
             answers[frame.camera, frame.stamp_ns] = same[class_id >= 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from cone_perception.accuracy import (
     mean_known,
     truth_counts,
 )
+from cone_perception.errors import SourceError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.flicker import find_flicker
@@ -248,19 +249,25 @@ def worst_frames(
 
 
 def reference_answers(drive: Drive, detector: ConeDetector, filters: Filters) -> Answers:
-    """Another model's answer to every picture of the drive that can be read.
+    """Another model's answer to every picture of the drive that can be read and has its own stamp.
 
     Raises SourceError, EngineError, ModelError.
     """
     answers: dict[tuple[str, int], Detections] = {}
+    stamps: Counter[tuple[str, int]] = Counter()
     with tqdm(total=drive.frames, desc='reference', unit='picture', disable=None) as bar:
         for camera in drive.cameras:
-            for frame in read_bag_frames(drive.bag, camera.topic, []):  # Drive.problems tells
-                bar.update()
-                if not isinstance(frame, Unreadable):
-                    (found,), _ = detector.detect([frame], filters)
-                    answers[camera.name, frame.stamp_ns] = found
-    return answers
+            try:
+                for frame in read_bag_frames(drive.bag, camera.topic):
+                    bar.update()
+                    if not isinstance(frame, Unreadable):
+                        (found,), _ = detector.detect([frame], filters)
+                        stamps[camera.name, frame.stamp_ns] += 1
+                        answers[camera.name, frame.stamp_ns] = found
+            except SourceError:
+                if not drive.problems:  # damage that is named there ends the replay too, no more
+                    raise
+    return {place: found for place, found in answers.items() if stamps[place] == 1}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,6 +18,8 @@ from cone_perception.types import Detections, Float32
 MARGIN = 0.1
 """A score this far from its class's threshold is no longer in doubt."""
 
+PERIOD_NS = 10**9 // 15 + 1
+
 LISTED = 4
 """Scores that a reason names; of the others it says how many there are."""
 
@@ -116,7 +118,7 @@ def spread(doubts: Sequence[Doubt], apart_ns: int, limit: int) -> list[Doubt]:
             break
         frame = doubt.frame
         near = any(
-            abs(frame.stamp_ns - other.frame.stamp_ns) < apart_ns
+            abs(_time_ns(frame) - _time_ns(other.frame)) < apart_ns
             or same_view(frame.found or Detections.empty(), other.frame.found or Detections.empty())
             for other in taken[frame.camera]
         )
@@ -124,6 +126,11 @@ def spread(doubts: Sequence[Doubt], apart_ns: int, limit: int) -> list[Doubt]:
             taken[frame.camera].append(doubt)
             chosen.append(doubt)
     return chosen
+
+
+def _time_ns(frame: FrameTrace) -> int:
+    """Of its stamp; a driver that sets none is taken for one of 15 Hz."""
+    return frame.stamp_ns or frame.index * PERIOD_NS
 
 
 def _only_published(frame: FrameTrace, least: Float32) -> FrameTrace:
