@@ -11,7 +11,7 @@ import pytest
 from replay_results import MS, cones, result, trace, write_bag
 
 from cone_perception.errors import SourceError
-from cone_perception.replay import film
+from cone_perception.replay import film, pictures
 from cone_perception.replay.film import write_film
 from cone_perception.replay.pictures import read_pictures, tell
 
@@ -216,6 +216,22 @@ def test_pictures_are_read_by_their_place_also_without_stamps(tmp_path):
         ('right', 2): 60,
     }
     assert problems == []
+
+
+def test_bag_is_not_read_beyond_the_last_picture_that_is_wanted(tmp_path, monkeypatch):
+    bag = write_bag(tmp_path / 'bag', {'left': 20}, SHAPE)
+    read = []
+    whole = pictures.read_until_damage
+
+    def counted(*args):
+        for message in whole(*args):
+            read.append(message)
+            yield message
+
+    monkeypatch.setattr(pictures, 'read_until_damage', counted)
+    topics = {'left': '/camera/left/image_raw'}
+    assert len(list(read_pictures(bag, topics, [('left', 2)], []))) == 1
+    assert len(read) == 3
 
 
 def test_bag_cut_off_is_filmed_up_to_the_cut(tmp_path):

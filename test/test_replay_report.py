@@ -231,6 +231,7 @@ def test_what_comes_from_outside_cannot_break_the_page(page_of):
         trace(0, 'failed', camera=FATAL, reason=FATAL),
         trace(1, camera=FATAL),
         trace(2, camera=FATAL),
+        trace(2, camera='right'),
     ]
     told = {FATAL: FATAL, 'list': [FATAL], 'below': {FATAL: FATAL}}
     sample = LoadSample(FATAL, 10**9, {'cpu_cores': 1.0})
@@ -362,6 +363,13 @@ def test_only_the_pictures_that_are_shown_are_decoded(page_of, tmp_path, monkeyp
     assert 0 < len(decoded) == len(pictures_of(page)) <= 12
 
 
+def test_picture_that_is_bad_in_every_pass_is_shown_once(page_of, tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 3})
+    page = page_of(result([answered(3), answered(3, start_ns=10**12)]), bag)
+    captions = [attributes['alt'] for tag, attributes in page.tags if tag == 'img']
+    assert captions == ['pass 1, left 0: answered after 29.0 ms']
+
+
 @pytest.mark.parametrize('bag', [None, Path('/nowhere/drive')])
 def test_page_without_the_bag_says_so_and_lists_the_frames(page_of, bag):
     page = page_of(result([answered(3)]), bag)
@@ -480,12 +488,35 @@ def test_losses_are_drawn_where_they_were_in_the_colour_of_their_cause():
 
 
 def test_a_single_loss_among_ten_thousand_is_still_seen():
-    frames = answered(10_000)
+    frames = [trace(i, 'dropped' if i < 400 else 'answered') for i in range(10_000)]
     frames[5000] = trace(5000, 'failed')
     svg = charts.loss_timeline([frames], Timeline.of([frames]))
     (bar,) = rectangles(svg, charts.FATE_COLOURS['failed'])
     assert bar[2] >= 3
     assert bar[3] >= 0.6
+
+
+def test_losses_of_one_moment_stand_on_one_another():
+    frames = [trace(i, ('dropped', 'failed', 'transport')[i % 3]) for i in range(1000)]
+    svg = charts.loss_timeline([frames], Timeline.of([frames]))
+    spans = []
+    for fate in ('dropped', 'failed', 'transport'):
+        _, bottom, height, _ = rectangles(svg, charts.FATE_COLOURS[fate])[0]
+        spans.append((bottom - height, bottom))
+    spans.sort()
+    assert spans[0][1] == pytest.approx(spans[1][0], abs=0.2)
+    assert spans[1][1] == pytest.approx(spans[2][0], abs=0.2)
+
+
+def test_pause_of_a_camera_is_a_gap_in_its_strip():
+    frames = [trace(i) for i in range(100) if not 30 <= i < 60]
+    svg = charts.loss_timeline([frames], Timeline.of([frames]))
+    spans = re.findall(r'M([\d.]+) [\d.]+v6h([\d.]+)v', svg)
+    ends_px = [float(left) + float(width) for left, width in spans]
+    starts_px = [float(left) for left, _ in spans]
+    gaps_px = [start - end for end, start in zip(ends_px, starts_px[1:], strict=False)]
+    assert max(gaps_px) > 0.25 * (charts.FULL_PX - charts.LEFT_PX - charts.RIGHT_PX)
+    assert sorted(gaps_px)[-2] < 3
 
 
 def test_camera_that_stops_has_no_strip_after_that():
@@ -517,6 +548,13 @@ def test_rate_falls_where_frames_are_lost():
     bottom_px = 200 - charts.BOTTOM_PX
     assert max(out) == pytest.approx(bottom_px, abs=15)  # nothing came
     assert min(out) == pytest.approx(min(sent), abs=15)
+
+
+def test_line_is_broken_between_two_passes():
+    passes = [answered(60), answered(60, start_ns=10**15)]
+    svg = charts.rate_series(passes, Timeline.of(passes))
+    for path in re.findall(r'<path d="([^"]*)" fill="none" stroke="var', svg):
+        assert path.count('M') == 2
 
 
 def test_histogram_counts_every_answer_and_marks_the_tail():
