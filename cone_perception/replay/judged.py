@@ -41,6 +41,9 @@ BLOCK_NS = 10**9
 
 RESAMPLES = 1000
 
+WORST_MIN_HEIGHT_PX = 16.0
+"""Cones lower than this are far, many, and missed by every model: they make no frame a bad one."""
+
 WORST_APART_NS = BLOCK_NS // 2
 
 
@@ -215,7 +218,7 @@ def worst_frames(
 ) -> list[WorstFrame]:
     """Frames to show: most misses and false finds, most cones that vanished, slowest; in turns.
 
-    Of each kind the worst first, half a second apart at least. A frame that is among the worst in
+    Misses and false finds are of cones from WORST_MIN_HEIGHT_PX up. Of each kind the worst first, half a second apart at least. A frame that is among the worst in
     several ways is shown once, with all of its reasons.
     """
     errors: dict[int, tuple[float, str]] = {}
@@ -223,7 +226,7 @@ def worst_frames(
     for position, frame in enumerate(one.frames):
         cones = (truth or {}).get((frame.camera, frame.stamp_ns))
         if cones is not None and frame.found is not None:
-            missed, false = find_errors(frame.found, cones)
+            missed, false = find_errors(frame.found, cones, WORST_MIN_HEIGHT_PX)
             if wrong := len(missed) + len(false):
                 errors[position] = (wrong, tell_errors(missed, false, class_names))
         if frame.latency_ms is not None:
