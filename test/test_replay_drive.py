@@ -333,6 +333,28 @@ def test_labels_of_several_cameras_lie_in_a_folder_of_each(tmp_path):
     assert [truth_of[name, at(0)].class_id[0] for name in ('left', 'right')] == [0, 2]
 
 
+def test_labels_that_to_dataset_has_named_find_their_pictures_in_one_folder(tmp_path):
+    bag = write(tmp_path / 'my drive.v2', both(pictures(LEFT), pictures(RIGHT)))
+    labels = write_labels(
+        tmp_path / 'labels',
+        {
+            'my_drive_left_000003.txt': '0 .5 .5 .5 .5',
+            'my_drive_left_000007.txt': '',
+            'my_drive_right_000003.txt': '2 .5 .5 .5 .5',
+        },
+    )
+    drive = opened(bag, labels=labels)
+    assert {place: cones.class_id.tolist() for place, cones in drive.truth.items()} == {
+        ('left', at(3)): [0],
+        ('left', at(7)): [],
+        ('right', at(3)): [2],
+    }
+    assert set(opened(bag, topics=[RIGHT], labels=labels / '.').truth) == {('right', at(3))}
+    (labels / 'other_left_000004.txt').write_text('')
+    with pytest.raises(SourceError, match='other_left_000004.txt is not: of which picture'):
+        opened(bag, labels=labels)
+
+
 def test_labels_and_truth_at_once_are_refused(tmp_path):
     bag = write(tmp_path / 'bag', both(pictures(), truths()))
     labels = write_labels(tmp_path / 'labels', {'a.txt': ''})

@@ -280,7 +280,7 @@ def test_labels_by_order_leave_equal_stamps_out(tmp_path):
     drive = opened(bag, labels=labels)
     assert sorted(stamp for _, stamp in drive.truth) == [at(0), at(3)]
     all_zero = write(tmp_path / 'zero', stamped(0, 0, 0, 0))
-    with pytest.raises(SourceError, match='have equal stamps.*--stamps recorded'):
+    with pytest.raises(SourceError, match='equal stamps .--stamps recorded'):
         opened(all_zero, labels=labels)
     recorded = opened(all_zero, labels=labels, stamps='recorded')
     assert sorted(stamp for _, stamp in recorded.truth) == [at(index) for index in range(4)]

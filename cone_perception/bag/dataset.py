@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from cone_perception.pipeline import ConeDetector
 from cone_perception.placement import place_network
 from cone_perception.replay.drive import bag_sha256, open_drive
 from cone_perception.replay.judged import Answers
+from cone_perception.replay.labels import picture_name
 from cone_perception.replay.pictures import read_pictures
 from cone_perception.replay.result import ReplayResult, read_result
 from cone_perception.replay.traces import Camera, Drive, FrameTrace
@@ -407,11 +407,10 @@ def _write_pictures(
     folder: _Folder, found: Findings, chosen: Sequence[Doubt], suffix: str
 ) -> list[_Shown]:
     """Pictures and labels, those that are not there yet; a label before its picture."""
-    bag = re.sub(r'[^A-Za-z0-9_-]', '_', found.bag.resolve().stem)
     doubts = {(doubt.frame.camera, doubt.frame.index): doubt for doubt in chosen}
     paths = {
-        (camera, index): folder.root / IMAGES / f'{bag}_{camera}_{index:06d}{suffix}'
-        for camera, index in doubts
+        place: folder.root / IMAGES / f'{picture_name(found.bag, *place)}{suffix}'
+        for place in doubts
     }
     least = np.array([found.thresholds[name] for name in found.class_names], np.float32)
     topics = {camera.name: camera.topic for camera in found.cameras}

@@ -132,7 +132,7 @@ def open_drive(
     truth: Mapping[tuple[str, int], Detections] | None = None
     if labels is not None:
         sizes = {names[topic]: pictures[topic].picture for topic in chosen}
-        truth = read_labels(labels, stamps_of, _known_sizes(sizes), class_names, problems)
+        truth = read_labels(labels, bag, stamps_of, _known_sizes(sizes), class_names, problems)
     elif truths:
         truth = {}
         for topic, one in list(truths.items()):

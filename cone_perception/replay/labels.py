@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from cone_perception.errors import SourceError
-from cone_perception.replay.truth import PictureStamps, sent_by_header
+from cone_perception.replay.truth import PictureStamps
 from cone_perception.types import Detections
 
 NAMES_FILES = ('data.yaml', 'classes.txt', 'obj.names')
@@ -24,8 +24,18 @@ EDGE = 1e-4
 """Fraction of the picture by which a box may stick out: labelling tools round."""
 
 
+def picture_name(bag: Path, camera: str, index: int) -> str:
+    """What `bag to-dataset` calls a picture of a bag, without suffix."""
+    return f'{_bag_name(bag)}_{camera}_{index:06d}'
+
+
+def _bag_name(bag: Path) -> str:
+    return re.sub('[^A-Za-z0-9_-]', '_', bag.resolve().stem)
+
+
 def read_labels(
     folder: Path,
+    bag: Path,
     stamps_ns: Mapping[str, Sequence[PictureStamps]],
     sizes_px: Mapping[str, tuple[int, int]],
     class_names: Sequence[str],
@@ -34,10 +44,11 @@ def read_labels(
     """(camera, stamp as sent) -> cones of each picture that has a label file.
 
     folder: of NAME.txt, each line `class x y width height` (middle and size of a box in fractions
-    of the picture); with several cameras a folder of each camera's name in it.
-    NAME is the stamp of a picture's header in nanoseconds: pictures without a file are then not
-    judged, and an empty file says that there is no cone. Or no name is one: then there must be as
-    many files as pictures, and they belong together in the order of names and of recording.
+    of the picture); where it has a folder of a camera's name, that camera's labels are in there.
+    NAME is the stamp of a picture's header in nanoseconds, or what `bag to-dataset` calls it:
+    pictures without a file are then not judged, and an empty file says that there is no cone. Or
+    no name is either: then there must be as many files as pictures of the camera, and they belong
+    together in the order of names and of recording.
     stamps_ns, sizes_px: camera -> stamps of each picture, (width, height) of all.
     class_names: of the model. The numbers in the files mean these, unless a data.yaml or
     classes.txt beside them says what they mean.
@@ -48,29 +59,69 @@ def read_labels(
         raise SourceError(f'{folder} is no folder of labels (NAME.txt, YOLO format).')
     known: dict[tuple[str, int], Detections] = {}
     for camera, stamps in stamps_ns.items():
-        inside = folder if len(stamps_ns) == 1 else folder / camera
-        if not inside.is_dir():
+        inside = folder / camera if (folder / camera).is_dir() else folder
+        names = read_class_names(inside)
+        meaning = list(class_names) if names is None else names
+        files = sorted(file for file in inside.glob('*.txt') if file.name not in NAMES_FILES)
+        if not files and (len(stamps_ns) == 1 or inside != folder):
+            raise SourceError(f'{inside} holds no label files (NAME.txt, YOLO format).')
+        matched = _match_by_name(files, bag, {name: len(all_) for name, all_ in stamps_ns.items()})
+        if matched is not None:
+            chosen = _once(
+                {index: matched[c, index] for c, index in matched if c == camera}, stamps
+            )
+        elif inside == folder and len(stamps_ns) > 1:
             raise SourceError(
                 f'{folder} has no folder {camera}: with several cameras each has one of its name.'
             )
-        names = read_class_names(inside)
-        meaning = list(class_names) if names is None else names
-        files = match_files(inside, camera, stamps, problems)
-        for stamp_ns, file in files.items():
+        else:
+            chosen = _once(_match(files, inside, camera, stamps), stamps)
+        if not chosen:
+            raise SourceError(
+                f'{inside}: no label can be told to be of one picture of camera {camera}: none is '
+                'of it, or its pictures have equal stamps (--stamps recorded gives each its own).'
+            )
+        if len(chosen) < len(stamps):
+            problems.append(
+                f'{len(stamps) - len(chosen)} of {len(stamps)} pictures of camera {camera} have no '
+                f'label file of their own in {inside}: they are not judged'
+            )
+        for stamp_ns, file in chosen.items():
             known[camera, stamp_ns] = read_label_file(file, sizes_px[camera], meaning, class_names)
     return known
 
 
-def match_files(
-    folder: Path, camera: str, stamps: Sequence[PictureStamps], problems: list[str]
+def _match_by_name(
+    files: Sequence[Path], bag: Path, counts: Mapping[str, int]
+) -> dict[tuple[str, int], Path] | None:
+    """(camera, index) -> file, where they are called as `bag to-dataset` calls them; else None."""
+    places = {
+        picture_name(bag, camera, index): (camera, index)
+        for camera, count in counts.items()
+        for index in range(count)
+    }
+    named = {places[file.stem]: file for file in files if file.stem in places}
+    pattern = re.compile(rf'{re.escape(_bag_name(bag))}_(.+)_[0-9]{{6}}')
+
+    def of_another_camera(file: Path) -> bool:
+        found = pattern.fullmatch(file.stem)
+        return found is not None and found[1] not in counts
+
+    others = (f for f in files if f.stem not in places and not of_another_camera(f))
+    if named and (other := next(others, None)):
+        raise SourceError(
+            f'{next(iter(named.values()))} is called after a picture of {bag.name}, but '
+            f'{other.name} is not: of which picture it is cannot be told.'
+        )
+    return named or None
+
+
+def _match(
+    files: Sequence[Path], folder: Path, camera: str, stamps: Sequence[PictureStamps]
 ) -> dict[int, Path]:
-    """Stamp as sent -> label file of the pictures of one camera; see `read_labels`."""
-    files = sorted(file for file in folder.glob('*.txt') if file.name not in NAMES_FILES)
-    if not files:
-        raise SourceError(f'{folder} holds no label files (NAME.txt, YOLO format).')
-    sent = sent_by_header(stamps)
-    there = {one.header_ns for one in stamps} - {0}
-    by_stamp = [file for file in files if file.stem.isdecimal() and int(file.stem) in there]
+    """Index of the picture -> file, by stamps or else by order; see `read_labels`."""
+    index_of = {str(one.header_ns): index for index, one in enumerate(stamps) if one.header_ns}
+    by_stamp = [file for file in files if file.stem in index_of]
     if by_stamp and len(by_stamp) < len(files):
         other = next(file for file in files if file not in by_stamp)
         raise SourceError(
@@ -78,37 +129,31 @@ def match_files(
             f'{other.name} is not: labels belong to pictures either by stamp or by order.'
         )
     if by_stamp:
-        kept = {sent[int(file.stem)]: file for file in files if int(file.stem) in sent}
-    else:
-        if len(files) != len(stamps):
-            raise SourceError(
-                f'{folder} has {len(files)} label files, none with the stamp of a picture of '
-                f'camera {camera} as its name, and the bag has {len(stamps)} pictures: without '
-                'stamps there must be one for each picture, in order.'
-            )
-        for before, after in pairwise(files):
-            if _natural(before.stem) > _natural(after.stem):
-                raise SourceError(
-                    f'{folder}: the order of the labels is not clear: by letters {before.name} is '
-                    f'before {after.name}, by numbers after it. Pad the numbers with zeros.'
-                )
-        counts = Counter(one.sent_ns for one in stamps)
-        kept = {
-            one.sent_ns: file
-            for one, file in zip(stamps, files, strict=True)
-            if counts[one.sent_ns] == 1
-        }
-    if not kept:
+        alone = Counter(one.header_ns for one in stamps)
+        return {index_of[file.stem]: file for file in files if alone[int(file.stem)] == 1}
+    if len(files) != len(stamps):
         raise SourceError(
-            f'{folder}: the pictures of camera {camera} have equal stamps, so that no answer can '
-            'be told to be of one of them: --stamps recorded gives each its own.'
+            f'{folder} has {len(files)} label files, none with the stamp of a picture of '
+            f'camera {camera} as its name, and the bag has {len(stamps)} pictures: without '
+            'stamps there must be one for each picture, in order.'
         )
-    if len(kept) < len(stamps):
-        problems.append(
-            f'{len(stamps) - len(kept)} of {len(stamps)} pictures of camera {camera} have no '
-            f'label file of their own in {folder}: they are not judged'
-        )
-    return kept
+    for before, after in pairwise(files):
+        if _natural(before.stem) > _natural(after.stem):
+            raise SourceError(
+                f'{folder}: the order of the labels is not clear: by letters {before.name} is '
+                f'before {after.name}, by numbers after it. Pad the numbers with zeros.'
+            )
+    return dict(enumerate(files))
+
+
+def _once(files: Mapping[int, Path], stamps: Sequence[PictureStamps]) -> dict[int, Path]:
+    """Stamp as sent -> file, of pictures that are sent with a stamp of their own."""
+    counts = Counter(one.sent_ns for one in stamps)
+    return {
+        stamps[index].sent_ns: file
+        for index, file in files.items()
+        if counts[stamps[index].sent_ns] == 1
+    }
 
 
 def read_class_names(folder: Path) -> list[str] | None:
