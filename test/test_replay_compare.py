@@ -193,6 +193,7 @@ def test_only_frames_that_both_answered_count_among_the_answered() -> None:
         ({'configuration': {'through': 'pipeline'}}, 'ros and pipeline', False, True),
         ({'configuration': {'jobs': 2}}, 'jobs at once', False, True),
         ({'model': {'class_names': ['cone']}}, 'classes', True, False),
+        ({'configuration': {'settings': {'threads': 2}}}, 'threads: None and 2', True, True),
         ({'host': {'kernel': '7'}}, 'software: kernel', True, True),
         ({'interrupted': True}, 'interrupted', True, True),
     ],
@@ -342,7 +343,8 @@ def test_equal_folder_names_are_told_apart(tmp_path: Path) -> None:
 
 def test_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = written(tmp_path, a=result_of(drive()), b=result_of(drive(60)))
-    assert main(['replay', 'compare', *map(str, paths), '--out', str(tmp_path / 'out')]) == 0
+    line = ['replay', 'compare', *map(str, paths), '--out', str(tmp_path / 'out')]
+    assert main(line) == 0
     assert 'b against a' in capsys.readouterr().out
     assert (tmp_path / 'out' / 'comparison.html').exists()
 

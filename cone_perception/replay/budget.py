@@ -129,11 +129,10 @@ def _reason(figures: Mapping[str, Figure], limit: Limit) -> str:
     if limit.min <= judged <= limit.max:
         return ''
     above = judged > limit.max
-    what = '' if limit.end == 'value' else f'the {limit.end} end of its interval, '
+    what = '' if limit.end == 'value' else f' at the {limit.end} end'
     return (
-        f'{limit.name} is {_text(figure)}: {what}{judged:.4g} is '
-        f'{"above" if above else "below"} the limit of {limit.max if above else limit.min:g}. '
-        f'Look at {_look_at(figures, limit.name)}.'
+        f'{limit.name} is {_text(figure)},{what} {"above" if above else "below"} the limit of '
+        f'{limit.max if above else limit.min:g}. Look at {_look_at(figures, limit.name)}.'
     )
 
 

@@ -141,7 +141,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='RESULT',
         help='result.json of a replay, or its folder; the first is the baseline',
     )
-    parser.add_argument('--out', type=Path, help='folder for comparison.json and comparison.html')
+    parser.add_argument(
+        '--out', type=Path, help='folder for comparison.json and comparison.html (none)'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -190,14 +192,13 @@ def compare(
     answered = _keys(baseline.passes, answered=True) & _keys(other.passes, answered=True)
     paired: dict[str, Difference] = {}
     if not any(each.stops('recall_answered') for each in obstacles):
+        which = {'_sent': sent, '_answered': answered}
         if sent == answered:
-            whose = [(('_sent', '_answered'), sent)]
-        else:
-            whose = [(('_sent',), sent), (('_answered',), answered)]
+            which = {'': sent}
         paired = {
             each.name: each
-            for which, keys in whose
-            for each in _paired(baseline, other, which, keys, seed)
+            for part, keys in which.items()
+            for each in _paired(baseline, other, part, keys, seed)
         }
     differences = []
     for name in dict.fromkeys((*baseline.figures, *other.figures)):
@@ -281,6 +282,8 @@ def _obstacles(a: ReplayResult, b: ReplayResult) -> Iterator[_Obstacle]:
     for what, title in (('through', 'way'), ('pace', 'pace'), ('jobs', 'number of jobs at once')):
         if a.configuration.get(what) != b.configuration.get(what):
             differs = _both(a.configuration, b.configuration, what)
+            if what == 'pace':
+                differs = f'{pace_text(a)} and {pace_text(b)}'
             yield _Obstacle(
                 f'not the same {title}',
                 f'Not the same {title} ({differs}): latencies, losses and load are not comparable.',
@@ -339,6 +342,15 @@ def _warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> Itera
         yield 'The code was changed since its commit.'
 
 
+def pace_text(result: ReplayResult) -> str:
+    """When the pictures were sent, in a few words."""
+    pace = result.configuration.get('pace') or {}
+    kind = pace.get('kind')
+    if kind == 'bag':
+        return f'as recorded, times {pace.get("rate", 1):g}'
+    return f'{pace.get("hz", 0):g} Hz' if kind == 'hz' else 'as fast as possible'
+
+
 def _truth_differs(a: ReplayResult, b: ReplayResult) -> bool:
     ours, theirs = a.truth or {}, b.truth or {}
     return any(
@@ -351,13 +363,13 @@ def _truth_differs(a: ReplayResult, b: ReplayResult) -> bool:
 def _paired(
     a: ReplayResult,
     b: ReplayResult,
-    which: Sequence[str],
+    part: str,
     keys: set[tuple[str, int]],
     seed: int,
 ) -> Iterator[Difference]:
     """Accuracy on these frames. The same frames and seed make the same resamples for both.
 
-    which: `_sent`, `_answered` or both.
+    part: of their names; `_sent` or `_answered`, empty for both.
     """
     keys = keys & (a.truth or {}).keys() & (b.truth or {}).keys()
     if not keys:
@@ -377,7 +389,7 @@ def _paired(
         for result in (a, b)
     )
     for name in rows_a:
-        if any(each in name for each in which):
+        if part in name:
             difference = interval_of(rows_b[name] - rows_a[name])
             yield _judged(
                 name,
@@ -399,8 +411,9 @@ def _unpaired(name: str, a: ReplayResult, b: ReplayResult, names: tuple[str, str
         return Difference(name, mine, theirs, unknown, math.nan, 'not comparable', why)
     difference = subtract(theirs, mine)
     over_passes = _over_passes(name, a, b, difference.value)
-    why = 'from both intervals'
-    if over_passes and not _width(over_passes) <= _width(difference):
+    single = min(len(a.passes), len(b.passes)) < 2
+    why = 'of these two runs' if single else 'from both intervals'
+    if over_passes is not None and not _width(over_passes) <= _width(difference):
         difference, why = over_passes, 'over passes'
     if math.isnan(difference.low):
         why = 'no interval: --repeat gives one'

@@ -18,6 +18,7 @@ from cone_perception.replay.compare import (
     ComparedResults,
     Comparison,
     Difference,
+    pace_text,
     to_json,
 )
 from cone_perception.replay.figures import kind_of
@@ -75,10 +76,12 @@ def comparison_text(compared: ComparedResults) -> str:
     lines = []
     for comparison in compared.comparisons:
         lines += [f'{comparison.name} against {compared.names[0]}', *_notes(comparison)]
+        twins = '_answered' if comparison.sent == comparison.answered else 'none'
         shown = [
             each
             for each in comparison.differences
-            if each.name in MAIN_FIGURES or each.verdict in ('better', 'worse')
+            if (each.name in MAIN_FIGURES or each.verdict in ('better', 'worse'))
+            and twins not in each.name
         ]
         width = max((len(each.name) for each in shown), default=0)
         lines += [_line(each, width) for each in shown]
@@ -93,13 +96,16 @@ def comparison_text(compared: ComparedResults) -> str:
 
 def _line(each: Difference, width: int) -> str:
     name = each.name
-    why = f' ({each.why})' if each.verdict in ('not comparable', 'inconclusive') else ''
     return (
         f'  {name:{width}}  {_number(name, each.baseline.value):>8} -> '
         f'{_number(name, each.other.value):>8} {_unit(name):6} '
         f'{_number(name, each.difference.value, signed=True):>8} '
-        f'{_interval(name, each.difference, signed=True):20} {each.verdict}{why}'
+        f'{_interval(name, each.difference, signed=True):20} {each.verdict}{_because(each)}'
     ).rstrip()
+
+
+def _because(each: Difference) -> str:
+    return '' if each.verdict == 'equal' or 'paired' in each.why else f' ({each.why})'
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -121,6 +127,7 @@ def _summary(comparison: Comparison) -> str:
     clear = [
         f'<span class="{each.verdict}">{each.verdict}</span> {plain(each.name)}: '
         f'{_number(each.name, each.difference.value, signed=True)} {_unit(each.name)}'
+        f'{_because(each)}'
         for each in comparison.differences
         if each.verdict in ('better', 'worse') and each.name in MAIN_FIGURES
     ]
@@ -249,7 +256,7 @@ def _about_table(compared: ComparedResults) -> str:
         row('bag', [result.bag.get('path') for result in results]),
         row('its sha256', [str(result.bag.get('sha256'))[:16] for result in results]),
         row('through', [result.configuration.get('through') for result in results]),
-        row('pace', [_pace(result) for result in results]),
+        row('pace', [pace_text(result) for result in results]),
         row('passes', [len(result.passes) for result in results]),
         row('model', [result.model.get('name') for result in results]),
         row('engine', [result.model.get('engine') for result in results]),
@@ -261,13 +268,6 @@ def _about_table(compared: ComparedResults) -> str:
         ),
     ]
     return table(['', *map(plain, compared.names)], rows)
-
-
-def _pace(result: ReplayResult) -> str:
-    pace = result.configuration.get('pace') or {}
-    kind = pace.get('kind')
-    told = {'bag': f'recorded, times {pace.get("rate")}', 'hz': f'{pace.get("hz")} Hz'}
-    return told.get(str(kind), f'as fast as possible, {pace.get("in_flight")} in flight')
 
 
 def _latencies(result: ReplayResult) -> Float64:

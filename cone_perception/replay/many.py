@@ -213,8 +213,7 @@ def run_many(
                 outcomes[outcome.name] = outcome
                 write_table(out, list(outcomes.values()))
                 progress.update()
-                says = f'{outcome.name}: {outcome.state}'
-                tqdm.write(f'{says}: {outcome.reason}' if outcome.reason else says)
+                tqdm.write(f'{outcome.name}: {outcome.state}')
 
             write_table(out, list(outcomes.values()))
             replay_many([job for job in jobs if job.name not in known], workers, ray, cpus, keep)
@@ -340,7 +339,12 @@ def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
             [[_link(out, each), plain(each.state), *_cells(each, columns)] for each in outcomes],
         ),
         reasons=table(
-            [], [[plain(each.name), plain(each.reason)] for each in outcomes if each.reason]
+            [],
+            [
+                [plain(each.name), plain(line)]
+                for each in outcomes
+                for line in each.reason.splitlines()
+            ],
         ),
     )
 
@@ -362,7 +366,8 @@ def table_text(outcomes: Sequence[BagOutcome]) -> str:
         ).rstrip()
         for row in rows
     ]
-    lines += [f'{each.name}: {each.reason}' for each in outcomes if each.reason]
+    for each in outcomes:
+        lines += [f'{each.name}: {line}' for line in each.reason.splitlines()]
     return '\n'.join([*lines, _summary(outcomes)])
 
 
@@ -595,7 +600,7 @@ def _outcome(
                 return replace(outcome, state='done')
     over = [line for line in _log_lines(job) if line.startswith('over budget: ')]
     if over and outcome.figures:
-        reason = ' '.join(line.removeprefix('over budget: ') for line in over)
+        reason = '\n'.join(line.removeprefix('over budget: ') for line in over)
         return replace(outcome, state='over budget', reason=reason)
     return replace(outcome, reason=_why_ended(job, status))
 
