@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from replay_results import NEAR, PERIOD_NS, cones, load, result, trace, write_bag
 
+from cone_perception.errors import OutputError
 from cone_perception.replay import charts
 from cone_perception.replay.charts import SLOTS, Timeline
 from cone_perception.replay.report import format_figure, write_report
@@ -163,6 +164,37 @@ def test_interrupted_replay_says_so_and_how_far_it_came(page_of):
 def test_model_that_failed_its_gate_has_a_banner(page_of, verdict, warned):
     page = page_of(result([answered(5)], model={'verdict': verdict}))
     assert ('This model FAILED its gate' in page.text) == warned
+
+
+def test_budget_is_kept_or_not(tmp_path):
+    shown = result([answered(5)])
+
+    def page(over_budget: list[str] | None) -> Page:
+        return Page(write_report(tmp_path, shown, None, over_budget).read_text(encoding='utf-8'))
+
+    assert 'budget' not in page(None).text
+    assert 'Within the budget.' in page([]).text
+    over = page([f'latency is too high {FATAL}'])
+    assert f'Over the budget: latency is too high {FATAL}' in over.text
+
+
+def test_page_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
+    (tmp_path / 'report.html').mkdir()
+    with pytest.raises(OutputError, match='report.html cannot be written'):
+        write_report(tmp_path, result([answered(5)]), None)
+
+
+def test_without_truth_agreement_and_flicker_are_told(page_of):
+    figures = {
+        'agreement_recall': Figure(0.9),
+        'agreement_precision': Figure(0.8),
+        'flicker_share': Figure(0.03),
+    }
+    page = page_of(with_figures(result([answered(5)]), **figures))
+    assert 'not judged: there is no ground truth' in page.text
+    assert 'the reference model found 90.0 % were found here too' in page.text
+    assert 'found here it has 80.0 %' in page.text
+    assert 'before and after a frame 3.0 % are not seen' in page.text
 
 
 def test_problems_are_listed_once_each(page_of):

@@ -16,7 +16,7 @@ from typing import Any
 
 from cone_perception.albums import encode_picture
 from cone_perception.draw import class_colour, short_name
-from cone_perception.errors import SourceError
+from cone_perception.errors import OutputError, SourceError
 from cone_perception.page import plain, swatch, table, tiles, write_page
 from cone_perception.replay.charts import (
     FATE_NAMES,
@@ -61,11 +61,14 @@ CONSISTENCY = re.compile(
 BAND = ' px'
 
 
-def write_report(folder: Path, result: ReplayResult, bag: Path | None) -> Path:
+def write_report(
+    folder: Path, result: ReplayResult, bag: Path | None, over_budget: Sequence[str] | None = None
+) -> Path:
     """Write report.html; returns its path.
 
     bag: for the pictures of the worst frames. None, or a bag that is not there any more: the page
-    says so instead.
+    says so instead. over_budget: what `budget.over_budget` says; None: there was no budget.
+    Raises OutputError.
     """
     path = folder / PAGE
     timeline = Timeline.of(result.passes)
@@ -84,15 +87,17 @@ def write_report(folder: Path, result: ReplayResult, bag: Path | None) -> Path:
         _about(result),
         _again(result),
     )
-    write_page(
-        path,
-        'replay/report.html',
-        title=f'Replay of {plain(bag_name(result))}',
-        subtitle=plain(_subtitle(result)),
-        banners=_banners(result),
-        tiles=_tiles(result),
-        sections=''.join(sections),
-    )
+    parts = {
+        'title': f'Replay of {plain(bag_name(result))}',
+        'subtitle': plain(_subtitle(result)),
+        'banners': _banners(result) + _budget(over_budget),
+        'tiles': _tiles(result),
+        'sections': ''.join(sections),
+    }
+    try:
+        write_page(path, 'replay/report.html', **parts)
+    except OSError as error:
+        raise OutputError(f'{path} cannot be written: {error}.') from error
     return path
 
 
@@ -213,6 +218,15 @@ def _banners(result: ReplayResult) -> str:
     return banners
 
 
+def _budget(over_budget: Sequence[str] | None) -> str:
+    if over_budget is None:
+        return ''
+    if not over_budget:
+        return '<div class="banner good">Within the budget.</div>'
+    reasons = _list([plain(reason) for reason in over_budget], 'says')
+    return f'<div class="banner">Over the budget:{reasons}</div>'
+
+
 def _tiles(result: ReplayResult) -> str:
     frames = _frames(result)
     answered = sum(frame.fate == 'answered' for frame in frames)
@@ -321,13 +335,23 @@ def _say_rates(result: ReplayResult) -> Iterator[str]:
 
 
 def _say_accuracy(result: ReplayResult) -> Iterator[str]:
-    if 'recall_sent' not in result.figures:
-        yield 'How right the cones are was not judged: the bag has no ground truth.'
-        return
-    yield (
-        f'Of the cones in all frames sent {_text(result, "recall_sent")} were found; of those '
-        f'found {_text(result, "precision_sent")} are right.'
-    )
+    if 'recall_sent' in result.figures:
+        yield (
+            f'Of the cones in all frames sent {_text(result, "recall_sent")} were found; of those '
+            f'found {_text(result, "precision_sent")} are right.'
+        )
+    else:
+        yield 'How right the cones are was not judged: there is no ground truth.'
+    if 'agreement_recall' in result.figures:
+        yield (
+            f'Of the cones that the reference model found {_text(result, "agreement_recall")} were '
+            f'found here too; of those found here it has {_text(result, "agreement_precision")}.'
+        )
+    if math.isfinite(_get(result, 'flicker_share').value):
+        yield (
+            'Of the cones seen before and after a frame '
+            f'{_text(result, "flicker_share")} are not seen in it.'
+        )
 
 
 def _reasons(frames: Iterable[FrameTrace]) -> Counter[str]:
