@@ -173,6 +173,24 @@ def __getattr__(name):
     time.sleep(600)
 """
 
+CRASHING_COMPILER = """
+import os
+import signal
+
+__version__ = '10.9.0'
+
+
+def __getattr__(name):
+    if name == 'Builder':
+        os.kill(os.getpid(), signal.SIGSEGV)
+    raise AttributeError(name)
+
+
+class ILogger:
+    def __init__(self):
+        pass
+"""
+
 CARD_WITHOUT_DRIVER = """
 import sys
 
@@ -480,25 +498,50 @@ def test_gpu_that_is_lost_with_two_frames_is_told_once(pipelined):
     assert 'Traceback' not in pipelined.process.output
 
 
+def start_with_compiler(folder: Path, source: str, **parameters: str) -> NodeProcess:
+    """A node on a machine with a card, as far as it sees, and this module for TensorRT."""
+    modules = folder / 'modules'
+    (modules / 'pycuda').mkdir(parents=True, exist_ok=True)
+    (modules / 'pycuda' / '__init__.py').touch()
+    (modules / 'pycuda' / 'driver.py').touch()
+    (modules / 'tensorrt.py').write_text(source)
+    script = folder / 'with_card.py'
+    script.write_text(CARD_WITHOUT_DRIVER)
+    if not (folder / 'tiny').exists():
+        write_tiny_bundle(folder / 'tiny')
+    return NodeProcess(
+        folder / 'node.log',
+        {'model': str(folder / 'tiny')} | parameters,
+        *('-r', '__ns:=/build'),
+        program=(str(script),),
+        PYTHONPATH=os.pathsep.join([str(modules), *filter(None, sys.path)]),
+        XDG_CACHE_HOME=str(folder / 'cache'),
+    )
+
+
+@needs_no_card
+def test_compiler_that_crashes_is_tried_once_and_named_at_each_start(observer, tmp_path):
+    process = start_with_compiler(tmp_path, CRASHING_COMPILER, device='auto')
+    process.wait_for_output('active: listening')
+    assert 'there is no engine of tiny' in process.output
+    assert 'auto takes the CPU: the compiler crashed (SIGSEGV)' in process.output
+    assert process.stop()[0] == 0
+    process = start_with_compiler(tmp_path, CRASHING_COMPILER, device='auto')
+    process.wait_for_output('active: listening')
+    assert 'there is no engine of tiny' not in process.output  # why the first start built one
+    status = observer.wait_for_diagnostics('build/detector: node', lambda s: s.level == WARN)
+    assert 'could not be built here at 20' in status.message
+    assert 'the compiler crashed (SIGSEGV)' in status.message
+    assert f'run `cone-perception build-engine {tmp_path / "tiny"}' in status.message
+    assert process.stop()[0] == 0
+    assert 'Traceback' not in process.output
+
+
 @needs_no_card
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_build_is_shown_and_ends_with_the_node(observer, tmp_path, number):
     """The compiler hangs in a process of its own; the node answers all the while."""
-    modules = tmp_path / 'modules'
-    (modules / 'pycuda').mkdir(parents=True)
-    (modules / 'pycuda' / '__init__.py').touch()
-    (modules / 'pycuda' / 'driver.py').touch()
-    (modules / 'tensorrt.py').write_text(HANGING_COMPILER)
-    script = tmp_path / 'with_card.py'
-    script.write_text(CARD_WITHOUT_DRIVER)
-    process = NodeProcess(
-        tmp_path / 'node.log',
-        {'model': str(write_tiny_bundle(tmp_path / 'tiny')), 'device': 'cuda'},
-        *('-r', '__ns:=/build'),
-        program=(str(script),),
-        PYTHONPATH=os.pathsep.join([str(modules), *filter(None, sys.path)]),
-        XDG_CACHE_HOME=str(tmp_path / 'cache'),
-    )
+    process = start_with_compiler(tmp_path, HANGING_COMPILER, device='cuda')
     process.wait_for_output('building the engine')
     network = str(tmp_path / 'tiny' / 'tiny.onnx')
     builders = wait_for(lambda: descendants_named(network), "the compiler's process")
