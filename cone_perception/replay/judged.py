@@ -218,8 +218,9 @@ def worst_frames(
 ) -> list[WorstFrame]:
     """Frames to show: most misses and false finds, most cones that vanished, slowest; in turns.
 
-    Misses and false finds are of cones from WORST_MIN_HEIGHT_PX up. Of each kind the worst first, half a second apart at least. A frame that is among the worst in
-    several ways is shown once, with all of its reasons.
+    Misses and false finds are of cones from WORST_MIN_HEIGHT_PX up. Of each kind the worst first,
+    half a second apart at least. A frame that is among the worst in several ways is shown once,
+    with all of its reasons.
     """
     errors: dict[int, tuple[float, str]] = {}
     slow: dict[int, tuple[float, str]] = {}
