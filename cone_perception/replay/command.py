@@ -141,11 +141,11 @@ def run(args: argparse.Namespace) -> int:
         reference = answers_of_reference(args, drive)
         result = Replay(args, drive, bundle, settings, way, reference).run()
     print('drawing', flush=True)
-    page = write_report(args.out, result, bag)
+    reasons = over_budget(result, budget) if budget else []
+    page = write_report(args.out, result, bag, reasons if budget else None)
     if args.film:
         write_film(args.out / 'annotated.mp4', result, bag)
     print(f'page: {page}   result: {args.out / "result.json"}')
-    reasons = over_budget(result, budget) if budget else []
     for reason in reasons:
         print(f'over budget: {reason}', file=sys.stderr)
     print(summary_line(result), flush=True)
