@@ -332,9 +332,8 @@ class Replay:
             **consistency_figures(passes, card.class_names),
         }
         if self._drive.truth is not None:
-            figures |= accuracy_figures(
-                passes, self._drive.truth, card.class_names, card.thresholds
-            )
+            thresholds = {**card.thresholds, **self._settings.filters.thresholds}
+            figures |= accuracy_figures(passes, self._drive.truth, card.class_names, thresholds)
         if self._reference is not None:
             figures |= agreement_figures(passes, self._reference, card.class_names)
         if self._overhead is not None:

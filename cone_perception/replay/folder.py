@@ -9,7 +9,9 @@ from pathlib import Path
 from cone_perception.errors import OutputError
 
 
-def claim_folder(out: Path, mark: str, left_by_earlier_runs: Sequence[str], source: Path | None) -> None:
+def claim_folder(
+    out: Path, mark: str, left_by_earlier_runs: Sequence[str], source: Path | None
+) -> None:
     """Make `out` a folder with `log/` in it, without what an earlier run left there.
 
     mark: name of a file that says whose folder it is. source: what the command reads, if anything.
