@@ -308,7 +308,7 @@ def _say_latency(result: ReplayResult) -> Iterator[str]:
         largest = max(known, key=known.__getitem__)
         own = _get(result, 'own_cost_p50_ms')
         cost = (
-            f' The node itself, without the network, costs {_text(result, "own_cost_p50_ms")}.'
+            f' The node without the network, waiting included: {_text(result, "own_cost_p50_ms")}.'
             if math.isfinite(own.value)
             else ''
         )
