@@ -53,7 +53,10 @@ NODE_REFUSES = 'not configured: '
 READY_TIMEOUT_S = 900.0
 """A node may compile its engine first, which takes minutes on a small card."""
 
-MONITOR_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 120.0
+"""Until node, monitor and player know each other. A node that does not say when it is ready may
+still load its network."""
+
 LAST_ANSWERS_S = 1.5
 """After the last picture: for its answer, and for diagnostics (1 Hz) that count it."""
 
@@ -176,7 +179,11 @@ def _clear(folder: Path) -> None:
 
 @dataclass(slots=True)
 class _Play:
-    """One play, and what was seen of it. node_died: of itself, while pictures were sent."""
+    """One play, and what was seen of it.
+
+    node_died: of itself, while pictures were sent. ended_ns: when it was told to end, of the wall
+    clock: its diagnostics from then on are of an empty node.
+    """
 
     drive: Drive
     pace: Pace
@@ -187,6 +194,7 @@ class _Play:
     interrupted: bool = False
     node_died: bool = False
     process_failed: bool = False
+    ended_ns: int = 0
     problems: list[str] = field(default_factory=list)
     load: list[LoadSample] = field(default_factory=list)
 
@@ -198,7 +206,7 @@ class _Play:
         if node.ready:
             team.wait_for_text('node', node.ready, READY_TIMEOUT_S, refusals)
         team.start('monitor', self._monitor_command())
-        team.wait_for_text('monitor', 'ready\n', MONITOR_TIMEOUT_S, refusals)
+        team.wait_for_text('monitor', 'ready\n', CONNECT_TIMEOUT_S, refusals)
         team.start('player', self._player_command(), show=True)
         with self._sampled(team):
             try:
@@ -218,7 +226,7 @@ class _Play:
             if 'problem' in entry:
                 self.problems.append(entry['problem'])
         sent = [entry for entry in sent if 'sent_ns' in entry]
-        answers = _read_answers(self.folder / 'answers', self.node, self.problems)
+        answers = _read_answers(self.folder / 'answers', self.node, self.ended_ns, self.problems)
         received = _read_lines(self.folder / 'received.jsonl')
         if not sent and not self.interrupted:
             raise ProcessError('\n'.join(['nothing was sent.', *self.problems]))
@@ -255,7 +263,8 @@ class _Play:
             time.sleep(LAST_ANSWERS_S)
 
     def _end(self, team: ProcessGroup) -> None:
-        """The node first: what it says last is recorded."""
+        """The node first: what becomes of its last pictures is recorded."""
+        self.ended_ns = time.time_ns()
         for name in ('node', 'monitor'):
             if name == 'node' and self.node_died:
                 team.end(name)
@@ -282,7 +291,7 @@ class _Play:
         """A player that takes longer hangs."""
         pace, drive = self.pace, self.drive
         each_s = {'bag': drive.duration_s / pace.rate, 'hz': drive.frames / (pace.hz or 1.0)}
-        return MONITOR_TIMEOUT_S + 2 * each_s.get(pace.kind, float(drive.frames))
+        return 2 * CONNECT_TIMEOUT_S + 2 * each_s.get(pace.kind, float(drive.frames))
 
     def _monitor_command(self) -> list[str]:
         topics = dict.fromkeys(self.node.detections.values(), DETECTIONS)
@@ -299,6 +308,7 @@ class _Play:
         pace, cameras = self.pace, self.drive.cameras
         options = [part for camera in cameras for part in ('--topic', camera.topic)]
         options += ['--log', str(self.folder / 'sent.jsonl'), '--stamps', self.stamps]
+        options += ['--wait-s', repr(CONNECT_TIMEOUT_S)]
         if pace.kind == 'hz':
             options += ['--hz', repr(pace.hz)]
         elif pace.kind == 'bag':
@@ -406,7 +416,9 @@ def _next(waiting: deque[Any] | None, otherwise: Any) -> Any:
     return waiting.popleft() if waiting else otherwise
 
 
-def _read_answers(bag: Path, node: NodeCommand, problems: list[str]) -> Answers:
+def _read_answers(
+    bag: Path, node: NodeCommand, health_until_ns: int, problems: list[str]
+) -> Answers:
     answers = Answers()
     detections = set(node.detections.values())
     topics = {*detections, node.timing_topic, node.health_topic} - {None}
@@ -426,7 +438,7 @@ def _read_answers(bag: Path, node: NodeCommand, problems: list[str]) -> Answers:
                     values = {entry.key: entry.value for entry in status.values}
                     if recorded.topic == node.timing_topic:
                         answers.told[values['camera'], int(values['stamp_ns'])].append(values)
-                    else:
+                    elif recorded.time_ns <= health_until_ns:
                         answers.health[status.name] = {'message': status.message, **values}
     except SourceError as error:
         problems.append(f'the recorded answers are not complete: {error}')
