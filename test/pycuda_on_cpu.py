@@ -109,6 +109,10 @@ class HostDriver:
                 driver.fail('record')
                 return self
 
+            def query(self) -> bool:
+                driver.fail('event.query')
+                return True
+
             def synchronize(self) -> Event:
                 driver.fail('event.synchronize')
                 return self

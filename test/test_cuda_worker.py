@@ -22,6 +22,7 @@ class Adder:
     started: dict[int, object] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)
     hold: threading.Event | None = None
+    computed: dict[object, threading.Event] = field(default_factory=dict)
     reload_fails: bool = False
 
     def start(self, slot: int, job: object) -> None:
@@ -31,11 +32,18 @@ class Adder:
             raise job[0]
         self.started[slot] = job
 
+    def is_done(self, slot: int) -> bool:
+        """A number is computed when the test says so; what fails, at once."""
+        computed = self.computed.get(self.started[slot])
+        return computed is None or computed.is_set()
+
     def finish(self, slot: int) -> int:
         job = self.started.pop(slot)
         self.log.append(f'finish {job!r}')
         if self.hold is not None:
             self.hold.wait()
+        if job in self.computed:
+            self.computed[job].wait()
         if isinstance(job, BaseException):
             raise job
         assert isinstance(job, int)
@@ -93,6 +101,59 @@ def test_next_job_starts_while_one_is_under_way() -> None:
         'start finish start start finish finish close',
         'start start finish start finish finish close',
     )
+
+
+def test_job_that_comes_while_one_is_computed_is_started_when_frames_come_faster() -> None:
+    """Two callers, each with its next job when it has its answer: what the node's threads do."""
+    jobs = range(1, 7)
+    device = Adder(computed={job: threading.Event() for job in jobs})
+    worker = worker_of(device)
+
+    def wait_for(line: str) -> None:
+        until = time.monotonic() + 30
+        while line not in device.log:
+            assert time.monotonic() < until, f'no {line} in {device.log}'
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(worker.run, 1)]
+        wait_for('finish 1')  # nothing else came: the first is waited for
+        answers.append(pool.submit(worker.run, 2))
+        while not worker._inbox.qsize():
+            time.sleep(0.001)
+        device.computed[1].set()
+        for job in jobs[1:-1]:
+            wait_for(f'start {job}')
+            time.sleep(0.02)  # it is computed
+            assert f'finish {job}' not in device.log
+            answers.append(pool.submit(worker.run, job + 1))
+            wait_for(f'start {job + 1}')  # and the next goes up meanwhile
+            device.computed[job].set()
+            assert answers[job - 1].result(30) == job + 1
+        device.computed[6].set()
+        assert [answer.result(30) for answer in answers] == [job + 1 for job in jobs]
+        # Alone again, it is waited for, not looked for.
+        device.computed[7] = threading.Event()
+        pool.submit(worker.run, 7)
+        wait_for('finish 7')
+        device.computed[7].set()
+    worker.close()
+
+
+def test_end_and_hang_are_met_while_a_job_s_end_is_looked_for() -> None:
+    device = Adder(computed={1: threading.Event(), 2: threading.Event()})
+    worker = worker_of(device, limit_s=0.5)
+    with ThreadPoolExecutor(2) as pool:
+        answers = [pool.submit(worker.run, job) for job in (1, 2)]
+        wait_until_all_came(worker, device, 2)
+        device.computed[1].set()
+        assert answers[0].result(30) == 2
+        with pytest.raises(EngineLostError, match=r'within 0\.5 s'):
+            answers[1].result(30)
+    with pytest.raises(EngineLostError):
+        worker.run(3)
+    device.computed[2].set()
+    worker.close()
 
 
 def test_error_of_one_job_is_its_own() -> None:

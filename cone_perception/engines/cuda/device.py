@@ -216,6 +216,12 @@ class CudaDevice:
         except (self._drv.Error, EngineError) as error:
             raise self._translated(error) from error
 
+    def is_done(self, slot: int) -> bool:
+        try:
+            return bool(self._slots[slot].done.query())
+        except self._drv.Error:
+            return True  # finish meets it too, and says what it is
+
     def finish(self, slot: int) -> CameraAnswer:
         try:
             return self._finish(self._slots[slot])

@@ -6,6 +6,7 @@ the driver cannot be interrupted, so callers wait with a time limit and give the
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -18,6 +19,9 @@ from typing import Generic, Protocol, TypeVar
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
 
 _POLL_S = 0.05
+
+_LOOK_S = 0.0001
+"""While frames come faster than they are computed, a job's end is looked for this often."""
 
 Job = TypeVar('Job')
 Result = TypeVar('Result')
@@ -38,6 +42,10 @@ class Device(Protocol[JobIn, ResultOut]):
 
     def start(self, slot: int, job: JobIn) -> None:
         """Begin a job; return before it is done."""
+        ...
+
+    def is_done(self, slot: int) -> bool:
+        """Whether finish would return at once, or raise. Never raises."""
         ...
 
     def finish(self, slot: int) -> ResultOut:
@@ -165,8 +173,14 @@ class CudaWorker(Generic[Job, Result]):
         free = list(range(device.slots))
         under_way: deque[tuple[int, _Work[Job, Result]]] = deque()
         may_reload = True
+        # A job that came while the one before was waited for has waited in vain. From then on the
+        # end is looked for, so that the next one is started when it comes; until none does. Jobs
+        # that come slower than they are computed are waited for, which is quicker by a look.
+        in_haste = False
         while under_way or not self._ending:
             arrived = self._next(wait_for_it=not under_way) if free and not self._ending else None
+            if in_haste and arrived is None and under_way and free and not self._ending:
+                arrived = self._next_before_end(device, under_way[0][0])
             if arrived is None and not under_way:
                 continue
             slot, work = (free.pop(), arrived) if arrived is not None else under_way.popleft()
@@ -175,7 +189,9 @@ class CudaWorker(Generic[Job, Result]):
                     device.start(slot, work.job)
                     under_way.append((slot, work))
                     continue  # more may wait: it goes up while this one is computed
-                work.answer.set_result(device.finish(slot))
+                result = device.finish(slot)
+                in_haste = bool(under_way) or not self._inbox.empty()
+                work.answer.set_result(result)
                 may_reload = True
             except GpuMemoryError as error:
                 work.answer.set_exception(error)
@@ -200,6 +216,15 @@ class CudaWorker(Generic[Job, Result]):
             return None
         self._ending = work is None
         return work
+
+    def _next_before_end(self, device: Device[Job, Result], slot: int) -> _Work[Job, Result] | None:
+        """The next job; None when the slot's is done before one comes."""
+        while not device.is_done(slot):
+            with contextlib.suppress(queue.Empty):
+                work = self._inbox.get(timeout=_LOOK_S)
+                self._ending = work is None
+                return work
+        return None
 
     def _reload(
         self, device: Device[Job, Result], reason: GpuMemoryError, may_reload: bool
