@@ -106,7 +106,13 @@ def everything() -> ReplayResult:
             shown,
             probes=[
                 {'hz': 10.0, 'missed_share': 0.0, 'rate_out_hz': 10.0, 'passed': True},
-                {'hz': 55.0, 'missed_share': 0.2, 'rate_out_hz': 40.0, 'passed': False},
+                {
+                    'hz': 55.0,
+                    'missed_share': 0.2,
+                    'rate_out_hz': 40.0,
+                    'passed': False,
+                    'why': FATAL,
+                },
             ],
             problems=['the bag is cut off'],
             interrupted=True,
@@ -637,8 +643,8 @@ def test_probes_are_drawn_as_passed_or_not():
     svg = charts.probe_plot(everything().probes, 45.0)
     assert svg.count('fill="var(--green)"') == 2  # in both plots
     assert svg.count('fill="var(--red)"') == 2
-    assert '>45 Hz<' in svg
-    assert 'probe 2: 55.0 Hz in, 20.0 % missed, not passed' in svg
+    assert '>45.0 Hz<' in svg
+    assert 'probe 2: 55.0 Hz in, 20.0 % missed, not passed: &lt;script&gt;' in svg
     assert charts.probe_plot([], math.nan) == ''
 
 

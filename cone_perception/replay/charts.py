@@ -507,11 +507,10 @@ def load_series(
 
 def probe_plot(probes: Sequence[Mapping[str, object]], found_hz: float) -> str:
     """What the search for the highest rate tried: frames missed, and the rate that came out."""
-    tried = [{key: _number(value) for key, value in probe.items()} for probe in probes]
-    tried = [probe for probe in tried if math.isfinite(probe.get('hz', math.nan))]
+    tried = [probe for probe in probes if math.isfinite(_number(probe.get('hz')))]
     if not tried:
         return ''
-    hz = [probe['hz'] for probe in tried]
+    hz = [_number(probe['hz']) for probe in tried]
     pad = 0.06 * (max(hz) - min(hz)) or 1.0
     span = (max(min(hz) - pad, 0.0), max(hz) + pad)
     panels = ''
@@ -519,7 +518,7 @@ def probe_plot(probes: Sequence[Mapping[str, object]], found_hz: float) -> str:
         ('missed', 'missed_share', 100.0, '%'),
         ('rate out', 'rate_out_hz', 1.0, 'Hz'),
     ):
-        values = [factor * probe.get(key, math.nan) for probe in tried]
+        values = [factor * _number(probe.get(key)) for probe in tried]
         top = max((value for value in values if math.isfinite(value)), default=1.0)
         top = max(top, 10.0 if key == 'missed_share' else span[1]) * 1.05
         chart = Chart(
@@ -534,17 +533,17 @@ def probe_plot(probes: Sequence[Mapping[str, object]], found_hz: float) -> str:
             chart.level(5.0, '5 %')
         else:
             chart.line([(span[0], span[0]), (span[1], span[1])], 'var(--line)')
-        chart.mark(found_hz, f'{found_hz:.0f} Hz')
+        chart.mark(found_hz, f'{found_hz:.1f} Hz')
         chart.line(sorted(zip(hz, values, strict=True)), 'var(--dim)', 1.0)
         for number, (probe, value) in enumerate(zip(tried, values, strict=True), 1):
-            passed = probe.get('passed') == 1.0
+            passed, in_hz = probe.get('passed') is True, _number(probe['hz'])
+            verdict = 'passed' if passed else f'not passed: {probe.get("why") or "not told why"}'
             if math.isfinite(value):
                 chart.dot(
-                    probe['hz'],
+                    in_hz,
                     value,
                     'var(--green)' if passed else 'var(--red)',
-                    f'probe {number}: {probe["hz"]:.1f} Hz in, {value:.1f} {unit} {name}, '
-                    f'{"passed" if passed else "not passed"}',
+                    f'probe {number}: {in_hz:.1f} Hz in, {value:.1f} {unit} {name}, {verdict}',
                 )
         panels += f'<div><h3>{name}</h3>{chart.svg()}</div>'
     entries = [('var(--green)', 'passed'), ('var(--red)', 'not passed')]
