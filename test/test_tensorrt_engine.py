@@ -9,15 +9,26 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from kernels_on_cpu import compile_kernels
 from pycuda_on_cpu import HostDriver, LogicError
 from pycuda_on_cpu import MemoryError as NoMemory
+from test_plan_adoption import CAR, with_reference, write_engine
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception.engines import Engine, FrameEngine, open_engine, tensorrt
+from cone_perception import build_engine
+from cone_perception.engines import (
+    Engine,
+    FrameEngine,
+    adoption,
+    build,
+    open_engine,
+    tensorrt,
+)
+from cone_perception.engines.adoption import adopt_plan
 from cone_perception.engines.choice import Latency, buildable_precisions, choose, write_choice
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import CudaEngine
@@ -358,6 +369,38 @@ def test_wrong_number_of_thresholds_is_named(open_cuda: Opener) -> None:
     with pytest.raises(EngineError, match='2 thresholds for the 5 classes'):
         engine.detect([CameraPicture.of_bgr(road())], np.ones(2, np.float32), 0.6)
     engine.close()
+
+
+def test_plan_of_ultralytics_is_adopted_and_drives(
+    driver: HostDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but TensorRT itself, in whose place ONNX Runtime computes on the card of CPU memory."""
+    pytest.importorskip('onnxruntime')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    bundle = read_bundle(write_tiny_bundle(tmp_path / 'tiny', 'anchors', 1, HEIGHT, WIDTH))
+    bundle = with_reference(bundle)
+    on_cpu = open_engine(bundle, 'onnxruntime', 1, threads=1)
+    for module in (adoption, build, tensorrt):
+        monkeypatch.setattr(module, 'choose_provider', lambda choice: 'tensorrt')
+    for module in (build, tensorrt):
+        trt = SimpleNamespace(__version__='10.9')
+        monkeypatch.setattr(module, 'import_provider', lambda name, trt=trt: trt)
+    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
+    monkeypatch.setattr(tensorrt, 'make_logger', lambda trt: None)
+    monkeypatch.setattr(tensorrt, 'TensorRtNetwork', lambda *_: OnnxNetwork(driver, on_cpu))
+    monkeypatch.setattr(
+        adoption, 'inspect_apart', lambda *_: build.Compiled(b'', {'unknown': 3}, {}, 0.0)
+    )
+    cache = PlanCache(cache_folder())
+    path = write_engine(tmp_path / 'best.engine')
+    adopt_plan(bundle, path, None, 1, cache, build.ignore, build_engine.open_plan)
+    assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
+    engine = tensorrt.open_tensorrt(bundle, 1, 'fp32', build='never')
+    assert engine.plan.parent == cache.folder
+    with ConeDetector(bundle.card, engine) as detector:
+        assert detector.at_once == 2
+        (found,), _ = detector.detect([Frame(road(2))], Filters())
+    assert len(found) >= 2
 
 
 # --- the real libraries, as far as they go without a card ---
