@@ -239,21 +239,6 @@ def test_one_camera_has_as_many_in_flight_as_allowed(monkeypatch):
     assert not flight.is_held_back(0)
 
 
-def test_second_picture_of_a_camera_waits_until_its_first_is_worked_on(monkeypatch):
-    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
-    flight = Flight(2, 'ab')
-    for camera, name in enumerate('ab'):
-        flight.send(camera, 1)
-        flight.answer(name, 1)
-    flight.send(0, 2)
-    flight.send(1, 2)
-    flight.send(0, 3)
-    assert flight.is_held_back(1), 'its picture waits behind the other camera'
-    flight.answer('a', 2)
-    assert not flight.is_held_back(1)
-    assert flight.is_held_back(0)
-
-
 def test_drop_that_the_node_tells_of_makes_room_too(monkeypatch):
     monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
     flight = Flight(1, 'ab', '/timing')

@@ -73,7 +73,7 @@ class NodeCommand:
     command: starts it. detections: camera's name -> its topic of Detection2DArray.
     class_names: of its answers. timing_topic: where it tells of every frame that it received, as
     ours does; health_topic: of its diagnostics. ready, refuses: what it prints when it can take
-    pictures, and when it never will.
+    pictures, and when it never will. pairs: it works on pictures of all cameras at once.
     """
 
     command: tuple[str, ...]
@@ -83,6 +83,7 @@ class NodeCommand:
     health_topic: str | None = None
     ready: str | None = None
     refuses: str | None = None
+    pairs: bool = False
 
 
 def our_node(
@@ -116,6 +117,7 @@ def our_node(
         health_topic=DIAGNOSTICS_TOPIC,
         ready=NODE_READY,
         refuses=NODE_REFUSES,
+        pairs=settings.get('batch') == '2',
     )
 
 
@@ -293,6 +295,13 @@ class _Play:
         each_s = {'bag': drive.duration_s / pace.rate, 'hz': drive.frames / (pace.hz or 1.0)}
         return 2 * CONNECT_TIMEOUT_S + 2 * each_s.get(pace.kind, float(drive.frames))
 
+    def _in_flight(self) -> int:
+        """Pictures of each camera. One of them is being worked on, and of several cameras only one
+        is so at a time; the others then have one that waits for it, and none to push out.
+        """
+        alone = len(self.drive.cameras) == 1 or self.node.pairs
+        return self.pace.in_flight if alone else max(1, self.pace.in_flight - 1)
+
     def _monitor_command(self) -> list[str]:
         topics = dict.fromkeys(self.node.detections.values(), DETECTIONS)
         for topic in (self.node.timing_topic, self.node.health_topic):
@@ -314,7 +323,7 @@ class _Play:
         elif pace.kind == 'bag':
             options += ['--rate', repr(pace.rate)]
         else:
-            options += ['--in-flight', str(pace.in_flight)]
+            options += ['--in-flight', str(self._in_flight())]
             for camera in cameras:
                 answer = self.node.detections[camera.name]
                 options += ['--answers', f'{camera.topic}={camera.name}={answer}']

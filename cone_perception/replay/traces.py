@@ -128,7 +128,8 @@ class Pace:
     """When each picture is sent.
 
     bag: at its recorded time, divided by `rate`. hz: each camera at `hz`, evenly.
-    fast: the next one as soon as fewer than `in_flight` wait for their answers, so none is dropped.
+    fast: the next one as soon as fewer than `in_flight` of its camera wait for their answers, so
+    none is dropped; one fewer where cameras take turns.
     """
 
     kind: Literal['bag', 'hz', 'fast'] = 'bag'

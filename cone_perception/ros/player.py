@@ -281,9 +281,8 @@ class InFlight:
 
     An answer is the node's word on what became of it, after which the node takes the next one; of
     a node that does not tell of each, its detections. One that has none after ANSWER_TIMEOUT_S is
-    given up. A node with one network works on the picture that has waited longest, so only the
-    camera of that one may have the full number under way. Two of a camera never go close after
-    each other: the second would take the place of the first in a queue of one.
+    given up. Two of a camera never go close after each other: the second would take the place of
+    the first in a queue of one before the node could take it.
     """
 
     def __init__(
@@ -314,7 +313,7 @@ class InFlight:
     def wait_for_room(self, camera: int) -> None:
         """Until one more picture of this camera may be sent."""
         flight = self._cameras[camera]
-        self._wait(lambda: self._has_room(flight))
+        self._wait(lambda: len(flight.sent_s) < self._limit)
         # A node that is kept busy answers at intervals of the round trip divided by the limit:
         # half of that slows nothing down.
         with self._changed:
@@ -336,14 +335,6 @@ class InFlight:
             f'{self._given_up} pictures had no answer after {ANSWER_TIMEOUT_S:g} s: '
             'the play went on without them'
         ]
-
-    def _has_room(self, flight: _Flight) -> bool:
-        """The last place is for a camera whose turn it is: one of its pictures does not wait."""
-        count = len(flight.sent_s)
-        if count < max(1, self._limit - 1) or count >= self._limit:
-            return count < self._limit
-        longest_s = min(next(iter(f.sent_s.values())) for f in self._cameras if f.sent_s)
-        return next(iter(flight.sent_s.values())) == longest_s
 
     def _wait(self, fulfilled: Callable[[], bool]) -> None:
         with self._changed:
