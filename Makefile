@@ -24,7 +24,9 @@ PACKAGING := setup.py setup.cfg pyproject.toml $(wildcard resource/*.sh resource
 
 unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH VIRTUAL_ENV PYTHONHOME
 
-.PHONY: help setup setup-run setup-train demo test check lint test-lower-bounds test-matrix colcon clean
+MINUTES = 10
+
+.PHONY: help setup setup-run setup-train demo test check lint soak test-lower-bounds test-matrix colcon clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -53,6 +55,9 @@ test-matrix: ## the tests on every supported Python; each must be on PATH
 
 test-lower-bounds: $(VENV)-lower/.ready ## the tests with the oldest releases that setup.cfg allows
 	$(VENV)-lower/bin/python -m pytest $(ARGS)
+
+soak: setup ## ten minutes through the node: memory must not grow; MINUTES=60 for more
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --out build/soak
 
 colcon: setup ## both ROS packages as on the car, in build/colcon
 	VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/colcon --log-base build/colcon/log build --symlink-install \

@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     print('drawing', flush=True)
     reasons = over_budget(result, budget) if budget else []
     page = write_report(args.out, result, bag, reasons if budget else None)
-    if args.film:
+    if args.film and any(result.passes):
         write_film(args.out / 'annotated.mp4', result, bag)
     print(f'page: {page}   result: {args.out / "result.json"}')
     for reason in reasons:
