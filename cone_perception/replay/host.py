@@ -37,7 +37,6 @@ PACKAGES = (
     'rosbags',
     'rosbags-image',
     'psutil',
-    'matplotlib',
 )
 
 NOT_TOLD = 'not told'
