@@ -12,7 +12,8 @@ bootstrap over frames, see `replay.statistics`. It keeps their skewness, and nee
 
 Frames of one run know nothing of what changes from run to run. So where both replays have several
 passes, the interval is that over passes (Student's t, with the fewer passes' degrees of freedom)
-if that is wider; with one pass there is a warning.
+if that is wider. With one pass of either, RUN_SCATTER is assumed for times and rates.
+docs/decisions/comparing.md has what this does to the verdicts.
 """
 
 from __future__ import annotations
@@ -72,6 +73,13 @@ MARGINS: Mapping[str, Margin] = {
 
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 """97.5 % quantile of Student's t with 1, 2, ... degrees of freedom; beyond, 2.26 is kept."""
+
+RUN_SCATTER = 0.05
+"""Standard deviation of a time or a rate from run to run, as a share of it, where nothing shows it:
+an assumption."""
+
+SCATTERS = ('ms', 'Hz', 'cores')
+"""Units of the figures that it concerns."""
 
 FEW_FRAMES = 300
 """Below, the 99th percentile hangs on fewer than three frames."""
@@ -319,8 +327,8 @@ def _warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> Itera
     single = [n for n, result in zip(names, (a, b), strict=True) if len(result.passes) < 2]
     if single:
         yield (
-            f'One pass of {" and of ".join(single)}: the intervals of latency, loss and load speak '
-            'of this run, another may differ by more. --repeat 5 tells.'
+            f'One pass of {" and of ".join(single)}: how much latency, loss and load differ from '
+            f'run to run is not known, {100 * RUN_SCATTER:g} % is assumed. --repeat 5 measures it.'
         )
     jobs = a.configuration.get('jobs') or 1
     if jobs != 1 and jobs == b.configuration.get('jobs'):
@@ -411,8 +419,12 @@ def _unpaired(name: str, a: ReplayResult, b: ReplayResult, names: tuple[str, str
         return Difference(name, mine, theirs, unknown, math.nan, 'not comparable', why)
     difference = subtract(theirs, mine)
     over_passes = _over_passes(name, a, b, difference.value)
-    single = min(len(a.passes), len(b.passes)) < 2
-    why = 'of these two runs' if single else 'from both intervals'
+    why = 'from both intervals'
+    if min(len(a.passes), len(b.passes)) < 2:
+        why = 'of one run'
+        if kind_of(name).unit in SCATTERS:
+            difference = _widened(difference, 1.96 * math.sqrt(2) * RUN_SCATTER * mine.value)
+            why = f'of one run, {100 * RUN_SCATTER:g} % from run to run assumed'
     if over_passes is not None and not _width(over_passes) <= _width(difference):
         difference, why = over_passes, 'over passes'
     if math.isnan(difference.low):
@@ -430,6 +442,16 @@ def subtract(other: Figure, baseline: Figure) -> Figure:
         value,
         value - math.hypot(other.value - other.low, baseline.high - baseline.value),
         value + math.hypot(other.high - other.value, baseline.value - baseline.low),
+    )
+
+
+def _widened(difference: Figure, half: float) -> Figure:
+    """With another, independent error whose interval is so wide to either side."""
+    value = difference.value
+    return Figure(
+        value,
+        value - math.hypot(value - difference.low, half),
+        value + math.hypot(difference.high - value, half),
     )
 
 

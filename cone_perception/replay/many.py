@@ -40,6 +40,7 @@ from cone_perception.errors import (
 )
 from cone_perception.page import plain, table, write_page
 from cone_perception.replay.figures import kind_of
+from cone_perception.replay.processes import signals_as_interrupt
 from cone_perception.replay.result import Figure, read_result
 
 State = Literal['done', 'over budget', 'failed', 'interrupted', 'not run']
@@ -76,9 +77,6 @@ JOBS_VARIABLE = 'CONE_PERCEPTION_REPLAY_JOBS'
 BROUGHT_BACK = (MARK, 'report.html', 'annotated.mp4', 'log/**/*', 'result.json')
 """What returns from another machine; the result last, as it says that the others are there."""
 
-DOMAINS = range(1, 102)
-"""ROS domains that leave Linux's ephemeral ports alone; 0 is everybody's default."""
-
 STOP_TIMEOUT_S = 30.0
 """After Ctrl-C: for the report of what was seen."""
 
@@ -91,8 +89,8 @@ PR_SET_PDEATHSIG = 1
 class BagJob:
     """One bag to be replayed.
 
-    name: of its folder. folder: for its results. log: what its process says. arguments: for Python,
-    all but --domain. key: of everything that the result depends on. jobs: at once on its machine.
+    name: of its folder. folder: for its results. log: what its process says. arguments: for Python.
+    key: of everything that the result depends on. jobs: at once on its machine.
     """
 
     name: str
@@ -192,7 +190,7 @@ def run_many(
     options: for every bag, as `options_for_each` has them; a Path counts with the files it holds.
     workers: bags at once; on Ray at most, 1 for as many as the cluster takes.
     """
-    with _locked(out):
+    with signals_as_interrupt(), _locked(out):
         jobs = plan_jobs(bags, options, out, command)
         known = _finished_before(jobs, out)
         outcomes: dict[str, BagOutcome] = {job.name: _not_run(job) for job in jobs} | known
@@ -371,33 +369,8 @@ def table_text(outcomes: Sequence[BagOutcome]) -> str:
     return '\n'.join([*lines, _summary(outcomes)])
 
 
-@contextlib.contextmanager
-def claimed_domain() -> Iterator[tuple[int, int]]:
-    """A ROS domain that no other replay on this machine has, and the descriptor that holds it.
-
-    The claim is a file lock: it ends with the last process that has the descriptor.
-    """
-    folder = Path(tempfile.gettempdir()) / f'cone_perception_domains_{os.getuid()}'
-    folder.mkdir(exist_ok=True)
-    # Not all from the same end: tests and other programs choose theirs without asking.
-    start = os.getpid() % len(DOMAINS)
-    for domain in (*DOMAINS[start:], *DOMAINS[:start]):
-        descriptor = os.open(folder / str(domain), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            continue
-        try:
-            yield domain, descriptor
-        finally:
-            os.close(descriptor)
-        return
-    raise SettingsError(f'{len(DOMAINS)} replays run on this machine: no ROS domain is left.')
-
-
 class _Process:
-    """The process of a job, in a ROS domain and a session of its own."""
+    """The process of a job, in a session of its own; it takes a ROS domain that is free."""
 
     def __init__(self, job: BagJob) -> None:
         self.job = job
@@ -406,18 +379,17 @@ class _Process:
         self._status: int | None = None
         job.log.parent.mkdir(parents=True, exist_ok=True)
         libc = ctypes.CDLL(None)
-        with claimed_domain() as (domain, descriptor), job.log.open('wb') as log:
-            # It inherits the claim. Ctrl-C reaches only this process, which ends it in order;
-            # if this one is killed, Linux ends it.
+        with job.log.open('wb') as log:
+            # Ctrl-C reaches only this process, which ends it in order; if this one is killed, Linux
+            # ends it.
             self._process = subprocess.Popen(
-                [sys.executable, *job.arguments, '--domain', str(domain)],
+                [sys.executable, *job.arguments],
                 env=os.environ | {JOBS_VARIABLE: str(job.jobs), 'PYTHONUNBUFFERED': '1'},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
-                pass_fds=(descriptor,),
             )
 
     @property
