@@ -23,7 +23,7 @@ from vision_msgs.msg import Detection2DArray
 from cone_perception.engines.gpu import read_gpu
 from cone_perception.errors import EngineError
 from cone_perception.ros.node import BUILD_FAILED_STATUS, FAILURE_STATUS
-from cone_perception.ros.transport import SEGMENT_BYTES
+from cone_perception.ros.transport import NODE_SEGMENT_BYTES
 
 pytestmark = pytest.mark.ros
 
@@ -316,7 +316,7 @@ def lose_gpu(observer, tmp_path, error):
 def test_lost_gpu_is_told_and_ends_the_process_for_a_new_one(observer, tmp_path):
     process, publisher = lose_gpu(observer, tmp_path, 'EngineLostError')
     observer.wait_for_diagnostics('lost/detector: node', lambda s: s.level == 0)
-    own = [path for path, size in process.shared_memory().items() if size > SEGMENT_BYTES]
+    own = [path for path, size in process.shared_memory().items() if size > NODE_SEGMENT_BYTES]
     send_until(observer, publisher, WHITE, lambda: 'the card said so' in process.output)
     seen = time.monotonic()
     assert process.process.wait(20) > 0

@@ -16,7 +16,7 @@ from sensor_msgs.msg import Image
 from tiny_network import CLASS_NAMES
 
 from cone_perception.model_card import ModelCard, NetworkFile, file_sha256
-from cone_perception.ros.transport import SEGMENT_BYTES
+from cone_perception.ros.transport import NODE_SEGMENT_BYTES
 
 pytestmark = pytest.mark.ros
 
@@ -92,7 +92,7 @@ def write_stalling_bundle(folder: Path, brightness: float) -> Path:
 
 def assert_ends_well(process, number):
     """In time, with status 0, without a trace on the terminal or in shared memory."""
-    own = [path for path, size in process.shared_memory().items() if size > SEGMENT_BYTES]
+    own = [path for path, size in process.shared_memory().items() if size > NODE_SEGMENT_BYTES]
     assert own
     status, seconds = process.stop(number)
     assert status == 0, process.output

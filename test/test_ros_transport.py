@@ -37,11 +37,27 @@ def test_profile_of_the_user_stays(monkeypatch, variable):
     assert transport.profile_in_use(environment) == '/my/profile.xml'
 
 
-def test_profile_holds_raw_pictures_and_is_what_the_messages_say():
-    text = transport.PROFILE.read_text(encoding='utf-8')
-    root = ElementTree.fromstring(text)
+@pytest.mark.parametrize('variable', transport.PROFILE_VARIABLES)
+def test_node_takes_its_own_profile_where_a_launch_file_has_set_the_shipped_one(
+    monkeypatch, variable
+):
+    monkeypatch.setattr(transport, 'version', lambda name: '9.1.2')
+    environment = {variable: str(transport.PROFILE)}
+    transport.use_profile(environment, transport.NODE_PROFILE)
+    assert transport.profile_in_use(environment) == str(transport.NODE_PROFILE)
+
+
+@pytest.mark.parametrize(
+    ('profile', 'segment_bytes', 'pictures'),
+    [
+        (transport.PROFILE, transport.SEGMENT_BYTES, 8),
+        (transport.NODE_PROFILE, transport.NODE_SEGMENT_BYTES, 4),
+    ],
+)
+def test_profile_holds_raw_pictures_and_is_what_the_messages_say(profile, segment_bytes, pictures):
+    root = ElementTree.fromstring(profile.read_text(encoding='utf-8'))
     values = {element.tag.rpartition('}')[2]: element.text for element in root.iter()}
-    assert int(values['segment_size']) == transport.SEGMENT_BYTES >= 8 * RAW_720P_BYTES
+    assert int(values['segment_size']) == segment_bytes >= pictures * RAW_720P_BYTES
     assert int(values['maxMessageSize']) > RAW_720P_BYTES
     assert values['useBuiltinTransports'] == 'false'
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 from cone_perception.errors import ConePerceptionError
 from cone_perception.ros.memory import keep_freed_memory
 from cone_perception.ros.settings_text import settings_help
-from cone_perception.ros.transport import use_profile
+from cone_perception.ros.transport import NODE_PROFILE, use_profile
 
 FAILURE_STATUS = 1
 """Exit status that makes the launch file start the node again."""
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        use_profile()
+        use_profile(profile=NODE_PROFILE)
         import rclpy
         from rclpy.executors import MultiThreadedExecutor
         from rclpy.signals import SignalHandlerOptions

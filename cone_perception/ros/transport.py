@@ -8,6 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 PROFILE = Path(__file__).with_name('fastdds_shared_memory.xml')
+"""For whoever sends pictures."""
+
+NODE_PROFILE = Path(__file__).with_name('fastdds_node.xml')
+"""For the detector node: four debug images of 1280x720 fit into its segment."""
 
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 """Humble and Jazzy read only the first. Kilted and later read the second, and warn of the first."""
@@ -18,29 +22,35 @@ FIRST_RCLPY_OF_SECOND = 9
 SEGMENT_BYTES = 32 * 2**20
 """Shared memory that the profile takes for each process, as written in PROFILE."""
 
+NODE_SEGMENT_BYTES = 12 * 2**20
+"""As written in NODE_PROFILE. Fast DDS touches it all, so that it counts as memory of the node."""
+
 SHARED_MEMORY = Path('/dev/shm')
 
 
-def profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variable to add so that Fast DDS loads PROFILE; none where the user set either.
+def profile_environment(environment: Mapping[str, str], profile: Path = PROFILE) -> dict[str, str]:
+    """The variable to add so that Fast DDS loads `profile`; none where the user set either.
 
+    PROFILE is not the user's: a launch file sets it for all that it starts.
     Raises ImportError where rclpy is not installed.
     """
-    if any(environment.get(name) for name in PROFILE_VARIABLES):
+    if any(environment.get(name, '') not in ('', str(PROFILE)) for name in PROFILE_VARIABLES):
         return {}
     # ROS_DISTRO is not set where ROS comes from PyPI; rclpy's version is known everywhere.
     major = int(version('rclpy').partition('.')[0])
-    return {PROFILE_VARIABLES[major >= FIRST_RCLPY_OF_SECOND]: str(PROFILE)}
+    return {PROFILE_VARIABLES[major >= FIRST_RCLPY_OF_SECOND]: str(profile)}
 
 
-def use_profile(environment: MutableMapping[str, str] = os.environ) -> None:
+def use_profile(
+    environment: MutableMapping[str, str] = os.environ, profile: Path = PROFILE
+) -> None:
     """Set the variable in this process. To be called before rclpy.init, which reads it."""
-    environment.update(profile_environment(environment))
+    environment.update(profile_environment(environment, profile))
 
 
 def profile_in_use(environment: Mapping[str, str]) -> str:
     """Path of the profile that was asked for, or an empty text."""
-    return next((environment[n] for n in PROFILE_VARIABLES if environment.get(n)), '')
+    return next((environment[n] for n in reversed(PROFILE_VARIABLES) if environment.get(n)), '')
 
 
 def shared_memory_shortage(folder: Path = SHARED_MEMORY) -> str:
