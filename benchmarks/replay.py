@@ -10,8 +10,7 @@ ours          cone-perception node with BUNDLE, on the CPU
 one core      the same, pinned to one core: for its own cost
 straight      benchmarks/peer_node.py with the weights, in FP32
 others        --node NAME=COMMAND: any node that answers the pictures of {image} with
-              vision_msgs/Detection2DArray on {detections}, and writes a line with 'listening' or
-              nothing before it subscribes
+              vision_msgs/Detection2DArray on {detections}
 
 Prints Markdown tables. Needs the extras cpu, train and replay, and ROS 2.
 """
@@ -43,6 +42,7 @@ from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 
 OURS, ONE_CORE, STRAIGHT = 'ours', 'one core', 'straight'
 PEER_READY = 'active: listening'
+"""What peer_node.py logs when it is warm and subscribed."""
 
 FAST = 'as fast as possible'
 ONE_CORE_HZ = 10.0
@@ -142,7 +142,8 @@ def straight_node(drive: Drive, bundle: Bundle, weights: Path) -> NodeCommand:
     }
     script = Path(__file__).with_name('peer_node.py')
     given = [part for name, value in options.items() for part in (f'--{name}', str(value))]
-    return _foreign_node(drive, bundle, (sys.executable, str(script), *given))
+    node = _foreign_node(drive, bundle, (sys.executable, str(script), *given))
+    return replace(node, ready=PEER_READY)
 
 
 def _named(text: str, bundle: Bundle) -> tuple[str, Callable[[Drive], NodeCommand]]:
@@ -162,10 +163,6 @@ def _foreign_node(drive: Drive, bundle: Bundle, command: tuple[str, ...]) -> Nod
         command=command,
         detections={camera.name: f'/{camera.name}/detections'},
         class_names=bundle.card.class_names,
-        timing_topic=None,
-        health_topic=None,
-        ready=None,
-        refuses=None,
     )
 
 
