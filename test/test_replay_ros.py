@@ -20,6 +20,7 @@ from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from cone_perception.bags import COMPRESSED_IMAGE, IMAGE, _image_message, bag_types
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.model_card import read_bundle
+from cone_perception.replay.processes import private_domain
 from cone_perception.replay.ros_way import (
     Answers,
     NodeCommand,
@@ -311,3 +312,26 @@ def test_answers_are_used_once():
     assert answers.found['/left/detections', 1] == deque([answers.found['/left/detections', 1][0]])
     joined(sent_at(1), [back(1)], answers)
     assert not answers.found['/left/detections', 1]
+
+
+def test_two_replays_at_once_have_domains_of_their_own():
+    with private_domain() as first, private_domain() as second:
+        assert first != second
+        assert {first, second} <= set(range(1, 102))
+    with private_domain() as again:
+        assert again == first
+
+
+@pytest.mark.ros
+def test_bag_that_was_cut_off_is_played_up_to_the_cut_and_named(tmp_path):
+    drive = write_drive(tmp_path / 'bag', {'front': 100})
+    (file,) = (tmp_path / 'bag').glob('*.mcap')
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    (tmp_path / 'bag' / 'metadata.yaml').unlink()
+    play = play_through_ros(
+        drive, Pace('hz', hz=40), echo_node(drive), tmp_path / 'out', sample_load=False
+    )
+    assert 10 <= len(play.frames) < 60
+    assert fates(play)['answered'] >= 5
+    assert [problem for problem in play.problems if str(file) in problem]
