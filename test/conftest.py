@@ -49,11 +49,13 @@ def rendered_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ros() -> Iterator[None]:
     """rclpy, with the transport profile that the node uses."""
     import rclpy
+    from rclpy.signals import SignalHandlerOptions
 
     from cone_perception.ros.transport import use_profile
 
     use_profile()
-    rclpy.init()
+    # rclpy's own handlers would end it for all tests when one is interrupted as if by Ctrl-C.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     yield
     rclpy.try_shutdown()
 

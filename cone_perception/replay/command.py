@@ -7,7 +7,6 @@ import contextlib
 import importlib.util
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 from cone_perception.build_engine import print_event, print_warning
 from cone_perception.detect import SETTINGS, add_settings
-from cone_perception.errors import InstallError, SettingsError
+from cone_perception.errors import ConePerceptionError, InstallError, SettingsError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
@@ -37,6 +36,7 @@ from cone_perception.replay.judged import (
 from cone_perception.replay.many import add_many_arguments, jobs_at_once, options_for_each, run_many
 from cone_perception.replay.max_rate import MaxRate, find_max_rate
 from cone_perception.replay.pipeline_way import play_through_pipeline
+from cone_perception.replay.processes import signals_as_interrupt
 from cone_perception.replay.report import write_report
 from cone_perception.replay.result import Figure, ReplayResult, write_result
 from cone_perception.replay.ros_way import (
@@ -137,9 +137,10 @@ def run(args: argparse.Namespace) -> int:
     for problem in drive.problems:
         print_warning(problem)
     claim_folder(args.out, MARK, LEFT_BY_EARLIER_RUNS, bag)
-    with _signals_as_interrupt(), open_way(args, drive, bundle, settings) as way:
+    with signals_as_interrupt(), open_way(args, drive, bundle, settings) as way:
         reference = answers_of_reference(args, drive)
-        result = Replay(args, drive, bundle, settings, way, reference).run()
+        replay = Replay(args, drive, bundle, settings, way, reference)
+        result = replay.run()
     print('drawing', flush=True)
     reasons = over_budget(result, budget) if budget else []
     page = write_report(args.out, result, bag, reasons if budget else None)
@@ -151,7 +152,8 @@ def run(args: argparse.Namespace) -> int:
     print(summary_line(result), flush=True)
     if result.interrupted:
         return INTERRUPTED_STATUS
-    return 1 if reasons or not result.figures['frames_answered'].value else 0
+    answered = bool(result.figures['frames_answered'].value)
+    return 0 if answered and not reasons and not replay.process_failed else 1
 
 
 class Way(Protocol):
@@ -162,7 +164,7 @@ class Way(Protocol):
         ...
 
     def overhead(self, pace: Pace) -> Pass | None:
-        """The same with a node that only answers; None where there is no such thing."""
+        """The same with a node that only answers; None without ROS."""
         ...
 
 
@@ -267,9 +269,11 @@ class Replay:
         self._overhead: Pass | None = None
         self._max_rate: MaxRate | None = None
         self._interrupted = False
+        self._problems: list[str] = []
 
     def run(self) -> ReplayResult:
         """All passes; result.json is written after each, so that a kill loses one at most."""
+        with_overhead = self._args.through == 'ros' and not self._args.no_overhead
         if self._args.find_max_rate:
             self._search()
         for number in range(self._args.repeat):
@@ -279,13 +283,28 @@ class Replay:
                 print(f'pass {number + 1} of {self._args.repeat}', flush=True)
             self._passes.append(self._way.play(self._pace))
             self._interrupted = self._passes[-1].interrupted
-            if number + 1 < self._args.repeat and not self._interrupted:
+            if not self._interrupted and (with_overhead or number + 1 < self._args.repeat):
                 self._write(finished=False)
-        if not self._args.no_overhead and not self._interrupted:
-            if self._args.through == 'ros':
-                print('the same with a node that only answers', flush=True)
-            self._overhead = self._way.overhead(self._pace)
+        if with_overhead and not self._interrupted:
+            self._measure_overhead()
         return self._write(finished=True)
+
+    @property
+    def process_failed(self) -> bool:
+        """Whether a process of a pass did not end as it should."""
+        return any(each.process_failed for each in self._passes)
+
+    def _measure_overhead(self) -> None:
+        print('the same with a node that only answers', flush=True)
+        try:
+            overhead = self._way.overhead(self._pace)
+        except ConePerceptionError as error:
+            self._problems.append(f'what player and monitor cost is not known: {error}')
+            return
+        if overhead is not None and overhead.interrupted:
+            self._interrupted = True
+            return
+        self._overhead = overhead
 
     def _search(self) -> None:
         """Go on at the highest rate that has passed, or at the last one tried."""
@@ -303,7 +322,7 @@ class Replay:
     def _result(self, finished: bool) -> ReplayResult:
         drive, passes = self._drive, self._passes
         of_passes = (text for each in passes for text in each.problems)
-        problems = list(dict.fromkeys((*drive.problems, *of_passes)))
+        problems = list(dict.fromkeys((*drive.problems, *of_passes, *self._problems)))
         health = passes[-1].health if passes else {}
         return ReplayResult(
             configuration=self._configuration(),
@@ -450,16 +469,6 @@ def _check_way(args: argparse.Namespace, settings: DetectorSettings) -> None:
         raise SettingsError('--node-command and --stamps recorded belong to --through ros')
     if bool(args.node_command) != bool(args.detections):
         raise SettingsError('--node-command and --detections belong together')
-
-
-@contextlib.contextmanager
-def _signals_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a replay as Ctrl-C does: with a report of what was seen."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _positive(text: str) -> float:
