@@ -1,0 +1,82 @@
+"""How often `replay compare` is wrong about two replays of one model: simulated, no network runs.
+
+    python benchmarks/verdicts.py --passes 1 --assumed 0 --seconds 20
+
+Latencies of 40 ms with disturbances that last about a second, the same in all passes but for their
+scatter from run to run. Every `better` or `worse` is wrong, and every interval should hold 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.replay import compare, statistics
+from cone_perception.replay.result import ReplayResult
+from cone_perception.replay.statistics import pass_figures
+from cone_perception.replay.traces import FrameTrace, Pace, Pass
+
+LATENCY_MS = 40.0
+HZ = 15
+CORRELATION = 0.93
+"""Of a frame's disturbance with the last one's: 1/e after 14 frames, about a second."""
+
+FIGURES = ('latency_mean_ms', 'latency_p50_ms', 'latency_p99_ms')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--passes', type=int, default=1, help='of each replay (1)')
+    parser.add_argument('--seconds', type=int, default=20, help='of each pass (20)')
+    parser.add_argument('--scatter', type=float, default=0.05, help='from run to run (0.05)')
+    parser.add_argument('--assumed', type=float, help='scatter assumed with one pass (as shipped)')
+    parser.add_argument('--trials', type=int, default=300)
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    if args.assumed is not None:
+        compare.RUN_SCATTER = args.assumed
+    statistics.RESAMPLES = 300
+    rng = np.random.default_rng(args.seed)
+    wrong, held = np.zeros((2, len(FIGURES)))
+    for _ in tqdm(range(args.trials), disable=None):
+        pair = [simulate_replay(rng, args.passes, args.seconds, args.scatter) for _ in range(2)]
+        found = compare.compare(*pair)
+        for column, name in enumerate(FIGURES):
+            wrong[column] += found[name].verdict in ('better', 'worse')
+            held[column] += found[name].difference.low <= 0 <= found[name].difference.high
+    for name, w, h in zip(FIGURES, wrong / args.trials, held / args.trials, strict=True):
+        print(f'{name:16} better or worse in {w:.1%}, interval holds 0 in {h:.1%}')
+
+
+def simulate_replay(
+    rng: np.random.Generator, passes: int, seconds: int, scatter: float
+) -> ReplayResult:
+    """A result without truth."""
+    played = [simulate_pass(rng, seconds, rng.normal(0, scatter)) for _ in range(passes)]
+    per_pass = [pass_figures([each]) for each in played] if passes > 1 else []
+    frames = [each.frames for each in played]
+    return ReplayResult({}, {}, {}, {}, pass_figures(played), per_pass, frames, [])
+
+
+def simulate_pass(rng: np.random.Generator, seconds: int, shift: float) -> Pass:
+    """shift: of the whole pass, as a share of LATENCY_MS."""
+    count = seconds * HZ
+    disturbance = np.zeros(count)
+    for index in range(1, count):
+        disturbance[index] = CORRELATION * disturbance[index - 1] + rng.normal()
+    latency_ms = LATENCY_MS * (1 + shift) + disturbance + rng.gamma(2, 2, count)
+    sent_ns = (np.arange(count) * (10**9 / HZ)).astype(int)
+    returned_ns = sent_ns + (latency_ms * 1e6).astype(int)
+    return Pass(
+        Pace(),
+        [
+            FrameTrace('camera', i, i, 'answered', int(sent), returned_ns=int(back))
+            for i, (sent, back) in enumerate(zip(sent_ns, returned_ns, strict=True))
+        ],
+    )
+
+
+if __name__ == '__main__':
+    main()
