@@ -105,7 +105,9 @@ def _line(each: Difference, width: int) -> str:
 
 
 def _because(each: Difference) -> str:
-    return '' if each.verdict == 'equal' or 'paired' in each.why else f' ({each.why})'
+    """In short; what is assumed of single runs is among the notes."""
+    short = each.why.partition(',')[0]
+    return '' if each.verdict == 'equal' or 'paired' in short else f' ({short})'
 
 
 def _notes(comparison: Comparison) -> list[str]:
