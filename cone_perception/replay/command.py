@@ -24,7 +24,7 @@ from cone_perception.placement import place_network
 from cone_perception.replay.budget import load_budget, over_budget
 from cone_perception.replay.drive import open_drive
 from cone_perception.replay.film import write_film
-from cone_perception.replay.folder import claim_folder
+from cone_perception.replay.folder import REPLAY_MARK, claim_folder
 from cone_perception.replay.host import describe_bag, describe_host, describe_model
 from cone_perception.replay.judged import (
     Answers,
@@ -50,7 +50,6 @@ from cone_perception.replay.statistics import load_figures, pass_figures
 from cone_perception.replay.traces import FATES, Drive, Pace, Pass
 from cone_perception.settings import DetectorSettings, read_params_file
 
-MARK = '.cone_perception_replay'
 LEFT_BY_EARLIER_RUNS = ('result.json', 'report.html', 'annotated.mp4', 'passes', 'overhead')
 
 INTERRUPTED_STATUS = 130
@@ -136,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
     drive = open_drive(bag, topics, args.truth, args.labels, names, args.stamps)
     for problem in drive.problems:
         print_warning(problem)
-    claim_folder(args.out, MARK, LEFT_BY_EARLIER_RUNS, bag)
+    claim_folder(args.out, REPLAY_MARK, LEFT_BY_EARLIER_RUNS, bag)
     with signals_as_interrupt(), open_way(args, drive, bundle, settings) as way:
         reference = answers_of_reference(args, drive)
         replay = Replay(args, drive, bundle, settings, way, reference)

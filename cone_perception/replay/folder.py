@@ -8,6 +8,9 @@ from pathlib import Path
 
 from cone_perception.errors import OutputError
 
+REPLAY_MARK = '.cone_perception_replay'
+"""A file that says that a folder holds a replay's results."""
+
 
 def claim_folder(
     out: Path, mark: str, left_by_earlier_runs: Sequence[str], source: Path | None

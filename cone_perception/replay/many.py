@@ -40,6 +40,7 @@ from cone_perception.errors import (
 )
 from cone_perception.page import plain, table, write_page
 from cone_perception.replay.figures import kind_of
+from cone_perception.replay.folder import REPLAY_MARK
 from cone_perception.replay.processes import signals_as_interrupt
 from cone_perception.replay.result import Figure, read_result
 
@@ -69,12 +70,11 @@ ONCE = ('bags', 'out', 'domain', 'jobs', 'ray', 'ray_cpus')
 PATHS = ('model',)
 """Settings that are text, and name files."""
 
-MARK = '.cone_perception_replay'
 COMMAND = ('-m', 'cone_perception.cli', 'replay')
 """Arguments for Python."""
 
 JOBS_VARIABLE = 'CONE_PERCEPTION_REPLAY_JOBS'
-BROUGHT_BACK = (MARK, 'report.html', 'annotated.mp4', 'log/**/*', 'result.json')
+BROUGHT_BACK = (REPLAY_MARK, 'report.html', 'annotated.mp4', 'log/**/*', 'result.json')
 """What returns from another machine; the result last, as it says that the others are there."""
 
 STOP_TIMEOUT_S = 30.0
@@ -540,7 +540,7 @@ def _collected(ray: Any, reference: Any, job: BagJob) -> BagOutcome:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.write_bytes(returned.log)
         if job.folder.exists():
-            if not (job.folder / MARK).exists() and any(job.folder.iterdir()):
+            if not (job.folder / REPLAY_MARK).exists() and any(job.folder.iterdir()):
                 raise OutputError(f'{job.folder} holds other files: give another --out.')
             shutil.rmtree(job.folder)
         for name, content in returned.files.items():
