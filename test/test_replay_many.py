@@ -15,7 +15,7 @@ import pytest
 
 from cone_perception.errors import InstallError, OutputError, SettingsError
 from cone_perception.replay.many import (
-    MARK,
+    REPLAY_MARK,
     BagOutcome,
     options_for_each,
     plan_jobs,
@@ -25,7 +25,8 @@ from cone_perception.replay.many import (
 
 FAKE = """
 import os, pathlib, signal, sys, time
-from cone_perception.replay.many import MARK, jobs_at_once
+from cone_perception.replay.folder import REPLAY_MARK
+from cone_perception.replay.many import jobs_at_once
 from cone_perception.replay.result import Figure, ReplayResult, write_result
 
 bag, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[sys.argv.index('--out') + 1])
@@ -52,7 +53,7 @@ if does[0] == 'fail':
 if does[0] == 'crash':
     os.kill(os.getpid(), signal.SIGSEGV)
 (out / 'log').mkdir(parents=True, exist_ok=True)
-(out / MARK).touch()
+(out / REPLAY_MARK).touch()
 (out / 'log' / 'node.log').write_text('node')
 (out / 'report.html').write_text('report')
 figures = {'latency_p99_ms': Figure(95.0), 'frames_sent': Figure(7)}
@@ -325,7 +326,7 @@ def test_ray_workers_bring_results_back_and_survive_a_dead_worker(
     assert f'{gone} is not there on the worker' in only(found, 'gone').reason
     assert [len(runs(bag)) for bag in bags] == [1, 1, 1, 2, 2, 1]
     assert {path.name for path in (out / 'a').iterdir()} == {
-        *('result.json', 'report.html', 'log', MARK)
+        *('result.json', 'report.html', 'log', REPLAY_MARK)
     }
     assert (out / 'a' / 'log' / 'node.log').read_text() == 'node'
     assert 'replaying' in (out / 'log' / 'a.log').read_text()
