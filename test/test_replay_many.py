@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from cone_perception.errors import InstallError, OutputError, SettingsError
+from cone_perception.replay.folder import REPLAY_MARK
 from cone_perception.replay.many import (
-    REPLAY_MARK,
     BagOutcome,
     options_for_each,
     plan_jobs,
