@@ -6,6 +6,7 @@ What comes before is whole: these readers find it and, after the last message, s
 
 from __future__ import annotations
 
+import sqlite3
 import struct
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator
@@ -14,7 +15,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import apsw
 from rosbags.interfaces import (
     Connection,
     ConnectionExtRosbag2,
@@ -72,8 +72,9 @@ class McapRemains(McapReader):
         if bio.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
             raise ReaderError('File magic is invalid.')
         self.data_start = bio.tell()
+        self.schemas, self.channels, self.chunks, self.connections = {}, {}, [], []
         counts: Counter[int] = Counter()
-        times_ns: list[int] = []
+        first_ns, last_ns = 2**63 - 1, 0
         chunk: ChunkInfo | None = None
         for kind, start, length in _records(bio):
             if kind == MESSAGE_INDEX and chunk is not None:
@@ -88,19 +89,16 @@ class McapRemains(McapReader):
             elif kind == MESSAGE:
                 channel, _, time_ns, _ = MESSAGE_HEAD.unpack(bio.read(MESSAGE_HEAD.size))
                 counts[channel] += 1
-                times_ns = [min([time_ns, *times_ns]), max([time_ns, *times_ns])]
+                first_ns, last_ns = min(first_ns, time_ns), max(last_ns, time_ns)
             self.data_end = start + RECORD_HEAD.size + length
         self._close_chunk(chunk)
         self.cut = f'{_name(self.path)} is cut off after {self.data_end} bytes'
         for kept in self.chunks:
             counts.update(kept.channel_count)
-            times_ns += [kept.message_start_time, kept.message_end_time]
+            first_ns = min(first_ns, kept.message_start_time)
+            last_ns = max(last_ns, kept.message_end_time)
         self.connections = [c._replace(msgcount=counts[c.id]) for c in self.connections]
-        if times_ns:
-            start_ns, stop_ns = min(times_ns), max(times_ns) + 1
-            self.metadata = ReaderMetadata(
-                stop_ns - start_ns, start_ns, stop_ns, counts.total(), None, None, None, None
-            )
+        self.metadata = _metadata(first_ns, last_ns, counts)
 
     def _close_chunk(self, chunk: ChunkInfo | None) -> None:
         """Keep a chunk once its index is read; look inside where that says too little."""
@@ -155,35 +153,40 @@ class Sqlite3Remains(Sqlite3Reader):
     """A .db3 file, or its messages in the order in which they were written, up to the cut."""
 
     cut: str = ''
+    database: sqlite3.Connection | None = None
 
     def open(self) -> None:
         try:
             super().open()
         except Exception:  # see open_remains
             with suppress(Exception):
-                self.close()
+                super().close()
             self._open_remains()
 
+    def close(self) -> None:
+        database, self.database = self.database, None
+        if database is None:
+            super().close()
+            return
+        self.connections.clear()
+        database.close()
+
     def _open_remains(self) -> None:
-        self.dbconn = apsw.Connection(
-            f'file:{self.path}?immutable=1',
-            flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
-        )
+        # Whoever reads ahead closes it in another thread than the one that opened it.
+        url = f'file:{self.path}?immutable=1'
+        self.database = sqlite3.connect(url, uri=True, check_same_thread=False)
         self.cut = f'{_name(self.path)} is cut off, or its index is damaged'
         # Without it SQLite opens no file that is shorter than its head says.
-        self.dbconn.execute('PRAGMA writable_schema=ON')
-        columns = {str(row[1]) for row in self.dbconn.execute('PRAGMA table_info(topics)')}
+        self.database.execute('PRAGMA writable_schema=ON')
+        columns = {row[1] for row in self.database.execute('PRAGMA table_info(topics)')}
         qos = 'offered_qos_profiles' if 'offered_qos_profiles' in columns else "''"
         counts: Counter[int] = Counter()
-        times_ns: list[int] = []
-        rows = self.dbconn.execute('SELECT topic_id, timestamp FROM messages NOT INDEXED')
-        with suppress(apsw.Error):
+        first_ns, last_ns = 2**63 - 1, 0
+        rows = self.database.execute('SELECT topic_id, timestamp FROM messages NOT INDEXED')
+        with suppress(sqlite3.DatabaseError):  # the cut
             for topic, time_ns in rows:
-                counts[int(str(topic))] += 1
-                times_ns = [
-                    min([int(str(time_ns)), *times_ns]),
-                    max([int(str(time_ns)), *times_ns]),
-                ]
+                counts[topic] += 1
+                first_ns, last_ns = min(first_ns, time_ns), max(last_ns, time_ns)
         query = f'SELECT id, name, type, serialization_format, {qos} FROM topics'
         self.connections = [
             Connection(
@@ -196,13 +199,9 @@ class Sqlite3Remains(Sqlite3Reader):
                 ConnectionExtRosbag2(encoding, parse_qos(profiles) if profiles else []),
                 self,
             )
-            for key, topic, kind, encoding, profiles in _rows(self.dbconn.execute(query))
+            for key, topic, kind, encoding, profiles in self.database.execute(query)
         ]
-        if times_ns:
-            start_ns, stop_ns = times_ns[0], times_ns[-1] + 1
-            self.metadata = ReaderMetadata(
-                stop_ns - start_ns, start_ns, stop_ns, counts.total(), None, None, None, None
-            )
+        self.metadata = _metadata(first_ns, last_ns, counts)
 
     def messages(
         self,
@@ -210,14 +209,13 @@ class Sqlite3Remains(Sqlite3Reader):
         start: int | None = None,
         stop: int | None = None,
     ) -> Generator[tuple[Connection, int, bytes], None, None]:
-        if not self.cut:
+        if self.database is None:
             yield from super().messages(connections, start, stop)
             return
-        assert self.dbconn is not None
         by_id = {connection.id: connection for connection in connections}
         query = 'SELECT topic_id, timestamp, data FROM messages NOT INDEXED'
-        with suppress(apsw.Error):  # the cut
-            for topic, time_ns, data in _rows(self.dbconn.execute(query)):
+        with suppress(sqlite3.DatabaseError):  # the cut
+            for topic, time_ns, data in self.database.execute(query):
                 late = stop is not None and time_ns >= stop
                 if topic in by_id and not late and (start is None or time_ns >= start):
                     yield by_id[topic], time_ns, data
@@ -256,8 +254,10 @@ def _name(path: Any) -> str:
     return Path(str(path)).name
 
 
-def _rows(cursor: Any) -> Iterator[tuple[Any, ...]]:
-    yield from cursor
+def _metadata(first_ns: int, last_ns: int, counts: Counter[int]) -> ReaderMetadata:
+    count = counts.total()
+    span = (last_ns + 1 - first_ns, first_ns, last_ns + 1) if count else (0, 2**63 - 1, 0)
+    return ReaderMetadata(*span, count, None, None, None, None)
 
 
 def _records(bio: BinaryIO) -> Iterator[tuple[int, int, int]]:
