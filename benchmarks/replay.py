@@ -471,7 +471,7 @@ def draw(folder: Path, result: Mapping[str, Any]) -> None:
         [Path(str(drive['bag']['path'])).name for drive in result['drives']],
     )
     axes.set_xlabel('own cost on one core, medians of the stations (ms); 8 ms are allowed')
-    axes.legend(ncols=len(OWN_STATIONS), fontsize=8, loc='upper right')
+    page.legend(ncols=len(OWN_STATIONS), fontsize=8, loc='outside upper center')
     page.savefig(folder / 'own_cost.png', dpi=110)
 
 

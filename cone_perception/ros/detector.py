@@ -147,7 +147,7 @@ class DetectorNode(LifecycleNode):
         self.add_on_set_parameters_callback(self._on_set_parameters)
         # Frames and diagnostics go on while a service call loads a network. The timers run on the
         # steady clock: a bag's /clock that stops must not stop the diagnostics.
-        self._frames_group = MutuallyExclusiveCallbackGroup()
+        self.frames_group = MutuallyExclusiveCallbackGroup()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(
             DIAGNOSTICS_PERIOD_S,
@@ -402,7 +402,7 @@ class DetectorNode(LifecycleNode):
                     topic,
                     functools.partial(self._receive, index),
                     self._image_qos(),
-                    callback_group=self._frames_group,
+                    callback_group=self.frames_group,
                 )
             )
 

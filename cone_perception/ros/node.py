@@ -49,10 +49,11 @@ def run(args: argparse.Namespace) -> NoReturn:
     try:
         use_profile(profile=NODE_PROFILE)
         import rclpy
-        from rclpy.executors import MultiThreadedExecutor
+        from rclpy.executors import Executor
         from rclpy.signals import SignalHandlerOptions
 
         from cone_perception.ros.detector import DetectorNode
+        from cone_perception.ros.executors import FramesExecutor, OtherExecutor
     except ImportError as error:
         raise ConePerceptionError(
             f'ROS 2 is not complete here ({error}). Source /opt/ros/DISTRO/setup.bash and install '
@@ -66,10 +67,11 @@ def run(args: argparse.Namespace) -> NoReturn:
         node = DetectorNode(end)
     except Exception as error:  # rclpy has no base class of its own for these
         raise ConePerceptionError(f'the node cannot start: {error}') from error
-    executor = MultiThreadedExecutor(num_threads=3)
-    executor.add_node(node)
+    frames = FramesExecutor(node, node.frames_group)
+    others = OtherExecutor(frames)
+    others.add_node(node)
 
-    def spin() -> None:
+    def spin(executor: Executor) -> None:
         while not stop.is_set() and rclpy.ok():
             try:
                 executor.spin()
@@ -78,14 +80,20 @@ def run(args: argparse.Namespace) -> NoReturn:
                     node.get_logger().error(traceback.format_exc())
         stop.set()
 
-    spinning = threading.Thread(target=spin, name='executor', daemon=True)
-    spinning.start()
+    spinning = [
+        threading.Thread(target=spin, args=[executor], name=name, daemon=True)
+        for name, executor in (('frames', frames), ('others', others))
+    ]
+    for thread in spinning:
+        thread.start()
     # Python runs signal handlers in the main thread only, so that one does nothing but wait.
     stop.wait()
     _end_soon(status)
     node.stop()
-    executor.shutdown(timeout_sec=EXIT_TIMEOUT_S)
-    spinning.join(EXIT_TIMEOUT_S)  # while it spins, it keeps what destroy_node frees
+    for executor in (frames, others):
+        executor.shutdown(timeout_sec=EXIT_TIMEOUT_S)
+    for thread in spinning:  # while they spin, they keep what destroy_node frees
+        thread.join(EXIT_TIMEOUT_S)
     node.destroy_node()
     rclpy.try_shutdown()
     # Never by way of the interpreter's end: a thread that is still inside a runtime would meet it
