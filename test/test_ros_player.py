@@ -86,6 +86,10 @@ def test_monitor_records_what_the_player_sends_byte_by_byte(tmp_path, bag, start
         assert out_entry['sent_ns'] < back_entry['received_ns']
 
 
+LATE_NS = 25_000_000
+"""By which the first message may be late on a busy machine; the others go by the bag's start."""
+
+
 def test_player_keeps_the_gaps_of_the_bag_and_never_hurries(tmp_path, bag, start):
     sent = tmp_path / 'sent'
     topic = f'{TOPIC}=sensor_msgs/msg/Image'
@@ -96,7 +100,7 @@ def test_player_keeps_the_gaps_of_the_bag_and_never_hurries(tmp_path, bag, start
     assert monitor.wait(10) == 0
     times_ns = [entry['sent_ns'] for entry in read_log(sent)]
     for gap_ns, time_ns in zip(GAPS_NS, times_ns, strict=True):
-        assert time_ns - times_ns[0] >= gap_ns - 5_000_000
+        assert time_ns - times_ns[0] >= gap_ns - LATE_NS
 
 
 def test_clock_of_the_player_is_the_bags_and_never_goes_back(tmp_path, bag, start):
