@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cone_perception.errors import OutputError, SourceError
+from cone_perception.whole_file import whole_file
 from training.recipe import CANDIDATE, Recipe, Stage
 
 SCHEMA = 1
@@ -249,15 +250,8 @@ def now() -> str:
 def write_text(path: Path, text: str) -> None:
     """Replace a file so that a kill or a full disk leaves the old one or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f'.{path.name}.part')
-    try:
-        with draft.open('w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole_file(path, 'w') as file:
+        file.write(text)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the name, too, survives a power cut

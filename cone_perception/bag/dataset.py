@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import math
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from cone_perception.replay.unsure import KINDS, MARGIN, Doubt, find_doubts, pub
 from cone_perception.settings import DetectorSettings, Device, Runtime
 from cone_perception.sources import Unreadable, read_bag_frames
 from cone_perception.types import Detections, Float32, Frame, UInt8
+from cone_perception.whole_file import write_whole
 
 STATE = '.cone_perception_dataset'
 """Folder that says whose data set it is, of what; in it what an unfinished run has found so far."""
@@ -231,16 +231,6 @@ class _Folder:
         write_whole(self.root / STATE / 'finished', b'')
         for log in (self.root / STATE).glob('*.jsonl'):
             log.unlink()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, whenever the power goes."""
-    unfinished = path.with_name(f'.{path.name}.part')
-    with unfinished.open('wb') as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    unfinished.replace(path)
 
 
 def _result_file(path: Path) -> Path:

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
+from cone_perception import whole_file
 from cone_perception.errors import PlanError
 from cone_perception.model_card import Precision
 
@@ -287,16 +288,10 @@ def record_check(plan: Path, check: Mapping[str, Any]) -> Passport:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut."""
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    """As whole_file.write_whole. Raises PlanError."""
     try:
-        with temporary.open('wb') as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        whole_file.write_whole(path, data)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise PlanError(
             f'{path} cannot be written: {error.strerror}. Make room, or set XDG_CACHE_HOME to a '
             'folder that can be written.'

@@ -43,6 +43,7 @@ from cone_perception.replay.figures import kind_of
 from cone_perception.replay.folder import REPLAY_MARK
 from cone_perception.replay.processes import signals_as_interrupt
 from cone_perception.replay.result import Figure, read_result
+from cone_perception.whole_file import write_whole
 
 State = Literal['done', 'over budget', 'failed', 'interrupted', 'not run']
 FINISHED: tuple[State, ...] = ('done', 'over budget')
@@ -323,7 +324,7 @@ def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
         }
         for each in outcomes
     ]
-    _write_atomically(
+    write_whole(
         out / 'table.json', (json.dumps({'schema': 1, 'bags': rows}, indent=2) + '\n').encode()
     )
     columns = _columns(outcomes)
@@ -546,7 +547,7 @@ def _collected(ray: Any, reference: Any, job: BagJob) -> BagOutcome:
         for name, content in returned.files.items():
             path = job.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, content)
+            write_whole(path, content)
     except (OSError, OutputError) as error:
         return BagOutcome(job.name, job.bag, job.key, 'failed', f'cannot be brought back: {error}')
     return _outcome(job, returned.status, returned.seconds)
@@ -677,15 +678,6 @@ def _link(out: Path, outcome: BagOutcome) -> str:
 def _summary(outcomes: Sequence[BagOutcome]) -> str:
     states = Counter(each.state for each in outcomes)
     return f'{len(outcomes)} bags: ' + ', '.join(f'{n} {state}' for state, n in states.items())
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f'{path.name}.tmp')
-    with temporary.open('wb') as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _count(text: str) -> int:

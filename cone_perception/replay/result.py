@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -17,6 +15,7 @@ from cone_perception.errors import OutputError, SourceError
 from cone_perception.replay.figures import in_nvidia_names
 from cone_perception.replay.traces import FATES, MOMENTS, FrameTrace, LoadSample
 from cone_perception.types import Detections
+from cone_perception.whole_file import whole_file
 
 SCHEMA = 1
 KIND = 'cone_perception replay'
@@ -96,9 +95,8 @@ def write_result(path: Path, result: ReplayResult) -> None:
         'probes': list(result.probes),
         'health': result.health,
     }
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with unfinished.open('w', encoding='utf-8') as stream:
+        with whole_file(path, 'w') as stream:
             stream.write('{\n')
             for key, value in entries.items():
                 stream.write(f'{json.dumps(key)}: {_json(value, indent=1)},\n')
@@ -130,14 +128,8 @@ def write_result(path: Path, result: ReplayResult) -> None:
                     )
                 )
             stream.write('\n}\n')
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(path)
     except OSError as error:
         raise OutputError(f'{path} cannot be written: {error}. Give another --out.') from error
-    finally:
-        with contextlib.suppress(OSError):  # it is there only after a failure
-            unfinished.unlink()
 
 
 def read_result(path: Path) -> ReplayResult:
