@@ -7,12 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cone_perception.demo.figures import MIN_HEIGHT_PX, Figures, Truth
 from cone_perception.model_card import ModelCard
+from cone_perception.replay.result import without_nan
 from cone_perception.replay.traces import STATIONS, FrameTrace
 
 
@@ -82,16 +82,8 @@ def write_results(path: Path, results: Results) -> None:
             for frame in results.frames
         ],
     }
-    path.write_text(json.dumps(_without_nan(record), indent=1) + '\n', encoding='utf-8')
+    path.write_text(json.dumps(without_nan(record), indent=1) + '\n', encoding='utf-8')
 
 
 def _percentiles(values: Sequence[float]) -> tuple[float, float]:
     return float(np.percentile(values, 50)), float(np.percentile(values, 99))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -30,7 +30,7 @@ import numpy as np
 from cone_perception.errors import OutputError, SettingsError
 from cone_perception.replay.figures import kind_of
 from cone_perception.replay.judged import accuracy_rows, interval_of
-from cone_perception.replay.result import Figure, ReplayResult, read_result
+from cone_perception.replay.result import Figure, ReplayResult, read_result, without_nan
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
 
 Verdict = Literal['better', 'worse', 'equal', 'higher', 'lower', 'inconclusive', 'not comparable']
@@ -233,7 +233,7 @@ def to_json(compared: ComparedResults) -> dict[str, Any]:
             {'name': name, 'path': str(path)}
             for name, path in zip(compared.names, compared.paths, strict=True)
         ],
-        'comparisons': [_without_nan(asdict(each)) for each in compared.comparisons],
+        'comparisons': [without_nan(asdict(each)) for each in compared.comparisons],
     }
 
 
@@ -526,11 +526,3 @@ def _names(files: Sequence[Path]) -> tuple[str, ...]:
         if len(set(names)) == len(names):
             return names
     return tuple(f'{index}: {each[-1]}' for index, each in enumerate(parts, 1))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -42,7 +42,7 @@ from cone_perception.page import plain, table, write_page
 from cone_perception.replay.figures import kind_of
 from cone_perception.replay.folder import REPLAY_MARK
 from cone_perception.replay.processes import signals_as_interrupt
-from cone_perception.replay.result import Figure, read_result
+from cone_perception.replay.result import Figure, read_result, without_nan
 from cone_perception.whole_file import write_whole
 
 State = Literal['done', 'over budget', 'failed', 'interrupted', 'not run']
@@ -315,17 +315,15 @@ def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
             'bag': str(each.bag),
             'state': each.state,
             'reason': each.reason,
-            'seconds': _or_none(each.seconds),
+            'seconds': each.seconds,
             'key': each.key,
-            'figures': {
-                name: {end: _or_none(value) for end, value in asdict(figure).items()}
-                for name, figure in each.figures.items()
-            },
+            'figures': {name: asdict(figure) for name, figure in each.figures.items()},
         }
         for each in outcomes
     ]
     write_whole(
-        out / 'table.json', (json.dumps({'schema': 1, 'bags': rows}, indent=2) + '\n').encode()
+        out / 'table.json',
+        (json.dumps(without_nan({'schema': 1, 'bags': rows}), indent=2) + '\n').encode(),
     )
     columns = _columns(outcomes)
     names = [f'<span title="{plain(kind_of(name).what)}">{plain(name)}</span>' for name in columns]
@@ -685,10 +683,6 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f'{value} is less than 1')
     return value
-
-
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _or_nan(value: float | None) -> float:

@@ -356,20 +356,20 @@ def _json(value: Any, **style: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False, ensure_ascii=False, default=_plain, **style)
     except ValueError:
-        return json.dumps(_without_nan(value), allow_nan=False, ensure_ascii=False, **style)
+        return json.dumps(without_nan(value), allow_nan=False, ensure_ascii=False, **style)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The value in JSON's own types, what is not finite as None."""
     if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
+        return [without_nan(entry) for entry in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | int):
         return value
-    return _without_nan(_plain(value))
+    return without_nan(_plain(value))
 
 
 _PLAIN: Sequence[tuple[type[Any], Callable[[Any], Any]]] = (
