@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import re
 import shutil
 import sys
@@ -24,6 +23,7 @@ from cone_perception.bag.report import BagReport, TopicReport, inspect_bag
 from cone_perception.bags import write_image_bag
 from cone_perception.camera_info import load_camera_info
 from cone_perception.errors import OutputError, SourceError
+from cone_perception.number_arguments import above_zero, zero_or_more
 from cone_perception.sources import Unreadable, open_source
 
 
@@ -37,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cut = actions.add_parser('cut', help='a part of a bag, byte for byte')
     cut.add_argument('bag', type=Path, help='folder of a rosbag2, or its .mcap or .db3 file')
     cut.add_argument(
-        '--start', type=_seconds, default=0.0, help='seconds after the first message (0)'
+        '--start', type=zero_or_more, default=0.0, help='seconds after the first message (0)'
     )
-    cut.add_argument('--duration', type=_positive, help='seconds (to the end)')
+    cut.add_argument('--duration', type=above_zero, help='seconds (to the end)')
     cut.add_argument(
         '--topic', action='append', default=[], help='only this one; may be repeated (all)'
     )
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         images = name == 'from-images'
         make.add_argument(
             '--hz',
-            type=_positive,
+            type=above_zero,
             default=15.0 if images else None,
             help=f'pictures per second ({"15" if images else "the times of the video"})',
         )
@@ -185,20 +185,6 @@ def _time(time_ns: int | None) -> str:
         return '-'
     at = datetime.fromtimestamp(time_ns // 10**9, timezone.utc)
     return f'{at:%Y-%m-%d %H:%M:%S}.{time_ns % 10**9 // 10**6:03d} UTC'
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f'{text} must be zero or more')
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f'{text} must be more than zero')
-    return value
 
 
 def _topic(text: str) -> str:

@@ -6,7 +6,6 @@ import argparse
 import csv
 import io
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from cone_perception.build_engine import print_event, print_warning
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, file_sha256, read_bundle, shipped_bundle
+from cone_perception.number_arguments import count, zero_or_more
 from cone_perception.page import plain, write_page
 from cone_perception.pipeline import ConeDetector
 from cone_perception.placement import place_network
@@ -74,13 +74,13 @@ class Findings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bag', type=Path, help='folder of a rosbag2, or its .mcap or .db3 file')
     parser.add_argument('--out', type=Path, required=True, help='folder of the data set')
-    parser.add_argument('--limit', type=_count, default=100, help='pictures at most (100)')
+    parser.add_argument('--limit', type=count, default=100, help='pictures at most (100)')
     parser.add_argument(
-        '--apart', type=_least_zero, default=0.5, help='seconds between two of a camera (0.5)'
+        '--apart', type=zero_or_more, default=0.5, help='seconds between two of a camera (0.5)'
     )
     parser.add_argument(
         '--min-height',
-        type=_least_zero,
+        type=zero_or_more,
         default=16.0,
         help='pixels; smaller cones are labelled, but are no reason to choose a frame (16)',
     )
@@ -522,16 +522,3 @@ def _rectangle(box: Float32, kind: str, title: str) -> str:
         f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
         f'height="{bottom - top:.1f}"><title>{plain(title)}</title></rect>'
     )
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text} must be a whole number from 1')
-    return int(text)
-
-
-def _least_zero(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f'{text} must be zero or more')
-    return value

@@ -19,6 +19,7 @@ from cone_perception.detect import SETTINGS, add_settings
 from cone_perception.errors import ConePerceptionError, InstallError, SettingsError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
+from cone_perception.number_arguments import above_zero, count
 from cone_perception.pipeline import ConeDetector
 from cone_perception.placement import place_network
 from cone_perception.replay.budget import load_budget, over_budget
@@ -72,9 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     pace = parser.add_mutually_exclusive_group()
     pace.add_argument(
-        '--rate', type=_positive, default=1.0, help='times as fast as it was recorded (1)'
+        '--rate', type=above_zero, default=1.0, help='times as fast as it was recorded (1)'
     )
-    pace.add_argument('--hz', type=_positive, help='each camera at this rate, evenly')
+    pace.add_argument('--hz', type=above_zero, help='each camera at this rate, evenly')
     pace.add_argument(
         '--as-fast-as-possible',
         action='store_true',
@@ -85,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='search for the highest rate at which at most 5 %% are missed, and replay at it',
     )
-    parser.add_argument('--in-flight', type=_count, default=2, help='pictures per camera (2)')
-    parser.add_argument('--repeat', type=_count, default=1, help='passes over the bag (1)')
+    parser.add_argument('--in-flight', type=count, default=2, help='pictures per camera (2)')
+    parser.add_argument('--repeat', type=count, default=1, help='passes over the bag (1)')
     parser.add_argument(
         '--stamps',
         choices=('header', 'recorded'),
@@ -468,17 +469,3 @@ def _check_way(args: argparse.Namespace, settings: DetectorSettings) -> None:
         raise SettingsError('--node-command and --stamps recorded belong to --through ros')
     if bool(args.node_command) != bool(args.detections):
         raise SettingsError('--node-command and --detections belong together')
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float('inf'):
-        raise argparse.ArgumentTypeError(f'must be a number above 0, got {text}')
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'must be 1 or more, got {text}')
-    return value

@@ -38,6 +38,7 @@ from cone_perception.errors import (
     SettingsError,
     SourceError,
 )
+from cone_perception.number_arguments import count
 from cone_perception.page import plain, table, write_page
 from cone_perception.replay.figures import kind_of
 from cone_perception.replay.folder import REPLAY_MARK
@@ -131,14 +132,14 @@ Keep = Callable[[BagOutcome], None]
 
 def add_many_arguments(parser: argparse._ActionsContainer) -> None:
     """Declare what concerns several bags only."""
-    parser.add_argument('--jobs', type=_count, default=1, help='bags at once (1)')
+    parser.add_argument('--jobs', type=count, default=1, help='bags at once (1)')
     parser.add_argument(
         '--ray',
         metavar='ADDRESS',
         help='replay on a Ray cluster that can read the bags: auto, local, or host:port',
     )
     parser.add_argument(
-        '--ray-cpus', type=_count, default=2, help='that a bag takes of a Ray worker (2)'
+        '--ray-cpus', type=count, default=2, help='that a bag takes of a Ray worker (2)'
     )
 
 
@@ -676,13 +677,6 @@ def _link(out: Path, outcome: BagOutcome) -> str:
 def _summary(outcomes: Sequence[BagOutcome]) -> str:
     states = Counter(each.state for each in outcomes)
     return f'{len(outcomes)} bags: ' + ', '.join(f'{n} {state}' for state, n in states.items())
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{value} is less than 1')
-    return value
 
 
 def _or_nan(value: float | None) -> float:
