@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -11,7 +10,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import cone_perception
+from cone_perception.replay import host
+from cone_perception.replay.host import installed_versions, processor_name
 
 PACKAGES = ('torch', 'torchvision', 'ultralytics', 'numpy', 'opencv-python', 'wandb')
 MILLIJOULE_PER_WH = 3_600_000
@@ -19,26 +19,13 @@ MILLIJOULE_PER_WH = 3_600_000
 
 def read_versions() -> dict[str, str]:
     """Versions by package; what is not installed is left out."""
-    versions = {'cone_perception': cone_perception.__version__, 'python': platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {'python': platform.python_version(), **installed_versions(PACKAGES)}
 
 
 def read_commit() -> str:
     """Commit of the checkout that runs, `+` if files differ from it; '' outside of a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / '.git').exists() or not shutil.which('git'):
-        return ''
-    git = ('git', '-C', str(root))
-    head = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True)
-    if head.returncode != 0:  # somebody else's checkout: git refuses
-        return ''
-    changed = subprocess.run([*git, 'diff', '--quiet', 'HEAD'], capture_output=True).returncode
-    return head.stdout.strip() + ('+' if changed else '')
+    commit, changed = host.read_commit(Path(__file__).resolve().parents[1])
+    return (commit or '') + ('+' if changed else '')
 
 
 def read_hardware() -> dict[str, Any]:
@@ -47,7 +34,7 @@ def read_hardware() -> dict[str, Any]:
     return {
         'host': platform.node(),
         'system': platform.platform(),
-        'processor': _processor(),
+        'processor': processor_name(),
         'cores': os.cpu_count(),
         'memory_gb': round(pages * page_bytes / 1e9, 1),
         'gpus': read_gpus(),
@@ -70,13 +57,6 @@ def read_gpus() -> list[dict[str, str]]:
         dict(zip(keys, (entry.strip() for entry in line.split(',')), strict=True))
         for line in done.stdout.splitlines()
     ]
-
-
-def _processor() -> str:
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text(encoding='utf-8').splitlines() if info.is_file() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
 
 
 class EnergyMeter:

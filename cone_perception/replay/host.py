@@ -14,7 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ def describe_host() -> dict[str, Any]:
     except EngineError:
         gpu = None
     return {
-        'processor': _processor(),
+        'processor': processor_name(),
         'architecture': platform.machine(),
         'cores': os.cpu_count(),
         'cores_usable': len(os.sched_getaffinity(0)),
@@ -72,7 +72,7 @@ def describe_host() -> dict[str, Any]:
         'python': platform.python_version(),
         'ros_distro': _ros_distro(),
         'rmw': os.environ.get('RMW_IMPLEMENTATION'),
-        'versions': _versions(),
+        'versions': installed_versions(PACKAGES),
         'git_commit': commit,
         'git_dirty': dirty,
     }
@@ -156,7 +156,8 @@ def read_commit(root: Path) -> tuple[str | None, bool | None]:
     return head.stdout.strip(), bool(changed.stdout.strip())
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """As Linux calls it, or else the architecture."""
     info = Path('/proc/cpuinfo')
     text = info.read_text(encoding='utf-8') if info.is_file() else ''
     found = re.search(r'^model name\s*:\s*(.+)$', text, re.MULTILINE)
@@ -179,9 +180,10 @@ def _ros_distro() -> str | None:
     return next((match[1] for match in found if match), None)
 
 
-def _versions() -> dict[str, str]:
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of cone_perception, and of each of these that is installed."""
     versions = {'cone_perception': cone_perception.__version__}
-    for name in PACKAGES:
+    for name in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     return versions
