@@ -67,7 +67,7 @@ class BuiltEngine:
         return self.plan.passport.key.precision
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'bundle',
         type=Path,
@@ -75,6 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=shipped_bundle(),
         help="model bundle's folder (default: the shipped model)",
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_bundle(parser)
     parser.add_argument(
         '--precision',
         choices=get_args(PrecisionChoice),

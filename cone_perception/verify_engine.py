@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from cone_perception import __version__
-from cone_perception.build_engine import OpenPlan, open_plan, print_event
+from cone_perception.build_engine import OpenPlan, add_bundle, open_plan, print_event
 from cone_perception.decode import decode
 from cone_perception.engines import Engine, FrameEngine
 from cone_perception.engines.build import (
@@ -46,7 +46,7 @@ from cone_perception.engines.reference import (
 )
 from cone_perception.errors import EngineError, ModelError, OutputError
 from cone_perception.filters import Filters
-from cone_perception.model_card import Bundle, NetworkFile, read_bundle, shipped_bundle
+from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import CameraPicture, Frame
 
@@ -119,13 +119,7 @@ class Verification:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'bundle',
-        type=Path,
-        nargs='?',
-        default=shipped_bundle(),
-        help="model bundle's folder (default: the shipped model)",
-    )
+    add_bundle(parser)
     parser.add_argument('--provider', choices=PROVIDER_CHOICES, default='auto')
     parser.add_argument('--out', type=Path, default=Path(), help='folder for page and JSON')
     parser.add_argument('--runs', type=int, default=1000, help='timed runs per engine')

@@ -29,7 +29,7 @@ from cone_perception.replay.drive import bag_sha256, open_drive
 from cone_perception.replay.judged import Answers
 from cone_perception.replay.labels import picture_name
 from cone_perception.replay.pictures import read_pictures
-from cone_perception.replay.result import ReplayResult, read_result
+from cone_perception.replay.result import ReplayResult, read_result, result_file
 from cone_perception.replay.traces import Camera, Drive, FrameTrace
 from cone_perception.replay.unsure import KINDS, MARGIN, Doubt, find_doubts, published, spread
 from cone_perception.settings import DetectorSettings, Device, Runtime
@@ -181,7 +181,7 @@ def _request(
         **asked,
         'bag_sha256': drive.sha256,
         'cameras': [asdict(camera) for camera in drive.cameras],
-        'result_sha256': file_sha256(_result_file(args.result)) if args.result else None,
+        'result_sha256': file_sha256(result_file(args.result)) if args.result else None,
         'model': json.loads(bundle.card.to_json()) if bundle else None,
         'reference': json.loads(reference.card.to_json()) if reference else None,
     }
@@ -231,10 +231,6 @@ class _Folder:
         write_whole(self.root / STATE / 'finished', b'')
         for log in (self.root / STATE).glob('*.jsonl'):
             log.unlink()
-
-
-def _result_file(path: Path) -> Path:
-    return path / 'result.json' if path.is_dir() else path
 
 
 def _drive_of(result: ReplayResult, bag: Path) -> Drive:

@@ -30,7 +30,13 @@ import numpy as np
 from cone_perception.errors import OutputError, SettingsError
 from cone_perception.replay.figures import kind_of
 from cone_perception.replay.judged import accuracy_rows, interval_of
-from cone_perception.replay.result import Figure, ReplayResult, read_result, without_nan
+from cone_perception.replay.result import (
+    Figure,
+    ReplayResult,
+    read_result,
+    result_file,
+    without_nan,
+)
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
 
 Verdict = Literal['better', 'worse', 'equal', 'higher', 'lower', 'inconclusive', 'not comparable']
@@ -174,7 +180,7 @@ def compare_results(paths: Sequence[Path], seed: int = 0) -> ComparedResults:
     """Compare each result with the first. Raises SourceError, SettingsError."""
     if len(paths) < 2:
         raise SettingsError('nothing to compare with: give two results or more.')
-    files = tuple(path / 'result.json' if path.is_dir() else path for path in paths)
+    files = tuple(map(result_file, paths))
     results = tuple(read_result(file) for file in files)
     names = _names(files)
     return ComparedResults(

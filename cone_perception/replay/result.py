@@ -132,12 +132,17 @@ def write_result(path: Path, result: ReplayResult) -> None:
         raise OutputError(f'{path} cannot be written: {error}. Give another --out.') from error
 
 
+def result_file(path: Path) -> Path:
+    """The file itself, or that of the replay's folder `path`."""
+    return path / 'result.json' if path.is_dir() else path
+
+
 def read_result(path: Path) -> ReplayResult:
     """Read result.json, or that of the replay's folder `path`.
 
     Raises SourceError when it is no such file, of another schema, or not whole.
     """
-    file = path / 'result.json' if path.is_dir() else path
+    file = result_file(path)
     try:
         text = file.read_text(encoding='utf-8')
         record = json.loads(text, parse_constant=_refuse_constant)
