@@ -8,7 +8,7 @@ import importlib.util
 import json
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -265,8 +265,10 @@ class Replay:
         self._reference = reference
         self._pace = pace_of(args)
         self._started = datetime.now(timezone.utc)
+        self._host = describe_host()
         self._passes: list[Pass] = []
-        self._overhead: Pass | None = None
+        self._figures = {'frames_sent': Figure(0), 'frames_answered': Figure(0)}
+        self._per_pass: list[Mapping[str, Figure]] = []
         self._max_rate: MaxRate | None = None
         self._interrupted = False
         self._problems: list[str] = []
@@ -281,8 +283,7 @@ class Replay:
                 break
             if self._args.repeat > 1:
                 print(f'pass {number + 1} of {self._args.repeat}', flush=True)
-            self._passes.append(self._way.play(self._pace))
-            self._interrupted = self._passes[-1].interrupted
+            self._take(self._way.play(self._pace))
             if not self._interrupted and (with_overhead or number + 1 < self._args.repeat):
                 self._write(finished=False)
         if with_overhead and not self._interrupted:
@@ -294,6 +295,13 @@ class Replay:
         """Whether a process of a pass did not end as it should."""
         return any(each.process_failed for each in self._passes)
 
+    def _take(self, played: Pass) -> None:
+        """One more pass: its figures, and those of all together."""
+        self._passes.append(played)
+        self._per_pass.append({**pass_figures([played]), **load_figures([played])})
+        self._figures = self._measure()
+        self._interrupted = played.interrupted
+
     def _measure_overhead(self) -> None:
         print('the same with a node that only answers', flush=True)
         try:
@@ -304,7 +312,8 @@ class Replay:
         if overhead is not None and overhead.interrupted:
             self._interrupted = True
             return
-        self._overhead = overhead
+        if overhead is not None:
+            self._figures |= _overhead_figures(overhead)
 
     def _search(self) -> None:
         """Go on at the highest rate that has passed, or at the last one tried."""
@@ -328,9 +337,9 @@ class Replay:
             configuration=self._configuration(),
             bag=describe_bag(drive),
             model=describe_model(self._bundle, health),
-            host=describe_host(),
-            figures=self._figures(),
-            per_pass=[{**pass_figures([each]), **load_figures([each])} for each in passes],
+            host=self._host,
+            figures=self._figures,
+            per_pass=self._per_pass,
             passes=[each.frames for each in passes],
             load=[each.load for each in passes],
             truth=drive.truth,
@@ -340,11 +349,8 @@ class Replay:
             health=health,
         )
 
-    def _figures(self) -> dict[str, Figure]:
-        """Of all passes together."""
+    def _measure(self) -> dict[str, Figure]:
         passes, card = self._passes, self._bundle.card
-        if not passes:
-            return {'frames_sent': Figure(0), 'frames_answered': Figure(0)}
         figures = {
             **pass_figures(passes),
             **load_figures(passes),
@@ -355,8 +361,6 @@ class Replay:
             figures |= accuracy_figures(passes, self._drive.truth, card.class_names, thresholds)
         if self._reference is not None:
             figures |= agreement_figures(passes, self._reference, card.class_names)
-        if self._overhead is not None:
-            figures |= _overhead_figures(self._overhead)
         if self._max_rate is not None:
             figures['max_rate_hz'] = Figure(self._max_rate.hz)
         return figures
