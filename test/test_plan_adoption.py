@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from held_bundle import hold_to
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from tiny_yolo import write_architecture
 
@@ -22,9 +23,8 @@ from cone_perception.engines.build import BuildEvent, Compiled, provide_plan
 from cone_perception.engines.choice import Latency, choose, read_choice, write_choice
 from cone_perception.engines.gpu import Gpu
 from cone_perception.engines.plan import PlanCache, cache_folder, read_plan
-from cone_perception.engines.reference import REFERENCE_FILE, run_all
 from cone_perception.errors import EngineError, ModelError, PlanError, RefusedPlanError
-from cone_perception.model_card import Bundle, file_sha256, read_bundle
+from cone_perception.model_card import Bundle, read_bundle
 
 HEIGHT, WIDTH = 96, 160
 CAR = Gpu('NVIDIA GeForce RTX 4060 Laptop GPU', '8.9', '550.54.14', '12.4')
@@ -58,14 +58,7 @@ def with_reference(bundle: Bundle) -> Bundle:
     pictures = np.full((2, HEIGHT, WIDTH, 3), 114, np.uint8)
     for index, name in enumerate(('blue_cone', 'yellow_cone')):
         paint(pictures[index], name, 32 + 32 * index, 32, 32, 32)
-    engine = open_engine(bundle, 'onnxruntime')
-    outputs = run_all(engine, pictures)
-    engine.close()
-    path = bundle.folder / REFERENCE_FILE
-    np.savez(path, inputs=pictures, outputs=outputs)
-    card = replace(bundle.card, other_files={REFERENCE_FILE: file_sha256(path)})
-    (bundle.folder / 'card.json').write_text(card.to_json())
-    return read_bundle(bundle.folder)
+    return hold_to(bundle, open_engine(bundle, 'onnxruntime'), pictures)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from held_bundle import hold_to
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -49,7 +50,6 @@ from cone_perception.engines.plan import (  # noqa: E402
     read_passport,
     record_check,
 )
-from cone_perception.engines.reference import REFERENCE_FILE, run_all  # noqa: E402
 from cone_perception.errors import (  # noqa: E402
     EngineError,
     PlanError,
@@ -158,14 +158,7 @@ def write_bundle(folder: Path, int8_convolutions: int, step: float = 0.05) -> Bu
 
 def write_reference(bundle: Bundle) -> Bundle:
     pictures = np.random.default_rng(0).integers(0, 256, (3, SIDE_PX, SIDE_PX, 3), np.uint8)
-    engine = open_cpu(bundle, 'fp32')
-    outputs = run_all(engine, pictures)
-    engine.close()
-    path = bundle.folder / REFERENCE_FILE
-    np.savez(path, inputs=pictures, outputs=outputs)
-    card = replace(bundle.card, other_files={REFERENCE_FILE: file_sha256(path)})
-    (bundle.folder / 'card.json').write_text(card.to_json())
-    return read_bundle(bundle.folder)
+    return hold_to(bundle, open_cpu(bundle, 'fp32'), pictures)
 
 
 def open_cpu(bundle: Bundle, precision: str) -> Engine:

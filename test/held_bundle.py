@@ -1,0 +1,20 @@
+"""A bundle whose engines are held to the answers of a network that is known to be right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cone_perception.engines import Engine
+from cone_perception.engines.reference import run_all
+from cone_perception.model_card import Bundle, file_sha256, read_bundle
+from cone_perception.types import UInt8
+from training.reference import write_reference
+
+
+def hold_to(bundle: Bundle, engine: Engine, pictures: UInt8) -> Bundle:
+    """The bundle with this engine's answers as its reference.npz; the engine is closed."""
+    path = write_reference(bundle.folder, pictures, run_all(engine, pictures))
+    engine.close()
+    card = replace(bundle.card, other_files={path.name: file_sha256(path)})
+    (bundle.folder / 'card.json').write_text(card.to_json())
+    return read_bundle(bundle.folder)
