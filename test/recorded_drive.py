@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from cone_perception.bags import CAMERA_INFO, COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
@@ -13,6 +22,17 @@ from cone_perception.bags import CAMERA_INFO, COMPRESSED_IMAGE, DETECTIONS, IMAG
 START_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 100_000_000
 WIDTH, HEIGHT = 32, 24
+LATCHED = Qos(
+    QosHistory.KEEP_LAST,
+    1,
+    QosReliability.RELIABLE,
+    QosDurability.TRANSIENT_LOCAL,
+    QosTime(0, 0),
+    QosTime(0, 0),
+    QosLiveliness.AUTOMATIC,
+    QosTime(0, 0),
+    False,
+)
 
 
 def at(index: float) -> int:
@@ -90,8 +110,12 @@ def write(
     types: dict[str, str] | None = None,
     storage: str = 'mcap',
     compression: str = 'NONE',
+    latched: Collection[str] = (),
 ) -> Path:
-    """A bag of (topic, recorded, message); the type goes by the topic's last part, or `types`."""
+    """A bag of (topic, recorded, message); the type goes by the topic's last part, or `types`.
+
+    latched: topics whose last message stays valid for whoever comes later.
+    """
     usual = {'compressed': COMPRESSED_IMAGE, 'camera_info': CAMERA_INFO}
     usual |= {'ground_truth': DETECTIONS, 'detections': DETECTIONS}
     writer = Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
@@ -102,6 +126,7 @@ def write(
                 topic,
                 (types or {}).get(topic) or usual.get(topic.rpartition('/')[2], IMAGE),
                 typestore=bag_types(),
+                offered_qos_profiles=[LATCHED] if topic in latched else [],
             )
             for topic in dict.fromkeys(topic for topic, _, _ in messages)
         }

@@ -7,15 +7,8 @@ import json
 import cv2
 import numpy as np
 import pytest
-from rosbags.interfaces import (
-    Qos,
-    QosDurability,
-    QosHistory,
-    QosLiveliness,
-    QosReliability,
-    QosTime,
-)
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from recorded_drive import at, camera_info, image, write
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from cone_perception.bag.make import FIRST_STAMP_NS
 from cone_perception.bag.report import inspect_bag
@@ -35,19 +28,6 @@ from cone_perception.sources import open_source
 from cone_perception.types import Frame
 
 TOPIC = '/camera/image'
-START_NS = 1_700_000_000 * 10**9
-PERIOD_NS = 100_000_000
-LATCHED = Qos(
-    QosHistory.KEEP_LAST,
-    1,
-    QosReliability.RELIABLE,
-    QosDurability.TRANSIENT_LOCAL,
-    QosTime(0, 0),
-    QosTime(0, 0),
-    QosLiveliness.AUTOMATIC,
-    QosTime(0, 0),
-    False,
-)
 CALIBRATION = """
 image_width: 32
 image_height: 24
@@ -60,26 +40,6 @@ projection_matrix: {rows: 3, cols: 4, data: [30.0, 0, 16, 0, 0, 31.0, 12, 0, 0, 
 """
 
 
-def image(stamp_ns, width=32, height=24):
-    types = bag_types().types
-    stamp = types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9))
-    pixels = np.full(width * height * 3, stamp_ns // PERIOD_NS % 256, np.uint8)
-    header = types['std_msgs/msg/Header'](stamp, 'left')
-    message = types[IMAGE](header, height, width, 'bgr8', 0, width * 3, pixels)
-    return bytes(bag_types().serialize_cdr(message, IMAGE))
-
-
-def camera_info(stamp_ns, width=32, height=24):
-    types = bag_types().types
-    header = types['std_msgs/msg/Header'](
-        types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), 'left'
-    )
-    arrays = (np.zeros(5), np.eye(3).ravel(), np.eye(3).ravel(), np.eye(3, 4).ravel())
-    roi = types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
-    message = types[CAMERA_INFO](header, height, width, 'plumb_bob', *arrays, 0, 0, roi)
-    return bytes(bag_types().serialize_cdr(message, CAMERA_INFO))
-
-
 def transform(child):
     types = bag_types().types
     header = types['std_msgs/msg/Header'](types['builtin_interfaces/msg/Time'](1, 2), 'base')
@@ -90,30 +50,6 @@ def transform(child):
     one = types['geometry_msgs/msg/TransformStamped'](header, child, still)
     tf = 'tf2_msgs/msg/TFMessage'
     return bytes(bag_types().serialize_cdr(types[tf]([one]), tf))
-
-
-def at(index):
-    return START_NS + index * PERIOD_NS
-
-
-def write(path, messages, types=None, storage='mcap', latched=(), compression='NONE'):
-    """A bag of (topic, time_ns, data); types: of topics that are not pictures."""
-    types = {TOPIC: IMAGE, **(types or {})}
-    writer = Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()])
-    writer.set_compression(CompressionMode[compression], CompressionFormat.ZSTD)
-    with writer:
-        connections = {
-            topic: writer.add_connection(
-                topic,
-                types.get(topic, IMAGE),
-                typestore=bag_types(),
-                offered_qos_profiles=[LATCHED] if topic in latched else [],
-            )
-            for topic in dict.fromkeys(topic for topic, _, _ in messages)
-        }
-        for topic, time_ns, data in messages:
-            writer.write(connections[topic], time_ns, data)
-    return path
 
 
 def pictures(topic=TOPIC, indices=range(20)):
