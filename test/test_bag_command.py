@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from recorded_drive import at, camera_info, image, write
+from recorded_drive import LATCHED, at, camera_info, image, write
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from cone_perception.bag.make import FIRST_STAMP_NS
