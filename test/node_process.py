@@ -130,14 +130,20 @@ class Observer:
         self._publishers: dict[Any, Any] = {}
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._spin, daemon=True)
         self._thread.start()
         self._stamp_ns = time.time_ns()
 
     def close(self) -> None:
-        self._executor.shutdown()
+        self._done.set()  # not shutdown(): it frees what the thread waits for
         self._thread.join()
+        self._executor.shutdown()
         self.node.destroy_node()
+
+    def _spin(self) -> None:
+        while not self._done.is_set():
+            self._executor.spin_once(timeout_sec=0.05)
 
     def listen(self, topic: str, message_type: type, qos: QoSProfile = RELIABLE) -> list[Any]:
         """Messages of a topic, kept from the first call on."""

@@ -369,21 +369,28 @@ class InFlight:
 
 @contextlib.contextmanager
 def _spinning(node: Node) -> Iterator[None]:
-    """Callbacks of the node, in a thread of their own."""
+    """Callbacks of the node, in a thread of their own.
+
+    Not ended by the executor's shutdown(): that frees what the thread waits for, and one that is
+    about to wait then does so for ever.
+    """
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    done = threading.Event()
 
     def spin() -> None:
         with contextlib.suppress(ExternalShutdownException):
-            executor.spin()
+            while not done.is_set():
+                executor.spin_once(timeout_sec=WAKE_PERIOD_S)
 
     thread = threading.Thread(target=spin, name='answers', daemon=True)
     thread.start()
     try:
         yield
     finally:
-        executor.shutdown()
+        done.set()
         thread.join()
+        executor.shutdown()
 
 
 class Lateness:
