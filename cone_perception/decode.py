@@ -46,24 +46,26 @@ def decode(
     nms_iou: boxes of one class that overlap more are one cone (layout anchors only).
     Raises ModelError on values that are not finite and on classes that the card does not have.
     """
-    if layout == 'anchors':
-        best = output[4:].argmax(axis=0)
-        score = np.take_along_axis(output[4:], best[None], axis=0)[0]
-    else:
-        best = np.nan_to_num(output[:, 5], nan=-1).astype(np.int64)
-        score = output[:, 4]
+    score = output[4:].max(axis=0) if layout == 'anchors' else output[:, 4]
     if not np.isfinite(score).all():
         raise ModelError(
             'the network put out scores that are not numbers. Its quantisation or its precision '
             'is broken: export it again and compare with FP32.'
         )
-    if layout == 'end_to_end' and len(best) and not 0 <= best.min() <= best.max() < len(thresholds):
-        raise ModelError(
-            f'the network found class {int(best.max())}, but its card names only '
-            f'{len(thresholds)} classes. File and card come from different exports.'
-        )
-    keep = np.flatnonzero(score >= thresholds[best])
-    score, class_id = score[keep], best[keep]
+    keep = np.flatnonzero(score >= thresholds.min())  # of thousands, few need a closer look
+    if layout == 'anchors':
+        class_id: Int64 = output[4:, keep].argmax(axis=0)
+    else:
+        classes = np.nan_to_num(output[:, 5], nan=-1).astype(np.int64)
+        if len(classes) and not 0 <= classes.min() <= classes.max() < len(thresholds):
+            raise ModelError(
+                f'the network found class {int(classes.max())}, but its card names only '
+                f'{len(thresholds)} classes. File and card come from different exports.'
+            )
+        class_id = classes[keep]
+    enough = score[keep] >= thresholds[class_id]
+    keep, class_id = keep[enough], class_id[enough]
+    score = score[keep]
     if layout == 'anchors':
         centre, size = output[:2, keep].T, output[2:4, keep].T
         xyxy = np.concatenate([centre - size / 2, centre + size / 2], axis=1)

@@ -67,12 +67,16 @@ class Letterbox:
     def apply(self, bgr: UInt8, out: UInt8) -> None:
         """Write the letterboxed picture into `out`, (height_px, width_px, 3) uint8."""
         size = (self.inner_width_px, self.inner_height_px)
-        out[:] = PAD_VALUE
-        inner = out[self.top_px : self.top_px + size[1], self.left_px : self.left_px + size[0]]
+        right_px, bottom_px = self.left_px + size[0], self.top_px + size[1]
+        out[: self.top_px] = PAD_VALUE
+        out[bottom_px:] = PAD_VALUE
+        out[:, : self.left_px] = PAD_VALUE
+        out[:, right_px:] = PAD_VALUE
+        inner = out[self.top_px : bottom_px, self.left_px : right_px]
         if (bgr.shape[1], bgr.shape[0]) == size:
             inner[:] = bgr
-        else:
-            inner[:] = cv2.resize(bgr, size, interpolation=cv2.INTER_LINEAR)
+        else:  # straight into its place: a picture between them takes as long again
+            cv2.resize(bgr, size, dst=inner, interpolation=cv2.INTER_LINEAR)
 
     def to_network(self, xyxy_px: Float32) -> Float32:
         """(N, 4) boxes from source pixels to network pixels."""
