@@ -24,6 +24,8 @@ Precision = Literal['fp32', 'fp16', 'int8']
 Encoding = Literal['float', 'uint8', 'int8']
 """How activations are written in a file: uint8 with zero point 128 for OpenVINO, int8 with zero
 point 0 for TensorRT. Both are the same real grid. float: not quantised."""
+Arithmetic = Literal['float32', 'bfloat16']
+"""What a CPU computes in, wherever the network is not INT8; the file is the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class NetworkFile:
         _check_choice('encoding', self.encoding, get_args(Encoding))
         if type(self.batch) is not int or self.batch < 1:
             raise ValueError(f'batch must be a whole number from 1, got {self.batch!r}')
+
+    def kind(self, arithmetic: Arithmetic = 'float32') -> str:
+        """As the figures of the card's gate are keyed: int8-uint8, fp16-float-bfloat16, ..."""
+        usual = f'{self.precision}-{self.encoding}'
+        return usual if arithmetic == 'float32' else f'{usual}-{arithmetic}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +143,11 @@ class ModelCard:
             return 'not judged'
         return 'passed' if self.gate['passed'] is True else 'FAILED'
 
-    def passed_gate(self, network: NetworkFile) -> bool:
+    def passed_gate(self, network: NetworkFile, arithmetic: Arithmetic = 'float32') -> bool:
         """Whether this network may be chosen by its speed: FP32 is what others are held against."""
-        if network.precision == 'fp32':
+        if network.precision == 'fp32' and arithmetic == 'float32':
             return True
-        figures = self.gate.get('figures', {})
-        found = figures.get(f'{network.precision}-{network.encoding}', {})
+        found = self.gate.get('figures', {}).get(network.kind(arithmetic), {})
         return found.get('passed') is True
 
     def to_json(self) -> str:

@@ -24,6 +24,7 @@ from cone_perception.engines.build import (
     plan_key,
 )
 from cone_perception.engines.choice import buildable_precisions, read_choice
+from cone_perception.engines.cpu import open_fastest
 from cone_perception.engines.gpu import Gpu, read_gpu
 from cone_perception.engines.plan import PlanCache, Provider, cache_folder
 from cone_perception.errors import EngineError, EngineLostError, ModelError
@@ -52,15 +53,17 @@ def place_network(
     settings: DetectorSettings,
     on_event: Callable[[BuildEvent], None] = ignore,
     cancelled: Callable[[], bool] = lambda: False,
+    streams: int = 1,
 ) -> PlacedEngine:
     """Open the bundle's network where `device` and `engine` say; it is built if need be.
 
-    on_event: told about a build. cancelled: polled during it. With `device: auto` alone, whatever
+    on_event: told about a build. cancelled: polled during it. streams: runs at the same time that
+    the caller can make use of, on the CPU. With `device: auto` alone, whatever
     keeps the card from being used leads to the CPU and is named in `why_cpu`; a lost card does not:
     EngineLostError. Else raises EngineError or ModelError.
     """
     if settings.runs_on_cpu:
-        return PlacedEngine(_open_on_cpu(bundle, settings))
+        return PlacedEngine(_open_on_cpu(bundle, settings, streams, cancelled))
     try:
         return _open_on_card(bundle, settings, on_event, cancelled)
     except EngineLostError:
@@ -70,7 +73,8 @@ def place_network(
             raise
         if settings.card_asked_by:
             raise EngineError(f'{settings.card_asked_by} is set, but {error}') from error
-        return PlacedEngine(_open_on_cpu(bundle, settings), why_cpu=str(error))
+        engine = _open_on_cpu(bundle, settings, streams, cancelled)
+        return PlacedEngine(engine, why_cpu=str(error))
 
 
 def require_card(choice: ProviderChoice = 'auto') -> tuple[Provider, Gpu]:
@@ -94,10 +98,15 @@ def require_card(choice: ProviderChoice = 'auto') -> tuple[Provider, Gpu]:
     return provider, gpu
 
 
-def _open_on_cpu(bundle: Bundle, settings: DetectorSettings) -> Engine:
+def _open_on_cpu(
+    bundle: Bundle, settings: DetectorSettings, streams: int, cancelled: Callable[[], bool]
+) -> Engine:
     name: EngineName = 'onnxruntime' if settings.engine == 'onnxruntime' else 'openvino'
+    batch, threads = settings.batch, settings.threads
+    if settings.precision == 'best' and name == 'openvino':
+        return open_fastest(bundle, batch, threads, streams, cache_folder(), cancelled)
     precision = None if settings.precision == 'best' else settings.precision
-    return open_engine(bundle, name, settings.batch, settings.threads, precision)
+    return open_engine(bundle, name, batch, threads, precision, streams)
 
 
 def _open_on_card(

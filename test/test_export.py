@@ -20,6 +20,7 @@ from tiny_network import write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.engines import open_engine, open_network
+from cone_perception.engines.cpu import computes_bfloat16
 from cone_perception.engines.reference import read_reference, run_all
 from cone_perception.errors import EngineError, ModelError, SettingsError, SourceError
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
@@ -116,7 +117,8 @@ def test_every_network_of_a_bundle_answers_alike(
             assert score_error(expected, found, layout) < (0.002 if 'fp' in file else 0.03), file
     card = bundle.card
     assert card.verdict == 'passed'
-    assert set(card.gate['figures']) == {'fp16-float', 'int8-uint8', 'int8-int8'}
+    in_bfloat16 = {'int8-uint8-bfloat16', 'fp16-float-bfloat16'} if computes_bfloat16() else set()
+    assert set(card.gate['figures']) == {'fp16-float', 'int8-uint8', 'int8-int8'} | in_bfloat16
     assert card.gate['pictures'] == 3
     quantised, all_of_them = card.gate['int8_convolutions']
     assert 0 < quantised < all_of_them

@@ -19,6 +19,7 @@ pytest.importorskip('openvino')
 
 from tiny_network import CELL_PX, CLASS_NAMES, paint, write_tiny_bundle  # noqa: E402
 
+from cone_perception.engines.cpu import computes_bfloat16  # noqa: E402
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
 from cone_perception.model_card import Bundle, NetworkFile, file_sha256, read_bundle  # noqa: E402
 from training import gate  # noqa: E402
@@ -51,6 +52,11 @@ def write_picture(
 def write_data_yaml(data: Path) -> None:
     content = {'names': list(CLASS_NAMES), 'train': 'val/images', 'val': 'val/images'}
     (data / 'data.yaml').write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture(autouse=True)
+def cpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, 'computes_bfloat16', lambda: False)
 
 
 @pytest.fixture
@@ -182,6 +188,56 @@ def test_small_boxes_have_a_limit_of_their_own(tmp_path: Path) -> None:
     assert judged.small_recall.value == pytest.approx(-0.5)
     assert len(judged.failures) == 1
     assert 'recall of boxes under 16 px falls by 0.5' in judged.failures[0]
+
+
+def in_bfloat16_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU whose bfloat16 finds nothing; float32 stands for the rest of it."""
+    monkeypatch.setattr(gate, 'computes_bfloat16', lambda: True)
+    opened = gate.open_network
+
+    class Blind:
+        def __init__(self, engine):
+            self.info = replace(engine.info, arithmetic='bfloat16')
+            self.run, self.close = lambda pictures: engine.run(pictures) * 0, engine.close
+
+    def open_network(bundle, network, name, arithmetic='float32'):
+        engine = opened(bundle, network, name)
+        return engine if arithmetic == 'float32' else Blind(engine)
+
+    monkeypatch.setattr(gate, 'open_network', open_network)
+
+
+def test_bfloat16_that_fails_may_not_drive_but_refuses_nothing(
+    reference: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_bfloat16_wrong(monkeypatch)
+    bundle = with_network(reference, scaled(reference, 1))
+    result = judge(bundle, data)
+    verdicts = {judged.kind: (judged.passed, judged.optional) for judged in result.networks}
+    assert verdicts == {
+        'int8-uint8': (True, False),
+        'int8-uint8-bfloat16': (False, True),
+        'fp32-float-bfloat16': (False, True),
+    }
+    assert result.passed
+    card = replace(bundle.card, gate=result.card_entry((1, 1)))
+    int8 = bundle.network('int8', 'uint8')
+    assert card.passed_gate(int8)
+    assert not card.passed_gate(int8, 'bfloat16')
+    assert not card.passed_gate(bundle.network('fp32', 'float'), 'bfloat16')
+
+
+def test_bfloat16_of_this_cpu_is_judged(
+    reference: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not computes_bfloat16():
+        pytest.skip('this CPU does not compute bfloat16')
+    monkeypatch.setattr(gate, 'computes_bfloat16', computes_bfloat16)
+    result = judge(with_network(reference, scaled(reference, 1)), data)
+    errors = {judged.kind: judged.agreement.score_error for judged in result.networks}
+    assert errors['int8-uint8'] == pytest.approx(0, abs=1e-5)
+    assert 0 < errors['int8-uint8-bfloat16'] < 0.02
+    assert 0 < errors['fp32-float-bfloat16'] < 0.02
 
 
 def test_bundle_without_another_network_is_refused(reference: Bundle, data: Path) -> None:

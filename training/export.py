@@ -277,9 +277,7 @@ def _refuse(result: GateResult, force: bool) -> None:
     if result.passed:
         return
     reasons = '; '.join(
-        f'{judged.kind}: {", ".join(judged.failures)}'
-        for judged in result.networks
-        if judged.failures
+        f'{judged.kind}: {", ".join(judged.failures)}' for judged in result.refusals
     )
     if force:
         print(f'FAILED, bundled all the same: {reasons}', file=sys.stderr)
@@ -347,6 +345,7 @@ def _search_gate(
             confidence=args.confidence,
             resamples=SEARCH_RESAMPLES,
             reference=reference,
+            bfloat16=False,
         )
         (draft / trial.file).unlink()
         print(table(result), file=sys.stderr)

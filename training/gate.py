@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from cone_perception.engines import EngineName, open_network
+from cone_perception.engines.cpu import computes_bfloat16, networks_for_cpu
 from cone_perception.errors import ModelError
-from cone_perception.model_card import Bundle, NetworkFile, read_bundle
+from cone_perception.model_card import Arithmetic, Bundle, NetworkFile, read_bundle
 from cone_perception.types import Int64
 from training import evaluation as ev
 from training.bootstrap import draw
@@ -71,11 +72,13 @@ class ClassFigures:
 class Judged:
     """One network against FP32.
 
-    kind: precision and encoding. map50, map50_95, small_recall: this less FP32, with the 95 %
+    kind: of the network, see NetworkFile. optional: a CPU may compute it so, or leave it: its
+    failure is not the bundle's. map50, map50_95, small_recall: this less FP32, with the 95 %
     interval over the pictures. small_boxes: that the recall is of. failures: limits it breaks.
     """
 
     kind: str
+    optional: bool
     file: str
     runtime: str
     map50: Interval
@@ -112,7 +115,12 @@ class GateResult:
 
     @property
     def passed(self) -> bool:
-        return all(network.passed for network in self.networks)
+        return not self.refusals
+
+    @property
+    def refusals(self) -> tuple[Judged, ...]:
+        """The networks for whose sake the bundle is refused."""
+        return tuple(each for each in self.networks if not (each.passed or each.optional))
 
     def to_json(self) -> dict[str, Any]:
         """As gate.json holds it; null for what is not defined."""
@@ -210,10 +218,12 @@ def judge_bundle(
     confidence: float = FIXED_CONFIDENCE,
     resamples: int = 1000,
     reference: Evaluated | None = None,
+    bfloat16: bool = True,
 ) -> GateResult:
     """Judge every network for one picture that is not FP32 against the one that is.
 
-    reference: what the FP32 network found, where it is known. Raises ModelError, EngineError.
+    reference: what the FP32 network found, where it is known. bfloat16: also judge what a CPU may
+    compute in it, where this one can. Raises ModelError, EngineError.
     """
     single = [network for network in bundle.card.networks if network.batch == 1]
     judged = [network for network in single if network.precision != 'fp32']
@@ -221,20 +231,24 @@ def judge_bundle(
         raise ModelError(f'{bundle.folder} has no network besides FP32: there is nothing to judge.')
     reference = reference or evaluate_network(bundle, bundle.network('fp32', 'float'), split)
     first = reference[0]
+    ways: list[tuple[NetworkFile, Arithmetic]] = [(network, 'float32') for network in judged]
+    if bfloat16 and computes_bfloat16():
+        ways += [(network, 'bfloat16') for network in networks_for_cpu(bundle.card, 1)]
     networks, notes = [], list[str]()
-    for network in judged:
-        own = evaluate_network(bundle, network, split)
+    for network, arithmetic in ways:
+        own = evaluate_network(bundle, network, split, arithmetic)
         comparison = compare(
             own[0],
             first,
             resamples,
-            names=(kind_of(network), 'fp32'),
+            names=(network.kind(arithmetic), 'fp32'),
             confidence=confidence,
         )
         notes += [note for note in comparison.warnings if not note.startswith(('precision', 'One'))]
         networks.append(
             _judge(
                 network,
+                arithmetic,
                 reference,
                 own,
                 comparison,
@@ -258,11 +272,6 @@ def judge_bundle(
         networks=tuple(networks),
         notes=tuple(dict.fromkeys(notes)),
     )
-
-
-def kind_of(network: NetworkFile) -> str:
-    """As the card's figures are keyed: int8-uint8, int8-int8, fp16-float."""
-    return f'{network.precision}-{network.encoding}'
 
 
 def agreement(reference: Sequence[Found], found: Sequence[Found], confidence: float) -> Agreement:
@@ -297,13 +306,13 @@ def table(result: GateResult) -> str:
     lines = [
         f'{result.split} of {result.data}: {result.pictures} pictures, {result.cones} cones; '
         f'FP32 {result.reference["map50"]:.4f} mAP50, {result.reference["map50_95"]:.4f} mAP50-95',
-        f'{"":12}{"mAP50":>9}{"mAP50-95":>10}{"small":>9}{"score":>8}{"p95":>8}'
+        f'{"":20}{"mAP50":>9}{"mAP50-95":>10}{"small":>9}{"score":>8}{"p95":>8}'
         f'{"missed":>8}{"extra":>7}{"IoU":>7}',
     ]
     for each in result.networks:
         met = each.agreement
         lines.append(
-            f'{each.kind:12}{each.map50.value:+9.4f}{each.map50_95.value:+10.4f}'
+            f'{each.kind:20}{each.map50.value:+9.4f}{each.map50_95.value:+10.4f}'
             f'{each.small_recall.value:+9.4f}{met.score_error:8.4f}{met.score_error_p95:8.4f}'
             f'{met.missed:8}{met.extra:7}{met.iou:7.3f}  {"passed" if each.passed else "FAILED"}'
         )
@@ -312,22 +321,29 @@ def table(result: GateResult) -> str:
     return '\n'.join(lines)
 
 
-def evaluate_network(bundle: Bundle, network: NetworkFile, split: JudgedSplit) -> Evaluated:
+def evaluate_network(
+    bundle: Bundle,
+    network: NetworkFile,
+    split: JudgedSplit,
+    arithmetic: Arithmetic = 'float32',
+) -> Evaluated:
     """What a network finds, and how it compares with the labels.
 
-    FP32 and OpenVINO's INT8 in OpenVINO; what is for TensorRT in ONNX Runtime, which rounds
-    every result to FP16 where the file says so.
+    FP32, OpenVINO's INT8 and bfloat16 in OpenVINO; what is for TensorRT in ONNX Runtime, which
+    rounds every result to FP16 where the file says so.
     """
     name: EngineName = 'openvino'
-    if network.precision == 'fp16' or network.encoding == 'int8':
+    if arithmetic == 'float32' and (network.precision == 'fp16' or network.encoding == 'int8'):
         name = 'onnxruntime'
     size = max(bundle.card.height_px, bundle.card.width_px)
-    found = detect(bundle.card, open_network(bundle, network, name), split, size)
+    engine = open_network(bundle, network, name, arithmetic=arithmetic)
+    found = detect(bundle.card, engine, split, size)
     return assemble(bundle.folder / network.file, split, found, {}), found
 
 
 def _judge(
     network: NetworkFile,
+    arithmetic: Arithmetic,
     reference: Evaluated,
     judged: Evaluated,
     comparison: Comparison,
@@ -357,7 +373,8 @@ def _judge(
         )
     figures = [ev.metrics(each, confidence=confidence) for each in (first, other)]
     return Judged(
-        kind=kind_of(network),
+        kind=network.kind(arithmetic),
+        optional=arithmetic != 'float32',
         file=network.file,
         runtime=found.runtime,
         map50=map50,
@@ -450,6 +467,7 @@ def _rounded(value: Any) -> Any:
 def _summary(judged: Judged) -> dict[str, Any]:
     return {
         'passed': judged.passed,
+        'optional': judged.optional,
         'runtime': judged.runtime,
         'map50': asdict(judged.map50),
         'map50_95': asdict(judged.map50_95),

@@ -10,8 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from cone_perception.engines.cpu import processor_name
 from cone_perception.replay import host
-from cone_perception.replay.host import installed_versions, processor_name
+from cone_perception.replay.host import installed_versions
 
 PACKAGES = ('torch', 'torchvision', 'ultralytics', 'numpy', 'opencv-python', 'wandb')
 MILLIJOULE_PER_WH = 3_600_000

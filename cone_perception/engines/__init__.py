@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 from cone_perception.decode import read_layout
 from cone_perception.errors import EngineError, ModelError
-from cone_perception.model_card import Bundle, Encoding, NetworkFile, Precision
+from cone_perception.model_card import Arithmetic, Bundle, Encoding, NetworkFile, Precision
 from cone_perception.types import CameraPicture, Detections, Float32, UInt8
 
 EngineName = Literal['auto', 'openvino', 'onnxruntime', 'tensorrt']
@@ -24,6 +24,8 @@ class EngineInfo:
     input_shape: (B, 3, H, W). output_shape: (B, 4 + classes, A) or (B, N, 6).
     network_sha256: of the file it loaded.
     class_names: as written in the network file itself; empty where it says nothing.
+    arithmetic: of what is not INT8, on a CPU.
+    at_once: so many threads may run it at the same time.
     """
 
     runtime: str
@@ -33,6 +35,15 @@ class EngineInfo:
     output_shape: tuple[int, ...]
     network_sha256: str
     class_names: tuple[str, ...] = ()
+    arithmetic: Arithmetic = 'float32'
+    at_once: int = 1
+
+    @property
+    def computes_in(self) -> str:
+        """For people: int8, fp16, bfloat16, or int8 and bfloat16."""
+        if self.arithmetic == 'float32':
+            return self.precision
+        return f'int8 and {self.arithmetic}' if self.precision == 'int8' else self.arithmetic
 
 
 class Engine(Protocol):
@@ -44,8 +55,8 @@ class Engine(Protocol):
     def run(self, pictures: UInt8) -> Float32:
         """Run one batch.
 
-        pictures: (B, H, W, 3) uint8 BGR, letterboxed. Returns the network's output, float32, valid
-        until the next call. Raises EngineError.
+        pictures: (B, H, W, 3) uint8 BGR, letterboxed. Returns the network's output, float32, which
+        is the caller's own. Raises EngineError.
         """
         ...
 
@@ -80,12 +91,14 @@ def open_engine(
     batch: int = 1,
     threads: int = 0,
     precision: Precision | None = None,
+    streams: int = 1,
 ) -> Engine:
     """Load the bundle's network into the engine `name` and check it against the card.
 
     auto: OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to the runtime.
     precision: None takes INT8 where the bundle has it, else FP32, else FP16; with TensorRT what was
     measured to be fastest on this card, else the same with FP16 before FP32.
+    streams: see `open_network`.
     Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
     """
     if name == 'tensorrt':
@@ -94,20 +107,32 @@ def open_engine(
         return open_tensorrt(bundle, batch, precision)
     precision = precision or _cpu_precision(bundle)
     encoding: Encoding = 'uint8' if precision == 'int8' else 'float'
-    return open_network(bundle, bundle.network(precision, encoding, batch), name, threads)
+    network = bundle.network(precision, encoding, batch)
+    return open_network(bundle, network, name, threads, streams=streams)
 
 
 def open_network(
-    bundle: Bundle, network: NetworkFile, name: EngineName = 'auto', threads: int = 0
+    bundle: Bundle,
+    network: NetworkFile,
+    name: EngineName = 'auto',
+    threads: int = 0,
+    arithmetic: Arithmetic = 'float32',
+    streams: int = 1,
 ) -> Engine:
-    """Load one network of the bundle, whichever it is, as `open_engine` loads what drives."""
+    """Load one network of the bundle, whichever it is, as `open_engine` loads what drives.
+
+    arithmetic: bfloat16 only with OpenVINO, on a CPU that computes it. streams: of OpenVINO, so
+    many runs at the same time share the threads.
+    """
     path = bundle.checked_path(network)
     engine: Engine
     try:
         if name in ('auto', 'openvino'):
             from cone_perception.engines.openvino import OpenVinoEngine
 
-            engine = OpenVinoEngine(path, network, bundle.card.preprocessing, threads)
+            engine = OpenVinoEngine(
+                path, network, bundle.card.preprocessing, threads, arithmetic, streams
+            )
         elif name == 'onnxruntime':
             from cone_perception.engines.onnxruntime import OnnxRuntimeEngine
 

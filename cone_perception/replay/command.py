@@ -205,7 +205,7 @@ class ThroughPipeline:
         played = play_through_pipeline(self.drive, pace, self.detector, self.filters)
         info = self.detector.engine.info
         said = {
-            'engine': f'{info.runtime} on {info.device}, {info.precision}',
+            'engine': f'{info.runtime} on {info.device}, {info.computes_in}',
             'model sha256': info.network_sha256,
         }
         return replace(played, health={'pipeline': said})

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import cone_perception
+from cone_perception.engines.cpu import processor_name
 from cone_perception.engines.gpu import read_gpu
 from cone_perception.engines.plan import cache_folder, read_passport
 from cone_perception.errors import EngineError, PlanError
@@ -154,14 +155,6 @@ def read_commit(root: Path) -> tuple[str | None, bool | None]:
     if head.returncode or changed.returncode:  # somebody else's checkout: git refuses
         return None, None
     return head.stdout.strip(), bool(changed.stdout.strip())
-
-
-def processor_name() -> str:
-    """As Linux calls it, or else the architecture."""
-    info = Path('/proc/cpuinfo')
-    text = info.read_text(encoding='utf-8') if info.is_file() else ''
-    found = re.search(r'^model name\s*:\s*(.+)$', text, re.MULTILINE)
-    return found[1] if found else platform.machine()
 
 
 def _without_home(path: Path) -> str:

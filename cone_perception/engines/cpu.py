@@ -1,0 +1,198 @@
+"""Which of a model's networks this machine's CPU runs fastest, of those that may drive.
+
+networks, arithmetic -> what passed the gate -> timed in turns, once -> the fastest
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cone_perception import whole_file
+from cone_perception.engines import Engine, open_engine, open_network
+from cone_perception.engines.choice import measure_latencies
+from cone_perception.engines.plan import slug
+from cone_perception.errors import EngineError
+from cone_perception.model_card import Arithmetic, Bundle, ModelCard, NetworkFile, read_bundle
+
+RUNS = 30
+"""Of each, in turns: a second or so in all."""
+
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One network, and what it would be computed in."""
+
+    network: NetworkFile
+    arithmetic: Arithmetic
+
+    @property
+    def name(self) -> str:
+        return self.network.kind(self.arithmetic)
+
+
+def open_fastest(
+    bundle: Bundle,
+    batch: int,
+    threads: int,
+    streams: int,
+    cache: Path,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Engine:
+    """Open what runs fastest in OpenVINO here, of all that passed the model's gate.
+
+    It is measured at the first start, and kept in the folder `cache` until the model, OpenVINO, the
+    CPU or the settings change. Where there is nothing to choose from, it is `open_engine`'s answer.
+    cancelled: polled while it measures. Raises as `open_engine`, and EngineError when measuring
+    fails or is stopped.
+    """
+    # Without OpenVINO there is nothing to measure, and open_engine says what is missing.
+    candidates = driving_candidates(bundle, batch) if find_spec('openvino') else []
+    if len(candidates) < 2:
+        return open_engine(bundle, 'openvino', batch, threads, streams=streams)
+    kept = cache / f'cpu-{slug(bundle.card.name)}-b{batch}.json'
+    measured_for = _measured_for(candidates, threads, streams)
+    by_name = {candidate.name: candidate for candidate in candidates}
+    fastest = _read(kept, measured_for)
+    if fastest not in by_name:
+        medians_ms = measure_apart(bundle, batch, threads, streams, cancelled)
+        fastest = min(medians_ms, key=lambda name: medians_ms[name])
+        _write(kept, {'measured_for': measured_for, 'fastest': fastest, 'medians_ms': medians_ms})
+    return _open(bundle, by_name[fastest], threads, streams)
+
+
+def driving_candidates(bundle: Bundle, batch: int) -> list[Candidate]:
+    """What may be chosen by its speed: passed the gate, and this CPU can compute it."""
+    candidates = [Candidate(network, 'float32') for network in networks_for_cpu(bundle.card, batch)]
+    if computes_bfloat16():
+        candidates += [Candidate(each.network, 'bfloat16') for each in candidates]
+    return [each for each in candidates if bundle.card.passed_gate(each.network, each.arithmetic)]
+
+
+def networks_for_cpu(card: ModelCard, batch: int) -> list[NetworkFile]:
+    """OpenVINO's INT8, and a float one: FP16 and FP32 are the same to a CPU, so one of them."""
+    of_batch = [network for network in card.networks if network.batch == batch]
+    quantised = [network for network in of_batch if network.encoding == 'uint8']
+    floats = [network for network in of_batch if network.encoding == 'float']
+    return quantised + sorted(floats, key=lambda network: network.precision)[:1]
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU has instructions for it; elsewhere it would be imitated, and slow."""
+    import openvino
+
+    return 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+
+
+def processor_name() -> str:
+    """As Linux calls it, or else the architecture."""
+    info = Path('/proc/cpuinfo')
+    text = info.read_text(encoding='utf-8') if info.is_file() else ''
+    found = re.search(r'^model name\s*:\s*(.+)$', text, re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def measure_apart(
+    bundle: Bundle, batch: int, threads: int, streams: int, cancelled: Callable[[], bool]
+) -> dict[str, float]:
+    """Candidate -> median in milliseconds, measured in a process of its own.
+
+    Networks that were opened once leave their memory behind, and only one of them will drive.
+    """
+    command = [sys.executable, '-m', 'cone_perception.engines.cpu', str(bundle.folder)]
+    command += [str(number) for number in (batch, threads, streams)]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while True:
+            try:
+                printed, complaints = process.communicate(timeout=POLL_S)
+                break
+            except subprocess.TimeoutExpired:
+                if cancelled():
+                    raise EngineError('the CPU was being measured when it was stopped.') from None
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+    if process.returncode:
+        last = complaints.strip().splitlines()[-1:] or ['it said nothing']
+        raise EngineError(
+            f'which network of {bundle.card.name} is fastest on this CPU could not be measured '
+            f'({last[0]}). Name one with `precision`, as int8, to do without.'
+        )
+    medians_ms: dict[str, float] = json.loads(printed)
+    return medians_ms
+
+
+def main(argv: Sequence[str]) -> int:
+    """In the process of its own: bundle, batch, threads, streams -> medians as JSON."""
+    bundle = read_bundle(Path(argv[0]))
+    batch, threads, streams = map(int, argv[1:])
+    candidates = driving_candidates(bundle, batch)
+    engines = [_open(bundle, candidate, threads, streams) for candidate in candidates]
+    shape = (1, bundle.card.height_px, bundle.card.width_px, 3)
+    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    latencies = measure_latencies(engines, noise, RUNS)
+    names = [candidate.name for candidate in candidates]
+    print(json.dumps({n: each.median_ms for n, each in zip(names, latencies, strict=True)}))
+    return 0
+
+
+def _open(bundle: Bundle, candidate: Candidate, threads: int, streams: int) -> Engine:
+    network, arithmetic = candidate.network, candidate.arithmetic
+    return open_network(bundle, network, 'openvino', threads, arithmetic, streams)
+
+
+def _measured_for(candidates: list[Candidate], threads: int, streams: int) -> dict[str, Any]:
+    """What a measurement depends on."""
+    import openvino
+
+    return {
+        'networks': {candidate.name: candidate.network.sha256 for candidate in candidates},
+        'openvino': openvino.__version__,
+        'processor': processor_name(),
+        'cores': len(os.sched_getaffinity(0)),
+        'threads': threads,
+        'streams': streams,
+    }
+
+
+def _read(kept: Path, measured_for: dict[str, Any]) -> str:
+    """Name of the fastest; empty where it was not measured under these conditions."""
+    try:
+        raw = json.loads(kept.read_text(encoding='utf-8'))
+        return str(raw['fastest']) if raw['measured_for'] == measured_for else ''
+    except (OSError, ValueError, TypeError, KeyError):
+        return ''  # it is only a measurement: without it, it is made again
+
+
+def _write(kept: Path, content: dict[str, Any]) -> None:
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        whole_file.write_whole(kept, (json.dumps(content, indent=2) + '\n').encode())
+    except OSError:
+        pass  # the next start measures again, as this one did
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
