@@ -6,7 +6,9 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO, get_args, get_type_hints
@@ -19,20 +21,22 @@ from cone_perception.draw import draw_cones
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle, shipped_bundle
-from cone_perception.pipeline import ConeDetector
+from cone_perception.pipeline import ConeDetector, StationTimes
 from cone_perception.placement import place_network
 from cone_perception.settings import DetectorSettings
 from cone_perception.sources import Source, Unreadable, open_source
 from cone_perception.types import Detections, Frame
 
 SETTINGS = (
-    *('model', 'device', 'engine', 'precision', 'build', 'threads'),
+    *('model', 'device', 'engine', 'precision', 'build', 'threads', 'streams'),
     *('thresholds', 'classes', 'region', 'min_height_px', 'max_height_px'),
 )
 """The detector's settings that mean something without ROS."""
 
 DEFAULT_RATE_HZ = 15.0
 """Of the annotated film where neither video nor bag tells."""
+
+Found = tuple[list[Detections], StationTimes]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path('detections') / args.source.resolve().stem
     if (out / 'pictures').resolve() == args.source.resolve():
         raise OutputError(f'{out} would write over its source: give another --out.')
-    placed = place_network(bundle, settings, print_event)
+    placed = place_network(bundle, settings, print_event, streams=settings.streams)
     if placed.why_cpu:
         print_warning(f'device: auto takes the CPU: {placed.why_cpu}')
     with ConeDetector(bundle.card, placed.engine) as detector:
@@ -144,11 +148,12 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
     started = time.monotonic()
     lines = (out / 'detections.jsonl').open('w', encoding='utf-8', buffering=1)
     try:
-        for picture in tqdm(source.frames, total=source.count, unit='picture', file=sys.stderr):
+        searched = _searched(source.frames, detector, filters)
+        for picture in tqdm(searched, total=source.count, unit='picture', file=sys.stderr):
             if isinstance(picture, Unreadable):
                 _note_failure(tally, picture)
             else:
-                _answer(picture, detector, filters, lines, album, tally)
+                _answer(*picture, detector.card.class_names, lines, album, tally)
     except KeyboardInterrupt:
         tally.interrupted = True
         raise
@@ -160,22 +165,43 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
     return tally
 
 
+def _searched(
+    pictures: Iterable[Frame | Unreadable], detector: ConeDetector, filters: Filters
+) -> Iterator[Unreadable | tuple[Frame, Future[Found]]]:
+    """Each picture in its order, with its answer to come: the next are searched meanwhile."""
+    begun: deque[Unreadable | tuple[Frame, Future[Found]]] = deque()
+    ended_by: BaseException | None = None
+    with ThreadPoolExecutor(detector.at_once) as pool:
+        try:
+            for picture in pictures:
+                if isinstance(picture, Unreadable):
+                    begun.append(picture)
+                else:
+                    begun.append((picture, pool.submit(detector.detect, [picture], filters)))
+                if len(begun) > detector.at_once:
+                    yield begun.popleft()
+        except (Exception, KeyboardInterrupt) as error:  # what was read before has its answer
+            ended_by = error
+        yield from begun
+    if ended_by is not None:
+        raise ended_by
+
+
 def _answer(
     frame: Frame,
-    detector: ConeDetector,
-    filters: Filters,
+    answer: Future[Found],
+    names: tuple[str, ...],
     lines: TextIO,
     album: Album,
     tally: Tally,
 ) -> None:
     try:
-        (found,), times = detector.detect([frame], filters)
+        (found,), times = answer.result()
     except EngineLostError:  # no later picture can be answered
         raise
     except (EngineError, ModelError) as error:
         _note_failure(tally, Unreadable(frame.source, str(error)))
         return
-    names = detector.card.class_names
     lines.write(json.dumps(detection_record(frame, found, names)) + '\n')
     album.add(frame.source, draw_cones(frame.bgr, found, names))
     tally.answered += 1
@@ -233,5 +259,6 @@ def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tal
         'engine': info.runtime,
         'device': info.device,
         'precision': info.precision,
+        'arithmetic': info.arithmetic,
     }
     path.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')

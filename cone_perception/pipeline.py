@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from types import TracebackType
 
 import numpy as np
@@ -44,10 +47,7 @@ class StationTimes:
 
 
 class ConeDetector:
-    """Finds cones with one engine.
-
-    Not thread-safe, its input buffer is reused; with a FrameEngine two threads may call detect.
-    """
+    """Finds cones with one engine. Any thread may call `detect`; the engine is used in turns."""
 
     def __init__(self, card: ModelCard, engine: Engine) -> None:
         self.card = card
@@ -56,7 +56,9 @@ class ConeDetector:
         self._frame_engine = engine if isinstance(engine, FrameEngine) else None
         self.batch = engine.info.input_shape[0]
         shape = (self.batch, card.height_px, card.width_px, 3)
-        self._pictures = np.full(shape, PAD_VALUE, np.uint8)
+        self._inputs: SimpleQueue[UInt8] = SimpleQueue()  # as many as may be in work
+        for _ in range(self.at_once):
+            self._inputs.put(np.full(shape, PAD_VALUE, np.uint8))
 
     @property
     def encodings(self) -> frozenset[str]:
@@ -65,19 +67,25 @@ class ConeDetector:
 
     @property
     def at_once(self) -> int:
-        """So many threads may call detect at once: on a card the next picture goes up meanwhile."""
-        return 1 if self._frame_engine is None else 2
+        """So many use the engine at once: on a card the next picture goes up meanwhile."""
+        return self.engine.info.at_once if self._frame_engine is None else 2
 
     def warm_up(self) -> None:
-        """Run once on grey, so that the first real frame is not slower than the others."""
+        """Run on grey, every stream once, so that no real frame is slower than the others."""
         grey = np.full((self.card.height_px, self.card.width_px, 3), PAD_VALUE, np.uint8)
-        self.detect([Frame(grey)] * self.batch, Filters())
+        batch, streams = [Frame(grey)] * self.batch, self.engine.info.at_once
+        with ThreadPoolExecutor(streams) as pool:
+            list(pool.map(lambda _: self.detect(batch, Filters()), range(streams)))
 
     def detect(
-        self, frames: Sequence[Frame | CameraPicture], filters: Filters
+        self,
+        frames: Sequence[Frame | CameraPicture],
+        filters: Filters,
+        on_inferred: Callable[[], None] = lambda: None,
     ) -> tuple[list[Detections], StationTimes]:
         """Find the cones in up to `batch` frames, in source pixels, best score first.
 
+        on_inferred: called when the engine is free for the next frames, before these are decoded.
         Raises EngineError, ModelError or, for a camera's picture that cannot be read, ImageError;
         then there is no answer for any of the frames.
         """
@@ -92,14 +100,18 @@ class ConeDetector:
         if self._frame_engine is not None:
             prepared = started
             pictures = [_readable(frame, self.encodings) for frame in frames]
-            in_network = self._frame_engine.detect(pictures, thresholds, self.card.nms_iou)
+            with self._turn():
+                in_network = self._frame_engine.detect(pictures, thresholds, self.card.nms_iou)
             inferred = time.monotonic_ns()
+            on_inferred()
         else:
-            for letterbox, frame, picture in zip(boxes, frames, self._pictures, strict=False):
-                letterbox.apply(_bgr(frame), picture)
-            prepared = time.monotonic_ns()
-            outputs = self.engine.run(self._pictures)
-            inferred = time.monotonic_ns()
+            with self._turn() as batch:
+                for letterbox, frame, picture in zip(boxes, frames, batch, strict=False):
+                    letterbox.apply(_bgr(frame), picture)
+                prepared = time.monotonic_ns()
+                outputs = self.engine.run(batch)
+                inferred = time.monotonic_ns()
+            on_inferred()
             in_network = [
                 decode(output, self.card.output_layout, thresholds, self.card.nms_iou)
                 for output in outputs[: len(frames)]
@@ -113,6 +125,15 @@ class ConeDetector:
                 )
             )
         return found, StationTimes(started, prepared, inferred, time.monotonic_ns())
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[UInt8]:
+        """Wait for the engine; the network's input to fill, which is the caller's for a run."""
+        batch = self._inputs.get()
+        try:
+            yield batch
+        finally:
+            self._inputs.put(batch)
 
     def close(self) -> None:
         self.engine.close()

@@ -56,7 +56,7 @@ class DetectorSettings:
     precision: PrecisionChoice = _setting(
         'best',
         'Of the network. best: on the card the faster of INT8 and FP16, of those that passed the '
-        'gate; on the CPU INT8 where the model has it.',
+        'gate; on the CPU the fastest of INT8 and bfloat16 that passed, or INT8 unjudged.',
     )
     build: BuildPolicy = _setting(
         'auto', 'Compile the engine for the card when there is none that fits; never refuses.'
@@ -66,6 +66,13 @@ class DetectorSettings:
     )
     threads: int = _setting(
         0, 'CPU threads of the network; 0 lets the runtime choose.', low=0, high=256
+    )
+    streams: int = _setting(
+        2,
+        'Runs of the network at the same time, which share the threads of the CPU. 1 answers a '
+        'slow camera sooner; 2 answer more frames, and two cameras without waiting.',
+        low=1,
+        high=16,
     )
     batch: int = _setting(1, 'Pictures per run; 2 pairs the first two cameras.', low=1, high=2)
     cameras: tuple[str, ...] = _setting(

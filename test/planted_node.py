@@ -35,7 +35,9 @@ class SlowEngine:
 def plant(faults):
     Letterbox.apply = delayed(Letterbox.apply, faults.get('preprocess', 0))
     pipeline.decode = delayed(pipeline.decode, faults.get('decode', 0))
-    detector.to_message = delayed(detector.to_message, faults.get('publish', 0))
+    detector.DetectionPublisher.publish = delayed(
+        detector.DetectionPublisher.publish, faults.get('publish', 0)
+    )
     build, receive = pipeline.ConeDetector.__init__, detector.DetectorNode._receive
     pipeline.ConeDetector.__init__ = lambda self, card, engine: build(
         self, card, SlowEngine(engine, faults.get('inference', 0))

@@ -57,7 +57,7 @@ class FailingEngine:
         self._engine.close()
 
 
-def place(bundle, settings, on_event, cancelled):
+def place(bundle, settings, on_event, cancelled, streams):
     return PlacedEngine(FailingEngine(open_engine(bundle)), Path('/cache/tiny.plan'))
 
 
@@ -101,7 +101,7 @@ class CameraEngine:
         return [decode(self.run(letterboxed)[0], 'end_to_end', thresholds, nms_iou)]
 
 
-def place(bundle, settings, on_event, cancelled):
+def place(bundle, settings, on_event, cancelled, streams):
     engine = CameraEngine(open_engine(bundle))
     assert isinstance(engine, FrameEngine)
     return PlacedEngine(engine)
@@ -153,7 +153,7 @@ class TwoAtOnce:
         return [Detections.empty() for _ in pictures]
 
 
-def place(bundle, settings, on_event, cancelled):
+def place(bundle, settings, on_event, cancelled, streams):
     engine = TwoAtOnce(open_engine(bundle))
     assert isinstance(engine, FrameEngine)
     return PlacedEngine(engine)

@@ -51,7 +51,7 @@ def test_node_takes_its_own_profile_where_a_launch_file_has_set_the_shipped_one(
     ('profile', 'segment_bytes', 'pictures'),
     [
         (transport.PROFILE, transport.SEGMENT_BYTES, 8),
-        (transport.NODE_PROFILE, transport.NODE_SEGMENT_BYTES, 4),
+        (transport.NODE_PROFILE, transport.NODE_SEGMENT_BYTES, 2),
     ],
 )
 def test_profile_holds_raw_pictures_and_is_what_the_messages_say(profile, segment_bytes, pictures):

@@ -21,12 +21,14 @@ class Station:
             self.inside[name] = threading.Event()
             self.let_out[name] = threading.Event()
             self.out[name] = threading.Event()
-        self.answered, self.failing = [], ''
+        self.answered, self.failing, self.inferred = [], '', ''
         self.worker = Worker(NewestFrames(), self._answer, at_once)
 
-    def _answer(self, batch, wait_for_turn):
+    def _answer(self, batch, let_next_in, wait_for_turn):
         (frame,) = batch
         self.inside[frame.content].set()
+        if frame.content in self.inferred:
+            let_next_in()
         assert self.let_out[frame.content].wait(LIMIT_S)
         self.out[frame.content].set()
         if frame.content in self.failing:
@@ -58,6 +60,20 @@ def test_one_thread_takes_one_frame_at_a_time():
     station.let_out['A'].set()
     assert station.inside['C'].wait(LIMIT_S)
     assert station.end() == 'AC'
+
+
+def test_next_frame_is_taken_when_the_one_before_lets_it_in():
+    station = Station(1)
+    station.inferred = 'AB'
+    station.begin('A', 'B')
+    assert station.offer('C') == []  # both threads are busy: the newest waits
+    assert station.offer('D') == ['C']
+    station.let_out['B'].set()
+    assert station.out['B'].wait(LIMIT_S)
+    assert station.answered == []  # in the order of the frames
+    station.let_out['A'].set()
+    assert station.inside['D'].wait(LIMIT_S)
+    assert station.end() == 'ABD'
 
 
 def test_two_threads_overlap_and_answer_in_order():

@@ -53,7 +53,8 @@ from cone_perception.ros.diagnostics import (
 )
 from cone_perception.ros.health import FrameMoments, FrameTimes, Health, Outcome
 from cone_perception.ros.inbox import Inbox, NewestFrames, StereoPairs, Waiting
-from cone_perception.ros.messages import to_message
+from cone_perception.ros.memory import give_back_free_memory
+from cone_perception.ros.messages import DetectionPublisher
 from cone_perception.ros.node import BUILD_FAILED_STATUS, FAILURE_STATUS
 from cone_perception.ros.parameters import changed_settings, declare_settings, read_settings
 from cone_perception.ros.transport import profile_in_use, shared_memory_shortage
@@ -135,10 +136,8 @@ class DetectorNode(LifecycleNode):
         self._placed: PlacedEngine | None = None
         self._health: Health | None = None
         self._worker: Worker[Arrival] | None = None
-        # A worker that was left behind in a long inference may meet its successor.
-        self._detecting = threading.Semaphore()
         self._image_subscriptions: list[Subscription[Any]] = []
-        self._detection_publishers: dict[str, Publisher[Any]] = {}
+        self._detection_publishers: dict[str, DetectionPublisher] = {}
         self._debug_publishers: dict[str, Publisher[Any]] = {}
         self._timing_publisher: Publisher[Any] | None = None
         # With the namespace: two detectors must not share a line on the engineer's screen.
@@ -167,7 +166,6 @@ class DetectorNode(LifecycleNode):
         try:
             loaded = self._load_apart()
             self._settings, self._detector = loaded.settings, loaded.detector
-            self._detecting = threading.Semaphore(loaded.detector.at_once)
             self._placed = loaded.placed
             self._create_publishers()
         except EngineLostError as error:
@@ -294,7 +292,9 @@ class DetectorNode(LifecycleNode):
         if bundle.card.verdict == 'FAILED':
             self.get_logger().error(why_failed(bundle.card))
         try:
-            placed = place_network(bundle, settings, self._on_build_event, self._stopping.is_set)
+            placed = place_network(
+                bundle, settings, self._on_build_event, self._stopping.is_set, settings.streams
+            )
         finally:
             self._build_progress = ''
         if placed.why_cpu:
@@ -305,9 +305,10 @@ class DetectorNode(LifecycleNode):
         except Exception:
             detector.close()
             raise
+        give_back_free_memory()
         info = placed.engine.info
         self.get_logger().info(
-            f'{bundle.card.name} runs on {info.runtime}, {info.device}, {info.precision}, batch '
+            f'{bundle.card.name} runs on {info.runtime}, {info.device}, {info.computes_in}, batch '
             f'{settings.batch}; loaded and warm after {time.monotonic() - started:.1f} s'
         )
         return Loaded(settings, detector, placed)
@@ -340,9 +341,11 @@ class DetectorNode(LifecycleNode):
         # Reliable, so that both kinds of subscriptions hear it: an answer is a few kB, and a
         # planner must not miss one. Five deep: who is later than that wants the newest instead.
         answers = QoSProfile(depth=5)
+        assert self._detector is not None
         for name in self._settings.cameras:
-            self._detection_publishers[name] = self.create_publisher(
-                Detection2DArray, f'{name}/detections', answers
+            self._detection_publishers[name] = DetectionPublisher(
+                self.create_publisher(Detection2DArray, f'{name}/detections', answers),
+                self._detector.card.class_names,
             )
             self._debug_publishers[name] = self.create_publisher(
                 Image, f'{name}/debug_image', QoSProfile(depth=1)
@@ -352,7 +355,8 @@ class DetectorNode(LifecycleNode):
         )
 
     def _unload(self) -> None:
-        for publisher in (*self._detection_publishers.values(), *self._debug_publishers.values()):
+        answers = [each.publisher for each in self._detection_publishers.values()]
+        for publisher in (*answers, *self._debug_publishers.values()):
             self.destroy_publisher(publisher)
         self._detection_publishers, self._debug_publishers = {}, {}
         if self._timing_publisher is not None:
@@ -483,10 +487,15 @@ class DetectorNode(LifecycleNode):
         cameras = self._settings.cameras
         return cameras if self._settings.side_by_side else cameras[topic : topic + 1]
 
-    def _answer(self, waiting: list[Waiting[Arrival]], wait_for_turn: Callable[[], None]) -> None:
+    def _answer(
+        self,
+        waiting: list[Waiting[Arrival]],
+        let_next_in: Callable[[], None],
+        wait_for_turn: Callable[[], None],
+    ) -> None:
         """Worker's threads: from messages to answers. A failure counts, and publishes nothing.
 
-        wait_for_turn: the frames before these have been answered when it returns.
+        let_next_in, wait_for_turn: see Worker.
         """
         health, detector, settings = self._health, self._detector, self._settings
         worker = self._worker
@@ -511,8 +520,12 @@ class DetectorNode(LifecycleNode):
             if start:  # until now it has waited for the batch before it
                 started_ns = time.monotonic_ns()
             try:
-                with self._detecting:
-                    found, times = detector.detect([job.frame for job in batch], settings.filters)
+                last = start + settings.batch >= len(jobs)
+                found, times = detector.detect(
+                    [job.frame for job in batch],
+                    settings.filters,
+                    let_next_in if last else lambda: None,
+                )
             except EngineLostError as error:
                 self._fail(frames, started_ns, str(error))
                 self._lose(error)
@@ -571,11 +584,9 @@ class DetectorNode(LifecycleNode):
     def _publish(
         self, job: Job, cones: Detections, started_ns: int, stations: StationTimes
     ) -> None:
-        assert self._detector is not None
         assert self._health is not None
-        camera, names = job.camera, self._detector.card.class_names
-        header = job.arrival.message.header
-        self._detection_publishers[camera].publish(to_message(cones, names, header))
+        camera = job.camera
+        self._detection_publishers[camera].publish(cones, job.arrival.message.header)
         moments = FrameMoments(
             job.arrival.arrived_ns,
             started_ns,
@@ -671,7 +682,7 @@ class DetectorNode(LifecycleNode):
         if detector is not None:
             info = detector.engine.info
             values |= {
-                'engine': f'{info.runtime} on {info.device}, {info.precision}',
+                'engine': f'{info.runtime} on {info.device}, {info.computes_in}',
                 'batch': detector.batch,
                 'model': detector.card.name,
                 'model sha256': info.network_sha256,
@@ -730,7 +741,7 @@ def why_failed(card: ModelCard) -> str:
     reasons = [
         f'{kind}: {", ".join(map(str, found.get("failures", [])))}'
         for kind, found in (figures.items() if isinstance(figures, dict) else ())
-        if isinstance(found, dict) and found.get('passed') is not True
+        if isinstance(found, dict) and not (found.get('passed') is True or found.get('optional'))
     ]
     return (
         f'{card.name} FAILED the gate: it loses more against FP32 than its limits allow'

@@ -1,8 +1,9 @@
-"""Keeps the memory of one frame for the next."""
+"""Keeps the memory of one frame for the next, and none of what loading left behind."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """mallopt(3)."""
@@ -27,3 +28,15 @@ def keep_freed_memory() -> None:
         mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         mallopt(M_ARENA_MAX, 1)
+
+
+def give_back_free_memory() -> None:
+    """Return to the kernel what is free now; to be called when the network is loaded and warm.
+
+    Reading and compiling it needs memory that no frame ever will. Does nothing where there is no
+    malloc_trim.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

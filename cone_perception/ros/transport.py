@@ -11,7 +11,7 @@ PROFILE = Path(__file__).with_name('fastdds_shared_memory.xml')
 """For whoever sends pictures."""
 
 NODE_PROFILE = Path(__file__).with_name('fastdds_node.xml')
-"""For the detector node: four debug images of 1280x720 fit into its segment."""
+"""For the detector node: two debug images of 1280x720 fit into its segment."""
 
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 """Humble and Jazzy read only the first. Kilted and later read the second, and warn of the first."""
@@ -22,7 +22,7 @@ FIRST_RCLPY_OF_SECOND = 9
 SEGMENT_BYTES = 32 * 2**20
 """Shared memory that the profile takes for each process, as written in PROFILE."""
 
-NODE_SEGMENT_BYTES = 12 * 2**20
+NODE_SEGMENT_BYTES = 6 * 2**20
 """As written in NODE_PROFILE. Fast DDS touches it all, so that it counts as memory of the node."""
 
 SHARED_MEMORY = Path('/dev/shm')
