@@ -4,7 +4,11 @@
 
 All take the same pictures, whole: letterbox, network, decoding. The rounds are interleaved, so that
 what else the machine does falls on all alike; compare the ratios. Detections of all are compared
-with FP32's in OpenVINO. Needs the extras train and cpu.
+with FP32's in OpenVINO, or those of FP16 where a bundle has no FP32.
+
+In its turn a runner gets one picture after a rest, as from a camera (--in-a-row 1), or several
+without one, as from a film; then the fastest is also given two at a time, as `detect` and the node
+work, on the same threads. Needs the extras train and cpu.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +29,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.engines import open_network
+from cone_perception.engines import Engine, open_network
+from cone_perception.engines.cpu import computes_bfloat16, networks_for_cpu, processor_name
 from cone_perception.engines.reference import match_boxes
 from cone_perception.filters import Filters
-from cone_perception.model_card import Bundle, NetworkFile, read_bundle
+from cone_perception.model_card import Arithmetic, Bundle, read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Detections, Frame
 
@@ -35,10 +41,15 @@ WARM_UP_ROUNDS = 3
 REST_S = 0.05
 """Before each run: threads of the runtime before spin for a while when they have nothing to do."""
 
-REFERENCE = 'openvino fp32'
+REFERENCES = 'openvino fp32', 'openvino fp16'
+"""The first that is there."""
 PEER = 'ultralytics predict'
+TWO_AT_ONCE = ', two at once'
 Answer = tuple[Detections, tuple[float, float, float] | None]
 """Detections, and milliseconds of preprocessing, network and decoding where they are known."""
+
+Runner = Callable[[Sequence[Frame]], list[Answer]]
+"""Searches the pictures of its turn."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,24 +60,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--weights', type=Path, required=True, help='.pt that the bundle is from')
     parser.add_argument('--pictures', type=Path, required=True, help='folder of 720p pictures')
     parser.add_argument('--rounds', type=int, default=60)
+    parser.add_argument('--in-a-row', type=int, default=1, help='pictures of one turn')
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--confidence', type=float, default=0.25)
     parser.add_argument('--json', type=Path)
     args = parser.parse_args(argv)
     bundle = read_bundle(args.bundle)
-    frames = read_frames(args.pictures, args.rounds + WARM_UP_ROUNDS)
+    frames = read_frames(args.pictures, (args.rounds + WARM_UP_ROUNDS) * args.in_a_row)
     runners = {PEER: ultralytics_runner(args.weights, bundle, args.threads, args.confidence)}
     for network in sorted(bundle.card.networks, key=lambda n: n.file):
         for engine in ('openvino', 'onnxruntime'):
             if network.batch == 1 and (network.encoding != 'int8' or engine == 'onnxruntime'):
                 name = f'{engine} {network.precision}'
                 name += f' ({network.encoding})' if network.precision == 'int8' else ''
-                runners[name] = bundle_runner(
-                    bundle, network, engine, args.threads, args.confidence
-                )
-    result = measure(runners, frames)
+                opened = open_network(bundle, network, engine, args.threads)
+                runners[name] = bundle_runner(bundle, opened, args.confidence)
+    for network in networks_for_cpu(bundle.card, 1) if computes_bfloat16() else []:
+        opened = open_network(bundle, network, 'openvino', args.threads, 'bfloat16')
+        name = f'openvino {opened.info.computes_in}'
+        runners[name] = bundle_runner(bundle, opened, args.confidence)
+    if args.in_a_row > 1:
+        runners |= two_at_once(bundle, args.threads, args.confidence)
+    result = measure(runners, frames, args.in_a_row)
     result['machine'] = {
-        'processor': platform.processor() or platform.machine(),
+        'processor': processor_name(),
         'cores': os.cpu_count(),
         'load_before': os.getloadavg()[0],
         'threads': args.threads,
@@ -90,22 +107,34 @@ def read_frames(folder: Path, count: int) -> list[Frame]:
     return [Frame(np.asarray(pictures[i % len(pictures)], np.uint8)) for i in range(count)]
 
 
-def bundle_runner(
-    bundle: Bundle, network: NetworkFile, engine: str, threads: int, confidence: float
-) -> Callable[[Frame], Answer]:
-    detector = ConeDetector(bundle.card, open_network(bundle, network, engine, threads))
+def bundle_runner(bundle: Bundle, engine: Engine, confidence: float) -> Runner:
+    detector = ConeDetector(bundle.card, engine)
     filters = Filters(thresholds=dict.fromkeys(bundle.card.class_names, confidence))
+    pool = ThreadPoolExecutor(detector.at_once)
 
-    def run(frame: Frame) -> Answer:
+    def search(frame: Frame) -> Answer:
         (found,), times = detector.detect([frame], filters)
         return found, (times.preprocess_ms, times.inference_ms, times.decode_ms)
+
+    def run(frames: Sequence[Frame]) -> list[Answer]:
+        return list(pool.map(search, frames) if detector.at_once > 1 else map(search, frames))
 
     return run
 
 
-def ultralytics_runner(
-    weights: Path, bundle: Bundle, threads: int, confidence: float
-) -> Callable[[Frame], Answer]:
+def two_at_once(bundle: Bundle, threads: int, confidence: float) -> dict[str, Runner]:
+    """OpenVINO's networks in two streams: half of the threads for each picture."""
+    arithmetics: tuple[Arithmetic, ...] = ('float32', 'bfloat16')[: 1 + computes_bfloat16()]
+    runners = {}
+    for network in networks_for_cpu(bundle.card, 1):
+        for arithmetic in arithmetics:
+            engine = open_network(bundle, network, 'openvino', threads, arithmetic, streams=2)
+            name = f'openvino {engine.info.computes_in}{TWO_AT_ONCE}'
+            runners[name] = bundle_runner(bundle, engine, confidence)
+    return runners
+
+
+def ultralytics_runner(weights: Path, bundle: Bundle, threads: int, confidence: float) -> Runner:
     """`predict` as a user calls it; its rectangles make 384x640 of a 720p picture."""
     from training.ultralytics_cpu import prepare_ultralytics
 
@@ -118,7 +147,7 @@ def ultralytics_runner(
     model.predict(np.zeros((720, 1280, 3), np.uint8), imgsz=size, verbose=False, device='cpu')
     torch.set_num_threads(threads)  # after the first call: that sets its own number
 
-    def run(frame: Frame) -> Answer:
+    def search(frame: Frame) -> Answer:
         (found,) = model.predict(
             frame.bgr,
             imgsz=size,
@@ -137,32 +166,35 @@ def ultralytics_runner(
             None,
         )
 
-    return run
+    return lambda frames: [search(frame) for frame in frames]
 
 
-def measure(
-    runners: dict[str, Callable[[Frame], Answer]], frames: Sequence[Frame]
-) -> dict[str, Any]:
-    """Run every runner on every frame, in turns that start with another one each round."""
+def measure(runners: dict[str, Runner], frames: Sequence[Frame], in_a_row: int) -> dict[str, Any]:
+    """Run every runner on every frame, in turns that start with another one each round.
+
+    in_a_row: frames that a runner gets in its turn, one right after the other.
+    """
     names = list(runners)
     total_ms: dict[str, list[float]] = {name: [] for name in names}
     stations: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
     answers: dict[str, list[Detections]] = {name: [] for name in names}
-    for index, frame in enumerate(tqdm(frames, unit='round')):
+    rounds = [frames[start : start + in_a_row] for start in range(0, len(frames), in_a_row)]
+    for index, of_round in enumerate(tqdm(rounds, unit='round')):
         shift = index % len(names)
         for name in names[shift:] + names[:shift]:
             time.sleep(REST_S)
             started = time.perf_counter()
-            found, times = runners[name](frame)
+            found = runners[name](of_round)
             took_ms = (time.perf_counter() - started) * 1e3
             if index >= WARM_UP_ROUNDS:
-                total_ms[name].append(took_ms)
-                answers[name].append(found)
-                if times is not None:
-                    stations[name].append(times)
+                total_ms[name].append(took_ms / len(of_round))
+                answers[name] += [cones for cones, _ in found]
+                stations[name] += [times for _, times in found if times is not None]
     peer_ms = statistics.median(total_ms[PEER])
+    reference = next(name for name in REFERENCES if name in runners)
     return {
-        'rounds': len(frames) - WARM_UP_ROUNDS,
+        'rounds': len(rounds) - WARM_UP_ROUNDS,
+        'in_a_row': in_a_row,
         'runners': {
             name: {
                 'median_ms': statistics.median(total_ms[name]),
@@ -179,7 +211,7 @@ def measure(
                     if stations[name]
                     else None
                 ),
-                'against_fp32': difference(answers[REFERENCE], answers[name]),
+                'against_fp32': difference(answers[reference], answers[name]),
             }
             for name in names
         },
@@ -208,10 +240,11 @@ def difference(reference: Sequence[Detections], found: Sequence[Detections]) -> 
 
 def print_table(result: dict[str, Any]) -> None:
     print(
-        f'medians of {result["rounds"]} interleaved rounds, {result["machine"]["threads"]} threads'
+        f'medians of {result["rounds"]} interleaved rounds, {result["in_a_row"]} in a row, '
+        f'{result["machine"]["threads"]} threads'
     )
     print(
-        f'{"":26}{"ms":>8}{"p90":>8}{"faster":>8}  preprocess, network, decode'
+        f'{"":38}{"ms":>8}{"p90":>8}{"faster":>8}  preprocess, network, decode'
         f'{"missed":>10}{"extra":>7}{"IoU":>7}{"score":>8}'
     )
     for name, entry in result['runners'].items():
@@ -219,7 +252,7 @@ def print_table(result: dict[str, Any]) -> None:
         text = ', '.join(f'{v:.2f}' for v in parts.values()) if parts else ''
         other = entry['against_fp32']
         print(
-            f'{name:26}{entry["median_ms"]:8.1f}{entry["p90_ms"]:8.1f}'
+            f'{name:38}{entry["median_ms"]:8.1f}{entry["p90_ms"]:8.1f}'
             f'{entry["times_faster_than_peer"]:7.1f}x  {text:27}{other["missed"]:10}'
             f'{other["extra"]:7}{other["mean_iou"]:7.3f}{other["mean_score_error"]:8.3f}'
         )
