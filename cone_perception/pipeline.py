@@ -75,7 +75,7 @@ class ConeDetector:
         grey = np.full((self.card.height_px, self.card.width_px, 3), PAD_VALUE, np.uint8)
         batch, streams = [Frame(grey)] * self.batch, self.engine.info.at_once
         with ThreadPoolExecutor(streams) as pool:
-            list(pool.map(lambda _: self.detect(batch, Filters()), range(streams)))
+            list(pool.map(lambda _: self.detect(batch, Filters()), range(2 * streams)))
 
     def detect(
         self,

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -138,3 +140,30 @@ def test_engine_is_free_before_the_answer_is_decoded(bundles, monkeypatch):
     with open_detector(bundles) as detector:
         detector.detect([picture(BLUE)], Filters(), lambda: told.append('free'))
     assert told == ['free', 'decode']
+
+
+FIRST_RUNS = """
+import sys, threading
+import numpy as np
+from cone_perception.engines import open_engine
+from cone_perception.model_card import read_bundle
+from pathlib import Path
+
+engine = open_engine(read_bundle(Path(sys.argv[1])), 'openvino', streams=2)
+pictures = np.zeros((1, 384, 640, 3), np.uint8)
+ready = threading.Barrier(2)
+threads = [threading.Thread(target=lambda: (ready.wait(), engine.run(pictures))) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.slow
+def test_first_runs_of_two_threads_do_not_wait_for_each_other(bundles):
+    """Without the engine's lock every eighth process or so hung for ever, in OpenVINO's binding."""
+    folder = bundles['anchors', 1].folder
+    for _ in range(10):
+        command = [sys.executable, '-c', FIRST_RUNS, str(folder)]
+        subprocess.run(command, check=True, timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -15,6 +16,10 @@ from cone_perception.engines import EngineInfo, class_names_from
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import Arithmetic, NetworkFile, Preprocessing
 from cone_perception.types import Float32, UInt8
+
+_first_run = threading.Lock()
+"""OpenVINO's binding fills tables at the first run. Two threads that come there at once wait for
+each other for ever: one has the table and wants Python's lock, the other the reverse (2026.4)."""
 
 
 class OpenVinoEngine:
@@ -55,6 +60,7 @@ class OpenVinoEngine:
             raise EngineError(
                 f'OpenVINO cannot compile {path.name}: {_first_line(error)}'
             ) from error
+        self._has_run = False
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         for _ in range(streams):
             self._idle.put(compiled.create_infer_request())
@@ -71,6 +77,14 @@ class OpenVinoEngine:
         )
 
     def run(self, pictures: UInt8) -> Float32:
+        if self._has_run:
+            return self._infer(pictures)
+        with _first_run:
+            answer = self._infer(pictures)
+        self._has_run = True
+        return answer
+
+    def _infer(self, pictures: UInt8) -> Float32:
         request = self._idle.get()
         try:
             request.infer([pictures], share_inputs=True)
