@@ -74,8 +74,10 @@ class ConeDetector:
         """Run on grey, every stream once, so that no real frame is slower than the others."""
         grey = np.full((self.card.height_px, self.card.width_px, 3), PAD_VALUE, np.uint8)
         batch, streams = [Frame(grey)] * self.batch, self.engine.info.at_once
-        with ThreadPoolExecutor(streams) as pool:
-            list(pool.map(lambda _: self.detect(batch, Filters()), range(2 * streams)))
+        self.detect(batch, Filters())
+        if streams > 1:
+            with ThreadPoolExecutor(streams) as pool:
+                list(pool.map(lambda _: self.detect(batch, Filters()), range(streams)))
 
     def detect(
         self,

@@ -136,14 +136,16 @@ class Observer:
         self._stamp_ns = time.time_ns()
 
     def close(self) -> None:
-        self._done.set()  # not shutdown(): it frees what the thread waits for
+        # Woken by a task, not by shutdown(), which frees what the thread waits for.
+        self._done.set()
+        self._executor.create_task(lambda: None)
         self._thread.join()
         self._executor.shutdown()
         self.node.destroy_node()
 
     def _spin(self) -> None:
         while not self._done.is_set():
-            self._executor.spin_once(timeout_sec=0.05)
+            self._executor.spin_once()
 
     def listen(self, topic: str, message_type: type, qos: QoSProfile = RELIABLE) -> list[Any]:
         """Messages of a topic, kept from the first call on."""
