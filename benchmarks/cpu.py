@@ -7,8 +7,8 @@ what else the machine does falls on all alike; compare the ratios. Detections of
 with FP32's in OpenVINO, or those of FP16 where a bundle has no FP32.
 
 In its turn a runner gets one picture after a rest, as from a camera (--in-a-row 1), or several
-without one, as from a film; then the fastest is also given two at a time, as `detect` and the node
-work, on the same threads. Needs the extras train and cpu.
+without one, as from a film; then OpenVINO's networks are also given two at a time, as `detect` and
+the node work, on the same threads. Needs the extras train and cpu.
 """
 
 from __future__ import annotations
