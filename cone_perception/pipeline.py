@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -80,14 +80,10 @@ class ConeDetector:
                 list(pool.map(lambda _: self.detect(batch, Filters()), range(streams)))
 
     def detect(
-        self,
-        frames: Sequence[Frame | CameraPicture],
-        filters: Filters,
-        on_inferred: Callable[[], None] = lambda: None,
+        self, frames: Sequence[Frame | CameraPicture], filters: Filters
     ) -> tuple[list[Detections], StationTimes]:
         """Find the cones in up to `batch` frames, in source pixels, best score first.
 
-        on_inferred: called when the engine is free for the next frames, before these are decoded.
         Raises EngineError, ModelError or, for a camera's picture that cannot be read, ImageError;
         then there is no answer for any of the frames.
         """
@@ -105,7 +101,6 @@ class ConeDetector:
             with self._turn():
                 in_network = self._frame_engine.detect(pictures, thresholds, self.card.nms_iou)
             inferred = time.monotonic_ns()
-            on_inferred()
         else:
             with self._turn() as batch:
                 for letterbox, frame, picture in zip(boxes, frames, batch, strict=False):
@@ -113,7 +108,6 @@ class ConeDetector:
                 prepared = time.monotonic_ns()
                 outputs = self.engine.run(batch)
                 inferred = time.monotonic_ns()
-            on_inferred()
             in_network = [
                 decode(output, self.card.output_layout, thresholds, self.card.nms_iou)
                 for output in outputs[: len(frames)]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception import pipeline
 from cone_perception.engines import open_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
@@ -131,15 +130,6 @@ def test_two_streams_answer_two_threads_each_its_own_picture(bundles):
         found = list(pool.map(lambda n: detector.detect([pictures[n % 2]], Filters()), range(40)))
     expected = ['blue_cone', 'yellow_cone']
     assert [CLASS_NAMES[cones.class_id[0]] for ((cones,), _) in found] == expected * 20
-
-
-def test_engine_is_free_before_the_answer_is_decoded(bundles, monkeypatch):
-    told = []
-    decode = pipeline.decode
-    monkeypatch.setattr(pipeline, 'decode', lambda *given: told.append('decode') or decode(*given))
-    with open_detector(bundles) as detector:
-        detector.detect([picture(BLUE)], Filters(), lambda: told.append('free'))
-    assert told == ['free', 'decode']
 
 
 FIRST_RUNS = """

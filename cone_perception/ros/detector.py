@@ -490,12 +490,11 @@ class DetectorNode(LifecycleNode):
     def _answer(
         self,
         waiting: list[Waiting[Arrival]],
-        let_next_in: Callable[[], None],
         wait_for_turn: Callable[[], None],
     ) -> None:
         """Worker's threads: from messages to answers. A failure counts, and publishes nothing.
 
-        let_next_in, wait_for_turn: see Worker.
+        wait_for_turn: see Worker.
         """
         health, detector, settings = self._health, self._detector, self._settings
         worker = self._worker
@@ -520,12 +519,7 @@ class DetectorNode(LifecycleNode):
             if start:  # until now it has waited for the batch before it
                 started_ns = time.monotonic_ns()
             try:
-                last = start + settings.batch >= len(jobs)
-                found, times = detector.detect(
-                    [job.frame for job in batch],
-                    settings.filters,
-                    let_next_in if last else lambda: None,
-                )
+                found, times = detector.detect([job.frame for job in batch], settings.filters)
             except EngineLostError as error:
                 self._fail(frames, started_ns, str(error))
                 self._lose(error)

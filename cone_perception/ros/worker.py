@@ -17,18 +17,17 @@ T = TypeVar('T')
 class Worker(Generic[T]):
     """Hands what the inbox gives out to `answer`, one batch in a thread.
 
-    `answer` gets a batch and two functions. `let_next_in` lets the next batch be taken while this
-    one is finished, so that a network never waits for what comes after it; as many as `at_once` are
-    under way before that call. `wait_for_turn` returns when every batch taken before is done with:
-    what comes after it is done in the order of the frames. `answer` must not raise: an exception
-    would end its thread.
+    `answer` gets a batch, and `wait_for_turn`, which returns when every batch taken before is done
+    with: what comes after it is done in the order of the frames. `answer` must not raise: an
+    exception would end its thread. One thread sees a frame through, because handing it on would
+    mean waiting for another thread to be woken: on busy cores that takes as long as a network.
     """
 
     def __init__(
         self,
         inbox: Inbox[T],
-        answer: Callable[[list[Waiting[T]], Callable[[], None], Callable[[], None]], None],
-        at_once: int = 1,
+        answer: Callable[[list[Waiting[T]], Callable[[], None]], None],
+        threads: int = 1,
     ) -> None:
         self._inbox = inbox
         self._answer = answer
@@ -36,13 +35,10 @@ class Worker(Generic[T]):
         self._frames = threading.Condition(lock)
         self._turns = threading.Condition(lock)
         self._under_way: deque[object] = deque()
-        self._before_next: set[object] = set()
-        self._at_once = at_once
         self._stopping = False
         # Daemons, because a network that hangs must not keep the process from ending.
         self._threads = [
-            threading.Thread(target=self._work, name='worker', daemon=True)
-            for _ in range(at_once + 1)
+            threading.Thread(target=self._work, name='worker', daemon=True) for _ in range(threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -74,31 +70,17 @@ class Worker(Generic[T]):
             turn = object()
             with self._frames:
                 batch: list[Waiting[T]] = []
-                while not self._stopping and not (batch := self._take()):
+                while not self._stopping and not (batch := self._inbox.take()):
                     self._frames.wait()
                 if self._stopping:
                     return
                 self._under_way.append(turn)
-                self._before_next.add(turn)
             try:
-                self._answer(
-                    batch,
-                    functools.partial(self._let_next_in, turn),
-                    functools.partial(self._wait_for, turn),
-                )
+                self._answer(batch, functools.partial(self._wait_for, turn))
             finally:
-                self._let_next_in(turn)
                 with self._turns:
                     self._under_way.remove(turn)
                     self._turns.notify_all()
-
-    def _take(self) -> list[Waiting[T]]:
-        return self._inbox.take() if len(self._before_next) < self._at_once else []
-
-    def _let_next_in(self, turn: object) -> None:
-        with self._frames:
-            self._before_next.discard(turn)
-            self._frames.notify()
 
     def _wait_for(self, turn: object) -> None:
         with self._turns:
