@@ -128,9 +128,11 @@ def test_age_is_held_against_the_run_before_and_the_own_one(benchmark) -> None:
         frame(0, wait_ms=0, run_ms=20),
         frame(1, wait_ms=16, run_ms=10),  # 1 + 16 + 10 + 3 = 30 of 31 ms
         frame(2, wait_ms=8, run_ms=10),  # 22 of 21 ms
+        frame(3, wait_ms=50, run_ms=10),  # the last one, which no newer one pushes out
     ]
     ages = benchmark.age_when_faster([Pass(Pace('hz', hz=60), frames)])
     assert ages['frames'] == 2
+    assert ages['older_than_bound'] == 1
     assert ages['within_bound_share'] == 0.5
     assert ages['age_p50_ms'] == pytest.approx(26)
     assert ages['wait_p50_ms'] == pytest.approx(12)

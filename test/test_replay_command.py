@@ -165,6 +165,7 @@ def test_file_that_holds_no_settings_is_named(text: str, says: str, tmp_path: Pa
     ('options', 'says'),
     [
         (('--node-command', 'mine'), 'belong to'),
+        (('--launch-prefix', 'nice'), 'belong to'),
         (('--stamps', 'recorded'), '--through ros'),
         (('--thresholds', 'red_cone:0.3'), 'red_cone'),
         (('--topic', '/nowhere'), '/nowhere'),

@@ -20,7 +20,7 @@ from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from cone_perception.bags import COMPRESSED_IMAGE, IMAGE, _image_message, bag_types
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.model_card import read_bundle
-from cone_perception.replay.processes import private_domain
+from cone_perception.replay.processes import ProcessError, private_domain
 from cone_perception.replay.ros_way import (
     Answers,
     NodeCommand,
@@ -181,6 +181,20 @@ def test_node_that_dies_ends_the_play_with_its_last_words(tmp_path, planted):
     assert 'planted death' in problem
     assert fates(play)['answered'] >= 5
     assert play.frames[-1].fate == 'unknown'
+
+
+@pytest.mark.ros
+def test_node_is_started_by_another_command(tmp_path, bundle):
+    drive = write_drive(tmp_path / 'bag', {'front': 6})
+    told = tmp_path / 'told by the prefix'
+    prefix = f"""sh -c 'echo "$@" > "{told}"; exec "$@"' sh"""
+    node = our_node(drive, bundle, EVERY_FRAME).started_by(prefix)
+    play = play_through_ros(drive, Pace('fast'), node, tmp_path / 'out')
+    assert fates(play) == {'answered': 6}
+    assert 'cone_perception.cli node' in told.read_text()
+    refused = node.started_by('chrt --rr 1000')
+    with pytest.raises(ProcessError, match='chrt'):
+        play_through_ros(drive, Pace('fast'), refused, tmp_path / 'refused')
 
 
 @pytest.mark.ros

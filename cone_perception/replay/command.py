@@ -106,6 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_many_arguments(more)
     more.add_argument('--no-overhead', action='store_true', help='leave out the run with an echo')
     more.add_argument('--domain', type=int, help='ROS_DOMAIN_ID (one of its own)')
+    more.add_argument(
+        '--launch-prefix',
+        default='',
+        metavar='COMMAND',
+        help="starts the node's process, as for ros2 launch: 'chrt --rr 10' (nothing)",
+    )
     other = parser.add_argument_group("somebody else's node")
     other.add_argument(
         '--node-command', help='measure this one, that publishes vision_msgs/Detection2DArray'
@@ -235,6 +241,7 @@ def open_way(
             )
         else:
             node = our_node(drive, bundle, _as_parameters(settings))
+        node = node.started_by(args.launch_prefix)
         yield ThroughRos(drive, node, args.out, args.domain, args.stamps)
         return
     placed = place_network(bundle, settings, print_event)
@@ -469,7 +476,9 @@ def _check_way(args: argparse.Namespace, settings: DetectorSettings) -> None:
                 'rclpy is not installed, so nothing can be sent through ROS. Source ROS 2, or '
                 "pip install 'cone_perception[ros]'; --through pipeline needs none."
             )
-    elif args.node_command or args.stamps == 'recorded':
-        raise SettingsError('--node-command and --stamps recorded belong to --through ros')
+    elif args.node_command or args.launch_prefix or args.stamps == 'recorded':
+        raise SettingsError(
+            '--node-command, --launch-prefix and --stamps recorded belong to --through ros'
+        )
     if bool(args.node_command) != bool(args.detections):
         raise SettingsError('--node-command and --detections belong together')

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import shutil
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -84,6 +85,10 @@ class NodeCommand:
     ready: str | None = None
     refuses: str | None = None
     pairs: bool = False
+
+    def started_by(self, prefix: str) -> NodeCommand:
+        """The same node, its process started by another command, as `taskset -c 0`."""
+        return replace(self, command=(*shlex.split(prefix), *self.command))
 
 
 def our_node(
