@@ -8,7 +8,6 @@ alike: a ratio is the median over the rounds of both figures of one round. The n
 
 ours          cone-perception node with BUNDLE, on the CPU
 one core      the same, pinned to one core: for its own cost
-real time     with --real-time, the same with real-time priority, where input is faster than it
 straight      benchmarks/peer_node.py with the weights, in FP32
 others        --node NAME=COMMAND: any node that answers the pictures of {image} with
               vision_msgs/Detection2DArray on {detections}
@@ -41,7 +40,7 @@ from cone_perception.replay.ros_way import NodeCommand, our_node, play_through_r
 from cone_perception.replay.statistics import load_figures, pass_figures
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 
-OURS, ONE_CORE, REAL_TIME, STRAIGHT = 'ours', 'one core', 'real time', 'straight'
+OURS, ONE_CORE, STRAIGHT = 'ours', 'one core', 'straight'
 PEER_READY = 'active: listening'
 """What peer_node.py logs when it is warm and subscribed."""
 
@@ -93,9 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         '--faster-hz', type=float, default=120.0, help='a rate that our engine does not reach'
     )
-    parser.add_argument(
-        '--real-time', action='store_true', help='needs the right to run `chrt --rr 10`'
-    )
     parser.add_argument('--node', action='append', default=[], metavar='NAME=COMMAND')
     parser.add_argument('--json', type=Path)
     parser.add_argument('--plots', type=Path, help='folder for charts (PNG)')
@@ -113,7 +109,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             contenders,
             args.rounds,
             args.faster_hz,
-            args.real_time,
         )
         for bag in args.bag
     ]
@@ -172,27 +167,12 @@ def _foreign_node(drive: Drive, bundle: Bundle, command: tuple[str, ...]) -> Nod
 
 
 def measure(
-    drive: Drive,
-    contenders: Sequence[Contender],
-    rounds: int,
-    faster_hz: float,
-    real_time: bool,
+    drive: Drive, contenders: Sequence[Contender], rounds: int, faster_hz: float
 ) -> Measured:
     """All passes over one drive."""
     paces = {FAST: Pace('fast'), '15 Hz': Pace('hz', hz=15), '30 Hz': Pace('hz', hz=30)}
     ours = contenders[0].command_for(drive)
-    alone = {
-        (OURS, f'{faster_hz:g} Hz'): (ours, Pace('hz', hz=faster_hz)),
-        (ONE_CORE, f'{ONE_CORE_HZ:g} Hz'): (
-            ours.started_by('taskset -c 0'),
-            Pace('hz', hz=ONE_CORE_HZ),
-        ),
-    }
-    if real_time:
-        alone[REAL_TIME, f'{faster_hz:g} Hz'] = (
-            ours.started_by('chrt --rr 10'),
-            Pace('hz', hz=faster_hz),
-        )
+    pinned = ours.started_by('taskset -c 0')
     passes: dict[tuple[str, str], list[Pass]] = {}
 
     def play(name: str, node: NodeCommand, pace_name: str, pace: Pace) -> None:
@@ -208,8 +188,8 @@ def measure(
         for pace_name, pace in paces.items():
             for contender in (*contenders[shift:], *contenders[:shift]):
                 play(contender.name, contender.command_for(drive), pace_name, pace)
-        for (name, pace_name), (node, pace) in alone.items():
-            play(name, node, pace_name, pace)
+        play(OURS, ours, f'{faster_hz:g} Hz', Pace('hz', hz=faster_hz))
+        play(ONE_CORE, pinned, f'{ONE_CORE_HZ:g} Hz', Pace('hz', hz=ONE_CORE_HZ))
     return Measured(drive, passes)
 
 
@@ -248,7 +228,7 @@ def summarise(measured: Measured, card: ModelCard, faster: str) -> dict[str, Any
             ],
         }
         for name in names
-        if name not in (OURS, ONE_CORE, REAL_TIME)
+        if name not in (OURS, ONE_CORE)
         for figure, pace, title in COMPARED
     ]
     return {
@@ -257,15 +237,11 @@ def summarise(measured: Measured, card: ModelCard, faster: str) -> dict[str, Any
         'accuracy': [
             accuracy_beside(measured, name, card)
             for name in names
-            if name not in (OURS, ONE_CORE, REAL_TIME) and measured.drive.truth is not None
+            if name not in (OURS, ONE_CORE) and measured.drive.truth is not None
         ],
         'figures': {f'{name}, {pace}': values for (name, pace), values in together.items()},
         'per_round': {f'{name}, {pace}': values for (name, pace), values in per_round.items()},
-        'age_when_faster': {
-            name: age_when_faster(measured.passes[name, faster])
-            for name in (OURS, REAL_TIME)
-            if (name, faster) in measured.passes
-        },
+        'age_when_faster': age_when_faster(measured.passes[OURS, faster]),
         'faster': faster,
     }
 
@@ -427,16 +403,15 @@ def print_tables(result: Mapping[str, Any]) -> None:
                     for what in ACCURACY
                 ],
             )
-        for name, age in drive['age_when_faster'].items():
-            print(
-                f'\nInput at {drive["faster"]}, {name}: age at publishing p50 '
-                f'{age["age_p50_ms"]:.1f} ms, p99 {age["age_p99_ms"]:.1f} ms; the run of the '
-                f'network p50 {age["inference_p50_ms"]:.1f} ms, p99 '
-                f'{age["inference_p99_ms"]:.1f} ms; {age["older_than_bound"]:.0f} of '
-                f'{age["frames"]} answers are older than two runs and their transport '
-                f'({age["within_bound_share"]:.2%} are not; the 99th percentile of age over that '
-                f'is {age["p99_of_age_over_bound"]:.2f}).'
-            )
+        age = drive['age_when_faster']
+        print(
+            f'\nInput at {drive["faster"]}: age at publishing p50 {age["age_p50_ms"]:.1f} ms, p99 '
+            f'{age["age_p99_ms"]:.1f} ms; the run of the network p50 '
+            f'{age["inference_p50_ms"]:.1f} ms, p99 {age["inference_p99_ms"]:.1f} ms; '
+            f'{age["older_than_bound"]:.0f} of {age["frames"]} answers are older than two runs '
+            f'and their transport; the 99th percentile of age over that is '
+            f'{age["p99_of_age_over_bound"]:.2f}.'
+        )
 
 
 def _both(figures: Mapping[str, float], name: str) -> str:
@@ -468,8 +443,7 @@ def draw(folder: Path, result: Mapping[str, Any]) -> None:
         name = Path(str(drive['bag']['path'])).name
         figures = drive['figures']
         nodes = list(dict.fromkeys(key.rpartition(', ')[0] for key in figures))
-        for alone in {ONE_CORE, REAL_TIME} & set(nodes):
-            nodes.remove(alone)
+        nodes.remove(ONE_CORE)
         page = Figure(figsize=(12, 3.4), layout='constrained')
         FigureCanvasAgg(page)
         for axes, (figure, paces, title) in zip(page.subplots(1, len(panels)), panels, strict=True):
