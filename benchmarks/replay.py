@@ -178,7 +178,7 @@ def measure(
     """All passes over one drive."""
     paces = {FAST: Pace('fast'), '15 Hz': Pace('hz', hz=15), '30 Hz': Pace('hz', hz=30)}
     ours = contenders[0].command_for(drive)
-    pinned = ours.started_by('taskset -c 0')
+    pinned = ours.started_by('taskset', '-c', '0')
     passes: dict[tuple[str, str], list[Pass]] = {}
 
     def play(name: str, node: NodeCommand, pace_name: str, pace: Pace) -> None:

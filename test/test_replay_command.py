@@ -184,6 +184,15 @@ def test_what_cannot_be_done_is_said_before_anything_runs(
     assert not (tmp_path / 'out').exists()
 
 
+def test_command_line_that_is_none_is_refused(
+    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip('rclpy')
+    line = (drive, '--model', bundle, '--out', tmp_path / 'out')
+    assert replay(*line, '--launch-prefix', "chrt '--rr") == 1
+    assert '--launch-prefix is no command line' in capsys.readouterr().err
+
+
 def test_search_tells_the_highest_rate(
     drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -187,14 +187,17 @@ def test_node_that_dies_ends_the_play_with_its_last_words(tmp_path, planted):
 def test_node_is_started_by_another_command(tmp_path, bundle):
     drive = write_drive(tmp_path / 'bag', {'front': 6})
     told = tmp_path / 'told by the prefix'
-    prefix = f"""sh -c 'echo "$@" > "{told}"; exec "$@"' sh"""
-    node = our_node(drive, bundle, EVERY_FRAME).started_by(prefix)
-    play = play_through_ros(drive, Pace('fast'), node, tmp_path / 'out')
+    script = 'echo "$@" > "$0"; exec "$@"'
+    node = our_node(drive, bundle, EVERY_FRAME)
+    started = node.started_by('sh', '-c', script, str(told))
+    play = play_through_ros(drive, Pace('fast'), started, tmp_path / 'out')
     assert fates(play) == {'answered': 6}
     assert 'cone_perception.cli node' in told.read_text()
-    refused = node.started_by('chrt --rr 1000')
-    with pytest.raises(ProcessError, match='chrt'):
+    refused = node.started_by('sh', '-c', 'echo no right to do that; exit 1')
+    with pytest.raises(ProcessError, match='no right to do that'):
         play_through_ros(drive, Pace('fast'), refused, tmp_path / 'refused')
+    with pytest.raises(ProcessError, match='node cannot be started: no-such-command'):
+        play_through_ros(drive, Pace(), node.started_by('no-such-command'), tmp_path / 'none')
 
 
 @pytest.mark.ros

@@ -235,13 +235,13 @@ def open_way(
                 )
             names = [camera.name for camera in drive.cameras]
             node = NodeCommand(
-                command=tuple(shlex.split(args.node_command)),
+                command=_words('--node-command', args.node_command),
                 detections=dict(zip(names, topics, strict=True)),
                 class_names=bundle.card.class_names,
             )
         else:
             node = our_node(drive, bundle, _as_parameters(settings))
-        node = node.started_by(args.launch_prefix)
+        node = node.started_by(*_words('--launch-prefix', args.launch_prefix))
         yield ThroughRos(drive, node, args.out, args.domain, args.stamps)
         return
     placed = place_network(bundle, settings, print_event)
@@ -250,6 +250,13 @@ def open_way(
     with ConeDetector(bundle.card, placed.engine) as detector:
         detector.warm_up()
         yield ThroughPipeline(drive, detector, settings.filters)
+
+
+def _words(option: str, text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise SettingsError(f'{option} is no command line, {error}: {text}') from error
 
 
 class Replay:

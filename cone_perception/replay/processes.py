@@ -40,19 +40,25 @@ class ProcessGroup:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str], show: bool = False) -> None:
-        """Start a process. show: its stderr, a progress bar say, goes to the terminal too."""
+        """Start a process. show: its stderr, a progress bar say, goes to the terminal too.
+
+        Raises ProcessError where there is no such command.
+        """
         log = self._log(name).open('wb')
         with log:
             # A session of its own: Ctrl-C reaches this process only, which ends them in order.
-            self._running[name] = subprocess.Popen(
-                command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=None if show else subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )
+            try:
+                self._running[name] = subprocess.Popen(
+                    command,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=None if show else subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=_end_with_parent,
+                )
+            except OSError as error:
+                raise ProcessError(f'{name} cannot be started: {command[0]}: {error}.') from error
 
     def wait(self, name: str, timeout_s: float) -> None:
         """Wait until a process has ended well. Raises ProcessError when any other one ends."""

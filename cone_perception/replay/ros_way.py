@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import shutil
 import time
 from collections import defaultdict, deque
@@ -86,9 +85,9 @@ class NodeCommand:
     refuses: str | None = None
     pairs: bool = False
 
-    def started_by(self, prefix: str) -> NodeCommand:
-        """The same node, its process started by another command, as `taskset -c 0`."""
-        return replace(self, command=(*shlex.split(prefix), *self.command))
+    def started_by(self, *prefix: str) -> NodeCommand:
+        """The same node, its process started by another command, as ('taskset', '-c', '0')."""
+        return replace(self, command=(*prefix, *self.command))
 
 
 def our_node(
