@@ -157,8 +157,10 @@ def test_offline_run_writes_everything_below_its_folder_and_reaches_no_host(
     pytest.importorskip('wandb')
     cv2 = pytest.importorskip('cv2')
     numpy = pytest.importorskip('numpy')
-    listener = socket.create_server(('127.0.0.1', 0))
-    address = f'http://127.0.0.1:{listener.getsockname()[1]}'
+    # An address of its own: at 127.0.0.1 somebody else once called, perhaps of an old port.
+    host = '127.61.3.9'
+    listener = socket.create_server((host, 0))
+    address = f'http://{host}:{listener.getsockname()[1]}'
     monkeypatch.setenv('WANDB_BASE_URL', address)
     for name in ('HTTP_PROXY', 'HTTPS_PROXY', 'http_proxy', 'https_proxy', 'ALL_PROXY'):
         monkeypatch.setenv(name, address)
