@@ -51,6 +51,14 @@ def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT
     raise AssertionError(f'waited {timeout_s} s in vain for {what}')
 
 
+def ask(client: Any, request: Any, timeout_s: float) -> Any:
+    """The answer of a service, None where none comes in time. Another thread must spin."""
+    answered = threading.Event()
+    future = client.call_async(request)
+    future.add_done_callback(lambda _: answered.set())
+    return future.result() if answered.wait(timeout_s) else None
+
+
 class NodeProcess:
     """`cone-perception node` with these ROS arguments, on the CPU unless they say otherwise."""
 
@@ -83,7 +91,10 @@ class NodeProcess:
         return self._log.read_text()
 
     def wait_for_output(self, text: str) -> None:
-        wait_for(lambda: text in self.output or not self.is_alive(), f'{text!r} in the log')
+        try:
+            wait_for(lambda: text in self.output or not self.is_alive(), f'{text!r} in the log')
+        except AssertionError as error:
+            raise AssertionError(f'{error}:\n{self.output}') from error
         assert text in self.output, self.output
 
     def is_alive(self) -> bool:
@@ -171,17 +182,30 @@ class Observer:
         return self._stamp_ns
 
     def call(self, service: str, kind: Any, request: Any) -> Any:
-        client = self.node.create_client(kind, service)
-        assert client.wait_for_service(TIMEOUT_S), f'no service {service}'
-        future = client.call_async(request)
-        answer = wait_for(lambda: future.done() and future.result(), f'the answer of {service}')
-        self.node.destroy_client(client)
-        return answer
+        """The answer to a request that does no harm when it comes twice.
+
+        Now and then a client has found a node that has not found the client yet: its answer gets
+        lost, so the request is repeated.
+        """
+        with self._client(service, kind) as client:
+            return wait_for(lambda: ask(client, request, 2), f'the answer of {service}')
 
     def change_state(self, node: str, transition: str) -> bool:
         request = ChangeState.Request()
         request.transition.id = TRANSITIONS[transition]
-        return bool(self.call(f'{node}/change_state', ChangeState, request).success)
+        service = f'{node}/change_state'
+        with self._client(service, ChangeState) as client:
+            self.state(node)  # a client announced later was found: so was this one
+            answer = ask(client, request, TIMEOUT_S)
+            assert answer, f'waited {TIMEOUT_S} s in vain for the answer of {service}'
+            return bool(answer.success)
+
+    @contextmanager
+    def _client(self, service: str, kind: Any) -> Iterator[Any]:
+        client = self.node.create_client(kind, service)
+        assert client.wait_for_service(TIMEOUT_S), f'no service {service}'
+        yield client
+        self.node.destroy_client(client)
 
     def state(self, node: str) -> str:
         answer = self.call(f'{node}/get_state', GetState, GetState.Request())

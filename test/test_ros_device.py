@@ -411,7 +411,9 @@ class Pipelined:
         script = folder / 'two_at_once.py'
         script.write_text(TWO_AT_ONCE)
         self.release = folder / 'release'
-        self.process = start(folder, 'two', str(script), str(self.release))
+        # Each picture counts: one that gets lost on the way is sent again.
+        given = {'reliability': 'reliable'}
+        self.process = start(folder, 'two', str(script), str(self.release), **given)
         self.process.wait_for_output('active: listening')
         self._observer = observer
         self._answers = observer.listen('/two/camera/detections', Detection2DArray)
@@ -433,7 +435,7 @@ class Pipelined:
         self.sent[stamp_ns] = grey
         self._publisher.publish(picture(grey, stamp_ns))
         if taken:
-            wait_for(lambda: f'in {grey}.' in self.process.output, f'the engine to take {grey}')
+            self.process.wait_for_output(f'in {grey}.')
 
     def wait_for_answers(self, count):
         """The greys that were answered, in the order of the answers."""
