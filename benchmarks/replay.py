@@ -346,7 +346,6 @@ def age_when_faster(passes: Sequence[Pass]) -> dict[str, float]:
         'wait_p50_ms': float(np.median(waits)),
         'wait_p99_ms': float(np.percentile(waits, 99)),
         'older_than_bound': float((age > bound).sum()),
-        'within_bound_share': float((age <= bound).mean()),
         'p99_of_age_over_bound': float(np.percentile(age / bound, 99)),
     }
 

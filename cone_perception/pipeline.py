@@ -71,7 +71,10 @@ class ConeDetector:
         return self.engine.info.at_once if self._frame_engine is None else 2
 
     def warm_up(self) -> None:
-        """Run on grey, every stream once, so that no real frame is slower than the others."""
+        """Run on grey, every stream once, so that no real frame is slower than the others.
+
+        Once alone before: an engine may hold back others until its first run is done.
+        """
         grey = np.full((self.card.height_px, self.card.width_px, 3), PAD_VALUE, np.uint8)
         batch, streams = [Frame(grey)] * self.batch, self.engine.info.at_once
         self.detect(batch, Filters())

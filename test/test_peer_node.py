@@ -133,7 +133,6 @@ def test_age_is_held_against_the_run_before_and_the_own_one(benchmark) -> None:
     ages = benchmark.age_when_faster([Pass(Pace('hz', hz=60), frames)])
     assert ages['frames'] == 2
     assert ages['older_than_bound'] == 1
-    assert ages['within_bound_share'] == 0.5
     assert ages['age_p50_ms'] == pytest.approx(26)
     assert ages['wait_p50_ms'] == pytest.approx(12)
 

@@ -191,6 +191,7 @@ def test_command_line_that_is_none_is_refused(
     line = (drive, '--model', bundle, '--out', tmp_path / 'out')
     assert replay(*line, '--launch-prefix', "chrt '--rr") == 1
     assert '--launch-prefix is no command line' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 def test_search_tells_the_highest_rate(

@@ -487,5 +487,7 @@ def _check_way(args: argparse.Namespace, settings: DetectorSettings) -> None:
         raise SettingsError(
             '--node-command, --launch-prefix and --stamps recorded belong to --through ros'
         )
+    _words('--node-command', args.node_command or '')
+    _words('--launch-prefix', args.launch_prefix)
     if bool(args.node_command) != bool(args.detections):
         raise SettingsError('--node-command and --detections belong together')
