@@ -204,8 +204,10 @@ class Observer:
     def _client(self, service: str, kind: Any) -> Iterator[Any]:
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(TIMEOUT_S), f'no service {service}'
-        yield client
-        self.node.destroy_client(client)
+        try:
+            yield client
+        finally:
+            self.node.destroy_client(client)
 
     def state(self, node: str) -> str:
         answer = self.call(f'{node}/get_state', GetState, GetState.Request())
