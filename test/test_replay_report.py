@@ -383,7 +383,7 @@ def test_worst_frames_are_the_bag_s_pictures_with_boxes_and_truth(page_of, tmp_p
         left, top, right, bottom = map(int, box)
         return blueness[top - 3 : bottom + 4, left - 3 : right + 4]
 
-    assert near(NEAR).max() > 100  # a blue cone was found
+    assert near(NEAR).max() > 80  # a blue cone was found; how blue depends on OpenCV's JPEG
     assert near(FAR).min() < -40  # a yellow one is there
     assert near(FAR).max() < 40  # and was not found
     plain_pixel = picture[120, 10]
