@@ -190,7 +190,7 @@ def test_node_is_started_by_another_command(tmp_path, bundle):
     script = 'echo "$@" > "$0"; exec "$@"'
     node = our_node(drive, bundle, EVERY_FRAME)
     started = node.started_by('sh', '-c', script, str(told))
-    play = play_through_ros(drive, Pace('fast'), started, tmp_path / 'out')
+    play = play_through_ros(drive, Pace('fast', in_flight=1), started, tmp_path / 'out')
     assert fates(play) == {'answered': 6}
     assert 'cone_perception.cli node' in told.read_text()
     refused = node.started_by('sh', '-c', 'echo no right to do that; exit 1')
