@@ -6,10 +6,12 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tiny_network import write_tiny_bundle
 
-from cone_perception.engines import cpu
+from cone_perception.engines import cpu, open_engine, open_network
+from cone_perception.engines import openvino as openvino_engine
 from cone_perception.engines.cpu import driving_candidates, open_fastest
 from cone_perception.errors import EngineError
 from cone_perception.model_card import Bundle, read_bundle
@@ -23,8 +25,8 @@ def cpu_with_bfloat16(monkeypatch):
     monkeypatch.setattr(cpu, 'computes_bfloat16', lambda: True)
     opened = cpu.open_network
 
-    def open_network(bundle, network, name, threads, arithmetic, streams):
-        engine = opened(bundle, network, name, threads)
+    def open_network(bundle, network, name, threads, arithmetic, streams, compiled):
+        engine = opened(bundle, network, name, threads, compiled=compiled)
         engine.info = replace(engine.info, arithmetic=arithmetic)
         return engine
 
@@ -45,10 +47,10 @@ def speeds(monkeypatch, medians_ms):
     """Says what each candidate takes; returns the candidates of each time that it was asked."""
     timed = []
 
-    def measure(bundle, batch, threads, streams, cancelled):
+    def measure(bundle, batch, threads, streams, compiled, cancelled):
         names = [candidate.name for candidate in driving_candidates(bundle, batch)]
         timed.append(names)
-        return {name: medians_ms[name] for name in names}
+        return {'fastest': min(names, key=medians_ms.get)}
 
     monkeypatch.setattr(cpu, 'measure_apart', measure)
     return timed
@@ -155,12 +157,62 @@ def written(bundle):
 def test_process_of_its_own_measures_for_real(tmp_path):
     bundle = written(bundle_with(tmp_path, EVERYTHING, ['int8-uint8', 'fp16-float']))
     engine = open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
-    (kept,) = (tmp_path / 'cache').iterdir()
+    (kept,) = (tmp_path / 'cache').glob('*.json')
     measured = json.loads(kept.read_text())
     assert set(measured['medians_ms']) == {'int8-uint8', 'fp16-float'}
     assert min(measured['medians_ms'].values()) > 0
     assert engine.info.precision == measured['fastest'].split('-')[0]
     engine.close()
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """The networks that were read from their ONNX files in this process."""
+    read = []
+    compile_network = openvino_engine._compile
+
+    def counted(core, path, *rest):
+        read.append(path.name)
+        return compile_network(core, path, *rest)
+
+    monkeypatch.setattr(openvino_engine, '_compile', counted)
+    return read
+
+
+def flip_a_bit(content):
+    return content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]
+
+
+@pytest.mark.parametrize(
+    'damage, from_onnx',
+    [(None, 0), (flip_a_bit, 1), (lambda content: content[:99], 1), (lambda content: b'', 1)],
+)
+def test_what_was_measured_is_opened_as_it_was_compiled(tmp_path, compilations, damage, from_onnx):
+    bundle = written(bundle_with(tmp_path, EVERYTHING, ['int8-uint8', 'fp16-float']))
+    open_fastest(bundle, 1, 1, 1, tmp_path / 'cache').close()
+    (compiled,) = (tmp_path / 'cache').glob('*.blob')
+    if damage:
+        compiled.write_bytes(damage(compiled.read_bytes()))
+    assert compilations == []
+    engine = open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
+    assert len(compilations) == from_onnx
+    from_file = open_engine(bundle, 'openvino', threads=1, precision=engine.info.precision)
+    assert engine.info == replace(from_file.info, class_names=engine.info.class_names)
+    height_px, width_px = bundle.card.height_px, bundle.card.width_px
+    noise = np.random.default_rng(1).integers(0, 256, (1, height_px, width_px, 3), np.uint8)
+    assert np.array_equal(engine.run(noise), from_file.run(noise))
+    for each in (engine, from_file):
+        each.close()
+
+
+def test_what_openvino_refuses_is_compiled_from_the_file(tmp_path, compilations):
+    bundle = bundle_with(tmp_path, EVERYTHING, [])
+    (network, *_) = bundle.card.networks
+    engine = open_network(bundle, network, 'openvino', threads=1)
+    cut_off = engine.export()[:99]
+    engine.close()
+    open_network(bundle, network, 'openvino', threads=1, compiled=cut_off).close()
+    assert compilations == [network.file] * 2
 
 
 def test_stop_ends_the_measuring(tmp_path):

@@ -118,11 +118,12 @@ def open_network(
     threads: int = 0,
     arithmetic: Arithmetic = 'float32',
     streams: int = 1,
+    compiled: bytes = b'',
 ) -> Engine:
     """Load one network of the bundle, whichever it is, as `open_engine` loads what drives.
 
     arithmetic: bfloat16 only with OpenVINO, on a CPU that computes it. streams: of OpenVINO, so
-    many runs at the same time share the threads.
+    many runs at the same time share the threads. compiled: of OpenVINO, see its engine.
     """
     path = bundle.checked_path(network)
     engine: Engine
@@ -131,7 +132,7 @@ def open_network(
             from cone_perception.engines.openvino import OpenVinoEngine
 
             engine = OpenVinoEngine(
-                path, network, bundle.card.preprocessing, threads, arithmetic, streams
+                path, network, bundle.card.preprocessing, threads, arithmetic, streams, compiled
             )
         elif name == 'onnxruntime':
             from cone_perception.engines.onnxruntime import OnnxRuntimeEngine

@@ -1,10 +1,11 @@
 """Which of a model's networks this machine's CPU runs fastest, of those that may drive.
 
-networks, arithmetic -> what passed the gate -> timed in turns, once -> the fastest
+networks, arithmetic -> what passed the gate -> timed in turns, once -> the fastest, compiled
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -12,10 +13,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from cone_perception.engines.choice import measure_latencies
 from cone_perception.engines.plan import slug
 from cone_perception.errors import EngineError
 from cone_perception.model_card import Arithmetic, Bundle, ModelCard, NetworkFile, read_bundle
+
+if TYPE_CHECKING:
+    from cone_perception.engines.openvino import OpenVinoEngine
 
 RUNS = 30
 """Of each, in turns: a second or so in all."""
@@ -54,8 +58,9 @@ def open_fastest(
 ) -> Engine:
     """Open what runs fastest in OpenVINO here, of all that passed the model's gate.
 
-    It is measured at the first start, and kept in the folder `cache` until the model, OpenVINO, the
-    CPU or the settings change. Where there is nothing to choose from, it is `open_engine`'s answer.
+    It is measured at the first start. The answer, and the network as OpenVINO compiled it, are kept
+    in the folder `cache` until the model, OpenVINO, the CPU or the settings change. Where there is
+    nothing to choose from, it is `open_engine`'s answer.
     cancelled: polled while it measures. Raises as `open_engine`, and EngineError when measuring
     fails or is stopped.
     """
@@ -64,14 +69,17 @@ def open_fastest(
     if len(candidates) < 2:
         return open_engine(bundle, 'openvino', batch, threads, streams=streams)
     kept = cache / f'cpu-{slug(bundle.card.name)}-b{batch}.json'
-    measured_for = _measured_for(candidates, threads, streams)
+    compiled = kept.with_suffix('.blob')
+    measured_for = _measured_for(bundle.card, candidates, threads, streams)
     by_name = {candidate.name: candidate for candidate in candidates}
-    fastest = _read(kept, measured_for)
-    if fastest not in by_name:
-        medians_ms = measure_apart(bundle, batch, threads, streams, cancelled)
-        fastest = min(medians_ms, key=lambda name: medians_ms[name])
-        _write(kept, {'measured_for': measured_for, 'fastest': fastest, 'medians_ms': medians_ms})
-    return _open(bundle, by_name[fastest], threads, streams)
+    found = _read(kept, measured_for)
+    if str(found.get('fastest')) not in by_name:
+        found = measure_apart(bundle, batch, threads, streams, compiled, cancelled)
+        content = {'measured_for': measured_for, **found}
+        _write(kept, (json.dumps(content, indent=2) + '\n').encode())
+    fastest = by_name[found['fastest']]
+    as_compiled = _read_compiled(compiled, found.get('compiled_sha256', ''))
+    return _open(bundle, fastest, threads, streams, as_compiled)
 
 
 def driving_candidates(bundle: Bundle, batch: int) -> list[Candidate]:
@@ -106,14 +114,21 @@ def processor_name() -> str:
 
 
 def measure_apart(
-    bundle: Bundle, batch: int, threads: int, streams: int, cancelled: Callable[[], bool]
-) -> dict[str, float]:
-    """Candidate -> median in milliseconds, measured in a process of its own.
+    bundle: Bundle,
+    batch: int,
+    threads: int,
+    streams: int,
+    compiled: Path,
+    cancelled: Callable[[], bool],
+) -> dict[str, Any]:
+    """Which candidate is `fastest`, and the `medians_ms` of all, measured in a process of its own.
 
     Networks that were opened once leave their memory behind, and only one of them will drive.
+    compiled: where the fastest one goes as it was compiled; `compiled_sha256` is its hash, empty
+    where it could not be written.
     """
     command = [sys.executable, '-m', 'cone_perception.engines.cpu', str(bundle.folder)]
-    command += [str(number) for number in (batch, threads, streams)]
+    command += [*(str(number) for number in (batch, threads, streams)), str(compiled)]
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -140,35 +155,51 @@ def measure_apart(
             f'which network of {bundle.card.name} is fastest on this CPU could not be measured '
             f'({last[0]}). Name one with `precision`, as int8, to do without.'
         )
-    medians_ms: dict[str, float] = json.loads(printed)
-    return medians_ms
+    found: dict[str, Any] = json.loads(printed)
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
-    """In the process of its own: bundle, batch, threads, streams -> medians as JSON."""
+    """In the process of its own: bundle, batch, threads, streams, file -> what it found as JSON."""
     bundle = read_bundle(Path(argv[0]))
-    batch, threads, streams = map(int, argv[1:])
+    batch, threads, streams = map(int, argv[1:4])
     candidates = driving_candidates(bundle, batch)
     engines = [_open(bundle, candidate, threads, streams) for candidate in candidates]
     shape = (1, bundle.card.height_px, bundle.card.width_px, 3)
     noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     latencies = measure_latencies(engines, noise, RUNS)
     names = [candidate.name for candidate in candidates]
-    print(json.dumps({n: each.median_ms for n, each in zip(names, latencies, strict=True)}))
+    medians_ms = {name: each.median_ms for name, each in zip(names, latencies, strict=True)}
+    fastest = min(medians_ms, key=lambda name: medians_ms[name])
+    content = engines[names.index(fastest)].export()
+    written = _write(Path(argv[4]), content)
+    found = {
+        'fastest': fastest,
+        'medians_ms': medians_ms,
+        'compiled_sha256': hashlib.sha256(content).hexdigest() if written else '',
+    }
+    print(json.dumps(found))
     return 0
 
 
-def _open(bundle: Bundle, candidate: Candidate, threads: int, streams: int) -> Engine:
+def _open(
+    bundle: Bundle, candidate: Candidate, threads: int, streams: int, compiled: bytes = b''
+) -> OpenVinoEngine:
     network, arithmetic = candidate.network, candidate.arithmetic
-    return open_network(bundle, network, 'openvino', threads, arithmetic, streams)
+    engine = open_network(bundle, network, 'openvino', threads, arithmetic, streams, compiled)
+    return cast('OpenVinoEngine', engine)
 
 
-def _measured_for(candidates: list[Candidate], threads: int, streams: int) -> dict[str, Any]:
-    """What a measurement depends on."""
+def _measured_for(
+    card: ModelCard, candidates: list[Candidate], threads: int, streams: int
+) -> dict[str, Any]:
+    """What a measurement, and the compiled network, depend on."""
     import openvino
 
     return {
         'networks': {candidate.name: candidate.network.sha256 for candidate in candidates},
+        'classes': list(card.class_names),
+        'preprocessing': asdict(card.preprocessing),
         'openvino': openvino.__version__,
         'processor': processor_name(),
         'cores': len(os.sched_getaffinity(0)),
@@ -177,21 +208,32 @@ def _measured_for(candidates: list[Candidate], threads: int, streams: int) -> di
     }
 
 
-def _read(kept: Path, measured_for: dict[str, Any]) -> str:
-    """Name of the fastest; empty where it was not measured under these conditions."""
+def _read(kept: Path, measured_for: dict[str, Any]) -> dict[str, Any]:
+    """What was found under these conditions; empty where it was not measured."""
     try:
         raw = json.loads(kept.read_text(encoding='utf-8'))
-        return str(raw['fastest']) if raw['measured_for'] == measured_for else ''
+        return dict(raw) if raw['measured_for'] == measured_for else {}
     except (OSError, ValueError, TypeError, KeyError):
-        return ''  # it is only a measurement: without it, it is made again
+        return {}  # it is only a measurement: without it, it is made again
 
 
-def _write(kept: Path, content: dict[str, Any]) -> None:
+def _read_compiled(compiled: Path, sha256: str) -> bytes:
+    """Empty where it is not what was written: the engine then compiles the network itself."""
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        whole_file.write_whole(kept, (json.dumps(content, indent=2) + '\n').encode())
+        content = compiled.read_bytes()
     except OSError:
-        pass  # the next start measures again, as this one did
+        return b''
+    return content if hashlib.sha256(content).hexdigest() == sha256 else b''
+
+
+def _write(path: Path, content: bytes) -> bool:
+    """False where that cannot be: the next start measures or compiles again, as this one did."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole_file.write_whole(path, content)
+    except OSError:
+        return False
+    return True
 
 
 if __name__ == '__main__':

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -33,18 +35,13 @@ class OpenVinoEngine:
         threads: int,
         arithmetic: Arithmetic = 'float32',
         streams: int = 1,
+        compiled: bytes = b'',
     ) -> None:
+        """compiled: what `export` gave of an engine with the same arguments, to be read instead of
+        the file. OpenVINO refuses what another release or another kind of CPU compiled; the file is
+        read then.
+        """
         core = ov.Core()
-        try:
-            model = core.read_model(path)
-            input_shape = tuple(model.input().shape)
-            output_shape = tuple(model.output().shape)
-            metadata = model.get_rt_info()
-            names = (
-                model.get_rt_info(['framework', 'names']).value if 'framework' in metadata else ''
-            )
-        except RuntimeError as error:
-            raise ModelError(f'{path} cannot be read as ONNX: {_first_line(error)}') from error
         config: dict[str, object] = {
             # Never OpenVINO's own choice: results would depend on the CPU without a word.
             hint.inference_precision: ov.Type.bf16 if arithmetic == 'bfloat16' else ov.Type.f32,
@@ -54,27 +51,29 @@ class OpenVinoEngine:
             config[properties.inference_num_threads] = threads
         if streams > 1:
             config[properties.num_streams] = streams
-        try:
-            compiled = core.compile_model(_with_preprocessing(model, preprocessing), 'CPU', config)
-        except RuntimeError as error:
-            raise EngineError(
-                f'OpenVINO cannot compile {path.name}: {_first_line(error)}'
-            ) from error
+        loaded = _import(core, compiled, config) or _compile(core, path, preprocessing, config)
+        self._compiled = loaded.model
         self._has_run = False
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         for _ in range(streams):
-            self._idle.put(compiled.create_infer_request())
+            self._idle.put(self._compiled.create_infer_request())
         self.info = EngineInfo(
             runtime=f'OpenVINO {ov.__version__.split("-")[0]}',
             device='CPU',
             precision=network.precision,
-            input_shape=input_shape,
-            output_shape=output_shape,
+            input_shape=loaded.input_shape,
+            output_shape=loaded.output_shape,
             network_sha256=network.sha256,
-            class_names=class_names_from(names),
+            class_names=class_names_from(loaded.class_names),
             arithmetic=arithmetic,
             at_once=streams,
         )
+
+    def export(self) -> bytes:
+        """The compiled network, for this release of OpenVINO on this kind of CPU."""
+        stream = io.BytesIO()
+        self._compiled.export_model(stream)
+        return stream.getvalue()
 
     def run(self, pictures: UInt8) -> Float32:
         if self._has_run:
@@ -95,7 +94,48 @@ class OpenVinoEngine:
             self._idle.put(request)
 
     def close(self) -> None:
-        del self._idle
+        del self._idle, self._compiled
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """Shapes as of EngineInfo. class_names: as written in the ONNX file."""
+
+    model: ov.CompiledModel
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    class_names: str
+
+
+def _import(core: ov.Core, compiled: bytes, config: dict[str, object]) -> _Loaded | None:
+    """None where there is nothing, or nothing that OpenVINO takes."""
+    if not compiled:
+        return None
+    try:
+        model = core.import_model(compiled, 'CPU', config)
+        batch, height_px, width_px, channels = model.input().shape
+        shape = (batch, channels, height_px, width_px)
+        return _Loaded(model, shape, tuple(model.output().shape), '')
+    except (RuntimeError, ValueError):
+        return None
+
+
+def _compile(
+    core: ov.Core, path: Path, preprocessing: Preprocessing, config: dict[str, object]
+) -> _Loaded:
+    """Raises ModelError for a file that cannot be read, EngineError for one not to be compiled."""
+    try:
+        model = core.read_model(path)
+        shapes = tuple(model.input().shape), tuple(model.output().shape)
+        metadata = model.get_rt_info()
+        names = model.get_rt_info(['framework', 'names']).value if 'framework' in metadata else ''
+    except RuntimeError as error:
+        raise ModelError(f'{path} cannot be read as ONNX: {_first_line(error)}') from error
+    try:
+        compiled = core.compile_model(_with_preprocessing(model, preprocessing), 'CPU', config)
+    except RuntimeError as error:
+        raise EngineError(f'OpenVINO cannot compile {path.name}: {_first_line(error)}') from error
+    return _Loaded(compiled, *shapes, names)
 
 
 def _with_preprocessing(model: ov.Model, preprocessing: Preprocessing) -> ov.Model:
