@@ -63,10 +63,14 @@ COMPARED = (
     ('latency_p50_ms', '30 Hz', 'p50 latency at 30 Hz (ms)'),
     ('latency_p99_ms', '30 Hz', 'p99 latency at 30 Hz (ms)'),
     ('settled_latency_p99_ms', '30 Hz', 'the same after the first second (ms)'),
+    ('latency_p50_ms', '60 Hz', 'p50 latency at 60 Hz (ms)'),
+    ('latency_p99_ms', '60 Hz', 'p99 latency at 60 Hz (ms)'),
+    ('settled_latency_p99_ms', '60 Hz', 'the same after the first second (ms)'),
     ('node_memory_peak_mb', FAST, 'memory (MB)'),
     ('node_cpu_cores', '15 Hz', 'cores busy at 15 Hz'),
     ('answered_share', '15 Hz', 'answered at 15 Hz'),
     ('answered_share', '30 Hz', 'answered at 30 Hz'),
+    ('answered_share', '60 Hz', 'answered at 60 Hz'),
 )
 
 
@@ -176,7 +180,8 @@ def measure(
     drive: Drive, contenders: Sequence[Contender], rounds: int, faster_hz: float
 ) -> Measured:
     """All passes over one drive."""
-    paces = {FAST: Pace('fast'), '15 Hz': Pace('hz', hz=15), '30 Hz': Pace('hz', hz=30)}
+    paces = {FAST: Pace('fast')}
+    paces |= {f'{hz} Hz': Pace('hz', hz=hz) for hz in (15, 30, 60)}
     ours = contenders[0].command_for(drive)
     pinned = ours.started_by('taskset', '-c', '0')
     passes: dict[tuple[str, str], list[Pass]] = {}
