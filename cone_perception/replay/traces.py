@@ -128,8 +128,9 @@ class Pace:
     """When each picture is sent.
 
     bag: at its recorded time, divided by `rate`. hz: each camera at `hz`, evenly.
-    fast: the next one as soon as fewer than `in_flight` of its camera wait for their answers, so
-    none is dropped; one fewer where cameras take turns.
+    fast: the next one as soon as fewer than `in_flight` of its camera wait for their answers; one
+    fewer where cameras take turns. With one in flight none is dropped; with two, one is where a
+    busy machine holds up the thread that would have taken it.
     """
 
     kind: Literal['bag', 'hz', 'fast'] = 'bag'
