@@ -30,8 +30,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.engines import Engine, open_network
-from cone_perception.engines.cpu import computes_bfloat16, networks_for_cpu, processor_name
-from cone_perception.engines.reference import match_boxes
+from cone_perception.engines.check import match_boxes
+from cone_perception.engines.cpu.fastest import computes_bfloat16, networks_for_cpu, processor_name
 from cone_perception.filters import Filters
 from cone_perception.model_card import Arithmetic, Bundle, read_bundle
 from cone_perception.pipeline import ConeDetector
@@ -136,7 +136,7 @@ def two_at_once(bundle: Bundle, threads: int, confidence: float) -> dict[str, Ru
 
 def ultralytics_runner(weights: Path, bundle: Bundle, threads: int, confidence: float) -> Runner:
     """`predict` as a user calls it; its rectangles make 384x640 of a 720p picture."""
-    from training.ultralytics_cpu import prepare_ultralytics
+    from training.stage.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     import torch

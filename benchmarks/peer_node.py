@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def load(args: argparse.Namespace) -> Any:
     """A function from picture, (H, W, 3) uint8 BGR, to Ultralytics' boxes; warm."""
-    from training.ultralytics_cpu import prepare_ultralytics
+    from training.stage.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     import torch

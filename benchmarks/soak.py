@@ -19,8 +19,8 @@ from pathlib import Path
 
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from cone_perception.bags import bag_types, header_stamp_ns, open_bag, read_messages
-from cone_perception.replay.result import read_result
+from cone_perception.bags.reader import bag_types, header_stamp_ns, open_bag, read_messages
+from cone_perception.replay.figures.result import read_result
 
 SECONDS = 10
 BUDGET = """\

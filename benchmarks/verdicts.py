@@ -13,9 +13,9 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.replay import compare, statistics
-from cone_perception.replay.result import ReplayResult
-from cone_perception.replay.statistics import pass_figures
+from cone_perception.replay.figures import compare, statistics
+from cone_perception.replay.figures.result import ReplayResult
+from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
 
 LATENCY_MS = 40.0

@@ -17,11 +17,11 @@ SUBCOMMANDS = {
         'run the ROS 2 node, as `ros2 run cone_perception detector`',
     ),
     'build-engine': (
-        'cone_perception.build_engine',
+        'cone_perception.engines.build_command',
         "compile a model for this machine's NVIDIA card",
     ),
     'verify-engine': (
-        'cone_perception.verify_engine',
+        'cone_perception.engines.verify_command',
         'build, compare and time the engines of a model: one page to send back',
     ),
     'replay': (
@@ -29,11 +29,11 @@ SUBCOMMANDS = {
         "a drive's latency, losses and accuracy on one page",
     ),
     'replay compare': (
-        'cone_perception.replay.compare',
+        'cone_perception.replay.figures.compare',
         'results of replays side by side, with a verdict for each figure',
     ),
-    'bag': ('cone_perception.bag.command', 'look into bags, cut and make them, without ROS'),
-    'demo': ('cone_perception.demo', 'a drive over DDS to the node and back, judged'),
+    'bag': ('cone_perception.bags.command', 'look into bags, cut and make them, without ROS'),
+    'demo': ('cone_perception.replay.demo', 'a drive over DDS to the node and back, judged'),
 }
 """Subcommand, of one word or two -> (module with add_arguments(parser) and run(args) -> int, one
 line of help)."""

@@ -15,16 +15,16 @@ from typing import Any, TextIO, get_args, get_type_hints
 
 from tqdm import tqdm
 
-from cone_perception.albums import Album, Film, PictureFolder
-from cone_perception.build_engine import print_event, print_warning
-from cone_perception.draw import draw_cones
+from cone_perception.engines.build_command import print_event, print_warning
+from cone_perception.engines.place import place_network
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle, shipped_bundle
+from cone_perception.pictures.draw import draw_cones
+from cone_perception.pictures.sources import Source, Unreadable, open_source
+from cone_perception.pictures.video import Album, Film, PictureFolder
 from cone_perception.pipeline import ConeDetector, StationTimes
-from cone_perception.placement import place_network
 from cone_perception.settings import DetectorSettings
-from cone_perception.sources import Source, Unreadable, open_source
 from cone_perception.types import Detections, Frame
 
 SETTINGS = (

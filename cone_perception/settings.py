@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
-from cone_perception.engines.build import BuildPolicy
-from cone_perception.engines.choice import PrecisionChoice
+from cone_perception.engines.tensorrt.fastest import PrecisionChoice
+from cone_perception.engines.tensorrt.provide import BuildPolicy
 from cone_perception.errors import SettingsError
 from cone_perception.filters import Filters
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cone_perception.engines import Engine
-from cone_perception.engines.reference import run_all
+from cone_perception.engines.check import run_all
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from cone_perception.types import UInt8
-from training.reference import write_reference
+from training.export.reference_pictures import write_reference
 
 
 def hold_to(bundle: Bundle, engine: Engine, pictures: UInt8) -> Bundle:

@@ -11,13 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from training.compare import compare, meaning, without_nan
 from training.data.verify import DataReport, SplitCounts
-from training.decide import Candidate, decide
-from training.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics
-from training.folder import CampaignFolder, State, Step
-from training.recipe import arms, load_recipe, recipe_sha256, save_recipe
-from training.recipe_file import plain
+from training.judging.compare import compare, meaning, without_nan
+from training.judging.decide import Candidate, decide
+from training.judging.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics
+from training.recipe.recipe import arms, load_recipe, recipe_sha256, save_recipe
+from training.recipe.recipe_file import plain
+from training.runs.folder import CampaignFolder, State, Step
 from training.simulate.track import CLASS_NAMES
 
 RECIPE = Path(__file__).resolve().parents[1] / 'config' / 'training' / 'mini.yaml'

@@ -17,7 +17,7 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from cone_perception.bags import CAMERA_INFO, COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
+from cone_perception.bags.reader import CAMERA_INFO, COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
 
 START_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 100_000_000

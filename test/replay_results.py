@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cone_perception.bags import IMAGE, bag_types
-from cone_perception.replay.result import Figure, ReplayResult
+from cone_perception.bags.reader import IMAGE, bag_types
+from cone_perception.replay.figures.result import Figure, ReplayResult
 from cone_perception.replay.traces import STATIONS, Fate, FrameTrace, LoadSample
 from cone_perception.types import Detections
 

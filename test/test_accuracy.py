@@ -4,7 +4,7 @@ import io
 import numpy as np
 import pytest
 
-from cone_perception.accuracy import box_iou, map50_interval, match_picture, summarise
+from cone_perception.accuracy.matching import box_iou, map50_interval, match_picture, summarise
 from cone_perception.types import Detections
 
 

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import yaml
 
-from cone_perception.bag.dataset import STATE, yolo_text
-from cone_perception.bags import write_image_bag
+from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
 from cone_perception.replay.drive import bag_sha256
-from cone_perception.replay.result import ReplayResult, write_result
+from cone_perception.replay.figures.result import ReplayResult, write_result
+from cone_perception.replay.to_label.dataset import STATE, yolo_text
+from cone_perception.replay.to_label.unsure import find_doubts, spread
 from cone_perception.replay.traces import FrameTrace
-from cone_perception.replay.unsure import find_doubts, spread
 from cone_perception.types import Detections, Frame
 from training.data.verify import verify_dataset
 from training.simulate.bag import write_drive

@@ -11,8 +11,8 @@ import yaml
 
 from cone_perception.errors import DataError, SettingsError, SourceError
 from cone_perception.model_card import file_sha256
-from training.calibration import Calibration, cover
 from training.data.manifest import write_manifest
+from training.export.calibration import Calibration, cover
 
 
 def write_split(root: Path, split: str, boxes: list[str], greys: list[int]) -> None:

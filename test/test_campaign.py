@@ -18,18 +18,18 @@ import pytest
 import yaml
 from rendered_sets import copy_sets, smoke_words
 
-from training import steps
-from training.campaign import changed_keys
+from cone_perception.dataset.layout import read_layout
+from training.campaign import steps
+from training.campaign.campaign import changed_keys
 from training.cli import main
-from training.data.layout import read_layout
-from training.folder import CampaignFolder
-from training.guards import StageStopped
-from training.outcome import Outcome
-from training.predictions import Found, Predictions
-from training.recipe import Guards
-from training.signatures import RunFigures, find_signatures
+from training.judging.outcome import Outcome
+from training.judging.predictions import Found, Predictions
+from training.judging.signatures import RunFigures, find_signatures
+from training.recipe.recipe import Guards
+from training.runs.folder import CampaignFolder
 from training.simulate.track import CLASS_NAMES
-from training.stage_job import StageJob, StageResult
+from training.stage.guards import StageStopped
+from training.stage.job import StageJob, StageResult
 
 ROW = '{epoch},{time},{map50},{map50},1.0,1.0,1.0\n'
 HEADER = 'epoch,time,metrics/mAP50(B),metrics/mAP50-95(B),val/box_loss,val/cls_loss,val/dfl_loss\n'
@@ -82,12 +82,12 @@ def write_nothing(self: steps.Steps) -> dict[str, Any]:
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     stand_in = StandIn()
-    module = types.ModuleType('training.stages')
+    module = types.ModuleType('training.stage.trainer')
     module.train_stage = stand_in.train_stage  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, 'training.stages', module)
-    monkeypatch.setattr('training.evaluate.predict', stand_in.predict)
+    monkeypatch.setitem(sys.modules, 'training.stage.trainer', module)
+    monkeypatch.setattr('training.judging.evaluate.predict', stand_in.predict)
     monkeypatch.setattr(steps.Steps, 'report', write_nothing)
-    monkeypatch.setattr('training.folder.os.fsync', lambda _: None)
+    monkeypatch.setattr('training.runs.folder.os.fsync', lambda _: None)
     for plots in ('data.distributions.write_distributions', 'evaluation_plots.write_plots'):
         monkeypatch.setattr(f'training.{plots}', lambda *_: None)
     return stand_in
@@ -491,7 +491,7 @@ def test_full_disk_under_the_state_leaves_the_old_one(
         nonlocal full
         full = True
 
-    monkeypatch.setattr('training.folder.os.fsync', fsync)
+    monkeypatch.setattr('training.runs.folder.os.fsync', fsync)
     trainer.before = act
     assert run(tmp_path / 'runs', *smoke_words(sets)) == Outcome.OUT_OF_DISK
     assert folder.read_state().steps['two-stage/seed0/stage1'].status == 'running'

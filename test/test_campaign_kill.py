@@ -17,8 +17,8 @@ from rendered_sets import smoke_words
 pytest.importorskip('torch')
 pytest.importorskip('ultralytics')
 
-from training.folder import CampaignFolder
-from training.outcome import Outcome
+from training.judging.outcome import Outcome
+from training.runs.folder import CampaignFolder
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cone_perception.errors import DataError
-from training.bootstrap import ClassFigures, ResampledFigures, draw
 from training.cli import main
-from training.compare import (
+from training.judging.bootstrap import ClassFigures, ResampledFigures, draw
+from training.judging.compare import (
     Comparison,
     Interval,
     against_published,
@@ -20,8 +20,8 @@ from training.compare import (
     outcome_of,
     t_quantile,
 )
-from training.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics, rank
-from training.outcome import Outcome
+from training.judging.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics, rank
+from training.judging.outcome import Outcome
 
 CLASSES = ('blue_cone', 'yellow_cone')
 ORIGIN = Origin(
@@ -217,7 +217,7 @@ class OneClassFigures:
 
 
 def test_interval_covers_the_true_difference_in_about_95_of_100_data_sets(monkeypatch):
-    monkeypatch.setattr('training.compare.ResampledFigures', OneClassFigures)
+    monkeypatch.setattr('training.judging.compare.ResampledFigures', OneClassFigures)
     skills = (0.8, 0.7)
     once = np.ones((1, 4000), np.int32)
     large = [

@@ -18,11 +18,11 @@ pytest.importorskip('ultralytics')
 
 from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
-from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
+from training.stage.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 prepare_ultralytics()
 
-from training.cpu_trainer import (  # noqa: E402
+from training.demo_model.cpu_trainer import (  # noqa: E402
     Schedule,
     ShardedLoss,
     is_whole,
@@ -33,10 +33,10 @@ from training.cpu_trainer import (  # noqa: E402
 
 RUN = """\
 import sys
-from training.ultralytics_cpu import prepare_ultralytics
+from training.stage.ultralytics_cpu import prepare_ultralytics
 prepare_ultralytics()
 from pathlib import Path
-from training.cpu_trainer import Schedule, train
+from training.demo_model.cpu_trainer import Schedule, train
 data, model, out, budget = sys.argv[1:]
 overrides = dict(
     data=data, model=model, save_dir=out, imgsz=64, batch=4, nbs=4, optimizer='AdamW', lr0=1e-3,

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from planted_data import CLASSES, COUNTS, DATA_YAML, picture_path, plant, write_label
 
+from cone_perception.dataset.labels import read_labels
+from cone_perception.dataset.layout import Problem, label_path, read_layout
 from cone_perception.errors import DataError
 from training.cli import main
 from training.data.classes import ALIASES, map_classes
-from training.data.labels import read_labels
-from training.data.layout import Problem, label_path, read_layout
 from training.data.normalise import write_normalised
 from training.data.verify import DataReport, verify_dataset
 
@@ -110,7 +110,7 @@ def test_line_that_costs_nothing_drops_nothing(data: Path, name: str) -> None:
 
 def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
     pytest.importorskip('ultralytics', exc_type=ImportError)
-    from training.ultralytics_cpu import prepare_ultralytics
+    from training.stage.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from PIL import Image

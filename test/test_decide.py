@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from training.cli import SUBCOMMANDS
-from training.compare import Comparison, Difference, Interval
-from training.decide import MITIGATIONS, Candidate, decide
-from training.outcome import Outcome
-from training.recipe import Figures, Judging, find_recipe
+from training.judging.compare import Comparison, Difference, Interval
+from training.judging.decide import MITIGATIONS, Candidate, decide
+from training.judging.outcome import Outcome
+from training.recipe.recipe import Figures, Judging, find_recipe
 
 SUCCESS = Figures(map50=0.71, map50_95=0.485, precision=0.84, recall=0.65)
 PUBLISHED = {

@@ -16,14 +16,14 @@ import cv2
 import numpy as np
 import pytest
 
-from cone_perception.bags import header_stamp_ns, write_image_bag
+from cone_perception.bags.reader import header_stamp_ns, write_image_bag
 from cone_perception.cli import main
-from cone_perception.demo.figures import judge
-from cone_perception.demo.page import write_page
-from cone_perception.demo.pictures import contact_sheet, make_pictures
-from cone_perception.demo.results import Results, write_results
 from cone_perception.errors import SourceError
 from cone_perception.model_card import ModelCard, NetworkFile, file_sha256
+from cone_perception.replay.demo.figures import judge
+from cone_perception.replay.demo.page import write_page
+from cone_perception.replay.demo.pictures import contact_sheet, make_pictures
+from cone_perception.replay.demo.results import Results, write_results
 from cone_perception.replay.processes import ProcessError, ProcessGroup
 from cone_perception.replay.traces import Camera, Drive, FrameTrace
 from cone_perception.types import Detections, Frame

@@ -10,8 +10,7 @@ import pytest
 import yaml
 
 from cone_perception.errors import SourceError
-from training.crops import CropRules, clip_boxes, crops_of
-from training.demo_model import (
+from training.demo_model.command import (
     CLASS_NAMES,
     Drives,
     Recipe,
@@ -19,6 +18,7 @@ from training.demo_model import (
     train,
     write_drives,
 )
+from training.stage.crops import CropRules, clip_boxes, crops_of
 
 
 def make_dataset(folder: Path, names: tuple[str, ...] = CLASS_NAMES) -> Path:

@@ -10,14 +10,14 @@ import pytest
 from tiny_network import paint, write_tiny_bundle
 
 from cone_perception import detect
-from cone_perception.albums import Film
-from cone_perception.bags import write_image_bag
+from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
 from cone_perception.engines import open_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
+from cone_perception.pictures.sources import Source
+from cone_perception.pictures.video import Film
 from cone_perception.pipeline import ConeDetector
-from cone_perception.sources import Source
 from cone_perception.types import Frame
 
 

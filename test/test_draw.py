@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cone_perception.draw import class_colour, draw_caption, draw_cones, short_name
+from cone_perception.pictures.draw import class_colour, draw_caption, draw_cones, short_name
 from cone_perception.types import Detections
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from tiny_network import write_tiny_bundle
 
-from cone_perception.engines import cpu, open_engine, open_network
-from cone_perception.engines import openvino as openvino_engine
-from cone_perception.engines.cpu import driving_candidates, open_fastest
+from cone_perception.engines import open_engine, open_network
+from cone_perception.engines.cpu import fastest as cpu
+from cone_perception.engines.cpu import openvino as openvino_engine
+from cone_perception.engines.cpu.fastest import driving_candidates, open_fastest
 from cone_perception.errors import EngineError
 from cone_perception.model_card import Bundle, read_bundle
 
@@ -143,7 +144,7 @@ def test_cpu_without_openvino_says_what_is_missing(tmp_path, monkeypatch):
     bundle = bundle_with(tmp_path, EVERYTHING, ALL_PASSED)
     monkeypatch.setattr(cpu, 'find_spec', lambda name: None)
     monkeypatch.setitem(sys.modules, 'openvino', None)
-    monkeypatch.delitem(sys.modules, 'cone_perception.engines.openvino', raising=False)
+    monkeypatch.delitem(sys.modules, 'cone_perception.engines.cpu.openvino', raising=False)
     with pytest.raises(EngineError, match="the runtime of engine 'openvino' is not installed"):
         open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
 

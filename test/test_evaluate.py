@@ -15,10 +15,10 @@ from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.errors import DataError, EngineError, ModelError, SettingsError
 from training.cli import main
-from training.evaluate import evaluate, read_mapping
-from training.evaluation import Evaluation, metrics
-from training.judged_split import read_split
-from training.predictions import class_mapping
+from training.judging.evaluate import evaluate, read_mapping
+from training.judging.evaluation import Evaluation, metrics
+from training.judging.predictions import class_mapping
+from training.judging.split import read_split
 
 WIDTH, HEIGHT = 640, 384
 CONES = {
@@ -262,7 +262,7 @@ def test_coco_differs_by_its_interpolation():
     pytest.importorskip('faster_coco_eval')
     from test_evaluation import evaluate_boxes, random_pictures
 
-    from training.coco import coco_figures
+    from training.judging.coco import coco_figures
 
     judged = evaluate_boxes(random_pictures(7))
     compared = coco_figures(judged)
@@ -288,7 +288,7 @@ def weights(tmp_path_factory):
 def write_weights(path, end2end):
     torch = pytest.importorskip('torch')
     pytest.importorskip('ultralytics')
-    from training.ultralytics_cpu import prepare_ultralytics
+    from training.stage.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics import YOLO
@@ -413,6 +413,6 @@ def test_full_graphics_card_is_a_clear_end(data, weights, monkeypatch):
     def fill(*args, **kwargs):
         raise torch.OutOfMemoryError('CUDA out of memory.')
 
-    monkeypatch.setattr('training.validator.UnhurriedValidator.postprocess', fill)
+    monkeypatch.setattr('training.judging.validator.UnhurriedValidator.postprocess', fill)
     with pytest.raises(EngineError, match='no memory left'):
         evaluate(weights, data, 'test', imgsz=64, device='cpu')

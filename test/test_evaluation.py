@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cone_perception.errors import SourceError
-from training import evaluation as ev
-from training.evaluation import Evaluation, Origin, metrics
+from training.judging import evaluation as ev
+from training.judging.evaluation import Evaluation, Origin, metrics
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 ORIGIN = Origin('w.pt', '0' * 64, 'data', '1' * 64, 'test', (640, 640), 'anchors', 'none')
@@ -79,7 +79,7 @@ def ultralytics_figures(pictures, classes=5):
     """The same boxes through Ultralytics' own matching and metrics."""
     torch = pytest.importorskip('torch')
     pytest.importorskip('ultralytics')
-    from training.ultralytics_cpu import prepare_ultralytics
+    from training.stage.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionValidator

@@ -20,14 +20,14 @@ from tiny_network import write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.engines import open_engine, open_network
-from cone_perception.engines.cpu import computes_bfloat16
-from cone_perception.engines.reference import read_reference, run_all
+from cone_perception.engines.check import read_reference, run_all
+from cone_perception.engines.cpu.fastest import computes_bfloat16
 from cone_perception.errors import EngineError, ModelError, SettingsError, SourceError
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
-from training import export
-from training.calibration import ENOUGH_PICTURES, LEAST_PICTURES
-from training.sensitivity import score_error
-from training.ultralytics_cpu import prepare_ultralytics
+from training.export import export
+from training.export.calibration import ENOUGH_PICTURES, LEAST_PICTURES
+from training.export.sensitivity import score_error
+from training.stage.ultralytics_cpu import prepare_ultralytics
 
 HEIGHT_PX, WIDTH_PX = 96, 160
 
@@ -285,7 +285,7 @@ def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a compiler, as on most machines that train on a CPU."""
-    from cone_perception.engines import build
+    from cone_perception.engines.tensorrt.engine import provide as build
 
     monkeypatch.setattr(build, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)})
     bundle = write_tiny_bundle(tmp_path / 'bundle')
@@ -297,7 +297,7 @@ def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
 
 
 def test_engines_are_built_for_each_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cone_perception import build_engine
+    from cone_perception.engines import build_command as build_engine
 
     built: list[tuple[Path, int]] = []
     monkeypatch.setattr(build_engine, 'run', lambda args: built.append((args.bundle, args.batch)))

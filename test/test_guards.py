@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from cone_perception.errors import DataError
-from training.endings import named_endings
-from training.guards import (
+from training.recipe.recipe import Guards, Stage
+from training.simulate.track import CLASS_NAMES
+from training.stage.endings import named_endings
+from training.stage.guards import (
     GuardError,
     StageStopped,
     arguments,
@@ -24,8 +26,6 @@ from training.guards import (
     forgotten,
     rate_share,
 )
-from training.recipe import Guards, Stage
-from training.simulate.track import CLASS_NAMES
 
 FINE_TUNING = Stage('stage2', 'fsoco12', epochs=150, lr0=0.001, lrf=0.001)
 BATCHES = 111

@@ -30,7 +30,9 @@ ROS = {
 }
 
 RUNTIMES = {'cuda', 'onnxruntime', 'openvino', 'pycuda', 'tensorrt', 'tensorrt_rtx'}
-ENGINE_MODULES = {f'cone_perception.engines.{n}' for n in ('onnxruntime', 'openvino', 'tensorrt')}
+ENGINE_MODULES = {
+    f'cone_perception.engines.{n}' for n in ('cpu.onnxruntime', 'cpu.openvino', 'tensorrt.engine')
+}
 
 IMPORT_ALL = """
 import importlib, sys

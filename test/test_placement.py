@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from tiny_network import write_tiny_bundle
 
-from cone_perception import placement
-from cone_perception.engines import build, tensorrt
-from cone_perception.engines.gpu import Gpu
+from cone_perception.engines import place as placement
+from cone_perception.engines.place import place_network, require_card
+from cone_perception.engines.tensorrt import engine as tensorrt
+from cone_perception.engines.tensorrt import provide as build
+from cone_perception.engines.tensorrt.gpu import Gpu
 from cone_perception.errors import EngineError, EngineLostError, ModelError, PlanError
 from cone_perception.model_card import read_bundle
-from cone_perception.placement import place_network, require_card
 from cone_perception.settings import DetectorSettings
 
 

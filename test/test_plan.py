@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
-from training import plan as plans
+from training.campaign import plan as plans
+from training.campaign.plan import Plan, count_batches, make_plan, optimizer_steps, stage_rates
 from training.cli import main
-from training.guards import warmup_batches
-from training.plan import Plan, count_batches, make_plan, optimizer_steps, stage_rates
-from training.recipe import Stage, find_recipe, load_recipe
+from training.recipe.recipe import Stage, find_recipe, load_recipe
+from training.stage.guards import warmup_batches
 
 SHIPPED = Path(__file__).parents[1] / 'config' / 'training'
 PICTURES = 10
@@ -69,12 +69,12 @@ PLAIN = Stage('s', 'd', 4, batch=4, nbs=16, imgsz=64, lrf=0.1, warmup_epochs=1.5
 )
 def test_rates_and_steps_are_those_of_a_real_training(stage: Stage, tmp_path: Path) -> None:
     pytest.importorskip('ultralytics')
-    from training.ultralytics_cpu import prepare_ultralytics
+    from training.stage.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionTrainer
 
-    from training.guards import arguments
+    from training.stage.guards import arguments
 
     steps = 0
     seen: list[dict[str, list[float]]] = []

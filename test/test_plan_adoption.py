@@ -16,13 +16,15 @@ from held_bundle import hold_to
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from tiny_yolo import write_architecture
 
-from cone_perception import build_engine
-from cone_perception.engines import adoption, build, open_engine
-from cone_perception.engines.adoption import adopt_plan, header_differences, header_precision
-from cone_perception.engines.build import BuildEvent, Compiled, provide_plan
-from cone_perception.engines.choice import Latency, choose, read_choice, write_choice
-from cone_perception.engines.gpu import Gpu
-from cone_perception.engines.plan import PlanCache, cache_folder, read_plan
+from cone_perception.engines import build_command as build_engine
+from cone_perception.engines import open_engine
+from cone_perception.engines.tensorrt import adopt as adoption
+from cone_perception.engines.tensorrt import provide as build
+from cone_perception.engines.tensorrt.adopt import adopt_plan, header_differences, header_precision
+from cone_perception.engines.tensorrt.fastest import Latency, choose, read_choice, write_choice
+from cone_perception.engines.tensorrt.gpu import Gpu
+from cone_perception.engines.tensorrt.plans import PlanCache, cache_folder, read_plan
+from cone_perception.engines.tensorrt.provide import BuildEvent, Compiled, provide_plan
 from cone_perception.errors import EngineError, ModelError, PlanError, RefusedPlanError
 from cone_perception.model_card import Bundle, read_bundle
 
@@ -299,7 +301,7 @@ stand_in.__version__ = '11.4.0'
 stand_in.Builder = Builder
 sys.modules['tensorrt'] = stand_in
 
-from training.ultralytics_cpu import prepare_ultralytics
+from training.stage.ultralytics_cpu import prepare_ultralytics
 
 prepare_ultralytics()
 from ultralytics import YOLO

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cone_perception.engines import class_names_from
-from cone_perception.engines.plan import (
+from cone_perception.engines.tensorrt.plans import (
     PlanCache,
     PlanKey,
     cache_folder,
@@ -214,7 +214,7 @@ HOLD_LOCK = """
 import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[3]]
-from cone_perception.engines.plan import PlanCache
+from cone_perception.engines.tensorrt.plans import PlanCache
 from test_plan_files import KEY
 with PlanCache(Path(sys.argv[1])).lock(sys.argv[2], KEY):
     print('locked', flush=True)

@@ -12,13 +12,13 @@ onnx = pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
 
 from cone_perception.errors import SourceError  # noqa: E402
-from training.calibration import Calibration  # noqa: E402
-from training.half_precision import (  # noqa: E402
+from training.export.calibration import Calibration  # noqa: E402
+from training.export.half_precision import (  # noqa: E402
     convert_to_half,
     decoding_nodes,
     store_weights_in_half,
 )
-from training.quantise import (  # noqa: E402
+from training.export.quantise import (  # noqa: E402
     encode_uint8,
     insert_pairs,
     quantise,

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cone_perception.errors import RecipeError
-from training import recipe as recipes
-from training.recipe import (
+from training.recipe import recipe as recipes
+from training.recipe.recipe import (
     Recipe,
     Stage,
     arms,
@@ -414,7 +414,9 @@ def test_installed_recipes_are_found_below_their_prefix(
     shared = tmp_path / 'share' / 'training' / 'config'
     shared.mkdir(parents=True)
     installed = write(shared, RECIPE, 'two_stage.yaml')
-    monkeypatch.setattr(recipes, '__file__', str(tmp_path / lib / 'training' / 'recipe.py'))
+    monkeypatch.setattr(
+        recipes, '__file__', str(tmp_path / lib / 'training' / 'recipe' / 'recipe.py')
+    )
     assert find_recipe('two_stage') == installed
     installed.unlink()
     shared.rmdir()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cone_perception.errors import SettingsError
-from cone_perception.replay.budget import load_budget, over_budget
-from cone_perception.replay.result import Figure, ReplayResult
+from cone_perception.replay.figures.budget import load_budget, over_budget
+from cone_perception.replay.figures.result import Figure, ReplayResult
 
 
 def result_with(figures: Mapping[str, Figure]) -> ReplayResult:

@@ -21,10 +21,10 @@ import pytest
 from recorded_drive import at, pictures, truths, write
 from tiny_network import BGR_OF_CLASS, write_tiny_bundle
 
-from cone_perception.bags import write_image_bag
+from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
 from cone_perception.errors import SettingsError
-from cone_perception.replay.result import ReplayResult, read_result
+from cone_perception.replay.figures.result import ReplayResult, read_result
 from cone_perception.settings import read_params_file
 from cone_perception.types import Frame
 

@@ -14,8 +14,10 @@ import pytest
 
 from cone_perception.cli import main
 from cone_perception.errors import SettingsError, SourceError
-from cone_perception.replay import judged, statistics
-from cone_perception.replay.compare import (
+from cone_perception.replay.figures import accuracy as judged
+from cone_perception.replay.figures import statistics
+from cone_perception.replay.figures.accuracy import accuracy_figures
+from cone_perception.replay.figures.compare import (
     MARGINS,
     Comparison,
     Margin,
@@ -24,11 +26,10 @@ from cone_perception.replay.compare import (
     subtract,
     verdict_of,
 )
-from cone_perception.replay.comparison_page import comparison_text, write_comparison
-from cone_perception.replay.figures import FIGURES
-from cone_perception.replay.judged import accuracy_figures
-from cone_perception.replay.result import Figure, ReplayResult, write_result
-from cone_perception.replay.statistics import pass_figures
+from cone_perception.replay.figures.names import FIGURES
+from cone_perception.replay.figures.result import Figure, ReplayResult, write_result
+from cone_perception.replay.figures.statistics import pass_figures
+from cone_perception.replay.pages.comparison import comparison_text, write_comparison
 from cone_perception.replay.traces import Fate, FrameTrace, Pace, Pass
 from cone_perception.types import Detections
 

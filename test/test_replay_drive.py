@@ -18,7 +18,7 @@ from recorded_drive import (
     write,
 )
 
-from cone_perception.bags import read_messages
+from cone_perception.bags.reader import read_messages
 from cone_perception.errors import SourceError
 from cone_perception.replay.drive import bag_sha256, camera_names, open_drive
 from cone_perception.replay.schedule import due_frames
@@ -136,7 +136,7 @@ def test_bag_is_read_once(tmp_path, monkeypatch):
             seen.append(message.topic)
             yield message
 
-    monkeypatch.setattr('cone_perception.bags.read_messages', count)
+    monkeypatch.setattr('cone_perception.bags.reader.read_messages', count)
     opened(bag)
     assert sorted(seen) == ['/camera/ground_truth'] * 10 + ['/camera/image'] * 10
 

@@ -21,7 +21,7 @@ from recorded_drive import (
     write,
 )
 
-from cone_perception.bags import (
+from cone_perception.bags.reader import (
     CAMERA_INFO,
     IMAGE,
     bag_types,
@@ -105,7 +105,7 @@ def test_mcap_that_was_written_without_chunks_is_read_up_to_the_cut(tmp_path):
     bag = write(tmp_path / 'bag', noisy(10))
     file = data_file(bag)
     # The same records, taken out of their chunks, as rosbag2's preset `fastwrite` writes them.
-    from cone_perception import bag_remains
+    from cone_perception.bags.reader import cut_off as bag_remains
 
     with file.open('rb') as stream:
         stream.seek(8)

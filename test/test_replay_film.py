@@ -11,9 +11,9 @@ import pytest
 from replay_results import MS, cones, result, trace, write_bag
 
 from cone_perception.errors import SourceError
-from cone_perception.replay import film, pictures
-from cone_perception.replay.film import write_film
-from cone_perception.replay.pictures import read_pictures, tell
+from cone_perception.replay.pages import film, pictures
+from cone_perception.replay.pages.film import write_film
+from cone_perception.replay.pages.pictures import read_pictures, tell
 
 SHAPE = (240, 320)
 BOX = (200.0, 120.0, 240.0, 200.0)

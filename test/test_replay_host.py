@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cone_perception.engines.plan import PlanCache, PlanKey
+from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.replay import host
 from cone_perception.replay.host import (

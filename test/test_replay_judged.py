@@ -7,12 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from cone_perception.accuracy import match_picture, summarise
-from cone_perception.bags import write_image_bag
+from cone_perception.accuracy.matching import match_picture, summarise
+from cone_perception.bags.reader import write_image_bag
 from cone_perception.filters import Filters
 from cone_perception.replay.drive import open_drive
-from cone_perception.replay.flicker import find_flicker, follow
-from cone_perception.replay.judged import (
+from cone_perception.replay.figures.accuracy import (
     BANDS_PX,
     accuracy_figures,
     agreement_figures,
@@ -21,6 +20,7 @@ from cone_perception.replay.judged import (
     reference_answers,
     worst_frames,
 )
+from cone_perception.replay.figures.flicker import find_flicker, follow
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
 from cone_perception.types import Detections, Frame
 

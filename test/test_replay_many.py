@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from cone_perception.errors import InstallError, OutputError, SettingsError
-from cone_perception.replay.folder import REPLAY_MARK
 from cone_perception.replay.many import (
     BagOutcome,
     options_for_each,
@@ -22,12 +21,13 @@ from cone_perception.replay.many import (
     read_table,
     run_many,
 )
+from cone_perception.replay.output_folder import REPLAY_MARK
 
 FAKE = """
 import os, pathlib, signal, sys, time
-from cone_perception.replay.folder import REPLAY_MARK
+from cone_perception.replay.output_folder import REPLAY_MARK
 from cone_perception.replay.many import jobs_at_once
-from cone_perception.replay.result import Figure, ReplayResult, write_result
+from cone_perception.replay.figures.result import Figure, ReplayResult, write_result
 
 bag, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[sys.argv.index('--out') + 1])
 print('replaying', *sys.argv[1:])

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from recorded_drive import at, image, pictures, write
 
-from cone_perception.bags import IMAGE, BagMessage
+from cone_perception.bags.reader import IMAGE, BagMessage
 from cone_perception.engines import EngineInfo
 from cone_perception.errors import EngineError, EngineLostError
 from cone_perception.filters import Filters
 from cone_perception.model_card import ModelCard, NetworkFile
 from cone_perception.pipeline import ConeDetector
-from cone_perception.replay import pipeline_way, read_ahead
+from cone_perception.replay import read_ahead
+from cone_perception.replay import through_pipeline as pipeline_way
 from cone_perception.replay.drive import open_drive
-from cone_perception.replay.pipeline_way import play_through_pipeline
 from cone_perception.replay.read_ahead import ReadAhead
 from cone_perception.replay.schedule import DueFrame
+from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.traces import Pace
 
 LEFT, RIGHT = '/camera/left/image', '/camera/right/image'

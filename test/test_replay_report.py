@@ -17,10 +17,10 @@ import pytest
 from replay_results import NEAR, PERIOD_NS, cones, load, result, trace, write_bag
 
 from cone_perception.errors import OutputError
-from cone_perception.replay import charts
-from cone_perception.replay.charts import SLOTS, Timeline
-from cone_perception.replay.report import format_figure, write_report
-from cone_perception.replay.result import Figure, ReplayResult
+from cone_perception.replay.figures.result import Figure, ReplayResult
+from cone_perception.replay.pages import charts
+from cone_perception.replay.pages.charts import SLOTS, Timeline
+from cone_perception.replay.pages.report import format_figure, write_report
 from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample
 
 FAR = (250.0, 150.0, 265.0, 180.0)
@@ -391,7 +391,7 @@ def test_worst_frames_are_the_bag_s_pictures_with_boxes_and_truth(page_of, tmp_p
 
 
 def test_only_the_pictures_that_are_shown_are_decoded(page_of, tmp_path, monkeypatch):
-    from cone_perception.replay import pictures
+    from cone_perception.replay.pages import pictures
 
     bag = write_bag(tmp_path / 'bag', {'left': 40})
     decoded = []

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cone_perception.errors import OutputError, SourceError
-from cone_perception.replay.result import (
+from cone_perception.replay.figures.result import (
     CONE_COLUMNS,
     FRAME_COLUMNS,
     KIND,

@@ -17,11 +17,11 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception.bags import COMPRESSED_IMAGE, IMAGE, _image_message, bag_types
+from cone_perception.bags.reader import COMPRESSED_IMAGE, IMAGE, _image_message, bag_types
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.model_card import read_bundle
 from cone_perception.replay.processes import ProcessError, private_domain
-from cone_perception.replay.ros_way import (
+from cone_perception.replay.through_ros import (
     Answers,
     NodeCommand,
     echo_node,

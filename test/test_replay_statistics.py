@@ -11,8 +11,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from cone_perception.replay import judged
-from cone_perception.replay.figures import (
+from cone_perception.replay.figures import accuracy as judged
+from cone_perception.replay.figures.names import (
     FIGURES,
     NVIDIA_NAMES,
     FigureKind,
@@ -20,8 +20,8 @@ from cone_perception.replay.figures import (
     is_known,
     kind_of,
 )
-from cone_perception.replay.result import Figure
-from cone_perception.replay.statistics import (
+from cone_perception.replay.figures.result import Figure
+from cone_perception.replay.figures.statistics import (
     MIN_BLOCKS,
     blocks_of_frames,
     expanded_tail,

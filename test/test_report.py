@@ -14,16 +14,16 @@ import yaml
 from recorded_campaign import write_campaign
 
 from cone_perception.errors import OutputError, SourceError
-from training.campaign_record import read_campaign, read_results
-from training.card import read_card
 from training.cli import main
-from training.compare import Interval
-from training.decide import Candidate, decide
-from training.folder import CampaignFolder
-from training.recipe import Figures, Judging
-from training.report import write_public, write_report
-from training.report_blocks import Report, Section, Table, Text, render_html, render_markdown
-from training.report_charts import Bar, Series, forest_chart, line_chart
+from training.judging.compare import Interval
+from training.judging.decide import Candidate, decide
+from training.recipe.recipe import Figures, Judging
+from training.report.blocks import Report, Section, Table, Text, render_html, render_markdown
+from training.report.charts import Bar, Series, forest_chart, line_chart
+from training.report.page import write_public, write_report
+from training.runs.card import read_card
+from training.runs.folder import CampaignFolder
+from training.runs.record import read_campaign, read_results
 
 PUBLISHED = 'judging.published={single-stage: {map50: 0.7081, recall: 0.6542}}'
 SECTIONS = (

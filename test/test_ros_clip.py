@@ -15,7 +15,7 @@ import cv2
 import pytest
 from tiny_network import write_tiny_bundle
 
-from cone_perception.bags import (
+from cone_perception.bags.reader import (
     bag_types,
     header_stamp_ns,
     open_bag,
@@ -24,7 +24,7 @@ from cone_perception.bags import (
 )
 from cone_perception.cli import main
 from cone_perception.model_card import shipped_bundle
-from cone_perception.sources import open_source
+from cone_perception.pictures.sources import open_source
 from cone_perception.types import Frame
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]

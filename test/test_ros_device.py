@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image
 from tiny_network import paint, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 
-from cone_perception.engines.gpu import read_gpu
+from cone_perception.engines.tensorrt.gpu import read_gpu
 from cone_perception.errors import EngineError
 from cone_perception.ros.node import BUILD_FAILED_STATUS, FAILURE_STATUS
 from cone_perception.ros.transport import NODE_SEGMENT_BYTES
@@ -37,7 +37,7 @@ from pathlib import Path
 
 from cone_perception import cli, errors
 from cone_perception.engines import open_engine
-from cone_perception.placement import PlacedEngine
+from cone_perception.engines.place import PlacedEngine
 from cone_perception.ros import detector
 
 
@@ -74,7 +74,7 @@ from cone_perception import cli
 from cone_perception.decode import decode
 from cone_perception.engines import FrameEngine, open_engine
 from cone_perception.images import to_bgr
-from cone_perception.placement import PlacedEngine
+from cone_perception.engines.place import PlacedEngine
 from cone_perception.preprocess import Letterbox
 from cone_perception.ros import detector
 
@@ -120,7 +120,7 @@ from pathlib import Path
 from cone_perception import cli, errors
 from cone_perception.engines import FrameEngine, open_engine
 from cone_perception.images import to_bgr
-from cone_perception.placement import PlacedEngine
+from cone_perception.engines.place import PlacedEngine
 from cone_perception.ros import detector
 from cone_perception.types import Detections
 
@@ -194,8 +194,9 @@ class ILogger:
 CARD_WITHOUT_DRIVER = """
 import sys
 
-from cone_perception import cli, placement
-from cone_perception.engines.gpu import Gpu
+from cone_perception import cli
+from cone_perception.engines import place as placement
+from cone_perception.engines.tensorrt.gpu import Gpu
 
 placement.read_gpu = lambda: Gpu('NVIDIA GeForce RTX 4060', '8.9', '560.35', '12.6')
 sys.exit(cli.main(sys.argv[1:]))

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from cone_perception.bags import (
+from cone_perception.bags.reader import (
     DETECTIONS,
     bag_types,
     header_stamp_ns,

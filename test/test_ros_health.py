@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cone_perception.ros.health import FrameTimes, Health
+from cone_perception.answering.health import FrameTimes, Health
 
 
 def times(inference_ms, age_ms=None):

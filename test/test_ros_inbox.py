@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cone_perception.ros.inbox import NewestFrames, StereoPairs, Waiting
+from cone_perception.answering.inbox import NewestFrames, StereoPairs, Waiting
 
 LEFT, RIGHT = 0, 1
 MS = 1_000_000

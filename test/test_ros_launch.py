@@ -14,7 +14,7 @@ import pytest
 from node_process import TIMEOUT_S, wait_for
 from tiny_network import write_tiny_bundle
 
-from cone_perception.engines.gpu import read_gpu
+from cone_perception.engines.tensorrt.gpu import read_gpu
 from cone_perception.errors import EngineError
 
 pytestmark = [

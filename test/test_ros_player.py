@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from cone_perception.bags import (
+from cone_perception.bags.reader import (
     BagMessage,
     header_stamp_ns,
     open_bag,
@@ -23,10 +23,8 @@ from cone_perception.bags import (
 )
 from cone_perception.errors import SourceError
 from cone_perception.replay.read_ahead import ReadAhead
-from cone_perception.replay.schedule import DueFrame, due_frames
-from cone_perception.replay.traces import Pace
-from cone_perception.ros import player as player_module
-from cone_perception.ros.player import (
+from cone_perception.replay.ros import player as player_module
+from cone_perception.replay.ros.player import (
     InFlight,
     Lateness,
     StampCheck,
@@ -34,6 +32,8 @@ from cone_perception.ros.player import (
     _look_into,
     _with_recorded_stamps,
 )
+from cone_perception.replay.schedule import DueFrame, due_frames
+from cone_perception.replay.traces import Pace
 from cone_perception.types import Frame
 
 pytestmark = pytest.mark.ros

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from cone_perception.ros.inbox import NewestFrames, Waiting
-from cone_perception.ros.worker import Worker
+from cone_perception.answering.inbox import NewestFrames, Waiting
+from cone_perception.answering.worker import Worker
 
 LIMIT_S = 10.0
 

@@ -13,8 +13,8 @@ pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
 
 from cone_perception.errors import ModelError  # noqa: E402
-from training.quantise import insert_pairs, quantised_share  # noqa: E402
-from training.sensitivity import (  # noqa: E402
+from training.export.quantise import insert_pairs, quantised_share  # noqa: E402
+from training.export.sensitivity import (  # noqa: E402
     BlockSensitivity,
     always_float,
     blocks_of,

@@ -6,11 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from cone_perception.accuracy import match_picture, summarise
+from cone_perception.accuracy.matching import match_picture, summarise
 from cone_perception.engines import open_engine, open_network
-from cone_perception.engines.build import check_convolutions, compile_network, network_for_gpu
-from cone_perception.engines.choice import buildable_precisions
-from cone_perception.engines.reference import check_engine
+from cone_perception.engines.check import check_engine
+from cone_perception.engines.tensorrt.fastest import buildable_precisions
+from cone_perception.engines.tensorrt.provide import (
+    check_convolutions,
+    compile_network,
+    network_for_gpu,
+)
 from cone_perception.filters import Filters
 from cone_perception.model_card import file_sha256, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
@@ -70,7 +74,7 @@ def test_it_holds_what_a_cpu_and_a_card_take_and_all_of_it_passed(bundle):
 def test_int8_for_cards_has_the_very_scales_of_the_one_for_cpus(bundle):
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
-    from training.quantise import quantised_share, steps_of
+    from training.export.quantise import quantised_share, steps_of
 
     for_cpu, for_card = (
         onnx.load(bundle.checked_path(bundle.network('int8', encoding)))

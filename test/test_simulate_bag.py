@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import Reader
 
-from cone_perception.bags import bag_types
+from cone_perception.bags.reader import bag_types
 from cone_perception.errors import OutputError
 from training.simulate.bag import drive_frames, write_drive
 from training.simulate.settings import SimulateSettings

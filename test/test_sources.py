@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from cone_perception.bags import COMPRESSED_IMAGE, IMAGE, bag_types, open_bag, write_image_bag
+from cone_perception.bags.reader import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    bag_types,
+    open_bag,
+    write_image_bag,
+)
 from cone_perception.errors import SourceError
-from cone_perception.sources import Unreadable, open_source
+from cone_perception.pictures.sources import Unreadable, open_source
 from cone_perception.types import Frame
 
 TOPIC = '/camera/image'

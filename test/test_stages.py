@@ -23,12 +23,12 @@ pytest.importorskip('ultralytics')
 from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
-from training import stages  # noqa: E402
-from training.cpu_trainer import PREVIOUS, ShardedLoss, is_whole  # noqa: E402
-from training.guards import GuardError, StageStopped, rate_share  # noqa: E402
-from training.recipe import Guards, Stage  # noqa: E402
-from training.stage_job import MAP50, MAP50_95, StageJob, StageRecord  # noqa: E402
-from training.stages import StageTrainer, train_stage  # noqa: E402
+from training.demo_model.cpu_trainer import PREVIOUS, ShardedLoss, is_whole  # noqa: E402
+from training.recipe.recipe import Guards, Stage  # noqa: E402
+from training.stage import trainer as stages  # noqa: E402
+from training.stage.guards import GuardError, StageStopped, rate_share  # noqa: E402
+from training.stage.job import MAP50, MAP50_95, StageJob, StageRecord  # noqa: E402
+from training.stage.trainer import StageTrainer, train_stage  # noqa: E402
 
 TINY_STAGE = Stage(
     'stage1', 'tiny', epochs=3, batch=4, imgsz=64, nbs=4, optimizer='AdamW', lr0=2e-3,
@@ -90,8 +90,8 @@ def events(job: StageJob, name: str) -> list[dict[str, Any]]:
 RUN = """\
 import os, signal, sys
 from pathlib import Path
-from training.stage_job import StageRecord  # noqa: E402
-from training.stages import StageJob, StageTrainer, train_stage
+from training.stage.job import StageRecord  # noqa: E402
+from training.stage.trainer import StageJob, StageTrainer, train_stage
 
 job, kill_at = StageJob.read(Path(sys.argv[1])), int(sys.argv[2])
 check = StageTrainer._on_train_batch_end
@@ -293,7 +293,7 @@ def test_starting_weights_are_judged_by_the_head_that_judges_each_epoch(
     job: StageJob, trained: StageJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heads: list[tuple[bool, bool]] = []
-    from training.validator import UnhurriedValidator
+    from training.judging.validator import UnhurriedValidator
 
     prepare = UnhurriedValidator.init_metrics
 

@@ -19,20 +19,21 @@ from pycuda_on_cpu import MemoryError as NoMemory
 from test_plan_adoption import CAR, with_reference, write_engine
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception import build_engine
-from cone_perception.engines import (
-    Engine,
-    FrameEngine,
-    adoption,
-    build,
-    open_engine,
-    tensorrt,
-)
-from cone_perception.engines.adoption import adopt_plan
-from cone_perception.engines.choice import Latency, buildable_precisions, choose, write_choice
+from cone_perception.engines import Engine, FrameEngine, open_engine
+from cone_perception.engines import build_command as build_engine
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import CudaEngine
-from cone_perception.engines.plan import PlanCache, PlanKey, cache_folder
+from cone_perception.engines.tensorrt import adopt as adoption
+from cone_perception.engines.tensorrt import engine as tensorrt
+from cone_perception.engines.tensorrt import provide as build
+from cone_perception.engines.tensorrt.adopt import adopt_plan
+from cone_perception.engines.tensorrt.fastest import (
+    Latency,
+    buildable_precisions,
+    choose,
+    write_choice,
+)
+from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, cache_folder
 from cone_perception.errors import (
     EngineError,
     EngineLostError,
@@ -424,8 +425,8 @@ def test_missing_tensorrt_is_named(bundles: dict[tuple[str, int], Bundle]) -> No
 
 def test_plan_that_tensorrt_refuses_is_named_with_its_words(tmp_path: Path) -> None:
     trt = pytest.importorskip('tensorrt_rtx_bindings')
-    from cone_perception.engines.plan import Plan
-    from cone_perception.engines.tensorrt import TensorRtNetwork, make_logger
+    from cone_perception.engines.tensorrt.engine import TensorRtNetwork, make_logger
+    from cone_perception.engines.tensorrt.plans import Plan
 
     plan = Plan(tmp_path / 'foreign.plan', b'vtrt' + bytes(200))
     with pytest.raises((PlanError, ModelError), match=r'foreign\.plan is refused.*:'):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cone_perception.accuracy import PictureMatch
-from training.thresholds import best_threshold
+from cone_perception.accuracy.matching import PictureMatch
+from training.export.thresholds import best_threshold
 
 
 def picture(scores: list[float], correct: list[bool], truths: int) -> PictureMatch:

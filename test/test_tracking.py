@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from training.recipe import Tracking
-from training.tracking import QUEUE_MESSAGES, TrackedRun, open_tracking, track_evaluation
+from training.recipe.recipe import Tracking
+from training.stage.tracking import QUEUE_MESSAGES, TrackedRun, open_tracking, track_evaluation
 
 KEY = 'k' * 40
 HANGS = 'import threading\nthreading.Event().wait()\n'
@@ -74,8 +74,8 @@ def test_this_side_never_imports_wandb() -> None:
             '-c',
             'import sys; sys.modules["wandb"] = None\n'
             'from pathlib import Path\n'
-            'from training.recipe import Tracking\n'
-            'from training.tracking import open_tracking\n'
+            'from training.recipe.recipe import Tracking\n'
+            'from training.stage.tracking import open_tracking\n'
             'open_tracking(Tracking(), "c", "r", "j", {}, Path("/nowhere")).finish()\n',
         ],
         cwd=Path(__file__).parents[1],
@@ -292,8 +292,8 @@ def test_killed_training_leaves_no_process_behind(tmp_path: Path) -> None:
         'import os, signal, sys, time\n'
         'sys.path[0] = sys.argv[1]\n'
         'from pathlib import Path\n'
-        'from training.recipe import Tracking\n'
-        'from training.tracking import open_tracking\n'
+        'from training.recipe.recipe import Tracking\n'
+        'from training.stage.tracking import open_tracking\n'
         'run = open_tracking(Tracking(mode="offline"), "c", "r", "j", {}, Path(sys.argv[2]))\n'
         'run.log({"loss": 1.0}, 0)\n'
         'while not run._taken: time.sleep(0.05)\n'

@@ -43,7 +43,7 @@ NAMES = """
 CHECK = """
 import inspect, sys
 import tensorrt_bindings as trt
-from cone_perception.engines import build
+from cone_perception.engines.tensorrt.engine import provide as build
 
 for path in sys.argv[1:]:
     found = trt

@@ -23,10 +23,27 @@ from held_bundle import hold_to
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-from cone_perception import build_engine, verify_engine  # noqa: E402
 from cone_perception.decode import decode  # noqa: E402
-from cone_perception.engines import Engine, build, gpu, open_network  # noqa: E402
-from cone_perception.engines.build import (  # noqa: E402
+from cone_perception.engines import Engine, open_network  # noqa: E402
+from cone_perception.engines import build_command as build_engine  # noqa: E402
+from cone_perception.engines import verify_command as verify_engine  # noqa: E402
+from cone_perception.engines.tensorrt import gpu  # noqa: E402
+from cone_perception.engines.tensorrt import provide as build  # noqa: E402
+from cone_perception.engines.tensorrt.fastest import read_choice  # noqa: E402
+from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu  # noqa: E402
+from cone_perception.engines.tensorrt.layers import (  # noqa: E402
+    convolution_precisions,
+    layers_from_inspector,
+    layers_from_log,
+)
+from cone_perception.engines.tensorrt.plans import (  # noqa: E402
+    Plan,
+    PlanCache,
+    passport_path,
+    read_passport,
+    record_check,
+)
+from cone_perception.engines.tensorrt.provide import (  # noqa: E402
     BuildEvent,
     choose_provider,
     compile_apart,
@@ -35,20 +52,6 @@ from cone_perception.engines.build import (  # noqa: E402
     network_for_gpu,
     provide_engine,
     provide_plan,
-)
-from cone_perception.engines.choice import read_choice  # noqa: E402
-from cone_perception.engines.gpu import Gpu, read_gpu  # noqa: E402
-from cone_perception.engines.layers import (  # noqa: E402
-    convolution_precisions,
-    layers_from_inspector,
-    layers_from_log,
-)
-from cone_perception.engines.plan import (  # noqa: E402
-    Plan,
-    PlanCache,
-    passport_path,
-    read_passport,
-    record_check,
 )
 from cone_perception.errors import (  # noqa: E402
     EngineError,
@@ -322,7 +325,8 @@ def test_what_libraries_print_is_no_event() -> None:
 
 def test_builder_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
-        'import sys, threading, time; from cone_perception.engines.build import _end_with_parent;'
+        'import sys, threading, time; '
+        'from cone_perception.engines.tensorrt.provide import _end_with_parent;'
         'threading.Thread(target=_end_with_parent, daemon=True).start();'
         "print('up', flush=True); time.sleep(600)"
     )

@@ -18,12 +18,12 @@ pytest.importorskip('ultralytics')
 pytest.importorskip('onnxruntime')
 onnx = pytest.importorskip('onnx')
 
-from cone_perception.engines.build import compile_network  # noqa: E402
-from training.calibration import Calibration  # noqa: E402
-from training.export import export_onnx  # noqa: E402
-from training.half_precision import convert_to_half, decoding_nodes  # noqa: E402
-from training.quantise import insert_pairs, quantise, quantised_share, steps_of  # noqa: E402
-from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
+from cone_perception.engines.tensorrt.provide import compile_network  # noqa: E402
+from training.export.calibration import Calibration  # noqa: E402
+from training.export.export import export_onnx  # noqa: E402
+from training.export.half_precision import convert_to_half, decoding_nodes  # noqa: E402
+from training.export.quantise import insert_pairs, quantise, quantised_share, steps_of  # noqa: E402
+from training.stage.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 HEIGHT_PX, WIDTH_PX = 96, 160
 CAR = 'SM89'  # the RTX 4060

@@ -102,7 +102,7 @@ def open_engine(
     Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
     """
     if name == 'tensorrt':
-        from cone_perception.engines.tensorrt import open_tensorrt
+        from cone_perception.engines.tensorrt.engine import open_tensorrt
 
         return open_tensorrt(bundle, batch, precision)
     precision = precision or _cpu_precision(bundle)
@@ -129,13 +129,13 @@ def open_network(
     engine: Engine
     try:
         if name in ('auto', 'openvino'):
-            from cone_perception.engines.openvino import OpenVinoEngine
+            from cone_perception.engines.cpu.openvino import OpenVinoEngine
 
             engine = OpenVinoEngine(
                 path, network, bundle.card.preprocessing, threads, arithmetic, streams, compiled
             )
         elif name == 'onnxruntime':
-            from cone_perception.engines.onnxruntime import OnnxRuntimeEngine
+            from cone_perception.engines.cpu.onnxruntime import OnnxRuntimeEngine
 
             engine = OnnxRuntimeEngine(path, network, bundle.card.preprocessing, threads)
         else:

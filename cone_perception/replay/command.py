@@ -14,40 +14,40 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from cone_perception.build_engine import print_event, print_warning
+from cone_perception.arguments import above_zero, count
 from cone_perception.detect import SETTINGS, add_settings
+from cone_perception.engines.build_command import print_event, print_warning
+from cone_perception.engines.place import place_network
 from cone_perception.errors import ConePerceptionError, InstallError, SettingsError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
-from cone_perception.number_arguments import above_zero, count
 from cone_perception.pipeline import ConeDetector
-from cone_perception.placement import place_network
-from cone_perception.replay.budget import load_budget, over_budget
 from cone_perception.replay.drive import open_drive
-from cone_perception.replay.film import write_film
-from cone_perception.replay.folder import REPLAY_MARK, claim_folder
-from cone_perception.replay.host import describe_bag, describe_host, describe_model
-from cone_perception.replay.judged import (
+from cone_perception.replay.figures.accuracy import (
     Answers,
     accuracy_figures,
     agreement_figures,
     consistency_figures,
     reference_answers,
 )
+from cone_perception.replay.figures.budget import load_budget, over_budget
+from cone_perception.replay.figures.result import Figure, ReplayResult, write_result
+from cone_perception.replay.figures.statistics import load_figures, pass_figures
+from cone_perception.replay.host import describe_bag, describe_host, describe_model
 from cone_perception.replay.many import add_many_arguments, jobs_at_once, options_for_each, run_many
 from cone_perception.replay.max_rate import MaxRate, find_max_rate
-from cone_perception.replay.pipeline_way import play_through_pipeline
+from cone_perception.replay.output_folder import REPLAY_MARK, claim_folder
+from cone_perception.replay.pages.film import write_film
+from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.processes import signals_as_interrupt
-from cone_perception.replay.report import write_report
-from cone_perception.replay.result import Figure, ReplayResult, write_result
-from cone_perception.replay.ros_way import (
+from cone_perception.replay.through_pipeline import play_through_pipeline
+from cone_perception.replay.through_ros import (
     NodeCommand,
     Stamps,
     echo_node,
     our_node,
     play_through_ros,
 )
-from cone_perception.replay.statistics import load_figures, pass_figures
 from cone_perception.replay.traces import FATES, Drive, Pace, Pass
 from cone_perception.settings import DetectorSettings, read_params_file
 

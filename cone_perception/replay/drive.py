@@ -15,8 +15,7 @@ from typing import Literal
 from rosbags.rosbag2 import Reader
 from tqdm import tqdm
 
-from cone_perception.bag.report import Picture, inspect_bag, storage_of
-from cone_perception.bags import (
+from cone_perception.bags.reader import (
     BAG_FILES,
     COMPRESSED_IMAGE,
     DETECTIONS,
@@ -26,6 +25,7 @@ from cone_perception.bags import (
     header_stamp_ns,
     open_bag,
 )
+from cone_perception.bags.report import Picture, inspect_bag, storage_of
 from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr

@@ -31,6 +31,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 import cone_perception
+from cone_perception.arguments import count
 from cone_perception.errors import (
     ConePerceptionError,
     InstallError,
@@ -38,13 +39,12 @@ from cone_perception.errors import (
     SettingsError,
     SourceError,
 )
-from cone_perception.number_arguments import count
-from cone_perception.page import plain, table, write_page
-from cone_perception.replay.figures import kind_of
-from cone_perception.replay.folder import REPLAY_MARK
+from cone_perception.files import write_whole
+from cone_perception.pages.page import plain, table, write_page
+from cone_perception.replay.figures.names import kind_of
+from cone_perception.replay.figures.result import Figure, read_result, without_nan
+from cone_perception.replay.output_folder import REPLAY_MARK
 from cone_perception.replay.processes import signals_as_interrupt
-from cone_perception.replay.result import Figure, read_result, without_nan
-from cone_perception.whole_file import write_whole
 
 State = Literal['done', 'over budget', 'failed', 'interrupted', 'not run']
 FINISHED: tuple[State, ...] = ('done', 'over budget')
@@ -330,7 +330,7 @@ def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
     names = [f'<span title="{plain(kind_of(name).what)}">{plain(name)}</span>' for name in columns]
     write_page(
         out / 'table.html',
-        'replay/table.html',
+        'table.html',
         subtitle=plain(_summary(outcomes)),
         table=table(
             ['bag', 'state', *names],

@@ -7,7 +7,7 @@ import heapq
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from cone_perception.bags import BagMessage, open_bag, read_until_damage
+from cone_perception.bags.reader import BagMessage, open_bag, read_until_damage
 from cone_perception.errors import SourceError
 from cone_perception.replay.traces import Drive, Pace
 

@@ -28,8 +28,11 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2DArray
 
-from cone_perception.draw import draw_cones
-from cone_perception.engines.build import BuildEvent
+from cone_perception.answering.health import FrameMoments, FrameTimes, Health, Outcome
+from cone_perception.answering.inbox import Inbox, NewestFrames, StereoPairs, Waiting
+from cone_perception.answering.worker import Worker
+from cone_perception.engines.place import PlacedEngine, place_network
+from cone_perception.engines.tensorrt.provide import BuildEvent
 from cone_perception.errors import (
     ConePerceptionError,
     EngineError,
@@ -39,8 +42,8 @@ from cone_perception.errors import (
 )
 from cone_perception.images import as_sent, converter, to_bgr
 from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
+from cone_perception.pictures.draw import draw_cones
 from cone_perception.pipeline import ConeDetector, StationTimes
-from cone_perception.placement import PlacedEngine, place_network
 from cone_perception.ros.diagnostics import (
     ERROR,
     OK,
@@ -51,14 +54,11 @@ from cone_perception.ros.diagnostics import (
     timing_status,
     why_silent,
 )
-from cone_perception.ros.health import FrameMoments, FrameTimes, Health, Outcome
-from cone_perception.ros.inbox import Inbox, NewestFrames, StereoPairs, Waiting
 from cone_perception.ros.memory import give_back_free_memory
 from cone_perception.ros.messages import DetectionPublisher
 from cone_perception.ros.node import BUILD_FAILED_STATUS, FAILURE_STATUS
 from cone_perception.ros.parameters import changed_settings, declare_settings, read_settings
 from cone_perception.ros.transport import profile_in_use, shared_memory_shortage
-from cone_perception.ros.worker import Worker
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import CameraPicture, Detections, Frame, UInt8
 

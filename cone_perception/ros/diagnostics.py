@@ -10,7 +10,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 
-from cone_perception.ros.health import (
+from cone_perception.answering.health import (
     RATE_WINDOW_S,
     CameraReport,
     FrameMoments,

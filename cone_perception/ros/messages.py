@@ -10,7 +10,7 @@ from rclpy.publisher import Publisher
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
-from cone_perception.detection_array import from_message as from_message
+from cone_perception.bags.detections import from_message as from_message
 from cone_perception.types import Detections
 
 

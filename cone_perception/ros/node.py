@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from cone_perception.errors import ConePerceptionError
 from cone_perception.ros.memory import keep_freed_memory
-from cone_perception.ros.settings_text import settings_help
 from cone_perception.ros.transport import NODE_PROFILE, use_profile
+from cone_perception.settings_text import settings_help
 
 FAILURE_STATUS = 1
 """Exit status that makes the launch file start the node again."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cone_perception.draw import CLASS_COLOURS, short_name
+from cone_perception.pictures.draw import CLASS_COLOURS, short_name
 from training.data.verify import DataReport, box_heights_px
 from training.simulate.track import CLASS_NAMES
 

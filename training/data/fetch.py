@@ -22,9 +22,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import ConePerceptionError, DataError, InstallError
 from training.data.download import download, is_complete
-from training.data.layout import read_layout
 from training.data.manifest import MANIFEST, check_manifest, write_manifest
 from training.data.sources import SOURCES, Source, parse_counts
 

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.types import UInt8
-from training.folder import write_text
+from training.runs.folder import write_text
 
 BITS = 256
 VERSION = 1

@@ -23,16 +23,16 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from cone_perception.draw import short_name
+from cone_perception.dataset.labels import read_labels
+from cone_perception.dataset.layout import label_path, read_layout
 from cone_perception.errors import DataError
 from cone_perception.model_card import shipped_bundle
+from cone_perception.pictures.draw import short_name
 from cone_perception.types import UInt8
 from training.data.classes import map_classes
 from training.data.embedding import embed_pictures
 from training.data.fingerprint import find_inside
-from training.data.labels import read_labels
-from training.data.layout import label_path, read_layout
-from training.folder import write_text
+from training.runs.folder import write_text
 from training.simulate.track import CLASS_NAMES
 
 Float64 = npt.NDArray[np.float64]

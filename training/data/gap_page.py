@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cone_perception.draw import short_name
+from cone_perception.pictures.draw import short_name
 from training.data.gap import HALVINGS, Difference, Float64, GapReport
-from training.folder import write_text
+from training.runs.folder import write_text
 from training.simulate.track import CLASS_NAMES
 
 BINS = 40

@@ -23,13 +23,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from cone_perception.draw import draw_caption
+from cone_perception.dataset.layout import Layout, find_data_yaml, read_layout
 from cone_perception.errors import DataError, OutputError, SettingsError
+from cone_perception.pictures.draw import draw_caption
 from cone_perception.types import Float32, UInt8
 from training.data.fingerprint import BITS, default_workers, hash_pictures
-from training.data.layout import Layout, find_data_yaml, read_layout
-from training.folder import write_text
-from training.recipe import Leaks
+from training.recipe.recipe import Leaks
+from training.runs.folder import write_text
 
 JUDGED = ('val', 'test')
 """Splits that select or judge a model: training must not have seen anything like their pictures."""

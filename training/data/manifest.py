@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from cone_perception.dataset.labels import read_labels
+from cone_perception.dataset.layout import Layout, label_path, read_layout
 from cone_perception.errors import DataError
-from training.data.labels import read_labels
-from training.data.layout import Layout, label_path, read_layout
 
 MANIFEST = 'manifest.jsonl'
 """Beside data.yaml: a line about the whole, then one per file."""

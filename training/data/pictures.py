@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from training.data.labels import Fault
-from training.data.layout import PICTURE_FORMATS
+from cone_perception.dataset.labels import Fault
+from cone_perception.dataset.layout import PICTURE_FORMATS
 
 LEAST_SIDE_PX = 10
 FORMATS = frozenset([*PICTURE_FORMATS.split(), 'jpeg2000'])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from cone_perception.dataset.layout import SPLITS
 from cone_perception.errors import DataError
-from training.data.layout import SPLITS
 
 
 @dataclass(frozen=True, slots=True)

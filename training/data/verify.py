@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from cone_perception.dataset.labels import Fault, Labels, read_labels
+from cone_perception.dataset.layout import Layout, Problem, label_path, read_layout
 from cone_perception.errors import DataError
 from cone_perception.types import Float32
 from training.data.classes import map_classes
-from training.data.labels import Fault, Labels, read_labels
-from training.data.layout import Layout, Problem, label_path, read_layout
 from training.data.manifest import MANIFEST, check_manifest, read_manifest
 from training.data.pictures import check_picture
 from training.data.sources import SOURCES, parse_counts

@@ -13,7 +13,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
-from cone_perception.bags import COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
+from cone_perception.bags.reader import COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
 from cone_perception.errors import OutputError, SettingsError
 from training.simulate.camera import Camera, load_camera, make_lens
 from training.simulate.labels import Label

@@ -1,0 +1,1 @@
+"""From a batch of pictures to its answers: inbox, workers, health."""

@@ -1,0 +1,193 @@
+"""`cone-perception bag info|cut|from-images|from-video|to-dataset`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tqdm import tqdm
+
+from cone_perception.arguments import above_zero, zero_or_more
+from cone_perception.bags.cut import cut_bag
+from cone_perception.bags.make import stamp_frames
+from cone_perception.bags.reader import write_image_bag
+from cone_perception.bags.report import BagReport, TopicReport, inspect_bag
+from cone_perception.camera_info import load_camera_info
+from cone_perception.errors import OutputError, SourceError
+from cone_perception.pictures.sources import Unreadable, open_source
+from cone_perception.replay.to_label.dataset import add_arguments as add_dataset_arguments
+from cone_perception.replay.to_label.dataset import run as make_dataset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
+    info = actions.add_parser('info', help='what is in a bag, and what is wrong with it')
+    info.add_argument('bag', type=Path, help='folder of a rosbag2, or its .mcap or .db3 file')
+    info.add_argument('--json', action='store_true', help='for programs')
+    info.set_defaults(act=_info)
+
+    cut = actions.add_parser('cut', help='a part of a bag, byte for byte')
+    cut.add_argument('bag', type=Path, help='folder of a rosbag2, or its .mcap or .db3 file')
+    cut.add_argument(
+        '--start', type=zero_or_more, default=0.0, help='seconds after the first message (0)'
+    )
+    cut.add_argument('--duration', type=above_zero, help='seconds (to the end)')
+    cut.add_argument(
+        '--topic', action='append', default=[], help='only this one; may be repeated (all)'
+    )
+    cut.add_argument('--out', type=Path, required=True, help='folder of the new bag')
+    cut.set_defaults(act=_cut)
+
+    for name, what in (('from-images', 'folder of pictures'), ('from-video', 'video')):
+        make = actions.add_parser(name, help=f'a bag of a {what}')
+        make.add_argument('source', type=Path, help=what)
+        make.add_argument('--out', type=Path, required=True, help='folder of the new bag')
+        make.add_argument(
+            '--topic',
+            type=_topic,
+            help='(/camera/image, or /camera/image/compressed with --compressed)',
+        )
+        images = name == 'from-images'
+        make.add_argument(
+            '--hz',
+            type=above_zero,
+            default=15.0 if images else None,
+            help=f'pictures per second ({"15" if images else "the times of the video"})',
+        )
+        make.add_argument('--frame-id', default='camera', help='of the headers (camera)')
+        make.add_argument('--compressed', action='store_true', help='JPEG in CompressedImage')
+        make.add_argument('--camera-info', type=Path, help='calibration (YAML) to publish beside')
+        make.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap', help='(mcap)')
+        make.set_defaults(act=_make, kind='pictures' if images else 'video')
+
+    summary = 'frames of a drive that are worth labelling'
+    dataset = actions.add_parser('to-dataset', help=summary, description=summary)
+    add_dataset_arguments(dataset)
+    dataset.set_defaults(act=make_dataset)
+
+
+def run(args: argparse.Namespace) -> int:
+    return int(args.act(args))
+
+
+def _info(args: argparse.Namespace) -> int:
+    try:
+        report = inspect_bag(args.bag)
+    except SourceError as error:
+        if not args.json:
+            raise
+        print(json.dumps({'path': str(args.bag), 'complete': False, 'error': str(error)}, indent=2))
+        return 1
+    print(json.dumps(asdict(report), indent=2) if args.json else report_text(report))
+    return 0 if report.complete else 1
+
+
+def _cut(args: argparse.Namespace) -> int:
+    with _new_bag(args.out):
+        count, before = cut_bag(args.bag, args.out, args.start, args.duration, args.topic)
+    held = f', {before} of them said before and still valid' if before else ''
+    print(f'{args.out}: {count} messages{held}')
+    return 0
+
+
+def _make(args: argparse.Namespace) -> int:
+    topic = args.topic or f'/camera/image{"/compressed" if args.compressed else ""}'
+    source = open_source(args.source)
+    if source.kind != args.kind:
+        hint = {
+            'pictures': 'from-images takes it',
+            'video': 'from-video takes it',
+            'bag': 'it is a bag already',
+        }
+        raise SourceError(f'{args.source} is no {args.kind}: {hint[source.kind]}.')
+    info = load_camera_info(args.camera_info) if args.camera_info else None
+    failures: list[Unreadable] = []
+    with _new_bag(args.out):
+        stamped = stamp_frames(source, args.hz, args.frame_id, failures.append)
+        frames = tqdm(stamped, 'writing', source.count, unit='picture', disable=None)
+        count = write_image_bag(args.out, frames, topic, args.compressed, args.storage, info)
+        if not count:
+            raise SourceError(f'{args.source} has no picture that can be read.')
+    print(f'{args.out}: {count} pictures on {topic}')
+    for failure in failures:
+        print(f'left out: {failure.source}: {failure.reason}', file=sys.stderr)
+    return 1 if failures else 0
+
+
+@contextlib.contextmanager
+def _new_bag(out: Path) -> Iterator[None]:
+    """Refuse a place that is taken, and leave no half of a bag behind."""
+    if out.exists():
+        raise OutputError(f'{out} exists already: give another --out, or remove it.')
+    try:
+        yield
+    except BaseException as error:
+        if out.exists():
+            shutil.rmtree(out)
+        if isinstance(error, OSError):
+            raise OutputError(f'{out} cannot be written: {error}') from error
+        raise
+
+
+def report_text(report: BagReport) -> str:
+    """For the terminal: a head, a table of topics, and what is wrong."""
+    lines = [
+        f'{report.path}: {report.storage}, compression {report.compression}, '
+        f'{_size(report.size_bytes)}',
+        f'{report.count} messages in {report.duration_s:.3f} s, '
+        f'{_time(report.first_ns)} to {_time(report.last_ns)}',
+        '',
+    ]
+    head = ('topic', 'type', 'messages', 'rate', 'first stamp', 'last stamp', 'size', 'picture')
+    rows = [head, *(_row(topic) for topic in report.topics)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines.append('')
+    lines += [
+        f'wrong: {f"{problem.topic}: " if problem.topic else ""}{problem.text}'
+        for problem in report.problems
+    ]
+    return '\n'.join(lines if report.problems else [*lines, 'nothing wrong was found'])
+
+
+def _row(topic: TopicReport) -> tuple[str, ...]:
+    picture = topic.picture
+    return (
+        topic.topic,
+        topic.type_name,
+        str(topic.count),
+        '-' if topic.rate_hz is None else f'{topic.rate_hz:.2f} Hz',
+        _stamp(topic.first_stamp_ns),
+        _stamp(topic.last_stamp_ns),
+        _size(topic.size_bytes),
+        f'{picture.width_px}x{picture.height_px} {picture.encoding}' if picture else '-',
+    )
+
+
+def _size(size_bytes: int) -> str:
+    return f'{size_bytes / 1e6:.2f} MB' if size_bytes >= 10_000 else f'{size_bytes} B'
+
+
+def _stamp(stamp_ns: int | None) -> str:
+    return '-' if stamp_ns is None else f'{stamp_ns // 10**9}.{stamp_ns % 10**9:09d}'
+
+
+def _time(time_ns: int | None) -> str:
+    if time_ns is None:
+        return '-'
+    at = datetime.fromtimestamp(time_ns // 10**9, timezone.utc)
+    return f'{at:%Y-%m-%d %H:%M:%S}.{time_ns % 10**9 // 10**6:03d} UTC'
+
+
+def _topic(text: str) -> str:
+    if not re.fullmatch(r'(/[A-Za-z_][A-Za-z0-9_]*)+', text):
+        raise argparse.ArgumentTypeError(f'{text} is no topic: /camera/image would be one')
+    return text

@@ -1,0 +1,247 @@
+"""rosbag2 folders and files, read and written without ROS."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from cone_perception.bags.cut_off import open_remains
+from cone_perception.camera_info import CameraInfo, camera_info_topic
+from cone_perception.errors import SourceError
+from cone_perception.types import Frame
+
+IMAGE = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
+DETECTIONS = 'vision_msgs/msg/Detection2DArray'
+BAG_FILES = ('.mcap', '.db3')
+
+
+@dataclass(frozen=True, slots=True)
+class BagMessage:
+    """One message of a bag.
+
+    time_ns: when it was recorded. data: serialised, as it travels over DDS (CDR).
+    """
+
+    topic: str
+    type_name: str
+    time_ns: int
+    data: bytes
+
+
+@cache
+def bag_types() -> Any:
+    """The rosbags typestore of ROS 2's own messages and of vision_msgs."""
+    store = get_typestore(Stores.LATEST)
+    folder = resources.files('cone_perception') / 'interfaces' / 'vision_msgs' / 'msg'
+    for file in folder.iterdir():
+        if file.name.endswith('.msg'):
+            name = f'vision_msgs/msg/{file.name.removesuffix(".msg")}'
+            store.register(get_types_from_msg(file.read_text(encoding='utf-8'), name))
+    return store
+
+
+def is_bag(path: Path) -> bool:
+    """Whether `path` is a rosbag2 folder or one of its files."""
+    if path.is_dir():
+        return (path / 'metadata.yaml').is_file() or file_without_metadata(path) is not None
+    return path.suffix in BAG_FILES
+
+
+def file_without_metadata(path: Path) -> Path | None:
+    """The only bag file of a folder without metadata.yaml: it can be read alone. Otherwise None."""
+    if not path.is_dir() or (path / 'metadata.yaml').is_file():
+        return None
+    files = [file for file in path.iterdir() if file.suffix in BAG_FILES]
+    return files[0] if len(files) == 1 else None
+
+
+@contextmanager
+def open_bag(path: Path) -> Iterator[Reader]:
+    """A rosbags reader of the bag at `path`: its folder, or a single .mcap or .db3 file.
+
+    A bag that was cut off is read up to there; then `read_messages` says so.
+    Raises SourceError when it is missing, no bag, or nothing of it can be read.
+    """
+    file = file_without_metadata(path) or path
+    try:
+        reader = Reader(file)
+        reader.open()
+    except Exception as error:  # a damaged bag raises whatever its parser tripped over
+        remains = open_remains(file)
+        if remains is None:
+            raise SourceError(
+                f'{path} cannot be read as a rosbag2: {_reason(error)}. '
+                'Give its folder with metadata.yaml, or a complete .mcap or .db3 file; '
+                '`ros2 bag reindex` repairs a recording that was cut off.'
+            ) from error
+        reader = remains
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def read_messages(
+    reader: Reader,
+    topics: Iterable[str],
+    start_ns: int | None = None,
+    stop_ns: int | None = None,
+) -> Iterator[BagMessage]:
+    """Messages of these topics in the order of their times.
+
+    start_ns, stop_ns: only those recorded from the one on, and before the other.
+    Raises SourceError when the bag is damaged further on.
+    """
+    wanted = set(topics)
+    connections = [c for c in reader.connections if c.topic in wanted]
+    if not connections:
+        return
+    messages = reader.messages(connections, start_ns, stop_ns)
+    while True:
+        try:
+            connection, time_ns, data = next(messages)
+        except StopIteration:
+            return
+        except Exception as error:  # a damaged bag raises whatever its parser tripped over
+            raise SourceError(
+                f'{reader.path} is damaged, the rest of it cannot be read: {_reason(error)}'
+            ) from error
+        yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+
+
+def read_until_damage(
+    reader: Reader, topics: Iterable[str], problems: list[str]
+) -> Iterator[BagMessage]:
+    """As read_messages, but damage ends it: what is wrong is appended to `problems`."""
+    try:
+        yield from read_messages(reader, topics)
+    except SourceError as error:
+        problems.append(str(error))
+
+
+def header_stamp_ns(data: bytes) -> int:
+    """Stamp of a serialised message whose first field is a std_msgs/Header.
+
+    Four bytes say the byte order (RTPS 2.5, 10.2: odd is little), then follow sec and nanosec.
+    Raises SourceError when it is too short for them.
+    """
+    if len(data) < 12:
+        raise SourceError(f'a message of {len(data)} bytes has no header')
+    sec, nanosec = struct.unpack_from('<iI' if data[1] & 1 else '>iI', data, 4)
+    return int(sec) * 10**9 + int(nanosec)
+
+
+def image_topics(reader: Reader) -> dict[str, int]:
+    """Topic -> number of pictures, of all topics with raw or compressed images."""
+    counts: dict[str, int] = {}
+    for connection in reader.connections:
+        if connection.msgtype in (IMAGE, COMPRESSED_IMAGE):
+            counts[connection.topic] = counts.get(connection.topic, 0) + connection.msgcount
+    return counts
+
+
+def choose_image_topic(reader: Reader, topic: str | None) -> str:
+    """The topic asked for, or the only image topic of the bag.
+
+    Raises SourceError with the list of image topics when that is not one.
+    """
+    counts = image_topics(reader)
+    listed = ', '.join(f'{name} ({count} pictures)' for name, count in sorted(counts.items()))
+    if not counts:
+        raise SourceError(f'{reader.path} has no topic of type {IMAGE} or {COMPRESSED_IMAGE}.')
+    if topic is None:
+        if len(counts) > 1:
+            raise SourceError(f'{reader.path} has several image topics, choose one: {listed}.')
+        return next(iter(counts))
+    if topic not in counts:
+        raise SourceError(f'{reader.path} has no image topic {topic}; it has {listed}.')
+    return topic
+
+
+def write_image_bag(
+    path: Path,
+    frames: Iterable[Frame],
+    topic: str,
+    compressed: bool = False,
+    storage: str = 'mcap',
+    camera_info: CameraInfo | None = None,
+) -> int:
+    """Write pictures into a new bag at `path`, recorded at their stamps; returns their number.
+
+    compressed: JPEG in CompressedImage instead of bgr8 in Image. storage: mcap or sqlite3.
+    camera_info: goes before each picture, on the topic beside it.
+    Raises SourceError at a picture that has another size than camera_info.
+    """
+    store = bag_types()
+    type_name = COMPRESSED_IMAGE if compressed else IMAGE
+    count = 0
+    with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
+        connection = writer.add_connection(topic, type_name, typestore=store)
+        if camera_info is not None:
+            beside = writer.add_connection(camera_info_topic(topic), CAMERA_INFO, typestore=store)
+        for frame in frames:
+            if camera_info is not None:
+                info = _camera_info_message(store, frame, camera_info)
+                writer.write(beside, frame.stamp_ns, store.serialize_cdr(info, CAMERA_INFO))
+            message = _image_message(store, frame, compressed)
+            writer.write(connection, frame.stamp_ns, store.serialize_cdr(message, type_name))
+            count += 1
+    return count
+
+
+def _image_message(store: Any, frame: Frame, compressed: bool) -> Any:
+    types = store.types
+    header = _header(store, frame)
+    if compressed:
+        encoded = cv2.imencode('.jpg', frame.bgr)[1].reshape(-1)
+        return types[COMPRESSED_IMAGE](header, 'jpeg', encoded)
+    return types[IMAGE](
+        header,
+        frame.height_px,
+        frame.width_px,
+        'bgr8',
+        0,
+        frame.width_px * 3,
+        np.ascontiguousarray(frame.bgr).reshape(-1),
+    )
+
+
+def _camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
+    if (frame.width_px, frame.height_px) != (info.width_px, info.height_px):
+        raise SourceError(
+            f'{frame.source} has {frame.width_px}x{frame.height_px} pixels, but the camera was '
+            f'calibrated on {info.width_px}x{info.height_px}: give the calibration of these '
+            'pictures.'
+        )
+    return store.types[CAMERA_INFO](
+        _header(store, frame),
+        info.height_px,
+        info.width_px,
+        info.distortion_model,
+        *(np.array(numbers, np.float64) for numbers in (info.d, info.k, info.r, info.p)),
+        0,
+        0,
+        store.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False),
+    )
+
+
+def _header(store: Any, frame: Frame) -> Any:
+    stamp = store.types['builtin_interfaces/msg/Time'](*divmod(frame.stamp_ns, 10**9))
+    return store.types['std_msgs/msg/Header'](stamp, frame.frame_id)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip('.') or type(error).__name__

@@ -1,0 +1,380 @@
+"""A bag -> what is in it and what is wrong with it."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rosbags.rosbag2 import Reader
+
+from cone_perception.bags.reader import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    BagMessage,
+    bag_types,
+    file_without_metadata,
+    header_stamp_ns,
+    open_bag,
+    read_until_damage,
+)
+from cone_perception.camera_info import camera_info_topic
+from cone_perception.errors import ImageError, SourceError
+from cone_perception.images import to_bgr
+
+GAP_PERIODS = 3.0
+"""A pause longer than this many periods is a gap: one lost picture makes two."""
+ZSTD = b'\x28\xb5\x2f\xfd'
+PICTURES = (IMAGE, COMPRESSED_IMAGE)
+TYPES_BY_NAME = {
+    **dict.fromkeys(('image', 'image_raw', 'image_color', 'image_rect', 'image_rect_color'), IMAGE),
+    'compressed': COMPRESSED_IMAGE,
+    'camera_info': CAMERA_INFO,
+}
+"""Last part of a topic's name -> the type that image_transport publishes there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a bag.
+
+    topic: None where it concerns all of it. kind: a word for programs. text: for the reader.
+    """
+
+    topic: str | None
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The first picture of a topic. encoding: of Image, or format of CompressedImage."""
+
+    width_px: int
+    height_px: int
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True)
+class TopicReport:
+    """One topic.
+
+    size_bytes: of its messages, uncompressed. rate_hz: by the times at which they were recorded,
+    None below two messages. first_ns, last_ns: recorded; first_stamp_ns, last_stamp_ns: of the
+    headers; None without messages, or without a header.
+    """
+
+    topic: str
+    type_name: str
+    count: int
+    size_bytes: int
+    rate_hz: float | None
+    first_ns: int | None
+    last_ns: int | None
+    first_stamp_ns: int | None
+    last_stamp_ns: int | None
+    picture: Picture | None
+
+
+@dataclass(frozen=True, slots=True)
+class BagReport:
+    """A whole bag.
+
+    storage: mcap or sqlite3. compression: its mode and format, or none. size_bytes: on the disk.
+    complete: whether all of it could be read; the topics hold what was read until then.
+    """
+
+    path: str
+    storage: str
+    compression: str
+    size_bytes: int
+    complete: bool
+    count: int
+    duration_s: float
+    first_ns: int | None
+    last_ns: int | None
+    topics: tuple[TopicReport, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(slots=True)
+class _Track:
+    """What is gathered of a topic while the bag is read.
+
+    times_ns, stamps_ns: one per message. headless: messages too short for their header.
+    camera_info: the first message of such a topic.
+    """
+
+    topic: str
+    type_name: str
+    promised: int
+    size_bytes: int = 0
+    times_ns: array[int] = field(default_factory=lambda: array('q'))
+    stamps_ns: array[int] = field(default_factory=lambda: array('q'))
+    headless: int = 0
+    camera_info: Any = None
+    picture: Picture | None = None
+
+    @property
+    def period_ns(self) -> float | None:
+        """Median of the gaps between messages; None below three, where it says nothing."""
+        gaps = [after - before for before, after in pairwise(self.times_ns)]
+        return median(gaps) if len(gaps) >= 2 else None
+
+
+def inspect_bag(
+    path: Path,
+    topics: Collection[str] | None = None,
+    see: Callable[[BagMessage], None] | None = None,
+) -> BagReport:
+    """Read all of the bag at `path`, once. Raises SourceError when it cannot be opened.
+
+    topics: only their messages are read and judged; None takes all. see: is called with each.
+    """
+    problems: list[Problem] = []
+    if file := file_without_metadata(path):
+        text = f'metadata.yaml is missing; {file.name} was read alone: `ros2 bag reindex` makes one'
+        problems.append(Problem(None, 'metadata', text))
+    damage: list[str] = []
+    with open_bag(path) as reader:
+        there = [_Track(*key, count) for key, count in _connections(reader).items()]
+        tracks = [track for track in there if topics is None or track.topic in topics]
+        by_key = {(track.topic, track.type_name): track for track in tracks}
+        for message in read_until_damage(reader, {track.topic for track in tracks}, damage):
+            _take(message, by_key[message.topic, message.type_name], problems)
+            if see is not None:
+                see(message)
+        storage, compression = storage_of(reader), compression_of(reader)
+    problems += [Problem(None, 'damaged', text) for text in damage]
+    if not damage:
+        problems += _miscounted(tracks)
+    problems += _types(there)
+    for track in tracks:
+        problems += _stamps(track)
+        problems += _gaps(track)
+    problems += _stopped(tracks) + _contradictions(tracks)
+    filled = [track.times_ns for track in tracks if track.times_ns]
+    first_ns = min((min(times) for times in filled), default=None)
+    last_ns = max((max(times) for times in filled), default=None)
+    return BagReport(
+        str(path),
+        storage,
+        compression,
+        _size_bytes(path),
+        not damage,
+        sum(map(len, filled)),
+        0.0 if first_ns is None or last_ns is None else (last_ns - first_ns) / 1e9,
+        first_ns,
+        last_ns,
+        tuple(_report(track) for track in sorted(tracks, key=lambda track: track.topic)),
+        tuple(problems),
+    )
+
+
+def storage_of(reader: Reader) -> str:
+    """Mcap or sqlite3, by the name of the bag's first file."""
+    path = Path(str(reader.path))
+    names = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
+    return 'mcap' if any('.mcap' in name for name in names) else 'sqlite3'
+
+
+def compression_of(reader: Reader) -> str:
+    """`file`, `message` or `storage` (MCAP's chunks) and its format; `none`."""
+    if reader.compression_mode:
+        return f'{reader.compression_mode} {reader.compression_format}'
+    for storage in getattr(reader.storage, 'storages', [reader.storage]):
+        for chunk in getattr(storage, 'chunks', []):
+            if chunk.compression:
+                return f'storage {chunk.compression}'
+    return 'none'
+
+
+def _connections(reader: Reader) -> Counter[tuple[str, str]]:
+    """Topic and type -> how many messages the bag says it has."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for connection in reader.connections:
+        counts[connection.topic, connection.msgtype] += connection.msgcount
+    return counts
+
+
+def _take(message: BagMessage, track: _Track, problems: list[Problem]) -> None:
+    track.times_ns.append(message.time_ns)
+    track.size_bytes += len(message.data)
+    if len(track.times_ns) == 1:
+        _take_first(message, track, problems)
+    if _has_header(track.type_name):
+        try:
+            track.stamps_ns.append(header_stamp_ns(message.data))
+        except SourceError:
+            track.headless += 1
+
+
+def _take_first(message: BagMessage, track: _Track, problems: list[Problem]) -> None:
+    """Decode a topic's first message, where its type is known."""
+    if track.type_name not in bag_types().fielddefs:
+        return
+    try:
+        first = bag_types().deserialize_cdr(message.data, track.type_name)
+    except Exception as error:  # a message of another type raises whatever its parser tripped over
+        text = f'the first message is no {track.type_name}: {error!r}'
+        if message.data.startswith(ZSTD):
+            text = 'its messages are compressed (zstd), but no metadata.yaml says so: restore it'
+        problems.append(Problem(track.topic, 'type', text))
+        return
+    if track.type_name == IMAGE:
+        track.picture = Picture(first.width, first.height, first.encoding)
+        if not 0 < first.step * first.height <= len(first.data):
+            text = f'the first: {len(first.data)} bytes for {first.height} rows of {first.step}'
+            problems.append(Problem(track.topic, 'picture', text))
+    elif track.type_name == COMPRESSED_IMAGE:
+        try:
+            height_px, width_px = to_bgr(first).shape[:2]
+        except ImageError as error:
+            problems.append(Problem(track.topic, 'picture', f'the first one: {error}'))
+        else:
+            track.picture = Picture(width_px, height_px, first.format)
+    elif track.type_name == CAMERA_INFO:
+        track.camera_info = first
+
+
+def _has_header(type_name: str) -> bool:
+    fields = bag_types().fielddefs.get(type_name, ((), ()))[1]
+    return bool(fields) and fields[0][0] == 'header' and 'std_msgs/msg/Header' in str(fields[0][1])
+
+
+def _miscounted(tracks: list[_Track]) -> list[Problem]:
+    return [
+        Problem(
+            track.topic,
+            'count',
+            f'{track.promised} messages are announced, but {len(track.times_ns)} are there: the '
+            'metadata is of another file, or the file was cut off',
+        )
+        for track in tracks
+        if track.promised != len(track.times_ns)
+    ]
+
+
+def _types(tracks: list[_Track]) -> list[Problem]:
+    problems = []
+    for topic, count in Counter(track.topic for track in tracks).items():
+        if count > 1:
+            types = sorted(track.type_name for track in tracks if track.topic == topic)
+            problems.append(Problem(topic, 'type', f'has several types: {", ".join(types)}'))
+    for track in tracks:
+        usual = TYPES_BY_NAME.get(track.topic.rpartition('/')[2])
+        if usual not in (None, track.type_name):
+            text = f'is of type {track.type_name}; a topic of this name carries {usual}'
+            problems.append(Problem(track.topic, 'type', text))
+    return problems
+
+
+def _stamps(track: _Track) -> list[Problem]:
+    """Stamps that are missing, zero, or go back."""
+    problems = []
+    if track.headless:
+        text = f'{track.headless} messages are too short for the header of a {track.type_name}'
+        problems.append(Problem(track.topic, 'type', text))
+    zeros = track.stamps_ns.count(0)
+    if zeros:
+        text = f'{zeros} of {len(track.stamps_ns)} stamps are zero: the driver does not set them'
+        problems.append(Problem(track.topic, 'zero stamp', text))
+    stamps = [stamp for stamp in track.stamps_ns if stamp]
+    backward = [before - after for before, after in pairwise(stamps) if after < before]
+    if backward:
+        text = (
+            f'{len(backward)} of {len(stamps)} stamps are earlier than the one before, '
+            f'by up to {max(backward) / 1e9:.3f} s'
+        )
+        problems.append(Problem(track.topic, 'unsorted', text))
+    equal = len(stamps) - len(set(stamps))
+    if equal and track.type_name in PICTURES:
+        text = f'{equal} of {len(stamps)} stamps are those of another picture'
+        problems.append(Problem(track.topic, 'equal stamp', text))
+    if 0 in track.times_ns:
+        text = f'{track.times_ns.count(0)} messages were recorded at time zero'
+        problems.append(Problem(track.topic, 'zero time', text))
+    return problems
+
+
+def _gaps(track: _Track) -> list[Problem]:
+    """Pauses of a sensor, by the times at which it was recorded. Events have no rate to miss."""
+    if not _has_header(track.type_name) or not track.period_ns:
+        return []
+    limit_ns = GAP_PERIODS * track.period_ns
+    gaps = [(b - a, a) for a, b in pairwise(track.times_ns) if b - a > limit_ns]
+    if not gaps:
+        return []
+    longest_ns, at_ns = max(gaps)
+    text = (
+        f'{len(gaps)} gaps of more than {GAP_PERIODS:g} periods of {track.period_ns / 1e6:.1f} ms; '
+        f'the longest, {longest_ns / 1e9:.3f} s, begins {(at_ns - track.times_ns[0]) / 1e9:.3f} s '
+        'after its first message'
+    )
+    return [Problem(track.topic, 'gap', text)]
+
+
+def _stopped(tracks: list[_Track]) -> list[Problem]:
+    """Cameras that end before another one does."""
+    cameras = [track for track in tracks if track.type_name in PICTURES]
+    last_ns = max((track.times_ns[-1] for track in cameras if track.times_ns), default=0)
+    slowest_ns = max((track.period_ns or 0.0 for track in cameras), default=0.0)
+    problems = []
+    for track in cameras:
+        if not track.times_ns:
+            problems.append(Problem(track.topic, 'empty', 'has no pictures'))
+            continue
+        early_ns = last_ns - track.times_ns[-1]
+        if early_ns > GAP_PERIODS * (track.period_ns or slowest_ns):
+            text = f'stops {early_ns / 1e9:.3f} s before another camera'
+            problems.append(Problem(track.topic, 'stopped', text))
+    return problems
+
+
+def _contradictions(tracks: list[_Track]) -> list[Problem]:
+    """Cameras whose camera_info is of pictures of another size."""
+    infos = {t.topic: t.camera_info for t in tracks if t.camera_info is not None}
+    problems = []
+    for track in tracks:
+        info = infos.get(camera_info_topic(track.topic))
+        if track.picture is None or info is None:
+            continue
+        whole = (info.roi.width or info.width, info.roi.height or info.height)
+        binning = (max(info.binning_x, 1), max(info.binning_y, 1))
+        said = (whole[0] // binning[0], whole[1] // binning[1])
+        found = (track.picture.width_px, track.picture.height_px)
+        if said != found:
+            text = (
+                f'the pictures have {found[0]}x{found[1]} pixels, but '
+                f'{camera_info_topic(track.topic)} is for {said[0]}x{said[1]}'
+            )
+            problems.append(Problem(track.topic, 'camera_info', text))
+    return problems
+
+
+def _report(track: _Track) -> TopicReport:
+    times, stamps = track.times_ns, track.stamps_ns
+    span_s = (times[-1] - times[0]) / 1e9 if times else 0.0
+    return TopicReport(
+        track.topic,
+        track.type_name,
+        len(times),
+        track.size_bytes,
+        (len(times) - 1) / span_s if span_s > 0 else None,
+        times[0] if times else None,
+        times[-1] if times else None,
+        stamps[0] if stamps else None,
+        stamps[-1] if stamps else None,
+        track.picture,
+    )
+
+
+def _size_bytes(path: Path) -> int:
+    files = path.rglob('*') if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

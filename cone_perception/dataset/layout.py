@@ -1,0 +1,236 @@
+"""data.yaml -> the pictures of each split, found as Ultralytics finds them.
+
+The rules are those of Ultralytics 8.4: `check_det_dataset` (folders), `get_img_files` (pictures)
+and `img2label_paths` (labels). Where its reading depends on the working directory or on its own
+settings, the folder of data.yaml is taken instead, and a problem says so.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cone_perception.errors import DataError
+from cone_perception.replay.to_label.dataset import TO_LABEL
+
+SPLITS = ('train', 'val', 'test')
+PICTURE_FORMATS = 'avif bmp dng heic heif jp2 jpeg jpg mpo png tif tiff webp'
+PICTURE_SUFFIXES = frozenset(f'.{name}' for name in PICTURE_FORMATS.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong or worth knowing.
+
+    file: relative to the data set where it lies inside. line: of a label file, from 1; 0: the
+    whole file. kind: short and stable, for programs. fatal: a campaign does not start with it.
+    """
+
+    file: str
+    line: int
+    kind: str
+    message: str
+    fatal: bool
+
+    def __str__(self) -> str:
+        place = f'{self.file}:{self.line}' if self.line else self.file
+        return f'{place}: {self.message} [{self.kind}]'
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a data.yaml says.
+
+    names: of the classes, in the data set's order. splits: train, val, test -> pictures, sorted;
+    a split that data.yaml does not name is absent. ignored: other files in the pictures' folders.
+    """
+
+    data_yaml: Path
+    names: tuple[str, ...]
+    splits: Mapping[str, tuple[Path, ...]]
+    ignored: tuple[Path, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def root(self) -> Path:
+        """The data set's folder."""
+        return self.data_yaml.parent
+
+    def shorten(self, path: Path) -> str:
+        """`path` relative to the data set's folder, or as it is outside of it."""
+        return str(path.relative_to(self.root) if path.is_relative_to(self.root) else path)
+
+
+def find_data_yaml(path: Path) -> Path:
+    """data.yaml of a data set given as a folder or as the file itself.
+
+    Raises DataError when there is none.
+    """
+    data_yaml = path / 'data.yaml' if path.is_dir() else path
+    if not data_yaml.is_file() or data_yaml.suffix not in ('.yaml', '.yml'):
+        raise DataError(
+            f'{path} is no data set: there is no {data_yaml}. '
+            'Give a folder with data.yaml, or fetch one: cone-training data fetch NAME'
+        )
+    return data_yaml.parent.resolve() / data_yaml.name  # as the splits' folders are resolved
+
+
+def label_path(picture: Path) -> Path:
+    """Label file of a picture: the last folder `images` becomes `labels`, the suffix .txt."""
+    place = '/labels/'.join(str(picture).rsplit('/images/', 1))
+    return Path(place.rsplit('.', 1)[0] + '.txt')
+
+
+def read_layout(path: Path) -> Layout:
+    """Read data.yaml and list the pictures of its splits. Nothing in it is executed or fetched.
+
+    Raises DataError when `path` is no data set; whatever is wrong inside becomes a problem.
+    """
+    data_yaml = find_data_yaml(path)
+    try:
+        content = yaml.safe_load(data_yaml.read_text(encoding='utf-8-sig'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(f'{data_yaml} cannot be read: {error}. Mend or replace it.') from error
+    if not isinstance(content, dict):
+        raise DataError(f'{data_yaml} holds no mapping: write lines such as `train: train/images`.')
+    reader = _Reader(data_yaml, content)
+    names = reader.read_names()
+    splits = reader.read_splits()
+    ignored = tuple(sorted(reader.ignored))
+    return Layout(data_yaml, names, splits, ignored, tuple(reader.problems))
+
+
+class _Reader:
+    """Reads one data.yaml, keeping what is wrong with it."""
+
+    def __init__(self, data_yaml: Path, content: Mapping[Any, Any]) -> None:
+        self.data_yaml = data_yaml
+        self.content = content
+        self.problems: list[Problem] = []
+        self.ignored: set[Path] = set()
+        if 'download' in content:
+            self._report('download-key', 'Ultralytics would execute `download:`. Remove the key.')
+
+    def _report(self, kind: str, message: str, fatal: bool = True) -> None:
+        self.problems.append(Problem(self.data_yaml.name, 0, kind, message, fatal))
+
+    def read_names(self) -> tuple[str, ...]:
+        """Class names in order; empty when they cannot be had."""
+        names = self.content.get('names')
+        if isinstance(names, dict):
+            try:
+                by_index = {int(index): str(name) for index, name in names.items()}
+            except (TypeError, ValueError):
+                by_index = {}
+            if not by_index or sorted(by_index) != list(range(len(by_index))):
+                self._report('names', f'`names` is not numbered from 0 without gaps: {names}')
+                return ()
+            names = [by_index[index] for index in range(len(by_index))]
+        if not isinstance(names, list) or not names:
+            self._report(
+                'names', '`names` is missing: list the classes in the order of the labels.'
+            )
+            return ()
+        nc = self.content.get('nc', len(names))
+        if str(nc) not in (str(len(names)), f'{len(names)}.0'):
+            self._report('names', f'`nc` is {nc!r}, but `names` lists {len(names)} classes.')
+        return tuple(map(str, names))
+
+    def read_splits(self) -> dict[str, tuple[Path, ...]]:
+        """Pictures per split that data.yaml names."""
+        content = dict(self.content)
+        if 'val' not in content and 'validation' in content:
+            content['val'] = content['validation']
+        base = self._base()
+        splits: dict[str, tuple[Path, ...]] = {}
+        for split in SPLITS:
+            value = content.get(split)
+            if not value:
+                if split == 'val' and (self.data_yaml.parent / TO_LABEL).is_file():
+                    self._report(
+                        'to-label',
+                        f'is to be labelled and added to another data set, says {TO_LABEL}: there '
+                        'is no `val:`, so Ultralytics does not train on it by itself.',
+                        fatal=False,
+                    )
+                elif split != 'test':
+                    self._report('no-split', f'`{split}:` is missing; Ultralytics needs it.')
+                continue
+            places = value if isinstance(value, list) else [value]
+            if not all(isinstance(place, str) for place in places):
+                self._report(
+                    'split', f'`{split}:` is neither a path nor a list of paths: {value!r}'
+                )
+                continue
+            pictures: list[Path] = []
+            for place in places:
+                pictures += self._pictures(split, base, place, listed=isinstance(value, list))
+            if not pictures:
+                self._report('empty-split', f'`{split}:` ({value}) holds no picture.')
+            splits[split] = tuple(sorted(pictures, key=str))
+        return splits
+
+    def _base(self) -> Path:
+        """Folder that the splits' paths start from."""
+        root = self.data_yaml.parent
+        value = self.content.get('path')
+        if not value:
+            return root
+        base = root / str(value)
+        if not base.is_dir():
+            self._report(
+                'path', f'`path: {value}` does not exist. Remove the key, or give the right folder.'
+            )
+        if not Path(str(value)).is_absolute():
+            self._report(
+                'relative-path',
+                f'`path: {value}` is taken from the folder of data.yaml; Ultralytics would take it '
+                'from the working directory. A campaign trains on a data.yaml of its own.',
+                fatal=False,
+            )
+        return base
+
+    def _pictures(self, split: str, base: Path, place: str, listed: bool) -> list[Path]:
+        """Pictures of one entry: a folder, searched in depth, or a text file that lists them."""
+        path = (base / place).resolve()
+        # Roboflow writes ../train/images for a folder that lies beside data.yaml.
+        beside = (base / place.removeprefix('../')).resolve()
+        if path != beside and beside.exists():
+            if path.exists():
+                self._report(
+                    'ambiguous-path',
+                    f'`{split}: {place}` is {path} for Ultralytics, but {beside} exists too. '
+                    f'Write {place.removeprefix("../")}, or move one of them away.',
+                )
+            elif listed:
+                self._report(
+                    'listed-path',
+                    f'`{split}:` lists {place}, read as {beside}; Ultralytics forgives the `../` '
+                    'outside of lists only. A campaign trains on a data.yaml of its own.',
+                    fatal=False,
+                )
+            path = path if path.exists() else beside
+        if path.is_dir():
+            found = [
+                Path(name)
+                for name in glob.glob(f'{glob.escape(str(path))}/**/*.*', recursive=True)  # noqa: PTH207
+            ]
+        elif path.is_file():
+            lines = path.read_text(encoding='utf-8-sig').strip().splitlines()
+            found = [
+                Path(line.replace('./', f'{path.parent}/', 1) if line.startswith('./') else line)
+                for line in lines
+            ]
+        else:
+            self._report('no-folder', f'`{split}: {place}` does not exist: {path}')
+            return []
+        pictures = [file for file in found if file.suffix.lower() in PICTURE_SUFFIXES]
+        self.ignored |= {
+            file for file in found if file.suffix.lower() not in PICTURE_SUFFIXES and file.is_file()
+        }
+        return pictures

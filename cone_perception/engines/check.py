@@ -1,0 +1,234 @@
+"""Is an engine the network that was measured? Its answers beside stored ones of FP32.
+
+A bundle holds `reference.npz`: rendered pictures, letterboxed, and what the FP32 network puts out
+for them. An engine that was just compiled must give the same cones before it may drive.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cone_perception.accuracy.matching import box_iou
+from cone_perception.decode import decode
+from cone_perception.engines import Engine
+from cone_perception.engines.tensorrt.plans import record_check
+from cone_perception.errors import ModelError, RefusedPlanError
+from cone_perception.model_card import Bundle, ModelCard, Precision, file_sha256
+from cone_perception.types import Detections, Float32, UInt8
+
+REFERENCE_FILE = 'reference.npz'
+"""inputs: (N, H, W, 3) uint8 BGR, letterboxed. outputs: (N, ...) float32, of the FP32 network."""
+
+MATCH_IOU = 0.5
+LEAST_SCORE = 0.02
+"""Below this there is nothing to compare."""
+
+SURE = 0.15
+"""A box this far above its class's threshold must be found by both: nearer, rounding decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an engine may differ by from FP32.
+
+    score_error: mean over the matched boxes. lost: share of the sure boxes of one side that the
+    other lacks; one is always allowed. mean_iou: least mean overlap of the matched boxes.
+    """
+
+    score_error: float
+    lost: float
+    mean_iou: float
+
+
+LIMITS: Mapping[Precision, Limits] = {
+    'int8': Limits(score_error=0.05, lost=0.05, mean_iou=0.90),
+    'fp16': Limits(score_error=0.02, lost=0.02, mean_iou=0.95),
+    'fp32': Limits(score_error=0.01, lost=0.01, mean_iou=0.98),
+}
+"""INT8 as the gate's default; an engine that is wrongly built misses them by far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An engine beside the FP32 reference.
+
+    reasons: what is beyond the limits; empty when it passed. pictures, boxes: compared, boxes of
+    FP32. missed, extra: sure boxes that only FP32, only the engine has. mean_iou, score_error_mean,
+    score_error_p95: of the boxes that both have; NaN becomes None in JSON.
+    """
+
+    reasons: tuple[str, ...]
+    pictures: int
+    boxes: int
+    missed: int
+    extra: int
+    mean_iou: float
+    score_error_mean: float
+    score_error_p95: float
+
+    @property
+    def passed(self) -> bool:
+        return not self.reasons
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the passport and for JSON."""
+        values = {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in asdict(self).items()
+        }
+        return {'passed': self.passed, **values, 'reasons': list(self.reasons)}
+
+
+def read_reference(bundle: Bundle) -> tuple[UInt8, Float32]:
+    """The bundle's stored pictures and FP32 outputs.
+
+    Raises ModelError when they are missing, damaged, or not of this network's size.
+    """
+    path = bundle.folder / REFERENCE_FILE
+    card = bundle.card
+    if not path.is_file():
+        raise ModelError(
+            f'{path} is missing: without it nobody knows whether an engine is right. '
+            'Export the model again.'
+        )
+    listed = card.other_files.get(REFERENCE_FILE)
+    if listed != file_sha256(path):
+        raise ModelError(
+            f'{path} is not the file that the card lists. Copy the whole bundle, or export again.'
+        )
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            inputs, outputs = arrays['inputs'], arrays['outputs']
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ModelError(f'{path} cannot be read: {error}. Export the model again.') from error
+    shape = (card.height_px, card.width_px, 3)
+    if inputs.dtype != np.uint8 or inputs.shape[1:] != shape or len(inputs) != len(outputs):
+        raise ModelError(
+            f'{path} holds {inputs.dtype} pictures {inputs.shape} and {len(outputs)} outputs, but '
+            f'the card says {shape}. Export the model again.'
+        )
+    return inputs, outputs.astype(np.float32)
+
+
+def check_engine(engine: Engine, bundle: Bundle) -> Check:
+    """Run the reference pictures and compare. Raises ModelError, EngineError."""
+    inputs, expected = read_reference(bundle)
+    answers = run_all(engine, inputs)
+    return compare_outputs(answers, expected, bundle.card, engine.info.precision)
+
+
+def check_plan(engine: Engine, bundle: Bundle, plan: Path) -> Check:
+    """As check_engine, kept in the plan's passport: an engine is checked before it may drive.
+
+    Raises RefusedPlanError when the engine is beyond the limits.
+    """
+    check = check_engine(engine, bundle)
+    record_check(plan, check.to_dict())
+    if not check.passed:
+        raise RefusedPlanError(
+            f'the {engine.info.precision} engine of {bundle.card.name} does not answer as FP32 '
+            f'does: {"; ".join(check.reasons)}. It may not drive: take another precision, and '
+            'report it with `cone-perception verify-engine`.'
+        )
+    return check
+
+
+def run_all(engine: Engine, pictures: UInt8) -> Float32:
+    """Outputs for any number of pictures; the last batch is filled up with its last picture."""
+    batch = engine.info.input_shape[0]
+    outputs = []
+    for start in range(0, len(pictures), batch):
+        part = pictures[start : start + batch]
+        filled = np.concatenate([part, np.repeat(part[-1:], batch - len(part), axis=0)])
+        outputs.append(np.array(engine.run(np.ascontiguousarray(filled)))[: len(part)])
+    joined: Float32 = np.concatenate(outputs)
+    return joined
+
+
+def compare_outputs(
+    answers: Float32, expected: Float32, card: ModelCard, precision: Precision
+) -> Check:
+    """Compare raw outputs, both (N, ...) float32, as cones.
+
+    Raises ModelError when the shapes differ or the values are no numbers.
+    """
+    if answers.shape != expected.shape:
+        raise ModelError(
+            f'the engine puts out {answers.shape}, the reference {expected.shape}: they are of '
+            'different exports. Export the model again.'
+        )
+    scale = _scale(expected, card)
+    thresholds = np.array([card.thresholds[name] for name in card.class_names], np.float32) * scale
+    missed = extra = sure_here = sure_there = boxes = 0
+    overlaps, errors = [], []
+    for answer, reference in zip(answers, expected, strict=True):
+        here, there = (
+            decode(output, card.output_layout, thresholds, card.nms_iou)
+            for output in (answer, reference)
+        )
+        boxes += len(there)
+        pairs = match_boxes(here, there)
+        overlaps += [overlap for _, _, overlap in pairs]
+        errors += [abs(float(here.score[i] - there.score[j])) for i, j, _ in pairs]
+        sure = _sure(here, thresholds, scale), _sure(there, thresholds, scale)
+        sure_here, sure_there = sure_here + len(sure[0]), sure_there + len(sure[1])
+        extra += len(sure[0] - {i for i, _, _ in pairs})
+        missed += len(sure[1] - {j for _, j, _ in pairs})
+    mean_iou, mean, p95 = (
+        (float(np.mean(overlaps)), float(np.mean(errors)), float(np.percentile(errors, 95)))
+        if overlaps
+        else (math.nan, math.nan, math.nan)
+    )
+    limits = LIMITS[precision]
+    reasons = []
+    if not sure_there:
+        reasons.append('the reference holds no sure cone, so it proves nothing')
+    elif not overlaps:
+        reasons.append(f'none of the {boxes} cones of the reference is found')
+    else:
+        if mean > limits.score_error * scale:
+            allowed = limits.score_error * scale
+            reasons.append(f'scores differ by {mean:.3f} on average, {allowed:.3f} allowed')
+        if mean_iou < limits.mean_iou:
+            reasons.append(f'boxes overlap by {mean_iou:.3f}, at least {limits.mean_iou} needed')
+    if missed > max(1, limits.lost * sure_there):
+        reasons.append(f'{missed} of {sure_there} sure cones are missed')
+    if extra > max(1, limits.lost * sure_here):
+        reasons.append(f'{extra} of {sure_here} sure cones are not in the reference')
+    return Check(tuple(reasons), len(answers), boxes, missed, extra, mean_iou, mean, p95)
+
+
+def match_boxes(here: Detections, there: Detections) -> list[tuple[int, int, float]]:
+    """Pairs of one class, best overlap first: index here, index there, IoU."""
+    overlap = box_iou(here.xyxy_px, there.xyxy_px)
+    overlap[here.class_id[:, None] != there.class_id[None]] = 0
+    pairs = []
+    while overlap.size and overlap.max() >= MATCH_IOU:
+        i, j = (int(index) for index in np.unravel_index(overlap.argmax(), overlap.shape))
+        pairs.append((i, j, float(overlap[i, j])))
+        overlap[i], overlap[:, j] = 0, 0
+    return pairs
+
+
+def _sure(found: Detections, thresholds: Float32, scale: float) -> set[int]:
+    least = thresholds[found.class_id] + SURE * scale
+    return {int(i) for i in np.flatnonzero(found.score >= least)}
+
+
+def _scale(expected: Float32, card: ModelCard) -> float:
+    """Less than 1 where FP32 itself is hardly sure of anything in these pictures.
+
+    A model of real pictures may give rendered cones low scores only. Then they are compared by as
+    much lower thresholds and limits.
+    """
+    scores = expected[:, 4:] if card.output_layout == 'anchors' else expected[:, :, 4]
+    best = float(scores.max())
+    confident = min(card.thresholds.values()) + 2 * SURE
+    return min(1.0, best / confident) if best >= LEAST_SCORE else 1.0

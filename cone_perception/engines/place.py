@@ -1,0 +1,157 @@
+"""Where the network runs: on this machine's NVIDIA card where that is possible, else on its CPU."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from cone_perception.engines import Engine, EngineName, open_engine
+from cone_perception.engines.build_command import (
+    build_engines,
+    open_plan,
+    remember_best,
+)
+from cone_perception.engines.cpu.fastest import open_fastest
+from cone_perception.engines.tensorrt.fastest import buildable_precisions, read_choice
+from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
+from cone_perception.engines.tensorrt.plans import PlanCache, Provider, cache_folder
+from cone_perception.engines.tensorrt.provide import (
+    BuildEvent,
+    ProviderChoice,
+    choose_provider,
+    ignore,
+    import_provider,
+    network_for_gpu,
+    plan_key,
+)
+from cone_perception.errors import EngineError, EngineLostError, ModelError
+from cone_perception.model_card import Bundle, Precision
+from cone_perception.settings import CARD_RUNTIMES, DetectorSettings
+
+LEAST_CAPABILITY = (7, 5)
+"""Of a card: TensorRT 10 and our kernels start with Turing."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedEngine:
+    """An engine that may drive.
+
+    plan: file of the compiled engine; None on the CPU.
+    why_cpu: why `device: auto` took the CPU; empty on a card, and where the CPU was asked for.
+    """
+
+    engine: Engine
+    plan: Path | None = None
+    why_cpu: str = ''
+
+
+def place_network(
+    bundle: Bundle,
+    settings: DetectorSettings,
+    on_event: Callable[[BuildEvent], None] = ignore,
+    cancelled: Callable[[], bool] = lambda: False,
+    streams: int = 1,
+) -> PlacedEngine:
+    """Open the bundle's network where `device` and `engine` say; it is built if need be.
+
+    on_event: told about a build. cancelled: polled during it. streams: runs at the same time that
+    the caller can make use of, on the CPU. With `device: auto` alone, whatever
+    keeps the card from being used leads to the CPU and is named in `why_cpu`; a lost card does not:
+    EngineLostError. Else raises EngineError or ModelError.
+    """
+    if settings.runs_on_cpu:
+        return PlacedEngine(_open_on_cpu(bundle, settings, streams, cancelled))
+    try:
+        return _open_on_card(bundle, settings, on_event, cancelled)
+    except EngineLostError:
+        raise
+    except (EngineError, ModelError) as error:
+        if cancelled():
+            raise
+        if settings.card_asked_by:
+            raise EngineError(f'{settings.card_asked_by} is set, but {error}') from error
+        engine = _open_on_cpu(bundle, settings, streams, cancelled)
+        return PlacedEngine(engine, why_cpu=str(error))
+
+
+def require_card(choice: ProviderChoice = 'auto') -> tuple[Provider, Gpu]:
+    """The compiler and the card to use. Raises EngineError that says what is missing for it."""
+    gpu = read_gpu()
+    major, _, minor = gpu.compute_capability.partition('.')
+    if (int(major), int(minor)) < LEAST_CAPABILITY:
+        raise EngineError(
+            f'{gpu.name} has compute capability {gpu.compute_capability}, but TensorRT needs '
+            f'{".".join(map(str, LEAST_CAPABILITY))} at least.'
+        )
+    provider = choose_provider(choice)
+    import_provider(provider)
+    try:
+        importlib.import_module('pycuda.driver')
+    except ImportError as error:
+        raise EngineError(
+            f'pycuda cannot be imported ({error}). '
+            "Install it with: pip install 'cone_perception[tensorrt]'"
+        ) from error
+    return provider, gpu
+
+
+def _open_on_cpu(
+    bundle: Bundle, settings: DetectorSettings, streams: int, cancelled: Callable[[], bool]
+) -> Engine:
+    name: EngineName = 'onnxruntime' if settings.engine == 'onnxruntime' else 'openvino'
+    batch, threads = settings.batch, settings.threads
+    if settings.precision == 'best' and name == 'openvino':
+        return open_fastest(bundle, batch, threads, streams, cache_folder(), cancelled)
+    precision = None if settings.precision == 'best' else settings.precision
+    return open_engine(bundle, name, batch, threads, precision, streams)
+
+
+def _open_on_card(
+    bundle: Bundle,
+    settings: DetectorSettings,
+    on_event: Callable[[BuildEvent], None],
+    cancelled: Callable[[], bool],
+) -> PlacedEngine:
+    from cone_perception.engines.tensorrt.engine import open_tensorrt
+
+    named = settings.engine in CARD_RUNTIMES
+    provider, gpu = require_card(cast(ProviderChoice, settings.engine) if named else 'auto')
+    cache = PlanCache(cache_folder())
+
+    def warn(text: str) -> None:
+        on_event(BuildEvent('warning', text))
+
+    def tell(text: str) -> None:
+        on_event(BuildEvent('built', text))
+
+    precisions = buildable_precisions(bundle, settings.batch, settings.precision, warn)
+    precision = precisions[0]
+    if len(precisions) > 1:
+        keys = {
+            p: plan_key(network_for_gpu(bundle, p, settings.batch), provider, gpu)
+            for p in precisions
+        }
+        fastest: Precision | None = read_choice(cache, bundle.card, settings.batch, keys)
+        if fastest is None:
+            built = build_engines(
+                bundle,
+                precisions,
+                settings.batch,
+                provider,
+                cache,
+                on_event,
+                open_plan,
+                build=settings.build,
+                retry=False,
+                cancelled=cancelled,
+                say=tell,
+            )
+            fastest = remember_best(bundle, settings.batch, cache, built, tell).precision
+        precision = fastest
+    engine = open_tensorrt(
+        bundle, settings.batch, precision, provider, settings.build, on_event, cancelled, gpu
+    )
+    return PlacedEngine(engine, engine.plan)

@@ -1,0 +1,1 @@
+"""Networks on the GPU: TensorRT and TensorRT-RTX."""

@@ -1,0 +1,235 @@
+"""TensorRT (or TensorRT-RTX) on an NVIDIA card, fed with the camera's own bytes through pycuda."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from cone_perception.engines import check_against_card, class_names_from
+from cone_perception.engines.check import check_plan
+from cone_perception.engines.cuda.device import Stream
+from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
+from cone_perception.engines.tensorrt.fastest import buildable_precisions, read_choice
+from cone_perception.engines.tensorrt.gpu import Gpu
+from cone_perception.engines.tensorrt.plans import (
+    RTX_MAGIC,
+    Plan,
+    PlanCache,
+    Provider,
+    cache_folder,
+)
+from cone_perception.engines.tensorrt.provide import (
+    BuildEvent,
+    BuildPolicy,
+    ProviderChoice,
+    choose_provider,
+    ignore,
+    import_provider,
+    network_for_gpu,
+    plan_key,
+    provide_engine,
+)
+from cone_perception.errors import (
+    EngineError,
+    GpuMemoryError,
+    PlanError,
+    UnloadablePlanError,
+)
+from cone_perception.model_card import Bundle, NetworkFile, Precision, Preprocessing
+
+_SAID = 8
+"""So many of TensorRT's last complaints are told with an error."""
+
+
+def open_tensorrt(
+    bundle: Bundle,
+    batch: int = 1,
+    precision: Precision | None = None,
+    provider: ProviderChoice = 'auto',
+    build: BuildPolicy = 'auto',
+    on_event: Callable[[BuildEvent], None] = ignore,
+    cancelled: Callable[[], bool] = lambda: False,
+    gpu: Gpu | None = None,
+) -> TensorRtEngine:
+    """The bundle's engine on this machine's card: from the cache, or built now.
+
+    It is compared with the FP32 reference once, before it may drive. precision: None takes what
+    gpu_precision says. The rest as in build.provide_plan. Raises EngineError or ModelError.
+    """
+
+    def warn(text: str) -> None:
+        on_event(BuildEvent('warning', text))
+
+    chosen = choose_provider(provider)
+    precision = precision or gpu_precision(bundle, batch, chosen, warn)
+    network = network_for_gpu(bundle, precision, batch)
+    plan, engine = provide_engine(
+        bundle,
+        precision,
+        batch,
+        lambda plan: TensorRtEngine(plan, network, bundle.card.preprocessing),
+        on_event,
+        provider=chosen,
+        build=build,
+        retry=False,
+        cancelled=cancelled,
+        gpu=gpu,
+    )
+    try:
+        check_against_card(engine.info, bundle, str(plan.path), batch)
+        if plan.passport is None or plan.passport.check is None:
+            check_plan(engine, bundle, plan.path)
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def gpu_precision(
+    bundle: Bundle, batch: int, provider: Provider, warn: Callable[[str], None]
+) -> Precision:
+    """What was measured to be fastest on this card; else INT8 if it passed, FP16, or FP32.
+
+    warn: told what is left out, and why.
+    Raises ModelError when the bundle has no network for TensorRT with this batch.
+    """
+    precisions = buildable_precisions(bundle, batch, 'best', warn)
+    if len(precisions) == 1:
+        return precisions[0]
+    keys = {p: plan_key(network_for_gpu(bundle, p, batch), provider) for p in precisions}
+    return read_choice(PlanCache(cache_folder()), bundle.card, batch, keys) or precisions[0]
+
+
+class TensorRtEngine(CudaEngine):
+    """A plan of TensorRT or TensorRT-RTX: an Engine and a FrameEngine. plan: its file."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        network: NetworkFile,
+        preprocessing: Preprocessing,
+        limit_s: float = LIMIT_S,
+        use_graph: bool = True,
+    ) -> None:
+        """Load the plan on this machine's card. network: the file that the plan was built from.
+
+        limit_s: a frame that takes longer raises EngineLostError.
+        Raises UnloadablePlanError when TensorRT does not take the plan, PlanError when it is no
+        detector's, EngineError when there is no card or a library is missing.
+        """
+        provider = _provider(plan)
+        trt = import_provider(provider)
+        self.plan = plan.path
+        super().__init__(
+            lambda: TensorRtNetwork(trt, make_logger(trt), plan),
+            preprocessing,
+            network,
+            runtime=f'{_NAMES[provider]} {trt.__version__}',
+            class_names=class_names_from(str(plan.metadata.get('names', ''))),
+            limit_s=limit_s,
+            use_graph=use_graph,
+        )
+
+
+class TensorRtNetwork:
+    """A plan that is loaded on the card. A device.Network: used in the device's thread only."""
+
+    def __init__(self, trt: Any, logger: Any, plan: Plan) -> None:
+        """Raises UnloadablePlanError when TensorRT does not take the plan; else PlanError."""
+        self._logger = logger
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._context: Any = None
+        try:
+            self._open(trt, plan)
+        except BaseException:
+            self.close()
+            raise
+
+    def enqueue(self, stream: Stream, input_address: int, output_address: int) -> None:
+        context = self._context
+        if not (
+            context.set_tensor_address(self._input, input_address)
+            and context.set_tensor_address(self._output, output_address)
+            and context.execute_async_v3(int(stream.handle))
+        ):
+            raise self._error(EngineError, 'TensorRT did not run')
+
+    def close(self) -> None:
+        self._context = None
+        self._engine = None
+        self._runtime = None
+
+    def _open(self, trt: Any, plan: Plan) -> None:
+        # The runtime must outlive its engine, the engine its context: freed in this order, too.
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan.data)
+        if self._engine is None:
+            raise self._error(
+                UnloadablePlanError,
+                f'{plan.path} is refused by TensorRT {trt.__version__} on this card',
+            )
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise self._error(EngineError, f'{plan.path} cannot be made ready to run')
+        inputs, outputs = _tensors(trt, self._engine)
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise PlanError(
+                f'{plan.path} has the inputs {inputs} and the outputs {outputs}; one of each is '
+                'expected. Build it from an export of this package, or without NMS.'
+            )
+        self._input, self._output = inputs[0], outputs[0]
+        self.input_shape = tuple(int(n) for n in self._engine.get_tensor_shape(self._input))
+        self.output_shape = tuple(int(n) for n in self._engine.get_tensor_shape(self._output))
+        if len(self.input_shape) != 4 or len(self.output_shape) != 3 or min(self.input_shape) < 1:
+            raise PlanError(
+                f'{plan.path} takes {self.input_shape} and outputs {self.output_shape}; expected '
+                'are fixed shapes (B, 3, H, W) and (B, 4 + classes, boxes) or (B, boxes, 6).'
+            )
+        self.half_input = self._is_half(trt, self._input, plan)
+        self.half_output = self._is_half(trt, self._output, plan)
+
+    def _is_half(self, trt: Any, name: str, plan: Plan) -> bool:
+        kind = self._engine.get_tensor_dtype(name)
+        if kind not in (trt.DataType.FLOAT, trt.DataType.HALF):
+            raise PlanError(f'{plan.path}: {name} is of type {kind}, not float32 or float16.')
+        return bool(kind == trt.DataType.HALF)
+
+    def _error(self, kind: type[EngineError], what: str) -> EngineError:
+        said = '; '.join(self._logger.said) or 'it does not say why'
+        self._logger.said.clear()
+        if 'out of memory' in said.lower() or 'outofmemory' in said.lower():
+            return GpuMemoryError(f'{what}, the GPU has no memory left: {said}.')
+        return kind(f'{what}: {said}.')
+
+
+def make_logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps the last complaints in `said`, and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.said: deque[str] = deque(maxlen=_SAID)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.said.append(message.strip())
+
+    return Logger()
+
+
+_NAMES: dict[Provider, str] = {'tensorrt': 'TensorRT', 'tensorrt_rtx': 'TensorRT-RTX'}
+
+
+def _provider(plan: Plan) -> Provider:
+    if plan.passport is not None:
+        return plan.passport.key.provider
+    return 'tensorrt_rtx' if plan.data[:4] == RTX_MAGIC else 'tensorrt'
+
+
+def _tensors(trt: Any, engine: Any) -> tuple[list[str], list[str]]:
+    """Names of the inputs and of the outputs."""
+    names = [str(engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    return inputs, [name for name in names if name not in inputs]

@@ -1,0 +1,351 @@
+"""Compiled engines on disk: a plan, its passport beside it, and the cache that keeps them.
+
+A plan belongs to one network, one card, one driver and one version of its compiler. The passport
+says to which; what does not match is named, never loaded.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from cone_perception import files as whole_file
+from cone_perception.errors import PlanError
+from cone_perception.model_card import Precision
+
+Provider = Literal['tensorrt', 'tensorrt_rtx']
+
+SCHEMA = 1
+HEADER_BYTES = 4
+"""Ultralytics writes a plan as its metadata's length (4 bytes, little-endian), JSON, plan."""
+
+MIN_BYTES = 64
+RTX_MAGIC = b'vtrt'
+_RTX_SIZE = slice(16, 24)
+"""Where a TensorRT-RTX plan holds its own length: seen in plans of 1.7.1."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanKey:
+    """What a plan was made for; all of it must match where it is loaded.
+
+    network_sha256: of the ONNX file. provider_version: of the compiler. gpu, compute_capability,
+    driver, cuda: of the machine; a plan compiled for any machine with one compute capability (only
+    TensorRT-RTX does that) has that alone.
+    """
+
+    network_sha256: str
+    precision: Precision
+    batch: int
+    provider: Provider
+    provider_version: str
+    gpu: str
+    compute_capability: str
+    driver: str
+    cuda: str
+
+    def differences(self, other: PlanKey) -> list[str]:
+        """What differs, in words: "driver is 560.35, the plan's is 550.54"."""
+        return [
+            f'{f.name} is {_short(getattr(self, f.name))}, '
+            f"the plan's is {_short(getattr(other, f.name))}"
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(other, f.name)
+        ]
+
+    def portable(self) -> PlanKey:
+        """The same for any machine with this compute capability, as `--for` compiles it."""
+        return replace(self, gpu='', driver='', cuda='')
+
+    def sha256(self) -> str:
+        """Of everything above: names the plan in the cache."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Passport:
+    """What a plan is: the JSON file beside it.
+
+    model: name on the card. plan_sha256, plan_bytes: of the file beside it. convolutions: precision
+    -> how many compute in it. layers: kind -> precision -> how many. built: time, ISO 8601.
+    build_s: seconds it took. check: the comparison with the FP32 reference; None before it.
+    origin: where a plan came from that was not built here.
+    """
+
+    model: str
+    key: PlanKey
+    plan_sha256: str
+    plan_bytes: int
+    convolutions: Mapping[str, int]
+    layers: Mapping[str, Mapping[str, int]]
+    built: str
+    build_s: float
+    check: Mapping[str, Any] | None = None
+    origin: str = ''
+    schema: int = SCHEMA
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + '\n'
+
+
+@dataclass(frozen=True, slots=True)
+class FailedBuild:
+    """A plan that could not be built here, so that not every start of a node tries for minutes.
+
+    time: ISO 8601.
+    """
+
+    reason: str
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A compiled engine.
+
+    data: what a TensorRT runtime deserialises, without any header. metadata: what Ultralytics wrote
+    in front of it, empty where it did not. passport: None for a plan that came from elsewhere.
+    """
+
+    path: Path
+    data: bytes
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    passport: Passport | None = None
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan from any source, with or without Ultralytics' header; no passport is looked for.
+
+    Raises PlanError when the file is missing, empty, truncated, or no plan at all.
+    """
+    plan = _read(path)
+    if plan.data[1:4] != b'trt':
+        raise PlanError(
+            f'{path} is no TensorRT plan: it begins with {plan.data[:4]!r}. '
+            'Give a .engine or .plan file, or build one from the bundle.'
+        )
+    return plan
+
+
+def cache_folder() -> Path:
+    """Where engines are kept between starts."""
+    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(cache) / 'cone_perception' / 'engines'
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCache:
+    """Plans with passports in a folder, found by what they were made for."""
+
+    folder: Path
+
+    def path(self, model: str, key: PlanKey) -> Path:
+        """Where the plan of this key lies, or would lie."""
+        return self.folder / f'{_stem(model, key)}-{key.sha256()[:12]}.plan'
+
+    def load(self, model: str, key: PlanKey) -> Plan:
+        """The plan of this key. Raises PlanError that names what is missing or does not match."""
+        for wanted in (key, key.portable()):
+            path = self.path(model, wanted)
+            if path.exists() or passport_path(path).exists():
+                return load_plan(path, wanted)
+        raise PlanError(self._why_missing(model, key))
+
+    def store(self, model: str, key: PlanKey, data: bytes, **entries: Any) -> Path:
+        """Write plan and passport so that a reader finds both whole, or is told that not.
+
+        entries: of the passport, without those that follow from the other arguments.
+        """
+        path = self.path(model, key)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        passport = Passport(
+            model=model,
+            key=key,
+            plan_sha256=hashlib.sha256(data).hexdigest(),
+            plan_bytes=len(data),
+            **entries,
+        )
+        passport_path(path).unlink(missing_ok=True)
+        write_whole(path, data)
+        write_whole(passport_path(path), passport.to_json().encode())
+        self._failure_path(model, key).unlink(missing_ok=True)
+        return path
+
+    def record_failure(self, model: str, key: PlanKey, reason: str) -> None:
+        """Remember that this plan cannot be built, or not be loaded; what is there of it goes."""
+        path = self.path(model, key)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        failed = FailedBuild(reason, datetime.now(timezone.utc).isoformat(timespec='seconds'))
+        write_whole(
+            self._failure_path(model, key), (json.dumps(asdict(failed), indent=2) + '\n').encode()
+        )
+        passport_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    def failure(self, model: str, key: PlanKey) -> FailedBuild | None:
+        """What the last build of this plan failed of; None where it did not, or was never tried."""
+        try:
+            return FailedBuild(**json.loads(self._failure_path(model, key).read_text('utf-8')))
+        except (OSError, ValueError, TypeError):
+            return None  # without it, the build is tried again
+
+    def _failure_path(self, model: str, key: PlanKey) -> Path:
+        return self.path(model, key).with_suffix('.failed')
+
+    @contextmanager
+    def lock(self, model: str, key: PlanKey) -> Iterator[bool]:
+        """Only one process builds a plan; ends with the process, however that ends.
+
+        Yields whether another process held it, so that the plan may be there by now.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.path(model, key).with_suffix('.lock').open('w') as stream:
+            waited = False
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waited = True
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            yield waited
+
+    def timing_cache(self, key: PlanKey) -> Path:
+        """Where the compiler keeps what it measured of this card: the next build is faster."""
+        name = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
+        return self.folder / f'timing-{name}.bin'
+
+    def _why_missing(self, model: str, key: PlanKey) -> str:
+        """Name what differs from the newest plan of the same network and place, if there is one."""
+        pattern = f'{_stem(model, key)}-*.json'
+        for file in sorted(self.folder.glob(pattern), key=lambda p: -p.stat().st_mtime):
+            try:
+                found = read_passport(file)
+            except PlanError:
+                continue
+            return (
+                f'there is no engine of {model} ({key.precision}, batch {key.batch}) for this '
+                f'machine, only {file.stem}: {"; ".join(key.differences(found.key))}.'
+            )
+        return (
+            f'there is no engine of {model} ({key.precision}, batch {key.batch}, {key.provider}) '
+            f'in {self.folder}.'
+        )
+
+
+def load_plan(path: Path, key: PlanKey) -> Plan:
+    """Read a plan with its passport, and make sure that it is whole and made for `key`.
+
+    Raises PlanError that names what is not so.
+    """
+    passport = read_passport(passport_path(path))
+    plan = _read(path)
+    if (found := len(plan.data)) != passport.plan_bytes:
+        raise PlanError(
+            f'{path} holds {found} bytes, its passport says {passport.plan_bytes}: '
+            'it was cut off while it was written. Build it again.'
+        )
+    if hashlib.sha256(plan.data).hexdigest() != passport.plan_sha256:
+        raise PlanError(f'{path} is damaged: its bytes are not those of its passport. Build again.')
+    if differences := key.differences(passport.key):
+        raise PlanError(f'{path} does not fit: {"; ".join(differences)}. Build it again.')
+    return replace(plan, passport=passport)
+
+
+def passport_path(plan: Path) -> Path:
+    return plan.with_suffix('.json')
+
+
+def read_passport(path: Path) -> Passport:
+    """Read a passport. Raises PlanError when it is missing or not readable."""
+    try:
+        raw = json.loads(path.read_text(encoding='utf-8'))
+        if raw['schema'] != SCHEMA:
+            raise ValueError(f'its schema is {raw["schema"]}, this version reads {SCHEMA}')
+        return Passport(**{**raw, 'key': PlanKey(**raw['key'])})
+    except FileNotFoundError as error:
+        raise PlanError(
+            f'{path} is missing, so nobody knows what its plan was built for. Build it again.'
+        ) from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise PlanError(
+            f'{path} is not readable as a passport: {error}. Build the engine again.'
+        ) from error
+
+
+def record_check(plan: Path, check: Mapping[str, Any]) -> Passport:
+    """Write the comparison with the reference into the passport of `plan`."""
+    passport = replace(read_passport(passport_path(plan)), check=dict(check))
+    write_whole(passport_path(plan), passport.to_json().encode())
+    return passport
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """As whole_file.write_whole. Raises PlanError."""
+    try:
+        whole_file.write_whole(path, data)
+    except OSError as error:
+        raise PlanError(
+            f'{path} cannot be written: {error.strerror}. Make room, or set XDG_CACHE_HOME to a '
+            'folder that can be written.'
+        ) from error
+
+
+def _read(path: Path) -> Plan:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PlanError(
+            f'{path} cannot be read: {error.strerror}. Build the engine again.'
+        ) from error
+    metadata, data = _split_header(path, content)
+    if len(data) < MIN_BYTES:
+        raise PlanError(f'{path} holds {len(data)} bytes of plan: it was cut off. Build it again.')
+    if data[:4] == RTX_MAGIC:
+        whole = int.from_bytes(data[_RTX_SIZE], 'little')
+        if whole > len(data):
+            raise PlanError(
+                f'{path} holds {len(data)} of the {whole} bytes of its plan: it was cut off. '
+                'Build it again.'
+            )
+    return Plan(path, data, metadata)
+
+
+def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
+    """Ultralytics' metadata and what follows; no metadata where there is no such header."""
+    length = int.from_bytes(content[:HEADER_BYTES], 'little')
+    body = content[HEADER_BYTES : HEADER_BYTES + length]
+    if body[:1] != b'{':
+        return {}, content
+    try:
+        metadata = json.loads(body)
+    except ValueError as error:
+        raise PlanError(
+            f'{path} begins like an engine of Ultralytics, but its {length} bytes of JSON are not '
+            'readable: it was cut off or damaged. Export it again.'
+        ) from error
+    names = metadata.get('names')
+    if isinstance(names, dict):  # JSON has made texts of the class indices
+        metadata['names'] = {int(k) if k.isdecimal() else k: v for k, v in names.items()}
+    return dict(metadata), content[HEADER_BYTES + length :]
+
+
+def _stem(model: str, key: PlanKey) -> str:
+    return f'{slug(model)}-{key.precision}-b{key.batch}-{key.provider}'
+
+
+def slug(text: str) -> str:
+    """A text as part of a file's name."""
+    return re.sub(r'[^A-Za-z0-9_.]+', '-', text).strip('-').lower() or 'model'
+
+
+def _short(value: object) -> str:
+    text = str(value) or 'not known'
+    return f'{text[:12]}...' if re.fullmatch(r'[0-9a-f]{64}', text) else text

@@ -1,0 +1,1 @@
+"""Pictures, videos and bags read, drawn on and written."""

@@ -1,0 +1,1 @@
+"""The figures of a replay: made, named, kept, compared."""

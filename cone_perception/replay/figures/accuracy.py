@@ -1,0 +1,366 @@
+"""How well the cones of a replay were found: against the truth, another model, and themselves."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.accuracy.matching import (
+    Float64,
+    PictureMatch,
+    average_precisions,
+    draw_blocks,
+    find_errors,
+    match_picture,
+    mean_known,
+    truth_counts,
+)
+from cone_perception.errors import SourceError
+from cone_perception.filters import Filters
+from cone_perception.pictures.sources import Unreadable, read_bag_frames
+from cone_perception.pipeline import ConeDetector
+from cone_perception.replay.figures.flicker import find_flicker
+from cone_perception.replay.figures.result import Figure
+from cone_perception.replay.traces import Drive, FrameTrace, Pass
+from cone_perception.types import Detections, Int64
+
+Answers = Mapping[tuple[str, int], Detections]
+"""(camera name, stamp_ns) -> cones; a picture without any has an entry without any."""
+
+BANDS_PX = ((0.0, 16.0), (16.0, 32.0), (32.0, 64.0), (64.0, math.inf))
+"""Box heights in source pixels that are judged apart."""
+
+BLOCK_NS = 10**9
+"""Frames whose stamps fall into the same second are alike and resampled together."""
+
+RESAMPLES = 1000
+
+WORST_MIN_HEIGHT_PX = 16.0
+"""Cones lower than this are far, many, and missed by every model: they make no frame a bad one."""
+
+WORST_APART_NS = BLOCK_NS // 2
+
+
+class WorstFrame(NamedTuple):
+    """A frame to be shown, and why."""
+
+    camera: str
+    stamp_ns: int
+    why: str
+
+
+def band_name(low_px: float, high_px: float) -> str:
+    """As it ends a figure's name: `16-32 px`, `from 64 px`."""
+    return f'from {low_px:g} px' if math.isinf(high_px) else f'{low_px:g}-{high_px:g} px'
+
+
+def accuracy_figures(
+    passes: Sequence[Pass],
+    truth: Answers,
+    class_names: Sequence[str],
+    thresholds: Mapping[str, float],
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """precision, recall, map50 (ap50 of one class): over all, per class, per band of box heights.
+
+    `_sent`: of all frames sent, a lost one is as if nothing had been found in it. `_answered`: of
+    those with an answer. Frames whose truth is not known are not judged.
+    precision, recall: at `thresholds`, IoU 0.5, all cones counted alike. map50: mean over the
+    classes with truth of the average precision of what was *published*. Nothing below the node's
+    thresholds is, so the curve ends at the recall reached there: it is lower than that of an
+    evaluation of all scores, and comparable only between replays with the same thresholds.
+    95 % intervals: bootstrap over seconds of the drive; what all passes and cameras saw in one
+    second is one block. NaN where a figure or its interval has nothing to stand on.
+    """
+    rows = accuracy_rows(passes, truth, class_names, thresholds, seed)
+    return {name: interval_of(each) for name, each in rows.items()}
+
+
+def accuracy_rows(
+    passes: Sequence[Pass],
+    truth: Answers,
+    class_names: Sequence[str],
+    thresholds: Mapping[str, float],
+    seed: int = 0,
+) -> dict[str, Float64]:
+    """The same as (1 + R,) arrays: the value, then that of each resample of the drive's seconds.
+
+    Frames of the same stamps and the same seed make the same resamples: what two models make of
+    them can be paired row by row. R is 0 with less than two seconds.
+    """
+    judged = [
+        (frame, truth[frame.camera, frame.stamp_ns])
+        for one in passes
+        for frame in one.frames
+        if (frame.camera, frame.stamp_ns) in truth
+    ]
+    answered = np.array([frame.found is not None for frame, _ in judged], bool)
+    block_of, blocks = _blocks(frame.stamp_ns for frame, _ in judged)
+    weights = _weights(blocks, seed)
+    rows: dict[str, Float64] = {}
+    for low_px, high_px in ((0.0, math.inf), *BANDS_PX):
+        matches = [
+            match_picture(
+                frame.found or Detections.empty(), cones, len(class_names), low_px, high_px
+            )
+            for frame, cones in judged
+        ]
+        band = '' if (low_px, high_px) == (0.0, math.inf) else f' {band_name(low_px, high_px)}'
+        least = [thresholds[name] for name in class_names]
+        sent = _accuracy(matches, block_of, weights, least)
+        if answered.all():
+            kept = sent
+        else:
+            some = [match for match, seen in zip(matches, answered, strict=True) if seen]
+            kept = _accuracy(some, block_of[answered], weights, least)
+        for whose, accuracy in (('sent', sent), ('answered', kept)):
+            for what in ('precision', 'recall', 'map50'):
+                rows[f'{what}_{whose}{band}'] = accuracy.overall[what]
+            for index, name in enumerate(class_names if not band else ()):
+                for what in ('precision', 'recall', 'ap50'):
+                    rows[f'{what}_{whose} {name}'] = accuracy.per_class[what][:, index]
+    return rows
+
+
+def agreement_figures(
+    passes: Sequence[Pass], reference: Answers, class_names: Sequence[str], seed: int = 0
+) -> dict[str, Figure]:
+    """agreement_precision, agreement_recall, agreement_f1 with another model's answers.
+
+    Of the frames that both have answered; class and place must agree, IoU at least 0.5. Precision:
+    share of our cones that the reference has too; recall: share of its cones that we have.
+    """
+    both = [
+        (frame.stamp_ns, frame.found, reference[frame.camera, frame.stamp_ns])
+        for one in passes
+        for frame in one.frames
+        if frame.found is not None and (frame.camera, frame.stamp_ns) in reference
+    ]
+    block_of, blocks = _blocks(stamp_ns for stamp_ns, _, _ in both)
+    counts = np.array(
+        [
+            (
+                int(match_picture(found, theirs, len(class_names)).correct.sum()),
+                len(found),
+                len(theirs),
+            )
+            for _, found, theirs in both
+        ],
+        np.float64,
+    ).reshape(-1, 3)
+    same, ours, theirs = _weighted(counts, block_of, _weights(blocks, seed)).T
+    return {
+        'agreement_precision': interval_of(_share(same, ours)),
+        'agreement_recall': interval_of(_share(same, theirs)),
+        'agreement_f1': interval_of(_share(2 * same, ours + theirs)),
+    }
+
+
+def consistency_figures(
+    passes: Sequence[Pass], class_names: Sequence[str], seed: int = 0
+) -> dict[str, Figure]:
+    """flicker_share, also per class, and detections_per_frame, of the frames answered.
+
+    flicker_share: of the cones seen in the frames before and after one, the share not seen in it,
+    see `find_flicker`.
+    """
+    classes = len(class_names)
+    answered = [frame for one in passes for frame in one.frames if frame.found is not None]
+    flickers = {id(each.frame): each for one in passes for each in find_flicker(one.frames)}
+    counts = np.zeros((len(answered), 2 + 2 * classes))
+    for row, frame in zip(counts, answered, strict=True):
+        row[:2] = 1, len(frame.found or ())
+        if each := flickers.get(id(frame)):
+            row[2:] = np.concatenate(
+                [
+                    np.bincount(each.steady_class_id, minlength=classes),
+                    np.bincount(each.gone.class_id, minlength=classes),
+                ]
+            )
+    block_of, blocks = _blocks(frame.stamp_ns for frame in answered)
+    sums = _weighted(counts, block_of, _weights(blocks, seed))
+    steady, gone = np.split(sums[:, 2:], 2, axis=1)
+    figures = {
+        'flicker_share': interval_of(_share(gone.sum(axis=1), (gone + steady).sum(axis=1))),
+        'detections_per_frame': interval_of(_share(sums[:, 1], sums[:, 0])),
+    }
+    for index, name in enumerate(class_names):
+        share = _share(gone[:, index], gone[:, index] + steady[:, index])
+        figures[f'flicker_share {name}'] = interval_of(share)
+    return figures
+
+
+def tell_errors(missed: Detections, false: Detections, class_names: Sequence[str]) -> str:
+    """`2 missed (blue_cone 1, yellow_cone 1), 1 false (blue_cone 1)`; empty without an error."""
+    return ', '.join(
+        f'{len(cones)} {what} ({_listed(cones, class_names)})'
+        for what, cones in (('missed', missed), ('false', false))
+        if len(cones)
+    )
+
+
+def tell_flicker(gone: Detections, class_names: Sequence[str]) -> str:
+    """`2 vanished for this frame (blue_cone 1, yellow_cone 1)`."""
+    return f'{len(gone)} vanished for this frame ({_listed(gone, class_names)})'
+
+
+def worst_frames(
+    one: Pass,
+    truth: Answers | None,
+    class_names: Sequence[str],
+    count: int = 12,
+) -> list[WorstFrame]:
+    """Frames to show: most misses and false finds, most cones that vanished, slowest; in turns.
+
+    Misses and false finds are of cones from WORST_MIN_HEIGHT_PX up. Of each kind the worst first,
+    half a second apart at least. A frame that is among the worst in several ways is shown once,
+    with all of its reasons.
+    """
+    errors: dict[int, tuple[float, str]] = {}
+    slow: dict[int, tuple[float, str]] = {}
+    for position, frame in enumerate(one.frames):
+        cones = (truth or {}).get((frame.camera, frame.stamp_ns))
+        if cones is not None and frame.found is not None:
+            missed, false = find_errors(frame.found, cones, WORST_MIN_HEIGHT_PX)
+            if wrong := len(missed) + len(false):
+                errors[position] = (wrong, tell_errors(missed, false, class_names))
+        if frame.latency_ms is not None:
+            slow[position] = (frame.latency_ms, f'answered after {frame.latency_ms:.1f} ms')
+    place_of = {id(frame): position for position, frame in enumerate(one.frames)}
+    flicker = {
+        place_of[id(each.frame)]: (float(len(each.gone)), tell_flicker(each.gone, class_names))
+        for each in find_flicker(one.frames)
+        if len(each.gone)
+    }
+    kinds = [_apart(kind, one.frames) for kind in (errors, flicker, slow)]
+    turns = zip(*(_padded(kind, count) for kind in kinds), strict=True)
+    places = [place for turn in turns for place in turn if place is not None]
+    typical_ms = float(np.median([value for value, _ in slow.values()])) if slow else math.nan
+    shown = []
+    for place in list(dict.fromkeys(places))[:count]:
+        reasons = [kind[place][1] for kind in (errors, flicker) if place in kind]
+        if place in slow and (slow[place][0] > 1.5 * typical_ms or not reasons):
+            reasons.append(slow[place][1])
+        frame = one.frames[place]
+        shown.append(WorstFrame(frame.camera, frame.stamp_ns, '; '.join(reasons)))
+    return shown
+
+
+def reference_answers(drive: Drive, detector: ConeDetector, filters: Filters) -> Answers:
+    """Another model's answer to every picture of the drive that can be read and has its own stamp.
+
+    Raises SourceError, EngineError, ModelError.
+    """
+    answers: dict[tuple[str, int], Detections] = {}
+    stamps: Counter[tuple[str, int]] = Counter()
+    with tqdm(total=drive.frames, desc='reference', unit='picture', disable=None) as bar:
+        for camera in drive.cameras:
+            try:
+                for frame in read_bag_frames(drive.bag, camera.topic):
+                    bar.update()
+                    if not isinstance(frame, Unreadable):
+                        (found,), _ = detector.detect([frame], filters)
+                        stamps[camera.name, frame.stamp_ns] += 1
+                        answers[camera.name, frame.stamp_ns] = found
+            except SourceError:
+                if not drive.problems:  # damage that is named there ends the replay too, no more
+                    raise
+    return {place: found for place, found in answers.items() if stamps[place] == 1}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Accuracy:
+    """Rows: the value, then one per resample. overall: (1 + R,). per_class: (1 + R, classes)."""
+
+    overall: Mapping[str, Float64]
+    per_class: Mapping[str, Float64]
+
+
+def _accuracy(
+    matches: Sequence[PictureMatch], block_of: Int64, weights: Float64, least: Sequence[float]
+) -> _Accuracy:
+    classes = len(least)
+    found = np.zeros((len(matches), classes))
+    correct = np.zeros((len(matches), classes))
+    for row, match in enumerate(matches):
+        kept = match.score >= np.asarray(least, np.float32)[match.class_id]
+        found[row] = np.bincount(match.class_id[kept], minlength=classes)
+        correct[row] = np.bincount(match.class_id[kept & match.correct], minlength=classes)
+    truths = _weighted(truth_counts(matches, classes).astype(np.float64), block_of, weights)
+    found, correct = (_weighted(each, block_of, weights) for each in (found, correct))
+    ap50 = average_precisions(matches, classes, weights, block_of)
+    return _Accuracy(
+        {
+            'precision': _share(correct.sum(axis=1), found.sum(axis=1)),
+            'recall': _share(correct.sum(axis=1), truths.sum(axis=1)),
+            'map50': np.array([mean_known(row) for row in ap50]),
+        },
+        {'precision': _share(correct, found), 'recall': _share(correct, truths), 'ap50': ap50},
+    )
+
+
+def _blocks(stamps_ns: Iterable[int]) -> tuple[Int64, int]:
+    """(N,) int64 number of each frame's second among those that occur, and how many do."""
+    stamps = np.array(list(stamps_ns), np.int64)
+    if not len(stamps):
+        return stamps, 0
+    seconds, number = np.unique((stamps - stamps.min()) // BLOCK_NS, return_inverse=True)
+    return number.astype(np.int64), len(seconds)
+
+
+def _weights(blocks: int, seed: int) -> Float64:
+    """(1 + R, blocks): once each, then as often as drawn. R is 0 where there is nothing to draw."""
+    once = np.ones((1, blocks))
+    if blocks < 2:
+        return once
+    return np.concatenate([once, draw_blocks(blocks, RESAMPLES, seed)])
+
+
+def _weighted(counts: Float64, block_of: Int64, weights: Float64) -> Float64:
+    """(1 + R, K) sums of (frames, K) counts."""
+    of_block = np.zeros((weights.shape[1], counts.shape[1]))
+    np.add.at(of_block, block_of, counts)
+    sums: Float64 = weights @ of_block
+    return sums
+
+
+def _share(part: Float64, whole: Float64) -> Float64:
+    """NaN where there is no whole."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
+
+
+def interval_of(rows: Float64) -> Figure:
+    """The first row's value, and the interval of the others."""
+    known = rows[1:][~np.isnan(rows[1:])]
+    if not len(known) or math.isnan(rows[0]):
+        return Figure(float(rows[0]))
+    low, high = np.percentile(known, [2.5, 97.5])
+    return Figure(float(rows[0]), float(low), float(high))
+
+
+def _listed(cones: Detections, class_names: Sequence[str]) -> str:
+    counts = np.bincount(cones.class_id, minlength=len(class_names))
+    return ', '.join(
+        f'{name} {count}' for name, count in zip(class_names, counts, strict=True) if count
+    )
+
+
+def _apart(kind: Mapping[int, tuple[float, str]], frames: Sequence[FrameTrace]) -> Iterator[int]:
+    """Places from the worst on, those left out that are close in time to a worse one."""
+    taken: dict[str, list[int]] = defaultdict(list)
+    for place in sorted(kind, key=lambda place: (-kind[place][0], place)):
+        frame = frames[place]
+        if all(abs(frame.stamp_ns - other) >= WORST_APART_NS for other in taken[frame.camera]):
+            taken[frame.camera].append(frame.stamp_ns)
+            yield place
+
+
+def _padded(places: Iterator[int], count: int) -> list[int | None]:
+    some = [place for _, place in zip(range(count), places, strict=False)]
+    return [*some, *([None] * (count - len(some)))]

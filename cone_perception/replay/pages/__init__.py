@@ -1,0 +1,1 @@
+"""What a replay shows: pages, charts, films."""

@@ -1,0 +1,148 @@
+"""The film of a replay: each picture with its cones, its latency, or what became of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.errors import SourceError
+from cone_perception.pictures.draw import draw_caption
+from cone_perception.pictures.video import Film
+from cone_perception.replay.figures.result import ReplayResult
+from cone_perception.replay.pages.pictures import (
+    Place,
+    annotate,
+    class_names,
+    draw_border,
+    read_pictures,
+    tell,
+    topics_of,
+)
+from cone_perception.replay.traces import FrameTrace
+from cone_perception.types import UInt8
+
+FULL_WIDTH_PX = 1280
+SHARED_WIDTH_PX = 960
+"""At most: of the only camera's picture, of each picture beside others."""
+
+DEFAULT_RATE_HZ = 15.0
+
+
+def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> None:
+    """Write the film of one pass; `number` counts from 0.
+
+    Several cameras are side by side, as they were recorded; one that has no new picture is dark.
+    A frame that was lost has a red border. Frames that were not sent any more are not shown.
+    Of a bag that is damaged further on it shows what comes before that, as the replay did.
+    Raises SourceError when the bag cannot be opened or none of its pictures was sent, OutputError
+    when the film cannot be written.
+    """
+    frames = result.passes[number] if number < len(result.passes) else ()
+    traces = {(frame.camera, frame.index): frame for frame in frames}
+    names = [name for name in topics_of(result) if any(frame.camera == name for frame in frames)]
+    if not names:
+        raise SourceError(f'pass {number + 1} has no frame of which a film could be made.')
+    film = Film(path, _rate_hz(frames))
+    grid = _Grid(names)
+    try:
+        for shown in _rounds(_drawn(result, bag, names, traces)):
+            film.add('', grid.lay_out(shown))
+    finally:
+        film.close()
+
+
+def _drawn(
+    result: ReplayResult, bag: Path, names: Sequence[str], traces: Mapping[Place, FrameTrace]
+) -> Iterator[tuple[str, UInt8]]:
+    """Camera and annotated picture of each frame, in the order of recording."""
+    classes, truth = class_names(result), result.truth or {}
+    topics = topics_of(result)
+    width_px = FULL_WIDTH_PX if len(names) == 1 else SHARED_WIDTH_PX
+    sizes: dict[str, tuple[int, int]] = {}
+    pictures = read_pictures(bag, {name: topics[name] for name in names}, traces, [])
+    for place, picture in tqdm(pictures, 'filming', total=len(traces), unit='picture'):
+        frame = traces[place]
+        if isinstance(picture, str):
+            yield frame.camera, _unreadable(sizes.get(frame.camera, (360, 640)), frame, picture)
+            continue
+        there = truth.get((frame.camera, frame.stamp_ns))
+        drawn = annotate(picture, frame, classes, there, width_px)
+        sizes[frame.camera] = (drawn.shape[0], drawn.shape[1])
+        yield frame.camera, drawn
+
+
+def _rounds(drawn: Iterable[tuple[str, UInt8]]) -> Iterator[dict[str, tuple[UInt8, bool]]]:
+    """Camera -> its latest picture, and whether it is new, each time that one has a second one."""
+    shown: dict[str, tuple[UInt8, bool]] = {}
+    for camera, picture in drawn:
+        if shown.get(camera, (picture, False))[1]:
+            yield shown
+            shown = {name: (latest, False) for name, (latest, _) in shown.items()}
+        shown[camera] = (picture, True)
+    if shown:
+        yield shown
+
+
+class _Grid:
+    """One picture of all cameras: two in a row, as many rows as it takes.
+
+    Every place is as large as the first picture of the film; others are fitted into it.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._columns = math.ceil(math.sqrt(len(names)))
+        self._size: tuple[int, int] | None = None
+
+    def lay_out(self, shown: Mapping[str, tuple[UInt8, bool]]) -> UInt8:
+        """shown: camera -> its latest picture, and whether it is new; old ones get dark."""
+        if self._size is None:
+            first = next(iter(shown.values()))[0]
+            self._size = (first.shape[0], first.shape[1])
+        height_px, width_px = self._size
+        rows = math.ceil(len(self._names) / self._columns)
+        whole = np.zeros((rows * height_px, self._columns * width_px, 3), np.uint8)
+        for number, name in enumerate(self._names):
+            if name not in shown:
+                continue
+            picture, new = shown[name]
+            fitted = _fit(picture, height_px, width_px)
+            top, left = number // self._columns * height_px, number % self._columns * width_px
+            part = whole[top : top + fitted.shape[0], left : left + fitted.shape[1]]
+            part[:] = fitted if new else fitted // 4
+        return whole
+
+
+def _fit(picture: UInt8, height_px: int, width_px: int) -> UInt8:
+    """Scaled so that it just fits, its proportions kept."""
+    scale = min(height_px / picture.shape[0], width_px / picture.shape[1])
+    if scale == 1:
+        return picture
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _unreadable(size: tuple[int, int], frame: FrameTrace, reason: str) -> UInt8:
+    """A dark picture that says why it is one."""
+    picture = np.full((*size, 3), 24, np.uint8)
+    draw_border(picture)
+    draw_caption(picture, f'{tell(frame)}: {reason}')
+    return picture
+
+
+def _rate_hz(frames: Sequence[FrameTrace]) -> float:
+    """The usual rate of the fastest camera by its stamps: the film runs as the drive did."""
+    rates = []
+    for camera in {frame.camera for frame in frames}:
+        stamps = sorted(frame.stamp_ns for frame in frames if frame.camera == camera)
+        gaps = [after - before for before, after in pairwise(stamps) if after > before]
+        if gaps:
+            rates.append(1e9 / median(gaps))
+    return max(rates, default=DEFAULT_RATE_HZ)

@@ -1,0 +1,108 @@
+"""Pictures of a replayed bag, with what was found in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+import cv2
+
+from cone_perception.bags.reader import BagMessage, bag_types, open_bag, read_until_damage
+from cone_perception.errors import ImageError
+from cone_perception.images import to_bgr
+from cone_perception.pictures.draw import draw_caption, draw_cones, shrink
+from cone_perception.replay.figures.result import ReplayResult
+from cone_perception.replay.pages.charts import FATE_NAMES
+from cone_perception.replay.traces import FrameTrace
+from cone_perception.types import Detections, UInt8
+
+Place = tuple[str, int]
+"""A picture of a bag: name of its camera, and its index among the camera's pictures."""
+
+BORDER_SHARE = 0.012
+RED = (60, 60, 230)
+
+
+def read_pictures(
+    bag: Path, topics: Mapping[str, str], wanted: Collection[Place], problems: list[str]
+) -> Iterator[tuple[Place, UInt8 | str]]:
+    """Each picture that is wanted, or why it cannot be decoded, in the order of recording.
+
+    topics: camera name -> topic. Damage ends it: what is wrong is appended to `problems`.
+    Raises SourceError when the bag cannot be opened.
+    """
+    cameras = {topic: name for name, topic in topics.items()}
+    seen: Counter[str] = Counter()
+    left = set(wanted)
+    with open_bag(bag) as reader:
+        for message in read_until_damage(reader, cameras, problems):
+            place = (cameras[message.topic], seen[message.topic])
+            seen[message.topic] += 1
+            if place in left:
+                yield place, _decode(message)
+                left.discard(place)
+            if not left:
+                return
+
+
+def annotate(
+    bgr: UInt8,
+    frame: FrameTrace,
+    class_names: Sequence[str],
+    truth: Detections | None,
+    width_px: int,
+) -> UInt8:
+    """Found cones as boxes, those that are there as dashes; at most `width_px` wide.
+
+    A frame that was lost has a red border.
+    """
+    found = frame.found or Detections.empty()
+    small, found, truth = shrink(bgr, found, truth, width_px)
+    picture = draw_cones(small, found, class_names, truth)
+    if frame.fate != 'answered':
+        draw_border(picture)
+    draw_caption(picture, tell(frame))
+    return picture
+
+
+def draw_border(picture: UInt8) -> None:
+    """Draw the red border of what was lost."""
+    height_px, width_px = picture.shape[:2]
+    wide_px = max(3, round(BORDER_SHARE * width_px))
+    inset = wide_px // 2
+    corner = (width_px - 1 - inset, height_px - 1 - inset)
+    cv2.rectangle(picture, (inset, inset), corner, RED, wide_px)
+
+
+def class_names(result: ReplayResult) -> list[str]:
+    """In the order of class indices; enough of them for every cone of the result."""
+    names = [str(name) for name in result.model.get('class_names') or ()]
+    answers = (frame.found for frames in result.passes for frame in frames)
+    cones = chain((found for found in answers if found is not None), (result.truth or {}).values())
+    highest = max((int(each.class_id.max(initial=-1)) for each in cones), default=-1)
+    return [*names, *(f'class {number}' for number in range(len(names), highest + 1))]
+
+
+def topics_of(result: ReplayResult) -> dict[str, str]:
+    """Camera name -> topic."""
+    return {str(camera['name']): str(camera['topic']) for camera in result.bag.get('cameras', ())}
+
+
+def tell(frame: FrameTrace) -> str:
+    """A caption: which picture, and what became of it."""
+    which = f'{frame.camera} {frame.index}  {frame.stamp_ns / 1e9:.3f} s  '
+    if frame.fate != 'answered':
+        return which + FATE_NAMES[frame.fate]
+    latency = '' if frame.latency_ms is None else f'{frame.latency_ms:.0f} ms  '
+    return f'{which}{latency}{len(frame.found or ())} cones'
+
+
+def _decode(message: BagMessage) -> UInt8 | str:
+    try:
+        return to_bgr(bag_types().deserialize_cdr(message.data, message.type_name))
+    except ImageError as error:
+        return str(error)
+    except Exception as error:  # a damaged message raises whatever its parser tripped over
+        return f'it is damaged: {error!r}'

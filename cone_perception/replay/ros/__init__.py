@@ -1,0 +1,1 @@
+"""The ROS processes of a replay: player, monitor, echo."""

@@ -1,0 +1,466 @@
+"""A drive played over DDS to a node in another process, and what became of each picture."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from cone_perception.bags.detections import from_message
+from cone_perception.bags.reader import (
+    DETECTIONS,
+    bag_types,
+    header_stamp_ns,
+    open_bag,
+    read_until_damage,
+)
+from cone_perception.errors import OutputError, SettingsError, SourceError
+from cone_perception.model_card import Bundle
+from cone_perception.replay.processes import (
+    ProcessError,
+    ProcessGroup,
+    private_domain,
+    python_module,
+    ros_environment,
+)
+from cone_perception.replay.traces import (
+    MOMENTS,
+    Camera,
+    Drive,
+    Fate,
+    FrameTrace,
+    LoadSample,
+    Pace,
+    Pass,
+)
+from cone_perception.types import Detections
+
+DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
+DIAGNOSTICS_TOPIC = '/diagnostics'
+NODE = 'detector'
+TIMING_TOPIC = f'/{NODE}/timing'
+
+NODE_READY = 'active: listening to'
+NODE_REFUSES = 'not configured: '
+"""What the node logs when it works, and when it stays alive without a model."""
+
+READY_TIMEOUT_S = 900.0
+"""A node may compile its engine first, which takes minutes on a small card."""
+
+CONNECT_TIMEOUT_S = 120.0
+"""Until node, monitor and player know each other. A node that does not say when it is ready may
+still load its network."""
+
+LAST_ANSWERS_S = 1.5
+"""After the last picture: for its answer, and for diagnostics (1 Hz) that count it."""
+
+LAST_WORDS = 3
+"""Lines of a node's log that are told when it has died."""
+
+Stamps = Literal['header', 'recorded']
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCommand:
+    """A node under test.
+
+    command: starts it. detections: camera's name -> its topic of Detection2DArray.
+    class_names: of its answers. timing_topic: where it tells of every frame that it received, as
+    ours does; health_topic: of its diagnostics. ready, refuses: what it prints when it can take
+    pictures, and when it never will. pairs: it works on pictures of all cameras at once.
+    """
+
+    command: tuple[str, ...]
+    detections: Mapping[str, str]
+    class_names: tuple[str, ...]
+    timing_topic: str | None = None
+    health_topic: str | None = None
+    ready: str | None = None
+    refuses: str | None = None
+    pairs: bool = False
+
+    def started_by(self, *prefix: str) -> NodeCommand:
+        """The same node, its process started by another command, as ('taskset', '-c', '0')."""
+        return replace(self, command=(*prefix, *self.command))
+
+
+def our_node(
+    drive: Drive, bundle: Bundle, settings: Mapping[str, str] | None = None
+) -> NodeCommand:
+    """`cone-perception node` for the cameras of this drive.
+
+    settings: name -> value as `ros2 param` would write it. Raises SettingsError for one under
+    which a picture has two answers.
+    """
+    settings = dict(settings or {})
+    if settings.get('side_by_side', 'false').lower() == 'true':
+        raise SettingsError(
+            'side_by_side makes two pictures of one, and their fates cannot be told apart: '
+            'replay a bag with a topic for each camera'
+        )
+    forms = {camera.compressed for camera in drive.cameras}
+    names = [camera.name for camera in drive.cameras]
+    settings |= {
+        'model': str(bundle.folder.resolve()),
+        'cameras': json.dumps(names),
+        'image_topics': json.dumps([camera.topic for camera in drive.cameras]),
+        'transport': 'auto' if len(forms) > 1 else 'compressed' if True in forms else 'raw',
+    }
+    parameters = [part for name, value in settings.items() for part in ('-p', f'{name}:={value}')]
+    return NodeCommand(
+        command=tuple(python_module('cone_perception.cli', 'node', '--ros-args', *parameters)),
+        detections={name: f'/{name}/detections' for name in names},
+        class_names=bundle.card.class_names,
+        timing_topic=TIMING_TOPIC,
+        health_topic=DIAGNOSTICS_TOPIC,
+        ready=NODE_READY,
+        refuses=NODE_REFUSES,
+        pairs=settings.get('batch') == '2',
+    )
+
+
+def echo_node(drive: Drive) -> NodeCommand:
+    """A node that answers every picture at once, without any cones."""
+    cameras = [
+        part
+        for camera in drive.cameras
+        for part in (
+            '--camera',
+            f'{camera.name}={camera.topic}={"compressed" if camera.compressed else "raw"}',
+        )
+    ]
+    return NodeCommand(
+        command=tuple(python_module('cone_perception.replay.ros.echo', *cameras)),
+        detections={camera.name: f'/{camera.name}/detections' for camera in drive.cameras},
+        class_names=(),
+    )
+
+
+def play_through_ros(
+    drive: Drive,
+    pace: Pace,
+    node: NodeCommand,
+    folder: Path,
+    *,
+    domain: int | None = None,
+    stamps: Stamps = 'header',
+    sample_load: bool = True,
+) -> Pass:
+    """Play the drive to the node, in processes of their own, and follow every picture.
+
+    folder: gets `sent.jsonl`, `received.jsonl`, the bag `answers` and the processes' logs in
+    `log/`. domain: ROS_DOMAIN_ID; None takes one that is free. sample_load: needs psutil.
+    KeyboardInterrupt while it plays ends it early: what was seen until then is in the Pass. So it
+    is when the node dies, which its problems tell.
+    Raises ProcessError when the node does not get ready, SourceError for a bag that cannot be
+    played.
+    """
+    _clear(folder)
+    play = _Play(drive, pace, node, folder, stamps, sample_load)
+    with contextlib.ExitStack() as stack:
+        if domain is None:
+            domain = stack.enter_context(private_domain())
+        log = folder / 'log'
+        play.run(stack.enter_context(ProcessGroup(ros_environment(domain, log), log)))
+    return play.result()
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder ready; of what is in it only the files of an earlier play are removed."""
+    try:
+        if (folder / 'answers').is_dir():
+            shutil.rmtree(folder / 'answers')
+        for name in ('sent.jsonl', 'received.jsonl'):
+            (folder / name).unlink(missing_ok=True)
+        (folder / 'log').mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f'{folder} cannot be written: {error}.') from error
+
+
+@dataclass(slots=True)
+class _Play:
+    """One play, and what was seen of it.
+
+    node_died: of itself, while pictures were sent. ended_ns: when it was told to end, of the wall
+    clock: its diagnostics from then on are of an empty node.
+    """
+
+    drive: Drive
+    pace: Pace
+    node: NodeCommand
+    folder: Path
+    stamps: Stamps
+    sample_load: bool
+    interrupted: bool = False
+    node_died: bool = False
+    process_failed: bool = False
+    ended_ns: int = 0
+    problems: list[str] = field(default_factory=list)
+    load: list[LoadSample] = field(default_factory=list)
+
+    def run(self, team: ProcessGroup) -> None:
+        """Start node, monitor and player; end them when all was sent, or when something fails."""
+        node = self.node
+        refusals = {'node': node.refuses} if node.refuses else {}
+        team.start('node', node.command)
+        if node.ready:
+            team.wait_for_text('node', node.ready, READY_TIMEOUT_S, refusals)
+        team.start('monitor', self._monitor_command())
+        team.wait_for_text('monitor', 'ready\n', CONNECT_TIMEOUT_S, refusals)
+        team.start('player', self._player_command(), show=True)
+        with self._sampled(team):
+            try:
+                self._wait(team)
+            except KeyboardInterrupt:
+                self.interrupted = True
+                team.end('player')
+                time.sleep(LAST_ANSWERS_S)
+        self._end(team)
+
+    def result(self) -> Pass:
+        """Join what player, node and monitor have said."""
+        sent = _read_lines(self.folder / 'sent.jsonl')
+        for entry in sent:
+            if 'error' in entry:
+                raise SourceError(entry['error'])
+            if 'problem' in entry:
+                self.problems.append(entry['problem'])
+        sent = [entry for entry in sent if 'sent_ns' in entry]
+        answers = _read_answers(self.folder / 'answers', self.node, self.ended_ns, self.problems)
+        received = _read_lines(self.folder / 'received.jsonl')
+        if not sent and not self.interrupted:
+            raise ProcessError('\n'.join(['nothing was sent.', *self.problems]))
+        frames = join(
+            sent, received, answers, self.drive.cameras, self.node, self.node_died, self.problems
+        )
+        return Pass(
+            pace=self.pace,
+            frames=frames,
+            load=self.load,
+            health=answers.health,
+            problems=tuple(self.problems),
+            interrupted=self.interrupted,
+            process_failed=self.process_failed,
+        )
+
+    def _wait(self, team: ProcessGroup) -> None:
+        """Until all was sent and answered, or a process ends that should not."""
+        try:
+            team.wait('player', self._longest_s())
+            time.sleep(LAST_ANSWERS_S)
+        except ProcessError as error:
+            self.process_failed = True
+            self.node_died = team.status('node') is not None
+            if self.node_died:
+                self.problems.append(
+                    f'the node ended by itself, with status {team.status("node")}, while pictures '
+                    f'were sent; the last lines of {self.folder / "log" / "node.log"}: '
+                    + ' | '.join(team.last_words('node')[-LAST_WORDS:])
+                )
+            else:
+                self.problems.append(str(error))
+            team.end('player')
+            time.sleep(LAST_ANSWERS_S)
+
+    def _end(self, team: ProcessGroup) -> None:
+        """The node first: what becomes of its last pictures is recorded."""
+        self.ended_ns = time.time_ns()
+        for name in ('node', 'monitor'):
+            if name == 'node' and self.node_died:
+                team.end(name)
+                continue
+            try:
+                team.stop(name)
+            except ProcessError as error:
+                self.process_failed = True
+                self.problems.append(str(error))
+
+    @contextlib.contextmanager
+    def _sampled(self, team: ProcessGroup) -> Iterator[None]:
+        if not self.sample_load:
+            yield
+            return
+        from cone_perception.replay.load import LoadSampler
+
+        pids = {name: team.pid(name) for name in ('node', 'player', 'monitor')}
+        with LoadSampler(pids) as sampler:
+            yield
+        self.load = sampler.samples
+
+    def _longest_s(self) -> float:
+        """A player that takes longer hangs."""
+        pace, drive = self.pace, self.drive
+        each_s = {'bag': drive.duration_s / pace.rate, 'hz': drive.frames / (pace.hz or 1.0)}
+        return 2 * CONNECT_TIMEOUT_S + 2 * each_s.get(pace.kind, float(drive.frames))
+
+    def _in_flight(self) -> int:
+        """Pictures of each camera. One of them is being worked on, and of several cameras only one
+        is so at a time; the others then have one that waits for it, and none to push out.
+        """
+        alone = len(self.drive.cameras) == 1 or self.node.pairs
+        return self.pace.in_flight if alone else max(1, self.pace.in_flight - 1)
+
+    def _monitor_command(self) -> list[str]:
+        topics = dict.fromkeys(self.node.detections.values(), DETECTIONS)
+        for topic in (self.node.timing_topic, self.node.health_topic):
+            if topic is not None:
+                topics[topic] = DIAGNOSTICS
+        watched = [part for name, kind in topics.items() for part in ('--topic', f'{name}={kind}')]
+        log = ['--log', str(self.folder / 'received.jsonl')]
+        return python_module(
+            'cone_perception.replay.ros.monitor', str(self.folder / 'answers'), *watched, *log
+        )
+
+    def _player_command(self) -> list[str]:
+        pace, cameras = self.pace, self.drive.cameras
+        options = [part for camera in cameras for part in ('--topic', camera.topic)]
+        options += ['--log', str(self.folder / 'sent.jsonl'), '--stamps', self.stamps]
+        options += ['--wait-s', repr(CONNECT_TIMEOUT_S)]
+        if pace.kind == 'hz':
+            options += ['--hz', repr(pace.hz)]
+        elif pace.kind == 'bag':
+            options += ['--rate', repr(pace.rate)]
+        else:
+            options += ['--in-flight', str(self._in_flight())]
+            for camera in cameras:
+                answer = self.node.detections[camera.name]
+                options += ['--answers', f'{camera.topic}={camera.name}={answer}']
+            if self.node.timing_topic is not None:
+                options += ['--timing', self.node.timing_topic]
+        return python_module('cone_perception.replay.ros.player', str(self.drive.bag), *options)
+
+
+@dataclass(slots=True)
+class Answers:
+    """What the node said. found: (topic, stamp) -> cones of each message, in their order.
+
+    told: (camera, stamp) -> its records of that frame. health: part -> key -> value, the last.
+    """
+
+    found: dict[tuple[str, int], deque[Detections]] = field(
+        default_factory=lambda: defaultdict(deque)
+    )
+    told: dict[tuple[str, int], deque[Mapping[str, str]]] = field(
+        default_factory=lambda: defaultdict(deque)
+    )
+    health: dict[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def join(
+    sent: Sequence[Mapping[str, Any]],
+    received: Sequence[Mapping[str, Any]],
+    answers: Answers,
+    cameras: Sequence[Camera],
+    node: NodeCommand,
+    node_died: bool,
+    problems: list[str],
+) -> list[FrameTrace]:
+    """Every picture that was sent, in that order, with its fate. The answers are used up.
+
+    sent, received: the entries of the logs of player and monitor. Pictures with one stamp are told
+    apart by their order only, and `problems` gets to know it; SourceError when most are such.
+    """
+    by_topic = {camera.topic: camera.name for camera in cameras}
+    returned: dict[tuple[str, int], deque[int]] = defaultdict(deque)
+    for entry in received:
+        returned[entry['topic'], entry['stamp_ns']].append(entry['received_ns'])
+    _check_stamps(sent, problems)
+    last_word_ns = max(
+        (int(record['received_ns']) for told in answers.told.values() for record in told), default=0
+    )
+    frames = []
+    for entry in sent:
+        camera, stamp_ns = by_topic[entry['topic']], entry['stamp_ns']
+        answer = (node.detections[camera], stamp_ns)
+        record = _next(answers.told.get((camera, stamp_ns)), {})
+        returned_ns = _next(returned.get(answer), None)
+        found = _next(answers.found.get(answer), None)
+        fate: Fate
+        if returned_ns is not None:
+            fate = 'answered'
+        elif record:
+            told = record['outcome']
+            fate = 'return' if told == 'answered' else cast('Fate', told)
+        elif node.timing_topic is None or (node_died and entry['sent_ns'] > last_word_ns):
+            fate = 'unknown'
+        else:
+            fate = 'transport'
+        frames.append(
+            FrameTrace(
+                camera=camera,
+                index=entry['index'],
+                stamp_ns=stamp_ns,
+                fate=fate,
+                sent_ns=entry['sent_ns'],
+                returned_ns=returned_ns,
+                reason=record.get('reason', '') if fate in ('failed', 'dropped') else '',
+                found=found if fate == 'answered' else None,
+                **{name: int(record[name]) for name in MOMENTS if name in record},
+            )
+        )
+    unread = sum(frame.fate == 'answered' and frame.found is None for frame in frames)
+    if unread:
+        problems.append(f'{unread} answers came back, but were not recorded: they are not judged')
+    return frames
+
+
+def _check_stamps(sent: Sequence[Mapping[str, Any]], problems: list[str]) -> None:
+    seen = {(entry['topic'], entry['stamp_ns']) for entry in sent}
+    again = len(sent) - len(seen)
+    if again > len(sent) // 2:
+        raise SourceError(
+            'most pictures have the stamp of another one, so their answers cannot be told apart: '
+            'does the driver fill header.stamp? Play it with --stamps recorded'
+        )
+    if again:
+        problems.append(
+            f'{again} pictures have the stamp of an earlier one: their answers are told apart by '
+            'their order only'
+        )
+
+
+def _next(waiting: deque[Any] | None, otherwise: Any) -> Any:
+    return waiting.popleft() if waiting else otherwise
+
+
+def _read_answers(
+    bag: Path, node: NodeCommand, health_until_ns: int, problems: list[str]
+) -> Answers:
+    answers = Answers()
+    detections = set(node.detections.values())
+    topics = {*detections, node.timing_topic, node.health_topic} - {None}
+    try:
+        with open_bag(bag) as reader:
+            for recorded in read_until_damage(reader, cast('set[str]', topics), problems):
+                message = bag_types().deserialize_cdr(recorded.data, recorded.type_name)
+                if recorded.topic in detections:
+                    stamp_ns = header_stamp_ns(recorded.data)
+                    try:
+                        found = from_message(message, node.class_names)
+                    except ValueError as error:
+                        raise SourceError(f'{recorded.topic}: {error}') from error
+                    answers.found[recorded.topic, stamp_ns].append(found)
+                    continue
+                for status in message.status:
+                    values = {entry.key: entry.value for entry in status.values}
+                    if recorded.topic == node.timing_topic:
+                        answers.told[values['camera'], int(values['stamp_ns'])].append(values)
+                    elif recorded.time_ns <= health_until_ns:
+                        answers.health[status.name] = {'message': status.message, **values}
+    except SourceError as error:
+        problems.append(f'the recorded answers are not complete: {error}')
+    return answers
+
+
+def _read_lines(log: Path) -> list[dict[str, Any]]:
+    """Entries of a log that may end in the middle of a line, or not be there."""
+    if not log.exists():
+        return []
+    lines = log.read_text(encoding='utf-8').split('\n')
+    return [json.loads(line) for line in lines[:-1]]

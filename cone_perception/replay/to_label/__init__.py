@@ -1,0 +1,1 @@
+"""The frames of a drive that are worth labelling."""

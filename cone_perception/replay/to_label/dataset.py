@@ -1,0 +1,527 @@
+"""`cone-perception bag to-dataset`: frames of a drive worth labelling -> a YOLO data set."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.arguments import count, zero_or_more
+from cone_perception.engines.build_command import print_event, print_warning
+from cone_perception.engines.place import place_network
+from cone_perception.errors import OutputError, SourceError
+from cone_perception.files import write_whole
+from cone_perception.filters import Filters
+from cone_perception.model_card import Bundle, file_sha256, read_bundle, shipped_bundle
+from cone_perception.pages.page import plain, write_page
+from cone_perception.pictures.sources import Unreadable, read_bag_frames
+from cone_perception.pipeline import ConeDetector
+from cone_perception.replay.drive import bag_sha256, open_drive
+from cone_perception.replay.figures.accuracy import Answers
+from cone_perception.replay.figures.result import ReplayResult, read_result, result_file
+from cone_perception.replay.labels import picture_name
+from cone_perception.replay.pages.pictures import read_pictures
+from cone_perception.replay.to_label.unsure import (
+    KINDS,
+    MARGIN,
+    Doubt,
+    find_doubts,
+    published,
+    spread,
+)
+from cone_perception.replay.traces import Camera, Drive, FrameTrace
+from cone_perception.settings import DetectorSettings, Device, Runtime
+from cone_perception.types import Detections, Float32, Frame, UInt8
+
+STATE = '.cone_perception_dataset'
+"""Folder that says whose data set it is, of what; in it what an unfinished run has found so far."""
+
+TO_LABEL = 'TO_LABEL.md'
+"""Says of a data set that a person has yet to look at its labels, and that it has no val."""
+
+NOTE = """# To be labelled
+
+These frames were chosen because a model is unsure of them; `index.html` says why of each.
+The labels are to begin with: correct them, in a labelling tool or here.
+Then add `images/train` to the `train` of another data set. There is no `val`, on purpose: figures
+on frames that were chosen for being hard, of a drive that was trained on, would mean nothing.
+"""
+
+IMAGES, LABELS = 'images/train', 'labels/train'
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """What a model found in a drive.
+
+    frames: `found` goes below the thresholds where the model was run for this.
+    thresholds: per class name. known: see `find_doubts`; the labels too, where it is known.
+    """
+
+    bag: Path
+    cameras: tuple[Camera, ...]
+    frames: Sequence[FrameTrace]
+    class_names: tuple[str, ...]
+    thresholds: Mapping[str, float]
+    known: Answers | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('bag', type=Path, help='folder of a rosbag2, or its .mcap or .db3 file')
+    parser.add_argument('--out', type=Path, required=True, help='folder of the data set')
+    parser.add_argument('--limit', type=count, default=100, help='pictures at most (100)')
+    parser.add_argument(
+        '--apart', type=zero_or_more, default=0.5, help='seconds between two of a camera (0.5)'
+    )
+    parser.add_argument(
+        '--min-height',
+        type=zero_or_more,
+        default=16.0,
+        help='pixels; smaller cones are labelled, but are no reason to choose a frame (16)',
+    )
+    parser.add_argument('--png', action='store_true', help=f'not JPEG of quality {JPEG_QUALITY}')
+    source = parser.add_argument_group('what the model found')
+    source.add_argument(
+        '--result', type=Path, help='of a replay of this bag: nothing is run again then'
+    )
+    source.add_argument('--model', type=Path, help='bundle folder (the shipped model)')
+    source.add_argument('--device', choices=get_args(Device), default='auto', help='(auto)')
+    source.add_argument('--engine', choices=get_args(Runtime), default='auto', help='(auto)')
+    source.add_argument(
+        '--topic', action='append', default=[], help='image topic; may be repeated (all)'
+    )
+    known = parser.add_argument_group('what is there')
+    known.add_argument(
+        '--truth', action='append', default=[], help='topic of ground truth; one for each --topic'
+    )
+    known.add_argument('--labels', type=Path, help='folder of YOLO labels instead')
+    known.add_argument(
+        '--reference', type=Path, help='bundle of a better model, where there is no truth'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Choose, write, say what was done; 1 when no frame is worth it."""
+    if args.result and (args.model or args.topic or args.truth or args.labels):
+        raise SourceError(
+            '--result says what the model found and what is there: leave out --model, --topic, '
+            '--truth and --labels, or --result.'
+        )
+    if args.out.resolve() in (args.bag.resolve(), *args.bag.resolve().parents):
+        raise OutputError(f'{args.out} holds the bag {args.bag}: give another --out.')
+    try:
+        return _make(args)
+    except OSError as error:
+        raise OutputError(f'{args.out} cannot be written: {error}') from error
+
+
+def _make(args: argparse.Namespace) -> int:
+    result = read_result(args.result) if args.result else None
+    bundle = read_bundle(args.model or shipped_bundle())
+    reference = read_bundle(args.reference) if args.reference else None
+    if result is not None:
+        drive = _drive_of(result, args.bag)
+    else:
+        names = bundle.card.class_names
+        drive = open_drive(args.bag, args.topic, args.truth, args.labels, names)
+        for problem in drive.problems:
+            print_warning(problem)
+    if reference is not None and drive.truth is not None:
+        raise SourceError('the truth of this drive is known: leave out --reference.')
+    folder = _Folder(args.out, _request(args, drive, None if result else bundle, reference))
+    if folder.finished:
+        print(f'{args.out} is complete: nothing was done.')
+        return 0
+    if result is not None:
+        found = _findings_of(result, drive)
+    else:
+        found = _run_model(args, drive, bundle, folder)
+    if reference is not None:
+        found = replace(found, known=_run_reference(args, drive, found, reference, folder))
+    doubts = find_doubts(
+        found.frames, found.class_names, found.thresholds, found.known, args.min_height
+    )
+    chosen = spread(doubts, round(args.apart * 1e9), args.limit)
+    if not chosen:
+        print('No frame is in doubt: there is nothing to label.')
+        return 1
+    shown = _write_pictures(folder, found, chosen, '.png' if args.png else '.jpg')
+    _write_lists(folder, found, shown)
+    folder.finish()
+    answered = sum(frame.found is not None for frame in found.frames)
+    print(
+        f'{args.out}: {len(shown)} of {answered} frames, {len(doubts)} of them with a doubt; '
+        f'labels: {_origin(args, found)}; why: {args.out / "index.html"}'
+    )
+    return 0
+
+
+def _origin(args: argparse.Namespace, found: Findings) -> str:
+    """Where the labels are from."""
+    if found.known is None:
+        return "the model's own"
+    return "the reference's" if args.reference else 'the truth'
+
+
+def _request(
+    args: argparse.Namespace, drive: Drive, bundle: Bundle | None, reference: Bundle | None
+) -> dict[str, Any]:
+    """All that decides what is written."""
+    asked = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in vars(args).items()
+        if key in (*('limit', 'apart', 'min_height', 'png', 'device', 'engine'), 'truth', 'labels')
+    }
+    return {
+        **asked,
+        'bag_sha256': drive.sha256,
+        'cameras': [asdict(camera) for camera in drive.cameras],
+        'result_sha256': file_sha256(result_file(args.result)) if args.result else None,
+        'model': json.loads(bundle.card.to_json()) if bundle else None,
+        'reference': json.loads(reference.card.to_json()) if reference else None,
+    }
+
+
+class _Folder:
+    """The data set's folder. What is complete in it is not made again.
+
+    Raises OutputError when it holds anything but an earlier run of the same request.
+    """
+
+    def __init__(self, root: Path, request: Mapping[str, Any]) -> None:
+        self.root = root
+        self._request = root / STATE / 'request.json'
+        text = json.dumps(request, indent=1) + '\n'
+        if self._request.is_file():
+            earlier = json.loads(self._request.read_text(encoding='utf-8'))
+            asked = json.loads(text)
+            other = [key for key in asked if asked[key] != earlier.get(key)]
+            if other:
+                raise OutputError(
+                    f'{root} was made of something else ({", ".join(other)} differ): '
+                    'give another --out, or remove it.'
+                )
+        elif root.exists() and (
+            not root.is_dir() or any(entry.name != STATE for entry in root.iterdir())
+        ):
+            raise OutputError(f'{root} holds other files: give a new or an empty folder as --out.')
+        else:
+            # The state first: whatever a kill leaves behind is known for ours by it.
+            (root / STATE).mkdir(parents=True, exist_ok=True)
+            write_whole(self._request, text.encode())
+        for name in (IMAGES, LABELS):
+            (root / name).mkdir(parents=True, exist_ok=True)
+            for unfinished in (root / name).glob('.*.part'):
+                unfinished.unlink()
+
+    @property
+    def finished(self) -> bool:
+        return (self.root / STATE / 'finished').is_file()
+
+    def log(self, name: str) -> Path:
+        """Of answers, so that a model need not be run again on what it has answered."""
+        return self.root / STATE / f'{name}.jsonl'
+
+    def finish(self) -> None:
+        write_whole(self.root / STATE / 'finished', b'')
+        for log in (self.root / STATE).glob('*.jsonl'):
+            log.unlink()
+
+
+def _drive_of(result: ReplayResult, bag: Path) -> Drive:
+    """The drive of a replay. Raises SourceError when it was another bag."""
+    sha256 = bag_sha256(bag)
+    if sha256 != result.bag['sha256']:
+        raise SourceError(
+            f'{bag} is not the bag of this result, which was {result.bag["path"]}: '
+            f'its data has sha256 {sha256[:12]}..., not {result.bag["sha256"][:12]}...'
+        )
+    return Drive(
+        bag,
+        sha256,
+        tuple(Camera(**camera) for camera in result.bag['cameras']),
+        result.bag['frames'],
+        result.bag['duration_s'],
+        result.bag['storage'],
+        result.truth,
+    )
+
+
+def _findings_of(result: ReplayResult, drive: Drive) -> Findings:
+    """Each frame as the first pass that answered it has it."""
+    frames: dict[tuple[str, int], FrameTrace] = {}
+    for one in result.passes:
+        for frame in one:
+            earlier = frames.get((frame.camera, frame.index))
+            if earlier is None or earlier.found is None:
+                frames[frame.camera, frame.index] = frame
+    return Findings(
+        drive.bag,
+        drive.cameras,
+        list(frames.values()),
+        tuple(result.model['class_names']),
+        result.model['thresholds'],
+        result.truth,
+    )
+
+
+def _run_model(args: argparse.Namespace, drive: Drive, bundle: Bundle, folder: _Folder) -> Findings:
+    card = bundle.card
+    lower = {name: max(value - MARGIN, 0.01) for name, value in card.thresholds.items()}
+    frames = list(_answer(args, drive, bundle, Filters(lower), folder.log('answers')))
+    return Findings(
+        drive.bag, drive.cameras, frames, card.class_names, card.thresholds, drive.truth
+    )
+
+
+def _run_reference(
+    args: argparse.Namespace, drive: Drive, found: Findings, reference: Bundle, folder: _Folder
+) -> Answers:
+    """Its answers with the class numbers of the model; cones of classes it lacks are left out."""
+    names = list(found.class_names)
+    number = np.array(
+        [names.index(n) if n in names else -1 for n in reference.card.class_names], np.int64
+    )
+    frames = list(_answer(args, drive, reference, Filters(), folder.log('reference')))
+    stamps = Counter((frame.camera, frame.stamp_ns) for frame in frames)
+    answers = {}
+    for frame in frames:
+        # Which of several frames with one stamp is meant cannot be told.
+        if frame.found is not None and stamps[frame.camera, frame.stamp_ns] == 1:
+            class_id = number[frame.found.class_id]
+            same = Detections(frame.found.xyxy_px, frame.found.score, class_id)
+            answers[frame.camera, frame.stamp_ns] = same[class_id >= 0]
+    return answers
+
+
+def _answer(
+    args: argparse.Namespace, drive: Drive, bundle: Bundle, filters: Filters, log: Path
+) -> Iterator[FrameTrace]:
+    """Each picture of the drive with its cones; what the log has already is not searched again."""
+    earlier = _read_log(log)
+    known = {(frame.camera, frame.index) for frame in earlier}
+    yield from earlier
+    if len(known) >= drive.frames:
+        return
+    settings = DetectorSettings(device=args.device, engine=args.engine)
+    placed = place_network(bundle, settings, print_event)
+    if placed.why_cpu:
+        print_warning(f'device: auto takes the CPU: {placed.why_cpu}')
+    with (
+        ConeDetector(bundle.card, placed.engine) as detector,
+        log.open('a', encoding='utf-8', buffering=1) as lines,
+        tqdm(
+            total=drive.frames,
+            initial=len(known),
+            desc=bundle.card.name,
+            unit='picture',
+            disable=None,
+        ) as bar,
+    ):
+        detector.warm_up()
+        for camera in drive.cameras:
+            try:
+                for index, picture in enumerate(read_bag_frames(drive.bag, camera.topic)):
+                    if (camera.name, index) not in known:
+                        frame = _search(detector, filters, camera.name, index, picture)
+                        lines.write(_log_line(frame))
+                        bar.update()
+                        yield frame
+            except SourceError as error:  # what comes before the damage is worth a label too
+                print_warning(str(error))
+
+
+def _search(
+    detector: ConeDetector, filters: Filters, camera: str, index: int, picture: Frame | Unreadable
+) -> FrameTrace:
+    if isinstance(picture, Unreadable):
+        tqdm.write(f'left out: {picture.source}: {picture.reason}', file=sys.stderr)
+        return FrameTrace(camera, index, 0, 'failed', 0, reason=picture.reason)
+    (found,), _ = detector.detect([picture], filters)
+    return FrameTrace(camera, index, picture.stamp_ns, 'answered', 0, found=found)
+
+
+def _log_line(frame: FrameTrace) -> str:
+    found = frame.found
+    cones = None
+    if found is not None:
+        columns = (found.xyxy_px, found.score[:, None], found.class_id[:, None])
+        cones = np.concatenate(columns, axis=1).round(4).tolist()
+    return json.dumps([frame.camera, frame.index, frame.stamp_ns, cones]) + '\n'
+
+
+def _read_log(log: Path) -> list[FrameTrace]:
+    """What an earlier run has answered; a last line that was cut off is taken away."""
+    if not log.is_file():
+        return []
+    text = log.read_bytes()
+    whole = text[: text.rfind(b'\n') + 1]
+    if len(whole) < len(text):
+        write_whole(log, whole)
+    return [_frame_of(json.loads(line)) for line in whole.splitlines()]
+
+
+def _frame_of(line: Sequence[Any]) -> FrameTrace:
+    camera, index, stamp_ns, cones = line
+    if cones is None:
+        return FrameTrace(camera, index, stamp_ns, 'failed', 0)
+    table = np.array(cones, np.float64).reshape(-1, 6)
+    found = Detections(
+        table[:, :4].astype(np.float32),
+        table[:, 4].astype(np.float32),
+        table[:, 5].astype(np.int64),
+    )
+    return FrameTrace(camera, index, stamp_ns, 'answered', 0, found=found)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shown:
+    """A picture of the data set. name: without its suffix. size_px: width and height."""
+
+    doubt: Doubt
+    path: Path
+    size_px: tuple[int, int]
+    labels: Detections
+
+
+def _write_pictures(
+    folder: _Folder, found: Findings, chosen: Sequence[Doubt], suffix: str
+) -> list[_Shown]:
+    """Pictures and labels, those that are not there yet; a label before its picture."""
+    doubts = {(doubt.frame.camera, doubt.frame.index): doubt for doubt in chosen}
+    paths = {
+        place: folder.root / IMAGES / f'{picture_name(found.bag, *place)}{suffix}'
+        for place in doubts
+    }
+    least = np.array([found.thresholds[name] for name in found.class_names], np.float32)
+    topics = {camera.name: camera.topic for camera in found.cameras}
+    missing = {place for place, path in paths.items() if not path.is_file()}
+    problems: list[str] = []
+    with tqdm(total=len(missing), desc='writing', unit='picture', disable=None) as bar:
+        for place, bgr in read_pictures(found.bag, topics, list(missing), problems):
+            if isinstance(bgr, str):
+                raise SourceError(f'{found.bag}: picture {place[1]} of {place[0]}: {bgr}')
+            labels = _labels_of(doubts[place].frame, found, least)
+            size = (bgr.shape[1], bgr.shape[0])
+            label = folder.root / LABELS / f'{paths[place].stem}.txt'
+            write_whole(label, yolo_text(labels, *size).encode())
+            write_whole(paths[place], _encoded(bgr, suffix))
+            missing.discard(place)
+            bar.update()
+    if missing:
+        raise SourceError(
+            f'{found.bag}: {len(missing)} of the pictures cannot be found again: '
+            f'{"; ".join(problems) or "the bag has changed"}'
+        )
+    return [
+        _Shown(doubt, paths[place], _size_px(paths[place]), _labels_of(doubt.frame, found, least))
+        for place, doubt in doubts.items()
+    ]
+
+
+def _labels_of(frame: FrameTrace, found: Findings, least: Float32) -> Detections:
+    """What is known to be there, or what the model found."""
+    cones = None if found.known is None else found.known.get((frame.camera, frame.stamp_ns))
+    return cones if cones is not None else published(frame.found or Detections.empty(), least)
+
+
+def _encoded(bgr: UInt8, suffix: str) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == '.jpg' else []
+    done, data = cv2.imencode(suffix, bgr, options)
+    if not done:
+        raise OutputError(f'OpenCV cannot write {suffix}: install it anew.')
+    return bytes(data)
+
+
+def _size_px(path: Path) -> tuple[int, int]:
+    picture = cv2.imread(str(path))
+    if picture is None:
+        raise OutputError(f'{path} is damaged: remove it, and give the command again.')
+    return picture.shape[1], picture.shape[0]
+
+
+def yolo_text(cones: Detections, width_px: int, height_px: int) -> str:
+    """`class x y width height` per line, fractions of the picture, boxes cut at its edges."""
+    size = np.array([width_px, height_px] * 2, np.float64)
+    corners = np.clip(cones.xyxy_px / size, 0, 1)
+    middle, extent = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
+    rows = [
+        f'{class_id} {x:.6f} {y:.6f} {width:.6f} {height:.6f}\n'
+        for class_id, (x, y), (width, height) in zip(cones.class_id, middle, extent, strict=True)
+        if width * width_px >= 1 and height * height_px >= 1
+    ]
+    return ''.join(dict.fromkeys(rows))
+
+
+def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> None:
+    """data.yaml, TO_LABEL.md, classes.txt, why.csv, index.html."""
+    names = ''.join(f'  {number}: {name}\n' for number, name in enumerate(found.class_names))
+    # No other key: CVAT takes each that it does not know for a split.
+    write_whole(folder.root / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}'.encode())
+    write_whole(folder.root / TO_LABEL, NOTE.encode())
+    # Label Studio asks for the names in a file of their own.
+    lines = ''.join(f'{name}\n' for name in found.class_names)
+    write_whole(folder.root / 'classes.txt', lines.encode())
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator='\n')
+    writer.writerow(['rank', 'picture', 'camera', 'index', 'stamp_ns', 'weight', *KINDS, 'why'])
+    for rank, each in enumerate(shown, 1):
+        doubt, frame = each.doubt, each.doubt.frame
+        counts = [doubt.counts[kind] for kind in KINDS]
+        writer.writerow(
+            [
+                *(rank, f'{IMAGES}/{each.path.name}', frame.camera, frame.index, frame.stamp_ns),
+                *(round(doubt.weight, 2), *counts, doubt.why),
+            ]
+        )
+    write_whole(folder.root / 'why.csv', table.getvalue().encode())
+    write_page(
+        folder.root / 'index.html',
+        'to_label.html',
+        title=plain(f'{len(shown)} frames of {found.bag.resolve().name} worth labelling'),
+        pictures=''.join(_card(rank, each, found) for rank, each in enumerate(shown, 1)),
+    )
+
+
+def _card(rank: int, shown: _Shown, found: Findings) -> str:
+    """A picture with its labels, what is in doubt, and why it was chosen."""
+    width, height = shown.size_px
+    boxes = [
+        _rectangle(box, 'label', found.class_names[class_id])
+        for box, class_id in zip(shown.labels.xyxy_px, shown.labels.class_id, strict=True)
+    ]
+    boxes += [
+        _rectangle(
+            mark.xyxy_px + np.array([-3, -3, 3, 3], np.float32),
+            mark.kind,
+            f'{mark.kind}: {found.class_names[mark.class_id]} {mark.score:.2f}',
+        )
+        for mark in shown.doubt.marks
+    ]
+    frame = shown.doubt.frame
+    return (
+        f'<figure><svg viewBox="0 0 {width} {height}">'
+        f'<image href="{IMAGES}/{plain(shown.path.name)}" width="{width}" height="{height}"/>'
+        f'{"".join(boxes)}</svg><figcaption><b>{rank}</b> {plain(shown.path.name)}, '
+        f'{frame.stamp_ns / 1e9:.3f} s: {plain(shown.doubt.why)}</figcaption></figure>'
+    )
+
+
+def _rectangle(box: Float32, kind: str, title: str) -> str:
+    left, top, right, bottom = box.tolist()
+    return (
+        f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
+        f'height="{bottom - top:.1f}"><title>{plain(title)}</title></rect>'
+    )

@@ -1,0 +1,1 @@
+"""A campaign: its steps, its plan, its state."""

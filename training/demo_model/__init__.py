@@ -1,0 +1,1 @@
+"""The shipped model: how it is trained."""

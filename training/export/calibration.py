@@ -1,0 +1,196 @@
+"""Pictures that set the scales of a quantised network: chosen, listed, and never those of test.
+
+split of a data set -> pictures that cover classes, box sizes and brightness -> network inputs
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.dataset.labels import read_labels
+from cone_perception.dataset.layout import Layout, label_path, read_layout
+from cone_perception.errors import DataError, SettingsError, SourceError
+from cone_perception.model_card import file_sha256
+from cone_perception.preprocess import PAD_VALUE, Letterbox
+from cone_perception.types import Float32, UInt8
+from training.data.manifest import MANIFEST, read_manifest
+from training.judging.evaluation import Float64
+from training.judging.split import shared_folder
+
+LEAST_PICTURES = 100
+ENOUGH_PICTURES = 300
+"""Fewer than the first are refused by `export`, fewer than the second warned about."""
+
+MOST_CANDIDATES = 3000
+"""Of a larger split so many pictures, evenly spaced, are looked at."""
+
+HEIGHTS_PX = (8, 16, 32, 64, 128)
+"""Limits between box sizes, in pixels of the network's input."""
+
+GREYS = (50, 80, 110, 140, 180)
+"""Limits between dark and bright pictures: mean grey, 0..255."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Pictures that set the scales of the activations.
+
+    pictures: paths, in order. height_px, width_px: the network's input.
+    """
+
+    pictures: tuple[Path, ...]
+    height_px: int
+    width_px: int
+
+    def __post_init__(self) -> None:
+        if not self.pictures:
+            raise ValueError('calibration needs at least one picture')
+
+    @classmethod
+    def from_folder(cls, folder: Path, count: int, height_px: int, width_px: int) -> Calibration:
+        """`count` pictures of a folder, evenly spaced in the order of their names; fewer if it has
+        fewer. Those of a test split are left out; SourceError when none is left.
+        """
+        found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.png'))
+        found = [path for path in found if 'test' not in _folders(path, folder)]
+        if not found:
+            raise SourceError(
+                f'{folder} holds no pictures that are not of a test split. Give the training '
+                'pictures of a data set.'
+            )
+        chosen = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)
+        return cls(tuple(found[index] for index in chosen), height_px, width_px)
+
+    @classmethod
+    def from_split(
+        cls, data: Path, split: str, count: int, height_px: int, width_px: int
+    ) -> Calibration:
+        """`count` pictures of a split that cover classes, box sizes and brightness; fewer if it
+        has fewer. The same ones each time.
+
+        Raises SettingsError for the test split, DataError where a picture is one of test's.
+        """
+        if split not in ('train', 'val'):
+            raise SettingsError(
+                f'calibration pictures come from train or val, not from {split}: a model that has '
+                'seen what judges it is judged too well.'
+            )
+        layout = read_layout(data)
+        candidates = layout.splits.get(split, ())
+        if not candidates:
+            raise DataError(f'{layout.data_yaml} has no pictures for the split {split!r}.')
+        if len(candidates) > MOST_CANDIDATES:
+            chosen = np.linspace(0, len(candidates) - 1, MOST_CANDIDATES).round().astype(int)
+            candidates = tuple(candidates[index] for index in chosen)
+        strata = _strata(candidates, len(layout.names), height_px, width_px)
+        order = cover(strata, min(count, len(candidates)))
+        calibration = cls(tuple(sorted(candidates[i] for i in order)), height_px, width_px)
+        calibration.refuse_test_pictures(layout)
+        return calibration
+
+    def refuse_test_pictures(self, layout: Layout) -> None:
+        """Raise DataError when a picture is one of the test split, by its path or its content.
+
+        The manifest's hashes are taken where the data set has one.
+        """
+        held_out = set(layout.splits.get('test', ()))
+        if (layout.root / MANIFEST).is_file():
+            files = read_manifest(layout.root).files
+            held_out |= {layout.root / file.path for file in files if file.split == 'test'}
+            hashes = {file.sha256 for file in files if file.split == 'test'}
+        else:
+            hashes = {file_sha256(path) for path in held_out}
+        for path in self.pictures:
+            if path in held_out or file_sha256(path) in hashes:
+                raise DataError(
+                    f'{path} is a picture of the test split of {layout.data_yaml}: calibration '
+                    'never sees those. Remove it from the other split '
+                    '(`cone-training data leaks` finds all of them).'
+                )
+
+    def __iter__(self) -> Iterator[Float32]:
+        """Network inputs, (1, 3, H, W) float32 RGB in 0..1, letterboxed as while driving."""
+        for picture in self.letterboxed():
+            planes = picture[None, :, :, ::-1].transpose(0, 3, 1, 2)
+            yield np.ascontiguousarray(planes, np.float32) / np.float32(255)
+
+    def letterboxed(self) -> Iterator[UInt8]:
+        """(H, W, 3) uint8 BGR each."""
+        for path in self.pictures:
+            yield letterbox(_read(path), self.height_px, self.width_px)
+
+    def sha256(self) -> str:
+        """Over the pictures' bytes in their order, lower-case hex."""
+        digest = hashlib.sha256()
+        for path in self.pictures:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+    def listing(self) -> str:
+        """A line for each picture: its hash and its name below the folder that holds them all."""
+        root = shared_folder(self.pictures)
+        lines = (f'{file_sha256(p)}  {p.relative_to(root).as_posix()}\n' for p in self.pictures)
+        return ''.join(lines)
+
+
+def letterbox(bgr: UInt8, height_px: int, width_px: int) -> UInt8:
+    """(height_px, width_px, 3) uint8, as every engine is given it."""
+    letterboxed = np.full((height_px, width_px, 3), PAD_VALUE, np.uint8)
+    Letterbox(bgr.shape[0], bgr.shape[1], height_px, width_px).apply(bgr, letterboxed)
+    return letterboxed
+
+
+def cover(strata: Float64, count: int) -> list[int]:
+    """Indices of `count` pictures, each the one that adds most to what is covered so far.
+
+    strata: (pictures, kinds), how much a picture shows of a kind, 0 or 1. The n-th picture of a
+    kind is worth 1/n, so that rare kinds are not drowned by common ones. Equal ones: the first.
+    """
+    covered = np.zeros(strata.shape[1])
+    left = np.ones(len(strata), bool)
+    chosen = []
+    for _ in range(count):
+        worth = np.where(left, strata @ (1 / (1 + covered)), -1)
+        best = int(worth.argmax())
+        chosen.append(best)
+        left[best] = False
+        covered += strata[best]
+    return chosen
+
+
+def _strata(pictures: Sequence[Path], classes: int, height_px: int, width_px: int) -> Float64:
+    """(pictures, kinds) 0 or 1: classes by box size, no cone at all, brightness."""
+    sizes = len(HEIGHTS_PX) + 1
+    strata = np.zeros((len(pictures), classes * sizes + 1 + len(GREYS) + 1))
+    for row, path in zip(strata, tqdm(pictures, desc='choose', unit='picture'), strict=True):
+        small = cv2.imread(str(path), cv2.IMREAD_REDUCED_GRAYSCALE_4)
+        if small is None:
+            raise SourceError(f'{path} cannot be decoded as a picture.')
+        labels = read_labels(label_path(path), classes).rows
+        scale = min(height_px / small.shape[0], width_px / small.shape[1])
+        size = np.searchsorted(HEIGHTS_PX, labels[:, 4] * small.shape[0] * scale, side='right')
+        row[labels[:, 0].astype(int) * sizes + size] = 1
+        row[classes * sizes] = not len(labels)
+        row[classes * sizes + 1 + int(np.searchsorted(GREYS, float(small.mean())))] = 1
+    return strata
+
+
+def _read(path: Path) -> UInt8:
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise SourceError(f'{path} cannot be decoded as a picture.')
+    bgr: UInt8 = picture.astype(np.uint8, copy=False)
+    return bgr
+
+
+def _folders(path: Path, folder: Path) -> tuple[str, ...]:
+    """Names of the folders of a picture from the data set's split on."""
+    below = path.relative_to(folder).parts[:-1]
+    return (folder.resolve().parent.name, folder.resolve().name, *below)

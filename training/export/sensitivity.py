@@ -1,0 +1,194 @@
+"""What each block of a network loses by INT8, and the fewest blocks that must stay in float.
+
+everything quantised -> one block at a time -> score error -> order -> search against the gate
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from tqdm import tqdm
+
+from cone_perception.decode import OutputLayout
+from cone_perception.engines.cpu.openvino import OpenVinoEngine
+from cone_perception.errors import InstallError, ModelError
+from cone_perception.model_card import NetworkFile, Preprocessing, file_sha256
+from cone_perception.types import Float32, UInt8
+from training.export.quantise import LAST, encode_uint8, quantised_share, restore_float
+
+TOP = 50
+"""Boxes of a picture, those that FP32 scores best, whose scores are compared."""
+
+BLOCK = re.compile(r'/model\.(\d+)/((?:one2one_)?cv[23]\.\d+/)?')
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSensitivity:
+    """One block, quantised alone.
+
+    block: `model.4`, or a branch of the head, `model.21/cv3.0`. convolutions: names of its nodes.
+    parameters: weights in them. score_error: mean absolute difference of the scores of FP32's best
+    boxes.
+    """
+
+    block: str
+    convolutions: tuple[str, ...]
+    parameters: int
+    score_error: float
+
+
+def blocks_of(network: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
+    """Block -> its convolutions that may be quantised, in the network's order."""
+    found: dict[str, list[str]] = {}
+    for node in network.graph.node:
+        match = BLOCK.match(node.name)
+        if node.op_type == 'Conv' and match and not LAST.match(node.name):
+            found.setdefault(match[0].strip('/'), []).append(node.name)
+    return {block: tuple(names) for block, names in found.items()}
+
+
+def blocks_with(network: onnx.ModelProto, names: Collection[str]) -> list[str]:
+    """Blocks of which a convolution is among `names`."""
+    return [block for block, inside in blocks_of(network).items() if set(inside) & set(names)]
+
+
+def always_float(network: onnx.ModelProto) -> tuple[str, ...]:
+    """Convolutions that no search quantises."""
+    chosen = {name for names in blocks_of(network).values() for name in names}
+    return tuple(n.name for n in network.graph.node if n.op_type == 'Conv' and n.name not in chosen)
+
+
+def measure_blocks(
+    everything: onnx.ModelProto,
+    original: onnx.ModelProto,
+    pictures: Iterable[UInt8],
+    layout: OutputLayout,
+) -> tuple[BlockSensitivity, ...]:
+    """Quantise each block alone and compare its scores with FP32's, in OpenVINO.
+
+    pictures: (H, W, 3) uint8 BGR, letterboxed.
+    """
+    blocks = blocks_of(original)
+    convolutions = {node.name for node in original.graph.node if node.op_type == 'Conv'}
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in original.graph.initializer}
+    weights = {n.name: sizes.get(n.input[1], 0) for n in original.graph.node if n.op_type == 'Conv'}
+    shown = list(pictures)
+    reference = _outputs(original, shown)
+    measured = []
+    for block, names in tqdm(blocks.items(), desc='sensitivity', unit='block'):
+        alone = restore_float(everything, original, convolutions.difference(names))
+        outputs = _outputs(encode_uint8(alone), shown)
+        errors = [score_error(a, b, layout) for a, b in zip(reference, outputs, strict=True)]
+        measured.append(
+            BlockSensitivity(
+                block, names, sum(weights[name] for name in names), float(np.mean(errors))
+            )
+        )
+    return tuple(measured)
+
+
+def score_error(reference: Float32, found: Float32, layout: OutputLayout) -> float:
+    """Mean absolute difference of the scores of the best boxes of one picture's two outputs."""
+    if layout == 'end_to_end':  # sorted by score already
+        return float(np.abs(reference[:TOP, 4] - found[:TOP, 4]).mean())
+    scores = reference[4:]
+    best = np.argsort(-scores.max(axis=0), kind='stable')[:TOP]
+    classes = scores[:, best].argmax(axis=0)
+    return float(np.abs(scores[classes, best] - found[4:][classes, best]).mean())
+
+
+def search_float_blocks(
+    measured: Sequence[BlockSensitivity], passes: Callable[[Collection[str]], bool]
+) -> tuple[str, ...]:
+    """The fewest blocks in float with which the network passes, as far as a greedy search finds.
+
+    Blocks are kept in the order of error per weight: the shortest beginning that passes is found by
+    bisection; then each of its blocks is given up again, the largest first, if it still passes.
+    passes: the gate, given the names of the blocks in float. Raises ModelError when it takes all.
+    """
+    order = sorted(measured, key=lambda b: -b.score_error / max(1, b.parameters))
+    names = [block.block for block in order]
+    low, high = 0, len(names)
+    while low < high:
+        middle = (low + high) // 2
+        if passes(names[:middle]):
+            high = middle
+        else:
+            low = middle + 1
+    if high == len(names):
+        raise ModelError(
+            'no network with a block in INT8 passes the gate: the limits are too tight for '
+            'this split, or the calibration pictures are unlike it.'
+        )
+    kept = names[:high]
+    for block in sorted(order[: max(0, high - 1)], key=lambda b: -b.parameters):
+        fewer = [name for name in kept if name != block.block]
+        if passes(fewer):
+            kept = fewer
+    return tuple(kept)
+
+
+def quantise_without(
+    everything: onnx.ModelProto,
+    original: onnx.ModelProto,
+    kept: Collection[str],
+) -> onnx.ModelProto:
+    """The network with these blocks in float, and what is always."""
+    blocks = blocks_of(original)
+    unknown = set(kept) - blocks.keys()
+    if unknown:
+        raise ModelError(f'the network has no block {min(unknown)}. It has: {", ".join(blocks)}.')
+    names = {name for block in kept for name in blocks[block]}
+    return restore_float(everything, original, names.union(always_float(original)))
+
+
+def to_json(measured: Sequence[BlockSensitivity], kept: Collection[str]) -> str:
+    """As sensitivity.json holds it."""
+    rows = [{**asdict(block), 'in_float': block.block in kept} for block in measured]
+    return json.dumps({'blocks': rows, 'kept_in_float': list(kept)}, indent=2) + '\n'
+
+
+def plot(measured: Sequence[BlockSensitivity], kept: Collection[str]) -> bytes:
+    """A PNG: a bar for each block, those in float in another colour."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InstallError('a plot needs matplotlib: install the extra `train`.') from error
+    figure = Figure(figsize=(7.5, 0.8 + 0.22 * len(measured)), layout='constrained')
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    colours: Mapping[bool, str] = {True: '#c05020', False: '#1f6fb4'}
+    for place, block in enumerate(measured):
+        axis.barh(place, block.score_error, color=colours[block.block in kept], height=0.7)
+    axis.set_yticks(range(len(measured)), [block.block for block in measured], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlabel(
+        f'score error of the {TOP} best boxes with this block alone in INT8; orange: stays in float'
+    )
+    stream = io.BytesIO()
+    figure.savefig(stream, format='png', dpi=110)
+    return stream.getvalue()
+
+
+def _outputs(network: onnx.ModelProto, pictures: Sequence[UInt8]) -> list[Float32]:
+    """The network's output for each picture, from OpenVINO."""
+    precision, encoding = ('int8', 'uint8') if quantised_share(network)[0] else ('fp32', 'float')
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / 'network.onnx'
+        onnx.save(network, path)
+        file = NetworkFile(path.name, file_sha256(path), precision, encoding)  # type: ignore[arg-type]
+        engine = OpenVinoEngine(path, file, Preprocessing(), threads=0)
+        try:
+            return [engine.run(picture[None])[0].copy() for picture in pictures]
+        finally:
+            engine.close()

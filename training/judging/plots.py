@@ -1,0 +1,169 @@
+"""Pictures of an evaluation: precision over recall, confusion, and the worst pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cone_perception.errors import OutputError, SourceError
+from cone_perception.pictures.draw import class_colour, draw_caption, draw_cones, short_name
+from cone_perception.types import Detections, UInt8
+from training.judging.evaluation import (
+    FIXED_CONFIDENCE,
+    Evaluation,
+    average_precisions,
+    confusion,
+    errors_per_image,
+    rank,
+)
+
+PR_FILE = 'pr_curves.png'
+CONFUSION_FILE = 'confusion.png'
+WORST_FILE = 'worst.jpg'
+
+TILE_WIDTH_PX, TILE_HEIGHT_PX, CAPTION_PX, COLUMNS = 960, 600, 40, 2
+WORST_COUNT = 8
+
+
+def write_plots(
+    evaluation: Evaluation,
+    pictures: Mapping[str, Path],
+    folder: Path,
+    confidence: float = FIXED_CONFIDENCE,
+) -> None:
+    """Write all plots into a folder. pictures: name in the evaluation -> file. OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pr_curves(evaluation).savefig(folder / PR_FILE, dpi=120)
+        confusion_plot(evaluation, confidence).savefig(folder / CONFUSION_FILE, dpi=120)
+        sheet = worst_sheet(evaluation, pictures, confidence)
+        (folder / WORST_FILE).unlink(missing_ok=True)
+        if sheet is not None:
+            _, jpeg = cv2.imencode('.jpg', sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
+            (folder / WORST_FILE).write_bytes(jpeg.tobytes())
+    except OSError as error:
+        raise OutputError(f'{folder} cannot take the plots: {error}') from error
+
+
+def pr_curves(evaluation: Evaluation) -> Figure:
+    """Best precision beyond each recall, at IoU 0.5, of each class that has a cone."""
+    figure = Figure(figsize=(6.4, 4.8), layout='constrained')
+    axes = figure.subplots()
+    everywhere = np.ones(len(evaluation.image_names))
+    for name, ranked in zip(evaluation.class_names, rank(evaluation), strict=True):
+        truths = int(ranked.truths.sum())
+        if not truths:
+            continue
+        hits = np.cumsum(ranked.correct[:, 0])
+        precision = hits / np.arange(1, len(hits) + 1)
+        envelope = np.maximum.accumulate(precision[::-1])[::-1]
+        ap50 = average_precisions(ranked, everywhere)[0]
+        blue, green, red = class_colour(name)
+        axes.plot(
+            np.concatenate([[0], hits / truths]),
+            np.concatenate([envelope[:1] if len(envelope) else [0], envelope]),
+            color=(red / 255, green / 255, blue / 255),
+            label=f'{short_name(name)} {ap50:.3f}',
+        )
+    _frame(axes, 'recall', 'precision', f'IoU 0.5, {len(evaluation.image_names)} pictures')
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    if axes.lines:
+        axes.legend(title='AP50', loc='best')
+    return figure
+
+
+def confusion_plot(evaluation: Evaluation, confidence: float) -> Figure:
+    """What cones were found as: counts, and shares of each class as shade."""
+    counts = confusion(evaluation, confidence)
+    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    shares[-1, -1] = 0
+    names = [short_name(name) for name in evaluation.class_names]
+    size = 2.4 + 0.8 * len(counts)
+    figure = Figure(figsize=(size, size - 0.8), layout='constrained')
+    axes = figure.subplots()
+    axes.imshow(shares, cmap='Blues', vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        if counts[row, column]:
+            colour = 'white' if shares[row, column] > 0.5 else 'black'
+            text = str(counts[row, column])
+            axes.text(column, row, text, ha='center', va='center', color=colour)
+    places = range(len(counts))
+    axes.set_xticks(places, [*names, 'nothing'], rotation=30, ha='right')
+    axes.set_yticks(places, [*names, 'missed'])
+    _frame(axes, 'what is there', 'found as', f'confidence {confidence:g}, IoU 0.5')
+    axes.grid(False)
+    return figure
+
+
+def worst_sheet(
+    evaluation: Evaluation, pictures: Mapping[str, Path], confidence: float
+) -> UInt8 | None:
+    """(H, W, 3) uint8 BGR: pictures with the most missed and wrong; None if there is no error.
+
+    Boxes are what was found, dashed ones what is there.
+    """
+    missed, wrong = errors_per_image(evaluation, confidence)
+    errors = missed + wrong
+    worst = [index for index in np.argsort(-errors, kind='stable')[:WORST_COUNT] if errors[index]]
+    if not worst:
+        return None
+    tiles = [
+        _tile(
+            evaluation,
+            int(index),
+            pictures[evaluation.image_names[index]],
+            confidence,
+            f'{evaluation.image_names[index]}: {missed[index]} missed, {wrong[index]} wrong',
+        )
+        for index in worst
+    ]
+    rows = [_row(tiles[start : start + COLUMNS]) for start in range(0, len(tiles), COLUMNS)]
+    sheet: UInt8 = np.vstack(rows)
+    return sheet
+
+
+def _row(tiles: Sequence[UInt8]) -> UInt8:
+    """Tiles beside one another, as high as the highest; room is left for missing ones."""
+    row: UInt8 = np.zeros((max(len(tile) for tile in tiles), COLUMNS * TILE_WIDTH_PX, 3), np.uint8)
+    for column, tile in enumerate(tiles):
+        row[: len(tile), column * TILE_WIDTH_PX : (column + 1) * TILE_WIDTH_PX] = tile
+    return row
+
+
+def _tile(evaluation: Evaluation, index: int, path: Path, confidence: float, caption: str) -> UInt8:
+    """(H, TILE_WIDTH_PX, 3) uint8: a line of text, and one picture with what was found in it."""
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise SourceError(f'{path} cannot be decoded as a picture: replace it.')
+    height, width = bgr.shape[:2]
+    scale = min(TILE_WIDTH_PX / width, TILE_HEIGHT_PX / height)
+    size = (round(width * scale), round(height * scale))
+    shown = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    kept = (evaluation.detection_image == index) & (evaluation.detection_score >= confidence)
+    there = evaluation.truth_image == index
+    found = Detections(
+        (evaluation.detection_box_px[kept] * scale).astype(np.float32),
+        evaluation.detection_score[kept],
+        evaluation.detection_class[kept],
+    )
+    truth = Detections(
+        (evaluation.truth_box_px[there] * scale).astype(np.float32),
+        np.ones(int(there.sum()), np.float32),
+        evaluation.truth_class[there],
+    )
+    tile: UInt8 = np.zeros((CAPTION_PX + size[1], TILE_WIDTH_PX, 3), np.uint8)
+    tile[CAPTION_PX:, : size[0]] = draw_cones(shown, found, evaluation.class_names, truth)
+    draw_caption(tile, caption)
+    return tile
+
+
+def _frame(axes: Axes, x: str, y: str, title: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title, fontsize='medium')
+    axes.grid(alpha=0.3)

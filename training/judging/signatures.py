@@ -1,0 +1,130 @@
+"""The strategy's three issues, recognised by their symptoms in a run's own figures.
+
+A signature is a reading of figures, not a proof: it names what to look at and what to try.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from training.recipe.recipe import BASELINE, Guards
+from training.recipe.recipe_file import plain
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """mAP50 of one run, 0..1; None: not measured.
+
+    source_val: of the first stage's weights on the pre-training set's validation split.
+    start: of the weights that the last stage starts from, on the target's validation split.
+    target_val: of the last stage's weights there. test: on the target's test split.
+    baseline, baseline_test: the single-stage model's on the same two splits; baseline_name says
+    whose they are. val_losses: validation loss of the last stage, epoch by epoch.
+    forgot: the forgetting guard stopped the last stage.
+    """
+
+    source_val: float | None = None
+    start: float | None = None
+    target_val: float | None = None
+    test: float | None = None
+    baseline: float | None = None
+    baseline_test: float | None = None
+    baseline_name: str = BASELINE
+    val_losses: Sequence[float] = ()
+    forgot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """An issue that a run shows. issue: its number in the strategy. name: as in MITIGATIONS."""
+
+    issue: int
+    name: str
+    run: str
+    message: str
+    values: Mapping[str, float]
+
+    @property
+    def remedies(self) -> tuple[str, ...]:
+        """Recipes to try."""
+        from training.judging.decide import MITIGATIONS
+
+        return MITIGATIONS[self.name]
+
+    def to_json(self) -> dict[str, Any]:
+        """As campaign.json holds it."""
+        return {**plain(self), 'remedies': list(self.remedies)}
+
+
+def find_signatures(
+    run: str, figures: RunFigures, guards: Guards, margin: float
+) -> tuple[Signature, ...]:
+    """Name the issues that a run's figures show. margin: what counts as equal, absolute."""
+    found = (
+        _overfit(run, figures, guards),
+        _forgetting(run, figures, guards),
+        _mismatch(run, figures, margin),
+    )
+    return tuple(signature for signature in found if signature)
+
+
+def _overfit(run: str, figures: RunFigures, guards: Guards) -> Signature | None:
+    source, target = figures.source_val, figures.target_val
+    if source is None or target is None:
+        return None
+    if source <= guards.overfit_map50 or target >= guards.forgotten_map50:
+        return None
+    return Signature(
+        1,
+        'overfit',
+        run,
+        f'mAP50 {source:.3f} on the pre-training set (above {guards.overfit_map50:g}), but '
+        f'{target:.3f} on the target after fine-tuning (below {guards.forgotten_map50:g}).',
+        {'source_val': source, 'target_val': target},
+    )
+
+
+def _forgetting(run: str, figures: RunFigures, guards: Guards) -> Signature | None:
+    start, target = figures.start, figures.target_val
+    values: dict[str, float] = {}
+    if start is not None and target is not None:
+        values = {'start': start, 'target_val': target}
+    fell = bool(values) and values['start'] - values['target_val'] > guards.forgetting_drop
+    if not fell and not figures.forgot:
+        return None
+    message = 'The forgetting guard stopped the fine-tuning.'
+    if fell:
+        message = (
+            f'Validation mAP50 on the target fell from {values["start"]:.3f} to '
+            f'{values["target_val"]:.3f} in fine-tuning, by more than {guards.forgetting_drop:g}.'
+        )
+    if len(figures.val_losses) > 1:
+        least, last = min(figures.val_losses), figures.val_losses[-1]
+        values['val_loss_least'], values['val_loss_last'] = least, last
+        if last > least * 1.02:
+            message += f' The validation loss rose from {least:.3f} to {last:.3f}.'
+    return Signature(2, 'forgetting', run, message, values)
+
+
+def _mismatch(run: str, figures: RunFigures, margin: float) -> Signature | None:
+    for where, own, other in (
+        ('test', figures.test, figures.baseline_test),
+        ('validation', figures.target_val, figures.baseline),
+    ):
+        source = figures.source_val
+        if source is None or own is None or other is None:
+            continue
+        if source <= own or own >= other - margin:
+            return None
+        return Signature(
+            3,
+            'mismatch',
+            run,
+            f'mAP50 {source:.3f} on the pre-training set, but {own:.3f} on the target '
+            f'({where}): below the {other:.3f} of {figures.baseline_name}. What the pre-training '
+            'set teaches does not help there: stay with single-stage training.',
+            {'source_val': source, 'own': own, 'baseline': other},
+        )
+    return None

@@ -1,0 +1,197 @@
+"""One split of a labelled data set, every picture and every cone of it, or an error that names it.
+
+Ultralytics leaves a picture out of a validation for one bad line of its label file, with a line in
+the log only. Here nothing is left out: what cannot be read is refused by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.dataset.labels import Labels, read_labels
+from cone_perception.dataset.layout import Layout, label_path, read_layout
+from cone_perception.errors import DataError
+from cone_perception.model_card import file_sha256
+from cone_perception.types import Float32, Int64
+from training.data.classes import map_classes
+from training.data.pictures import check_picture
+from training.simulate.track import CLASS_NAMES
+
+UNDECODABLE = ('unreadable-picture', 'undecodable')
+SHOWN = 5
+"""Files that an error names before it only counts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JudgedSplit:
+    """Pictures and cones that a model is judged on.
+
+    class_names: the project's five where the data set has no others, else the data set's own.
+    paths, names: of the pictures, sorted; names are relative to the folder that holds them all.
+    size_px: (I, 2) int64, width and height. rows: per picture (M, 5) float32: class, an index into
+    class_names, then centre x, centre y, width and height as fractions of the picture.
+    sha256: of all pictures and labels. notes: what a reader of the figures should know.
+    """
+
+    data: Path
+    split: str
+    class_names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    size_px: Int64
+    rows: tuple[Float32, ...]
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def truth_class(self, index: int) -> Int64:
+        """(M,) int64: classes of the cones in a picture."""
+        return self.rows[index][:, 0].astype(np.int64)
+
+    def truth_box_px(self, index: int) -> Float32:
+        """(M, 4) float32: their boxes in source pixels."""
+        centre, extent = self.rows[index][:, 1:3], self.rows[index][:, 3:5]
+        corners = np.concatenate([centre - extent / 2, centre + extent / 2], axis=1)
+        box: Float32 = (corners * np.tile(self.size_px[index], 2)).astype(np.float32)
+        return box
+
+
+def read_split(data: Path, split: str) -> JudgedSplit:
+    """Read a split of a YOLO data set. Raises DataError that names what cannot be judged."""
+    layout = read_layout(data)
+    paths = picture_paths(layout, split)
+    class_names, class_of = class_indices(layout)
+    sizes, rows, notes = [], [], []
+    refused: list[str] = []
+    digest = hashlib.sha256()
+    root = shared_folder(paths)
+    names = tuple(path.relative_to(root).as_posix() for path in paths)
+    for name, path in zip(names, tqdm(paths, desc='read', unit='picture'), strict=True):
+        size, faults = check_picture(path)
+        refused += [f'{path}: {f.message}' for f in faults if f.kind in UNDECODABLE]
+        notes += [
+            f'{name} {f.message}; judged all the same'
+            for f in faults
+            if f.kind not in UNDECODABLE and f.drops
+        ]
+        labels = read_labels(label_path(path), len(layout.names))
+        refused += _unusable(labels, label_path(path))
+        if labels.mixed:
+            notes.append(f'the labels of {name} mix boxes with polygons; judged all the same')
+        sizes.append(size)
+        rows.append(_renamed(labels.rows, class_of))
+        text = label_path(path).read_bytes() if not labels.missing else b''
+        digest.update(f'{name}\0{file_sha256(path)}\0{len(text)}\0'.encode() + text)
+    if refused:
+        raise DataError(
+            f'{len(refused)} of the files of {data} cannot be judged, and none is left out: '
+            f'{_few(refused)}. Mend or remove them.'
+        )
+    digest.update('\0'.join(class_names).encode())
+    return JudgedSplit(
+        data=data,
+        split=split,
+        class_names=class_names,
+        paths=paths,
+        names=names,
+        size_px=np.array(sizes, np.int64).reshape(-1, 2),
+        rows=tuple(rows),
+        sha256=digest.hexdigest(),
+        notes=tuple(notes),
+    )
+
+
+def picture_paths(layout: Layout, split: str) -> tuple[Path, ...]:
+    """Pictures of a split, sorted.
+
+    Raises DataError when there is none, when data.yaml is wrong about it, so that some would be
+    missing, and when two share a label.
+    """
+    paths = layout.splits.get(split, ())
+    wrong = [
+        problem.message
+        for problem in layout.problems
+        if problem.fatal
+        and (problem.kind in ('names', 'path') or problem.message.startswith(f'`{split}:'))
+    ]
+    if wrong and paths:
+        raise DataError(f'{layout.data_yaml} is not clear about its pictures: {_few(wrong)}')
+    if not paths:
+        raise DataError(
+            f'{layout.data_yaml} has no pictures for the split {split!r}, only for: '
+            f'{", ".join(name for name, found in layout.splits.items() if found) or "none"}.'
+        )
+    missing = [str(path) for path in paths if not path.is_file()]
+    if missing:
+        raise DataError(f'{layout.data_yaml} lists pictures that are not there: {_few(missing)}.')
+    shared = [str(label) for label, n in Counter(map(label_path, paths)).items() if n > 1]
+    if shared:
+        raise DataError(
+            f'several pictures share a label file: {_few(shared)}. Give each a name of its own.'
+        )
+    return tuple(sorted(paths, key=str))
+
+
+def named_pictures(data: Path, split: str) -> dict[str, Path]:
+    """Name in an evaluation -> file, of the pictures of a split."""
+    paths = picture_paths(read_layout(data), split)
+    root = shared_folder(paths)
+    return {path.relative_to(root).as_posix(): path for path in paths}
+
+
+def class_indices(layout: Layout) -> tuple[tuple[str, ...], dict[int, int]]:
+    """Class names of an evaluation, and the data set's class index -> the index into them.
+
+    Names are the project's wherever its table of aliases knows them.
+    """
+    if not layout.names:
+        reasons = ' '.join(p.message for p in layout.problems if p.kind == 'names')
+        raise DataError(f'{layout.data_yaml} does not say which classes it has. {reasons}')
+    names = canonical_names(layout.names)
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if twice:
+        raise DataError(
+            f'{layout.data_yaml} has several classes that are all {", ".join(twice)}: '
+            f'{", ".join(layout.names)}. Rename them.'
+        )
+    class_names = CLASS_NAMES if set(names) <= set(CLASS_NAMES) else names
+    return class_names, {index: class_names.index(name) for index, name in enumerate(names)}
+
+
+def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The project's name of each class that its table of aliases knows, else the name itself."""
+    known = map_classes(names)
+    return tuple(CLASS_NAMES[known[i]] if i in known else name for i, name in enumerate(names))
+
+
+def _renamed(rows: Float32, class_of: Mapping[int, int]) -> Float32:
+    """(M, 5) rows with the class index of the evaluation."""
+    renamed: Float32 = rows.copy()
+    renamed[:, 0] = [class_of[int(row[0])] for row in rows]
+    return renamed
+
+
+def _unusable(labels: Labels, path: Path) -> list[str]:
+    if labels.usable:
+        return []
+    return [f'{path}:{fault.line}: {fault.message}' for fault in labels.faults if fault.drops]
+
+
+def shared_folder(paths: Sequence[Path]) -> Path:
+    """The deepest folder that holds all of them."""
+    return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _few(entries: Sequence[str]) -> str:
+    more = f' and {len(entries) - SHOWN} more' if len(entries) > SHOWN else ''
+    return '; '.join(entries[:SHOWN]) + more

@@ -1,0 +1,243 @@
+"""Weights (.pt) run by Ultralytics' own validator: its pictures, its batches, its overlaps removed.
+
+The pictures and labels are ours: nothing is left out, nothing is written beside the data set, no
+`download:` key is read, and the detections of each picture come out instead of mean figures.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import yaml
+from tqdm import tqdm
+
+from cone_perception.decode import OutputLayout
+from cone_perception.errors import EngineError, ModelError
+from cone_perception.model_card import file_sha256
+from training.judging.predictions import LEAST_SCORE, NMS_IOU, Found, Predictions, most_detections
+from training.judging.split import JudgedSplit
+from training.stage.ultralytics_cpu import prepare_ultralytics
+
+prepare_ultralytics()
+
+import torch  # noqa: E402
+import ultralytics  # noqa: E402
+from ultralytics.data import YOLODataset, build_dataloader  # noqa: E402
+from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
+from ultralytics.utils.nms import non_max_suppression  # noqa: E402
+from ultralytics.utils.torch_utils import select_device  # noqa: E402
+
+BATCH = 16
+"""Pictures of similar shape in one batch share its padding: Ultralytics' own size."""
+
+
+def predict_weights(
+    weights: Path, split: JudgedSplit, imgsz: int, device: str | int | None, layout: OutputLayout
+) -> Predictions:
+    """Run weights over a split at `imgsz` pixels, padded to rectangles. Raises ModelError.
+
+    layout: `anchors` judges the head whose overlaps are removed afterwards; `end_to_end` the one
+    that chooses by itself, which YOLO26 has and YOLO12 has not.
+    """
+    with TemporaryDirectory() as folder:
+        validator = _Validator(weights, split, imgsz, device, layout, Path(folder))
+        try:
+            select_device('' if device is None else device, verbose=False)
+        except ValueError as error:
+            raise EngineError(
+                f'there is no device {device} here: {" ".join(str(error).split()):.120} '
+                'Give --device cpu, or the number of a GPU that torch sees.'
+            ) from error
+        try:
+            validator(model=str(weights))
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f'{device} has no memory left to run {weights} at {imgsz} pixels. End what else '
+                'uses it, or give --device cpu.'
+            ) from error
+        except (RuntimeError, KeyError, AttributeError, EOFError, TypeError) as error:
+            if validator.class_names:
+                raise
+            raise ModelError(
+                f'{weights} cannot be loaded as Ultralytics weights: {error}. Give a .pt file '
+                'that training has written completely.'
+            ) from error
+    lost = [name for name, found in zip(split.names, validator.found, strict=True) if found is None]
+    if lost:
+        raise ModelError(f'{weights} was not run on {len(lost)} pictures, {lost[0]} among them.')
+    notes = []
+    if layout == 'anchors':
+        notes.append(f'boxes of one class that overlap by more than {NMS_IOU:g} are one cone')
+    return Predictions(
+        validator.class_names,
+        tuple(each for each in validator.found if each is not None),
+        file_sha256(weights),
+        (imgsz, imgsz),
+        layout,
+        f'ultralytics {ultralytics.__version__}, torch {torch.__version__} on {validator.device}',
+        'fp32',
+        tuple(notes),
+    )
+
+
+class _Pictures(YOLODataset):  # type: ignore[misc]
+    """Ultralytics' data set with every picture of the split, and labels that were read already."""
+
+    def __init__(self, split: JudgedSplit, **settings: Any) -> None:
+        self._split = split
+        super().__init__(img_path='', **settings)
+
+    def get_img_files(self, img_path: str) -> list[str]:
+        return [str(path) for path in self._split.paths]
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        return [
+            {
+                'im_file': str(path),
+                'shape': (int(height), int(width)),
+                'cls': rows[:, :1],
+                'bboxes': rows[:, 1:],
+                'segments': [],
+                'keypoints': None,
+                'normalized': True,
+                'bbox_format': 'xywh',
+            }
+            for path, (width, height), rows in zip(
+                self._split.paths, self._split.size_px, self._split.rows, strict=True
+            )
+        ]
+
+
+class UnhurriedValidator(DetectionValidator):  # type: ignore[misc]
+    """Ultralytics' validator that takes the time it needs to remove overlaps.
+
+    Its own gives up after 2 s and 0.05 s a picture, and then the rest of the batch has no
+    detections at all, with a line in the log: the figures would depend on how busy the machine is.
+    """
+
+    def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
+        kept = non_max_suppression(
+            preds,
+            self.args.conf,
+            self.args.iou,
+            multi_label=True,
+            agnostic=self.args.single_cls or self.args.agnostic_nms,
+            max_det=self.args.max_det,
+            max_time_img=math.inf,
+            end2end=self.end2end,
+        )
+        return [
+            {'bboxes': each[:, :4], 'conf': each[:, 4], 'cls': each[:, 5], 'extra': each[:, 6:]}
+            for each in kept
+        ]
+
+
+class _Validator(UnhurriedValidator):
+    """Keeps the detections of each picture.
+
+    found: in the order of the split. class_names: the model's, once it is loaded.
+    """
+
+    def __init__(
+        self,
+        weights: Path,
+        split: JudgedSplit,
+        imgsz: int,
+        device: str | int | None,
+        layout: OutputLayout,
+        folder: Path,
+    ) -> None:
+        (folder / 'images').mkdir()
+        names = list(split.class_names)
+        content = {'path': str(folder), 'train': 'images', 'val': 'images', 'names': names}
+        (folder / 'data.yaml').write_text(yaml.safe_dump(content), encoding='utf-8')
+        super().__init__(
+            save_dir=folder,
+            args={
+                'model': str(weights),
+                'data': str(folder / 'data.yaml'),
+                'split': 'val',
+                'task': 'detect',
+                'mode': 'val',
+                'imgsz': imgsz,
+                'batch': BATCH,
+                'rect': True,
+                'device': device,
+                'conf': LEAST_SCORE,
+                'iou': NMS_IOU,
+                'max_det': most_detections(split),
+                'nms': False if layout == 'end_to_end' else None,
+                'plots': False,
+                'workers': 2,
+            },
+        )
+        self.class_names: tuple[str, ...] = ()
+        self.found: list[Found | None] = [None] * len(split)
+        self._split = split
+        self._weights = weights
+        self._layout = layout
+        self._index = {str(path): index for index, path in enumerate(split.paths)}
+        self._progress: tqdm[Any] | None = None
+
+    def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
+        pictures = _Pictures(
+            self._split,
+            imgsz=self.args.imgsz,
+            batch_size=batch_size,
+            augment=False,
+            hyp=self.args,
+            rect=True,
+            stride=self.stride,
+            pad=0.5,
+            task='detect',
+            data=self.data,
+        )
+        return build_dataloader(
+            pictures, batch_size, self.args.workers, shuffle=False, rank=-1, device=self.device
+        )
+
+    def init_metrics(self, model: Any) -> None:
+        super().init_metrics(model)
+        if self._layout == 'end_to_end' and not self.end2end:
+            raise ModelError(
+                f'{self._weights} has no end-to-end head (YOLO26 and YOLOv10 have): judge it with '
+                '--layout anchors.'
+            )
+        self.class_names = tuple(str(model.names[index]) for index in range(len(model.names)))
+        self._progress = tqdm(total=len(self._split), desc='detect', unit='picture')
+
+    def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
+        for position, prediction in enumerate(preds):
+            self.seen += 1
+            picture = self._prepare_batch(position, batch)
+            index = self._index[picture['im_file']]
+            labelled = picture['cls'].cpu().numpy().astype(np.int64)
+            if not np.array_equal(labelled, self._split.truth_class(index)):
+                raise ModelError(f'Ultralytics changed the labels of {picture["im_file"]}.')
+            score = prediction['conf'].cpu().numpy().astype(np.float32)
+            order = np.argsort(-score, kind='stable')
+            box = prediction['bboxes'].cpu().numpy().astype(np.float32)[order]
+            (gain_y, gain_x), (pad_x, pad_y) = picture['ratio_pad']
+            pad = np.array([pad_x, pad_y] * 2, np.float32)
+            gain = np.array([gain_x, gain_y] * 2, np.float32)
+            self.found[index] = Found(
+                ((box - pad) / gain).astype(np.float32),
+                score[order],
+                prediction['cls'].cpu().numpy().astype(np.int64)[order],
+                box,
+                picture['bboxes'].cpu().numpy().astype(np.float32).reshape(-1, 4),
+            )
+        if self._progress is not None:
+            self._progress.update(len(preds))
+
+    def get_stats(self) -> dict[str, Any]:
+        if self._progress is not None:
+            self._progress.close()
+        return {}
+
+    def print_results(self) -> None:
+        """Nothing: the figures are made from what was found."""

@@ -1,0 +1,1 @@
+"""Recipes: what a campaign trains, and with what."""

@@ -1,0 +1,142 @@
+"""What a campaign says of its model: the `training` and `metrics` entries of its model card.
+
+campaign folder -> card.json, which `cone-training export --card` puts into the bundle's card
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cone_perception.errors import SourceError
+from cone_perception.model_card import file_sha256
+from training.runs.record import CampaignRecord, Training
+from training.runs.folder import write_text
+
+ENTRIES = ('training', 'metrics')
+
+
+def write_card(record: CampaignRecord) -> None:
+    """Write card.json, with whatever is known by now."""
+    write_text(record.folder.card, json.dumps(make_card(record), indent=2) + '\n')
+
+
+def read_card(path: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two entries of a campaign's card.json, as far as they are about these weights.
+
+    weights: best.pt of a stage of the campaign. Raises SourceError when the card is none, or of
+    other weights.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding='utf-8'))
+        training, metrics = (dict(stored[name]) for name in ENTRIES)
+        trained = training['weights']
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            f'{path} is no card of a campaign ({error!r}). Give the card.json of a campaign '
+            'folder; `cone-training report` writes it.'
+        ) from error
+    names = {sha256: name for name, sha256 in trained.items()}
+    name = names.get(file_sha256(weights)) if weights.is_file() else None
+    if name is None:
+        raise SourceError(
+            f'{weights} is none of the weights that {path} describes: {", ".join(trained)}. Give '
+            'the card of the campaign that trained it.'
+        )
+    run = name.rpartition('/')[0]
+    training['run'] = run
+    training['stages'] = [stage for stage in training['stages'] if stage['run'] == run]
+    metrics['figures'] = metrics.pop('figures', {}).get(run.partition('/')[0], {})
+    return training, metrics
+
+
+def make_card(record: CampaignRecord) -> dict[str, Any]:
+    """Plain JSON: how each model was trained, and what was measured, by arm."""
+    state, recipe = record.state, record.recipe
+    verify = state.steps['verify'].result if 'verify' in state.steps else {}
+    leaks = state.steps['leaks'].result if 'leaks' in state.steps else {}
+    manifests = verify.get('manifests', {})
+    return {
+        'schema': 1,
+        'training': {
+            'campaign': state.name,
+            'architecture': recipe.get('model'),
+            'recipe_sha256': state.recipe_sha256,
+            'commit': state.commit,
+            'versions': state.versions,
+            'candidate': record.candidate,
+            'weights': _weights(record),
+            'stages': [_stage(training) for training in record.trainings],
+            'data': {
+                name: {
+                    'manifest_sha256': manifests.get(name)
+                    or record.verifications.get(name, {}).get('manifest_sha256')
+                    or None,
+                    'pictures': verify.get('pictures', {}).get(name),
+                    'left_out_as_leaks': len(leaks.get('excluded', {}).get(name, ())),
+                }
+                for name in recipe.get('datasets') or {}
+            },
+            'leaks': leaks.get('pairs', {}),
+        },
+        'metrics': {
+            'test': record.target,
+            'test_sha256': _test_sha256(record),
+            'interval': '95 %, bootstrap over pictures',
+            'figures': _figures(record),
+            'verdict': {key: record.verdict.get(key) for key in ('outcome', 'sentence', 'deploy')},
+            'against': [
+                {
+                    'baseline': line['label'],
+                    'baseline_map50': line['baseline_value'],
+                    'difference': line['difference'],
+                    'outcome': line['outcome'],
+                }
+                for line in record.verdict.get('against', ())
+            ],
+            'gates': {
+                gate['metric']: {'limit': gate['limit'], 'status': gate['status']}
+                for gate in record.verdict.get('gates', ())
+            },
+        },
+    }
+
+
+def _figures(record: CampaignRecord) -> dict[str, Any]:
+    """Test figures with their intervals of each arm, mean over its trainings."""
+    found = {record.candidate: record.comparison.get('own', {})}
+    for comparison in record.comparison.get('comparisons', ()):
+        found[comparison['b']] = {row['name']: row['b'] for row in comparison['differences']}
+    return found
+
+
+def _stage(training: Training) -> Mapping[str, Any]:
+    about = training.step.result
+    return {
+        'run': training.run,
+        'settings': dict(training.settings),
+        'pictures': training.pictures,
+        'epochs': len(training.epochs),
+        'best_epoch': about.get('best_epoch'),
+        'best_map50': about.get('best_map50'),
+        'stopped_by': about.get('stopped_by'),
+    }
+
+
+def _weights(record: CampaignRecord) -> dict[str, str]:
+    """SHA-256 of best.pt of each stage that is done."""
+    found = {}
+    for training in record.trainings:
+        best = record.folder.root / str(training.step.result.get('best', ''))
+        if best.is_file():
+            found[f'{training.run}/{training.stage}'] = file_sha256(best)
+    return found
+
+
+def _test_sha256(record: CampaignRecord) -> str | None:
+    for what in record.evaluations.values():
+        if found := what.get('test', {}).get('origin', {}).get('data_sha256'):
+            return str(found)
+    return None

@@ -1,0 +1,292 @@
+"""A campaign's folder: where everything lies, and the state that survives a kill.
+
+State and reports lie outside the stages' folders, which Ultralytics deletes when it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+from cone_perception.errors import OutputError, SourceError
+from cone_perception.files import whole_file
+from training.recipe.recipe import CANDIDATE, Recipe, Stage
+
+SCHEMA = 1
+StepStatus = Literal['pending', 'running', 'done', 'failed']
+EventKind = Literal['guard', 'step', 'warning', 'error']
+
+
+@dataclass(slots=True)
+class Step:
+    """One step. started, ended: UTC, ISO 8601. result: JSON, what the step is about.
+
+    seconds: time spent in it, of all sittings together. A training step's result: `folder`
+    (relative to the campaign), `stage` (its settings) and what `StageResult` has.
+    """
+
+    status: StepStatus = 'pending'
+    started: str | None = None
+    ended: str | None = None
+    seconds: float = 0.0
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class State:
+    """What campaign.json holds.
+
+    commit: of this software. versions: by package. hardware: what the machine has. pid: of the
+    process that works, or worked last. outcome: `Outcome.label`; None: not ended. message: the
+    outcome in a sentence. baselines: weights given on the command line, by name.
+    steps: by id, in the order in which they run. signatures: those of the strategy's issues that
+    were recognised (signatures.py). energy_wh: of the GPUs while steps ran; None: not measured.
+    """
+
+    name: str
+    recipe_sha256: str
+    started: str
+    commit: str = ''
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+    pid: int = 0
+    ended: str | None = None
+    outcome: str | None = None
+    message: str = ''
+    baselines: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
+    signatures: list[dict[str, Any]] = field(default_factory=list)
+    energy_wh: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignFolder:
+    """runs/<campaign>/ and everything in it. Makes no folder before something is written.
+
+    run: `<arm>/seed<k>`, or `weights/<name>` for weights that were not trained here.
+    """
+
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def recipe(self) -> Path:
+        return self.root / 'recipe.yaml'
+
+    @property
+    def state(self) -> Path:
+        return self.root / 'campaign.json'
+
+    @property
+    def events(self) -> Path:
+        return self.root / 'events.jsonl'
+
+    @property
+    def lock_file(self) -> Path:
+        return self.root / 'lock'
+
+    @property
+    def comparison(self) -> Path:
+        return self.root / 'comparison.json'
+
+    @property
+    def verdict(self) -> Path:
+        return self.root / 'verdict.json'
+
+    @property
+    def report_html(self) -> Path:
+        return self.root / 'report.html'
+
+    @property
+    def report_md(self) -> Path:
+        return self.root / 'report.md'
+
+    @property
+    def card(self) -> Path:
+        return self.root / 'card.json'
+
+    def data(self, dataset: str) -> Path:
+        """Folder of what is known about a data set."""
+        return self.root / 'data' / dataset
+
+    def verification(self, dataset: str) -> Path:
+        return self.data(dataset) / 'verify.json'
+
+    def distributions(self, dataset: str) -> Path:
+        """Picture of the class and size distributions."""
+        return self.data(dataset) / 'distributions.png'
+
+    def data_yaml(self, dataset: str) -> Path:
+        """The data set as it is evaluated: every split whole, the project's classes."""
+        return self.data(dataset) / 'data.yaml'
+
+    def training_set(self, stage: Stage) -> Path:
+        """data.yaml that a stage trains on: without a test split, and less what leaks.
+
+        Stages that take the same pictures share it.
+        """
+        folder = self.data(stage.data)
+        share = f'_{stage.fraction:g}' if stage.fraction < 1 else ''
+        if stage.crops_per_picture:
+            cut = f'{stage.crops_per_picture}x{stage.imgsz}of{stage.crop_width}'
+            folder = self.data('crops') / f'{stage.data}_{cut}{share}'
+        return folder / f'training{share}.yaml'
+
+    def leaks(self, *datasets: str) -> Path:
+        """Near-duplicates between and within data sets."""
+        return self.data('leaks') / f'{"__".join(datasets)}.json'
+
+    def leaks_sheet(self, *datasets: str) -> Path:
+        """Contact sheet of the closest pairs."""
+        return self.leaks(*datasets).with_suffix('.png')
+
+    def stage(self, recipe: Recipe, run: str, stage: Stage) -> Path:
+        """Ultralytics' folder of a stage: where the strategy says, if there is one candidate."""
+        alone = len(recipe.seeds) == 1 and not recipe.sweep
+        if alone and run.partition('/')[0] == CANDIDATE:
+            return self.root / stage.folder
+        return self.root / run / stage.folder
+
+    def job(self, run: str, stage: Stage) -> Path:
+        """The stage's job, for Ultralytics' child processes."""
+        return self.root / 'jobs' / run / f'{stage.name}.json'
+
+    def evaluation(self, run: str, what: str) -> Path:
+        """Folder of one evaluation; what: `stage1_val`, `stage1_target_val`, `test`."""
+        return self.root / 'evaluations' / run / what
+
+    def read_state(self) -> State:
+        """Raises SourceError when there is none, or it is not one."""
+        try:
+            stored = json.loads(self.state.read_text(encoding='utf-8'))
+            if stored.pop('schema') != SCHEMA:
+                raise SourceError(f'{self.state} is of another release: use that one to go on.')
+            steps = {name: Step(**step) for name, step in stored.pop('steps').items()}
+            return State(**stored, steps=steps)
+        except FileNotFoundError:
+            raise SourceError(
+                f'{self.state} does not exist: there is no campaign in {self.root}.'
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise SourceError(f'{self.state} is not the state of a campaign: {error}') from error
+
+    def write_state(self, state: State) -> None:
+        """Replace campaign.json: a kill at any moment leaves the old one or the new one."""
+        write_text(self.state, json.dumps({'schema': SCHEMA, **asdict(state)}, indent=2) + '\n')
+
+    def log_event(
+        self,
+        kind: EventKind,
+        name: str,
+        message: str,
+        *,
+        run: str = '',
+        step: str = '',
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Append one line to events.jsonl."""
+        append_event(self.events, kind, name, message, run=run, step=step, values=values)
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """All events, oldest first. A line that a kill cut short is left out."""
+        if not self.events.is_file():
+            return []
+        found = []
+        for line in self.events.read_text(encoding='utf-8', errors='replace').splitlines():
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Work on this campaign alone. The kernel lets go when the process dies, however it does.
+
+        Raises OutputError when another process works on it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.lock_file.open('a', encoding='utf-8') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f'another process works on the campaign in {self.root}. '
+                    f'See `cone-training status {self.root}`; stop it before going on here.'
+                ) from None
+            # Processes that read pictures must not hold on to it when this one is killed.
+            os.register_at_fork(after_in_child=file.close)
+            yield
+
+    def is_locked(self) -> bool:
+        """A process works on this campaign now."""
+        if not self.lock_file.is_file():
+            return False
+        with self.lock_file.open('r', encoding='utf-8') as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+
+def run_id(arm: str, seed: int) -> str:
+    return f'{arm}/seed{seed}'
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec='seconds')
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file so that a kill or a full disk leaves the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, 'w') as file:
+        file.write(text)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the name, too, survives a power cut
+    finally:
+        os.close(folder)
+
+
+def append_event(
+    path: Path,
+    kind: EventKind,
+    name: str,
+    message: str,
+    *,
+    run: str = '',
+    step: str = '',
+    values: Mapping[str, Any] | None = None,
+) -> None:
+    """Append one line to an event log. Any process may, at any time."""
+    event = {
+        'time': now(),
+        'run': run,
+        'step': step,
+        'kind': kind,
+        'name': name,
+        'message': message,
+        'values': dict(values or {}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a+b') as file:
+        if file.tell() and not _ends_line(file):
+            file.write(b'\n')
+        file.write((json.dumps(event) + '\n').encode())
+
+
+def _ends_line(file: Any) -> bool:
+    """Whether the last line of an open file was written whole."""
+    file.seek(-1, os.SEEK_END)
+    return bool(file.read(1) == b'\n')

@@ -1,0 +1,93 @@
+"""What a campaign ran on: hardware, versions, commit, and the energy that its GPUs used."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from cone_perception.engines.cpu.fastest import processor_name
+from cone_perception.replay import host
+from cone_perception.replay.host import installed_versions
+
+PACKAGES = ('torch', 'torchvision', 'ultralytics', 'numpy', 'opencv-python', 'wandb')
+MILLIJOULE_PER_WH = 3_600_000
+
+
+def read_versions() -> dict[str, str]:
+    """Versions by package; what is not installed is left out."""
+    return {'python': platform.python_version(), **installed_versions(PACKAGES)}
+
+
+def read_commit() -> str:
+    """Commit of the checkout that runs, `+` if files differ from it; '' outside of a checkout."""
+    commit, changed = host.read_commit(Path(__file__).resolve().parents[2])
+    return (commit or '') + ('+' if changed else '')
+
+
+def read_hardware() -> dict[str, Any]:
+    """Processor, cores, memory, and the GPUs that the NVIDIA driver knows."""
+    pages, page_bytes = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
+    return {
+        'host': platform.node(),
+        'system': platform.platform(),
+        'processor': processor_name(),
+        'cores': os.cpu_count(),
+        'memory_gb': round(pages * page_bytes / 1e9, 1),
+        'gpus': read_gpus(),
+    }
+
+
+def read_gpus() -> list[dict[str, str]]:
+    """Name, memory and driver of each NVIDIA GPU; empty without a driver."""
+    keys = ('name', 'memory.total', 'driver_version')
+    if not shutil.which('nvidia-smi'):
+        return []
+    done = subprocess.run(
+        ['nvidia-smi', f'--query-gpu={",".join(keys)}', '--format=csv,noheader'],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        return []
+    return [
+        dict(zip(keys, (entry.strip() for entry in line.split(',')), strict=True))
+        for line in done.stdout.splitlines()
+    ]
+
+
+class EnergyMeter:
+    """Energy that GPUs used since it was made: their own counters, whoever used them.
+
+    devices: numbers as the driver counts them. Without pynvml, a driver, or a counter (before
+    Volta), there is none.
+    """
+
+    def __init__(self, devices: tuple[int, ...]) -> None:
+        self._devices = devices
+        self._start = self._read()
+
+    def used_wh(self) -> float | None:
+        """None: not measured."""
+        end = self._read()
+        if self._start is None or end is None:
+            return None
+        return (end - self._start) / MILLIJOULE_PER_WH
+
+    def _read(self) -> int | None:
+        if not self._devices:
+            return None
+        try:
+            nvml = importlib.import_module('pynvml')
+        except ImportError:
+            return None
+        try:
+            nvml.nvmlInit()
+            handles = [nvml.nvmlDeviceGetHandleByIndex(number) for number in self._devices]
+            return sum(int(nvml.nvmlDeviceGetTotalEnergyConsumption(entry)) for entry in handles)
+        except nvml.NVMLError:
+            return None

@@ -1,0 +1,229 @@
+"""What the files of a campaign say, finished or not: read for its report and its model card.
+
+campaign folder -> CampaignRecord. Nothing here computes a figure anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.runs.folder import CampaignFolder, State, Step
+from training.recipe.recipe import BASELINE, CANDIDATE
+
+MAP50 = 'metrics/mAP50(B)'
+MAP50_95 = 'metrics/mAP50-95(B)'
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One stage of one run, and its curves.
+
+    run: `two-stage/seed0`. on_target: its validation pictures are the target's. pictures: that it
+    trains on; 0: not known. start_map50: of the starting weights on the target's validation
+    pictures. passes: pictures shown in the stages before it. columns: results.csv, by name; NaN
+    where it is not a number. settings: of the stage. step: of campaign.json.
+    """
+
+    run: str
+    arm: str
+    stage: str
+    data: str
+    on_target: bool
+    pictures: int
+    passes: float
+    start_map50: float | None
+    columns: Mapping[str, Sequence[float]]
+    settings: Mapping[str, Any]
+    step: Step
+
+    @property
+    def epochs(self) -> Sequence[float]:
+        return self.columns.get('epoch', ())
+
+    def passes_at(self) -> list[float]:
+        """Pictures shown at the end of each epoch, those of the stages before included."""
+        return [self.passes + epoch * self.pictures for epoch in self.epochs]
+
+    def lines(self, prefix: str) -> dict[str, Sequence[float]]:
+        """Columns whose names begin so."""
+        return {name: values for name, values in self.columns.items() if name.startswith(prefix)}
+
+    def total(self, prefix: str) -> list[float]:
+        """Sum of those columns in each epoch."""
+        columns = list(self.lines(prefix).values())
+        return [sum(row) for row in zip(*columns, strict=True)] if columns else []
+
+
+@dataclass(slots=True)
+class CampaignRecord:
+    """Everything that is there.
+
+    missing: what is not, in words. recipe: as it was written; empty: unreadable. verdict,
+    comparison: as JSON; empty: not there. events: oldest first. evaluations: by run and by what was
+    evaluated, evaluation.json. verifications: by data set. leaks: with the file's name.
+    tracked: W&B runs.
+    """
+
+    folder: CampaignFolder
+    state: State
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_text: str = ''
+    verdict: dict[str, Any] = field(default_factory=dict)
+    comparison: dict[str, Any] = field(default_factory=dict)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    verifications: dict[str, dict[str, Any]] = field(default_factory=dict)
+    leaks: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    trainings: list[Training] = field(default_factory=list)
+    tracked: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def target(self) -> str:
+        return str(self.recipe.get('target', ''))
+
+    @property
+    def candidate(self) -> str:
+        """The arm that the verdict is about."""
+        found = self.comparison.get('candidate')
+        arms = [training.arm for training in self.trainings if training.arm != BASELINE]
+        return str(found or (arms[0] if arms else CANDIDATE))
+
+    @property
+    def margin(self) -> float:
+        judging = self.recipe.get('judging') or {}
+        return float(self.comparison.get('margin', judging.get('margin', 0.01)))
+
+    @property
+    def published(self) -> Mapping[str, Mapping[str, Any]]:
+        judging = self.recipe.get('judging') or {}
+        return judging.get('published') or {}
+
+    def runs(self) -> dict[str, list[str]]:
+        """Arm -> its runs, in the order of the campaign; given weights are arms too."""
+        found: dict[str, list[str]] = {}
+        for training in self.trainings:
+            found.setdefault(training.arm, [])
+            if training.run not in found[training.arm]:
+                found[training.arm].append(training.run)
+        for name in self.state.baselines:
+            found[name] = [f'weights/{name}']
+        return found
+
+    def test(self, run: str) -> dict[str, Any]:
+        """Figures of a run on the test pictures; empty: not evaluated."""
+        figures = self.evaluations.get(run, {}).get('test', {}).get('figures', {})
+        return dict(figures)
+
+
+def read_campaign(folder: CampaignFolder) -> CampaignRecord:
+    """Read all that is there. Raises SourceError when there is no campaign."""
+    record = CampaignRecord(folder, folder.read_state())
+    record.events = folder.read_events()
+    if folder.recipe.is_file():
+        record.recipe_text = folder.recipe.read_text(encoding='utf-8', errors='replace')
+        with contextlib.suppress(yaml.YAMLError):
+            loaded = yaml.safe_load(record.recipe_text)
+            record.recipe = loaded if isinstance(loaded, dict) else {}
+    if not record.recipe:
+        record.missing.append('`recipe.yaml` is not there, or cannot be read.')
+    record.verdict = _json(record, folder.verdict, 'the verdict')
+    record.comparison = _json(record, folder.comparison, 'the comparison with the baselines')
+    for name in record.recipe.get('datasets') or {}:
+        if folder.verification(name).is_file():
+            record.verifications[name] = _json(record, folder.verification(name), name)
+    for path in sorted(folder.data('leaks').glob('*.json')):
+        if '__' in path.stem or path.stem != 'hashes':
+            record.leaks[path] = _json(record, path, 'leaks')
+    for path in sorted((folder.root / 'evaluations').rglob('evaluation.json')):
+        run = path.parents[1].relative_to(folder.root / 'evaluations').as_posix()
+        found = _json(record, path, f'the evaluation of {run}')
+        record.evaluations.setdefault(run, {})[path.parent.name] = found
+    for path in sorted((folder.root / 'wandb').glob('*.json')):
+        record.tracked.append(_json(record, path, 'the W&B run'))
+    record.trainings = _trainings(record)
+    for name, step in record.state.steps.items():
+        if step.status != 'done':
+            record.missing.append(f'Step `{name}`: {step.status}.')
+    return record
+
+
+def _json(record: CampaignRecord, path: Path, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        record.missing.append(f'There is no `{path.name}` yet: {what}.')
+        return {}
+    except (OSError, ValueError) as error:
+        place = path.relative_to(record.folder.root)
+        record.missing.append(f'`{place}` cannot be read: {error}.')
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _trainings(record: CampaignRecord) -> list[Training]:
+    found: list[Training] = []
+    shown: dict[str, float] = {}
+    for step in record.state.steps.values():
+        about = step.result
+        settings = about.get('stage')
+        if not isinstance(settings, dict) or 'run' not in about:
+            continue
+        run = str(about['run'])
+        columns = read_results(record.folder.root / str(about.get('folder', '')) / 'results.csv')
+        training = Training(
+            run=run,
+            arm=str(about.get('arm', run.partition('/')[0])),
+            stage=str(settings.get('name', '')),
+            data=str(settings.get('data', '')),
+            on_target=settings.get('data') == record.target,
+            pictures=int(about.get('pictures') or _pictures(record, settings)),
+            passes=shown.get(run, 0.0),
+            start_map50=about.get('start_map50'),
+            columns=columns,
+            settings=settings,
+            step=step,
+        )
+        if about.get('stopped_by') != 'forgetting':
+            shown[run] = (training.passes_at() or [training.passes])[-1]
+        found.append(training)
+    return found
+
+
+def _pictures(record: CampaignRecord, settings: Mapping[str, Any]) -> float:
+    """Of a stage that is not done, from what was verified."""
+    verified = record.state.steps.get('verify', Step()).result.get('pictures', {})
+    whole = verified.get(settings.get('data'), {}).get('train', 0)
+    share = settings.get('fraction', 1) * max(settings.get('crops_per_picture', 0), 1)
+    return float(round(whole * share))
+
+
+def read_results(path: Path) -> dict[str, list[float]]:
+    """Ultralytics' results.csv by column; a line that is being written is left out."""
+    if not path.is_file():
+        return {}
+    with path.open(encoding='utf-8', errors='replace', newline='') as file:
+        rows = list(csv.reader(file))
+    names = [name.strip() for name in rows[0]] if rows else []
+    columns: dict[str, list[float]] = {name: [] for name in names}
+    for row in rows[1:]:
+        if len(row) == len(names):
+            for name, text in zip(names, row, strict=True):
+                columns[name].append(_number(text))
+    return columns
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,188 @@
+"""What a stage is to train, what it has trained, and what is known of it in between. No torch."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.recipe.recipe import Guards, SelectBy, Stage, Tracking
+from training.recipe.recipe_file import plain
+from training.runs.folder import CampaignFolder, EventKind, append_event, write_text
+from training.stage.guards import AGAINST_FORGETTING, GuardError, StageStopped, arguments
+
+MAP50, MAP50_95 = 'metrics/mAP50(B)', 'metrics/mAP50-95(B)'
+"""Ultralytics' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageJob:
+    """What to train, and on what machine.
+
+    run: `two-stage/seed0`. stage: with a fraction of 1. model: weights (.pt) or architecture
+    (.yaml) to start from. data_yaml: pictures of the stage. target_yaml: of the data set that
+    counts. folder: that Ultralytics writes and may delete. events: events.jsonl in the campaign's
+    folder. campaign: its name. device, amp, workers, cache, select_by, guards, tracking: as in
+    Recipe. imgsz_val: longer side of the network input in validation, pixels.
+    """
+
+    run: str
+    stage: Stage
+    model: Path | str
+    data_yaml: Path
+    target_yaml: Path
+    folder: Path
+    events: Path
+    campaign: str
+    seed: int = 0
+    device: str | int | tuple[int, ...] = 'cpu'
+    amp: bool = True
+    workers: int = 0
+    cache: bool = False
+    select_by: SelectBy = 'map50'
+    guards: Guards = Guards()
+    tracking: Tracking = Tracking()
+    imgsz_val: int = 640
+
+    @property
+    def file(self) -> Path:
+        """Where the job is written for Ultralytics' child processes; outside of `folder`."""
+        return CampaignFolder(self.events.parent).job(self.run, self.stage)
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / 'weights'
+
+    @property
+    def results(self) -> Path:
+        """Ultralytics' own table, a row an epoch."""
+        return self.folder / 'results.csv'
+
+    @property
+    def fitness(self) -> str:
+        """Name of the figure that selects best.pt."""
+        return MAP50 if self.select_by == 'map50' else MAP50_95
+
+    def arguments(self) -> dict[str, Any]:
+        """Ultralytics' arguments that make the result what it is.
+
+        nms: YOLO26 is judged by the head that `export` deploys and `evaluate` judges.
+        deterministic: costs a fifth of the time on a CPU, and gives the same figures there.
+        """
+        return {
+            **arguments(self.stage),
+            'seed': self.seed,
+            'amp': self.amp,
+            'split': 'val',
+            'nms': None,
+            'pretrained': True,
+            'deterministic': self.device != 'cpu',
+            'plots': False,
+        }
+
+    def write(self) -> None:
+        write_text(self.file, json.dumps(plain(self), indent=2) + '\n')
+
+    @classmethod
+    def read(cls, path: Path) -> StageJob:
+        stored = json.loads(path.read_text(encoding='utf-8'))
+        for name in ('data_yaml', 'target_yaml', 'folder', 'events'):
+            stored[name] = Path(stored[name])
+        for name, kind in (('stage', Stage), ('guards', Guards), ('tracking', Tracking)):
+            stored[name] = kind(**stored[name])
+        if isinstance(stored['device'], list):
+            stored['device'] = tuple(stored['device'])
+        return cls(**stored)
+
+    def log(self, kind: EventKind, name: str, message: str, **values: Any) -> None:
+        """Append an event to the campaign's."""
+        append_event(
+            self.events, kind, name, message, run=self.run, step=self.stage.name, values=values
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a finished stage has to show.
+
+    epochs: trained. stopped_by: `patience`, or None: all epochs. start_map50: of the starting
+    weights on the target's validation set; None: they do not know its classes. best_epoch: of
+    best.pt, from 1. best_map50, best_map50_95: of best.pt on the stage's own validation set.
+    on_target: that set is the target's. worse_than_start: best.pt is worse than what the stage
+    started from, on that set. seconds: training and validation, all sittings together.
+    """
+
+    best: Path
+    last: Path
+    epochs: int
+    stopped_by: str | None
+    start_map50: float | None
+    best_epoch: int
+    best_map50: float
+    best_map50_95: float
+    on_target: bool
+    worse_than_start: bool
+    seconds: float
+
+
+class StageRecord:
+    """What is known of a stage beside its checkpoints: a file outside its folder, replaced whole.
+
+    start: Ultralytics' figures of the starting weights, on the `target` and on its `own` validation
+    set; None: there is nothing to compare with. on_target, seconds: as in StageResult.
+    ending: why the last sitting ended early. result: StageResult.
+    """
+
+    def __init__(self, job: StageJob) -> None:
+        self.job = job
+        self.path = job.file.with_suffix('.state.json')
+
+    def read(self) -> dict[str, Any]:
+        if not self.path.is_file():
+            return {}
+        stored: dict[str, Any] = json.loads(self.path.read_text(encoding='utf-8'))
+        return stored
+
+    def update(self, **values: Any) -> None:
+        write_text(self.path, json.dumps({**self.read(), **plain(values)}, indent=2) + '\n')
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def result(self) -> StageResult | None:
+        """Of a finished stage whose weights are still there."""
+        stored = self.read().get('result')
+        if stored is None or not Path(stored['best']).is_file():
+            return None
+        return StageResult(**{**stored, 'best': Path(stored['best']), 'last': Path(stored['last'])})
+
+    def raise_ending(self) -> None:
+        """Raise here what ended the training in another process."""
+        ending = self.read().get('ending')
+        if ending is None:
+            return
+        if ending['reason'] == 'guard':
+            raise GuardError(ending['message'])
+        tried = AGAINST_FORGETTING if ending['reason'] == 'forgetting' else ()
+        raise StageStopped(ending['reason'], ending['message'], tried)
+
+    def rows(self) -> list[dict[str, str]]:
+        """Figures of each epoch, under Ultralytics' names."""
+        if not self.job.results.is_file():
+            return []
+        with self.job.results.open(encoding='utf-8', newline='') as file:
+            return list(csv.DictReader(file))
+
+    def keep_rows(self, epochs: int) -> None:
+        """Take out what was written after the last checkpoint: those epochs are trained again."""
+        if not self.job.results.is_file():
+            return
+        header, *lines = self.job.results.read_text(encoding='utf-8').splitlines()
+        kept = [
+            line
+            for line in lines
+            if line.count(',') == header.count(',') and int(line.split(',')[0]) <= epochs
+        ]
+        write_text(self.job.results, '\n'.join([header, *kept]) + '\n')

@@ -1,0 +1,420 @@
+"""One training stage, watched: StageJob -> train_stage -> StageResult.
+
+Imports torch and ultralytics. Ultralytics' own launcher for several GPUs imports this module in its
+child processes, so that it prepares Ultralytics itself, and keeps every guard in StageTrainer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import subprocess
+import time
+from copy import copy
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from training.stage.ultralytics_cpu import prepare_ultralytics
+
+prepare_ultralytics()
+
+import torch  # noqa: E402
+from ultralytics.data import build_yolo_dataset  # noqa: E402
+from ultralytics.engine import trainer as ultralytics_trainer  # noqa: E402
+from ultralytics.utils import DEFAULT_CFG, RANK  # noqa: E402
+from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command  # noqa: E402
+from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model  # noqa: E402
+
+from cone_perception.errors import EngineError, InstallError, ModelError  # noqa: E402
+from training.demo_model.cpu_trainer import (  # noqa: E402
+    PREVIOUS,
+    ShardedTrainer,
+    all_cores,
+    last_checkpoint,
+    replace_file,
+)
+from training.judging.validator import UnhurriedValidator  # noqa: E402
+from training.recipe.recipe import find_model  # noqa: E402
+from training.stage.endings import end_with_parent, named_endings, on_sigterm  # noqa: E402
+from training.stage.guards import (  # noqa: E402
+    AGAINST_FORGETTING,
+    MACHINE,
+    GuardError,
+    StageStopped,
+    check_arguments,
+    check_data,
+    check_rates,
+    expected_accumulation,
+    forgotten,
+    warmup_batches,
+)
+from training.stage.job import MAP50, MAP50_95, StageJob, StageRecord, StageResult  # noqa: E402
+from training.stage.start_weights import validate_start  # noqa: E402
+from training.stage.tracking import open_tracking  # noqa: E402
+
+__all__ = ['GuardError', 'StageJob', 'StageResult', 'StageStopped', 'StageTrainer', 'train_stage']
+
+JOB_VARIABLE = 'CONE_TRAINING_STAGE'
+"""Environment variable that tells Ultralytics' child processes where the job's file is."""
+
+SCALER_SKIPS = 10
+"""Batches in a row whose loss may overflow in float16: the gradient scaler leaves them out."""
+
+
+def train_stage(job: StageJob) -> StageResult:
+    """Train the stage, go on with it where it was, or return the result of a finished one.
+
+    Raises StageStopped when it ended early and can go on, GuardError when Ultralytics does not do
+    what the recipe says, DataError, RecipeError and ModelError for what it cannot start from.
+    """
+    record = StageRecord(job)
+    if (result := record.result()) is not None:
+        return result
+    on_target = check_data(job.data_yaml, job.target_yaml)
+    checkpoint = last_checkpoint(job.weights)
+    if checkpoint is None:
+        record.clear()
+    if 'start' not in record.read():
+        start = validate_start(job, on_target)
+        record.update(start=start, on_target=on_target, seconds=0.0)
+    if checkpoint is None:
+        _train(job, {'model': str(find_model(str(job.model)))})
+        return _finish(job, record)
+    if checkpoint.name == PREVIOUS:
+        job.log('warning', 'checkpoint_damaged', 'last.pt is damaged: goes on from the one before')
+    saved = _load(checkpoint)
+    record.keep_rows(saved['epoch'] + 1)
+    check_forgetting(job, record)
+    if not _is_complete(job, saved):
+        _train(job, {'resume': str(checkpoint)})
+    return _finish(job, record)
+
+
+def _train(job: StageJob, begin: dict[str, str]) -> None:
+    """begin: `model`, or the checkpoint to `resume` from, which has its own settings."""
+    job.write()
+    StageRecord(job).update(ending=None)
+    os.environ[JOB_VARIABLE] = str(job.file)
+    overrides = {
+        **job.arguments(),
+        **begin,
+        'data': str(job.data_yaml),
+        'save_dir': str(job.folder),
+        'device': list(job.device) if isinstance(job.device, tuple) else job.device,
+        'workers': job.workers,
+        'cache': job.cache,
+    }
+    StageTrainer(overrides=overrides).train()
+
+
+class StageTrainer(ShardedTrainer):
+    """Ultralytics' detection trainer with the guards of a stage.
+
+    Made from the job that CONE_TRAINING_STAGE names, in child processes too. Callbacks, those of
+    Ultralytics' integrations among them, are not run: the methods `_on_...` take their place.
+    """
+
+    def __init__(
+        self,
+        cfg: Any = DEFAULT_CFG,
+        overrides: dict[str, Any] | None = None,
+        _callbacks: dict[str, Any] | None = None,
+    ) -> None:
+        self.job = StageJob.read(Path(os.environ[JOB_VARIABLE]))
+        self.record = StageRecord(self.job)
+        self.bfloat16 = self.job.amp
+        self.terminated = False
+        self._bad_losses = 0
+        super().__init__(cfg, overrides, _callbacks)
+        self.args.workers = self.job.workers  # Ultralytics sets 0 on a CPU
+
+    def train(self) -> None:
+        if self.ddp:
+            self._launch()
+        else:
+            super().train()
+
+    def _launch(self) -> None:
+        """Ultralytics' own launch of a process per GPU, which ends when this one does."""
+        try:
+            command, file = generate_ddp_command(self)
+        except ImportError as error:
+            raise InstallError(
+                f'Training on several GPUs needs {error.name}: install it.'
+            ) from error
+        try:
+            with (
+                subprocess.Popen(command, preexec_fn=end_with_parent) as launcher,
+                on_sigterm(partial(self._terminate, launcher)),
+            ):
+                status = launcher.wait()
+        finally:
+            ddp_cleanup(self, file)
+        if status:
+            self.record.raise_ending()
+            if self.terminated:
+                raise _terminated()
+            raise EngineError(
+                f'the processes of the GPUs ended with status {status}: see their output above.'
+            )
+
+    def _do_train(self) -> None:
+        try:
+            with on_sigterm(self._terminate), named_endings(self.job.stage):
+                super()._do_train()
+        except BaseException as error:
+            if RANK in {-1, 0}:
+                self._leave(error)
+            raise
+
+    def _terminate(self, launcher: subprocess.Popen[bytes] | None = None) -> None:
+        self.terminated = True
+        if launcher:
+            launcher.terminate()
+
+    def _leave(self, error: BaseException) -> None:
+        """Tell the campaign, and the process that launched this one, why the stage ended."""
+        if isinstance(error, (StageStopped, GuardError)):
+            reason = error.reason if isinstance(error, StageStopped) else 'guard'
+            with contextlib.suppress(OSError):  # the disk is full
+                self.job.log('error' if reason in MACHINE else 'guard', reason, str(error))
+                self.record.update(ending={'reason': reason, 'message': str(error)})
+        if hasattr(self, '_tracked'):
+            self._tracked.finish(failed=True)
+
+    def _setup_train(self) -> None:
+        known = ultralytics_trainer.check_amp
+        ultralytics_trainer.check_amp = has_mixed_precision
+        try:
+            super()._setup_train()
+        finally:
+            ultralytics_trainer.check_amp = known
+
+    def build_dataset(self, img_path: str, mode: str = 'train', batch: int | None = None) -> Any:
+        """Ultralytics' own, but pictures are validated at the size at which models are judged."""
+        args = copy(self.args)
+        if mode == 'val':
+            args.imgsz = self.job.imgsz_val
+        stride = max(int(unwrap_model(self.model).stride.max()), 32)
+        return build_yolo_dataset(args, img_path, batch, self.data, mode, mode == 'val', stride)
+
+    def get_dataloader(
+        self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = 'train'
+    ) -> Any:
+        """Larger pictures are validated in smaller batches: they take no more memory."""
+        if mode == 'val':
+            share = min(self.args.imgsz / self.job.imgsz_val, 1.0)
+            batch_size = max(int(batch_size * share**2), 1)
+        return super().get_dataloader(dataset_path, batch_size, rank, mode)
+
+    def get_validator(self) -> UnhurriedValidator:
+        """One that finds the same on a busy machine: best.pt, patience and guards look at it."""
+        return UnhurriedValidator(self.test_loader, self.save_dir, copy(self.args), self.callbacks)
+
+    def validate(self) -> tuple[Any, Any]:
+        """Ultralytics' own, but what selects is the recipe's figure."""
+        best = self.best_fitness
+        with all_cores(self.device.type == 'cpu'):
+            metrics, _ = super().validate()
+        if metrics is None:
+            return None, None
+        fitness = metrics[self.job.fitness]
+        self.best_fitness = fitness if best is None else max(best, fitness)
+        return metrics, fitness
+
+    def final_eval(self) -> None:
+        """Nothing: best.pt was validated in its epoch; a second time would log a further epoch."""
+
+    def _handle_nan_recovery(self, epoch: int) -> bool:
+        """Ultralytics would go back three times; with the same data that ends the same."""
+        if RANK in {-1, 0} and not (self.loss.isfinite() and math.isfinite(self.fitness)):
+            raise _not_finite(epoch)
+        return False
+
+    def run_callbacks(self, event: str) -> None:
+        if (step := getattr(self, f'_{event}', None)) is not None:
+            step()
+
+    def _on_pretrain_routine_end(self) -> None:
+        job, wanted = self.job, self.job.arguments()
+        check_arguments(vars(self.args), wanted)
+        if (used := type(self.optimizer).__name__) != job.stage.optimizer:
+            raise GuardError(f'Ultralytics trains with {used} instead of {job.stage.optimizer}.')
+        if self.device.type == 'cuda' and bool(self.amp) != job.amp:
+            raise GuardError(f'Ultralytics has set amp to {bool(self.amp)}: say so in the recipe.')
+        self._check_batch()
+        if RANK in {-1, 0}:
+            job.log('guard', 'settings', "Ultralytics has the recipe's settings", **wanted)
+
+    def _on_train_start(self) -> None:
+        self._epoch_started = time.monotonic()
+        if RANK in {-1, 0}:
+            job = self.job
+            self._tracked = open_tracking(
+                job.tracking,
+                job.campaign,
+                job.run,
+                job.stage.name,
+                {**asdict(job.stage), 'seed': job.seed},
+                job.events.parent,
+                self._warn_of_tracking,
+            )
+
+    def _warn_of_tracking(self, message: str) -> None:
+        self.job.log('warning', 'tracking', message)
+
+    def _on_train_epoch_start(self) -> None:
+        self._oom_retries = 99  # Ultralytics halves the batch three times before it gives up
+        self._batch = self.epoch * len(self.train_loader)
+
+    def _on_train_batch_end(self) -> None:
+        batches = len(self.train_loader)
+        check_rates(self.job.stage, self.optimizer.param_groups, self._batch, batches)
+        if self.loss.isfinite():
+            self._bad_losses = 0
+        else:
+            self._bad_losses += 1
+            if self._bad_losses > (SCALER_SKIPS if self.scaler.is_enabled() else 0):
+                raise _not_finite(self.epoch)
+        if self.terminated:
+            raise _terminated()
+        self._batch += 1
+
+    def _on_train_epoch_end(self) -> None:
+        self._check_batch()
+        stage, batches = self.job.stage, len(self.train_loader)
+        wanted = expected_accumulation(stage, batches)
+        if self._batch > warmup_batches(stage, batches) and self.accumulate != wanted:
+            raise GuardError(
+                f'{self.accumulate} batches make an optimizer step instead of {wanted} '
+                f'(nbs {stage.nbs} by batch {stage.batch}).'
+            )
+        if RANK in {-1, 0}:
+            rates = {f'lr{i}': group['lr'] for i, group in enumerate(self.optimizer.param_groups)}
+            self.job.log(
+                'guard', 'learning_rates', f'epoch {self.epoch + 1}: as the recipe says', **rates
+            )
+
+    def _check_batch(self) -> None:
+        really = self.train_loader.batch_size * max(self.world_size, 1)
+        pictures_ = len(self.train_loader.dataset)
+        if self.batch_size != self.job.stage.batch or really != min(self.batch_size, pictures_):
+            raise GuardError(
+                f'Ultralytics trains with a batch of {really} instead of {self.job.stage.batch}.'
+            )
+
+    def _on_fit_epoch_end(self) -> None:
+        if RANK not in {-1, 0}:
+            return
+        now = time.monotonic()
+        spent_s, self._epoch_started = now - self._epoch_started, now
+        self.record.update(seconds=self.record.read().get('seconds', 0.0) + spent_s)
+        losses = self.label_loss_items(self.tloss)
+        self._tracked.log({**losses, **self.metrics, **self.lr}, step=self.epoch + 1)
+        self._print_epoch(spent_s)
+        check_forgetting(self.job, self.record)
+
+    def _on_train_end(self) -> None:
+        self._tracked.log_artifact(f'{self.job.run}-{self.job.stage.name}', self.best)
+        self._tracked.finish()
+
+    def _print_epoch(self, spent_s: float) -> None:
+        stage, left = self.job.stage, self.epochs - self.epoch - 1
+        losses = ' '.join(f'{name} {float(loss):.3f}' for name, loss in self.tloss.items())
+        rate = max(group['lr'] for group in self.optimizer.param_groups)
+        print(
+            f'{time.strftime("%H:%M:%S")} {self.job.run} {stage.name} '
+            f'epoch {self.epoch + 1}/{self.epochs}: mAP50 {self.metrics[MAP50]:.4f}, '
+            f'mAP50-95 {self.metrics[MAP50_95]:.4f} (best {self.best_fitness:.4f} in epoch '
+            f'{self.stopper.best_epoch}); {losses}; lr {rate:.2e}; '
+            f'{spent_s:.0f} s, at most {spent_s * left / 3600:.1f} h left',
+            flush=True,
+        )
+
+
+def check_forgetting(job: StageJob, record: StageRecord) -> None:
+    """Raise StageStopped if the stage unlearns what its starting weights knew of the target."""
+    known = record.read()
+    if not known['on_target'] or known['start']['target'] is None:
+        return
+    start, history = known['start']['target'][MAP50], [float(row[MAP50]) for row in record.rows()]
+    if forgotten(history, start, job.guards):
+        raise StageStopped(
+            'forgetting',
+            f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
+            f'{start:.3f} at the start, and more than {job.guards.forgetting_drop} lower for '
+            f'{job.guards.forgetting_epochs} epochs.',
+            AGAINST_FORGETTING,
+        )
+
+
+def _is_complete(job: StageJob, saved: dict[str, Any]) -> bool:
+    """Nothing is left to train: a kill came before the result was written."""
+    done, patience = saved['epoch'] + 1, job.stage.patience
+    without = done - saved['stopper']['best_epoch']
+    return bool(done >= job.stage.epochs or (patience and without >= patience))
+
+
+def _finish(job: StageJob, record: StageRecord) -> StageResult:
+    """Make best.pt small and write the result."""
+    best, last = job.weights / 'best.pt', job.weights / 'last.pt'
+    if not best.is_file():
+        raise ModelError(f'{best} is gone. Delete {job.folder} to train the stage again.')
+    rows, known = record.rows(), record.read()
+    chosen = max(rows, key=lambda row: (float(row[job.fitness]), int(row['epoch'])))
+    target, own = known['start']['target'], known['start']['own']
+    result = StageResult(
+        best=best,
+        last=last,
+        epochs=len(rows),
+        stopped_by=None if len(rows) >= job.stage.epochs else 'patience',
+        start_map50=None if target is None else target[MAP50],
+        best_epoch=int(chosen['epoch']),
+        best_map50=float(chosen[MAP50]),
+        best_map50_95=float(chosen[MAP50_95]),
+        on_target=known['on_target'],
+        worse_than_start=own is not None and float(chosen[job.fitness]) < own[job.fitness],
+        seconds=known['seconds'],
+    )
+    part = best.with_suffix('.part')
+    with named_endings(job.stage):
+        strip_optimizer(best, s=str(part))
+        replace_file(part, best)
+    if result.worse_than_start:
+        job.log(
+            'warning',
+            'worse_than_start',
+            f'best.pt has {job.fitness} {chosen[job.fitness]}, less than the {own[job.fitness]} '
+            'that the stage started from',
+        )
+    record.update(result=result, ending=None)
+    (job.weights / PREVIOUS).unlink(missing_ok=True)
+    return result
+
+
+def _load(checkpoint: Path) -> dict[str, Any]:
+    saved: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    return saved
+
+
+def _terminated() -> StageStopped:
+    return StageStopped('terminated', 'asked to end (SIGTERM); goes on from its last epoch.')
+
+
+def _not_finite(epoch: int) -> StageStopped:
+    return StageStopped(
+        'loss_not_finite',
+        f'the loss is no finite number in epoch {epoch + 1}; last.pt is from before. Try a lower '
+        'lr0, a longer warm-up, or amp: false.',
+    )
+
+
+def has_mixed_precision(model: Any) -> bool:
+    """Takes the place of Ultralytics' check, which downloads weights to try float16 with them.
+
+    A GPU that computes nonsense in float16 ends at the guard of the loss.
+    """
+    return bool(next(model.parameters()).device.type not in {'cpu', 'mps'})
