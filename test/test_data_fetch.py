@@ -25,7 +25,7 @@ from cone_perception.errors import DataError, InstallError
 from training.cli import main
 from training.data import download, fetch
 from training.data.manifest import check_manifest, read_manifest
-from training.data.sources import SOURCES
+from training.recipe.sources import SOURCES
 
 KEY = 'pr1vateKey42'
 SOURCE = SOURCES['FSOCO-12']

@@ -217,6 +217,7 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes() -> None:
             'judging.published: must be a mapping',
         ),
         ('baseline:', 'tracking: {mode: on}\nbaseline:', "tracking.mode: 'on' is not known"),
+        ('baseline:', 'tracking: {project: ../cones}\nbaseline:', "'../cones' holds /, which W&B"),
         ('baseline:', 'extends: nothing\nbaseline:', "extends: no recipe 'nothing'"),
         ('name: short', 'name: [', 'not YAML'),
     ],

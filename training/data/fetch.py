@@ -26,7 +26,7 @@ from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import ConePerceptionError, DataError, InstallError
 from training.data.download import download, is_complete
 from training.data.manifest import MANIFEST, check_manifest, write_manifest
-from training.data.sources import SOURCES, Source, parse_counts
+from training.recipe.sources import SOURCES, RoboflowVersion, parse_counts
 
 KEY_VARIABLE = 'ROBOFLOW_API_KEY'
 EXPORT_FORMAT = 'yolov11'
@@ -118,7 +118,7 @@ def check_present(folder: Path, expected: Mapping[str, int], *, full: bool = Fal
     write_manifest(folder)
 
 
-def fetch_dataset(source: Source, folder: Path, expected: Mapping[str, int]) -> None:
+def fetch_dataset(source: RoboflowVersion, folder: Path, expected: Mapping[str, int]) -> None:
     """Download a data set into FOLDER, which appears only when everything in it was checked.
 
     Work is done in FOLDER.part: an interrupted download goes on, an interrupted unpacking starts
@@ -159,7 +159,7 @@ def _alone(part: Path) -> Iterator[None]:
         yield
 
 
-def _download(source: Source, archive: Path) -> None:
+def _download(source: RoboflowVersion, archive: Path) -> None:
     key = ApiKey(os.environ.get(KEY_VARIABLE, '').strip())
     if not key.value:
         raise DataError(
@@ -184,7 +184,7 @@ def _download(source: Source, archive: Path) -> None:
     raise failure  # outside of the handler: no __context__ that holds the key
 
 
-def _find_link(source: Source, key: ApiKey) -> str:
+def _find_link(source: RoboflowVersion, key: ApiKey) -> str:
     """Ask Roboflow for the archive of a version, waiting while it is being packed.
 
     Raises InstallError without the client, DataError when there is no link to be had.

@@ -23,7 +23,7 @@ from cone_perception.types import Float32
 from training.data.classes import map_classes
 from training.data.manifest import MANIFEST, check_manifest, read_manifest
 from training.data.pictures import check_picture
-from training.data.sources import SOURCES, parse_counts
+from training.recipe.sources import SOURCES, parse_counts
 from training.simulate.track import CLASS_NAMES
 
 DROPPED_SHARE = 0.01

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from cone_perception.errors import DataError, OutputError, RecipeError
-from training.data.sources import SOURCES
 from training.recipe.recipe_file import (
     Mistakes,
     Problem,
@@ -33,6 +32,7 @@ from training.recipe.recipe_file import (
     read_tree,
     text_mapping,
 )
+from training.recipe.sources import SOURCES
 
 Optimizer = Literal['SGD', 'AdamW', 'Adam', 'MuSGD']
 """What Ultralytics knows, less `auto`, which would ignore lr0."""
@@ -55,6 +55,11 @@ WHY_NOT_AUTO = Refuse(
     'it ignores lr0 and takes a learning rate of its own, 0.01 in a long run; name SGD, AdamW, '
     'Adam or MuSGD (why: docs/decisions/optimizer.md)',
 )
+
+
+PROJECT_NEVER = frozenset('/\\#?%:')
+PROJECT_LENGTH = 128
+"""Signs that wandb 0.31 refuses in a project's name, and the most letters that it may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +273,7 @@ class Leaks:
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """Weights & Biases. entity: empty: the user's own."""
+    """Weights & Biases. project: as W&B takes it. entity: empty: the user's own."""
 
     mode: TrackingMode = 'off'
     project: str = 'two-stage-training'
@@ -279,6 +284,10 @@ class Tracking:
 
     def problems(self) -> Iterator[Problem]:
         yield from field_problems(self)
+        if wrong := sorted(set(self.project) & PROJECT_NEVER):
+            yield ('project',), f'{self.project!r} holds {_list(wrong)}, which W&B never takes'
+        if len(self.project) > PROJECT_LENGTH:
+            yield ('project',), f'has {len(self.project)} letters, W&B takes {PROJECT_LENGTH}'
 
 
 @dataclass(frozen=True, slots=True)

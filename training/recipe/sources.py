@@ -10,7 +10,7 @@ from cone_perception.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RoboflowVersion:
     """One version of a Roboflow project. images: pictures per split, from the strategy's table."""
 
     workspace: str
@@ -19,11 +19,13 @@ class Source:
     images: Mapping[str, int]
 
 
-SOURCES: Mapping[str, Source] = {
-    'cone-detector': Source(
+SOURCES: Mapping[str, RoboflowVersion] = {
+    'cone-detector': RoboflowVersion(
         'fsbdriverless', 'cone-detector-zruok', 1, {'train': 19975, 'val': 1591, 'test': 1159}
     ),
-    'FSOCO-12': Source('fmdv', 'fsoco-kxq3s', 12, {'train': 7120, 'val': 1968, 'test': 689}),
+    'FSOCO-12': RoboflowVersion(
+        'fmdv', 'fsoco-kxq3s', 12, {'train': 7120, 'val': 1968, 'test': 689}
+    ),
 }
 
 
