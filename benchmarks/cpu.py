@@ -33,9 +33,9 @@ from cone_perception.engines import Engine, open_network
 from cone_perception.engines.check import match_boxes
 from cone_perception.engines.cpu.fastest import computes_bfloat16, networks_for_cpu, processor_name
 from cone_perception.filters import Filters
-from cone_perception.model_card import Arithmetic, Bundle, read_bundle
+from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import Detections, Frame
+from cone_perception.types import Arithmetic, Detections, Frame
 
 WARM_UP_ROUNDS = 3
 REST_S = 0.05

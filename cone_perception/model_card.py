@@ -16,16 +16,10 @@ from typing import Any, Literal, get_args
 
 from cone_perception.decode import OutputLayout
 from cone_perception.errors import ModelError
+from cone_perception.types import Arithmetic, Encoding, Precision
 
 CARD_FILE = 'card.json'
 SCHEMA = 1
-
-Precision = Literal['fp32', 'fp16', 'int8']
-Encoding = Literal['float', 'uint8', 'int8']
-"""How activations are written in a file: uint8 with zero point 128 for OpenVINO, int8 with zero
-point 0 for TensorRT. Both are the same real grid. float: not quantised."""
-Arithmetic = Literal['float32', 'bfloat16']
-"""What a CPU computes in, wherever the network is not INT8; the file is the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,17 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
-from cone_perception.engines.tensorrt.fastest import PrecisionChoice
-from cone_perception.engines.tensorrt.provide import BuildPolicy
 from cone_perception.errors import SettingsError
 from cone_perception.filters import Filters
+from cone_perception.types import (
+    BuildChoice,
+    CpuRuntime,
+    Device,
+    GpuRuntime,
+    PrecisionChoice,
+    RuntimeChoice,
+)
 
-Device = Literal['auto', 'cuda', 'cpu']
-Runtime = Literal['auto', 'tensorrt', 'tensorrt_rtx', 'openvino', 'onnxruntime']
-CPU_RUNTIMES = ('openvino', 'onnxruntime')
-CARD_RUNTIMES = ('tensorrt', 'tensorrt_rtx')
 Transport = Literal['auto', 'raw', 'compressed']
 Reliability = Literal['best_effort', 'reliable']
 
@@ -50,7 +52,7 @@ class DetectorSettings:
         'Where the network runs: on the NVIDIA card or the CPU. auto takes the card where it can, '
         'else says why not and takes the CPU; cuda never takes the CPU.',
     )
-    engine: Runtime = _setting(
+    engine: RuntimeChoice = _setting(
         'auto', 'Runtime of the network there; one that is named settles the device too.'
     )
     precision: PrecisionChoice = _setting(
@@ -58,7 +60,7 @@ class DetectorSettings:
         'Of the network. best: on the card the faster of INT8 and FP16, of those that passed the '
         'gate; on the CPU the fastest of INT8 and bfloat16 that passed, or INT8 unjudged.',
     )
-    build: BuildPolicy = _setting(
+    build: BuildChoice = _setting(
         'auto', 'Compile the engine for the card when there is none that fits; never refuses.'
     )
     build_only: bool = _setting(
@@ -154,9 +156,9 @@ class DetectorSettings:
             )
         if self.batch == 2 and len(self.cameras) != 2:
             raise SettingsError(f'batch 2 needs two cameras, got {list(self.cameras)}')
-        if self.device == 'cuda' and self.engine in CPU_RUNTIMES:
+        if self.device == 'cuda' and self.engine in get_args(CpuRuntime):
             raise SettingsError(f'device is cuda, but engine {self.engine} runs on the CPU')
-        if self.device == 'cpu' and self.engine in CARD_RUNTIMES:
+        if self.device == 'cpu' and self.engine in get_args(GpuRuntime):
             raise SettingsError(f'device is cpu, but engine {self.engine} runs on the NVIDIA card')
         if self.build_only and (self.runs_on_cpu or self.build == 'never'):
             raise SettingsError(
@@ -169,14 +171,14 @@ class DetectorSettings:
     @property
     def runs_on_cpu(self) -> bool:
         """Whether the CPU was asked for."""
-        return self.device == 'cpu' or self.engine in CPU_RUNTIMES
+        return self.device == 'cpu' or self.engine in get_args(CpuRuntime)
 
     @property
-    def card_asked_by(self) -> str:
+    def gpu_asked_by(self) -> str:
         """The setting that wants the NVIDIA card and nothing else, as 'device: cuda'; or none."""
         if self.device == 'cuda':
             return 'device: cuda'
-        if self.engine in CARD_RUNTIMES:
+        if self.engine in get_args(GpuRuntime):
             return f'engine: {self.engine}'
         return 'build_only: true' if self.build_only else ''
 

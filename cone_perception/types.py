@@ -1,9 +1,13 @@
-"""What travels from station to station: a camera's picture in, the cones found in it out."""
+"""What travels from station to station: a camera's picture in, the cones found in it out.
+
+The words for where a network runs, and in what precision, are here too: settings, model cards,
+options and engines all take them from here.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +15,26 @@ import numpy.typing as npt
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
+
+Device = Literal['auto', 'cuda', 'cpu']
+"""Where a network runs. auto: on the GPU where that is possible, else on the CPU."""
+CpuRuntime = Literal['openvino', 'onnxruntime']
+GpuRuntime = Literal['tensorrt', 'tensorrt_rtx']
+"""It compiles a network and runs it; option `--provider`, entry `provider` of a passport."""
+RuntimeChoice = Literal['auto', GpuRuntime, CpuRuntime]
+GpuRuntimeChoice = Literal['auto', GpuRuntime]
+"""auto: TensorRT where it is installed, else TensorRT-RTX."""
+BuildChoice = Literal['auto', 'never']
+"""never: an engine that would have to be compiled is refused."""
+
+Precision = Literal['fp32', 'fp16', 'int8']
+PrecisionChoice = Literal['best', 'int8', 'fp16', 'fp32']
+"""best: the fastest of those that passed the gate."""
+Encoding = Literal['float', 'uint8', 'int8']
+"""How activations are written in a file: uint8 with zero point 128 for OpenVINO, int8 with zero
+point 0 for TensorRT. Both are the same real grid. float: not quantised."""
+Arithmetic = Literal['float32', 'bfloat16']
+"""What a CPU computes in, wherever the network is not INT8; the file is the same."""
 
 
 def _check(

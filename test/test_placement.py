@@ -45,7 +45,7 @@ def test_auto_takes_the_cpu_and_keeps_the_reason(bundle, monkeypatch, error):
 def test_what_names_the_card_is_refused_with_its_setting(bundle, monkeypatch, values):
     card_that_raises(monkeypatch, PlanError('no plan'))
     settings = DetectorSettings(**values)
-    with pytest.raises(EngineError, match=f'{settings.card_asked_by} is set, but no plan'):
+    with pytest.raises(EngineError, match=f'{settings.gpu_asked_by} is set, but no plan'):
         place_network(bundle, settings)
 
 

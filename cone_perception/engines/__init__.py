@@ -5,15 +5,21 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 from cone_perception.decode import read_layout
 from cone_perception.errors import EngineError, ModelError
-from cone_perception.model_card import Arithmetic, Bundle, Encoding, NetworkFile, Precision
-from cone_perception.types import CameraPicture, Detections, Float32, UInt8
-
-EngineName = Literal['auto', 'openvino', 'onnxruntime', 'tensorrt']
-ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
+from cone_perception.model_card import Bundle, NetworkFile
+from cone_perception.types import (
+    Arithmetic,
+    CameraPicture,
+    Detections,
+    Encoding,
+    Float32,
+    Precision,
+    RuntimeChoice,
+    UInt8,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,7 @@ class FrameEngine(Engine, Protocol):
 
 def open_engine(
     bundle: Bundle,
-    name: EngineName = 'auto',
+    name: RuntimeChoice = 'auto',
     batch: int = 1,
     threads: int = 0,
     precision: Precision | None = None,
@@ -114,7 +120,7 @@ def open_engine(
 def open_network(
     bundle: Bundle,
     network: NetworkFile,
-    name: EngineName = 'auto',
+    name: RuntimeChoice = 'auto',
     threads: int = 0,
     arithmetic: Arithmetic = 'float32',
     streams: int = 1,
@@ -140,7 +146,7 @@ def open_network(
             engine = OnnxRuntimeEngine(path, network, bundle.card.preprocessing, threads)
         else:
             raise EngineError(
-                f'engine {name!r} is not known; choose one of {", ".join(ENGINE_NAMES)}'
+                f'engine {name!r} is not known; choose one of {", ".join(get_args(RuntimeChoice))}'
             )
     except ImportError as error:
         raise EngineError(

@@ -16,7 +16,6 @@ from cone_perception.engines.check import Check, check_plan, read_reference
 from cone_perception.engines.tensorrt.adopt import adopt_plan
 from cone_perception.engines.tensorrt.fastest import (
     Latency,
-    PrecisionChoice,
     buildable_precisions,
     choose,
     measure_latencies,
@@ -29,10 +28,7 @@ from cone_perception.engines.tensorrt.plans import (
     passport_path,
 )
 from cone_perception.engines.tensorrt.provide import (
-    PROVIDER_CHOICES,
     BuildEvent,
-    BuildPolicy,
-    ProviderChoice,
     choose_provider,
     network_for_gpu,
     provide_engine,
@@ -45,7 +41,8 @@ from cone_perception.errors import (
     EngineLostError,
     ModelError,
 )
-from cone_perception.model_card import Bundle, Precision, read_bundle, shipped_bundle
+from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
+from cone_perception.types import BuildChoice, GpuRuntimeChoice, Precision, PrecisionChoice
 
 RUNS = 300
 """Per engine, to find the fastest: at about a millisecond each, the clock has settled by then."""
@@ -86,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='best: INT8 and FP16, whichever this card runs faster (default)',
     )
     parser.add_argument('--batch', type=int, default=1, help='pictures per run; stereo: 2')
-    parser.add_argument('--provider', choices=PROVIDER_CHOICES, default='auto')
+    parser.add_argument('--provider', choices=get_args(GpuRuntimeChoice), default='auto')
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         '--for',
@@ -111,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         return _adopt(bundle, cache, args)
     precisions = buildable_precisions(bundle, args.batch, args.precision, print_warning)
     if args.target:
-        provider: ProviderChoice = 'tensorrt_rtx' if args.provider == 'auto' else args.provider
+        provider: GpuRuntimeChoice = 'tensorrt_rtx' if args.provider == 'auto' else args.provider
         plans = [
             provide_plan(
                 bundle,
@@ -163,11 +160,11 @@ def build_engines(
     bundle: Bundle,
     precisions: Sequence[Precision],
     batch: int,
-    provider: ProviderChoice,
+    provider: GpuRuntimeChoice,
     cache: PlanCache,
     on_event: Callable[[BuildEvent], None],
     open_engine: OpenPlan,
-    build: BuildPolicy = 'auto',
+    build: BuildChoice = 'auto',
     retry: bool = True,
     cancelled: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = print,

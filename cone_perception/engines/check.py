@@ -20,8 +20,8 @@ from cone_perception.decode import decode
 from cone_perception.engines import Engine
 from cone_perception.engines.tensorrt.plans import record_check
 from cone_perception.errors import ModelError, RefusedPlanError
-from cone_perception.model_card import Bundle, ModelCard, Precision, file_sha256
-from cone_perception.types import Detections, Float32, UInt8
+from cone_perception.model_card import Bundle, ModelCard, file_sha256
+from cone_perception.types import Detections, Float32, Precision, UInt8
 
 REFERENCE_FILE = 'reference.npz'
 """inputs: (N, H, W, 3) uint8 BGR, letterboxed. outputs: (N, ...) float32, of the FP32 network."""

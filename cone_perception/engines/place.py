@@ -6,9 +6,9 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
-from cone_perception.engines import Engine, EngineName, open_engine
+from cone_perception.engines import Engine, open_engine
 from cone_perception.engines.build_command import (
     build_engines,
     open_plan,
@@ -17,10 +17,9 @@ from cone_perception.engines.build_command import (
 from cone_perception.engines.cpu.fastest import open_fastest
 from cone_perception.engines.tensorrt.fastest import buildable_precisions, read_choice
 from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
-from cone_perception.engines.tensorrt.plans import PlanCache, Provider, cache_folder
+from cone_perception.engines.tensorrt.plans import PlanCache, cache_folder
 from cone_perception.engines.tensorrt.provide import (
     BuildEvent,
-    ProviderChoice,
     choose_provider,
     ignore,
     import_provider,
@@ -28,8 +27,9 @@ from cone_perception.engines.tensorrt.provide import (
     plan_key,
 )
 from cone_perception.errors import EngineError, EngineLostError, ModelError
-from cone_perception.model_card import Bundle, Precision
-from cone_perception.settings import CARD_RUNTIMES, DetectorSettings
+from cone_perception.model_card import Bundle
+from cone_perception.settings import DetectorSettings
+from cone_perception.types import GpuRuntime, GpuRuntimeChoice, Precision, RuntimeChoice
 
 LEAST_CAPABILITY = (7, 5)
 """Of a card: TensorRT 10 and our kernels start with Turing."""
@@ -71,13 +71,13 @@ def place_network(
     except (EngineError, ModelError) as error:
         if cancelled():
             raise
-        if settings.card_asked_by:
-            raise EngineError(f'{settings.card_asked_by} is set, but {error}') from error
+        if settings.gpu_asked_by:
+            raise EngineError(f'{settings.gpu_asked_by} is set, but {error}') from error
         engine = _open_on_cpu(bundle, settings, streams, cancelled)
         return PlacedEngine(engine, why_cpu=str(error))
 
 
-def require_card(choice: ProviderChoice = 'auto') -> tuple[Provider, Gpu]:
+def require_card(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
     """The compiler and the card to use. Raises EngineError that says what is missing for it."""
     gpu = read_gpu()
     major, _, minor = gpu.compute_capability.partition('.')
@@ -101,7 +101,7 @@ def require_card(choice: ProviderChoice = 'auto') -> tuple[Provider, Gpu]:
 def _open_on_cpu(
     bundle: Bundle, settings: DetectorSettings, streams: int, cancelled: Callable[[], bool]
 ) -> Engine:
-    name: EngineName = 'onnxruntime' if settings.engine == 'onnxruntime' else 'openvino'
+    name: RuntimeChoice = 'onnxruntime' if settings.engine == 'onnxruntime' else 'openvino'
     batch, threads = settings.batch, settings.threads
     if settings.precision == 'best' and name == 'openvino':
         return open_fastest(bundle, batch, threads, streams, cache_folder(), cancelled)
@@ -117,8 +117,8 @@ def _open_on_card(
 ) -> PlacedEngine:
     from cone_perception.engines.tensorrt.engine import open_tensorrt
 
-    named = settings.engine in CARD_RUNTIMES
-    provider, gpu = require_card(cast(ProviderChoice, settings.engine) if named else 'auto')
+    named = settings.engine in get_args(GpuRuntime)
+    provider, gpu = require_card(cast(GpuRuntimeChoice, settings.engine) if named else 'auto')
     cache = PlanCache(cache_folder())
 
     def warn(text: str) -> None:

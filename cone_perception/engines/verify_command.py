@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -37,9 +37,7 @@ from cone_perception.engines.tensorrt.fastest import Latency, measure_latencies
 from cone_perception.engines.tensorrt.gpu import read_gpu
 from cone_perception.engines.tensorrt.plans import Plan, PlanCache, cache_folder, record_check
 from cone_perception.engines.tensorrt.provide import (
-    PROVIDER_CHOICES,
     BuildEvent,
-    ProviderChoice,
     for_gpu,
     provide_engine,
     required_int8,
@@ -48,7 +46,7 @@ from cone_perception.errors import EngineError, ModelError, OutputError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import CameraPicture, Frame
+from cone_perception.types import CameraPicture, Frame, GpuRuntimeChoice
 
 FRAME_HEIGHT_PX, FRAME_WIDTH_PX = 720, 1280
 BOX_TOLERANCE_PX = 0.5
@@ -120,7 +118,7 @@ class Verification:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
-    parser.add_argument('--provider', choices=PROVIDER_CHOICES, default='auto')
+    parser.add_argument('--provider', choices=get_args(GpuRuntimeChoice), default='auto')
     parser.add_argument('--out', type=Path, default=Path(), help='folder for page and JSON')
     parser.add_argument('--runs', type=int, default=1000, help='timed runs per engine')
 
@@ -147,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
 
 def verify(
     bundle: Bundle,
-    provider: ProviderChoice,
+    provider: GpuRuntimeChoice,
     cache: PlanCache,
     runs: int,
     on_event: Callable[[BuildEvent], None],
@@ -241,7 +239,7 @@ def _build(
     bundle: Bundle,
     network: NetworkFile,
     report: EngineReport,
-    provider: ProviderChoice,
+    provider: GpuRuntimeChoice,
     cache: PlanCache,
     on_event: Callable[[BuildEvent], None],
     open_engine: OpenPlan,

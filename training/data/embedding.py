@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.errors import DataError, InstallError, ModelError
-from cone_perception.model_card import Bundle, NetworkFile, Precision, read_bundle
+from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.preprocess import Letterbox
-from cone_perception.types import Float32, UInt8
+from cone_perception.types import Float32, Precision, UInt8
 
 SIDE_PX = 640
 PRECISIONS: tuple[Precision, ...] = ('fp32', 'fp16', 'int8')

@@ -29,13 +29,12 @@ from cone_perception.errors import ConePerceptionError, ModelError, SettingsErro
 from cone_perception.model_card import (
     CARD_FILE,
     Bundle,
-    Encoding,
     ModelCard,
     NetworkFile,
-    Precision,
     file_sha256,
     read_bundle,
 )
+from cone_perception.types import Encoding, Precision
 from training.export.calibration import ENOUGH_PICTURES, LEAST_PICTURES, Calibration
 from training.export.gate import (
     Evaluated,

@@ -17,12 +17,12 @@ import yaml
 from tqdm import tqdm
 
 from cone_perception.accuracy.matching import PictureMatch, map50_interval, match_picture, summarise
-from cone_perception.engines import ENGINE_NAMES, open_engine
+from cone_perception.engines import open_engine
 from cone_perception.errors import SourceError
 from cone_perception.filters import Filters
-from cone_perception.model_card import ModelCard, Precision, read_bundle, shipped_bundle
+from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import Detections, Frame
+from cone_perception.types import Detections, Frame, Precision, RuntimeChoice
 
 REFERENCE_WIDTH_PX = 1280
 """Box heights are stated as they would be in a picture this wide."""
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', type=Path, default=shipped_bundle(), help='bundle to judge')
     parser.add_argument('--data', type=Path, required=True, help='YOLO data set with data.yaml')
     parser.add_argument('--split', default='test', help='folder below --data (default: test)')
-    parser.add_argument('--engine', choices=ENGINE_NAMES, default='auto')
+    parser.add_argument('--engine', choices=get_args(RuntimeChoice), default='auto')
     parser.add_argument('--precision', choices=get_args(Precision), help='default: what drives')
     parser.add_argument(
         '--heights',

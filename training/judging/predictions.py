@@ -14,16 +14,9 @@ from cone_perception.decode import OutputLayout, read_layout
 from cone_perception.engines import Engine, open_engine
 from cone_perception.errors import ModelError, SourceError
 from cone_perception.filters import Filters
-from cone_perception.model_card import (
-    CARD_FILE,
-    ModelCard,
-    NetworkFile,
-    Precision,
-    file_sha256,
-    read_bundle,
-)
+from cone_perception.model_card import CARD_FILE, ModelCard, NetworkFile, file_sha256, read_bundle
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import Float32, Frame, Int64
+from cone_perception.types import Float32, Frame, Int64, Precision
 from training.judging.split import JudgedSplit
 
 LEAST_SCORE = 0.001

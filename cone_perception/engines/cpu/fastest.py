@@ -25,7 +25,8 @@ from cone_perception.engines import Engine, open_engine, open_network
 from cone_perception.engines.tensorrt.fastest import measure_latencies
 from cone_perception.engines.tensorrt.plans import slug
 from cone_perception.errors import EngineError
-from cone_perception.model_card import Arithmetic, Bundle, ModelCard, NetworkFile, read_bundle
+from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle
+from cone_perception.types import Arithmetic
 
 if TYPE_CHECKING:
     from cone_perception.engines.cpu.openvino import OpenVinoEngine

@@ -16,8 +16,8 @@ from openvino.preprocess import ColorFormat, PrePostProcessor
 
 from cone_perception.engines import EngineInfo, class_names_from
 from cone_perception.errors import EngineError, ModelError
-from cone_perception.model_card import Arithmetic, NetworkFile, Preprocessing
-from cone_perception.types import Float32, UInt8
+from cone_perception.model_card import NetworkFile, Preprocessing
+from cone_perception.types import Arithmetic, Float32, UInt8
 
 _first_run = threading.Lock()
 """OpenVINO's binding fills tables at the first run. Two threads that come there at once wait for

@@ -16,14 +16,7 @@ from cone_perception.engines import Engine, check_against_card
 from cone_perception.engines.check import check_engine
 from cone_perception.engines.tensorrt.fastest import forget_choice
 from cone_perception.engines.tensorrt.gpu import Gpu
-from cone_perception.engines.tensorrt.plans import (
-    RTX_MAGIC,
-    Passport,
-    Plan,
-    PlanCache,
-    Provider,
-    read_plan,
-)
+from cone_perception.engines.tensorrt.plans import RTX_MAGIC, Passport, Plan, PlanCache, read_plan
 from cone_perception.engines.tensorrt.provide import (
     BuildEvent,
     check_convolutions,
@@ -33,7 +26,8 @@ from cone_perception.engines.tensorrt.provide import (
     plan_key,
 )
 from cone_perception.errors import PlanError, RefusedPlanError
-from cone_perception.model_card import Bundle, ModelCard, Precision
+from cone_perception.model_card import Bundle, ModelCard
+from cone_perception.types import GpuRuntime, Precision
 
 QUANTISED: Mapping[object, Precision] = {None: 'fp32', 32: 'fp32', 16: 'fp16', 8: 'int8'}
 """Ultralytics' argument `quantize` -> precision; earlier versions had `half` and `int8`."""
@@ -58,7 +52,7 @@ def adopt_plan(
     _check_header(plan, bundle.card, batch)
     chosen = _choose_precision(plan, precision)
     network = network_for_gpu(bundle, chosen, batch)
-    provider: Provider = 'tensorrt_rtx' if plan.data[:4] == RTX_MAGIC else 'tensorrt'
+    provider: GpuRuntime = 'tensorrt_rtx' if plan.data[:4] == RTX_MAGIC else 'tensorrt'
     key = plan_key(network, choose_provider(provider), gpu)
     on_event(BuildEvent('phase', 'counting its layers'))
     counted = inspect_apart(bundle.checked_path(network), provider, plan.data, on_event)

@@ -12,17 +12,9 @@ from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
 from cone_perception.engines.tensorrt.fastest import buildable_precisions, read_choice
 from cone_perception.engines.tensorrt.gpu import Gpu
-from cone_perception.engines.tensorrt.plans import (
-    RTX_MAGIC,
-    Plan,
-    PlanCache,
-    Provider,
-    cache_folder,
-)
+from cone_perception.engines.tensorrt.plans import RTX_MAGIC, Plan, PlanCache, cache_folder
 from cone_perception.engines.tensorrt.provide import (
     BuildEvent,
-    BuildPolicy,
-    ProviderChoice,
     choose_provider,
     ignore,
     import_provider,
@@ -36,7 +28,8 @@ from cone_perception.errors import (
     PlanError,
     UnloadablePlanError,
 )
-from cone_perception.model_card import Bundle, NetworkFile, Precision, Preprocessing
+from cone_perception.model_card import Bundle, NetworkFile, Preprocessing
+from cone_perception.types import BuildChoice, GpuRuntime, GpuRuntimeChoice, Precision
 
 _SAID = 8
 """So many of TensorRT's last complaints are told with an error."""
@@ -46,8 +39,8 @@ def open_tensorrt(
     bundle: Bundle,
     batch: int = 1,
     precision: Precision | None = None,
-    provider: ProviderChoice = 'auto',
-    build: BuildPolicy = 'auto',
+    provider: GpuRuntimeChoice = 'auto',
+    build: BuildChoice = 'auto',
     on_event: Callable[[BuildEvent], None] = ignore,
     cancelled: Callable[[], bool] = lambda: False,
     gpu: Gpu | None = None,
@@ -87,7 +80,7 @@ def open_tensorrt(
 
 
 def gpu_precision(
-    bundle: Bundle, batch: int, provider: Provider, warn: Callable[[str], None]
+    bundle: Bundle, batch: int, provider: GpuRuntime, warn: Callable[[str], None]
 ) -> Precision:
     """What was measured to be fastest on this card; else INT8 if it passed, FP16, or FP32.
 
@@ -219,10 +212,10 @@ def make_logger(trt: Any) -> Any:
     return Logger()
 
 
-_NAMES: dict[Provider, str] = {'tensorrt': 'TensorRT', 'tensorrt_rtx': 'TensorRT-RTX'}
+_NAMES: dict[GpuRuntime, str] = {'tensorrt': 'TensorRT', 'tensorrt_rtx': 'TensorRT-RTX'}
 
 
-def _provider(plan: Plan) -> Provider:
+def _provider(plan: Plan) -> GpuRuntime:
     if plan.passport is not None:
         return plan.passport.key.provider
     return 'tensorrt_rtx' if plan.data[:4] == RTX_MAGIC else 'tensorrt'

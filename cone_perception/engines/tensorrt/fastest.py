@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -16,10 +15,8 @@ from cone_perception.engines import Engine
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, slug, write_whole
 from cone_perception.engines.tensorrt.provide import for_gpu, network_for_gpu
 from cone_perception.errors import ModelError
-from cone_perception.model_card import Bundle, ModelCard, Precision
-from cone_perception.types import UInt8
-
-PrecisionChoice = Literal['best', 'int8', 'fp16', 'fp32']
+from cone_perception.model_card import Bundle, ModelCard
+from cone_perception.types import Precision, PrecisionChoice, UInt8
 
 WARM_UP_RUNS = 20
 

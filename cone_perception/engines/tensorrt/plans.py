@@ -16,13 +16,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cone_perception import files as whole_file
 from cone_perception.errors import PlanError
-from cone_perception.model_card import Precision
-
-Provider = Literal['tensorrt', 'tensorrt_rtx']
+from cone_perception.types import GpuRuntime, Precision
 
 SCHEMA = 1
 HEADER_BYTES = 4
@@ -46,7 +44,7 @@ class PlanKey:
     network_sha256: str
     precision: Precision
     batch: int
-    provider: Provider
+    provider: GpuRuntime
     provider_version: str
     gpu: str
     compute_capability: str

@@ -44,7 +44,6 @@ from cone_perception.engines.tensorrt.plans import (
     Plan,
     PlanCache,
     PlanKey,
-    Provider,
     cache_folder,
     write_whole,
 )
@@ -55,19 +54,16 @@ from cone_perception.errors import (
     RefusedPlanError,
     UnloadablePlanError,
 )
-from cone_perception.model_card import Bundle, Encoding, NetworkFile, Precision
+from cone_perception.model_card import Bundle, NetworkFile
+from cone_perception.types import BuildChoice, Encoding, GpuRuntime, GpuRuntimeChoice, Precision
 
 Loaded = TypeVar('Loaded')
 
-ProviderChoice = Literal['auto', 'tensorrt', 'tensorrt_rtx']
-PROVIDER_CHOICES: tuple[ProviderChoice, ...] = get_args(ProviderChoice)
-BuildPolicy = Literal['auto', 'never']
-
-MODULES: Mapping[Provider, tuple[str, ...]] = {
+MODULES: Mapping[GpuRuntime, tuple[str, ...]] = {
     'tensorrt': ('tensorrt',),
     'tensorrt_rtx': ('tensorrt_rtx', 'tensorrt_rtx_bindings'),
 }
-"""Provider -> names under which its bindings are installed: the wheel of PyPI has the last."""
+"""GpuRuntime -> names under which its bindings are installed: the wheel of PyPI has the last."""
 
 INSTALL = {
     'tensorrt': "TensorRT, version 10 or 11 (pip install 'cone_perception[tensorrt]')",
@@ -111,23 +107,22 @@ class Compiled:
     build_s: float
 
 
-def choose_provider(choice: ProviderChoice = 'auto') -> Provider:
+def choose_provider(choice: GpuRuntimeChoice = 'auto') -> GpuRuntime:
     """The compiler to use; auto: TensorRT where it is installed, else TensorRT-RTX.
 
     Raises EngineError when it is not installed.
     """
-    if choice not in PROVIDER_CHOICES:
-        raise EngineError(
-            f'provider {choice!r} is not known; choose one of {", ".join(PROVIDER_CHOICES)}'
-        )
-    wanted = get_args(Provider) if choice == 'auto' else (choice,)
+    choices = get_args(GpuRuntimeChoice)
+    if choice not in choices:
+        raise EngineError(f'provider {choice!r} is not known; choose one of {", ".join(choices)}')
+    wanted = get_args(GpuRuntime) if choice == 'auto' else (choice,)
     for provider in wanted:
         if any(importlib.util.find_spec(name) for name in MODULES[provider]):
-            return cast(Provider, provider)
+            return cast(GpuRuntime, provider)
     raise EngineError(f'{" or ".join(INSTALL[name] for name in wanted)} is not installed.')
 
 
-def import_provider(provider: Provider) -> Any:
+def import_provider(provider: GpuRuntime) -> Any:
     """The bindings. Raises EngineError when they, or the libraries below them, do not load."""
     reasons = []
     for name in MODULES[provider]:
@@ -142,7 +137,7 @@ def import_provider(provider: Provider) -> Any:
 
 
 def plan_key(
-    network: NetworkFile, provider: Provider, gpu: Gpu | None = None, target: str = ''
+    network: NetworkFile, provider: GpuRuntime, gpu: Gpu | None = None, target: str = ''
 ) -> PlanKey:
     """What a plan of this network must be made for: this machine, or with `target` another's card.
 
@@ -189,8 +184,8 @@ def provide_plan(
     precision: Precision,
     batch: int = 1,
     *,
-    provider: ProviderChoice = 'auto',
-    build: BuildPolicy = 'auto',
+    provider: GpuRuntimeChoice = 'auto',
+    build: BuildChoice = 'auto',
     retry: bool = True,
     target: str = '',
     gpu: Gpu | None = None,
@@ -338,7 +333,7 @@ def check_convolutions(
 
 def compile_apart(
     network: Path,
-    provider: Provider,
+    provider: GpuRuntime,
     target: str,
     precision: Precision,
     *,
@@ -369,7 +364,7 @@ def compile_apart(
 
 def inspect_apart(
     network: Path,
-    provider: Provider,
+    provider: GpuRuntime,
     plan: bytes,
     on_event: Callable[[BuildEvent], None] = ignore,
 ) -> Compiled:
@@ -533,7 +528,7 @@ def _last_words(tail: Sequence[str]) -> str:
 
 def compile_network(
     network: bytes,
-    provider: Provider,
+    provider: GpuRuntime,
     target: str,
     precision: Precision,
     timing_cache: Path | None = None,
@@ -581,7 +576,7 @@ def compile_network(
 
 def count_layers(
     network: bytes,
-    provider: Provider,
+    provider: GpuRuntime,
     plan: bytes,
     on_event: Callable[[BuildEvent], None] = ignore,
 ) -> Compiled:
@@ -616,7 +611,7 @@ class _Parsed:
     convolutions: Sequence[str]
 
 
-def _parse(trt: Any, logger: Any, provider: Provider, network: bytes) -> _Parsed:
+def _parse(trt: Any, logger: Any, provider: GpuRuntime, network: bytes) -> _Parsed:
     try:
         builder = trt.Builder(logger)
     except (TypeError, RuntimeError) as error:  # what pybind11 makes of a null pointer
@@ -724,7 +719,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compile one network and print lines of JSON: events, at last what the engine is."""
     parser = argparse.ArgumentParser(prog='python -m cone_perception.engines.tensorrt.provide')
     parser.add_argument('network', type=Path, help='ONNX file')
-    parser.add_argument('--provider', choices=get_args(Provider), required=True)
+    parser.add_argument('--provider', choices=get_args(GpuRuntime), required=True)
     parser.add_argument('--target', help='compute capability, as SM89')
     parser.add_argument('--precision', choices=get_args(Precision))
     parser.add_argument('--plan', type=Path, required=True, help='file to write')

@@ -41,8 +41,8 @@ from cone_perception.replay.to_label.unsure import (
     spread,
 )
 from cone_perception.replay.traces import Camera, Drive, FrameTrace
-from cone_perception.settings import DetectorSettings, Device, Runtime
-from cone_perception.types import Detections, Float32, Frame, UInt8
+from cone_perception.settings import DetectorSettings
+from cone_perception.types import Detections, Device, Float32, Frame, RuntimeChoice, UInt8
 
 STATE = '.cone_perception_dataset'
 """Folder that says whose data set it is, of what; in it what an unfinished run has found so far."""
@@ -98,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument('--model', type=Path, help='bundle folder (the shipped model)')
     source.add_argument('--device', choices=get_args(Device), default='auto', help='(auto)')
-    source.add_argument('--engine', choices=get_args(Runtime), default='auto', help='(auto)')
+    source.add_argument('--engine', choices=get_args(RuntimeChoice), default='auto', help='(auto)')
     source.add_argument(
         '--topic', action='append', default=[], help='image topic; may be repeated (all)'
     )
