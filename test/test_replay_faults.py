@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+import mcap.writer
 import numpy as np
 import pytest
 import yaml
@@ -102,25 +103,19 @@ def test_bag_cut_off_in_the_middle_is_replayed_up_to_there_and_says_so(
 
 
 def test_mcap_that_was_written_without_chunks_is_read_up_to_the_cut(tmp_path):
-    bag = write(tmp_path / 'bag', noisy(10))
-    file = data_file(bag)
-    # The same records, taken out of their chunks, as rosbag2's preset `fastwrite` writes them.
-    from cone_perception.bags.reader import cut_off as bag_remains
-
-    with file.open('rb') as stream:
-        stream.seek(8)
-        records = []
-        for kind, start, length in bag_remains._records(stream):
-            stream.seek(start)
-            if kind == 0x01:
-                records.append(stream.read(9 + length))
-            if kind == 0x06:
-                stream.seek(start + 9)
-                chunk = bag_remains._read_chunk_head(stream, start, length)
-                records.append(bag_remains._read_chunk(stream, chunk))
-    whole = b'\x89MCAP0\r\n' + b''.join(records)
-    (tmp_path / 'flat.mcap').write_bytes(whole[: len(whole) * 6 // 10])
-    drive = opened(tmp_path / 'flat.mcap')
+    # As rosbag2's preset `fastwrite` writes it.
+    file = tmp_path / 'flat.mcap'
+    writer = mcap.writer.Writer(str(file), use_chunking=False)
+    writer.start('ros2')
+    schema = writer.register_schema(
+        IMAGE, 'ros2msg', bag_types().generate_msgdef(IMAGE)[0].encode()
+    )
+    channel = writer.register_channel(TOPIC, 'cdr', schema)
+    for _, time_ns, data in noisy(10):
+        writer.add_message(channel, time_ns, data, time_ns)
+    writer.finish()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size * 6 // 10])
+    drive = opened(file)
     assert drive.frames in (5, 6)
     sentence(drive, 'flat.mcap is cut off')
 

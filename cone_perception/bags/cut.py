@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import Any, cast
 
 from rosbags.interfaces import MessageDefinitionFormat, QosDurability
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from tqdm import tqdm
 
-from cone_perception.bags.reader import CAMERA_INFO, BagMessage, bag_types, open_bag, read_messages
+from cone_perception.bags.reader import (
+    CAMERA_INFO,
+    BagMessage,
+    BagReader,
+    bag_types,
+    open_bag,
+    read_messages,
+)
 from cone_perception.bags.report import compression_of, storage_of
 from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import SourceError
@@ -55,7 +62,7 @@ def cut_bag(
     return count, len(before)
 
 
-def _choose_topics(reader: Reader, topics: Sequence[str]) -> set[str]:
+def _choose_topics(reader: BagReader, topics: Sequence[str]) -> set[str]:
     there = {connection.topic for connection in reader.connections}
     missing = sorted(set(topics) - there)
     if missing:
@@ -70,7 +77,7 @@ def _choose_topics(reader: Reader, topics: Sequence[str]) -> set[str]:
 
 
 def _kept_from_before(
-    reader: Reader, wanted: set[str], start_ns: int, stop_ns: int
+    reader: BagReader, wanted: set[str], start_ns: int, stop_ns: int
 ) -> list[BagMessage]:
     """What is said once and holds from then on: without it the cut could not be used.
 
@@ -104,7 +111,7 @@ def _holds(connection: Any) -> bool:
     return latched or static or connection.msgtype == CAMERA_INFO
 
 
-def _open_writer(reader: Reader, out: Path) -> Writer:
+def _open_writer(reader: BagReader, out: Path) -> Writer:
     plugin = StoragePlugin[storage_of(reader).upper()]
     writer = Writer(out, version=9, storage_plugin=plugin)
     mode = compression_of(reader).split()[0].upper()
@@ -113,7 +120,7 @@ def _open_writer(reader: Reader, out: Path) -> Writer:
 
 
 def _add_connections(
-    reader: Reader, writer: Writer, wanted: set[str]
+    reader: BagReader, writer: Writer, wanted: set[str]
 ) -> dict[tuple[str, str], Any]:
     added: dict[tuple[str, str], Any] = {}
     for connection in cast('list[Any]', reader.connections):
@@ -129,7 +136,7 @@ def _add_connections(
     return added
 
 
-def _definition(reader: Reader, connection: Any) -> tuple[str, str]:
+def _definition(reader: BagReader, connection: Any) -> tuple[str, str]:
     """Text and RIHS01 hash of a topic's type: the bag's own, or ROS's where it has none."""
     name, definition = connection.msgtype, connection.msgdef
     parse = {

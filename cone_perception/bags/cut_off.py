@@ -1,307 +1,221 @@
 """A bag that was cut off -> the messages before the cut.
 
 A recorder that is killed, or a copy that breaks off, leaves a file without the index at its end.
-What comes before is whole: these readers find it and, after the last message, say where it ends.
+The records before the cut are whole: this reader takes them, and then says where the file ends.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import struct
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator
-from contextlib import suppress
-from io import BytesIO
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
+import yaml
+from mcap.records import Channel, Chunk, McapRecord, Message, Schema
+from mcap.stream_reader import StreamReader, breakup_chunk
 from rosbags.interfaces import (
     Connection,
     ConnectionExtRosbag2,
     MessageDefinition,
     MessageDefinitionFormat,
-    Qos,
 )
-from rosbags.rosbag2 import Reader
-from rosbags.rosbag2.errors import ReaderError
-from rosbags.rosbag2.metadata import ReaderMetadata, parse_qos
-from rosbags.rosbag2.reader import DirectoryReader
-from rosbags.rosbag2.storage_mcap import DECOMPRESSORS, Channel, ChunkInfo, McapReader, Schema
-from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+from rosbags.rosbag2.metadata import parse_qos
+from zstandard import ZstdDecompressor
 
-MCAP_MAGIC = b'\x89MCAP0\r\n'
-# Record types of MCAP, https://mcap.dev/spec#records
-HEADER, SCHEMA, CHANNEL, MESSAGE, CHUNK, MESSAGE_INDEX = 0x01, 0x03, 0x04, 0x05, 0x06, 0x07
-RECORD_HEAD = struct.Struct('<BQ')
-CHUNK_HEAD = struct.Struct('<QQQI')
-MESSAGE_HEAD = struct.Struct('<HIQQ')
 FORMATS = {'ros2msg': MessageDefinitionFormat.MSG, 'ros2idl': MessageDefinitionFormat.IDL}
+NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, '')
 
 
-def open_remains(path: Path) -> Reader | None:
-    """A reader of what is left of the bag at `path`; None when nothing is.
+class CutOffReader:
+    """Reads a bag up to the cut, with those names of rosbags' Reader that this package uses.
 
-    Its `messages` raises ReaderError after the last one that is left.
+    `messages` raises EOFError after the last message that is left. Raises any exception where
+    nothing can be read.
     """
-    try:
-        reader = RemainsReader(path)
-        reader.open()
-    except Exception:  # a damaged bag raises whatever its parser tripped over
-        return None
-    if not any(connection.msgcount for s in reader.storages for connection in s.connections):
-        reader.close()
-        return None
-    return reader
 
-
-class McapRemains(McapReader):
-    """An MCAP file, or the part of it that is whole: its index is made anew from the records."""
-
-    cut: str = ''
-
-    def open(self) -> None:
-        try:
-            super().open()
-        except Exception:  # see open_remains
-            with suppress(Exception):
-                self.close()
-            self._open_remains()
-
-    def _open_remains(self) -> None:
-        self.bio = bio = self.path.open('rb')
-        if bio.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
-            raise ReaderError('File magic is invalid.')
-        self.data_start = bio.tell()
-        self.schemas, self.channels, self.chunks, self.connections = {}, {}, [], []
-        counts: Counter[int] = Counter()
-        first_ns, last_ns = 2**63 - 1, 0
-        chunk: ChunkInfo | None = None
-        for kind, start, length in _records(bio):
-            if kind == MESSAGE_INDEX and chunk is not None:
-                (channel,) = struct.unpack('<H', bio.read(2))
-                (size,) = struct.unpack('<I', bio.read(4))
-                chunk.channel_count[channel] = size // 16
-            elif kind == CHUNK:
-                self._close_chunk(chunk)
-                chunk = _read_chunk_head(bio, start, length)
-            elif kind in (SCHEMA, CHANNEL):
-                self._take_definition(kind, bio.read(length))
-            elif kind == MESSAGE:
-                channel, _, time_ns, _ = MESSAGE_HEAD.unpack(bio.read(MESSAGE_HEAD.size))
-                counts[channel] += 1
-                first_ns, last_ns = min(first_ns, time_ns), max(last_ns, time_ns)
-            self.data_end = start + RECORD_HEAD.size + length
-        self._close_chunk(chunk)
-        self.cut = f'{_name(self.path)} is cut off after {self.data_end} bytes'
-        for kept in self.chunks:
-            counts.update(kept.channel_count)
-            first_ns = min(first_ns, kept.message_start_time)
-            last_ns = max(last_ns, kept.message_end_time)
-        self.connections = [c._replace(msgcount=counts[c.id]) for c in self.connections]
-        self.metadata = _metadata(first_ns, last_ns, counts)
-
-    def _close_chunk(self, chunk: ChunkInfo | None) -> None:
-        """Keep a chunk once its index is read; look inside where that says too little."""
-        if chunk is None:
-            return
-        known = set(self.channels)
-        if not chunk.channel_count or not known.issuperset(chunk.channel_count):
-            assert self.bio is not None
-            back_to = self.bio.tell()
-            counts: Counter[int] = Counter()
-            inside = BytesIO(_read_chunk(self.bio, chunk))
-            for kind, _, length in _records(inside):
-                if kind in (SCHEMA, CHANNEL):
-                    self._take_definition(kind, inside.read(length))
-                elif kind == MESSAGE:
-                    counts[struct.unpack('<H', inside.read(2))[0]] += 1
-            chunk.channel_count.update(counts)
-            self.bio.seek(back_to)
-        self.chunks.append(chunk)
-
-    def _take_definition(self, record_type: int, record: bytes) -> None:
-        """A schema, or a channel, which becomes a connection."""
-        at = BytesIO(record)
-        (key,) = struct.unpack('<H', at.read(2))
-        if record_type == SCHEMA:
-            self.schemas[key] = Schema(key, *(_string(at).decode() for _ in range(3)))
-            return
-        if key in self.channels:
-            return
-        schema = self.schemas.get(struct.unpack('<H', at.read(2))[0])
-        name = schema.name if schema else '__schemaless__'
-        channel = Channel(key, name, _string(at).decode(), _string(at).decode(), _string(at))
-        self.channels[key] = channel
-        ext = ConnectionExtRosbag2(channel.message_encoding, _qos(channel.metadata))
-        kind, text = (schema.encoding, schema.data) if schema else ('', '')
-        definition = MessageDefinition(FORMATS.get(kind, MessageDefinitionFormat.NONE), text)
-        self.connections.append(Connection(key, channel.topic, name, definition, '', 0, ext, self))
-
-    def messages(
-        self,
-        connections: Collection[Connection],
-        start: int | None = None,
-        stop: int | None = None,
-    ) -> Generator[tuple[Connection, int, bytes], None, None]:
-        if self.cut and not self.chunks:
-            yield from self.messages_scan(connections, start, stop)
-        else:
-            yield from super().messages(connections, start, stop)
-
-
-class Sqlite3Remains(Sqlite3Reader):
-    """A .db3 file, or its messages in the order in which they were written, up to the cut."""
-
-    cut: str = ''
-    database: sqlite3.Connection | None = None
-
-    def open(self) -> None:
-        try:
-            super().open()
-        except Exception:  # see open_remains
-            with suppress(Exception):
-                super().close()
-            self._open_remains()
-
-    def close(self) -> None:
-        database, self.database = self.database, None
-        if database is None:
-            super().close()
-            return
-        self.connections.clear()
-        database.close()
-
-    def _open_remains(self) -> None:
-        # Whoever reads ahead closes it in another thread than the one that opened it.
-        url = f'file:{self.path}?immutable=1'
-        self.database = sqlite3.connect(url, uri=True, check_same_thread=False)
-        self.cut = f'{_name(self.path)} is cut off, or its index is damaged'
-        # Without it SQLite opens no file that is shorter than its head says.
-        self.database.execute('PRAGMA writable_schema=ON')
-        columns = {row[1] for row in self.database.execute('PRAGMA table_info(topics)')}
-        qos = 'offered_qos_profiles' if 'offered_qos_profiles' in columns else "''"
-        counts: Counter[int] = Counter()
-        first_ns, last_ns = 2**63 - 1, 0
-        rows = self.database.execute('SELECT topic_id, timestamp FROM messages NOT INDEXED')
-        with suppress(sqlite3.DatabaseError):  # the cut
-            for topic, time_ns in rows:
-                counts[topic] += 1
-                first_ns, last_ns = min(first_ns, time_ns), max(last_ns, time_ns)
-        query = f'SELECT id, name, type, serialization_format, {qos} FROM topics'
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files, self.compression_mode = [path], None
+        if path.is_dir():
+            metadata = yaml.safe_load((path / 'metadata.yaml').read_text(encoding='utf-8'))
+            info = metadata['rosbag2_bagfile_information']
+            self._files = [path / Path(name).name for name in info['relative_file_paths']]
+            mode = (info.get('compression_mode') or 'none').lower()
+            self.compression_mode = None if mode == 'none' else mode
+        self.compression_format = 'zstd' if self.compression_mode else None
+        counts: Counter[tuple[str, str]] = Counter()
+        found: dict[tuple[str, str], Connection] = {}
+        self.start_time, self.end_time = 2**63 - 1, 0
+        for file in self._files:
+            connections: dict[int, Connection] = {}
+            for key, time_ns, _ in _read(file, connections, []):
+                counts[_key(connections[key])] += 1
+                self.start_time = min(self.start_time, time_ns)
+                self.end_time = max(self.end_time, time_ns + 1)
+            found = {_key(each): each for each in connections.values()} | found
         self.connections = [
-            Connection(
-                key,
-                topic,
-                kind,
-                MessageDefinition(MessageDefinitionFormat.NONE, ''),
-                '',
-                counts[key],
-                ConnectionExtRosbag2(encoding, parse_qos(profiles) if profiles else []),
-                self,
-            )
-            for key, topic, kind, encoding, profiles in self.database.execute(query)
+            each._replace(id=number, msgcount=counts[key])
+            for number, (key, each) in enumerate(found.items())
         ]
-        self.metadata = _metadata(first_ns, last_ns, counts)
-
-    def messages(
-        self,
-        connections: Collection[Connection],
-        start: int | None = None,
-        stop: int | None = None,
-    ) -> Generator[tuple[Connection, int, bytes], None, None]:
-        if self.database is None:
-            yield from super().messages(connections, start, stop)
-            return
-        by_id = {connection.id: connection for connection in connections}
-        query = 'SELECT topic_id, timestamp, data FROM messages NOT INDEXED'
-        with suppress(sqlite3.DatabaseError):  # the cut
-            for topic, time_ns, data in self.database.execute(query):
-                late = stop is not None and time_ns >= stop
-                if topic in by_id and not late and (start is None or time_ns >= start):
-                    yield by_id[topic], time_ns, data
-
-
-class _DirectoryRemains(DirectoryReader):
-    STORAGE_PLUGINS = {'mcap': McapRemains, 'sqlite3': Sqlite3Remains}  # noqa: RUF012
-
-
-class RemainsReader(Reader):
-    """As rosbags' own, but reads files that were cut off."""
-
-    STORAGE_PLUGINS = {  # noqa: RUF012
-        'dir': _DirectoryRemains,
-        '.mcap': McapRemains,
-        '.db3': Sqlite3Remains,
-    }
-
-    @property
-    def storages(self) -> list[McapRemains | Sqlite3Remains]:
-        """Of each file of the bag."""
-        storage: Any = self.storage
-        return list(getattr(storage, 'storages', [storage]))
+        self.message_count = counts.total()
+        self.duration = max(0, self.end_time - self.start_time)
 
     def messages(
         self,
         connections: Collection[Connection] = (),
         start: int | None = None,
         stop: int | None = None,
-    ) -> Generator[tuple[Connection, int, bytes], None, None]:
-        yield from super().messages(connections, start, stop)
-        raise ReaderError('; '.join(storage.cut for storage in self.storages if storage.cut))
+    ) -> Iterator[tuple[Connection, int, bytes]]:
+        """Connection, time (ns) and data of each message; start, stop: as rosbags has them."""
+        wanted = {_key(each): each for each in connections or self.connections}
+        cuts: list[str] = []
+        for file in self._files:
+            known: dict[int, Connection] = {}
+            for key, time_ns, data in _read(file, known, cuts):
+                connection = wanted.get(_key(known[key]))
+                early = start is not None and time_ns < start
+                late = stop is not None and time_ns >= stop
+                if connection is not None and not early and not late:
+                    if self.compression_mode == 'message':
+                        data = ZstdDecompressor().decompressobj().decompress(data)
+                    yield connection, time_ns, data
+        raise EOFError('; '.join(cuts))
+
+    def close(self) -> None:
+        """Do nothing: each walk through the messages opens and closes the files itself."""
 
 
-def _name(path: Any) -> str:
-    return Path(str(path)).name
+def open_cut_off(path: Path) -> CutOffReader | None:
+    """The reader of what is left of the bag at `path`; None when nothing is."""
+    try:
+        reader = CutOffReader(path)
+    except Exception:  # a damaged bag raises whatever its parser tripped over
+        return None
+    return reader if reader.message_count else None
 
 
-def _metadata(first_ns: int, last_ns: int, counts: Counter[int]) -> ReaderMetadata:
-    count = counts.total()
-    span = (last_ns + 1 - first_ns, first_ns, last_ns + 1) if count else (0, 2**63 - 1, 0)
-    return ReaderMetadata(*span, count, None, None, None, None)
+def chunk_compression(path: Path) -> str:
+    """Compression of an MCAP file's chunks: zstd, lz4, or empty. Raises OSError."""
+    with path.open('rb') as stream, suppress(Exception):  # the cut comes before any chunk
+        for record, _ in _mcap_records(stream):
+            if isinstance(record, (Chunk, Message)):
+                return getattr(record, 'compression', '')
+    return ''
 
 
-def _records(bio: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """(type, where it starts, length) of each whole record from here on; bio is at its content."""
-    at = bio.tell()
-    end = bio.seek(0, 2)
-    while at + RECORD_HEAD.size <= end:
-        bio.seek(at)
-        kind, length = RECORD_HEAD.unpack(bio.read(RECORD_HEAD.size))
-        if at + RECORD_HEAD.size + length > end:
-            return
-        yield kind, at, length
-        at += RECORD_HEAD.size + length
+def _key(connection: Connection) -> tuple[str, str]:
+    return connection.topic, connection.msgtype
 
 
-def _string(bio: BinaryIO) -> bytes:
-    return bio.read(struct.unpack('<I', bio.read(4))[0])
+def _read(
+    file: Path, connections: dict[int, Connection], cuts: list[str]
+) -> Iterator[tuple[int, int, bytes]]:
+    """Connection's number, time (ns) and data of each message of one file.
+
+    connections: receives each connection before its first message. cuts: receives a sentence
+    where the file was cut off.
+    """
+    read: Callable[..., Iterator[Any]] = _read_mcap if file.suffix == '.mcap' else _read_sqlite
+    return read(file, connections, cuts)
 
 
-def _qos(metadata: bytes) -> list[Qos]:
-    """Of a channel's metadata, pairs of key and value."""
-    at = BytesIO(metadata)
-    while at.tell() < len(metadata):
-        key, value = _string(at).decode(), _string(at).decode()
-        if key == 'offered_qos_profiles':
-            return parse_qos(value)
-    return []
+class _WholeReads:
+    """A file whose `read` gives as many bytes as were asked for, or none.
+
+    So StreamReader meets the end of the file where it would return a record that was cut off.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        return data if len(data) == size else b''
 
 
-def _read_chunk_head(bio: BinaryIO, start: int, length: int) -> ChunkInfo:
-    start_ns, stop_ns, uncompressed_size, _ = CHUNK_HEAD.unpack(bio.read(CHUNK_HEAD.size))
-    compression = _string(bio).decode()
-    (compressed_size,) = struct.unpack('<Q', bio.read(8))
-    whole = RECORD_HEAD.size + length
-    return ChunkInfo(
-        start_ns, stop_ns, start, whole, {}, 0, compression, compressed_size, uncompressed_size, {}
+def _mcap_records(stream: IO[bytes]) -> Iterator[tuple[McapRecord, int]]:
+    """Whole records, and the byte where each ends."""
+    size = stream.seek(0, 2)
+    stream.seek(0)
+    whole: Any = _WholeReads(stream)
+    for record in StreamReader(whole, emit_chunks=True, record_size_limit=size).records:
+        yield record, stream.tell()
+
+
+def _read_mcap(
+    file: Path, connections: dict[int, Connection], cuts: list[str]
+) -> Iterator[tuple[int, int, bytes]]:
+    """As `_read`; chunks that overlap in time are merged."""
+    schemas: dict[int, Schema] = {}
+    waiting: list[Message] = []
+    end = 0
+    with file.open('rb') as stream:
+        try:
+            for record, stop in _mcap_records(stream):
+                inside = [record]
+                if isinstance(record, Chunk):
+                    inside = breakup_chunk(record, validate_crc=True)
+                    inside.sort(key=lambda each: getattr(each, 'log_time', -1))
+                    yield from _due(waiting, record.message_start_time)
+                for each in inside:
+                    if isinstance(each, Schema):
+                        schemas[each.id] = each
+                    elif isinstance(each, Channel) and each.id not in connections:
+                        connections[each.id] = _connection(each, schemas.get(each.schema_id))
+                    elif isinstance(each, Message):
+                        waiting.append(each)
+                if isinstance(record, Message):
+                    yield from _due(waiting)
+                end = stop
+        except Exception:  # the cut: a parser raises whatever it trips over
+            cuts.append(f'{file.name} is cut off after {end} bytes')
+        yield from _due(waiting)
+
+
+def _due(waiting: list[Message], before_ns: int = 2**64) -> Iterator[tuple[int, int, bytes]]:
+    """Take those before this time out of `waiting`, the earliest first."""
+    due = [message for message in waiting if message.log_time < before_ns]
+    waiting[:] = [message for message in waiting if message.log_time >= before_ns]
+    for message in sorted(due, key=lambda message: message.log_time):
+        yield message.channel_id, message.log_time, message.data
+
+
+def _connection(channel: Channel, schema: Schema | None) -> Connection:
+    kind = FORMATS.get(schema.encoding, MessageDefinitionFormat.NONE) if schema else None
+    profiles = channel.metadata.get('offered_qos_profiles')
+    return Connection(
+        channel.id,
+        channel.topic,
+        schema.name if schema else '__schemaless__',
+        MessageDefinition(kind, schema.data.decode()) if schema and kind else NO_DEFINITION,
+        '',
+        0,
+        ConnectionExtRosbag2(channel.message_encoding, parse_qos(profiles) if profiles else []),
+        None,
     )
 
 
-def _read_chunk(bio: BinaryIO, chunk: ChunkInfo) -> bytes:
-    """What a chunk holds, uncompressed."""
-    bio.seek(chunk.chunk_start_offset + RECORD_HEAD.size + CHUNK_HEAD.size)
-    _string(bio)
-    bio.seek(8, 1)
-    return DECOMPRESSORS[chunk.compression](
-        bio.read(chunk.compressed_size), chunk.uncompressed_size
-    )
+def _read_sqlite(
+    file: Path, connections: dict[int, Connection], cuts: list[str]
+) -> Iterator[tuple[int, int, bytes]]:
+    """As `_read`, in the order in which the messages were written."""
+    # Whoever reads ahead may close it in another thread than the one that opened it.
+    url = f'file:{file}?immutable=1'
+    with closing(sqlite3.connect(url, uri=True, check_same_thread=False)) as database:
+        try:
+            # Without it SQLite opens no file that is shorter than its head says.
+            database.execute('PRAGMA writable_schema=ON')
+            columns = {row[1] for row in database.execute('PRAGMA table_info(topics)')}
+            qos = 'offered_qos_profiles' if 'offered_qos_profiles' in columns else "''"
+            query = f'SELECT id, name, type, serialization_format, {qos} FROM topics'
+            for key, topic, kind, encoding, profiles in database.execute(query):
+                ext = ConnectionExtRosbag2(encoding, parse_qos(profiles) if profiles else [])
+                connections[key] = Connection(key, topic, kind, NO_DEFINITION, '', 0, ext, None)
+            yield from database.execute(
+                'SELECT topic_id, timestamp, data FROM messages NOT INDEXED'
+            )
+        except sqlite3.DatabaseError:
+            cuts.append(f'{file.name} is cut off, or its index is damaged')

@@ -16,7 +16,7 @@ import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from cone_perception.bags.cut_off import open_remains
+from cone_perception.bags.cut_off import CutOffReader, open_cut_off
 from cone_perception.camera_info import CameraInfo, camera_info_topic
 from cone_perception.errors import SourceError
 from cone_perception.types import Frame
@@ -26,6 +26,9 @@ COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 DETECTIONS = 'vision_msgs/msg/Detection2DArray'
 BAG_FILES = ('.mcap', '.db3')
+
+BagReader = Reader | CutOffReader
+"""The reader of a whole bag, or of one that was cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +71,34 @@ def file_without_metadata(path: Path) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 
+def data_files(bag: Path) -> list[Path]:
+    """The files that hold a bag's messages, compressed ones too, by name."""
+    if not bag.is_dir():
+        return [bag]
+    kinds = (*BAG_FILES, *(f'{suffix}.zstd' for suffix in BAG_FILES))
+    return sorted(file for file in bag.iterdir() if file.name.endswith(kinds))
+
+
 @contextmanager
-def open_bag(path: Path) -> Iterator[Reader]:
+def open_bag(path: Path) -> Iterator[BagReader]:
     """A rosbags reader of the bag at `path`: its folder, or a single .mcap or .db3 file.
 
     A bag that was cut off is read up to there; then `read_messages` says so.
     Raises SourceError when it is missing, no bag, or nothing of it can be read.
     """
     file = file_without_metadata(path) or path
+    reader: BagReader | None
     try:
         reader = Reader(file)
         reader.open()
     except Exception as error:  # a damaged bag raises whatever its parser tripped over
-        remains = open_remains(file)
-        if remains is None:
+        reader = open_cut_off(file)
+        if reader is None:
             raise SourceError(
                 f'{path} cannot be read as a rosbag2: {_reason(error)}. '
                 'Give its folder with metadata.yaml, or a complete .mcap or .db3 file; '
                 '`ros2 bag reindex` repairs a recording that was cut off.'
             ) from error
-        reader = remains
     try:
         yield reader
     finally:
@@ -95,7 +106,7 @@ def open_bag(path: Path) -> Iterator[Reader]:
 
 
 def read_messages(
-    reader: Reader,
+    reader: BagReader,
     topics: Iterable[str],
     start_ns: int | None = None,
     stop_ns: int | None = None,
@@ -123,7 +134,7 @@ def read_messages(
 
 
 def read_until_damage(
-    reader: Reader, topics: Iterable[str], problems: list[str]
+    reader: BagReader, topics: Iterable[str], problems: list[str]
 ) -> Iterator[BagMessage]:
     """As read_messages, but damage ends it: what is wrong is appended to `problems`."""
     try:
@@ -144,7 +155,7 @@ def header_stamp_ns(data: bytes) -> int:
     return int(sec) * 10**9 + int(nanosec)
 
 
-def image_topics(reader: Reader) -> dict[str, int]:
+def image_topics(reader: BagReader) -> dict[str, int]:
     """Topic -> number of pictures, of all topics with raw or compressed images."""
     counts: dict[str, int] = {}
     for connection in reader.connections:
@@ -153,7 +164,7 @@ def image_topics(reader: Reader) -> dict[str, int]:
     return counts
 
 
-def choose_image_topic(reader: Reader, topic: str | None) -> str:
+def choose_image_topic(reader: BagReader, topic: str | None) -> str:
     """The topic asked for, or the only image topic of the bag.
 
     Raises SourceError with the list of image topics when that is not one.

@@ -11,14 +11,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from rosbags.rosbag2 import Reader
-
+from cone_perception.bags.cut_off import chunk_compression
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
     IMAGE,
     BagMessage,
+    BagReader,
     bag_types,
+    data_files,
     file_without_metadata,
     header_stamp_ns,
     open_bag,
@@ -177,25 +178,25 @@ def inspect_bag(
     )
 
 
-def storage_of(reader: Reader) -> str:
+def storage_of(reader: BagReader) -> str:
     """Mcap or sqlite3, by the name of the bag's first file."""
-    path = Path(str(reader.path))
-    names = sorted(file.name for file in path.iterdir()) if path.is_dir() else [path.name]
-    return 'mcap' if any('.mcap' in name for name in names) else 'sqlite3'
+    return 'mcap' if '.mcap' in _first_file(reader).name else 'sqlite3'
 
 
-def compression_of(reader: Reader) -> str:
+def compression_of(reader: BagReader) -> str:
     """`file`, `message` or `storage` (MCAP's chunks) and its format; `none`."""
     if reader.compression_mode:
         return f'{reader.compression_mode} {reader.compression_format}'
-    for storage in getattr(reader.storage, 'storages', [reader.storage]):
-        for chunk in getattr(storage, 'chunks', []):
-            if chunk.compression:
-                return f'storage {chunk.compression}'
-    return 'none'
+    compression = chunk_compression(_first_file(reader)) if storage_of(reader) == 'mcap' else ''
+    return f'storage {compression}' if compression else 'none'
 
 
-def _connections(reader: Reader) -> Counter[tuple[str, str]]:
+def _first_file(reader: BagReader) -> Path:
+    path = Path(str(reader.path))
+    return data_files(path)[0]
+
+
+def _connections(reader: BagReader) -> Counter[tuple[str, str]]:
     """Topic and type -> how many messages the bag says it has."""
     counts: Counter[tuple[str, str]] = Counter()
     for connection in reader.connections:

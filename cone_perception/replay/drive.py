@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rosbags.rosbag2 import Reader
 from tqdm import tqdm
 
 from cone_perception.bags.reader import (
-    BAG_FILES,
     COMPRESSED_IMAGE,
     DETECTIONS,
     IMAGE,
     BagMessage,
+    BagReader,
     bag_types,
+    data_files,
     header_stamp_ns,
     open_bag,
 )
@@ -190,15 +190,7 @@ def bag_sha256(bag: Path, stop: threading.Event | None = None) -> str:
     return digest.hexdigest()
 
 
-def data_files(bag: Path) -> list[Path]:
-    """The files that hold a bag's messages, compressed ones too, by name."""
-    if not bag.is_dir():
-        return [bag]
-    kinds = (*BAG_FILES, *(f'{suffix}.zstd' for suffix in BAG_FILES))
-    return sorted(file for file in bag.iterdir() if file.name.endswith(kinds))
-
-
-def _types(reader: Reader) -> dict[str, str]:
+def _types(reader: BagReader) -> dict[str, str]:
     """Topic -> type; of a topic with several, which the report names, the one of pictures."""
     types: dict[str, str] = {}
     for connection in reader.connections:
