@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cone_perception.accuracy.bootstrap import draw
+from cone_perception.accuracy.intervals import Interval, t_quantile
 from cone_perception.errors import DataError
 from training.cli import main
-from training.judging.bootstrap import ClassFigures, ResampledFigures, draw
+from training.judging.bootstrap import ClassFigures, ResampledFigures
 from training.judging.compare import (
     Comparison,
-    Interval,
     against_published,
     compare,
     interval,
     meaning,
     outcome_of,
-    t_quantile,
 )
 from training.judging.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics, rank
 from training.judging.outcome import Outcome

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cone_perception.accuracy.intervals import Interval
 from training.cli import SUBCOMMANDS
-from training.judging.compare import Comparison, Difference, Interval
+from training.judging.compare import Comparison, Difference
 from training.judging.decide import MITIGATIONS, Candidate, decide
 from training.judging.outcome import Outcome
 from training.recipe.recipe import Figures, Judging, find_recipe

@@ -13,9 +13,9 @@ import pytest
 import yaml
 from recorded_campaign import write_campaign
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
 from training.cli import main
-from training.judging.compare import Interval
 from training.judging.decide import Candidate, decide
 from training.recipe.recipe import Figures, Judging
 from training.report.blocks import Report, Section, Table, Text, render_html, render_markdown

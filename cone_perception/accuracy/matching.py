@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cone_perception.accuracy.bootstrap import draw_blocks
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.types import Detections, Float32, Int64
 
 Bool = npt.NDArray[np.bool_]
-Float64 = npt.NDArray[np.float64]
 
 RECALL_POINTS = np.linspace(0, 1, 101)
 """Recalls at which precision is averaged, as COCO does (Lin et al. 2014, cocoeval)."""
@@ -178,13 +179,6 @@ def map50_interval(
     means = np.array([mean_known(row[list(classes)]) for row in ap50])
     low, high = np.nanpercentile(means, [2.5, 97.5])
     return float(low), float(high)
-
-
-def draw_blocks(blocks: int, resamples: int, seed: int) -> Float64:
-    """(resamples, blocks) float64: how often each block was drawn, as many draws as blocks."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, blocks, (resamples, blocks))
-    return np.stack([np.bincount(row, minlength=blocks) for row in drawn]).astype(np.float64)
 
 
 def average_precisions(

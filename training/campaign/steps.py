@@ -450,7 +450,8 @@ class Steps:
         return self._result(f'{run.id}/{stage.name}').get('stopped_by') == 'forgetting'
 
     def _decide(self) -> dict[str, Any]:
-        from training.judging.compare import Comparison, Interval
+        from cone_perception.accuracy.intervals import Interval
+        from training.judging.compare import Comparison
         from training.judging.decide import Candidate, decide
 
         stored = json.loads(self.folder.comparison.read_text(encoding='utf-8'))

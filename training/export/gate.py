@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from cone_perception.accuracy.bootstrap import draw
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.engines import open_network
 from cone_perception.engines.cpu.fastest import computes_bfloat16, networks_for_cpu
 from cone_perception.errors import ModelError
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.types import Arithmetic, Int64, RuntimeChoice
 from training.judging import evaluation as ev
-from training.judging.bootstrap import draw
-from training.judging.compare import Comparison, Interval, compare, without_nan
+from training.judging.compare import Comparison, compare, without_nan
 from training.judging.evaluate import assemble
 from training.judging.evaluation import FIXED_CONFIDENCE, Evaluation
 from training.judging.predictions import Found, Predictions, detect
@@ -412,7 +413,7 @@ def _small_recall(
     gained = found[0] - found[1]
     count = int(there.sum())
     if not count:
-        return Interval(float('nan'), float('nan'), float('nan')), 0
+        return Interval(float('nan')), 0
     group, _ = first.groups()
     weights = np.concatenate(list(draw(group, resamples, 0)))
     drawn = (weights @ gained) / np.maximum(weights @ there, 1)

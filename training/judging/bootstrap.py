@@ -7,11 +7,11 @@ cumulative sums along rankings that are made once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from cone_perception.accuracy.bootstrap import Int32
 from cone_perception.types import Int64
 from training.judging.evaluation import (
     CONFIDENCE_POINTS,
@@ -26,28 +26,8 @@ from training.judging.evaluation import (
     rank,
 )
 
-Int32 = npt.NDArray[np.int32]
-
 OVERALL = ('map50', 'map50_95', 'precision', 'recall', 'precision_fixed', 'recall_fixed')
 """precision, recall: at the model's best F1; fixed: at one confidence for all models."""
-
-ROWS = 32
-"""Resamples worked on together: of 40,000 detections of a class they take some 30 MB."""
-
-
-def draw(group: Int64, resamples: int, seed: int) -> Iterator[Int32]:
-    """How often each picture is drawn: (up to ROWS, pictures) int32, `resamples` rows in all.
-
-    group: (pictures,) 0..G-1. G whole groups are drawn with replacement, so that pictures that are
-    alike stay together (block bootstrap; Efron and Tibshirani 1993, chapter 8).
-    """
-    rng = np.random.default_rng(seed)
-    groups = int(group.max()) + 1
-    for start in range(0, resamples, ROWS):
-        rows = min(ROWS, resamples - start)
-        drawn = rng.integers(0, groups, (rows, groups)) + groups * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups)
-        yield times.astype(np.int32)[:, group]
 
 
 class ResampledFigures:

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from cone_perception.accuracy.bootstrap import Int32, draw
+from cone_perception.accuracy.intervals import Float64, Interval, percentile_interval, t_interval
 from cone_perception.errors import DataError, InstallError, OutputError, SettingsError
 from cone_perception.types import Int64
-from training.judging.bootstrap import Int32, ResampledFigures, draw
-from training.judging.evaluation import FIXED_CONFIDENCE, Evaluation, Float64
+from training.judging.bootstrap import ResampledFigures
+from training.judging.evaluation import FIXED_CONFIDENCE, Evaluation
 from training.judging.outcome import Outcome
 from training.recipe.recipe import Judging
 
@@ -109,18 +111,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its 95 % interval; NaN where it is not defined."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f'{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]'
-
-
-@dataclass(frozen=True, slots=True)
 class Difference:
     """One figure of two arms: a minus b; above 0 a is better.
 
@@ -193,12 +183,12 @@ class Comparison:
         differences = tuple(
             Difference(
                 name=row['name'],
-                a=_interval(row['a']),
-                b=_interval(row['b']),
-                difference=_interval(row['difference']),
+                a=Interval.from_json(row['a']),
+                b=Interval.from_json(row['b']),
+                difference=Interval.from_json(row['difference']),
                 a_by_seed=tuple(map(_number, row['a_by_seed'])),
                 b_by_seed=tuple(map(_number, row['b_by_seed'])),
-                strategy=_interval(row['strategy']) if row['strategy'] else None,
+                strategy=Interval.from_json(row['strategy']) if row['strategy'] else None,
             )
             for row in stored['differences']
         )
@@ -276,7 +266,7 @@ def interval(
     group, _ = arm[0].groups(block)
     names, point, drawn = _resample(arm, group, resamples, seed, confidence)
     return {
-        name: _percentiles(point[:, i].mean(), drawn[:, :, i].mean(axis=1))
+        name: percentile_interval(point[:, i].mean(), drawn[:, :, i].mean(axis=1))
         for i, name in enumerate(names)
     }
 
@@ -323,7 +313,7 @@ def against_published(own: Mapping[str, Interval], figure: float, name: str = PR
 def published_meaning(name: str, published: str, difference: Interval, margin: float) -> str:
     """One sentence on `against_published`."""
     return (
-        f'{name} against {published} (published, not paired): {_signed(difference)} mAP50: '
+        f'{name} against {published} (published, not paired): {difference.signed} mAP50: '
         f'{outcome_of(difference, margin).label}.'
     )
 
@@ -348,7 +338,7 @@ def table(comparison: Comparison, margin: float) -> str:
         for name, values in ((a, primary.a_by_seed), (b, primary.b_by_seed)):
             lines.append(f'mAP50 by seed, {name}: {seed_text(values)}')
     if primary.strategy:
-        lines.append(f'mAP50 over pictures and trainings: {_signed(primary.strategy)}')
+        lines.append(f'mAP50 over pictures and trainings: {primary.strategy.signed}')
     lines += [f'Note: {warning}' for warning in comparison.warnings]
     lines.append(
         f'Of {len(comparison.differences)} intervals one is expected to miss the truth: mAP50 '
@@ -437,10 +427,6 @@ def _write(path: Path, content: bytes) -> None:
         raise OutputError(f'{path} cannot be written: {error}') from error
 
 
-def _signed(found: Interval) -> str:
-    return f'{found.value:+.4f} (95 %: {found.low:+.4f} to {found.high:+.4f})'
-
-
 def _resample(
     evaluations: Sequence[Evaluation],
     group: Int64,
@@ -468,9 +454,9 @@ def _difference(name: str, point: Float64, drawn: Float64, split: int, groups: i
     value = float(a.mean() - b.mean())
     return Difference(
         name=name,
-        a=_percentiles(a.mean(), drawn_a),
-        b=_percentiles(b.mean(), drawn_b),
-        difference=_percentiles(value, drawn_a - drawn_b),
+        a=percentile_interval(a.mean(), drawn_a),
+        b=percentile_interval(b.mean(), drawn_b),
+        difference=percentile_interval(value, drawn_a - drawn_b),
         a_by_seed=tuple(map(float, a)),
         b_by_seed=tuple(map(float, b)),
         strategy=_strategy(value, a, b, float(np.nanvar(drawn_a - drawn_b)), groups)
@@ -485,33 +471,8 @@ def _strategy(value: float, a: Float64, b: Float64, of_pictures: float, groups: 
     The variance of the mean over each arm's seeds adds to that of the pictures; degrees of freedom
     by Welch and Satterthwaite, so two seeds an arm get the wide interval that they deserve.
     """
-    parts = np.array([of_pictures, a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)])
-    freedom = np.array([max(groups - 1, 1), len(a) - 1, len(b) - 1])
-    total = float(parts.sum())
-    if total == 0:
-        return Interval(value, value, value)
-    half = t_quantile(total**2 / float((parts**2 / freedom).sum())) * math.sqrt(total)
-    return Interval(value, value - half, value + half)
-
-
-def t_quantile(freedom: float) -> float:
-    """97.5 % quantile of Student's t, for any degrees of freedom from 1.
-
-    t = sqrt(freedom) tan(angle) turns its density into cos(angle)^(freedom - 1).
-    """
-    angle = np.linspace(0, math.pi / 2, 20_001)
-    density = np.cos(angle) ** (freedom - 1)
-    below = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
-    return math.sqrt(freedom) * math.tan(float(np.interp(0.95, below / below[-1], angle)))
-
-
-def _percentiles(value: float, drawn: Float64) -> Interval:
-    """Percentile interval; resamples in which the figure is not defined are left out."""
-    known = drawn[~np.isnan(drawn)]
-    if not len(known) or math.isnan(value):
-        return Interval(math.nan, math.nan, math.nan)
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Interval(float(value), float(low), float(high))
+    variances = (of_pictures, a.var(ddof=1) / len(a), b.var(ddof=1) / len(b))
+    return t_interval(value, variances, (max(groups - 1, 1), len(a) - 1, len(b) - 1))
 
 
 def _evaluations(arm: Arm) -> list[Evaluation]:
@@ -600,10 +561,6 @@ def without_nan(value: Any) -> Any:
 
 def _number(stored: float | None) -> float:
     return math.nan if stored is None else float(stored)
-
-
-def _interval(stored: Mapping[str, float | None]) -> Interval:
-    return Interval(*(_number(stored[name]) for name in ('value', 'low', 'high')))
 
 
 if __name__ == '__main__':

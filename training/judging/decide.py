@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from cone_perception.accuracy.intervals import Interval
 from training.judging.compare import (
     PRIMARY,
     TITLES,
     Comparison,
-    Interval,
     against_published,
     outcome_of,
     without_nan,

@@ -18,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError
 from cone_perception.pictures.draw import short_name
 from training.campaign.status import duration
-from training.judging.compare import Interval, against_published, outcome_of
+from training.judging.compare import against_published, outcome_of
 from training.recipe.recipe import BASELINE
 from training.report.blocks import (
     Block,

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from cone_perception.accuracy.bootstrap import draw_blocks
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.accuracy.matching import (
-    Float64,
     PictureMatch,
     average_precisions,
-    draw_blocks,
     find_errors,
     match_picture,
     mean_known,

@@ -9,7 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from cone_perception.accuracy.matching import Bool, Float64
+from cone_perception.accuracy.intervals import Float64
+from cone_perception.accuracy.matching import Bool
 from cone_perception.replay.traces import FrameTrace
 from cone_perception.types import Detections, Int64
 

@@ -25,7 +25,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from cone_perception.accuracy.matching import Float64, draw_blocks
+from cone_perception.accuracy.bootstrap import draw_blocks
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.replay.figures.result import Figure
 from cone_perception.replay.traces import (
     FATES,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cone_perception.accuracy.matching import Float64
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.pages.page import legend, plain, table, write_page
 from cone_perception.replay.figures.compare import (
     MACHINE,

@@ -1,0 +1,109 @@
+"""A figure with its 95 % interval, and the ways to such an interval.
+
+The car needs none of them: only a judgement does, and SciPy is loaded where one is made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Float64 = npt.NDArray[np.float64]
+
+CONFIDENCE = 0.95
+TAIL = (1 - CONFIDENCE) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its 95 % interval; NaN where it is not known."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+    @property
+    def known(self) -> bool:
+        """The interval has both ends."""
+        return not (math.isnan(self.low) or math.isnan(self.high))
+
+    def __str__(self) -> str:
+        return f'{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]'
+
+    @property
+    def signed(self) -> str:
+        """The text of a difference: `+0.0123 (95 %: +0.0100 to +0.0150)`."""
+        return f'{self.value:+.4f} (95 %: {self.low:+.4f} to {self.high:+.4f})'
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> Interval:
+        """Read `{"value": ..., "low": ..., "high": ...}`; null is NaN."""
+        ends = (stored[name] for name in ('value', 'low', 'high'))
+        return cls(*(math.nan if end is None else float(end) for end in ends))
+
+
+def percentile_interval(value: float, drawn: npt.ArrayLike, tail: float = TAIL) -> Interval:
+    """Percentile interval of a bootstrap (Efron and Tibshirani 1993).
+
+    drawn: (R,) the figure in each resample; NaN, where it is not defined, is left out.
+    tail: share of the resamples on either side of the interval.
+    """
+    resampled = np.asarray(drawn, np.float64)
+    known = resampled[~np.isnan(resampled)]
+    if not len(known) or math.isnan(value):
+        return Interval(float(value))
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return Interval(float(value), float(low), float(high))
+
+
+def t_interval(value: float, variances: Sequence[float], freedoms: Sequence[float]) -> Interval:
+    """Student's t interval of a figure whose error is the sum of independent ones.
+
+    variances: of the value, one part for each source. freedoms: degrees of freedom of each part.
+    They are joined as Welch (1947) and Satterthwaite (1946) do it.
+    """
+    parts, freedom = np.asarray(variances, np.float64), np.asarray(freedoms, np.float64)
+    total = float(parts.sum())
+    if total == 0:
+        return Interval(value, value, value)
+    half = t_quantile(total**2 / float((parts**2 / freedom).sum())) * math.sqrt(total)
+    return Interval(value, value - half, value + half)
+
+
+def t_quantile(freedom: float) -> float:
+    """97.5 % quantile of Student's t, for any degrees of freedom above 0."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 1 - TAIL))
+
+
+def expanded_tail(blocks: int) -> float:
+    """Share of the resamples below the interval, so that few blocks make it as wide as Student's t.
+
+    The plain percentiles of n blocks are too close together by t / z and sqrt(n / (n - 1)); the
+    expanded ones (Hesterberg 2015, The American Statistician 69, 371) make up for it: 0.011
+    instead of 0.025 for 12 blocks.
+    """
+    from scipy.special import ndtr
+
+    return float(ndtr(-math.sqrt(blocks / (blocks - 1)) * t_quantile(blocks - 1)))
+
+
+def share_interval(hits: int, count: int) -> Interval:
+    """Interval of a share of independent trials (Clopper and Pearson 1934)."""
+    from scipy.special import betaincinv
+
+    if not count:
+        return Interval(math.nan)
+    low = float(betaincinv(hits, count - hits + 1, TAIL)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - TAIL)) if hits < count else 1.0
+    return Interval(hits / count, low, high)
