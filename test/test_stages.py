@@ -23,11 +23,12 @@ pytest.importorskip('ultralytics')
 from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
-from training.demo_model.cpu_trainer import PREVIOUS, ShardedLoss, is_whole  # noqa: E402
 from training.recipe.recipe import Guards, Stage  # noqa: E402
 from training.stage import trainer as stages  # noqa: E402
+from training.stage.checkpoints import PREVIOUS, is_whole  # noqa: E402
 from training.stage.guards import GuardError, StageStopped, rate_share  # noqa: E402
 from training.stage.job import MAP50, MAP50_95, StageJob, StageRecord  # noqa: E402
+from training.stage.sharded_trainer import ShardedLoss  # noqa: E402
 from training.stage.trainer import StageTrainer, train_stage  # noqa: E402
 
 TINY_STAGE = Stage(
@@ -530,6 +531,15 @@ def test_checkpoint_of_another_recipe_is_refused(job: StageJob) -> None:
     interrupt(job)
     with pytest.raises(GuardError, match=r'lr0 is 0\.002 instead of 0\.01'):
         train_stage(with_stage(job, lr0=0.01))
+
+
+def test_ultralytics_still_has_the_private_methods_that_are_overridden() -> None:
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    ours = {*vars(StageTrainer), *vars(StageTrainer.__mro__[1])}
+    for name in ('_setup_train', '_do_train', '_handle_nan_recovery'):
+        assert name in ours
+        assert hasattr(DetectionTrainer, name)
 
 
 @contextlib.contextmanager

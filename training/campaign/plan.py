@@ -51,7 +51,7 @@ MEASURED = {
 }
 """Network, amp -> milliseconds per training image on a CPU, and resident memory in GB.
 
-On a CPU amp means bfloat16 (`training/demo_model/cpu_trainer.py`).
+On a CPU amp means bfloat16 (`training/stage/sharded_trainer.py`).
 Measured as `--measure` does, the quickest
 of two to four runs on two cores of an AMD EPYC with avx512_bf16 and torch 2.13; reading pictures
 and validation come on top, and beside other work it takes up to twice as long.
@@ -346,7 +346,7 @@ def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
     from ultralytics.cfg import get_cfg
     from ultralytics.nn.tasks import DetectionModel
 
-    from training.demo_model.cpu_trainer import ShardedLoss
+    from training.stage.sharded_trainer import ShardedLoss
 
     path = Path(recipe.model)
     if path.suffix == '.pt' and path.is_file():

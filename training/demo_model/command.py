@@ -163,7 +163,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
     from training.stage.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
-    from training.demo_model import cpu_trainer
+    from training.demo_model import clocked_trainer
 
     overrides = {
         'data': str(data / 'data.yaml'),
@@ -190,8 +190,8 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
         'deterministic': False,
         'pretrained': goes_on,
     }
-    schedule = cpu_trainer.Schedule(recipe.minutes * 60, recipe.final_lr)
-    return cpu_trainer.train(overrides, schedule, recipe.workers, out)
+    schedule = clocked_trainer.Schedule(recipe.minutes * 60, recipe.final_lr)
+    return clocked_trainer.train(overrides, schedule, recipe.workers, out)
 
 
 if __name__ == '__main__':

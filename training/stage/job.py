@@ -11,7 +11,13 @@ from typing import Any
 from training.recipe.recipe import Guards, SelectBy, Stage, Tracking
 from training.recipe.recipe_file import plain
 from training.runs.folder import CampaignFolder, EventKind, append_event, write_text
-from training.stage.guards import AGAINST_FORGETTING, GuardError, StageStopped, arguments
+from training.stage.guards import (
+    AGAINST_FORGETTING,
+    GuardError,
+    StageStopped,
+    arguments,
+    forgotten,
+)
 
 MAP50, MAP50_95 = 'metrics/mAP50(B)', 'metrics/mAP50-95(B)'
 """Ultralytics' names."""
@@ -174,6 +180,40 @@ class StageRecord:
             return []
         with self.job.results.open(encoding='utf-8', newline='') as file:
             return list(csv.DictReader(file))
+
+    def make_result(self) -> StageResult:
+        """Read the result off the epochs of a stage that is trained to its end."""
+        job, rows, known = self.job, self.rows(), self.read()
+        chosen = max(rows, key=lambda row: (float(row[job.fitness]), int(row['epoch'])))
+        target, own = known['start']['target'], known['start']['own']
+        return StageResult(
+            best=job.weights / 'best.pt',
+            last=job.weights / 'last.pt',
+            epochs=len(rows),
+            stopped_by=None if len(rows) >= job.stage.epochs else 'patience',
+            start_map50=None if target is None else target[MAP50],
+            best_epoch=int(chosen['epoch']),
+            best_map50=float(chosen[MAP50]),
+            best_map50_95=float(chosen[MAP50_95]),
+            on_target=known['on_target'],
+            worse_than_start=own is not None and float(chosen[job.fitness]) < own[job.fitness],
+            seconds=known['seconds'],
+        )
+
+    def check_forgetting(self) -> None:
+        """Raise StageStopped if the stage unlearns what its starting weights knew of the target."""
+        known, guards = self.read(), self.job.guards
+        if not known['on_target'] or known['start']['target'] is None:
+            return
+        start, history = known['start']['target'][MAP50], [float(r[MAP50]) for r in self.rows()]
+        if forgotten(history, start, guards):
+            raise StageStopped(
+                'forgetting',
+                f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
+                f'{start:.3f} at the start, and more than {guards.forgetting_drop} lower for '
+                f'{guards.forgetting_epochs} epochs.',
+                AGAINST_FORGETTING,
+            )
 
     def keep_rows(self, epochs: int) -> None:
         """Take out what was written after the last checkpoint: those epochs are trained again."""

@@ -29,18 +29,11 @@ from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command  # noqa: E4
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model  # noqa: E402
 
 from cone_perception.errors import EngineError, InstallError, ModelError  # noqa: E402
-from training.demo_model.cpu_trainer import (  # noqa: E402
-    PREVIOUS,
-    ShardedTrainer,
-    all_cores,
-    last_checkpoint,
-    replace_file,
-)
 from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.recipe import find_model  # noqa: E402
+from training.stage.checkpoints import PREVIOUS, last_checkpoint, replace_file  # noqa: E402
 from training.stage.endings import end_with_parent, named_endings, on_sigterm  # noqa: E402
 from training.stage.guards import (  # noqa: E402
-    AGAINST_FORGETTING,
     MACHINE,
     GuardError,
     StageStopped,
@@ -48,10 +41,10 @@ from training.stage.guards import (  # noqa: E402
     check_data,
     check_rates,
     expected_accumulation,
-    forgotten,
     warmup_batches,
 )
 from training.stage.job import MAP50, MAP50_95, StageJob, StageRecord, StageResult  # noqa: E402
+from training.stage.sharded_trainer import ShardedTrainer, all_cores  # noqa: E402
 from training.stage.start_weights import validate_start  # noqa: E402
 from training.stage.tracking import open_tracking  # noqa: E402
 
@@ -87,7 +80,7 @@ def train_stage(job: StageJob) -> StageResult:
         job.log('warning', 'checkpoint_damaged', 'last.pt is damaged: goes on from the one before')
     saved = _load(checkpoint)
     record.keep_rows(saved['epoch'] + 1)
-    check_forgetting(job, record)
+    record.check_forgetting()
     if not _is_complete(job, saved):
         _train(job, {'resume': str(checkpoint)})
     return _finish(job, record)
@@ -115,6 +108,8 @@ class StageTrainer(ShardedTrainer):
 
     Made from the job that CONE_TRAINING_STAGE names, in child processes too. Callbacks, those of
     Ultralytics' integrations among them, are not run: the methods `_on_...` take their place.
+    Its other methods that begin with `_` are private to Ultralytics 8.4, which has no public place
+    where a training stops, or ends on a loss that is no number.
     """
 
     def __init__(
@@ -315,7 +310,7 @@ class StageTrainer(ShardedTrainer):
         losses = self.label_loss_items(self.tloss)
         self._tracked.log({**losses, **self.metrics, **self.lr}, step=self.epoch + 1)
         self._print_epoch(spent_s)
-        check_forgetting(self.job, self.record)
+        self.record.check_forgetting()
 
     def _on_train_end(self) -> None:
         self._tracked.log_artifact(f'{self.job.run}-{self.job.stage.name}', self.best)
@@ -335,22 +330,6 @@ class StageTrainer(ShardedTrainer):
         )
 
 
-def check_forgetting(job: StageJob, record: StageRecord) -> None:
-    """Raise StageStopped if the stage unlearns what its starting weights knew of the target."""
-    known = record.read()
-    if not known['on_target'] or known['start']['target'] is None:
-        return
-    start, history = known['start']['target'][MAP50], [float(row[MAP50]) for row in record.rows()]
-    if forgotten(history, start, job.guards):
-        raise StageStopped(
-            'forgetting',
-            f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
-            f'{start:.3f} at the start, and more than {job.guards.forgetting_drop} lower for '
-            f'{job.guards.forgetting_epochs} epochs.',
-            AGAINST_FORGETTING,
-        )
-
-
 def _is_complete(job: StageJob, saved: dict[str, Any]) -> bool:
     """Nothing is left to train: a kill came before the result was written."""
     done, patience = saved['epoch'] + 1, job.stage.patience
@@ -360,36 +339,18 @@ def _is_complete(job: StageJob, saved: dict[str, Any]) -> bool:
 
 def _finish(job: StageJob, record: StageRecord) -> StageResult:
     """Make best.pt small and write the result."""
-    best, last = job.weights / 'best.pt', job.weights / 'last.pt'
+    best = job.weights / 'best.pt'
     if not best.is_file():
         raise ModelError(f'{best} is gone. Delete {job.folder} to train the stage again.')
-    rows, known = record.rows(), record.read()
-    chosen = max(rows, key=lambda row: (float(row[job.fitness]), int(row['epoch'])))
-    target, own = known['start']['target'], known['start']['own']
-    result = StageResult(
-        best=best,
-        last=last,
-        epochs=len(rows),
-        stopped_by=None if len(rows) >= job.stage.epochs else 'patience',
-        start_map50=None if target is None else target[MAP50],
-        best_epoch=int(chosen['epoch']),
-        best_map50=float(chosen[MAP50]),
-        best_map50_95=float(chosen[MAP50_95]),
-        on_target=known['on_target'],
-        worse_than_start=own is not None and float(chosen[job.fitness]) < own[job.fitness],
-        seconds=known['seconds'],
-    )
+    result = record.make_result()
     part = best.with_suffix('.part')
     with named_endings(job.stage):
         strip_optimizer(best, s=str(part))
         replace_file(part, best)
     if result.worse_than_start:
-        job.log(
-            'warning',
-            'worse_than_start',
-            f'best.pt has {job.fitness} {chosen[job.fitness]}, less than the {own[job.fitness]} '
-            'that the stage started from',
-        )
+        own = record.read()['start']['own'][job.fitness]
+        told = f'best.pt has a lower {job.fitness} than the {own} that the stage started from'
+        job.log('warning', 'worse_than_start', told)
     record.update(result=result, ending=None)
     (job.weights / PREVIOUS).unlink(missing_ok=True)
     return result

@@ -22,21 +22,17 @@ from training.stage.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 prepare_ultralytics()
 
-from training.demo_model.cpu_trainer import (  # noqa: E402
-    Schedule,
-    ShardedLoss,
-    is_whole,
-    last_checkpoint,
-    split_batch,
-    spoil,
-)
+from training.demo_model.camera_faults import spoil  # noqa: E402
+from training.demo_model.clocked_trainer import Schedule  # noqa: E402
+from training.stage.checkpoints import is_whole, last_checkpoint  # noqa: E402
+from training.stage.sharded_trainer import ShardedLoss, split_batch  # noqa: E402
 
 RUN = """\
 import sys
 from training.stage.ultralytics_cpu import prepare_ultralytics
 prepare_ultralytics()
 from pathlib import Path
-from training.demo_model.cpu_trainer import Schedule, train
+from training.demo_model.clocked_trainer import Schedule, train
 data, model, out, budget = sys.argv[1:]
 overrides = dict(
     data=data, model=model, save_dir=out, imgsz=64, batch=4, nbs=4, optimizer='AdamW', lr0=1e-3,
