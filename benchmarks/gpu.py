@@ -1,4 +1,4 @@
-"""Measure the GPU engine's own part on an NVIDIA card: everything but the network.
+"""Measure the GPU engine's own part on an NVIDIA GPU: everything but the network.
 
     python benchmarks/gpu.py --out gpu.json
 
@@ -307,7 +307,7 @@ def camera_job(count: int = 1) -> CameraJob:
 
 
 def median_ms(work: Callable[[], object], runs: int) -> float:
-    """Median time of calling `work`, which must wait for the card itself."""
+    """Median time of calling `work`, which must wait for the GPU itself."""
     for _ in range(WARM_UP_RUNS):
         work()
     times_ms = []
@@ -450,7 +450,7 @@ def growth(before: tuple[int, int], after: tuple[int, int]) -> dict[str, int]:
 
 
 def memory_bytes() -> tuple[int, int]:
-    """Resident memory of this process, and what is taken of the card."""
+    """Resident memory of this process, and what is taken of the GPU."""
     import pycuda.driver as drv
 
     gc.collect()

@@ -18,7 +18,7 @@ SUBCOMMANDS = {
     ),
     'build-engine': (
         'cone_perception.engines.build_command',
-        "compile a model for this machine's NVIDIA card",
+        "compile a model for this machine's NVIDIA GPU",
     ),
     'verify-engine': (
         'cone_perception.engines.verify_command',

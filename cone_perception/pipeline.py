@@ -67,7 +67,7 @@ class ConeDetector:
 
     @property
     def at_once(self) -> int:
-        """So many use the engine at once: on a card the next picture goes up meanwhile."""
+        """So many use the engine at once: on a GPU the next picture goes up meanwhile."""
         return self.engine.info.at_once if self._frame_engine is None else 2
 
     def warm_up(self) -> None:

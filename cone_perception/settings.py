@@ -49,7 +49,7 @@ class DetectorSettings:
     model: str = _setting('', 'Bundle folder or its card.json; empty takes the shipped demo model.')
     device: Device = _setting(
         'auto',
-        'Where the network runs: on the NVIDIA card or the CPU. auto takes the card where it can, '
+        'Where the network runs: on the NVIDIA GPU or the CPU. auto takes the GPU where it can, '
         'else says why not and takes the CPU; cuda never takes the CPU.',
     )
     engine: RuntimeChoice = _setting(
@@ -57,11 +57,11 @@ class DetectorSettings:
     )
     precision: PrecisionChoice = _setting(
         'best',
-        'Of the network. best: on the card the faster of INT8 and FP16, of those that passed the '
+        'Of the network. best: on the GPU the faster of INT8 and FP16, of those that passed the '
         'gate; on the CPU the fastest of INT8 and bfloat16 that passed, or INT8 unjudged.',
     )
     build: BuildChoice = _setting(
-        'auto', 'Compile the engine for the card when there is none that fits; never refuses.'
+        'auto', 'Compile the engine for the GPU when there is none that fits; never refuses.'
     )
     build_only: bool = _setting(
         False, 'Compile the engine for the card, say where it lies, and end.'
@@ -159,7 +159,7 @@ class DetectorSettings:
         if self.device == 'cuda' and self.engine in get_args(CpuRuntime):
             raise SettingsError(f'device is cuda, but engine {self.engine} runs on the CPU')
         if self.device == 'cpu' and self.engine in get_args(GpuRuntime):
-            raise SettingsError(f'device is cpu, but engine {self.engine} runs on the NVIDIA card')
+            raise SettingsError(f'device is cpu, but engine {self.engine} runs on the NVIDIA GPU')
         if self.build_only and (self.runs_on_cpu or self.build == 'never'):
             raise SettingsError(
                 'build_only has nothing to build: the network '
@@ -175,7 +175,7 @@ class DetectorSettings:
 
     @property
     def gpu_asked_by(self) -> str:
-        """The setting that wants the NVIDIA card and nothing else, as 'device: cuda'; or none."""
+        """The setting that wants the NVIDIA GPU and nothing else, as 'device: cuda'; or none."""
         if self.device == 'cuda':
             return 'device: cuda'
         if self.engine in get_args(GpuRuntime):

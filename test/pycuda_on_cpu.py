@@ -80,7 +80,7 @@ class HostDriver:
                 assert ordinal == 0
 
             def name(self) -> str:
-                return 'a card in this computer'
+                return 'a GPU in this computer'
 
             def compute_capability(self) -> tuple[int, int]:
                 return 8, 9

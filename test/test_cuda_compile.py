@@ -1,4 +1,4 @@
-"""The kernels really compile, for every card from Turing on, and are compiled once."""
+"""The kernels really compile, for every GPU from Turing on, and are compiled once."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_cache_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:
     assert load_kernels(KernelOptions(89), blocked / 'cache', CountingCompiler())
 
 
-def test_card_older_than_turing_is_refused(tmp_path: Path) -> None:
+def test_gpu_older_than_turing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r'7\.0.*7\.5'):
         load_kernels(KernelOptions(70), tmp_path, CountingCompiler())
 

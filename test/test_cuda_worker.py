@@ -168,9 +168,9 @@ def test_error_of_one_job_is_its_own() -> None:
 
 def test_device_that_cannot_be_opened_says_why() -> None:
     def refuse() -> Adder:
-        raise EngineError('no card')
+        raise EngineError('no GPU')
 
-    with pytest.raises(EngineError, match='no card'):
+    with pytest.raises(EngineError, match='no GPU'):
         CudaWorker(refuse, 1.0)
 
 

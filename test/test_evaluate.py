@@ -407,7 +407,7 @@ def test_device_that_is_not_there_is_refused(data, weights):
         evaluate(weights, data, 'test', imgsz=64, device='77')
 
 
-def test_full_graphics_card_is_a_clear_end(data, weights, monkeypatch):
+def test_full_gpu_is_a_clear_end(data, weights, monkeypatch):
     torch = pytest.importorskip('torch')
 
     def fill(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py runs to its end, on a card made of CPU memory; its times mean nothing there."""
+"""benchmarks/gpu.py runs to its end, on a GPU made of CPU memory; its times mean nothing there."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_is_not_as_it_must_be_is_said(gpu: types.ModuleType) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec('pycuda') is not None, reason='pycuda is here')
-def test_without_a_card_it_says_what_is_missing(
+def test_without_a_gpu_it_says_what_is_missing(
     gpu: types.ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gpu.main(['--frames', '1']) == 1

@@ -1,4 +1,4 @@
-"""Where a network is opened when a card is there, is not, or does not do its work."""
+"""Where a network is opened when a GPU is there, is not, or does not do its work."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from tiny_network import write_tiny_bundle
 
 from cone_perception.engines import place as placement
-from cone_perception.engines.place import place_network, require_card
+from cone_perception.engines.place import place_network, require_gpu
 from cone_perception.engines.tensorrt import engine as tensorrt
 from cone_perception.engines.tensorrt import provide as build
 from cone_perception.engines.tensorrt.gpu import Gpu
@@ -20,18 +20,16 @@ def bundle(tmp_path):
     return read_bundle(write_tiny_bundle(tmp_path / 'tiny'))
 
 
-def card_that_raises(monkeypatch, error):
-    def open_on_card(*arguments):
+def gpu_that_raises(monkeypatch, error):
+    def open_on_gpu(*arguments):
         raise error
 
-    monkeypatch.setattr(placement, '_open_on_card', open_on_card)
+    monkeypatch.setattr(placement, '_open_on_gpu', open_on_gpu)
 
 
-@pytest.mark.parametrize(
-    'error', [PlanError('no plan'), EngineError('no card'), ModelError('none')]
-)
+@pytest.mark.parametrize('error', [PlanError('no plan'), EngineError('no GPU'), ModelError('none')])
 def test_auto_takes_the_cpu_and_keeps_the_reason(bundle, monkeypatch, error):
-    card_that_raises(monkeypatch, error)
+    gpu_that_raises(monkeypatch, error)
     placed = place_network(bundle, DetectorSettings())
     assert placed.engine.info.device == 'CPU'
     assert placed.plan is None
@@ -42,28 +40,28 @@ def test_auto_takes_the_cpu_and_keeps_the_reason(bundle, monkeypatch, error):
 @pytest.mark.parametrize(
     'values', [{'device': 'cuda'}, {'engine': 'tensorrt_rtx'}, {'build_only': True}]
 )
-def test_what_names_the_card_is_refused_with_its_setting(bundle, monkeypatch, values):
-    card_that_raises(monkeypatch, PlanError('no plan'))
+def test_what_names_the_gpu_is_refused_with_its_setting(bundle, monkeypatch, values):
+    gpu_that_raises(monkeypatch, PlanError('no plan'))
     settings = DetectorSettings(**values)
     with pytest.raises(EngineError, match=f'{settings.gpu_asked_by} is set, but no plan'):
         place_network(bundle, settings)
 
 
-def test_lost_card_is_not_hidden_behind_the_cpu(bundle, monkeypatch):
-    card_that_raises(monkeypatch, EngineLostError('it hangs'))
+def test_lost_gpu_is_not_hidden_behind_the_cpu(bundle, monkeypatch):
+    gpu_that_raises(monkeypatch, EngineLostError('it hangs'))
     with pytest.raises(EngineLostError, match='it hangs'):
         place_network(bundle, DetectorSettings())
 
 
 def test_build_that_was_stopped_opens_nothing(bundle, monkeypatch):
-    card_that_raises(monkeypatch, EngineError('stopped'))
+    gpu_that_raises(monkeypatch, EngineError('stopped'))
     with pytest.raises(EngineError, match='stopped'):
         place_network(bundle, DetectorSettings(), cancelled=lambda: True)
 
 
 @pytest.mark.parametrize('values', [{'device': 'cpu'}, {'engine': 'openvino'}])
-def test_card_is_not_touched_where_the_cpu_was_asked_for(bundle, monkeypatch, values):
-    card_that_raises(monkeypatch, AssertionError('touched'))
+def test_gpu_is_not_touched_where_the_cpu_was_asked_for(bundle, monkeypatch, values):
+    gpu_that_raises(monkeypatch, AssertionError('touched'))
     placed = place_network(bundle, DetectorSettings(**values))
     assert placed.engine.info.device == 'CPU'
     assert placed.why_cpu == ''
@@ -78,10 +76,10 @@ def test_precision_that_is_named_is_the_one_that_runs_on_the_cpu(bundle):
     placed.engine.close()
 
 
-def test_card_older_than_turing_is_named(monkeypatch):
+def test_gpu_older_than_turing_is_named(monkeypatch):
     monkeypatch.setattr(placement, 'read_gpu', lambda: Gpu('GTX 1080', '6.1', '550.54', '12.4'))
     with pytest.raises(EngineError, match=r'GTX 1080 has compute capability 6\.1.* needs 7\.5'):
-        require_card()
+        require_gpu()
 
 
 def test_settings_of_a_build_reach_it(bundle, monkeypatch):
@@ -93,7 +91,7 @@ def test_settings_of_a_build_reach_it(bundle, monkeypatch):
         raise PlanError('asked')
 
     gpu = Gpu('RTX 4060', '8.9', '560.35', '12.6')
-    monkeypatch.setattr(placement, 'require_card', lambda choice: (choice, gpu))
+    monkeypatch.setattr(placement, 'require_gpu', lambda choice: (choice, gpu))
     monkeypatch.setattr(tensorrt, 'choose_provider', lambda choice: choice)
     monkeypatch.setattr(build, 'provide_plan', provide)
     settings = DetectorSettings(engine='tensorrt_rtx', build='never', precision='fp32')

@@ -71,7 +71,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """A machine with TensorRT 10.9 and a card; what its reader of plans counts may be changed."""
+    """A machine with TensorRT 10.9 and a GPU; what its reader of plans counts may be changed."""
     counted = {'fp32': 3}
     for module in (build, adoption):
         monkeypatch.setattr(module, 'choose_provider', lambda choice: 'tensorrt')
@@ -278,7 +278,7 @@ def test_command_says_what_it_took(
         parser.parse_args([*given, '--for', 'SM89'])
 
 
-# --- real bytes, on the real bindings as far as they go without a card ---
+# --- real bytes, on the real bindings as far as they go without a GPU ---
 
 EXPORT = """
 import importlib.machinery, sys, types
@@ -341,7 +341,7 @@ def test_engine_that_ultralytics_itself_wrote_is_read_and_held_against_the_card(
     assert header_differences(plan.metadata, larger, 2) == [
         'its batch: 1, not 2', 'its input (height, width): 96, 160, not 96, 640',
     ]  # fmt: skip
-    # Only a card takes the plan itself. Whoever reads it is a process of its own.
+    # Only a GPU takes the plan itself. Whoever reads it is a process of its own.
     with pytest.raises(EngineError, match=r'could not be read\. It last said: .*refuses the plan'):
         adopt(bundle, path, cache, gpu=CAR)
     content = path.read_bytes()

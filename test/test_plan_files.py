@@ -94,7 +94,7 @@ def test_what_changed_since_the_last_build_is_named(cache: PlanCache) -> None:
         cache.load('my model', replace(KEY, driver='560.35.03'))
 
 
-def test_plan_for_any_card_of_a_kind_is_taken_on_such_a_card_only(cache: PlanCache) -> None:
+def test_plan_for_any_gpu_of_a_kind_is_taken_on_such_a_gpu_only(cache: PlanCache) -> None:
     rtx = replace(KEY, provider='tensorrt_rtx')
     path = store(cache, rtx.portable())
     assert cache.load('my model', rtx).path == path

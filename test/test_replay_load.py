@@ -255,7 +255,7 @@ def refuse(*_: Any) -> Any:
 
 
 def nvml(**changes: Any) -> ModuleType:
-    """What nvidia-ml-py offers, for a card that tells everything."""
+    """What nvidia-ml-py offers, for a GPU that tells everything."""
     module = ModuleType('pynvml')
     answers: dict[str, Any] = {
         'NVMLError': NvmlError,
@@ -288,7 +288,7 @@ def test_gpu_is_told_in_the_units_of_a_sample(monkeypatch: pytest.MonkeyPatch) -
     }
 
 
-def test_a_card_that_does_not_tell_its_power_tells_the_rest(
+def test_a_gpu_that_does_not_tell_its_power_tells_the_rest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, 'pynvml', nvml(nvmlDeviceGetPowerUsage=refuse))
@@ -299,7 +299,7 @@ def test_a_card_that_does_not_tell_its_power_tells_the_rest(
 
 
 @pytest.mark.parametrize('broken', ['nvmlInit', 'nvmlDeviceGetHandleByIndex'])
-def test_without_a_driver_or_a_card_there_are_no_gpu_samples(
+def test_without_a_driver_or_a_gpu_there_are_no_gpu_samples(
     broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, 'pynvml', nvml(**{broken: refuse}))

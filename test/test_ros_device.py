@@ -1,6 +1,6 @@
 """Where the node runs its network, what it says about it, and how it ends when a GPU is lost.
 
-No GPU is needed: what a card does wrong is raised by an engine that the test puts in its place.
+No GPU is needed: what a GPU does wrong is raised by an engine that the test puts in its place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from cone_perception.ros import detector
 
 
 class FailingEngine:
-    '''A real engine; a bright picture makes it fail as a card does.'''
+    '''A real engine; a bright picture makes it fail as a GPU does.'''
 
     def __init__(self, engine):
         self._engine = engine
@@ -50,7 +50,7 @@ class FailingEngine:
 
     def run(self, pictures):
         if pictures.max() >= int(sys.argv[2]):
-            raise getattr(errors, sys.argv[1])('the card said so')
+            raise getattr(errors, sys.argv[1])('the GPU said so')
         return self._engine.run(pictures)
 
     def close(self):
@@ -80,7 +80,7 @@ from cone_perception.ros import detector
 
 
 class CameraEngine:
-    '''A real engine that takes the camera's own bytes, as the one on the card does.'''
+    '''A real engine that takes the camera's own bytes, as the one on the GPU does.'''
 
     encodings = frozenset({'bgr8', 'yuv422'})
     launches = 'none: this is a CPU'
@@ -126,7 +126,7 @@ from cone_perception.types import Detections
 
 
 class TwoAtOnce:
-    '''Stands for a card: what a picture's grey makes it do is written below.'''
+    '''Stands for a GPU: what a picture's grey makes it do is written below.'''
 
     encodings = frozenset({'bgr8'})
 
@@ -149,7 +149,7 @@ class TwoAtOnce:
             time.sleep(0.01)
         if grey == 130:
             self._lost.wait(20)
-            raise errors.EngineLostError('the card said so')
+            raise errors.EngineLostError('the GPU said so')
         return [Detections.empty() for _ in pictures]
 
 
@@ -191,7 +191,7 @@ class ILogger:
         pass
 """
 
-CARD_WITHOUT_DRIVER = """
+GPU_WITHOUT_DRIVER = """
 import sys
 
 from cone_perception import cli
@@ -203,7 +203,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
 
 
-def has_card() -> bool:
+def has_gpu() -> bool:
     try:
         read_gpu()
     except EngineError:
@@ -211,7 +211,7 @@ def has_card() -> bool:
     return True
 
 
-needs_no_card = pytest.mark.skipif(has_card(), reason='this machine has an NVIDIA card')
+needs_no_gpu = pytest.mark.skipif(has_gpu(), reason='this machine has an NVIDIA GPU')
 
 
 def fail_gate(bundle: Path) -> None:
@@ -245,7 +245,7 @@ def start(folder: Path, name: str, *script: str, **parameters: str) -> NodeProce
     return NodeProcess(folder / 'node.log', given, '-r', f'__ns:=/{name}', **program)
 
 
-@needs_no_card
+@needs_no_gpu
 def test_auto_takes_the_cpu_and_warns_why(observer, tmp_path):
     """A card whose gate failed is told in the same place, until it is replaced."""
     write_tiny_bundle(tmp_path / 'tiny')
@@ -264,9 +264,9 @@ def test_auto_takes_the_cpu_and_warns_why(observer, tmp_path):
     assert process.stop()[0] == 0
 
 
-@needs_no_card
+@needs_no_gpu
 @pytest.mark.parametrize('setting', [{'device': 'cuda'}, {'engine': 'tensorrt', 'device': 'auto'}])
-def test_what_names_the_card_never_takes_the_cpu(observer, tmp_path, setting):
+def test_what_names_the_gpu_never_takes_the_cpu(observer, tmp_path, setting):
     (name, value), *_ = setting.items()
     process = start(tmp_path, 'cuda', **setting)
     process.wait_for_output('not configured')
@@ -279,8 +279,8 @@ def test_what_names_the_card_never_takes_the_cpu(observer, tmp_path, setting):
     assert process.stop()[0] == 0
 
 
-@needs_no_card
-def test_build_only_without_a_card_ends_with_a_failure_that_launch_does_not_repeat(ros, tmp_path):
+@needs_no_gpu
+def test_build_only_without_a_gpu_ends_with_a_failure_that_launch_does_not_repeat(ros, tmp_path):
     process = start(tmp_path, 'only', build_only='true', device='auto')
     assert process.process.wait(20) == BUILD_FAILED_STATUS
     assert 'build_only: true is set, but this machine has no NVIDIA driver' in process.output
@@ -318,7 +318,7 @@ def test_lost_gpu_is_told_and_ends_the_process_for_a_new_one(observer, tmp_path)
     process, publisher = lose_gpu(observer, tmp_path, 'EngineLostError')
     observer.wait_for_diagnostics('lost/detector: node', lambda s: s.level == 0)
     own = [path for path, size in process.shared_memory().items() if size > NODE_SEGMENT_BYTES]
-    send_until(observer, publisher, WHITE, lambda: 'the card said so' in process.output)
+    send_until(observer, publisher, WHITE, lambda: 'the GPU said so' in process.output)
     seen = time.monotonic()
     assert process.process.wait(20) > 0
     assert time.monotonic() - seen < LIMIT_S
@@ -326,7 +326,7 @@ def test_lost_gpu_is_told_and_ends_the_process_for_a_new_one(observer, tmp_path)
     assert 'Traceback' not in process.output
     node = observer.diagnostics('lost/detector: node')
     assert node.level == ERROR
-    assert 'the card said so' in node.message
+    assert 'the GPU said so' in node.message
     assert not own[0].exists()
 
 
@@ -335,13 +335,13 @@ def test_gpu_that_is_lost_while_it_warms_up_ends_the_process_too(observer, tmp_p
     assert process.process.wait(20) > 0
     assert '[FATAL]' in process.output
     assert 'Traceback' not in process.output
-    assert 'the card said so' in observer.diagnostics('lost/detector: node').message
+    assert 'the GPU said so' in observer.diagnostics('lost/detector: node').message
 
 
 def test_full_gpu_memory_fails_one_frame_only(observer, tmp_path):
     process, publisher = lose_gpu(observer, tmp_path, 'GpuMemoryError')
     answers = observer.listen('/lost/camera/detections', Detection2DArray)
-    complaint = 'no answer for camera: the card said so'
+    complaint = 'no answer for camera: the GPU said so'
     send_until(observer, publisher, WHITE, lambda: complaint in process.output)
     assert not answers
     send_until(observer, publisher, GREY, lambda: answers)
@@ -451,7 +451,7 @@ def pipelined(observer, tmp_path):
     pipelined.process.process.kill()
 
 
-def test_two_frames_overlap_on_a_card_and_are_answered_in_order(pipelined):
+def test_two_frames_overlap_on_a_gpu_and_are_answered_in_order(pipelined):
     """The first is in the engine until the second has left it. Of what waits, only the newest."""
     pipelined.send(100)
     pipelined.send(101)
@@ -502,14 +502,14 @@ def test_gpu_that_is_lost_with_two_frames_is_told_once(pipelined):
 
 
 def start_with_compiler(folder: Path, source: str, **parameters: str) -> NodeProcess:
-    """A node on a machine with a card, as far as it sees, and this module for TensorRT."""
+    """A node on a machine with a GPU, as far as it sees, and this module for TensorRT."""
     modules = folder / 'modules'
     (modules / 'pycuda').mkdir(parents=True, exist_ok=True)
     (modules / 'pycuda' / '__init__.py').touch()
     (modules / 'pycuda' / 'driver.py').touch()
     (modules / 'tensorrt.py').write_text(source)
-    script = folder / 'with_card.py'
-    script.write_text(CARD_WITHOUT_DRIVER)
+    script = folder / 'with_gpu.py'
+    script.write_text(GPU_WITHOUT_DRIVER)
     if not (folder / 'tiny').exists():
         write_tiny_bundle(folder / 'tiny')
     return NodeProcess(
@@ -522,7 +522,7 @@ def start_with_compiler(folder: Path, source: str, **parameters: str) -> NodePro
     )
 
 
-@needs_no_card
+@needs_no_gpu
 def test_compiler_that_crashes_is_tried_once_and_named_at_each_start(observer, tmp_path):
     process = start_with_compiler(tmp_path, CRASHING_COMPILER, device='auto')
     process.wait_for_output('active: listening')
@@ -540,7 +540,7 @@ def test_compiler_that_crashes_is_tried_once_and_named_at_each_start(observer, t
     assert 'Traceback' not in process.output
 
 
-@needs_no_card
+@needs_no_gpu
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_build_is_shown_and_ends_with_the_node(observer, tmp_path, number):
     """The compiler hangs in a process of its own; the node answers all the while."""

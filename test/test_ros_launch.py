@@ -103,7 +103,7 @@ def test_node_that_dies_is_started_again_and_one_that_is_stopped_is_not(ros, tmp
 def test_build_only_is_tried_once(ros, tmp_path, place):
     try:
         read_gpu()
-        pytest.skip('this machine has an NVIDIA card')
+        pytest.skip('this machine has an NVIDIA GPU')
     except EngineError:
         pass
     settings = tmp_path / 'settings.yaml'

@@ -75,7 +75,7 @@ def test_side_by_side_pair_comes_on_one_topic():
         ({'engine': 'openvino'}, ''),
     ],
 )
-def test_setting_that_leaves_no_choice_but_the_card_is_known(values, asked_by):
+def test_setting_that_leaves_no_choice_but_the_gpu_is_known(values, asked_by):
     settings = DetectorSettings(**values)
     assert settings.gpu_asked_by == asked_by
     assert settings.runs_on_cpu == (values in ({'device': 'cpu'}, {'engine': 'openvino'}))

@@ -62,7 +62,7 @@ def test_bundle_is_whole_small_and_licensed(bundle):
     assert listed == {path.name for path in bundle.folder.iterdir()}
 
 
-def test_it_holds_what_a_cpu_and_a_card_take_and_all_of_it_passed(bundle):
+def test_it_holds_what_a_cpu_and_a_gpu_take_and_all_of_it_passed(bundle):
     kinds = {(n.precision, n.encoding) for n in bundle.card.networks}
     assert kinds == {('int8', 'uint8'), ('int8', 'int8'), ('fp16', 'float')}
     assert all(bundle.card.passed_gate(network) for network in bundle.card.networks)
@@ -71,22 +71,22 @@ def test_it_holds_what_a_cpu_and_a_card_take_and_all_of_it_passed(bundle):
     assert warnings == []
 
 
-def test_int8_for_cards_has_the_very_scales_of_the_one_for_cpus(bundle):
+def test_int8_for_gpus_has_the_very_scales_of_the_one_for_cpus(bundle):
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     from training.export.quantise import quantised_share, steps_of
 
-    for_cpu, for_card = (
+    for_cpu, for_gpu = (
         onnx.load(bundle.checked_path(bundle.network('int8', encoding)))
         for encoding in ('uint8', 'int8')
     )
-    assert steps_of(for_card) == steps_of(for_cpu)
-    assert quantised_share(for_card) == tuple(bundle.card.gate['int8_convolutions'])
+    assert steps_of(for_gpu) == steps_of(for_cpu)
+    assert quantised_share(for_gpu) == tuple(bundle.card.gate['int8_convolutions'])
 
 
 @pytest.mark.parametrize('precision', ['int8', 'fp16'])
-def test_what_is_built_for_a_card_answers_as_its_reference(bundle, precision):
-    """ONNX Runtime in the card's place: what the engine is held to can be met."""
+def test_what_is_built_for_a_gpu_answers_as_its_reference(bundle, precision):
+    """ONNX Runtime in the GPU's place: what the engine is held to can be met."""
     pytest.importorskip('onnxruntime', reason='the dev extra is not installed')
     engine = open_network(bundle, network_for_gpu(bundle, precision, 1), 'onnxruntime')
     check = check_engine(engine, bundle)

@@ -1,4 +1,4 @@
-"""The GPU engine: its logic on a card made of CPU memory, its imports and refusals on real ones."""
+"""The GPU engine: its logic on a GPU made of CPU memory, its imports and refusals on real ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ HEIGHT, WIDTH = 96, 160
 
 @dataclass
 class OnnxNetwork:
-    """A device.Network that ONNX Runtime computes, between the memories of the card."""
+    """A device.Network that ONNX Runtime computes, between the memories of the GPU."""
 
     driver: HostDriver
     engine: Engine
@@ -375,7 +375,7 @@ def test_wrong_number_of_thresholds_is_named(open_cuda: Opener) -> None:
 def test_plan_of_ultralytics_is_adopted_and_drives(
     driver: HostDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but TensorRT itself, in whose place ONNX Runtime computes on the card of CPU memory."""
+    """All but TensorRT itself, in whose place ONNX Runtime computes on the GPU of CPU memory."""
     pytest.importorskip('onnxruntime')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     bundle = read_bundle(write_tiny_bundle(tmp_path / 'tiny', 'anchors', 1, HEIGHT, WIDTH))
@@ -404,7 +404,7 @@ def test_plan_of_ultralytics_is_adopted_and_drives(
     assert len(found) >= 2
 
 
-# --- the real libraries, as far as they go without a card ---
+# --- the real libraries, as far as they go without a GPU ---
 
 
 @pytest.mark.skipif(importlib.util.find_spec('pycuda') is not None, reason='pycuda is here')
@@ -485,5 +485,5 @@ def test_precision_is_the_measured_one_of_those_that_passed_their_gate(
 
 def make_key(network: NetworkFile, provider: str) -> PlanKey:
     return PlanKey(
-        network.sha256, network.precision, network.batch, provider, '10.3', 'card', '8.9', '1', '12'
+        network.sha256, network.precision, network.batch, provider, '10.3', 'GPU', '8.9', '1', '12'
     )

@@ -1,6 +1,6 @@
 """The builder on NVIDIA's own compiler, TensorRT-RTX: no GPU needed, no stand-in for its API.
 
-What needs a card is not here: `cone-perception verify-engine` runs that on the card's machine.
+What needs a GPU is not here: `cone-perception verify-engine` runs that on the GPU's machine.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def open_cpu(bundle: Bundle, precision: str) -> Engine:
     return open_network(bundle, network_for_gpu(bundle, precision, 1), 'onnxruntime')
 
 
-def open_in_place_of_the_card(bundle: Bundle, plan: Plan) -> Engine:
+def open_in_place_of_the_gpu(bundle: Bundle, plan: Plan) -> Engine:
     """The network that the plan was built from, in ONNX Runtime: a real engine, another device."""
     assert plan.passport is not None
     return open_cpu(bundle, plan.passport.key.precision)
@@ -216,13 +216,13 @@ def test_what_the_parser_refuses_is_named(rtx: None) -> None:
         compile_network(b'no network', 'tensorrt_rtx', 'SM89', 'fp32')
 
 
-def test_card_that_the_compiler_does_not_know_is_named(rtx: None) -> None:
+def test_gpu_that_the_compiler_does_not_know_is_named(rtx: None) -> None:
     with pytest.raises(EngineError, match=r'does not compile for SM90, only for SM75, .*SM89'):
         compile_network(make_network().SerializeToString(), 'tensorrt_rtx', 'SM90', 'fp32')
 
 
 def test_every_name_used_of_the_bindings_exists(rtx: None) -> None:
-    """What the builder takes of them, also on the way that only a card can go."""
+    """What the builder takes of them, also on the way that only a GPU can go."""
     trt = import_provider('tensorrt_rtx')
     for path in (
         'Builder.create_network', 'Builder.create_builder_config',
@@ -372,7 +372,7 @@ def test_second_start_takes_the_plan_of_the_first(
     )
     assert again == first
     assert events == []
-    # The same plan, taken along to a machine with such a card.
+    # The same plan, taken along to a machine with such a GPU.
     there = provide_plan(bundle, 'int8', gpu=CAR, build='never', cache=cache)
     assert there == first
     with pytest.raises(PlanError, match=r'compute_capability is 8\.6.*build: never'):
@@ -414,7 +414,7 @@ def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
 
 
 @pytest.mark.slow
-def test_card_for_which_the_compiler_has_no_int8_is_refused(
+def test_gpu_for_which_the_compiler_has_no_int8_is_refused(
     rtx: None, bundle: Bundle, cache: PlanCache
 ) -> None:
     """TensorRT-RTX 1.7 compiles the same file for Turing, but computes it in FP32 there."""
@@ -456,7 +456,7 @@ def test_plan_that_failed_against_fp32_is_not_taken_again(
 
 @pytest.fixture
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
-    """In the place of a TensorRT 10.9 that compiles on a machine with a card."""
+    """In the place of a TensorRT 10.9 that compiles on a machine with a GPU."""
     stand_in = Compiler()
     monkeypatch.setattr(build, 'choose_provider', lambda choice: 'tensorrt')
     monkeypatch.setattr(build, 'import_provider', lambda name: SimpleNamespace(__version__='10.9'))
@@ -633,7 +633,7 @@ def test_the_only_one_that_may_drive_starts_again_without_a_build(
         events: list[BuildEvent] = []
         built = build_engine.build_engines(
             bundle, ('int8', 'fp32'), 1, 'tensorrt_rtx', cache, events.append,
-            open_in_place_of_the_card, retry=False,
+            open_in_place_of_the_gpu, retry=False,
         )  # fmt: skip
         assert [engine.precision for engine in built] == ['fp32']
         assert [e for e in events if e.kind == 'error' and 'int8: the engine of' in e.message]
@@ -649,12 +649,12 @@ def test_engines_are_checked_timed_and_the_fastest_is_remembered(
     cache: PlanCache,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a card that is not there: compiled for real, run by another engine in its place."""
+    """On a GPU that is not there: compiled for real, run by another engine in its place."""
     monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
     monkeypatch.setattr(build_engine, 'RUNS', 5)
     bundle = write_reference(bundle)
     built = build_engine.build_engines(
-        bundle, ('fp32', 'fp32'), 1, 'tensorrt_rtx', cache, build.ignore, open_in_place_of_the_card
+        bundle, ('fp32', 'fp32'), 1, 'tensorrt_rtx', cache, build.ignore, open_in_place_of_the_gpu
     )
     assert [engine.check.passed for engine in built] == [True, True]
     assert all(engine.latency is not None and engine.latency.runs == 5 for engine in built)
@@ -679,7 +679,7 @@ def test_page_says_what_passed_and_what_failed(
     """With steps so small that INT8 ends where the values begin."""
     monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
     bundle = write_reference(write_bundle(tmp_path / 'bad', int8_convolutions=2, step=0.0005))
-    found = verify_engine.verify(bundle, 'auto', cache, 5, build.ignore, open_in_place_of_the_card)
+    found = verify_engine.verify(bundle, 'auto', cache, 5, build.ignore, open_in_place_of_the_gpu)
     good, bad = found.engines
     assert (good.precision, good.failure) == ('fp32', '')
     assert good.check is not None
@@ -704,7 +704,7 @@ class OnCard:
     """An engine that decodes by itself, and may do it wrongly."""
 
     encodings = frozenset({'bgr8'})
-    launches = 'plain launches: no card'
+    launches = 'plain launches: no GPU'
 
     def __init__(self, engine: Engine, bundle: Bundle, shift_px: float) -> None:
         self.info = engine.info
@@ -724,13 +724,13 @@ class OnCard:
         self._engine.close()
 
 
-@pytest.mark.parametrize('shift_px, failure', [(0.0, ''), (0.8, 'decoding on the card differs')])
-def test_decoding_on_the_card_is_held_against_the_cpu(
+@pytest.mark.parametrize('shift_px, failure', [(0.0, ''), (0.8, 'decoding on the GPU differs')])
+def test_decoding_on_the_gpu_is_held_against_the_cpu(
     bundle: Bundle, shift_px: float, failure: str
 ) -> None:
     bundle = write_reference(bundle)
     engine = OnCard(open_cpu(bundle, 'fp32'), bundle, shift_px)
-    found = verify_engine._difference_on_card(bundle, engine)
+    found = verify_engine._difference_on_gpu(bundle, engine)
     assert failure in found
     assert bool(found) == bool(failure)
 

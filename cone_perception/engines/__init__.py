@@ -103,7 +103,7 @@ def open_engine(
 
     auto: OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to the runtime.
     precision: None takes INT8 where the bundle has it, else FP32, else FP16; with TensorRT what was
-    measured to be fastest on this card, else the same with FP16 before FP32.
+    measured to be fastest on this GPU, else the same with FP16 before FP32.
     streams: see `open_network`.
     Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
     """

@@ -1,4 +1,4 @@
-"""`cone-perception build-engine`: compile a bundle for this machine's card, check it, keep it."""
+"""`cone-perception build-engine`: compile a bundle for this machine's GPU, check it, keep it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--precision',
         choices=get_args(PrecisionChoice),
         default='best',
-        help='best: INT8 and FP16, whichever this card runs faster (default)',
+        help='best: INT8 and FP16, whichever this GPU runs faster (default)',
     )
     parser.add_argument('--batch', type=int, default=1, help='pictures per run; stereo: 2')
     parser.add_argument('--provider', choices=get_args(GpuRuntimeChoice), default='auto')
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest='target',
         default='',
         metavar='SM89',
-        help='compile for a card that is not here (RTX 4060: SM89); TensorRT-RTX only',
+        help='compile for a GPU that is not here (RTX 4060: SM89); TensorRT-RTX only',
     )
     instead.add_argument(
         '--plan',
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         ]
         for plan in plans:
             print(_plan_line(plan, bundle))
-        print(f'Not compared with FP32: that needs a card of {args.target}.')
+        print(f'Not compared with FP32: that needs a GPU of {args.target}.')
     else:
         built = build_engines(
             bundle, precisions, args.batch, args.provider, cache, print_event, open_plan
@@ -222,7 +222,7 @@ def build_engines(
 
 
 def open_plan(bundle: Bundle, plan: Plan) -> Engine:
-    """Load a plan on this machine's card."""
+    """Load a plan on this machine's GPU."""
     try:
         from cone_perception.engines.tensorrt.engine import TensorRtEngine
     except ImportError as error:
@@ -268,7 +268,7 @@ def remember_best(
     latencies = {e.precision: e.latency for e in built if e.latency}
     choice = choose(keys, latencies)
     write_choice(cache, bundle.card, batch, choice)
-    say(f'{choice.precision} is the fastest on this card and will be used.')
+    say(f'{choice.precision} is the fastest on this GPU and will be used.')
     return next(entry for entry in built if entry.precision == choice.precision)
 
 
@@ -279,7 +279,7 @@ def _plan_line(plan: Plan, bundle: Bundle) -> str:
     wanted = f' (card: {required_int8(bundle)} int8)' if key.precision == 'int8' else ''
     made = f'from {passport.origin}' if passport.origin else f'built in {passport.build_s:.0f} s'
     return (
-        f'{key.precision}, batch {key.batch}, for {key.gpu or "any card"} of compute capability '
+        f'{key.precision}, batch {key.batch}, for {key.gpu or "any GPU"} of compute capability '
         f'{key.compute_capability}, {key.provider} {key.provider_version}: convolutions {counts}'
         f'{wanted}; {len(plan.data) / 1e6:.1f} MB, {made}'
     )

@@ -1,4 +1,4 @@
-"""Where the network runs: on this machine's NVIDIA card where that is possible, else on its CPU."""
+"""Where the network runs: on this machine's NVIDIA GPU where that is possible, else on its CPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cone_perception.settings import DetectorSettings
 from cone_perception.types import GpuRuntime, GpuRuntimeChoice, Precision, RuntimeChoice
 
 LEAST_CAPABILITY = (7, 5)
-"""Of a card: TensorRT 10 and our kernels start with Turing."""
+"""Of a GPU: TensorRT 10 and our kernels start with Turing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class PlacedEngine:
     """An engine that may drive.
 
     plan: file of the compiled engine; None on the CPU.
-    why_cpu: why `device: auto` took the CPU; empty on a card, and where the CPU was asked for.
+    why_cpu: why `device: auto` took the CPU; empty on a GPU, and where the CPU was asked for.
     """
 
     engine: Engine
@@ -59,13 +59,13 @@ def place_network(
 
     on_event: told about a build. cancelled: polled during it. streams: runs at the same time that
     the caller can make use of, on the CPU. With `device: auto` alone, whatever
-    keeps the card from being used leads to the CPU and is named in `why_cpu`; a lost card does not:
+    keeps the GPU from being used leads to the CPU and is named in `why_cpu`; a lost GPU does not:
     EngineLostError. Else raises EngineError or ModelError.
     """
     if settings.runs_on_cpu:
         return PlacedEngine(_open_on_cpu(bundle, settings, streams, cancelled))
     try:
-        return _open_on_card(bundle, settings, on_event, cancelled)
+        return _open_on_gpu(bundle, settings, on_event, cancelled)
     except EngineLostError:
         raise
     except (EngineError, ModelError) as error:
@@ -77,8 +77,8 @@ def place_network(
         return PlacedEngine(engine, why_cpu=str(error))
 
 
-def require_card(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
-    """The compiler and the card to use. Raises EngineError that says what is missing for it."""
+def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
+    """The compiler and the GPU to use. Raises EngineError that says what is missing for it."""
     gpu = read_gpu()
     major, _, minor = gpu.compute_capability.partition('.')
     if (int(major), int(minor)) < LEAST_CAPABILITY:
@@ -109,7 +109,7 @@ def _open_on_cpu(
     return open_engine(bundle, name, batch, threads, precision, streams)
 
 
-def _open_on_card(
+def _open_on_gpu(
     bundle: Bundle,
     settings: DetectorSettings,
     on_event: Callable[[BuildEvent], None],
@@ -118,7 +118,7 @@ def _open_on_card(
     from cone_perception.engines.tensorrt.engine import open_tensorrt
 
     named = settings.engine in get_args(GpuRuntime)
-    provider, gpu = require_card(cast(GpuRuntimeChoice, settings.engine) if named else 'auto')
+    provider, gpu = require_gpu(cast(GpuRuntimeChoice, settings.engine) if named else 'auto')
     cache = PlanCache(cache_folder())
 
     def warn(text: str) -> None:

@@ -1,4 +1,4 @@
-"""`cone-perception verify-engine`: what the first owner of a card runs, and sends the page back.
+"""`cone-perception verify-engine`: what the first owner of a GPU runs, and sends the page back.
 
 Builds every engine of a bundle, compares each with FP32, times them in turns, and writes one page
 and the same as JSON. Whatever fails is on the page too: that is what it is for.
@@ -82,7 +82,7 @@ class EngineReport:
     failure: empty when it was built and answers as FP32 does; else the reason.
     passport, check: as in the passport beside the plan. latency, frame_latency: of the engine
     alone, and from a 720p picture to cones; None where it did not come that far.
-    launches: how the work reaches the card, as the engine says. messages: warnings and errors of
+    launches: how the work reaches the GPU, as the engine says. messages: warnings and errors of
     the compiler.
     """
 
@@ -181,15 +181,15 @@ def verify(
 
 
 def describe_machine() -> dict[str, str]:
-    """Card, driver, versions: what is needed to judge the figures."""
+    """GPU, driver, versions: what is needed to judge the figures."""
     try:
         gpu = read_gpu()
-        card = {
+        gpu_entries = {
             'GPU': f'{gpu.name}, compute capability {gpu.compute_capability}',
             'driver': f'{gpu.driver or "not known"}, CUDA {gpu.cuda}',
         }
     except EngineError as error:
-        card = {'GPU': f'none: {error}'}
+        gpu_entries = {'GPU': f'none: {error}'}
     versions = {}
     for name in DISTRIBUTIONS:
         try:
@@ -197,7 +197,7 @@ def describe_machine() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        **card,
+        **gpu_entries,
         'system': f'{platform.platform()}, {os.cpu_count()} cores',
         'Python': platform.python_version(),
         'cone_perception': __version__,
@@ -269,12 +269,12 @@ def _build(
         report.failure = f'differs from FP32: {"; ".join(check.reasons)}'
     report.launches = str(getattr(engine, 'launches', ''))
     if isinstance(engine, FrameEngine) and not report.failure:
-        report.failure = _difference_on_card(bundle, engine)
+        report.failure = _difference_on_gpu(bundle, engine)
     return engine
 
 
-def _difference_on_card(bundle: Bundle, engine: FrameEngine) -> str:
-    """What letterbox and decoding on the card do otherwise than the CPU's; empty if nothing."""
+def _difference_on_gpu(bundle: Bundle, engine: FrameEngine) -> str:
+    """What letterbox and decoding on the GPU do otherwise than the CPU's; empty if nothing."""
     card = bundle.card
     thresholds = np.array([card.thresholds[name] for name in card.class_names], np.float32)
     pictures, _ = read_reference(bundle)
@@ -290,7 +290,7 @@ def _difference_on_card(bundle: Bundle, engine: FrameEngine) -> str:
         )
         if len(pairs) != max(len(here), len(there)) or moved > BOX_TOLERANCE_PX:
             return (
-                f'decoding on the card differs from the CPU: picture {index} has {len(here)} cones '
+                f'decoding on the GPU differs from the CPU: picture {index} has {len(here)} cones '
                 f'there and {len(there)} here, {len(pairs)} of them the same, boxes up to '
                 f'{moved:.2f} px apart'
             )

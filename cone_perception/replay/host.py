@@ -106,7 +106,7 @@ def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> d
     card = bundle.card
     told = next((values for values in health.values() if 'engine' in values), {})
     network_sha256 = told.get('model sha256')
-    on_card = told.get('engine', '').startswith('TensorRT')
+    on_gpu = told.get('engine', '').startswith('TensorRT')
     return {
         'name': card.name,
         'folder': _without_home(bundle.folder),
@@ -118,7 +118,7 @@ def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> d
         'licence': card.licence,
         'network_sha256': network_sha256,
         'engine': told.get('engine'),
-        'passport': _passport(network_sha256, cache_folder()) if on_card else None,
+        'passport': _passport(network_sha256, cache_folder()) if on_gpu else None,
     }
 
 

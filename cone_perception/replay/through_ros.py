@@ -51,7 +51,7 @@ NODE_REFUSES = 'not configured: '
 """What the node logs when it works, and when it stays alive without a model."""
 
 READY_TIMEOUT_S = 900.0
-"""A node may compile its engine first, which takes minutes on a small card."""
+"""A node may compile its engine first, which takes minutes on a small GPU."""
 
 CONNECT_TIMEOUT_S = 120.0
 """Until node, monitor and player know each other. A node that does not say when it is ready may

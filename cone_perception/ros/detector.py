@@ -683,11 +683,11 @@ class DetectorNode(LifecycleNode):
                 'gate': detector.card.verdict,
                 'picture conversion': converter()[0],
             }
-            # What only an engine on a card has: CUDA graph or not, how often memory ran out, and
+            # What only an engine on a GPU has: CUDA graph or not, how often memory ran out, and
             # how often the lists of boxes.
-            on_card = ('launches', 'reloads', 'overflows')
+            on_gpu = ('launches', 'reloads', 'overflows')
             values |= {
-                n: getattr(detector.engine, n) for n in on_card if hasattr(detector.engine, n)
+                n: getattr(detector.engine, n) for n in on_gpu if hasattr(detector.engine, n)
             }
         level, message = OK, self._state
         warnings = self._warnings()

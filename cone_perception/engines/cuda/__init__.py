@@ -1,1 +1,1 @@
-"""What runs on an NVIDIA card around the network: kernels, memory, the thread that owns both."""
+"""What runs on an NVIDIA GPU around the network: kernels, memory, the thread that owns both."""

@@ -29,7 +29,7 @@ _DIGEST_BYTES = 32
 class KernelOptions:
     """What the kernels are compiled for.
 
-    architecture: compute capability of the card, 89 for 8.9.
+    architecture: compute capability of the GPU, 89 for 8.9.
     half_input, half_output: whether the network takes and gives float16 instead of float32.
     """
 
@@ -81,7 +81,7 @@ def load_kernels(
     """
     if options.architecture < LOWEST_ARCHITECTURE:
         raise EngineError(
-            f'the card has compute capability {options.architecture / 10:.1f}; the GPU engine '
+            f'the GPU has compute capability {options.architecture / 10:.1f}; the GPU engine '
             f'needs {LOWEST_ARCHITECTURE / 10:.1f} or newer. Run on the CPU.'
         )
     compiler = compiler or find_compiler()

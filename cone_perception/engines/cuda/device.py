@@ -1,7 +1,7 @@
-"""One NVIDIA card through pycuda: upload, letterbox, network, decoding, a few kB back.
+"""One NVIDIA GPU through pycuda: upload, letterbox, network, decoding, a few kB back.
 
 Everything in here runs in one thread, the one that made the object (see worker.py). It shares the
-card's primary context, so that PyTorch in the same process works on.
+GPU's primary context, so that PyTorch in the same process works on.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class _Slot:
         return self._device_memory[-1]
 
     def _on_host(self, shape: int | tuple[int, ...], kind: type[np.generic]) -> Any:
-        """A page-locked array: the card copies from and to it without the driver's own buffer."""
+        """A page-locked array: the GPU copies from and to it without the driver's own buffer."""
         self._host_memory.append(self._drv.pagelocked_empty(shape, kind))
         return self._host_memory[-1]
 
@@ -177,14 +177,14 @@ class CudaDevice:
         self._no_graph = '' if use_graph else 'a graph was not wanted'
         try:
             self._drv.init()
-            card = self._drv.Device(0)
-            self.name = str(card.name())
-            major, minor = card.compute_capability()
+            gpu = self._drv.Device(0)
+            self.name = str(gpu.name())
+            major, minor = gpu.compute_capability()
             self.architecture = major * 10 + minor
-            self._context = card.retain_primary_context()
+            self._context = gpu.retain_primary_context()
         except self._drv.Error as error:
             raise EngineError(
-                f'there is no NVIDIA card that can be used: {error}. '
+                f'there is no NVIDIA GPU that can be used: {error}. '
                 'Look at nvidia-smi, or run on the CPU.'
             ) from error
         self._context.push()
@@ -202,7 +202,7 @@ class CudaDevice:
 
     @property
     def launches(self) -> str:
-        """How the work reaches the card: 'one CUDA graph', or 'plain launches: ' and why."""
+        """How the work reaches the GPU: 'one CUDA graph', or 'plain launches: ' and why."""
         return f'plain launches: {self._no_graph}' if self._no_graph else 'one CUDA graph'
 
     @property

@@ -1,4 +1,4 @@
-"""An engine on an NVIDIA card: the camera's bytes in, boxes out, whatever computes in between."""
+"""An engine on an NVIDIA GPU: the camera's bytes in, boxes out, whatever computes in between."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.types import CameraPicture, Detections, Float32, UInt8
 
 LIMIT_S = 2.0
-"""A frame takes about a millisecond: after this long the card hangs."""
+"""A frame takes about a millisecond: after this long the GPU hangs."""
 
 
 class CudaEngine:
     """An Engine and a FrameEngine. detect and run may be called from several threads.
 
     Two calls at once overlap: the pictures of one go up while those of the other are computed.
-    overflows: pictures with more boxes than the card's lists hold, decoded on the CPU instead.
+    overflows: pictures with more boxes than the GPU's lists hold, decoded on the CPU instead.
     """
 
     encodings = frozenset(FORMATS)
@@ -42,7 +42,7 @@ class CudaEngine:
         """load_network: called in the engine's thread, with the context current.
 
         limit_s: a frame that takes longer raises EngineLostError. Raises EngineError when there is
-        no card or a library is missing, and what load_network raises.
+        no GPU or a library is missing, and what load_network raises.
         """
         opened: list[CudaDevice] = []
 
@@ -66,7 +66,7 @@ class CudaEngine:
 
     @property
     def launches(self) -> str:
-        """How the work reaches the card: 'one CUDA graph', or 'plain launches: ' and why."""
+        """How the work reaches the GPU: 'one CUDA graph', or 'plain launches: ' and why."""
         return self._device.launches
 
     @property

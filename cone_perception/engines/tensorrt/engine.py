@@ -1,4 +1,4 @@
-"""TensorRT (or TensorRT-RTX) on an NVIDIA card, fed with the camera's own bytes through pycuda."""
+"""TensorRT (or TensorRT-RTX) on an NVIDIA GPU, fed with the camera's own bytes through pycuda."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def open_tensorrt(
     cancelled: Callable[[], bool] = lambda: False,
     gpu: Gpu | None = None,
 ) -> TensorRtEngine:
-    """The bundle's engine on this machine's card: from the cache, or built now.
+    """The bundle's engine on this machine's GPU: from the cache, or built now.
 
     It is compared with the FP32 reference once, before it may drive. precision: None takes what
     gpu_precision says. The rest as in build.provide_plan. Raises EngineError or ModelError.
@@ -82,7 +82,7 @@ def open_tensorrt(
 def gpu_precision(
     bundle: Bundle, batch: int, provider: GpuRuntime, warn: Callable[[str], None]
 ) -> Precision:
-    """What was measured to be fastest on this card; else INT8 if it passed, FP16, or FP32.
+    """What was measured to be fastest on this GPU; else INT8 if it passed, FP16, or FP32.
 
     warn: told what is left out, and why.
     Raises ModelError when the bundle has no network for TensorRT with this batch.
@@ -105,11 +105,11 @@ class TensorRtEngine(CudaEngine):
         limit_s: float = LIMIT_S,
         use_graph: bool = True,
     ) -> None:
-        """Load the plan on this machine's card. network: the file that the plan was built from.
+        """Load the plan on this machine's GPU. network: the file that the plan was built from.
 
         limit_s: a frame that takes longer raises EngineLostError.
         Raises UnloadablePlanError when TensorRT does not take the plan, PlanError when it is no
-        detector's, EngineError when there is no card or a library is missing.
+        detector's, EngineError when there is no GPU or a library is missing.
         """
         provider = _provider(plan)
         trt = import_provider(provider)
@@ -126,7 +126,7 @@ class TensorRtEngine(CudaEngine):
 
 
 class TensorRtNetwork:
-    """A plan that is loaded on the card. A device.Network: used in the device's thread only."""
+    """A plan that is loaded on the GPU. A device.Network: used in the device's thread only."""
 
     def __init__(self, trt: Any, logger: Any, plan: Plan) -> None:
         """Raises UnloadablePlanError when TensorRT does not take the plan; else PlanError."""
@@ -161,7 +161,7 @@ class TensorRtNetwork:
         if self._engine is None:
             raise self._error(
                 UnloadablePlanError,
-                f'{plan.path} is refused by TensorRT {trt.__version__} on this card',
+                f'{plan.path} is refused by TensorRT {trt.__version__} on this GPU',
             )
         self._context = self._engine.create_execution_context()
         if self._context is None:

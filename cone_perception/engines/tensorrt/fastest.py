@@ -1,4 +1,4 @@
-"""Which precisions may drive, and which of them is fastest on this card."""
+"""Which precisions may drive, and which of them is fastest on this GPU."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def buildable_precisions(
         found.append('fp32')
     if not found:
         raise ModelError(
-            f'{bundle.folder} holds no network of batch {batch} that may drive on a card: neither '
+            f'{bundle.folder} holds no network of batch {batch} that may drive on a GPU: neither '
             'INT8 with int8 encoding nor FP16 that passed the gate, nor FP32. Export the model '
             'with them.'
         )

@@ -1,4 +1,4 @@
-"""Which NVIDIA card is there, asked of the driver itself: no context is made, nothing is loaded."""
+"""Which NVIDIA GPU is there, asked of the driver itself: no context is made, nothing is loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MAJOR, _MINOR = 75, 76
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A graphics card and what drives it.
+    """A GPU and what drives it.
 
     name: as the driver calls it. compute_capability: '8.9'. driver: version of the driver; empty
     where it does not say. cuda: newest CUDA that the driver knows, '12.4'.
@@ -35,12 +35,12 @@ class Gpu:
 
 
 def read_gpu(index: int = 0) -> Gpu:
-    """The card that CUDA counts as `index`. Raises EngineError that says why there is none."""
+    """The GPU that CUDA counts as `index`. Raises EngineError that says why there is none."""
     try:
         driver = ctypes.CDLL('libcuda.so.1')
     except OSError as error:
         raise EngineError(
-            f"this machine has no NVIDIA driver ({error}). Install the card's driver, or run on "
+            f"this machine has no NVIDIA driver ({error}). Install the GPU's driver, or run on "
             'the CPU.'
         ) from error
     _call(driver, 'cuInit', 0)

@@ -1,6 +1,6 @@
 """Compiled engines on disk: a plan, its passport beside it, and the cache that keeps them.
 
-A plan belongs to one network, one card, one driver and one version of its compiler. The passport
+A plan belongs to one network, one GPU, one driver and one version of its compiler. The passport
 says to which; what does not match is named, never loaded.
 """
 
@@ -216,7 +216,7 @@ class PlanCache:
             yield waited
 
     def timing_cache(self, key: PlanKey) -> Path:
-        """Where the compiler keeps what it measured of this card: the next build is faster."""
+        """Where the compiler keeps what it measured of this GPU: the next build is faster."""
         name = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
         return self.folder / f'timing-{name}.bin'
 

@@ -1,4 +1,4 @@
-"""Compile a bundle's network for the card of this machine, in a process of its own.
+"""Compile a bundle's network for the GPU of this machine, in a process of its own.
 
 One code drives two compilers whose Python interface is the same: `tensorrt` (10 and 11) and
 `tensorrt_rtx`. Networks are strongly typed: what is INT8 and FP16 is written in the ONNX file.
@@ -139,7 +139,7 @@ def import_provider(provider: GpuRuntime) -> Any:
 def plan_key(
     network: NetworkFile, provider: GpuRuntime, gpu: Gpu | None = None, target: str = ''
 ) -> PlanKey:
-    """What a plan of this network must be made for: this machine, or with `target` another's card.
+    """What a plan of this network must be made for: this machine, or with `target` another's GPU.
 
     target: as SM89. Raises EngineError without a GPU, or without the provider.
     """
@@ -147,7 +147,7 @@ def plan_key(
     if target:
         if provider != 'tensorrt_rtx' or not re.fullmatch(r'SM\d{2,3}', target):
             raise EngineError(
-                f'{provider} does not compile for {target!r}: TensorRT-RTX compiles for a card '
+                f'{provider} does not compile for {target!r}: TensorRT-RTX compiles for a GPU '
                 'that is not here, named by its compute capability (RTX 4060: SM89), and TensorRT '
                 'only for the one of this machine.'
             )
@@ -199,7 +199,7 @@ def provide_plan(
 
     build: never refuses where it would have to build. retry: build what was built before and
     refused, or what failed to build; else RefusedPlanError. target: a compute capability such as
-    SM89 compiles for that card instead of this machine's. gpu: None asks the driver. cancelled:
+    SM89 compiles for that GPU instead of this machine's. gpu: None asks the driver. cancelled:
     polled while it builds. rebuild_for: why the plan in the cache is not taken, where it is not.
     Raises EngineError or PlanError that names what is wrong.
     """
@@ -537,8 +537,8 @@ def compile_network(
 ) -> Compiled:
     """Parse and compile an ONNX file in this process.
 
-    target: compute capability, as SM89: of this machine's card for TensorRT. inspect: ask the
-    finished engine for its layers, which needs the card; else they are read from the build log.
+    target: compute capability, as SM89: of this machine's GPU for TensorRT. inspect: ask the
+    finished engine for its layers, which needs the GPU; else they are read from the build log.
     Raises EngineError when the compiler refuses.
     """
     started = time.monotonic()
@@ -644,7 +644,7 @@ def _set_target(trt: Any, config: Any, target: str) -> None:
 
 
 def _use_timing_cache(config: Any, path: Path) -> None:
-    """What was measured in earlier builds; one of another card or version is left aside."""
+    """What was measured in earlier builds; one of another GPU or version is left aside."""
     earlier = path.read_bytes() if path.is_file() else b''
     if not config.set_timing_cache(config.create_timing_cache(earlier), False):
         config.set_timing_cache(config.create_timing_cache(b''), False)
@@ -725,7 +725,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--plan', type=Path, required=True, help='file to write')
     parser.add_argument('--count', action='store_true', help='read the plan, do not write it')
     parser.add_argument('--timing-cache', type=Path)
-    parser.add_argument('--inspect', action='store_true', help='ask the engine (needs the card)')
+    parser.add_argument('--inspect', action='store_true', help='ask the engine (needs the GPU)')
     args = parser.parse_args(argv)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     warnings.simplefilter('ignore')
