@@ -1,17 +1,24 @@
-"""Files that are there whole or not at all, whenever a kill or a power cut comes."""
+"""Files that are whole or absent after a kill, locks, JSON without NaN, the cache folder.
+
+Only Python's own library: `cone_perception.interfaces.build` runs before anything is installed.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
+import json
+import math
 import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
 
 @contextlib.contextmanager
 def whole_file(path: Path, mode: Literal['w', 'wb'] = 'wb') -> Iterator[IO[Any]]:
-    """A file to write, text as UTF-8, that takes the place of `path` once it is on the disk.
+    """Open a file that takes the place of `path` once it is on the disk; text is UTF-8.
 
     Until then it is `.NAME.PID.part` beside it, which a failure removes and a kill leaves behind.
     """
@@ -22,12 +29,110 @@ def whole_file(path: Path, mode: Literal['w', 'wb'] = 'wb') -> Iterator[IO[Any]]
             stream.flush()
             os.fsync(stream.fileno())
         unfinished.replace(path)
+        _sync_folder(path.parent)
     finally:
         with contextlib.suppress(OSError):  # it is there only after a failure
             unfinished.unlink()
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all."""
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Replace a file, its folder made where it is missing, so that a kill leaves old or new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as stream:
-        stream.write(data)
+        stream.write(content if isinstance(content, bytes) else content.encode())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
+    """Write `to_json` of a value and a line's end, whole or not at all."""
+    write_whole(path, to_json(value, indent=indent) + '\n')
+
+
+def to_json(value: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
+    """JSON text. NaN and infinities become null; see `without_nan` for what else is converted."""
+    return json.dumps(
+        without_nan(value),
+        indent=indent,
+        separators=None if indent else (',', ':'),
+        sort_keys=sort_keys,
+        allow_nan=False,
+        ensure_ascii=False,
+    )
+
+
+def without_nan(value: Any) -> Any:
+    """Turn a value into JSON's own types; a float that is not finite becomes None.
+
+    Takes dataclasses, mappings, sequences, sets (sorted), paths, numpy's scalars and arrays.
+    Raises TypeError for anything else.
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, set | frozenset):
+        return [without_nan(entry) for entry in sorted(value)]
+    if isinstance(value, Sequence):
+        return [without_nan(entry) for entry in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        return {name: without_nan(getattr(value, name)) for name in names}
+    if isinstance(value, PurePath):
+        return str(value)
+    if hasattr(value, 'tolist'):  # numpy's scalars and arrays
+        return without_nan(value.tolist())
+    raise TypeError(f'{type(value).__name__} has no place in JSON: {value!r:.60}')
+
+
+def cache_folder(name: str) -> Path:
+    """Folder for what can be made again: `cone_perception/NAME` in XDG_CACHE_HOME or ~/.cache."""
+    root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(root) / 'cone_perception' / name
+
+
+class LockedError(Exception):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file, its folder made where it is missing; yields whether it had to wait.
+
+    The kernel lets go when this process ends, however it ends; a child that it forked does not
+    hold on to it (filelock's locks would live on in a data loader's workers).
+    Raises LockedError when another process holds it and `wait` is false; OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a', encoding='utf-8') as file:
+        waited = False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise LockedError(f'{path} is held by another process') from None
+            waited = True
+            fcntl.flock(file, fcntl.LOCK_EX)
+        os.register_at_fork(after_in_child=file.close)
+        yield waited
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a process holds the lock file now."""
+    if not path.is_file():
+        return False
+    with path.open('r', encoding='utf-8') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False

@@ -11,14 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cone_perception.classes import CLASS_NAMES
+from cone_perception.files import without_nan
 from training.data.verify import DataReport, SplitCounts
-from training.judging.compare import compare, meaning, without_nan
+from training.judging.compare import compare, meaning
 from training.judging.decide import Candidate, decide
 from training.judging.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics
 from training.recipe.recipe import arms, load_recipe, recipe_sha256, save_recipe
 from training.recipe.recipe_file import plain
 from training.runs.folder import CampaignFolder, State, Step
-from training.simulate.track import CLASS_NAMES
 
 RECIPE = Path(__file__).resolve().parents[1] / 'config' / 'training' / 'mini.yaml'
 CONES = 6

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from rendered_sets import copy_sets, smoke_words
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.layout import read_layout
 from training.campaign import steps
 from training.campaign.campaign import changed_keys
@@ -27,7 +28,6 @@ from training.judging.predictions import Found, Predictions
 from training.judging.signatures import RunFigures, find_signatures
 from training.recipe.recipe import Guards
 from training.runs.folder import CampaignFolder
-from training.simulate.track import CLASS_NAMES
 from training.stage.guards import StageStopped
 from training.stage.job import StageJob, StageResult
 
@@ -87,7 +87,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setitem(sys.modules, 'training.stage.trainer', module)
     monkeypatch.setattr('training.judging.evaluate.predict', stand_in.predict)
     monkeypatch.setattr(steps.Steps, 'report', write_nothing)
-    monkeypatch.setattr('training.runs.folder.os.fsync', lambda _: None)
+    monkeypatch.setattr('os.fsync', lambda _: None)
     for plots in ('data.distributions.write_distributions', 'evaluation_plots.write_plots'):
         monkeypatch.setattr(f'training.{plots}', lambda *_: None)
     return stand_in
@@ -491,7 +491,7 @@ def test_full_disk_under_the_state_leaves_the_old_one(
         nonlocal full
         full = True
 
-    monkeypatch.setattr('training.runs.folder.os.fsync', fsync)
+    monkeypatch.setattr('os.fsync', fsync)
     trainer.before = act
     assert run(tmp_path / 'runs', *smoke_words(sets)) == Outcome.OUT_OF_DISK
     assert folder.read_state().steps['two-stage/seed0/stage1'].status == 'running'

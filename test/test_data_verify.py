@@ -11,11 +11,11 @@ import pytest
 import yaml
 from planted_data import CLASSES, COUNTS, DATA_YAML, picture_path, plant, write_label
 
+from cone_perception.classes import ALIASES, map_classes
 from cone_perception.dataset.labels import read_labels
 from cone_perception.dataset.layout import Problem, label_path, read_layout
 from cone_perception.errors import DataError
 from training.cli import main
-from training.data.classes import ALIASES, map_classes
 from training.data.normalise import write_normalised
 from training.data.verify import DataReport, verify_dataset
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import DataError
 from training.recipe.recipe import Guards, Stage
-from training.simulate.track import CLASS_NAMES
 from training.stage.endings import named_endings
 from training.stage.guards import (
     GuardError,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cone_perception.accuracy.matching import match_picture, summarise
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.engines import open_engine, open_network
 from cone_perception.engines.check import check_engine
 from cone_perception.engines.tensorrt.fastest import buildable_precisions
@@ -21,7 +22,6 @@ from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Detections, Frame
 from training.simulate.bag import drive_frames
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import CLASS_NAMES
 
 UNSEEN_SEED = 3
 

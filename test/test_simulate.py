@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from cone_perception.classes import BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW
 from cone_perception.errors import OutputError, SettingsError
 from training.cli import main
 from training.simulate.camera import Camera, load_camera, make_lens
@@ -19,15 +20,7 @@ from training.simulate.renderer import Rendering, render
 from training.simulate.scene import Scene, Thing, make_scene
 from training.simulate.scenery import Library, make_library
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import (
-    BLUE,
-    LARGE_ORANGE,
-    ORANGE,
-    UNKNOWN,
-    YELLOW,
-    make_circuit,
-    make_straight,
-)
+from training.simulate.track import make_circuit, make_straight
 
 SMALL = SimulateSettings(width_px=320, height_px=180)
 FULL = SimulateSettings(photo=0, clutter=0)

@@ -6,10 +6,10 @@ import pytest
 from rosbags.rosbag2 import Reader
 
 from cone_perception.bags.reader import bag_types
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError
 from training.simulate.bag import drive_frames, write_drive
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import CLASS_NAMES
 
 SETTINGS = SimulateSettings(width_px=320, height_px=180)
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import yaml
 
-from training.simulate.track import CLASS_NAMES
+from cone_perception.classes import CLASS_NAMES
 
 ARCHITECTURE = """\
 nc: {classes}

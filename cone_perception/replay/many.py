@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
-import fcntl
 import hashlib
 import html
 import json
@@ -39,10 +37,11 @@ from cone_perception.errors import (
     SettingsError,
     SourceError,
 )
-from cone_perception.files import write_whole
+from cone_perception.files import LockedError, locked, without_nan, write_whole
 from cone_perception.pages.page import plain, table, write_page
+from cone_perception.process import end_with_parent
 from cone_perception.replay.figures.names import kind_of
-from cone_perception.replay.figures.result import Figure, read_result, without_nan
+from cone_perception.replay.figures.result import Figure, read_result
 from cone_perception.replay.output_folder import REPLAY_MARK
 from cone_perception.replay.processes import signals_as_interrupt
 
@@ -83,8 +82,6 @@ STOP_TIMEOUT_S = 30.0
 """After Ctrl-C: for the report of what was seen."""
 
 POLL_S = 0.1
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that Linux sends a process when its parent is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +375,6 @@ class _Process:
         self._began = time.monotonic()
         self._status: int | None = None
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        libc = ctypes.CDLL(None)
         with job.log.open('wb') as log:
             # Ctrl-C reaches only this process, which ends it in order; if this one is killed, Linux
             # ends it.
@@ -389,7 +385,7 @@ class _Process:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+                preexec_fn=end_with_parent,
             )
 
     @property
@@ -608,16 +604,12 @@ def _finished_before(jobs: Sequence[BagJob], out: Path) -> dict[str, BagOutcome]
 def _locked(out: Path) -> Iterator[None]:
     """No second run writes into the same folder. Raises OutputError."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / '.lock').open('w') as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise OutputError(
-                    f'another replay of several bags writes into {out}: wait for it, or give '
-                    'another --out.'
-                ) from error
+        with locked(out / '.lock'):
             yield
+    except LockedError as error:
+        raise OutputError(
+            f'another replay of several bags writes into {out}: wait for it, or give another --out.'
+        ) from error
     except PermissionError as error:
         raise OutputError(f'{out} cannot be written: {error}. Give another --out.') from error
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
 import os
 import signal
 import subprocess
@@ -16,15 +14,14 @@ from pathlib import Path
 from types import TracebackType
 
 from cone_perception.errors import ConePerceptionError
+from cone_perception.files import LockedError, locked
+from cone_perception.process import end_with_parent
 
 STOP_TIMEOUT_S = 5.0
 LOG_TAIL_LINES = 15
 POLL_S = 0.05
 DOMAINS = range(1, 102)
 """ROS domains that keep clear of Linux's ephemeral ports and of 0, which is everybody's default."""
-
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that Linux sends a process when its parent is gone."""
 
 
 class ProcessError(ConePerceptionError):
@@ -55,7 +52,7 @@ class ProcessGroup:
                     stdout=log,
                     stderr=None if show else subprocess.STDOUT,
                     start_new_session=True,
-                    preexec_fn=_end_with_parent,
+                    preexec_fn=end_with_parent,
                 )
             except OSError as error:
                 raise ProcessError(f'{name} cannot be started: {command[0]}: {error}.') from error
@@ -175,9 +172,8 @@ def private_domain() -> Iterator[int]:
         path = Path(tempfile.gettempdir()) / f'cone_perception_domain_{domain}.lock'
         with contextlib.ExitStack() as stack:
             try:
-                lock = stack.enter_context(path.open('w'))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # somebody's who uses it now, or another user's
+                stack.enter_context(locked(path))
+            except (LockedError, OSError):  # somebody's who uses it now, or another user's
                 continue
             yield domain
             return
@@ -219,8 +215,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     """The whole session: what it may have started too."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _end_with_parent() -> None:
-    """Runs in the child before its program: no orphan when this process is killed."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import RecipeError
+from cone_perception.files import write_json, write_whole
 from training.campaign.status import read_epochs, say
 from training.judging.outcome import Outcome
 from training.judging.signatures import RunFigures, Signature, find_signatures
@@ -30,7 +31,7 @@ from training.recipe.recipe import (
     used_datasets,
 )
 from training.recipe.recipe_file import plain
-from training.runs.folder import CampaignFolder, State, Step, run_id, write_text
+from training.runs.folder import CampaignFolder, State, Step, run_id
 from training.stage.training_set import write_splits, write_training_set
 
 WEIGHTS = 'weights'
@@ -176,7 +177,7 @@ class Steps:
             images = self.recipe.datasets[name].images
             report = verify_dataset(self.recipe.data_folder(name), images)
             text = json.dumps(report.to_json(), indent=2) + '\n'
-            write_text(self.folder.verification(name), text)
+            write_whole(self.folder.verification(name), text)
             write_distributions(report, self.folder.distributions(name))
             pictures[name] = {split: counts.pictures for split, counts in report.counts.items()}
             manifests[name] = report.manifest_sha256
@@ -209,7 +210,7 @@ class Steps:
             self.recipe.leaks.bits,
             cache=place.with_name('hashes.json'),
         )
-        write_text(place, json.dumps(report.to_json(), indent=1) + '\n')
+        write_json(place, report.to_json(), indent=1)
         report.write_contact_sheet(self.folder.leaks_sheet(*names))
         excluded = {name: sorted(map(str, report.excluded(name))) for name in names}
         for name, paths in excluded.items():
@@ -384,7 +385,8 @@ class Steps:
 
         Of several candidates, the arms of a sweep, it is the one that did best in validation.
         """
-        from training.judging.compare import compare, interval, meaning, without_nan
+        from cone_perception.files import without_nan
+        from training.judging.compare import compare, interval, meaning
         from training.judging.evaluation import Evaluation
 
         arms_runs = self._runs_by_arm()
@@ -415,7 +417,7 @@ class Steps:
             ],
             'own': {name: asdict(figure) for name, figure in own.items()},
         }
-        write_text(self.folder.comparison, json.dumps(without_nan(stored), indent=2) + '\n')
+        write_json(self.folder.comparison, without_nan(stored))
         for each in comparisons:
             say(meaning(each, judging.margin))
         return {'candidate': candidate}
@@ -490,7 +492,7 @@ class Steps:
             comparisons,
             self.recipe.judging,
         )
-        write_text(self.folder.verdict, json.dumps(verdict.to_json(), indent=2) + '\n')
+        write_json(self.folder.verdict, verdict.to_json())
         say(verdict.sentence)
         for step in verdict.next_steps:
             say(f'  next: {step}')

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.pictures.draw import CLASS_COLOURS, short_name
 from training.data.verify import DataReport, box_heights_px
-from training.simulate.track import CLASS_NAMES
 
 MOST_HEIGHT_PX = 400
 

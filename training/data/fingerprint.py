@@ -18,8 +18,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from cone_perception.files import write_whole
 from cone_perception.types import UInt8
-from training.runs.folder import write_text
 
 BITS = 256
 VERSION = 1
@@ -53,7 +53,7 @@ def hash_pictures(paths: Sequence[Path], workers: int, cache: Path | None = None
             stored[keys[index]] = text
             bar.update()
     if cache is not None and todo:
-        write_text(cache, json.dumps({'version': VERSION, 'bits': stored}))
+        write_whole(cache, json.dumps({'version': VERSION, 'bits': stored}))
     return [np.frombuffer(bytes.fromhex(stored[key]), np.uint8).reshape(-1, 32) for key in keys]
 
 

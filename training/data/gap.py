@@ -9,7 +9,6 @@ alike, so halves are drawn by blocks of them.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,17 +22,16 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from cone_perception.classes import CLASS_NAMES, map_classes
 from cone_perception.dataset.labels import read_labels
 from cone_perception.dataset.layout import label_path, read_layout
 from cone_perception.errors import DataError
+from cone_perception.files import write_json
 from cone_perception.model_card import shipped_bundle
 from cone_perception.pictures.draw import short_name
 from cone_perception.types import UInt8
-from training.data.classes import map_classes
 from training.data.embedding import embed_pictures
 from training.data.fingerprint import find_inside
-from training.runs.folder import write_text
-from training.simulate.track import CLASS_NAMES
 
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
@@ -571,7 +569,7 @@ def run(args: argparse.Namespace) -> int:
         splits=args.split,
         workers=args.workers,
     )
-    write_text(args.out / 'gap.json', json.dumps(report.to_json(), indent=2) + '\n')
+    write_json(args.out / 'gap.json', report.to_json())
     write_gap_page(args.out / 'gap.html', report)
     print_gap(report)
     print(f'\n{args.out / "gap.html"} shows it, with pictures of the sets: do not publish it.')

@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cone_perception.classes import CLASS_NAMES
+from cone_perception.files import write_whole
 from cone_perception.pictures.draw import short_name
 from training.data.gap import HALVINGS, Difference, Float64, GapReport
-from training.runs.folder import write_text
-from training.simulate.track import CLASS_NAMES
 
 BINS = 40
 WIDTH, HEIGHT = 420, 130
@@ -61,7 +61,7 @@ def write_gap_page(path: Path, report: GapReport) -> None:
         f'<title>{a} and {b}</title><style>{STYLE}</style></head><body><main>{body}</main></body>'
         '</html>\n'
     )
-    write_text(path, page)
+    write_whole(path, page)
 
 
 def _row(entry: Difference) -> str:

@@ -9,7 +9,6 @@ splits, of the same set and of all others.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,11 +24,11 @@ from tqdm import tqdm
 
 from cone_perception.dataset.layout import Layout, find_data_yaml, read_layout
 from cone_perception.errors import DataError, OutputError, SettingsError
+from cone_perception.files import write_json
 from cone_perception.pictures.draw import draw_caption
 from cone_perception.types import Float32, UInt8
 from training.data.fingerprint import BITS, default_workers, hash_pictures
 from training.recipe.recipe import Leaks
-from training.runs.folder import write_text
 
 JUDGED = ('val', 'test')
 """Splits that select or judge a model: training must not have seen anything like their pictures."""
@@ -452,7 +451,7 @@ def run(args: argparse.Namespace) -> int:
     report = find_leaks(
         name_sets(args.data), args.bits, workers=args.workers, cache=args.out / 'hashes.json'
     )
-    write_text(args.out / 'leaks.json', json.dumps(report.to_json(), indent=1) + '\n')
+    write_json(args.out / 'leaks.json', report.to_json(), indent=1)
     report.write_contact_sheet(args.out / 'leaks.png')
     print_leaks(report)
     print(f'\nall pairs: {args.out / "leaks.json"}; the closest: {args.out / "leaks.png"}')

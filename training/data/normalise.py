@@ -9,10 +9,10 @@ from pathlib import Path
 
 import yaml
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import DataError
 from cone_perception.types import Float32
 from training.data.verify import DataReport, Picture, map_rows
-from training.simulate.track import CLASS_NAMES
 
 
 def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path] = ()) -> Path:

@@ -15,11 +15,11 @@ from typing import Any
 import cv2
 import yaml
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import SourceError
 from training.simulate.bag import drive_frames
 from training.simulate.dataset import label_lines
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import CLASS_NAMES
 from training.stage.crops import CropRules, write_crops
 
 

@@ -26,6 +26,7 @@ from cone_perception.decode import OutputLayout, read_layout
 from cone_perception.engines import class_names_from, open_network
 from cone_perception.engines.check import run_all
 from cone_perception.errors import ConePerceptionError, ModelError, SettingsError, SourceError
+from cone_perception.files import write_json
 from cone_perception.model_card import (
     CARD_FILE,
     Bundle,
@@ -66,7 +67,6 @@ from training.export.sensitivity import (
 from training.judging.split import JudgedSplit, read_split
 from training.recipe.recipe import GateLimits
 from training.runs.card import read_card
-from training.runs.folder import write_text
 from training.stage.ultralytics_cpu import prepare_ultralytics
 
 NETWORKS: dict[str, tuple[Precision, Encoding]] = {
@@ -255,7 +255,7 @@ def _finish(
         print(table(result))
         share = card.gate['int8_convolutions']
         card = replace(card, gate=result.card_entry((share[0], share[1])))
-        write_text(draft / GATE_FILE, json.dumps(result.to_json(), indent=2) + '\n')
+        write_json(draft / GATE_FILE, result.to_json())
         _refuse(result, args.force)
     elif split is None:
         print('No --data: nothing was judged, and the card says so.', file=sys.stderr)

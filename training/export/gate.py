@@ -8,7 +8,6 @@ Same pictures, same code, the pipeline that drives. The limits come from the rec
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,16 +21,16 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.engines import open_network
 from cone_perception.engines.cpu.fastest import computes_bfloat16, networks_for_cpu
 from cone_perception.errors import ModelError
+from cone_perception.files import without_nan, write_json
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.types import Arithmetic, Int64, RuntimeChoice
 from training.judging import evaluation as ev
-from training.judging.compare import Comparison, compare, without_nan
+from training.judging.compare import Comparison, compare
 from training.judging.evaluate import assemble
 from training.judging.evaluation import FIXED_CONFIDENCE, Evaluation
 from training.judging.predictions import Found, Predictions, detect
 from training.judging.split import JudgedSplit, read_split
 from training.recipe.recipe import GateLimits, load_recipe
-from training.runs.folder import write_text
 
 SMALL_PX = 16
 """Boxes lower than this, at 1280 px picture width, are small."""
@@ -196,7 +195,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(table(result))
     if args.json:
-        write_text(args.json, json.dumps(result.to_json(), indent=2) + '\n')
+        write_json(args.json, result.to_json())
     return 0 if result.passed else 1
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cone_perception.accuracy.bootstrap import Int32, draw
 from cone_perception.accuracy.intervals import Float64, Interval, percentile_interval, t_interval
 from cone_perception.errors import DataError, InstallError, OutputError, SettingsError
+from cone_perception.files import without_nan
 from cone_perception.types import Int64
 from training.judging.bootstrap import ResampledFigures
 from training.judging.evaluation import FIXED_CONFIDENCE, Evaluation
@@ -548,15 +549,6 @@ def _warnings(
         if len(seen) > 1:
             found.append(f'{fact} is not the same for all: {", ".join(sorted(seen))}.')
     return tuple(found)
-
-
-def without_nan(value: Any) -> Any:
-    """The same with None for what is not a finite number, as JSON has it."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(stored: float | None) -> float:

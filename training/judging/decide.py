@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cone_perception.accuracy.intervals import Interval
+from cone_perception.files import without_nan
 from training.judging.compare import (
     PRIMARY,
     TITLES,
     Comparison,
     against_published,
     outcome_of,
-    without_nan,
 )
 from training.judging.outcome import Outcome
 from training.recipe.recipe import BASELINE, Figures, Judging

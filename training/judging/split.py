@@ -16,14 +16,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from cone_perception.classes import CLASS_NAMES, map_classes
 from cone_perception.dataset.labels import Labels, read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
 from cone_perception.errors import DataError
 from cone_perception.model_card import file_sha256
 from cone_perception.types import Float32, Int64
-from training.data.classes import map_classes
 from training.data.pictures import check_picture
-from training.simulate.track import CLASS_NAMES
 
 UNDECODABLE = ('unreadable-picture', 'undecodable')
 SHOWN = 5

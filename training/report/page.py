@@ -20,6 +20,7 @@ import numpy as np
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError
+from cone_perception.files import write_whole
 from cone_perception.pictures.draw import short_name
 from training.campaign.status import duration
 from training.judging.compare import against_published, outcome_of
@@ -42,7 +43,7 @@ from training.report.blocks import (
 )
 from training.report.charts import COLOURS, Bar, Series, forest_chart, line_chart
 from training.runs.card import write_card
-from training.runs.folder import CampaignFolder, Step, write_text
+from training.runs.folder import CampaignFolder, Step
 from training.runs.record import MAP50, MAP50_95, CampaignRecord, Training, read_campaign
 
 FILES = 'report_files'
@@ -111,8 +112,8 @@ def write_report(folder: CampaignFolder) -> Path:
     """
     record = read_campaign(folder)
     report = make_report(record)
-    write_text(folder.report_html, render_html(report))
-    write_text(folder.report_md, render_markdown(report, folder.root, FILES, private=True))
+    write_whole(folder.report_html, render_html(report))
+    write_whole(folder.report_md, render_markdown(report, folder.root, FILES, private=True))
     write_card(record)
     return folder.report_html
 
@@ -126,7 +127,7 @@ def write_public(folder: CampaignFolder, out: Path) -> Path:
         raise OutputError(f'{out} lies in the campaign itself: give a folder outside, as docs/.')
     text = render_markdown(make_report(record), out, folder.name, private=False)
     host = str(record.state.hardware.get('host') or '')
-    write_text(path, without_paths(text.replace(host, 'this machine') if host else text))
+    write_whole(path, without_paths(text.replace(host, 'this machine') if host else text))
     return path
 
 

@@ -13,14 +13,14 @@ from typing import Any
 from cone_perception.errors import SourceError
 from cone_perception.model_card import file_sha256
 from training.runs.record import CampaignRecord, Training
-from training.runs.folder import write_text
+from cone_perception.files import write_json, write_whole
 
 ENTRIES = ('training', 'metrics')
 
 
 def write_card(record: CampaignRecord) -> None:
     """Write card.json, with whatever is known by now."""
-    write_text(record.folder.card, json.dumps(make_card(record), indent=2) + '\n')
+    write_json(record.folder.card, make_card(record))
 
 
 def read_card(path: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -6,7 +6,6 @@ State and reports lie outside the stages' folders, which Ultralytics deletes whe
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cone_perception.errors import OutputError, SourceError
-from cone_perception.files import whole_file
+from cone_perception.files import LockedError, is_locked, locked, write_json
 from training.recipe.recipe import CANDIDATE, Recipe, Stage
 
 SCHEMA = 1
@@ -182,7 +181,7 @@ class CampaignFolder:
 
     def write_state(self, state: State) -> None:
         """Replace campaign.json: a kill at any moment leaves the old one or the new one."""
-        write_text(self.state, json.dumps({'schema': SCHEMA, **asdict(state)}, indent=2) + '\n')
+        write_json(self.state, {'schema': SCHEMA, **asdict(state)})
 
     def log_event(
         self,
@@ -213,29 +212,18 @@ class CampaignFolder:
 
         Raises OutputError when another process works on it.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with self.lock_file.open('a', encoding='utf-8') as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise OutputError(
-                    f'another process works on the campaign in {self.root}. '
-                    f'See `cone-training status {self.root}`; stop it before going on here.'
-                ) from None
-            # Processes that read pictures must not hold on to it when this one is killed.
-            os.register_at_fork(after_in_child=file.close)
-            yield
+        try:
+            with locked(self.lock_file):
+                yield
+        except LockedError:
+            raise OutputError(
+                f'another process works on the campaign in {self.root}. '
+                f'See `cone-training status {self.root}`; stop it before going on here.'
+            ) from None
 
     def is_locked(self) -> bool:
-        """A process works on this campaign now."""
-        if not self.lock_file.is_file():
-            return False
-        with self.lock_file.open('r', encoding='utf-8') as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
-            return False
+        """Tell whether a process works on this campaign now."""
+        return is_locked(self.lock_file)
 
 
 def run_id(arm: str, seed: int) -> str:
@@ -245,18 +233,6 @@ def run_id(arm: str, seed: int) -> str:
 def now() -> str:
     """UTC, ISO 8601, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a file so that a kill or a full disk leaves the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path, 'w') as file:
-        file.write(text)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name, too, survives a power cut
-    finally:
-        os.close(folder)
 
 
 def append_event(

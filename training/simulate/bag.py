@@ -14,6 +14,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
 from cone_perception.bags.reader import COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
 from training.simulate.camera import Camera, load_camera, make_lens
 from training.simulate.labels import Label
@@ -22,7 +23,7 @@ from training.simulate.renderer import render
 from training.simulate.scene import Thing, make_scene
 from training.simulate.scenery import Bytes, make_ego, make_library
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import CLASS_NAMES, Track
+from training.simulate.track import Track
 
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 FRAME_ID = 'zed_{eye}_camera_optical_frame'

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cone_perception.classes import LARGE_ORANGE, ORANGE, UNKNOWN
 from training.simulate.camera import Camera
-from training.simulate.track import LARGE_ORANGE, ORANGE, UNKNOWN
 
 Array = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]

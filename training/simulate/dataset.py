@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError
 from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
@@ -22,7 +23,6 @@ from training.simulate.renderer import render
 from training.simulate.scene import make_camera, make_scene
 from training.simulate.scenery import Bytes, Library, make_ego, make_library, random_colour
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import CLASS_NAMES
 
 SPLITS = ('train', 'val', 'test')
 RENDERER_VERSION = 4

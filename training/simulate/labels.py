@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cone_perception.classes import UNKNOWN
 from training.simulate.camera import Camera
 from training.simulate.cone import ConeView
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

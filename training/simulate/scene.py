@@ -8,18 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from cone_perception.classes import LARGE_ORANGE, UNKNOWN
 from training.simulate.camera import Camera, load_camera
 from training.simulate.cone import Cone, make_cone, make_palette
 from training.simulate.scenery import KINDS, Colour, Library
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import (
-    LARGE_ORANGE,
-    UNKNOWN,
-    Track,
-    make_circuit,
-    make_group,
-    make_straight,
-)
+from training.simulate.track import Track, make_circuit, make_group, make_straight
 
 Array = npt.NDArray[np.float64]
 

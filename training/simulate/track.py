@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW = range(5)
-CLASS_NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
+from cone_perception.classes import BLUE, LARGE_ORANGE, ORANGE, YELLOW
 
 Array = npt.NDArray[np.float64]
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from training.recipe.recipe import Stage
 from training.stage.guards import StageStopped
 
 OUT_OF_MEMORY = ('out of memory', 'cublas_status_alloc_failed', 'unable to find an engine')
 """What PyTorch says when a GPU's memory is full; the last two, Ultralytics takes so too."""
-
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that the kernel sends when the parent ends."""
 
 
 @contextlib.contextmanager
@@ -43,22 +38,3 @@ def named_endings(stage: Stage) -> Iterator[None]:
 
 def is_out_of_memory(error: Exception) -> bool:
     return any(words in str(error).lower() for words in OUT_OF_MEMORY)
-
-
-@contextlib.contextmanager
-def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` when this process is asked to end. Only a main thread can be told."""
-    try:
-        before = signal.signal(signal.SIGTERM, lambda *_: act())
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def end_with_parent() -> None:
-    """For a process just forked: the kernel ends it when its parent is gone, however that went."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cone_perception.files import write_json, write_whole
 from training.recipe.recipe import Guards, SelectBy, Stage, Tracking
 from training.recipe.recipe_file import plain
-from training.runs.folder import CampaignFolder, EventKind, append_event, write_text
+from training.runs.folder import CampaignFolder, EventKind, append_event
 from training.stage.guards import (
     AGAINST_FORGETTING,
     GuardError,
@@ -89,7 +90,7 @@ class StageJob:
         }
 
     def write(self) -> None:
-        write_text(self.file, json.dumps(plain(self), indent=2) + '\n')
+        write_json(self.file, plain(self))
 
     @classmethod
     def read(cls, path: Path) -> StageJob:
@@ -152,7 +153,7 @@ class StageRecord:
         return stored
 
     def update(self, **values: Any) -> None:
-        write_text(self.path, json.dumps({**self.read(), **plain(values)}, indent=2) + '\n')
+        write_json(self.path, {**self.read(), **plain(values)})
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -225,4 +226,4 @@ class StageRecord:
             for line in lines
             if line.count(',') == header.count(',') and int(line.split(',')[0]) <= epochs
         ]
-        write_text(self.job.results, '\n'.join([header, *kept]) + '\n')
+        write_whole(self.job.results, '\n'.join([header, *kept]) + '\n')

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import yaml
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.layout import SPLITS, Layout, read_layout
 from cone_perception.errors import DataError
+from cone_perception.files import write_whole
 from training.recipe.recipe import Stage
-from training.runs.folder import CampaignFolder, write_text
-from training.simulate.track import CLASS_NAMES
+from training.runs.folder import CampaignFolder
 from training.stage.crops import CropRules, write_crops
 
 
@@ -72,7 +73,7 @@ def _cut(pictures: Sequence[Path], split: Path, stage: Stage) -> list[Path]:
             per_picture=stage.crops_per_picture, size_px=stage.imgsz, width_px=stage.crop_width
         )
         count = write_crops(pictures, split, rules)
-        write_text(done, f'{count}\n')
+        write_whole(done, f'{count}\n')
     return sorted((split / 'images').iterdir())
 
 
@@ -82,7 +83,7 @@ def _write_data_yaml(data_yaml: Path, splits: dict[str, list[Path]]) -> None:
     for name in SPLITS:
         if name in splits:
             listed = data_yaml.with_name(f'{data_yaml.stem}_{name}.txt')
-            write_text(listed, ''.join(f'{path.absolute()}\n' for path in splits[name]))
+            write_whole(listed, ''.join(f'{path.absolute()}\n' for path in splits[name]))
             content[name] = listed.name
     content['names'] = dict(enumerate(CLASS_NAMES))
-    write_text(data_yaml, yaml.safe_dump(content, sort_keys=False))
+    write_whole(data_yaml, yaml.safe_dump(content, sort_keys=False))

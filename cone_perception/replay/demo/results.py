@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cone_perception.files import without_nan
 from cone_perception.model_card import ModelCard
 from cone_perception.replay.demo.figures import MIN_HEIGHT_PX, Figures, Truth
-from cone_perception.replay.figures.result import without_nan
 from cone_perception.replay.traces import STATIONS, FrameTrace
 
 

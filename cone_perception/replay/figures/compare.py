@@ -28,15 +28,10 @@ from typing import Any, Literal
 import numpy as np
 
 from cone_perception.errors import OutputError, SettingsError
+from cone_perception.files import without_nan
 from cone_perception.replay.figures.accuracy import accuracy_rows, interval_of
 from cone_perception.replay.figures.names import kind_of
-from cone_perception.replay.figures.result import (
-    Figure,
-    ReplayResult,
-    read_result,
-    result_file,
-    without_nan,
-)
+from cone_perception.replay.figures.result import Figure, ReplayResult, read_result, result_file
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
 
 Verdict = Literal['better', 'worse', 'equal', 'higher', 'lower', 'inconclusive', 'not comparable']

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cone_perception.errors import OutputError, SourceError
-from cone_perception.files import whole_file
+from cone_perception.files import to_json, whole_file
 from cone_perception.replay.figures.names import in_nvidia_names
 from cone_perception.replay.traces import FATES, MOMENTS, FrameTrace, LoadSample
 from cone_perception.types import Detections
@@ -99,7 +99,7 @@ def write_result(path: Path, result: ReplayResult) -> None:
         with whole_file(path, 'w') as stream:
             stream.write('{\n')
             for key, value in entries.items():
-                stream.write(f'{json.dumps(key)}: {_json(value, indent=1)},\n')
+                stream.write(f'{json.dumps(key)}: {to_json(value, indent=1)},\n')
             stream.write('"passes": [')
             for number, frames in enumerate(result.passes):
                 origin_ns = frames[0].sent_ns if frames else 0
@@ -353,44 +353,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[st
     """The text of a table, a line for each row."""
     yield f'{{"columns": {json.dumps(columns)}, "rows": ['
     for number, row in enumerate(rows):
-        yield (',\n' if number else '\n') + _json(row, separators=(',', ':'))
+        yield (',\n' if number else '\n') + to_json(row)
     yield ']}'
-
-
-def _json(value: Any, **style: Any) -> str:
-    try:
-        return json.dumps(value, allow_nan=False, ensure_ascii=False, default=_plain, **style)
-    except ValueError:
-        return json.dumps(without_nan(value), allow_nan=False, ensure_ascii=False, **style)
-
-
-def without_nan(value: Any) -> Any:
-    """The value in JSON's own types, what is not finite as None."""
-    if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(entry) for entry in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    return without_nan(_plain(value))
-
-
-_PLAIN: Sequence[tuple[type[Any], Callable[[Any], Any]]] = (
-    (Mapping, dict),
-    (Sequence, list),
-    (np.generic, np.generic.item),
-    (np.ndarray, np.ndarray.tolist),
-    (PurePath, str),
-)
-
-
-def _plain(value: Any) -> Any:
-    for kind, convert in _PLAIN:
-        if isinstance(value, kind):
-            return convert(value)
-    raise TypeError(f'{type(value).__name__} has no place in result.json: {value!r:.60}')
 
 
 def _refuse_constant(name: str) -> None:

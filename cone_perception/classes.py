@@ -1,11 +1,12 @@
-"""Class names as data sets spell them -> the project's five, by one table."""
+"""The five classes of cones, and their names as data sets spell them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 
-from training.simulate.track import CLASS_NAMES
+BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW = range(5)
+CLASS_NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     'blue_cone': ('blue', 'blue_cones', 'cone_blue'),
