@@ -223,7 +223,7 @@ def test_a_reader_never_meets_half_a_file(tmp_path: Path) -> None:
     write_result(path, some_result(1))
     before = path.read_text()
     unwritable = replaced(some_result(2), health={'x': {'y': object()}})
-    with pytest.raises(TypeError, match='object has no place in result.json'):
+    with pytest.raises(TypeError, match='object has no place in JSON'):
         write_result(path, unwritable)
     assert path.read_text() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ['result.json']
