@@ -16,7 +16,7 @@ from typing import Any, TextIO, get_args, get_type_hints
 from tqdm import tqdm
 
 from cone_perception.engines.build_command import print_event, print_warning
-from cone_perception.engines.place import place_network
+from cone_perception.engines.open import place_network
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle, shipped_bundle

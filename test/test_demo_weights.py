@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cone_perception.engines import open_network
+from cone_perception.engines.cpu.open import open_network
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector

@@ -12,7 +12,7 @@ from tiny_network import paint, write_tiny_bundle
 from cone_perception import detect
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
-from cone_perception.engines import open_engine
+from cone_perception.engines.open import open_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pictures.sources import Source

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from tiny_network import write_tiny_bundle
 
-from cone_perception.engines import open_engine, open_network
 from cone_perception.engines.cpu import fastest as cpu
 from cone_perception.engines.cpu import openvino as openvino_engine
 from cone_perception.engines.cpu.fastest import driving_candidates, open_fastest
+from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError
 from cone_perception.model_card import Bundle, read_bundle
 

@@ -14,7 +14,7 @@ pytest.importorskip('onnxruntime')
 
 from tiny_network import paint, write_tiny_bundle
 
-from cone_perception.engines import Engine, open_engine
+from cone_perception.engines import Engine
 from cone_perception.engines.check import (
     REFERENCE_FILE,
     check_engine,
@@ -23,6 +23,7 @@ from cone_perception.engines.check import (
     read_reference,
     run_all,
 )
+from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, passport_path, read_passport
 from cone_perception.errors import ModelError, PlanError
 from cone_perception.model_card import Bundle, file_sha256, read_bundle

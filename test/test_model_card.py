@@ -3,7 +3,7 @@ import json
 import pytest
 from tiny_network import CLASS_NAMES, write_tiny_bundle
 
-from cone_perception.engines import open_engine
+from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import read_bundle
 

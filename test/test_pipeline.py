@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception.engines import open_engine
+from cone_perception.engines.open import open_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tiny_network import write_tiny_bundle
 
-from cone_perception.engines import place as placement
-from cone_perception.engines.place import place_network, require_gpu
+from cone_perception.engines import open as placement
+from cone_perception.engines.open import place_network, require_gpu
 from cone_perception.engines.tensorrt import engine as tensorrt
 from cone_perception.engines.tensorrt import provide as build
 from cone_perception.engines.tensorrt.gpu import Gpu

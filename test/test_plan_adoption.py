@@ -17,11 +17,12 @@ from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.engines import build_command as build_engine
-from cone_perception.engines import open_engine
+from cone_perception.engines.latency import Latency
+from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import adopt as adoption
 from cone_perception.engines.tensorrt import provide as build
 from cone_perception.engines.tensorrt.adopt import adopt_plan, header_differences, header_precision
-from cone_perception.engines.tensorrt.fastest import Latency, choose, read_choice, write_choice
+from cone_perception.engines.tensorrt.fastest import choose, read_choice, write_choice
 from cone_perception.engines.tensorrt.gpu import Gpu
 from cone_perception.engines.tensorrt.plans import PlanCache, cache_folder, read_plan
 from cone_perception.engines.tensorrt.provide import BuildEvent, Compiled, provide_plan

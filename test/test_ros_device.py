@@ -36,8 +36,8 @@ import sys
 from pathlib import Path
 
 from cone_perception import cli, errors
-from cone_perception.engines import open_engine
-from cone_perception.engines.place import PlacedEngine
+from cone_perception.engines.open import open_engine
+from cone_perception.engines.open import PlacedEngine
 from cone_perception.ros import detector
 
 
@@ -72,9 +72,10 @@ import numpy as np
 
 from cone_perception import cli
 from cone_perception.decode import decode
-from cone_perception.engines import FrameEngine, open_engine
+from cone_perception.engines import FrameEngine
+from cone_perception.engines.open import open_engine
 from cone_perception.images import to_bgr
-from cone_perception.engines.place import PlacedEngine
+from cone_perception.engines.open import PlacedEngine
 from cone_perception.preprocess import Letterbox
 from cone_perception.ros import detector
 
@@ -118,9 +119,10 @@ import time
 from pathlib import Path
 
 from cone_perception import cli, errors
-from cone_perception.engines import FrameEngine, open_engine
+from cone_perception.engines import FrameEngine
+from cone_perception.engines.open import open_engine
 from cone_perception.images import to_bgr
-from cone_perception.engines.place import PlacedEngine
+from cone_perception.engines.open import PlacedEngine
 from cone_perception.ros import detector
 from cone_perception.types import Detections
 
@@ -195,7 +197,7 @@ GPU_WITHOUT_DRIVER = """
 import sys
 
 from cone_perception import cli
-from cone_perception.engines import place as placement
+from cone_perception.engines import open as placement
 from cone_perception.engines.tensorrt.gpu import Gpu
 
 placement.read_gpu = lambda: Gpu('NVIDIA GeForce RTX 4060', '8.9', '560.35', '12.6')

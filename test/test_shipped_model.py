@@ -8,8 +8,9 @@ import pytest
 
 from cone_perception.accuracy.matching import match_picture, summarise
 from cone_perception.classes import CLASS_NAMES
-from cone_perception.engines import open_engine, open_network
 from cone_perception.engines.check import check_engine
+from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt.fastest import buildable_precisions
 from cone_perception.engines.tensorrt.provide import (
     check_convolutions,

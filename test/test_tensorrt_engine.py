@@ -19,20 +19,17 @@ from pycuda_on_cpu import MemoryError as NoMemory
 from test_plan_adoption import CAR, with_reference, write_engine
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception.engines import Engine, FrameEngine, open_engine
+from cone_perception.engines import Engine, FrameEngine
 from cone_perception.engines import build_command as build_engine
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import CudaEngine
+from cone_perception.engines.latency import Latency
+from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import adopt as adoption
 from cone_perception.engines.tensorrt import engine as tensorrt
 from cone_perception.engines.tensorrt import provide as build
 from cone_perception.engines.tensorrt.adopt import adopt_plan
-from cone_perception.engines.tensorrt.fastest import (
-    Latency,
-    buildable_precisions,
-    choose,
-    write_choice,
-)
+from cone_perception.engines.tensorrt.fastest import buildable_precisions, choose, write_choice
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, cache_folder
 from cone_perception.errors import (
     EngineError,

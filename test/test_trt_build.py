@@ -24,9 +24,10 @@ onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 from cone_perception.decode import decode  # noqa: E402
-from cone_perception.engines import Engine, open_network  # noqa: E402
+from cone_perception.engines import Engine  # noqa: E402
 from cone_perception.engines import build_command as build_engine  # noqa: E402
 from cone_perception.engines import verify_command as verify_engine  # noqa: E402
+from cone_perception.engines.cpu.open import open_network  # noqa: E402
 from cone_perception.engines.tensorrt import gpu  # noqa: E402
 from cone_perception.engines.tensorrt import provide as build  # noqa: E402
 from cone_perception.engines.tensorrt.fastest import read_choice  # noqa: E402

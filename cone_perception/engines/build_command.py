@@ -13,14 +13,9 @@ from typing import get_args
 
 from cone_perception.engines import Engine
 from cone_perception.engines.check import Check, check_plan, read_reference
+from cone_perception.engines.latency import Latency, measure_latencies
 from cone_perception.engines.tensorrt.adopt import adopt_plan
-from cone_perception.engines.tensorrt.fastest import (
-    Latency,
-    buildable_precisions,
-    choose,
-    measure_latencies,
-    write_choice,
-)
+from cone_perception.engines.tensorrt.fastest import buildable_precisions, choose, write_choice
 from cone_perception.engines.tensorrt.plans import (
     Plan,
     PlanCache,

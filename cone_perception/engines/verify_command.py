@@ -33,7 +33,7 @@ from cone_perception.engines.check import (
     read_reference,
     run_all,
 )
-from cone_perception.engines.tensorrt.fastest import Latency, measure_latencies
+from cone_perception.engines.latency import Latency, measure_latencies
 from cone_perception.engines.tensorrt.gpu import read_gpu
 from cone_perception.engines.tensorrt.plans import Plan, PlanCache, cache_folder, record_check
 from cone_perception.engines.tensorrt.provide import (

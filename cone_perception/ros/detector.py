@@ -31,7 +31,7 @@ from vision_msgs.msg import Detection2DArray
 from cone_perception.answering.health import FrameMoments, FrameTimes, Health, Outcome
 from cone_perception.answering.inbox import Inbox, NewestFrames, StereoPairs, Waiting
 from cone_perception.answering.worker import Worker
-from cone_perception.engines.place import PlacedEngine, place_network
+from cone_perception.engines.open import PlacedEngine, place_network
 from cone_perception.engines.tensorrt.provide import BuildEvent
 from cone_perception.errors import (
     ConePerceptionError,

@@ -23,8 +23,9 @@ import yaml
 
 from cone_perception.dataset.layout import read_layout as read_data_layout
 from cone_perception.decode import OutputLayout, read_layout
-from cone_perception.engines import class_names_from, open_network
+from cone_perception.engines.agreement import class_names_from
 from cone_perception.engines.check import run_all
+from cone_perception.engines.cpu.open import open_network
 from cone_perception.errors import ConePerceptionError, ModelError, SettingsError, SourceError
 from cone_perception.files import write_json
 from cone_perception.model_card import (

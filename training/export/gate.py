@@ -18,12 +18,12 @@ import numpy as np
 
 from cone_perception.accuracy.bootstrap import draw
 from cone_perception.accuracy.intervals import Interval
-from cone_perception.engines import open_network
 from cone_perception.engines.cpu.fastest import computes_bfloat16, networks_for_cpu
+from cone_perception.engines.cpu.open import open_network
 from cone_perception.errors import ModelError
 from cone_perception.files import without_nan, write_json
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
-from cone_perception.types import Arithmetic, Int64, RuntimeChoice
+from cone_perception.types import Arithmetic, CpuRuntime, Int64
 from training.judging import evaluation as ev
 from training.judging.compare import Comparison, compare
 from training.judging.evaluate import assemble
@@ -332,7 +332,7 @@ def evaluate_network(
     FP32, OpenVINO's INT8 and bfloat16 in OpenVINO; what is for TensorRT in ONNX Runtime, which
     rounds every result to FP16 where the file says so.
     """
-    name: RuntimeChoice = 'openvino'
+    name: CpuRuntime = 'openvino'
     if arithmetic == 'float32' and (network.precision == 'fp16' or network.encoding == 'int8'):
         name = 'onnxruntime'
     size = max(bundle.card.height_px, bundle.card.width_px)

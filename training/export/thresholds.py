@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.accuracy.matching import PictureMatch
-from cone_perception.engines import open_engine
+from cone_perception.engines.open import open_engine
 from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector
 from training.judging.judge import LabelledSplit, match_bands

@@ -17,7 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from cone_perception.accuracy.matching import PictureMatch, map50_interval, match_picture, summarise
-from cone_perception.engines import open_engine
+from cone_perception.engines.open import open_engine
 from cone_perception.errors import SourceError
 from cone_perception.filters import Filters
 from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle

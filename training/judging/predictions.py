@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.decode import OutputLayout, read_layout
-from cone_perception.engines import Engine, open_engine
+from cone_perception.engines import Engine
+from cone_perception.engines.open import open_engine
 from cone_perception.errors import ModelError, SourceError
 from cone_perception.filters import Filters
 from cone_perception.model_card import CARD_FILE, ModelCard, NetworkFile, file_sha256, read_bundle

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cone_perception import files as whole_file
-from cone_perception.engines import Engine, open_engine, open_network
-from cone_perception.engines.tensorrt.fastest import measure_latencies
+from cone_perception.engines import Engine
+from cone_perception.engines.cpu.open import open_by_precision, open_network
+from cone_perception.engines.latency import measure_latencies
 from cone_perception.engines.tensorrt.plans import slug
 from cone_perception.errors import EngineError
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle
@@ -61,14 +62,14 @@ def open_fastest(
 
     It is measured at the first start. The answer, and the network as OpenVINO compiled it, are kept
     in the folder `cache` until the model, OpenVINO, the CPU or the settings change. Where there is
-    nothing to choose from, it is `open_engine`'s answer.
-    cancelled: polled while it measures. Raises as `open_engine`, and EngineError when measuring
-    fails or is stopped.
+    nothing to choose from, it is `open_by_precision`'s answer.
+    cancelled: polled while it measures. Raises as `open_by_precision`, and EngineError when
+    measuring fails or is stopped.
     """
-    # Without OpenVINO there is nothing to measure, and open_engine says what is missing.
+    # Without OpenVINO there is nothing to measure, and open_by_precision says what is missing.
     candidates = driving_candidates(bundle, batch) if find_spec('openvino') else []
     if len(candidates) < 2:
-        return open_engine(bundle, 'openvino', batch, threads, streams=streams)
+        return open_by_precision(bundle, 'openvino', batch, threads, streams=streams)
     kept = cache / f'cpu-{slug(bundle.card.name)}-b{batch}.json'
     compiled = kept.with_suffix('.blob')
     measured_for = _measured_for(bundle.card, candidates, threads, streams)

@@ -12,7 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cone_perception.engines import Engine, check_against_card
+from cone_perception.engines import Engine
+from cone_perception.engines.agreement import check_against_card
 from cone_perception.engines.check import check_engine
 from cone_perception.engines.tensorrt.fastest import forget_choice
 from cone_perception.engines.tensorrt.gpu import Gpu

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cone_perception.engines import check_against_card, class_names_from
+from cone_perception.engines.agreement import check_against_card, class_names_from
 from cone_perception.engines.check import check_plan
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine

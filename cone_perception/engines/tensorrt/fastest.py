@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
-from cone_perception.engines import Engine
+from cone_perception.engines.latency import Latency
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, slug, write_whole
 from cone_perception.engines.tensorrt.provide import for_gpu, network_for_gpu
 from cone_perception.errors import ModelError
 from cone_perception.model_card import Bundle, ModelCard
-from cone_perception.types import Precision, PrecisionChoice, UInt8
-
-WARM_UP_RUNS = 20
+from cone_perception.types import Precision, PrecisionChoice
 
 _DRIVING: tuple[Precision, ...] = ('int8', 'fp16')
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Milliseconds from the picture in host memory to the raw output in host memory."""
-
-    median_ms: float
-    p99_ms: float
-    runs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +64,6 @@ def buildable_precisions(
     return tuple(found)
 
 
-def measure_latencies(engines: Sequence[Engine], pictures: UInt8, runs: int) -> list[Latency]:
-    """Time engines in turns, so that a clock that changes hits them alike.
-
-    pictures: (N, H, W, 3) uint8; as many as a batch takes are run, repeated where there are fewer.
-    """
-    batches = [_batch(pictures, engine) for engine in engines]
-    for engine, batch in zip(engines, batches, strict=True):
-        for _ in range(WARM_UP_RUNS):
-            engine.run(batch)
-    times_ms: list[list[float]] = [[] for _ in engines]
-    for _ in range(runs):
-        for engine, batch, measured in zip(engines, batches, times_ms, strict=True):
-            started = time.perf_counter_ns()
-            engine.run(batch)
-            measured.append((time.perf_counter_ns() - started) / 1e6)
-    return [
-        Latency(statistics.median(measured), float(np.percentile(measured, 99)), runs)
-        for measured in times_ms
-    ]
-
-
 def choose(keys: Mapping[Precision, PlanKey], latencies: Mapping[Precision, Latency]) -> Choice:
     """The precision with the lowest median."""
     return Choice(
@@ -138,8 +102,3 @@ def forget_choice(cache: PlanCache, card: ModelCard, batch: int) -> None:
 
 def _path(cache: PlanCache, card: ModelCard, batch: int) -> Path:
     return cache.folder / f'best-{slug(card.name)}-b{batch}.json'
-
-
-def _batch(pictures: UInt8, engine: Engine) -> UInt8:
-    count = engine.info.input_shape[0]
-    return np.ascontiguousarray(np.resize(pictures, (count, *pictures.shape[1:])))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cone_perception.arguments import count, zero_or_more
 from cone_perception.engines.build_command import print_event, print_warning
-from cone_perception.engines.place import place_network
+from cone_perception.engines.open import place_network
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import write_whole
 from cone_perception.filters import Filters

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from cone_perception.engines import Engine, open_engine
+from cone_perception.engines import Engine
 from cone_perception.engines.build_command import (
     build_engines,
     open_plan,
     remember_best,
 )
 from cone_perception.engines.cpu.fastest import open_fastest
+from cone_perception.engines.cpu.open import open_by_precision
 from cone_perception.engines.tensorrt.fastest import buildable_precisions, read_choice
 from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
 from cone_perception.engines.tensorrt.plans import PlanCache, cache_folder
@@ -29,7 +30,7 @@ from cone_perception.engines.tensorrt.provide import (
 from cone_perception.errors import EngineError, EngineLostError, ModelError
 from cone_perception.model_card import Bundle
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import GpuRuntime, GpuRuntimeChoice, Precision, RuntimeChoice
+from cone_perception.types import CpuRuntime, GpuRuntime, GpuRuntimeChoice, Precision, RuntimeChoice
 
 LEAST_CAPABILITY = (7, 5)
 """Of a GPU: TensorRT 10 and our kernels start with Turing."""
@@ -46,6 +47,33 @@ class PlacedEngine:
     engine: Engine
     plan: Path | None = None
     why_cpu: str = ''
+
+
+def open_engine(
+    bundle: Bundle,
+    runtime: RuntimeChoice = 'auto',
+    batch: int = 1,
+    threads: int = 0,
+    precision: Precision | None = None,
+    streams: int = 1,
+) -> Engine:
+    """Load the bundle's network into the engine `name` and check it against the card.
+
+    auto: OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to the runtime.
+    precision: None takes INT8 where the bundle has it, else FP32, else FP16; with TensorRT what was
+    measured to be fastest on this GPU, else the same with FP16 before FP32.
+    streams: see `open_network`.
+    Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
+    """
+    if runtime not in get_args(RuntimeChoice):
+        known = ', '.join(get_args(RuntimeChoice))
+        raise EngineError(f'engine {runtime!r} is not known; choose one of {known}')
+    if runtime in get_args(GpuRuntime):
+        from cone_perception.engines.tensorrt.engine import open_tensorrt
+
+        return open_tensorrt(bundle, batch, precision, cast(GpuRuntime, runtime))
+    on_cpu: CpuRuntime = 'onnxruntime' if runtime == 'onnxruntime' else 'openvino'
+    return open_by_precision(bundle, on_cpu, batch, threads, precision, streams)
 
 
 def place_network(
@@ -101,12 +129,12 @@ def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
 def _open_on_cpu(
     bundle: Bundle, settings: DetectorSettings, streams: int, cancelled: Callable[[], bool]
 ) -> Engine:
-    name: RuntimeChoice = 'onnxruntime' if settings.engine == 'onnxruntime' else 'openvino'
+    runtime: CpuRuntime = 'onnxruntime' if settings.engine == 'onnxruntime' else 'openvino'
     batch, threads = settings.batch, settings.threads
-    if settings.precision == 'best' and name == 'openvino':
+    if settings.precision == 'best' and runtime == 'openvino':
         return open_fastest(bundle, batch, threads, streams, cache_folder(), cancelled)
     precision = None if settings.precision == 'best' else settings.precision
-    return open_engine(bundle, name, batch, threads, precision, streams)
+    return open_by_precision(bundle, runtime, batch, threads, precision, streams)
 
 
 def _open_on_gpu(

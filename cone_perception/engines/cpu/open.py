@@ -1,0 +1,72 @@
+"""One network of a bundle, opened in OpenVINO or ONNX Runtime."""
+
+from __future__ import annotations
+
+from cone_perception.engines import Engine
+from cone_perception.engines.agreement import check_against_card
+from cone_perception.errors import EngineError, ModelError
+from cone_perception.model_card import Bundle, NetworkFile
+from cone_perception.types import Arithmetic, CpuRuntime, Encoding, Precision
+
+
+def open_network(
+    bundle: Bundle,
+    network: NetworkFile,
+    runtime: CpuRuntime = 'openvino',
+    threads: int = 0,
+    arithmetic: Arithmetic = 'float32',
+    streams: int = 1,
+    compiled: bytes = b'',
+) -> Engine:
+    """Load one network of the bundle, whichever it is, and compare it with the model card.
+
+    arithmetic: bfloat16 only with OpenVINO, on a CPU that computes it. streams: of OpenVINO, so
+    many runs at the same time share the threads. compiled: of OpenVINO, see its engine.
+    Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
+    """
+    path = bundle.checked_path(network)
+    engine: Engine
+    try:
+        if runtime == 'openvino':
+            from cone_perception.engines.cpu.openvino import OpenVinoEngine
+
+            engine = OpenVinoEngine(
+                path, network, bundle.card.preprocessing, threads, arithmetic, streams, compiled
+            )
+        else:
+            from cone_perception.engines.cpu.onnxruntime import OnnxRuntimeEngine
+
+            engine = OnnxRuntimeEngine(path, network, bundle.card.preprocessing, threads)
+    except ImportError as error:
+        raise EngineError(
+            f'the runtime of engine {runtime!r} is not installed ({error}). '
+            "Install it with: pip install 'cone_perception[cpu]'"
+        ) from error
+    try:
+        check_against_card(engine.info, bundle, str(path), network.batch)
+    except ModelError:
+        engine.close()
+        raise
+    return engine
+
+
+def open_by_precision(
+    bundle: Bundle,
+    runtime: CpuRuntime = 'openvino',
+    batch: int = 1,
+    threads: int = 0,
+    precision: Precision | None = None,
+    streams: int = 1,
+) -> Engine:
+    """Load the bundle's network of a precision, as `open_network` does.
+
+    precision: None takes INT8 where the bundle has it, else FP32, else FP16.
+    Raises ModelError when the bundle has no such network; the rest as `open_network`.
+    """
+    if precision is None:
+        kinds = {(n.precision, n.encoding) for n in bundle.card.networks}
+        quantised = ('int8', 'uint8') in kinds
+        precision = 'int8' if quantised else 'fp32' if ('fp32', 'float') in kinds else 'fp16'
+    encoding: Encoding = 'uint8' if precision == 'int8' else 'float'
+    network = bundle.network(precision, encoding, batch)
+    return open_network(bundle, network, runtime, threads, streams=streams)
