@@ -1,9 +1,41 @@
-"""Numbers of a command line, for argparse's `type`."""
+"""Command lines: types for argparse, and options that are derived from a dataclass."""
 
 from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Container, Mapping
+from dataclasses import MISSING, field, fields
+from functools import partial
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar('T')
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose help ends with an example, and whose paths know `~`.
+
+    examples: words after the program's name (`bag info`) -> a command line that works. Parsers of
+    subcommands share them. `~` is expanded in every `type=Path`, also in `--out=~/x`, which no
+    shell does.
+    """
+
+    def __init__(self, *words: Any, examples: Mapping[str, str] | None = None, **named: Any):
+        super().__init__(*words, **named)
+        self.examples = examples or {}
+        self.register('type', Path, lambda text: Path(text).expanduser())
+
+    def add_subparsers(self, **named: Any) -> Any:  # argparse's own type is private
+        """Add subcommands whose parsers share the examples."""
+        parser_class = partial(type(self), examples=self.examples)
+        return super().add_subparsers(**{'parser_class': parser_class, **named})
+
+    def format_help(self) -> str:
+        """Argparse's help and the example of this subcommand."""
+        example = self.examples.get(self.prog.partition(' ')[2])
+        return super().format_help() + (f'\nexample:\n  {example}\n' if example else '')
 
 
 def count(text: str) -> int:
@@ -27,3 +59,56 @@ def above_zero(text: str) -> float:
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f'{text} must be more than zero')
     return value
+
+
+def option(default: Any, description: str, **argparse_words: Any) -> Any:
+    """Declare a dataclass field that is an option, too.
+
+    argparse_words: passed on to `add_argument` (type, metavar, nargs ...), above what the field's
+    type says.
+    """
+    metadata = {'description': description, 'argparse': argparse_words}
+    return field(default=default, metadata=metadata)
+
+
+def add_fields(
+    parser: argparse._ActionsContainer, options: type, names: Container[str] | None = None
+) -> None:
+    """Declare an option for each field of a dataclass, or for those in `names`.
+
+    `count_px: int = 3` becomes `--count-px`, whose default is 3. A Literal becomes choices, a
+    tuple takes several words, False a flag, True a flag `--no-...`.
+    """
+    kinds = get_type_hints(options)
+    for entry in fields(options):
+        if names is None or entry.name in names:
+            words = _argparse_words(entry.default, kinds[entry.name])
+            words.update(entry.metadata.get('argparse', {}))
+            flag = entry.name.replace('_', '-')
+            parser.add_argument(
+                f'--no-{flag}' if words.get('action') == 'store_false' else f'--{flag}',
+                dest=entry.name,
+                help=str(entry.metadata['description']).replace('%', '%%'),
+                **words,
+            )
+
+
+def _argparse_words(default: Any, kind: Any) -> dict[str, Any]:
+    if default is MISSING:
+        raise TypeError('an option needs a default')
+    words: dict[str, Any] = {'default': default}
+    if get_origin(kind) in (Union, UnionType):
+        (kind,) = (each for each in get_args(kind) if each is not NoneType)
+    if isinstance(default, bool):
+        return {**words, 'action': 'store_false' if default else 'store_true'}
+    if get_origin(kind) is tuple:
+        words['nargs'] = '+'
+        kind = get_args(kind)[0]
+    choices = get_args(kind)
+    words['type'] = type(choices[0]) if choices else kind
+    return {**words, 'choices': choices} if choices else words
+
+
+def read_fields(options: type[T], args: argparse.Namespace) -> T:
+    """Make the dataclass from what `add_fields` declared."""
+    return options(**{entry.name: getattr(args, entry.name) for entry in fields(options)})  # type: ignore[arg-type]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cone_perception import __version__
+from cone_perception.arguments import CommandParser
 from cone_perception.errors import ConePerceptionError
 
 SUBCOMMANDS = {
@@ -38,14 +39,35 @@ SUBCOMMANDS = {
 """Subcommand, of one word or two -> (module with add_arguments(parser) and run(args) -> int, one
 line of help)."""
 
+EXAMPLES = {
+    '': 'cone-perception detect drive.mp4 --out found',
+    'detect': 'cone-perception detect drive.mp4 --out found --thresholds blue_cone:0.4',
+    'node': 'cone-perception node --ros-args --params-file config/zed2i.yaml',
+    'build-engine': 'cone-perception build-engine my_model --batch 2',
+    'verify-engine': 'cone-perception verify-engine my_model --out verified',
+    'replay': 'cone-perception replay drive_bag --topic /camera/image --out replayed',
+    'replay compare': 'cone-perception replay compare replayed other --out compared',
+    'bag': 'cone-perception bag info drive_bag',
+    'bag info': 'cone-perception bag info drive_bag --json',
+    'bag cut': 'cone-perception bag cut drive_bag --start 12 --duration 30 --out part',
+    'bag from-images': 'cone-perception bag from-images pictures --hz 15 --out drive_bag',
+    'bag from-video': 'cone-perception bag from-video drive.mp4 --out drive_bag',
+    'bag to-dataset': 'cone-perception bag to-dataset drive_bag --limit 200 --out to_label',
+    'demo': 'cone-perception demo --bag drive_bag --topic /camera/image',
+}
+"""Words after the program's name -> the example at the end of their help."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
-    return run_command('cone-perception', SUBCOMMANDS, argv)
+    return run_command('cone-perception', SUBCOMMANDS, EXAMPLES, argv)
 
 
 def run_command(
-    program: str, subcommands: dict[str, tuple[str, str]], argv: Sequence[str] | None
+    program: str,
+    subcommands: Mapping[str, tuple[str, str]],
+    examples: Mapping[str, str],
+    argv: Sequence[str] | None,
 ) -> int:
     """Parse `argv`, import only the chosen subcommand's module, and run it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -54,17 +76,15 @@ def run_command(
     arguments, ros_arguments = arguments[:split], arguments[split:]
     if ' '.join(arguments[:2]) in subcommands:
         arguments[:2] = [' '.join(arguments[:2])]
-    parser = argparse.ArgumentParser(prog=program)
-    parser.add_argument('--version', action='version', version=__version__)
-    choices = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    chosen = next((a for a in arguments if not a.startswith('-')), '')
+    completing = '_ARGCOMPLETE' in os.environ
+    words = os.environ['COMP_LINE'].split()[1:] if completing else arguments
+    chosen = next((word for word in words if not word.startswith('-')), '')
     try:
-        for name, (module_name, summary) in subcommands.items():
-            subparser = choices.add_parser(name, help=summary, description=summary)
-            if name == chosen:
-                module = importlib.import_module(module_name)
-                module.add_arguments(subparser)
-                subparser.set_defaults(run=module.run)
+        parser = make_parser(program, subcommands, examples, chosen)
+        if completing:
+            import argcomplete
+
+            argcomplete.autocomplete(parser)
         args = parser.parse_args(arguments)
         args.ros_arguments = ros_arguments
         return int(args.run(args))
@@ -74,6 +94,25 @@ def run_command(
     except KeyboardInterrupt:
         print(f'{program} {chosen}: interrupted', file=sys.stderr)
         return 130
+
+
+def make_parser(
+    program: str,
+    subcommands: Mapping[str, tuple[str, str]],
+    examples: Mapping[str, str],
+    chosen: str,
+) -> CommandParser:
+    """Make the parser of a program; only the chosen subcommand's module is imported."""
+    parser = CommandParser(prog=program, examples=examples)
+    parser.add_argument('--version', action='version', version=__version__)
+    choices = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, (module_name, summary) in subcommands.items():
+        subparser = choices.add_parser(name, help=summary, description=summary)
+        if name == chosen:
+            module = importlib.import_module(module_name)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser
 
 
 if __name__ == '__main__':

@@ -9,12 +9,13 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO, get_args, get_type_hints
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from cone_perception.arguments import add_fields
 from cone_perception.engines.build_command import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
@@ -51,23 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_settings(parser: argparse._ActionsContainer) -> None:
     """Declare an option for each of SETTINGS."""
-    kinds = get_type_hints(DetectorSettings)
-    for entry in fields(DetectorSettings):
-        if entry.name in SETTINGS:
-            _add_setting(parser, entry, kinds[entry.name])
-
-
-def _add_setting(parser: argparse._ActionsContainer, entry: Any, kind: Any) -> None:
-    option = f'--{entry.name.replace("_", "-")}'
-    text = str(entry.metadata['description'])
-    if isinstance(entry.default, tuple):
-        item = get_args(kind)[0]
-        parser.add_argument(option, nargs='+', type=item, default=entry.default, help=text)
-    else:
-        choices = get_args(kind) or None
-        parser.add_argument(
-            option, type=type(entry.default), choices=choices, default=entry.default, help=text
-        )
+    add_fields(parser, DetectorSettings, SETTINGS)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import venv
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import cone_perception
+from cone_perception import cli
 from cone_perception.cli import SUBCOMMANDS as ON_THE_CAR
-from training.cli import SUBCOMMANDS, main
+from training.cli import EXAMPLES, SUBCOMMANDS, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETUP_CFG = configparser.ConfigParser()
@@ -99,14 +103,61 @@ def test_every_subcommand_is_an_executable_that_runs_it(
         assert os.access(folder / name, os.X_OK)
 
 
-@pytest.mark.parametrize('name', sorted(SUBCOMMANDS))
-def test_subcommand_tells_its_usage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    module = pytest.importorskip(SUBCOMMANDS[name][0])
-    assert module.run
+def parsers_below(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from parsers_below(below)
+
+
+@pytest.mark.parametrize(
+    ('program', 'name'),
+    [*(('cone-perception', n) for n in ON_THE_CAR), *(('cone-training', n) for n in SUBCOMMANDS)],
+)
+def test_every_help_ends_with_an_example_that_can_be_typed(program: str, name: str) -> None:
+    subcommands, examples = (
+        (ON_THE_CAR, cli.EXAMPLES) if program == 'cone-perception' else (SUBCOMMANDS, EXAMPLES)
+    )
+    assert pytest.importorskip(subcommands[name][0]).run
+    chosen = cli.make_parser(program, subcommands, examples, name)
+    (choices,) = (a for a in chosen._actions if isinstance(a, argparse._SubParsersAction))
+    for parser in parsers_below(choices.choices[name]):
+        last = parser.format_help().splitlines()[-1].strip()
+        words = last.replace('replay compare', "'replay compare'")
+        first, *arguments = shlex.split(words)
+        assert first == program
+        before_ros = [*arguments, '--ros-args'].index('--ros-args')
+        chosen.parse_args(arguments[:before_ros])
+        assert last.startswith(parser.prog), last
+
+
+def test_subcommand_takes_what_ros2_run_appends(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([name, '--help', '--ros-args', '-r', '__node:=x'])  # as `ros2 run` may call it
+        main(['plan', '--help', '--ros-args', '-r', '__node:=x'])
     assert ended.value.code == 0
-    assert f'cone-training {name}' in capsys.readouterr().out
+    assert 'cone-training plan' in capsys.readouterr().out
+
+
+def test_path_of_a_command_line_knows_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', '/home/somebody')
+    parser = cli.make_parser('cone-perception', ON_THE_CAR, {}, 'detect')
+    args = parser.parse_args(['detect', '~/drive.mp4', '--out=~/found'])
+    assert str(args.source) == '/home/somebody/drive.mp4'
+    assert str(args.out) == '/home/somebody/found'
+
+
+def test_shell_completes_options_of_the_chosen_subcommand(tmp_path: Path) -> None:
+    line = 'cone-perception detect --thr'
+    environment = os.environ | {
+        '_ARGCOMPLETE': '1',
+        '_ARGCOMPLETE_IFS': ' ',
+        '_ARGCOMPLETE_STDOUT_FILENAME': str(tmp_path / 'found'),
+        'COMP_LINE': line,
+        'COMP_POINT': str(len(line)),
+    }
+    subprocess.run([sys.executable, '-m', 'cone_perception.cli'], env=environment, check=True)
+    assert '--thresholds' in (tmp_path / 'found').read_text().split()
 
 
 def test_one_opencv_is_installed_here() -> None:

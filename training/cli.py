@@ -30,10 +30,38 @@ SUBCOMMANDS = {
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""
 
+EXAMPLES = {
+    '': 'cone-training plan two_stage',
+    'simulate': 'cone-training simulate drive --seconds 20 --out drive_bag',
+    'simulate dataset': 'cone-training simulate dataset --train 500 --val 100 --out rendered',
+    'simulate drive': 'cone-training simulate drive --seconds 20 --stereo --out drive_bag',
+    'demo-model': 'cone-training demo-model train --data crops --out trained',
+    'demo-model crops': 'cone-training demo-model crops --data rendered --out crops',
+    'demo-model drives': 'cone-training demo-model drives --out unseen_drives',
+    'demo-model train': 'cone-training demo-model train --data crops --out trained',
+    'export': 'cone-training export best.pt --data FSOCO-12 --out my_model',
+    'gate': 'cone-training gate my_model --data FSOCO-12 --split test',
+    'thresholds': 'cone-training thresholds --model my_model --data FSOCO-12',
+    'judge': 'cone-training judge --model my_model --data FSOCO-12 --split test',
+    'data': 'cone-training data verify FSOCO-12',
+    'data fetch': 'cone-training data fetch FSOCO-12 --to datasets',
+    'data manifest': 'cone-training data manifest FSOCO-12 --check',
+    'data verify': 'cone-training data verify FSOCO-12 --json verified.json',
+    'data leaks': 'cone-training data leaks cone-detector FSOCO-12',
+    'data gap': 'cone-training data gap cone-detector FSOCO-12 --out gap',
+    'plan': 'cone-training plan two_stage stage1.epochs=50',
+    'evaluate': 'cone-training evaluate best.pt --data FSOCO-12 --out evaluated',
+    'compare': 'cone-training compare evaluated_a evaluated_b',
+    'two-stage': 'cone-training two-stage two_stage --resume',
+    'report': 'cone-training report runs/two_stage',
+    'status': 'cone-training status runs/two_stage --json',
+}
+"""Words after the program's name -> the example at the end of their help."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
-    return run_command('cone-training', SUBCOMMANDS, argv)
+    return run_command('cone-training', SUBCOMMANDS, EXAMPLES, argv)
 
 
 if __name__ == '__main__':
