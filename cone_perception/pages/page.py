@@ -1,54 +1,164 @@
-"""What all pages of this package share: their look and their tables. None needs a network."""
+"""Shows a page's blocks as one HTML file that loads nothing: style, script, charts are inside."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterable, Sequence
+import base64
+import math
+import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from string import Template
+from typing import Any
+
+import jinja2
+import markupsafe
+import numpy as np
+from jinja2.utils import htmlsafe_json_dumps
+
+from cone_perception.errors import OutputError
+from cone_perception.files import to_json, write_whole
+from cone_perception.pages.blocks import Chart, Folded, Page, Picture, Section, Table, Viewer
+
+DIGITS = 6
+"""Significant ones of a number in a chart: a millisecond of ten minutes."""
+
+LISTED = 24
+"""A trace with at most so many points is listed in full where there is no script."""
 
 
-def write_page(path: Path, template: str, **parts: object) -> None:
-    """Fill a template of this package, e.g. `demo/page.html`, and write it.
+def write_page(path: Path, page: Page) -> None:
+    """Write a page. Raises OutputError: when the file cannot be written."""
+    try:
+        write_whole(path, render_page(page))
+    except OSError as error:
+        raise OutputError(
+            f'{path} cannot be written: {error.strerror}. Give another folder.'
+        ) from error
 
-    parts: HTML for each `$name` in it; `$style` is filled in here.
+
+def render_page(page: Page) -> str:
+    """The page as HTML. Without Plotly it has the numbers of its charts instead."""
+    sections = [section for section in page.sections if section.blocks]
+    blocks = _flat(sections)
+    charts = any(isinstance(block, Chart) for block in blocks)
+    return _environment().get_template('page.html').render(
+        page=page,
+        sections=sections,
+        plotly=_plotly_script() if charts else '',
+        charts=charts,
+        scripted=charts or any(not isinstance(b, Table) for b in blocks),
+    )  # fmt: skip
+
+
+def embed(data: bytes, kind: str = 'jpeg') -> str:
+    """An encoded picture as a data URI."""
+    return f'data:image/{kind};base64,{base64.b64encode(data).decode("ascii")}'
+
+
+def anchor(title: str) -> str:
+    """A section's id on the page: lower-case letters and digits, joined by dashes."""
+    return re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')
+
+
+def numbers_of(chart: Chart) -> Table:
+    """A chart's numbers as a table, for who has no script.
+
+    Short traces are listed; of long ones it gives count, least, median and greatest value.
     """
-    package = resources.files('cone_perception.pages')
-    text = package.joinpath(template).read_text(encoding='utf-8')
-    style = package.joinpath('page.css').read_text(encoding='utf-8')
-    path.write_text(Template(text).substitute(parts, style=style), encoding='utf-8')
+    listed, told = [], []
+    for trace in chart.figure['data']:
+        flat = trace.get('orientation') == 'h'
+        at, values = (
+            _plain(trace.get('y' if flat else 'x')),
+            _plain(trace.get('x' if flat else 'y')),
+        )
+        name = str(trace.get('name', ''))
+        if len(values) <= LISTED:
+            listed += [[name, _text(a), _text(v)] for a, v in zip(at, values, strict=True)]
+            continue
+        known = [value for value in values if isinstance(value, int | float)]
+        if known:
+            least, middle, most = (_text(float(f(known))) for f in (min, np.median, max))
+            told.append([name, f'{len(known)} values', f'{least} … {middle} … {most}'])
+    return Table(['', '', 'value; of many: least … median … greatest'], [*listed, *told])
 
 
-def plain(text: object) -> str:
-    """As HTML that shows just this text."""
-    return html.escape(str(text))
+def compact(value: Any) -> Any:
+    """As JSON can have it: arrays as lists, numbers with DIGITS digits, null for NaN."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, float):
+        return float(f'{value:.{DIGITS}g}') if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): compact(each) for key, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [compact(each) for each in value]
+    return value
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """An HTML table; cells are HTML. No head: no line of column names."""
-    names = f'<tr>{"".join(f"<th>{name}</th>" for name in head)}</tr>' if head else ''
-    return f'<table>{names}{table_rows(rows)}</table>'
+def _flat(sections: Sequence[Section]) -> list[Any]:
+    blocks = [block for section in sections for block in section.blocks]
+    for block in blocks:
+        if isinstance(block, Folded):
+            blocks.extend(block.blocks)
+    return blocks
 
 
-def table_rows(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of an HTML table; cells are HTML."""
-    return ''.join(f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in rows)
+def _plain(values: Any) -> list[Any]:
+    return [] if values is None else list(compact(values))
 
 
-def tiles(figures: Iterable[tuple[str, str, bool]]) -> str:
-    """Large figures: value, name, and whether it is bad news."""
-    return ''.join(
-        f'<div class="tile{" bad" if bad else ""}"><b>{value}</b><span>{name}</span></div>'
-        for value, name, bad in figures
+def _text(value: object) -> str:
+    return '–' if value is None else f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
+def _plotly_script() -> markupsafe.Markup:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        return markupsafe.Markup('')
+    return markupsafe.Markup(get_plotlyjs())
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_read),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {
+        'anchor': anchor,
+        'inline': _inline,
+        'json': lambda value: htmlsafe_json_dumps(compact(value), dumps=_dump),
+        'kind': lambda block: type(block).__name__,
+        'numbers': numbers_of,
+        'shown': _shown,
+    }
+    environment.globals['file'] = lambda name: markupsafe.Markup(_read(name))
+    return environment
 
 
-def swatch(colour: str, name: str) -> str:
-    """A legend's entry. colour: of CSS."""
-    return f'<span class="swatch"><i style="background:{colour}"></i>{name}</span>'
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding='utf-8')
 
 
-def legend(entries: Iterable[tuple[str, str]]) -> str:
-    """Colour and name of each thing in a chart."""
-    return f'<div class="legend">{"".join(swatch(*entry) for entry in entries)}</div>'
+def _dump(value: object, **_: object) -> str:
+    return to_json(value)
+
+
+def _shown(viewer: Viewer) -> list[dict[str, object]]:
+    def entry(picture: Picture) -> dict[str, object]:
+        return {'frame': picture.frame, 'source': picture.source, 'caption': picture.caption}
+
+    return [entry(picture) for picture in viewer.pictures]
+
+
+def _inline(text: object) -> markupsafe.Markup:
+    """Escaped text; code between backticks; https addresses as links."""
+    escaped = str(markupsafe.escape(text))
+    escaped = re.sub(r'`([^`]+)`', r'<code>\1</code>', escaped)
+    return markupsafe.Markup(
+        re.sub(r'(?<!["\w])(https?://[^\s<]+[\w/])', r'<a href="\1">\1</a>', escaped)
+    )

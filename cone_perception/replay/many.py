@@ -38,7 +38,7 @@ from cone_perception.errors import (
     SourceError,
 )
 from cone_perception.files import LockedError, locked, without_nan, write_whole
-from cone_perception.pages.page import plain, table, write_page
+from cone_perception.pages.old import plain, table, write_page
 from cone_perception.process import end_with_parent
 from cone_perception.replay.figures.names import kind_of
 from cone_perception.replay.figures.result import Figure, read_result

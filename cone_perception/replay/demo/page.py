@@ -8,8 +8,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from cone_perception.pages.page import plain, swatch, table, tiles
-from cone_perception.pages.page import write_page as write_html
+from cone_perception.pages.old import plain, swatch, table, tiles
+from cone_perception.pages.old import write_page as write_html
 from cone_perception.pictures.draw import class_colour, short_name
 from cone_perception.replay.demo.figures import MIN_HEIGHT_PX, tall, truth_of
 from cone_perception.replay.demo.pictures import PagePicture

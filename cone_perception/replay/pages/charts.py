@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from cone_perception.pages.page import legend, plain
+from cone_perception.pages.old import legend, plain
 from cone_perception.replay.traces import FATES, MOMENTS, STATIONS, Fate, FrameTrace, LoadSample
 
 STATION_NAMES = {

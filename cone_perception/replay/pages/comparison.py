@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cone_perception.accuracy.intervals import Float64
-from cone_perception.pages.page import legend, plain, table, write_page
+from cone_perception.pages.old import legend, plain, table, write_page
 from cone_perception.replay.figures.compare import (
     MACHINE,
     ComparedResults,

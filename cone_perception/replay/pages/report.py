@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import OutputError, SourceError
-from cone_perception.pages.page import plain, swatch, table, tiles, write_page
+from cone_perception.pages.old import plain, swatch, table, tiles, write_page
 from cone_perception.pictures.draw import class_colour, short_name
 from cone_perception.pictures.video import encode_picture
 from cone_perception.replay.figures.accuracy import worst_frames

@@ -24,7 +24,7 @@ from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import write_whole
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, file_sha256, read_bundle, shipped_bundle
-from cone_perception.pages.page import plain, write_page
+from cone_perception.pages.old import plain, write_page
 from cone_perception.pictures.sources import Unreadable, read_bag_frames
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.drive import bag_sha256, open_drive
