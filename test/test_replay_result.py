@@ -309,7 +309,7 @@ KEYS = [entry.name for entry in fields(ReplayResult) if entry.name != 'schema']
 @pytest.mark.parametrize('key', KEYS)
 def test_a_missing_entry_is_named(key: str, record: dict[str, Any], tmp_path: Path) -> None:
     del record[key]
-    assert f'it has no "{key}"' in error_of(record, tmp_path / 'result.json')
+    assert f': {key}: Field required' in error_of(record, tmp_path / 'result.json')
 
 
 @pytest.mark.parametrize('key', [key for key in KEYS if key != 'truth'])
@@ -317,7 +317,7 @@ def test_an_entry_of_the_wrong_type_is_named(
     key: str, record: dict[str, Any], tmp_path: Path
 ) -> None:
     record[key] = 'text'
-    assert f'{key} must be' in error_of(record, tmp_path / 'result.json')
+    assert f': {key}: Input should be' in error_of(record, tmp_path / 'result.json')
 
 
 Damage = Callable[[dict[str, Any]], object]
@@ -338,23 +338,35 @@ def put(column: str, value: Any) -> Damage:
 @pytest.mark.parametrize(
     'damage, said',
     [
-        (lambda r: r['figures'].update(a={'value': 1}), 'figures.a has no "low"'),
-        (lambda r: r['figures'].update(a={'value': 'x'}), 'figures.a.value must be int or float'),
-        (lambda r: r['passes'][0].pop('origin_ns'), 'passes[0] has no "origin_ns"'),
-        (lambda r: frames_of(r)['columns'].remove('stamp_ns'), 'columns lacks stamp_ns'),
-        (lambda r: frames_of(r)['rows'][0].pop(), 'rows[0] has 13 values for 14 columns'),
-        (put('fate', 'eaten'), 'rows[0] fate must be one of answered, transport'),
-        (put('stamp_ns', 1.5), 'rows[0] stamp_ns must be int, got 1.5'),
-        (put('received_ns', 'x'), "rows[0] received_ns must be int, got 'x'"),
-        (put('camera', None), 'rows[0] camera must be str, got None'),
-        (put('cones', [[1, 2, 3, 4, 0.5]]), f'rows[0] cones needs rows of {CONE_COLUMNS[0]}'),
-        (put('cones', [[1, 2, 3, 4, 0.5, 1.5]]), 'rows[0] cones has a cone that is not'),
-        (put('cones', [[1, 2, 3, 'x', 0.5, 1]]), 'rows[0] cones has a cone that is not'),
-        (put('cones', 'none'), 'rows[0] cones must be list'),
-        (lambda r: r['load'][0]['rows'][0].__setitem__(1, None), 'load[0].rows[0] time_ns must'),
-        (lambda r: r['truth']['rows'][0].__setitem__(0, 3), 'truth.rows[0] camera must be str'),
-        (lambda r: r['health'].update(x={'y': 1}), 'health.x.y must be str'),
-        (lambda r: r.update(interrupted=1), 'interrupted must be bool, got 1'),
+        (lambda r: r['figures'].update(a={'value': 1}), 'figures.a.low: Field required'),
+        (
+            lambda r: r['figures'].update(a={'value': 'x'}),
+            'figures.a.value: Input should be a valid number',
+        ),
+        (lambda r: r['passes'][0].pop('origin_ns'), 'passes[0].origin_ns: Field required'),
+        (
+            lambda r: frames_of(r)['columns'].remove('stamp_ns'),
+            'columns: Value error, must be camera, index, stamp_ns',
+        ),
+        (lambda r: frames_of(r)['rows'][0].pop(), 'rows[0] cones: Field required'),
+        (put('fate', 'eaten'), "rows[0] fate: Input should be 'answered', 'transport'"),
+        (put('stamp_ns', 1.5), 'rows[0] stamp_ns: Input should be a valid integer, got 1.5'),
+        (put('received_ns', 'x'), "rows[0] received_ns: Input should be a valid integer, got 'x'"),
+        (put('camera', None), 'rows[0] camera: Input should be a valid string, got None'),
+        (put('cones', [[1, 2, 3, 4, 0.5]]), 'rows[0] cones[0][5]: Field required'),
+        (
+            put('cones', [[1, 2, 3, 4, 0.5, 1.5]]),
+            'rows[0] cones[0][5]: Input should be a valid int',
+        ),
+        (
+            put('cones', [[1, 2, 3, 'x', 0.5, 1]]),
+            'rows[0] cones[0][3]: Input should be a valid num',
+        ),
+        (put('cones', 'none'), 'rows[0] cones: Input should be a valid array'),
+        (lambda r: r['load'][0]['rows'][0].__setitem__(1, None), 'load[0].rows[0] time_ns: Input'),
+        (lambda r: r['truth']['rows'][0].__setitem__(0, 3), 'truth.rows[0] camera: Input'),
+        (lambda r: r['health'].update(x={'y': 1}), 'health.x.y: Input should be a valid string'),
+        (lambda r: r.update(interrupted=1), 'interrupted: Input should be a valid boolean, got 1'),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(

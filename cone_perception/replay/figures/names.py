@@ -6,12 +6,10 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.replay.traces import STATIONS
-
-if TYPE_CHECKING:
-    from cone_perception.replay.figures.result import Figure
 
 Better = Literal['lower', 'higher']
 
@@ -166,7 +164,7 @@ def is_known(name: str) -> bool:
 
 
 def in_nvidia_names(
-    figures: Mapping[str, Figure], per_pass: Sequence[Mapping[str, Figure]]
+    figures: Mapping[str, Interval], per_pass: Sequence[Mapping[str, Interval]]
 ) -> dict[str, float]:
     """The figures that ros2_benchmark has too, under its names. Counts are the mean of a pass."""
     values = {name: figure.value for name, figure in figures.items()}

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar, get_args
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import to_json, whole_file
+from cone_perception.files import without_nan as without_nan
 from cone_perception.replay.figures.names import in_nvidia_names
-from cone_perception.replay.traces import FATES, MOMENTS, FrameTrace, LoadSample
+from cone_perception.replay.traces import MOMENTS, Fate, FrameTrace, LoadSample
 from cone_perception.types import Detections
 
 SCHEMA = 1
@@ -23,28 +26,7 @@ KIND = 'cone_perception replay'
 
 PIXEL_DECIMALS = 2
 SCORE_STEPS = 10_000
-
 LATER_MOMENTS = MOMENTS[1:]
-
-FRAME_COLUMNS = ('camera', 'index', 'stamp_ns', 'fate', *MOMENTS, 'reason', 'cones')
-"""Of a frame's row. sent_ns counts from the pass's origin_ns, the later moments from the frame's
-sending. cones: a row of CONE_COLUMNS each."""
-
-CONE_COLUMNS = ('left_px', 'top_px', 'right_px', 'bottom_px', 'score', 'class_id')
-LOAD_COLUMNS = ('who', 'time_ns', 'values')
-TRUTH_COLUMNS = ('camera', 'stamp_ns', 'cones')
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure with its 95 % interval; NaN where it is not known.
-
-    Its unit is the end of its name: _ms, _hz, _share, _mb, ...
-    """
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +34,8 @@ class ReplayResult:
     """Everything a replay found, as result.json holds it.
 
     configuration: all that is needed to run the same again. bag, model, host: what was replayed,
-    through what, where. figures: name -> figure, of all passes together; `replay.figures` has the
-    names and what is better. per_pass: the same of each pass.
+    through what, where. figures: name -> value and interval, of all passes together;
+    `replay.figures.names` has the names, units and what is better. per_pass: the same of each pass.
     probes: what the search for the highest rate tried. problems: one sentence each.
     passes: the frames of each pass. load: of each pass. truth: as in Drive.
     """
@@ -62,8 +44,8 @@ class ReplayResult:
     bag: Mapping[str, Any]
     model: Mapping[str, Any]
     host: Mapping[str, Any]
-    figures: Mapping[str, Figure]
-    per_pass: Sequence[Mapping[str, Figure]]
+    figures: Mapping[str, Interval]
+    per_pass: Sequence[Mapping[str, Interval]]
     passes: Sequence[Sequence[FrameTrace]]
     load: Sequence[Sequence[LoadSample]]
     truth: Mapping[tuple[str, int], Detections] | None = None
@@ -72,6 +54,118 @@ class ReplayResult:
     interrupted: bool = False
     schema: int = SCHEMA
     health: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+Number = float | None
+"""Null in the file is NaN in the result."""
+
+
+class ConeRow(NamedTuple):
+    """A cone in the file: pixels rounded to 0.01, the score rounded up to 0.0001."""
+
+    left_px: Number
+    top_px: Number
+    right_px: Number
+    bottom_px: Number
+    score: Number
+    class_id: int
+
+
+class FrameRow(NamedTuple):
+    """A FrameTrace in the file.
+
+    sent_ns: after the pass's origin_ns. The later moments: after sent_ns.
+    """
+
+    camera: str
+    index: int
+    stamp_ns: int
+    fate: Fate
+    sent_ns: int
+    received_ns: int | None
+    started_ns: int | None
+    prepared_ns: int | None
+    inferred_ns: int | None
+    decoded_ns: int | None
+    published_ns: int | None
+    returned_ns: int | None
+    reason: str
+    cones: list[ConeRow] | None
+
+
+class LoadRow(NamedTuple):
+    """A LoadSample in the file."""
+
+    who: str
+    time_ns: int
+    values: dict[str, Number]
+
+
+class TruthRow(NamedTuple):
+    """The cones of one picture in the file."""
+
+    camera: str
+    stamp_ns: int
+    cones: list[ConeRow]
+
+
+CONE_COLUMNS, FRAME_COLUMNS = ConeRow._fields, FrameRow._fields
+LOAD_COLUMNS, TRUTH_COLUMNS = LoadRow._fields, TruthRow._fields
+
+
+Row = TypeVar('Row')
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Table(_Entry, Generic[Row]):
+    """Rows with the names of their columns."""
+
+    columns: list[str]
+    rows: list[Row]
+
+    @field_validator('columns')
+    @classmethod
+    def _names_of_rows(cls, columns: list[str]) -> list[str]:
+        wanted = get_args(cls.model_fields['rows'].annotation)[0]._fields
+        if tuple(columns) != wanted:
+            raise ValueError(f'must be {", ".join(wanted)}')
+        return columns
+
+
+class PassEntry(_Entry):
+    """One pass in the file. origin_ns: of the monotonic clock."""
+
+    origin_ns: int
+    frames: Table[FrameRow]
+
+
+class FigureEntry(_Entry):
+    """A figure with its 95 % interval in the file."""
+
+    value: Number
+    low: Number
+    high: Number
+
+
+class ResultFile(_Entry):
+    """The file as it is read; `ReplayResult` tells what the entries hold."""
+
+    interrupted: bool
+    problems: list[str]
+    configuration: dict[str, Any]
+    bag: dict[str, Any]
+    model: dict[str, Any]
+    host: dict[str, Any]
+    figures: dict[str, FigureEntry]
+    per_pass: list[dict[str, FigureEntry]]
+    probes: list[dict[str, Any]]
+    health: dict[str, dict[str, str]]
+    passes: list[PassEntry]
+    load: list[Table[LoadRow]]
+    truth: Table[TruthRow] | None
 
 
 def write_result(path: Path, result: ReplayResult) -> None:
@@ -84,49 +178,30 @@ def write_result(path: Path, result: ReplayResult) -> None:
         'kind': KIND,
         'schema': result.schema,
         'interrupted': result.interrupted,
-        'problems': list(result.problems),
+        'problems': result.problems,
         'configuration': result.configuration,
         'bag': result.bag,
         'model': result.model,
         'host': result.host,
-        'figures': _figures_record(result.figures),
+        'figures': result.figures,
         'ros2_benchmark': in_nvidia_names(result.figures, result.per_pass),
-        'per_pass': [_figures_record(figures) for figures in result.per_pass],
-        'probes': list(result.probes),
+        'per_pass': result.per_pass,
+        'probes': result.probes,
         'health': result.health,
     }
+    texts = {key: to_json(value, indent=1) for key, value in entries.items()}
+    texts['passes'] = _list(map(_pass_text, result.passes))
+    texts['load'] = _list(
+        _table(LOAD_COLUMNS, ((each.who, each.time_ns, each.values) for each in samples))
+        for samples in result.load
+    )
+    texts['truth'] = 'null'
+    if result.truth is not None:
+        rows = ((*place, _cone_rows(cones)) for place, cones in result.truth.items())
+        texts['truth'] = _table(TRUTH_COLUMNS, rows)
     try:
         with whole_file(path, 'w') as stream:
-            stream.write('{\n')
-            for key, value in entries.items():
-                stream.write(f'{json.dumps(key)}: {to_json(value, indent=1)},\n')
-            stream.write('"passes": [')
-            for number, frames in enumerate(result.passes):
-                origin_ns = frames[0].sent_ns if frames else 0
-                stream.write(',\n' if number else '\n')
-                stream.write(f'{{"origin_ns": {origin_ns},\n"frames": ')
-                stream.writelines(
-                    _table(FRAME_COLUMNS, (_frame_row(frame, origin_ns) for frame in frames))
-                )
-                stream.write('}')
-            stream.write('],\n"load": [')
-            for number, samples in enumerate(result.load):
-                stream.write(',\n' if number else '\n')
-                rows = ([sample.who, sample.time_ns, sample.values] for sample in samples)
-                stream.writelines(_table(LOAD_COLUMNS, rows))
-            stream.write('],\n"truth": ')
-            if result.truth is None:
-                stream.write('null')
-            else:
-                stream.writelines(
-                    _table(
-                        TRUTH_COLUMNS,
-                        (
-                            [camera, stamp_ns, _cone_rows(cones)]
-                            for (camera, stamp_ns), cones in result.truth.items()
-                        ),
-                    )
-                )
+            stream.write('{\n' + ',\n'.join(f'"{key}": {text}' for key, text in texts.items()))
             stream.write('\n}\n')
     except OSError as error:
         raise OutputError(f'{path} cannot be written: {error}. Give another --out.') from error
@@ -167,110 +242,69 @@ def read_result(path: Path) -> ReplayResult:
             'or replay the bag again with this one.'
         )
     try:
-        return _result_from(_Place(record, ''))
-    except _WrongEntryError as error:
+        return _result_from(ResultFile.model_validate_json(text))
+    except ValidationError as error:
         raise SourceError(
-            f'{file} is damaged, or was not written by `cone-perception replay`: {error}. '
-            'Replay again.'
+            f'{file} is damaged, or was not written by `cone-perception replay`: '
+            f'{_first_mistake(error, record)}. Replay again.'
         ) from error
 
 
-class _WrongEntryError(Exception):
-    """What is wrong in a record, and where."""
+def _first_mistake(error: ValidationError, record: Any) -> str:
+    """`passes[0].frames.rows[3] stamp_ns: Input should be a valid integer, got 1.5`."""
+    first, place = error.errors()[0], ''
+    columns: list[str] = []
+    for key in first['loc']:
+        if isinstance(key, int) and columns and place.endswith(']'):
+            place += f' {columns[key]}'
+            columns = []
+        else:
+            place += f'[{key}]' if isinstance(key, int) else f'.{key}'
+        if isinstance(record, dict):
+            columns = record.get('columns', columns)
+        try:
+            record = record[key]
+        except (KeyError, IndexError, TypeError):  # what is missing
+            record = None
+    return f'{place.lstrip(".")}: {first["msg"]}, got {first["input"]!r:.60}'
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A value of the record and where it stands, for the error's sake."""
-
-    value: Any
-    where: str
-
-    def of(self, *kinds: type[Any]) -> Any:
-        """The value, if it is of one of these types; bool is no number."""
-        if type(self.value) not in kinds:
-            names = ' or '.join(kind.__name__ for kind in kinds)
-            raise _WrongEntryError(f'{self.where or "it"} must be {names}, got {self.value!r:.60}')
-        return self.value
-
-    def number(self) -> float:
-        """A number; null is NaN."""
-        return math.nan if self.value is None else float(self.of(int, float))
-
-    def whole_or_none(self) -> int | None:
-        return None if self.value is None else int(self.of(int))
-
-    def entry(self, key: str) -> _Place:
-        if key not in self.of(dict):
-            raise _WrongEntryError(f'{self.where or "it"} has no "{key}"')
-        return _Place(self.value[key], f'{self.where}.{key}'.lstrip('.'))
-
-    def mapping(self) -> Iterator[tuple[str, _Place]]:
-        for key, value in self.of(dict).items():
-            yield key, _Place(value, f'{self.where}.{key}'.lstrip('.'))
-
-    def items(self) -> Iterator[_Place]:
-        for number, value in enumerate(self.of(list)):
-            yield _Place(value, f'{self.where}[{number}]')
-
-    def table(self, columns: Sequence[str]) -> Iterator[dict[str, _Place]]:
-        """The rows of {"columns": [...], "rows": [[...], ...]}, column -> value."""
-        named = self.entry('columns').of(list)
-        if missing := [name for name in columns if name not in named]:
-            raise _WrongEntryError(f'{self.where}.columns lacks {", ".join(missing)}')
-        for row in self.entry('rows').items():
-            if len(row.of(list)) != len(named):
-                raise _WrongEntryError(
-                    f'{row.where} has {len(row.value)} values for {len(named)} columns'
-                )
-            yield {
-                name: _Place(value, f'{row.where} {name}')
-                for name, value in zip(named, row.value, strict=True)
-            }
-
-
-def _result_from(record: _Place) -> ReplayResult:
-    truth = record.entry('truth')
+def _result_from(stored: ResultFile) -> ReplayResult:
     return ReplayResult(
-        configuration=record.entry('configuration').of(dict),
-        bag=record.entry('bag').of(dict),
-        model=record.entry('model').of(dict),
-        host=record.entry('host').of(dict),
-        figures=_figures_from(record.entry('figures')),
-        per_pass=[_figures_from(figures) for figures in record.entry('per_pass').items()],
-        passes=[_frames_from(frames) for frames in record.entry('passes').items()],
+        configuration=stored.configuration,
+        bag=stored.bag,
+        model=stored.model,
+        host=stored.host,
+        figures=_figures_from(stored.figures),
+        per_pass=[_figures_from(figures) for figures in stored.per_pass],
+        passes=[
+            [_frame_from(row, one.origin_ns) for row in one.frames.rows] for one in stored.passes
+        ],
         load=[
-            [_sample_from(row) for row in samples.table(LOAD_COLUMNS)]
-            for samples in record.entry('load').items()
+            [
+                LoadSample(row.who, row.time_ns, {key: _nan(v) for key, v in row.values.items()})
+                for row in samples.rows
+            ]
+            for samples in stored.load
         ],
         truth=None
-        if truth.value is None
-        else {
-            (row['camera'].of(str), row['stamp_ns'].of(int)): _cones_from(row['cones'])
-            for row in truth.table(TRUTH_COLUMNS)
-        },
-        probes=[probe.of(dict) for probe in record.entry('probes').items()],
-        problems=[problem.of(str) for problem in record.entry('problems').items()],
-        interrupted=record.entry('interrupted').of(bool),
-        health={
-            part: {key: value.of(str) for key, value in values.mapping()}
-            for part, values in record.entry('health').mapping()
-        },
+        if stored.truth is None
+        else {(row.camera, row.stamp_ns): _cones_from(row.cones) for row in stored.truth.rows},
+        probes=stored.probes,
+        problems=stored.problems,
+        interrupted=stored.interrupted,
+        health=stored.health,
     )
 
 
-def _figures_record(figures: Mapping[str, Figure]) -> dict[str, dict[str, float]]:
-    return {
-        name: {'value': figure.value, 'low': figure.low, 'high': figure.high}
-        for name, figure in figures.items()
-    }
+def _figures_from(stored: Mapping[str, FigureEntry]) -> dict[str, Interval]:
+    return {name: Interval.from_json(figure.model_dump()) for name, figure in stored.items()}
 
 
-def _figures_from(record: _Place) -> dict[str, Figure]:
-    return {
-        name: Figure(*(figure.entry(key).number() for key in ('value', 'low', 'high')))
-        for name, figure in record.mapping()
-    }
+def _pass_text(frames: Sequence[FrameTrace]) -> str:
+    origin_ns = frames[0].sent_ns if frames else 0
+    table = _table(FRAME_COLUMNS, (_frame_row(frame, origin_ns) for frame in frames))
+    return f'{{"origin_ns": {origin_ns},\n"frames": {table}}}'
 
 
 def _frame_row(frame: FrameTrace, origin_ns: int) -> list[Any]:
@@ -287,37 +321,18 @@ def _frame_row(frame: FrameTrace, origin_ns: int) -> list[Any]:
     ]
 
 
-def _frames_from(record: _Place) -> list[FrameTrace]:
-    origin_ns = record.entry('origin_ns').of(int)
-    frames = []
-    for row in record.entry('frames').table(FRAME_COLUMNS):
-        fate = row['fate'].of(str)
-        if fate not in FATES:
-            raise _WrongEntryError(
-                f'{row["fate"].where} must be one of {", ".join(FATES)}: {fate!r}'
-            )
-        sent_ns = origin_ns + row['sent_ns'].of(int)
-        later = {name: row[name].whole_or_none() for name in LATER_MOMENTS}
-        frames.append(
-            FrameTrace(
-                camera=row['camera'].of(str),
-                index=row['index'].of(int),
-                stamp_ns=row['stamp_ns'].of(int),
-                fate=fate,
-                sent_ns=sent_ns,
-                reason=row['reason'].of(str),
-                found=None if row['cones'].value is None else _cones_from(row['cones']),
-                **{name: None if ns is None else sent_ns + ns for name, ns in later.items()},
-            )
-        )
-    return frames
-
-
-def _sample_from(row: Mapping[str, _Place]) -> LoadSample:
-    return LoadSample(
-        row['who'].of(str),
-        row['time_ns'].of(int),
-        {key: value.number() for key, value in row['values'].mapping()},
+def _frame_from(row: FrameRow, origin_ns: int) -> FrameTrace:
+    sent_ns = origin_ns + row.sent_ns
+    later = {name: getattr(row, name) for name in LATER_MOMENTS}
+    return FrameTrace(
+        row.camera,
+        row.index,
+        row.stamp_ns,
+        row.fate,
+        sent_ns,
+        reason=row.reason,
+        found=None if row.cones is None else _cones_from(row.cones),
+        **{name: None if ns is None else sent_ns + ns for name, ns in later.items()},
     )
 
 
@@ -333,15 +348,8 @@ def _cone_rows(cones: Detections) -> list[list[float]]:
     ]
 
 
-def _cones_from(rows: _Place) -> Detections:
-    numbers = [
-        [math.nan if value is None else value for value in row.of(list)] for row in rows.items()
-    ]
-    if any(len(row) != len(CONE_COLUMNS) for row in numbers):
-        raise _WrongEntryError(f'{rows.where} needs rows of {", ".join(CONE_COLUMNS)}')
-    table = np.array(numbers or np.zeros((0, len(CONE_COLUMNS))))
-    if table.dtype.kind not in 'if' or not (table[:, 5] == np.floor(table[:, 5])).all():
-        raise _WrongEntryError(f'{rows.where} has a cone that is not {", ".join(CONE_COLUMNS)}')
+def _cones_from(rows: Sequence[ConeRow]) -> Detections:
+    table = np.array(rows, np.float64).reshape(-1, len(CONE_COLUMNS))
     return Detections(
         table[:, :4].astype(np.float32),
         table[:, 4].astype(np.float32),
@@ -349,13 +357,22 @@ def _cones_from(rows: _Place) -> Detections:
     )
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
+def _nan(value: Number) -> float:
+    return math.nan if value is None else value
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """The text of a table, a line for each row."""
-    yield f'{{"columns": {json.dumps(columns)}, "rows": ['
-    for number, row in enumerate(rows):
-        yield (',\n' if number else '\n') + to_json(row)
-    yield ']}'
+    return f'{{"columns": {to_json(columns)}, "rows": {_list(map(to_json, rows))}}}'
+
+
+def _list(texts: Iterable[str]) -> str:
+    joined = ',\n'.join(texts)
+    return f'[\n{joined}]' if joined else '[]'
 
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f'{name} is no JSON')
+
+
+Figure = Interval
