@@ -35,7 +35,8 @@ import numpy as np
 from cone_perception.model_card import Bundle, ModelCard, read_bundle
 from cone_perception.replay.drive import open_drive
 from cone_perception.replay.figures.accuracy import accuracy_figures
-from cone_perception.replay.figures.statistics import load_figures, pass_figures
+from cone_perception.replay.figures.statistics import pass_figures
+from cone_perception.replay.figures.usage import load_figures
 from cone_perception.replay.host import describe_bag, describe_host
 from cone_perception.replay.through_ros import NodeCommand, our_node, play_through_ros
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass

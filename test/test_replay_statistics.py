@@ -11,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
+from cone_perception.accuracy.intervals import Interval, expanded_tail
 from cone_perception.replay.figures import accuracy as judged
 from cone_perception.replay.figures.names import (
     FIGURES,
@@ -20,15 +21,12 @@ from cone_perception.replay.figures.names import (
     is_known,
     kind_of,
 )
-from cone_perception.replay.figures.result import Figure
 from cone_perception.replay.figures.statistics import (
     MIN_BLOCKS,
     blocks_of_frames,
-    expanded_tail,
-    load_figures,
     pass_figures,
-    slope_per_min,
 )
+from cone_perception.replay.figures.usage import load_figures, slope_per_min
 from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample, Pace, Pass
 from cone_perception.types import Detections
 
@@ -64,7 +62,7 @@ def with_latencies(latencies_ms: Sequence[float], apart_ms: float = 100.0) -> Pa
     return one_pass(frames)
 
 
-def values(figures: dict[str, Figure]) -> dict[str, float]:
+def values(figures: dict[str, Interval]) -> dict[str, float]:
     return {name: figure.value for name, figure in figures.items()}
 
 
@@ -205,7 +203,7 @@ def test_without_an_answer_latency_is_not_known_and_the_rate_is_zero() -> None:
     found = pass_figures([one_pass(frames)])
     assert math.isnan(found['latency_p99_ms'].value)
     assert found['rate_out_hz'].value == 0
-    assert found['transport_share'] == Figure(1.0, pytest.approx(0.025 ** (1 / 300)), 1.0)
+    assert found['transport_share'] == Interval(1.0, pytest.approx(0.025 ** (1 / 300)), 1.0)
 
 
 def test_a_share_of_zero_has_the_exact_binomial_bound() -> None:
@@ -354,9 +352,9 @@ def test_load_before_the_first_picture_and_after_the_last_answer_does_not_count(
 def test_gpu_figures_are_of_what_it_tells() -> None:
     load = samples('gpu', load_percent=[20, 60], memory_mb=[900, 800], temperature_c=[50, 71])
     assert load_figures([one_pass([], load)]) == {
-        'gpu_load_percent': Figure(40),
-        'gpu_memory_peak_mb': Figure(900),
-        'gpu_temperature_max_c': Figure(71),
+        'gpu_load_percent': Interval(40),
+        'gpu_memory_peak_mb': Interval(900),
+        'gpu_temperature_max_c': Interval(71),
     }
 
 
@@ -472,11 +470,11 @@ def test_figures_that_are_made_and_those_described_are_the_same() -> None:
         **judged.accuracy_figures([played], truth, names, dict.fromkeys(names, 0.5)),
         **judged.consistency_figures([played], names),
         **judged.agreement_figures([played], truth, names),
-        'max_rate_hz': Figure(50),
-        'overhead_latency_p50_ms': Figure(1),
-        'overhead_latency_p99_ms': Figure(1),
-        'overhead_player_cpu_cores': Figure(1),
-        'overhead_monitor_cpu_cores': Figure(1),
+        'max_rate_hz': Interval(50),
+        'overhead_latency_p50_ms': Interval(1),
+        'overhead_latency_p99_ms': Interval(1),
+        'overhead_player_cpu_cores': Interval(1),
+        'overhead_monitor_cpu_cores': Interval(1),
     }
     assert [name for name in made if not is_known(name)] == []
     unmade = [p for p in FIGURES if not any(re.fullmatch(p, name) for name in made)]

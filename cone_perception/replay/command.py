@@ -32,7 +32,8 @@ from cone_perception.replay.figures.accuracy import (
 )
 from cone_perception.replay.figures.budget import load_budget, over_budget
 from cone_perception.replay.figures.result import Figure, ReplayResult, write_result
-from cone_perception.replay.figures.statistics import load_figures, pass_figures
+from cone_perception.replay.figures.statistics import pass_figures
+from cone_perception.replay.figures.usage import load_figures
 from cone_perception.replay.host import describe_bag, describe_host, describe_model
 from cone_perception.replay.many import add_many_arguments, jobs_at_once, options_for_each, run_many
 from cone_perception.replay.max_rate import MaxRate, find_max_rate
