@@ -78,7 +78,7 @@ class FrameRow(NamedTuple):
     """
 
     camera: str
-    index: int
+    index: int  # type: ignore[assignment]  # tuple has a method of this name
     stamp_ns: int
     fate: Fate
     sent_ns: int

@@ -162,8 +162,8 @@ class Resamples:
         if not len(series):
             return Interval(math.nan)
         block = self._block_of[series.frame]
-        sums = np.bincount(block, series.value, self._blocks)
-        counts = np.bincount(block, minlength=self._blocks)
+        sums = np.bincount(block, series.value, self._blocks).astype(np.float64)
+        counts = np.bincount(block, minlength=self._blocks).astype(np.float64)
         return self._ratio(float(series.value.mean()), sums, counts, series)
 
     def share(self, series: Series) -> Interval:
@@ -183,8 +183,9 @@ class Resamples:
         series: the frames that are counted. lasts_s: (all frames,) seconds to the next frame.
         The interval is in proportion to the rate, which is not quite that of all blocks together.
         """
-        counts = np.bincount(self._block_of[series.frame], minlength=self._blocks)
-        seconds = np.bincount(self._block_of, lasts_s, self._blocks)
+        block = self._block_of[series.frame]
+        counts = np.bincount(block, minlength=self._blocks).astype(np.float64)
+        seconds = np.bincount(self._block_of, lasts_s, self._blocks).astype(np.float64)
         per_second = counts.sum() / seconds.sum() if seconds.sum() else math.nan
         return self._ratio(value, counts * value / (per_second or 1.0), seconds, series)
 
