@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+FAILURE_STATUS = 1
+"""Exit status of a node that the launch file starts again."""
+
+BUILD_FAILED_STATUS = 3
+"""Exit status of a node that was only to build an engine and could not: it would fail again."""
+
 
 class ConePerceptionError(Exception):
     """Base of all errors below; a command prints its message and exits with status 1."""
@@ -67,3 +73,14 @@ class DataError(ConePerceptionError):
 
 class RecipeError(ConePerceptionError):
     """A training recipe says what is not known, not possible, or not there."""
+
+
+def one_line(text: str) -> str:
+    """Put a text of several lines into one."""
+    return ' '.join(text.split())
+
+
+def describe(error: Exception) -> str:
+    """Say in one line what went wrong: of an error that is not ours, its type too."""
+    ours = isinstance(error, ConePerceptionError)
+    return one_line(str(error) if ours else f'{type(error).__name__}: {error}')

@@ -20,7 +20,7 @@ from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from cone_perception.ros.node import BUILD_FAILED_STATUS
+from cone_perception.errors import BUILD_FAILED_STATUS
 from cone_perception.ros.transport import profile_environment
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 

@@ -13,7 +13,7 @@ import time
 
 from cone_perception import cli, pipeline
 from cone_perception.preprocess import Letterbox
-from cone_perception.ros import detector
+from cone_perception.ros import publishing, session
 
 DEATH = 7
 
@@ -35,10 +35,10 @@ class SlowEngine:
 def plant(faults):
     Letterbox.apply = delayed(Letterbox.apply, faults.get('preprocess', 0))
     pipeline.decode = delayed(pipeline.decode, faults.get('decode', 0))
-    detector.DetectionPublisher.publish = delayed(
-        detector.DetectionPublisher.publish, faults.get('publish', 0)
+    publishing.DetectionPublisher.publish = delayed(
+        publishing.DetectionPublisher.publish, faults.get('publish', 0)
     )
-    build, receive = pipeline.ConeDetector.__init__, detector.DetectorNode._receive
+    build, receive = pipeline.ConeDetector.__init__, session.Session._receive
     pipeline.ConeDetector.__init__ = lambda self, card, engine: build(
         self, card, SlowEngine(engine, faults.get('inference', 0))
     )
@@ -52,7 +52,7 @@ def plant(faults):
         if at % faults.get('lose', at + 1):
             receive(self, topic, message)
 
-    detector.DetectorNode._receive = on_picture
+    session.Session._receive = on_picture
 
 
 if __name__ == '__main__':

@@ -77,7 +77,8 @@ def clock(monkeypatch):
     clock = Clock()
     for module in (pipeline_way, read_ahead):
         monkeypatch.setattr(module, 'time', clock)
-    monkeypatch.setattr('cone_perception.pipeline.time', clock)
+    for module in ('pipeline', 'answering.answer'):
+        monkeypatch.setattr(f'cone_perception.{module}.time', clock)
     return clock
 
 

@@ -21,8 +21,7 @@ from tiny_network import paint, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.engines.tensorrt.gpu import read_gpu
-from cone_perception.errors import EngineError
-from cone_perception.ros.node import BUILD_FAILED_STATUS, FAILURE_STATUS
+from cone_perception.errors import BUILD_FAILED_STATUS, FAILURE_STATUS, EngineError
 from cone_perception.ros.transport import NODE_SEGMENT_BYTES
 
 pytestmark = pytest.mark.ros
@@ -36,9 +35,8 @@ import sys
 from pathlib import Path
 
 from cone_perception import cli, errors
-from cone_perception.engines.open import open_engine
-from cone_perception.engines.open import PlacedEngine
-from cone_perception.ros import detector
+from cone_perception.engines.open import PlacedEngine, open_engine
+from cone_perception.ros import loading
 
 
 class FailingEngine:
@@ -61,7 +59,7 @@ def place(bundle, settings, on_event, cancelled, streams):
     return PlacedEngine(FailingEngine(open_engine(bundle)), Path('/cache/tiny.plan'))
 
 
-detector.place_network = place
+loading.place_network = place
 sys.exit(cli.main(sys.argv[3:]))
 """
 
@@ -77,7 +75,7 @@ from cone_perception.engines.open import open_engine
 from cone_perception.images import to_bgr
 from cone_perception.engines.open import PlacedEngine
 from cone_perception.preprocess import Letterbox
-from cone_perception.ros import detector
+from cone_perception.ros import loading
 
 
 class CameraEngine:
@@ -108,7 +106,7 @@ def place(bundle, settings, on_event, cancelled, streams):
     return PlacedEngine(engine)
 
 
-detector.place_network = place
+loading.place_network = place
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -123,7 +121,7 @@ from cone_perception.engines import FrameEngine
 from cone_perception.engines.open import open_engine
 from cone_perception.images import to_bgr
 from cone_perception.engines.open import PlacedEngine
-from cone_perception.ros import detector
+from cone_perception.ros import loading
 from cone_perception.types import Detections
 
 
@@ -161,7 +159,7 @@ def place(bundle, settings, on_event, cancelled, streams):
     return PlacedEngine(engine)
 
 
-detector.place_network = place
+loading.place_network = place
 sys.exit(cli.main(sys.argv[2:]))
 """
 

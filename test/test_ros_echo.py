@@ -38,7 +38,7 @@ def test_echo_answers_with_the_header_and_nothing_else(tmp_path, form):
     }  # fmt: skip
     running = {
         name: subprocess.Popen(
-            [sys.executable, '-m', f'cone_perception.ros.{name}', *map(str, arguments)]
+            [sys.executable, '-m', f'cone_perception.replay.ros.{name}', *map(str, arguments)]
         )
         for name, arguments in commands.items()
     }

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from cone_perception.answering.health import FrameTimes, Health
+import numpy as np
+
+from cone_perception.answering.health import Health
+from cone_perception.answering.outcome import Answer, Arrival
+from cone_perception.types import Frame
+
+PICTURE = Frame(np.zeros((720, 1280, 3), np.uint8))
+MS = 1_000_000
 
 
-def times(inference_ms, age_ms=None):
-    return FrameTimes(age_ms, 1.0, 2.0, inference_ms, 3.0, 4.0, 10.0 + inference_ms)
+def ended(outcome, camera='left', reason=''):
+    return Answer(camera, Arrival(0, 0, None), outcome, {'received_ns': 0}, reason)
+
+
+def answered(inference_ms, age_ms=None):
+    """Stations of 1, 2, inference_ms, 3 and 4 ms."""
+    moments = {'received': 0, 'started': 1, 'prepared': 3, 'inferred': 3 + inference_ms}
+    moments |= {'decoded': 6 + inference_ms, 'published': 10 + inference_ms}
+    moments_ns = {f'{name}_ns': round(ms * MS) for name, ms in moments.items()}
+    arrival = Arrival(0, 0, None, age_ms=age_ms)
+    return Answer('left', arrival, 'answered', moments_ns, picture=PICTURE)
 
 
 def test_rates_are_of_the_last_seconds_only():
@@ -14,11 +30,11 @@ def test_rates_are_of_the_last_seconds_only():
     for tenth in range(100):
         health.received('left', tenth / 10)
         if tenth % 2:
-            health.answered('left', times(5.0), (1280, 720), tenth / 10)
+            health.ended(answered(5.0), tenth / 10)
     report = health.report(9.95)['left']
     assert report.rate_in_hz == 10
     assert report.rate_out_hz == 5
-    assert (report.received, report.answered) == (100, 50)
+    assert (report.counts['received'], report.counts['answered']) == (100, 50)
     assert health.report(30.0)['left'].rate_in_hz == 0
 
 
@@ -32,7 +48,7 @@ def test_rate_is_true_before_the_window_has_filled():
 def test_percentiles_are_by_station():
     health = Health(['left'], 0.0)
     for inference_ms in range(101):
-        health.answered('left', times(float(inference_ms)), (1280, 720), 1.0)
+        health.ended(answered(inference_ms), 1.0)
     latency_ms = health.report(1.0)['left'].latency_ms
     assert latency_ms['inference_ms'] == (50, 99)
     assert latency_ms['wait_ms'] == (1, 1)
@@ -41,19 +57,19 @@ def test_percentiles_are_by_station():
 
 def test_age_counts_only_where_it_is_known():
     health = Health(['left'], 0.0)
-    health.answered('left', times(5.0), (1280, 720), 1.0)
+    health.ended(answered(5.0), 1.0)
     assert 'age_ms' not in health.report(1.0)['left'].latency_ms
-    health.answered('left', times(5.0, age_ms=7.0), (1280, 720), 1.0)
+    health.ended(answered(5.0, age_ms=7.0), 1.0)
     assert health.report(1.0)['left'].latency_ms['age_ms'] == (7, 7)
 
 
 def test_each_camera_is_counted_by_itself():
     health = Health(['left', 'right'], 0.0)
-    health.failed('left', 'corrupt', 1.0)
-    health.dropped('right', 1.0)
+    health.ended(ended('failed', reason='corrupt'), 1.0)
+    health.ended(ended('dropped', 'right'), 1.0)
     reports = health.report(1.0)
-    assert (reports['left'].failed, reports['left'].dropped) == (1, 0)
-    assert (reports['right'].failed, reports['right'].dropped) == (0, 1)
+    assert reports['left'].counts == {'failed': 1}
+    assert reports['right'].counts == {'dropped': 1}
     assert reports['left'].last_failure == 'corrupt'
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from cone_perception.answering.inbox import NewestFrames, StereoPairs, Waiting
+from cone_perception.answering.inbox import NewestFrames, StereoPairs
+from cone_perception.answering.outcome import Arrival
 
 LEFT, RIGHT = 0, 1
 MS = 1_000_000
 
 
 def left(stamp_ms):
-    return Waiting(LEFT, int(stamp_ms * MS), f'L{stamp_ms}')
+    return Arrival(LEFT, int(stamp_ms * MS), f'L{stamp_ms}')
 
 
 def right(stamp_ms):
-    return Waiting(RIGHT, int(stamp_ms * MS), f'R{stamp_ms}')
+    return Arrival(RIGHT, int(stamp_ms * MS), f'R{stamp_ms}')
 
 
 def contents(frames):
-    return [frame.content for frame in frames]
+    return [frame.message for frame in frames]
 
 
 def test_newest_frame_replaces_the_one_that_waits():

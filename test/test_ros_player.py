@@ -49,7 +49,8 @@ def start():
     started = []
 
     def popen(module, *arguments):
-        command = [sys.executable, '-m', f'cone_perception.ros.{module}', *map(str, arguments)]
+        name = f'cone_perception.replay.ros.{module}'
+        command = [sys.executable, '-m', name, *map(str, arguments)]
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
         return started[-1]

@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from cone_perception.answering.inbox import NewestFrames, Waiting
+from cone_perception.answering.inbox import NewestFrames
+from cone_perception.answering.outcome import Arrival
 from cone_perception.answering.worker import Worker
 
 LIMIT_S = 10.0
@@ -26,16 +27,16 @@ class Station:
 
     def _answer(self, batch, wait_for_turn):
         (frame,) = batch
-        self.inside[frame.content].set()
-        assert self.let_out[frame.content].wait(LIMIT_S)
-        self.out[frame.content].set()
-        if frame.content in self.failing:
+        self.inside[frame.message].set()
+        assert self.let_out[frame.message].wait(LIMIT_S)
+        self.out[frame.message].set()
+        if frame.message in self.failing:
             return
         wait_for_turn()
-        self.answered.append(frame.content)
+        self.answered.append(frame.message)
 
     def offer(self, name, topic=0):
-        return [frame.content for frame in self.worker.offer(Waiting(topic, 0, name))]
+        return [frame.message for frame in self.worker.offer(Arrival(topic, 0, name))]
 
     def begin(self, *names):
         for name in names:
@@ -112,7 +113,7 @@ def test_end_does_not_wait_for_a_hang_and_takes_no_more_frames():
     station.begin('A', 'B')
     station.offer('C')
     assert not station.worker.stop(0.05)
-    assert [frame.content for frame in station.worker.clear()] == ['C']
+    assert [frame.message for frame in station.worker.clear()] == ['C']
     station.offer('D')
     assert station.end() == 'AB'
     assert not station.inside['C'].is_set()

@@ -1,66 +1,52 @@
-"""What waits for the network: never more than the newest frame of each topic. Knows no ROS."""
+"""What waits for the network: never more than the newest frame of each topic."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
-T = TypeVar('T')
-T_contra = TypeVar('T_contra', contravariant=True)
+from cone_perception.answering.outcome import Arrival
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting(Generic[T]):
-    """One frame that waits.
-
-    topic: index of the topic that it came on. stamp_ns: of the picture.
-    """
-
-    topic: int
-    stamp_ns: int
-    content: T
-
-
-class Inbox(Protocol[T]):
+class Inbox(Protocol):
     """Takes frames as they come and gives out what shall run together."""
 
-    def offer(self, frame: Waiting[T]) -> list[Waiting[T]]:
+    def offer(self, frame: Arrival) -> list[Arrival]:
         """Take a frame in; returns those that it pushed out unanswered."""
         ...
 
-    def take(self) -> list[Waiting[T]]:
+    def take(self) -> list[Arrival]:
         """Frames to run now, as one batch; empty when there is nothing to do yet."""
         ...
 
-    def clear(self) -> list[Waiting[T]]:
+    def clear(self) -> list[Arrival]:
         """Give up every frame that waits; returns them."""
         ...
 
 
-class NewestFrames(Generic[T]):
+class NewestFrames:
     """Each topic by itself; the topic that has waited longest goes first."""
 
     def __init__(self) -> None:
-        self._waiting: dict[int, Waiting[T]] = {}
+        self._waiting: dict[int, Arrival] = {}
 
-    def offer(self, frame: Waiting[T]) -> list[Waiting[T]]:
+    def offer(self, frame: Arrival) -> list[Arrival]:
         older = self._waiting.get(frame.topic)
         # A key that is there keeps its place: a fast camera cannot overtake a slow one.
         self._waiting[frame.topic] = frame
         return [] if older is None else [older]
 
-    def take(self) -> list[Waiting[T]]:
+    def take(self) -> list[Arrival]:
         if not self._waiting:
             return []
         return [self._waiting.pop(next(iter(self._waiting)))]
 
-    def clear(self) -> list[Waiting[T]]:
+    def clear(self) -> list[Arrival]:
         left = list(self._waiting.values())
         self._waiting.clear()
         return left
 
 
-class StereoPairs(Generic[T]):
+class StereoPairs:
     """Topics 0 and 1: frames whose stamps differ by `tolerance_ns` at most go together.
 
     A frame whose partner cannot come any more, because the other camera is already past it or
@@ -69,11 +55,11 @@ class StereoPairs(Generic[T]):
 
     def __init__(self, tolerance_ns: int) -> None:
         self._tolerance_ns = tolerance_ns
-        self._waiting: dict[int, Waiting[T]] = {}
-        self._ready: list[Waiting[T]] = []
+        self._waiting: dict[int, Arrival] = {}
+        self._ready: list[Arrival] = []
         self._other_came = [True, True]  # since this topic's last frame
 
-    def offer(self, frame: Waiting[T]) -> list[Waiting[T]]:
+    def offer(self, frame: Arrival) -> list[Arrival]:
         topic, other = frame.topic, 1 - frame.topic
         replaced = self._waiting.pop(topic, None)
         pushed_out = [] if replaced is None else [replaced]
@@ -95,15 +81,15 @@ class StereoPairs(Generic[T]):
         self._waiting[topic] = frame
         return pushed_out
 
-    def take(self) -> list[Waiting[T]]:
+    def take(self) -> list[Arrival]:
         ready, self._ready = self._ready, []
         return ready
 
-    def clear(self) -> list[Waiting[T]]:
+    def clear(self) -> list[Arrival]:
         left = [*self.take(), *self._waiting.values()]
         self._waiting.clear()
         return left
 
-    def _make_ready(self, frames: list[Waiting[T]]) -> list[Waiting[T]]:
+    def _make_ready(self, frames: list[Arrival]) -> list[Arrival]:
         pushed_out, self._ready = self._ready, frames
         return pushed_out

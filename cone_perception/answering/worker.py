@@ -1,4 +1,4 @@
-"""The threads that work on the newest frames, so that receiving never waits. Knows no ROS."""
+"""The threads that work on the newest frames, so that receiving never waits."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
 
-from cone_perception.answering.inbox import Inbox, Waiting
-
-T = TypeVar('T')
+from cone_perception.answering.inbox import Inbox
+from cone_perception.answering.outcome import Arrival
 
 
-class Worker(Generic[T]):
+class Worker:
     """Hands what the inbox gives out to `answer`, one batch in a thread.
 
     `answer` gets a batch, and `wait_for_turn`, which returns when every batch taken before is done
@@ -25,8 +23,8 @@ class Worker(Generic[T]):
 
     def __init__(
         self,
-        inbox: Inbox[T],
-        answer: Callable[[list[Waiting[T]], Callable[[], None]], None],
+        inbox: Inbox,
+        answer: Callable[[list[Arrival], Callable[[], None]], None],
         threads: int = 1,
     ) -> None:
         self._inbox = inbox
@@ -43,7 +41,7 @@ class Worker(Generic[T]):
         for thread in self._threads:
             thread.start()
 
-    def offer(self, frame: Waiting[T]) -> list[Waiting[T]]:
+    def offer(self, frame: Arrival) -> list[Arrival]:
         """Put a frame into the inbox; returns those that it pushed out unanswered."""
         with self._frames:
             pushed_out = self._inbox.offer(frame)
@@ -60,7 +58,7 @@ class Worker(Generic[T]):
             thread.join(max(0.0, until_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
-    def clear(self) -> list[Waiting[T]]:
+    def clear(self) -> list[Arrival]:
         """Take out what still waits; nobody will answer it."""
         with self._frames:
             return self._inbox.clear()
@@ -69,7 +67,7 @@ class Worker(Generic[T]):
         while True:
             turn = object()
             with self._frames:
-                batch: list[Waiting[T]] = []
+                batch: list[Arrival] = []
                 while not self._stopping and not (batch := self._inbox.take()):
                     self._frames.wait()
                 if self._stopping:

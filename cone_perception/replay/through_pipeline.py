@@ -5,23 +5,21 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
 
-from cone_perception.answering.inbox import Inbox, NewestFrames, StereoPairs, Waiting
-from cone_perception.bags.reader import BagMessage, bag_types, header_stamp_ns
-from cone_perception.errors import ConePerceptionError, EngineLostError, ImageError, SourceError
+from cone_perception.answering.answer import Answering
+from cone_perception.answering.outcome import Answer, Arrival
+from cone_perception.bags.reader import bag_types, header_stamp_ns
+from cone_perception.errors import EngineLostError, ImageError, SourceError
 from cone_perception.filters import Filters
-from cone_perception.images import as_sent, to_bgr
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.load import LoadSampler
 from cone_perception.replay.read_ahead import ReadAhead, ReadFrame
-from cone_perception.replay.schedule import due_frames
+from cone_perception.replay.schedule import DueFrame, due_frames
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import CameraPicture, Frame
 
 LATE_MS = 5.0
 """A picture that was read this much too late was held up by the disk or its decompression."""
@@ -70,35 +68,23 @@ def play_through_pipeline(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A picture that was sent. order: of sending. trace: what is known of it so far."""
-
-    order: int
-    trace: FrameTrace
-    message: BagMessage
-
-
 class _Player:
-    """What happens during one pass."""
+    """Sends the pictures of one pass, and keeps the trace of each."""
 
     def __init__(self, drive: Drive, pace: Pace, detector: ConeDetector, filters: Filters) -> None:
-        self._cameras = [camera.name for camera in drive.cameras]
+        cameras = [camera.name for camera in drive.cameras]
         self._paced = pace.kind != 'fast'
-        self._detector = detector
         self._filters = filters
+        self._answering = Answering(detector, cameras, read=_read)
+        self._inbox = self._answering.make_inbox(DetectorSettings().stereo_tolerance_ms)
         self._bar: tqdm[Any] | None = None
-        self._traces: dict[int, FrameTrace] = {}
         self._sent = 0
+        self._traces: dict[int, FrameTrace] = {}
         self._late_ms: list[float] = []
-        self._inbox: Inbox[_Arrival] = NewestFrames()
-        if detector.batch == 2 and len(self._cameras) == 2:
-            tolerance_ms = DetectorSettings().stereo_tolerance_ms
-            self._inbox = StereoPairs(round(tolerance_ms * 1e6))
 
     def traces(self) -> list[FrameTrace]:
-        """In the order in which they were sent."""
-        return [trace for _, trace in sorted(self._traces.items(), key=lambda item: item[0])]
+        """Return those of the pictures that were sent, in that order."""
+        return [trace for _, trace in sorted(self._traces.items())]
 
     def problems(self) -> Iterator[str]:
         if self._late_ms:
@@ -129,7 +115,7 @@ class _Player:
         while batch := self._inbox.take():
             self._answer(batch)
         for left in self._inbox.clear():
-            self._drop(left.content, 'the picture of the other camera did not come')
+            self._drop(left, 'the picture of the other camera did not come')
 
     def _send(self, read: ReadFrame, due_ns: int) -> None:
         due, message = read.due, read.due.message
@@ -140,82 +126,43 @@ class _Player:
             stamp_ns = header_stamp_ns(message.data)
         except SourceError:  # it will fail when it is decoded
             stamp_ns = 0
-        trace = FrameTrace(
-            camera=self._cameras[due.camera],
-            index=due.index,
-            stamp_ns=stamp_ns,
-            fate='dropped',
-            sent_ns=sent_ns,
-            received_ns=sent_ns,
-        )
-        arrival = _Arrival(self._sent, trace, message)
+        arrival = Arrival(due.camera, stamp_ns, (self._sent, due), sent_ns)
         self._sent += 1
-        for dropped in self._inbox.offer(Waiting(due.camera, stamp_ns, arrival)):
-            self._drop(dropped.content)
+        for dropped in self._inbox.offer(arrival):
+            self._drop(dropped)
 
-    def _drop(self, arrival: _Arrival, reason: str = '') -> None:
-        self._end(arrival, replace(arrival.trace, reason=reason))
+    def _drop(self, arrival: Arrival, reason: str = '') -> None:
+        (camera,) = self._answering.cameras_of(arrival.topic)
+        self._end(Answer(camera, arrival, 'dropped', {'received_ns': arrival.received_ns}, reason))
 
-    def _end(self, arrival: _Arrival, trace: FrameTrace) -> None:
-        self._traces[arrival.order] = trace
+    def _answer(self, batch: Sequence[Arrival]) -> None:
+        for answers in self._answering.answer(batch, self._filters):
+            for answer in answers:
+                self._end(answer)
+
+    def _end(self, answer: Answer) -> None:
+        order, due = answer.arrival.message
+        moments_ns = dict(answer.moments_ns)
+        if answer.outcome == 'answered':
+            moments_ns['published_ns'] = moments_ns['decoded_ns']
+        self._traces[order] = FrameTrace(
+            camera=answer.camera,
+            index=due.index,
+            stamp_ns=answer.arrival.stamp_ns,
+            fate=answer.outcome,
+            sent_ns=answer.arrival.received_ns,
+            reason=answer.reason,
+            found=answer.found,
+            **moments_ns,
+        )
         if self._bar is not None:
             self._bar.update()
 
-    def _fail(self, arrivals: Sequence[_Arrival], started_ns: int, reason: str) -> None:
-        for arrival in arrivals:
-            self._end(
-                arrival,
-                replace(arrival.trace, fate='failed', started_ns=started_ns, reason=reason),
-            )
 
-    def _answer(self, batch: Sequence[Waiting[_Arrival]]) -> None:
-        """As the node's worker does it."""
-        started_ns = time.monotonic_ns()
-        arrivals: list[_Arrival] = []
-        pictures: list[Frame | CameraPicture] = []
-        for waiting in batch:
-            arrival = waiting.content
-            try:
-                pictures.append(self._picture(arrival.message))
-                arrivals.append(arrival)
-            except ImageError as error:
-                self._fail([arrival], started_ns, str(error))
-            except Exception as error:  # a damaged message raises whatever its parser tripped over
-                self._fail([arrival], started_ns, f'the message is damaged: {error!r}')
-        for first in range(0, len(pictures), self._detector.batch):
-            these = slice(first, first + self._detector.batch)
-            handed_in_ns = time.monotonic_ns()
-            try:
-                found, times = self._detector.detect(pictures[these], self._filters)
-            except EngineLostError as error:
-                self._fail(arrivals[first:], started_ns, str(error))
-                raise
-            except ConePerceptionError as error:
-                self._fail(arrivals[these], started_ns, str(error))
-                continue
-            except Exception as error:  # the node goes on too
-                self._fail(arrivals[these], started_ns, f'{type(error).__name__}: {error}')
-                continue
-            prepared_ns = handed_in_ns + round(times.preprocess_ms * 1e6)
-            inferred_ns = prepared_ns + round(times.inference_ms * 1e6)
-            decoded_ns = inferred_ns + round(times.decode_ms * 1e6)
-            for arrival, cones in zip(arrivals[these], found, strict=True):
-                self._end(
-                    arrival,
-                    replace(
-                        arrival.trace,
-                        fate='answered',
-                        started_ns=started_ns,
-                        prepared_ns=prepared_ns,
-                        inferred_ns=inferred_ns,
-                        decoded_ns=decoded_ns,
-                        published_ns=decoded_ns,
-                        found=cones,
-                    ),
-                )
-
-    def _picture(self, recorded: BagMessage) -> Frame | CameraPicture:
-        message = bag_types().deserialize_cdr(recorded.data, recorded.type_name)
-        encodings = self._detector.encodings
-        sent = as_sent(message, encodings) if encodings else None
-        return Frame(to_bgr(message)) if sent is None else sent
+def _read(sent: tuple[int, DueFrame]) -> Any:
+    """Return the recorded message of a picture. Raises ImageError where it is damaged."""
+    recorded = sent[1].message
+    try:
+        return bag_types().deserialize_cdr(recorded.data, recorded.type_name)
+    except Exception as error:  # whatever its parser stumbled over
+        raise ImageError(f'the message is damaged: {error!r}') from error

@@ -1,4 +1,4 @@
-"""Health -> diagnostic_msgs, and the reasons why a camera is silent."""
+"""States of node and cameras as diagnostic_msgs, and the reasons why a camera is silent."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
+from rclpy.utilities import get_rmw_implementation_identifier
 
-from cone_perception.answering.health import (
-    RATE_WINDOW_S,
-    CameraReport,
-    FrameMoments,
-    FrameTimes,
-    Outcome,
-)
+from cone_perception.answering.health import RATE_WINDOW_S, CameraReport
+from cone_perception.answering.outcome import Answer
+from cone_perception.images import converter
+from cone_perception.ros.loading import Loaded, why_failed
 from cone_perception.ros.transport import PROFILE, profile_in_use, shared_memory_shortage
 from cone_perception.settings import DetectorSettings
 
@@ -53,50 +51,87 @@ def camera_status(
 
     why_silent: the reason that no frame has come for settings.silence_s, empty while they come.
     """
-    level, message = _judge(report, settings, why_silent)
+    level, message = _level_and_message(report, settings, why_silent)
     values: dict[str, object] = {
         'rate in (Hz)': report.rate_in_hz,
         'rate out (Hz)': report.rate_out_hz,
-        'received': report.received,
-        'answered': report.answered,
-        'dropped': report.dropped,
-        'failed': report.failed,
+        'received': report.counts['received'],
+        'answered': report.counts['answered'],
+        'dropped': report.counts['dropped'],
+        'failed': report.counts['failed'],
         'last failure': report.last_failure or 'none',
-        'without partner': report.alone,
+        'without partner': report.counts['alone'],
         'picture (px)': '{}x{}'.format(*report.size_px),
     }
     for station, (p50, p99) in report.latency_ms.items():
         values[f'{station} p50'] = p50
         values[f'{station} p99'] = p99
-    if report.answered and 'age_ms' not in report.latency_ms:
+    if report.counts['answered'] and 'age_ms' not in report.latency_ms:
         values['age_ms'] = 'not known: the stamps are not of this clock'
     return diagnostic_status(level, name, message, values, hardware_id=camera)
 
 
-def timing_status(
-    camera: str,
-    stamp: Time,
-    outcome: Outcome,
-    reason: str,
-    moments: FrameMoments,
-    times: FrameTimes | None = None,
+def node_status(
+    name: str, state: str, problem: str, loaded: Loaded | None, build_progress: str, shortage: str
 ) -> DiagnosticStatus:
-    """What became of one frame, when, and the milliseconds that an answered one spent where."""
+    """Status of the node itself.
+
+    problem: why its last transition failed. loaded: None before it is configured. build_progress:
+    of an engine. shortage: of shared memory. Texts are empty where there is nothing to tell.
+    """
     values: dict[str, object] = {
-        'camera': camera,
-        'stamp_ns': stamp.sec * 10**9 + stamp.nanosec,
-        'outcome': outcome,
-        'reason': reason,
+        'state': state,
+        'middleware': get_rmw_implementation_identifier(),
+        'transport profile': profile_in_use(os.environ) or 'none',
     }
-    values |= dict(moments.items())
-    if times is not None:
-        values |= {station: f'{value:.3f}' for station, value in times.items()}
-    level = {'answered': OK, 'dropped': WARN, 'failed': ERROR}[outcome]
-    return diagnostic_status(level, camera, reason, values, hardware_id=camera)
+    warnings = []  # the worst first
+    if build_progress:
+        warnings.append(f'building the engine: {build_progress}')
+    if loaded is not None:
+        detector, engine = loaded.detector, loaded.detector.engine
+        values |= {
+            'engine': f'{engine.info.runtime} on {engine.info.device}, {engine.info.computes_in}',
+            'batch': detector.batch,
+            'model': detector.card.name,
+            'model sha256': engine.info.network_sha256,
+            'gate': detector.card.verdict,
+            'picture conversion': converter()[0],
+        }
+        # Only an engine on a GPU has these: CUDA graph or not, how often memory ran out, and how
+        # often the lists of boxes.
+        on_gpu = ('launches', 'reloads', 'overflows')
+        values |= {n: getattr(engine, n) for n in on_gpu if hasattr(engine, n)}
+        if detector.card.verdict == 'FAILED':
+            warnings.append(why_failed(detector.card))
+        if loaded.placed.why_cpu:
+            warnings.append(f'device: auto took the CPU: {loaded.placed.why_cpu}')
+    if shortage:
+        warnings.append(f'raw pictures may be lost: {shortage}')
+    level, message = OK, state
+    if problem:
+        level, message = ERROR, problem
+    elif warnings:
+        level, message = WARN, '; '.join(warnings)
+    return diagnostic_status(level, name, message, values, 'detector')
+
+
+def timing_status(answer: Answer) -> DiagnosticStatus:
+    """Status of one frame: what became of it, when, and the milliseconds it spent where."""
+    values: dict[str, object] = {
+        'camera': answer.camera,
+        'stamp_ns': answer.arrival.stamp_ns,
+        'outcome': answer.outcome,
+        'reason': answer.reason,
+        **answer.moments_ns,
+    }
+    if answer.outcome == 'answered':
+        values |= {station: f'{value:.3f}' for station, value in answer.times_ms().items()}
+    level = {'answered': OK, 'dropped': WARN, 'failed': ERROR}[answer.outcome]
+    return diagnostic_status(level, answer.camera, answer.reason, values, answer.camera)
 
 
 def why_silent(node: Node, topic: str, type_name: str, wanted: QoSProfile) -> str:
-    """Why no frame comes on `topic`, a full name, as far as the ROS graph tells."""
+    """Say why no frame comes on `topic`, a full name, as far as the ROS graph tells."""
     publishers = node.get_publishers_info_by_topic(topic)
     if not publishers:
         return f'nobody publishes {topic}: is the camera running, and is this its topic?'
@@ -132,29 +167,29 @@ def why_silent(node: Node, topic: str, type_name: str, wanted: QoSProfile) -> st
 
 
 def describe_qos(profile: QoSProfile) -> str:
-    """What decides whether publisher and subscription match."""
+    """Name what decides whether publisher and subscription match."""
     return f'{profile.reliability.name.lower()} and {profile.durability.name.lower()}'
 
 
-def _judge(report: CameraReport, settings: DetectorSettings, why_silent: str) -> tuple[bytes, str]:
-    """Level and message: what is worst comes first."""
+def _level_and_message(
+    report: CameraReport, settings: DetectorSettings, why_silent: str
+) -> tuple[bytes, str]:
+    """Choose what to say of a camera: the worst first."""
     window = f'in the last {RATE_WINDOW_S:.0f} s'
     if why_silent:
         return ERROR, f'no frame for {report.silent_s:.0f} s: {why_silent}'
-    if report.recently_failed and not report.recently_answered:
+    failed, alone = report.recently['failed'], report.recently['alone']
+    if failed and not report.recently['answered']:
         return ERROR, f'every frame failed {window}: {report.last_failure}'
-    if report.recently_failed:
-        return (
-            WARN,
-            f'{report.recently_failed} frames failed {window}, lastly: {report.last_failure}',
-        )
-    if report.dropped and not report.recently_answered:
+    if failed:
+        return WARN, f'{failed} frames failed {window}, lastly: {report.last_failure}'
+    if report.counts['dropped'] and not report.recently['answered']:
         return (
             ERROR,
             f'frames come, but none was answered {window}: the network is stuck or too slow',
         )
     width_px, height_px = report.size_px
-    if report.answered and (
+    if report.counts['answered'] and (
         width_px < settings.expected_width_px or height_px < settings.expected_height_px
     ):
         return WARN, (
@@ -162,11 +197,11 @@ def _judge(report: CameraReport, settings: DetectorSettings, why_silent: str) ->
             f'{settings.expected_width_px}x{settings.expected_height_px}: far cones are lost; '
             'see the resolution that the camera driver publishes'
         )
-    if report.recently_alone:
+    if alone:
         return WARN, (
-            f'{report.recently_alone} frames {window} had no partner within '
+            f'{alone} frames {window} had no partner within '
             f'{settings.stereo_tolerance_ms} ms: are the cameras synchronised?'
         )
-    if not report.answered:
+    if not report.counts['answered']:
         return OK, 'waiting for the first answer'
     return OK, 'frames are answered'

@@ -15,12 +15,6 @@ from cone_perception.ros.memory import keep_freed_memory
 from cone_perception.ros.transport import NODE_PROFILE, use_profile
 from cone_perception.settings_text import settings_help
 
-FAILURE_STATUS = 1
-"""Exit status that makes the launch file start the node again."""
-
-BUILD_FAILED_STATUS = 3
-"""Of a node that was only to build, and could not: it would fail the same way for ever."""
-
 EXIT_TIMEOUT_S = 2.0
 """From a signal to the end of the process, whatever still hangs in a load or an inference."""
 

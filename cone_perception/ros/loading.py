@@ -1,0 +1,141 @@
+"""Loads what configuring brings: the settings, and the network warm where it runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from rclpy.node import Node
+
+from cone_perception.engines.open import PlacedEngine, place_network
+from cone_perception.engines.tensorrt.provide import BuildEvent
+from cone_perception.errors import EngineError, SettingsError, one_line
+from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.ros.memory import give_back_free_memory
+from cone_perception.ros.parameters import read_settings
+from cone_perception.settings import DetectorSettings
+
+LOG_PERIOD_S = 5.0
+"""Between two log lines on the same phase of a build."""
+
+STOP_POLL_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings as they were read, and the network warm where it runs."""
+
+    settings: DetectorSettings
+    detector: ConeDetector
+    placed: PlacedEngine
+
+
+class Loader:
+    """Loads in a thread that can be left behind: no runtime lets its load be interrupted.
+
+    setting_problems: what is wrong with the values that the user gave; nothing loads with any.
+    progress: of the engine's build that is under way, or empty.
+    """
+
+    def __init__(self, node: Node, setting_problems: Sequence[str]) -> None:
+        self.progress = ''
+        self._node = node
+        self._setting_problems = setting_problems
+        self._stopping = threading.Event()
+        self._loading: Future[Loaded] | None = None
+        self._logged_s = 0.0
+
+    def load(self) -> Loaded:
+        """Load. Raises ConePerceptionError, or what a runtime raises."""
+        loading: Future[Loaded] = Future()
+
+        def work() -> None:
+            try:
+                loading.set_result(self._load())
+            except Exception as error:
+                loading.set_exception(error)
+
+        threading.Thread(target=work, name='load', daemon=True).start()
+        self._loading = loading
+        while not self._stopping.is_set():
+            if wait([loading], timeout=STOP_POLL_S).done:
+                return loading.result()
+        raise EngineError('the node was stopped while it loaded')
+
+    def stop(self, timeout_s: float) -> bool:
+        """Give up a load, a build with its compiler; False when it goes on behind our back."""
+        self._stopping.set()
+        return self._loading is None or bool(wait([self._loading], timeout=timeout_s).done)
+
+    def _load(self) -> Loaded:
+        if self._setting_problems:
+            raise SettingsError('; '.join(self._setting_problems))
+        settings = read_settings(self._node)
+        logger = self._node.get_logger()
+        started = time.monotonic()
+        bundle = read_bundle(
+            Path(settings.model).expanduser() if settings.model else shipped_bundle()
+        )
+        settings.filters.check_classes(bundle.card)
+        logger.info(f'loading {bundle.card.name} from {bundle.folder}')
+        if bundle.card.verdict == 'FAILED':
+            logger.error(why_failed(bundle.card))
+        try:
+            placed = place_network(
+                bundle, settings, self._on_build_event, self._stopping.is_set, settings.streams
+            )
+        finally:
+            self.progress = ''
+        if placed.why_cpu:
+            logger.warning(f'device: auto takes the CPU: {one_line(placed.why_cpu)}')
+        detector = ConeDetector(bundle.card, placed.engine)
+        try:
+            detector.warm_up()
+        except Exception:
+            detector.close()
+            raise
+        give_back_free_memory()
+        info = placed.engine.info
+        logger.info(
+            f'{bundle.card.name} runs on {info.runtime}, {info.device}, {info.computes_in}, batch '
+            f'{settings.batch}; loaded and warm after {time.monotonic() - started:.1f} s'
+        )
+        return Loaded(settings, detector, placed)
+
+    def _on_build_event(self, event: BuildEvent) -> None:
+        """Log an event of the build, of the steps of one phase only some. Any thread."""
+        message = one_line(event.message)
+        same_phase = event.kind == 'phase' and self.progress.startswith(message)
+        self.progress = f'{message} {event.done}/{event.of}' if event.of else message
+        now_s = time.monotonic()
+        if same_phase and now_s < self._logged_s + LOG_PERIOD_S:
+            return
+        self._logged_s = now_s
+        logger = self._node.get_logger()
+        # One call for each level: rclpy refuses a line of code that changes its level.
+        text = f'building the engine: {self.progress}'
+        if event.kind == 'error':
+            logger.error(text)
+        elif event.kind == 'warning':
+            logger.warning(text)
+        else:
+            logger.info(text)
+
+
+def why_failed(card: ModelCard) -> str:
+    """Say why the gate failed a model; the card's `gate` may hold anything."""
+    figures = card.gate.get('figures')
+    reasons = [
+        f'{kind}: {", ".join(map(str, found.get("failures", [])))}'
+        for kind, found in (figures.items() if isinstance(figures, dict) else ())
+        if isinstance(found, dict) and not (found.get('passed') is True or found.get('optional'))
+    ]
+    return (
+        f'{card.name} FAILED the gate: it loses more against FP32 than its limits allow'
+        f'{"".join(f"; {reason}" for reason in reasons)}. Drive with a model that passed'
+    )

@@ -1,0 +1,140 @@
+"""What a configured node publishes: cones, debug images, and what became of every frame."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+
+from cone_perception.answering.outcome import Answer
+from cone_perception.images import to_bgr
+from cone_perception.pictures.draw import draw_cones
+from cone_perception.ros.diagnostics import diagnostic_array, timing_status
+from cone_perception.types import Detections, Frame, UInt8
+
+DETECTIONS_DEPTH = 5
+"""An answer is a few kB, and a planner must not miss one: reliable, so that both kinds of
+subscriptions hear it. Who is later than this wants the newest instead."""
+
+TIMING_DEPTH = 1000
+"""Records kept for a listener who is late. Drops come in bursts while the network is busy, and a
+record that is lost would look like a frame that never came."""
+
+
+class DetectionPublisher:
+    """Publishes the cones of one camera's pictures. May be called from any thread.
+
+    Its messages' objects are kept and filled anew: making seven for each cone took longer than
+    all else that the node does after the network (docs/results/replay.md).
+    """
+
+    def __init__(self, publisher: Publisher[Any], class_names: Sequence[str]) -> None:
+        self.publisher = publisher
+        self._class_names = class_names
+        self._kept: list[Detection2D] = []
+        self._lock = threading.Lock()  # of what is kept
+
+    def publish(self, found: Detections, header: Header) -> None:
+        """`header` is the picture's own."""
+        with self._lock:
+            self.publisher.publish(self._fill(found, header))
+
+    def _fill(self, found: Detections, header: Header) -> Detection2DArray:
+        while len(self._kept) < len(found):
+            self._kept.append(Detection2D(results=[ObjectHypothesisWithPose()]))
+        filled = self._kept[: len(found)]
+        for detection, (left, top, right, bottom), score, class_id in zip(
+            filled,
+            found.xyxy_px.tolist(),
+            found.score.tolist(),
+            found.class_id.tolist(),
+            strict=True,
+        ):
+            detection.header = header
+            hypothesis = detection.results[0].hypothesis
+            hypothesis.class_id = self._class_names[class_id]
+            hypothesis.score = score
+            box = detection.bbox
+            box.center.position.x = (left + right) / 2
+            box.center.position.y = (top + bottom) / 2
+            box.size_x = right - left
+            box.size_y = bottom - top
+        return Detection2DArray(header=header, detections=filled)
+
+
+class AnswerPublishers:
+    """The publishers of all cameras. Any thread may use them."""
+
+    def __init__(self, node: Node, cameras: Sequence[str], class_names: Sequence[str]) -> None:
+        self._node = node
+        self._class_names = class_names
+        self._publishers: list[Publisher[Any]] = []
+        self._detections = {
+            name: DetectionPublisher(
+                self._create(Detection2DArray, f'{name}/detections', DETECTIONS_DEPTH), class_names
+            )
+            for name in cameras
+        }
+        self._debug = {name: self._create(Image, f'{name}/debug_image', 1) for name in cameras}
+        self._timing = self._create(DiagnosticArray, '~/timing', TIMING_DEPTH)
+
+    def publish(self, answer: Answer) -> Answer:
+        """Send the cones; returns the answer with the moment at which they were sent."""
+        assert answer.found is not None
+        self._detections[answer.camera].publish(answer.found, answer.arrival.message.header)
+        moments_ns = {**answer.moments_ns, 'published_ns': time.monotonic_ns()}
+        return replace(answer, moments_ns=moments_ns)
+
+    def publish_debug(self, answer: Answer) -> None:
+        """Send the picture with its cones drawn in, if somebody listens."""
+        publisher = self._debug[answer.camera]
+        if not publisher.get_subscription_count():
+            return
+        picture, found = answer.picture, answer.found
+        assert picture is not None
+        assert found is not None
+        bgr = picture.bgr if isinstance(picture, Frame) else to_bgr(picture)
+        drawn = draw_cones(bgr, found, self._class_names)
+        publisher.publish(_image_message(drawn, answer.arrival.message.header))
+
+    def tell(self, answer: Answer) -> None:
+        """Send what became of a frame, if somebody listens."""
+        if self._timing.get_subscription_count():
+            stamp = answer.arrival.message.header.stamp
+            self._timing.publish(diagnostic_array(stamp, [timing_status(answer)]))
+
+    def wait_until_told(self, timeout_s: float) -> None:
+        """Let who listens to ~/timing acknowledge what was sent."""
+        self._timing.wait_for_all_acked(Duration(seconds=timeout_s))
+
+    def close(self) -> None:
+        """Take all topics back."""
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+
+    def _create(self, kind: type[Any], topic: str, depth: int) -> Publisher[Any]:
+        self._publishers.append(self._node.create_publisher(kind, topic, QoSProfile(depth=depth)))
+        return self._publishers[-1]
+
+
+def _image_message(bgr: UInt8, header: Header) -> Image:
+    message = Image(
+        header=header,
+        height=bgr.shape[0],
+        width=bgr.shape[1],
+        encoding='bgr8',
+        step=bgr.shape[1] * 3,
+    )
+    message.data.frombytes(bgr.tobytes())
+    return message
