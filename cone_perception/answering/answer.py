@@ -73,7 +73,10 @@ class Answering:
             except Exception as error:  # whatever a runtime raises, the next pictures may be fine
                 lost = isinstance(error, EngineLostError)
                 unanswered = pictures[first:] if lost else batch
-                yield [_failure(*each, started_ns, error, alone) for *each, _ in unanswered]
+                yield [
+                    _failure(camera, arrival, started_ns, error, alone)
+                    for camera, arrival, _ in unanswered
+                ]
                 if lost:
                     raise
                 continue
