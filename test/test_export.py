@@ -26,7 +26,8 @@ from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError, ModelError, SettingsError, SourceError
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from training.export import export
-from training.export.calibration import ENOUGH_PICTURES, LEAST_PICTURES
+from training.export.calibration import ENOUGH_PICTURES, LEAST_PICTURES, choose_pictures
+from training.export.networks import NETWORKS
 from training.export.sensitivity import score_error
 from training.stage.ultralytics_cpu import prepare_ultralytics
 
@@ -109,7 +110,7 @@ def test_every_network_of_a_bundle_answers_alike(
     kinds = {(n.precision, n.encoding, n.batch) for n in bundle.card.networks}
     assert kinds == {
         (precision, encoding, batch)
-        for precision, encoding in export.NETWORKS.values()
+        for precision, encoding in NETWORKS.values()
         for batch in (1, 2)
     }
     _, reference = read_reference(bundle)
@@ -273,12 +274,12 @@ def test_few_calibration_pictures_are_refused_or_warned_about(
 ) -> None:
     for index in range(count):
         (tmp_path / f'{index}.png').write_bytes(b'')
-    args = parse('best.pt', '--calibration', str(tmp_path))
+    asked = None, 'train', tmp_path, ENOUGH_PICTURES, 96, 160
     if count < LEAST_PICTURES:
         with pytest.raises(SettingsError, match='99 calibration pictures are too few'):
-            export.choose_pictures(args, 96, 160)
+            choose_pictures(*asked)
         return
-    assert len(export.choose_pictures(args, 96, 160).pictures) == count
+    assert len(choose_pictures(*asked).pictures) == count
     assert ('Only 100' in capsys.readouterr().err) == (count < ENOUGH_PICTURES)
 
 
@@ -286,7 +287,7 @@ def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a compiler, as on most machines that train on a CPU."""
-    from cone_perception.engines.tensorrt.engine import provide as build
+    from cone_perception.engines.tensorrt import provide as build
 
     monkeypatch.setattr(build, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)})
     bundle = write_tiny_bundle(tmp_path / 'bundle')

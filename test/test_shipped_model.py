@@ -72,7 +72,7 @@ def test_it_holds_what_a_cpu_and_a_gpu_take_and_all_of_it_passed(bundle):
     assert warnings == []
 
 
-def test_int8_for_gpus_has_the_very_scales_of_the_one_for_cpus(bundle):
+def test_int8_for_gpus_has_the_scales_of_the_one_for_cpus_whose_weights_have_7_bits(bundle):
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     from training.export.quantise import quantised_share, steps_of
@@ -83,6 +83,10 @@ def test_int8_for_gpus_has_the_very_scales_of_the_one_for_cpus(bundle):
     )
     assert steps_of(for_gpu) == steps_of(for_cpu)
     assert quantised_share(for_gpu) == tuple(bundle.card.gate['int8_convolutions'])
+    for network, largest in ((for_cpu, 63), (for_gpu, 127)):
+        weights = [t for t in network.graph.initializer if t.name.endswith('_int8')]
+        weights = [onnx.numpy_helper.to_array(tensor) for tensor in weights if tensor.dims]
+        assert max(np.abs(each.astype(int)).max() for each in weights) == largest
 
 
 @pytest.mark.parametrize('precision', ['int8', 'fp16'])

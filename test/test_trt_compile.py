@@ -20,9 +20,14 @@ onnx = pytest.importorskip('onnx')
 
 from cone_perception.engines.tensorrt.provide import compile_network  # noqa: E402
 from training.export.calibration import Calibration  # noqa: E402
-from training.export.export import export_onnx  # noqa: E402
 from training.export.half_precision import convert_to_half, decoding_nodes  # noqa: E402
-from training.export.quantise import insert_pairs, quantise, quantised_share, steps_of  # noqa: E402
+from training.export.networks import export_onnx  # noqa: E402
+from training.export.quantise import (  # noqa: E402
+    kept_by_default,
+    measure_steps,
+    quantise,
+    quantised_share,
+)
 from training.stage.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 HEIGHT_PX, WIDTH_PX = 96, 160
@@ -68,11 +73,13 @@ def export_variants(name: str, folder: Path) -> dict[tuple, onnx.ModelProto]:
     picture = np.random.default_rng(0).integers(0, 256, (HEIGHT_PX, WIDTH_PX, 3), np.uint8)
     cv2.imwrite(str(folder / 'picture.png'), picture)
     calibration = Calibration((folder / 'picture.png',), HEIGHT_PX, WIDTH_PX)
-    steps = steps_of(quantise(originals[1], calibration))
+    kept = kept_by_default(originals[1])
+    measured = measure_steps(originals[1], calibration)
+    steps = {name: step for name, step in measured.items() if name not in kept}
     variants = {}
     for batch, original in originals.items():
         decoding = decoding_nodes(original)
-        quantised = insert_pairs(original, steps)
+        quantised = quantise(original, steps)
         variants['fp16', batch] = convert_to_half(original, decoding)
         variants['int8', batch] = quantised
         variants['int8 and fp16', batch] = convert_to_half(quantised, decoding)

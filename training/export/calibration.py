@@ -6,6 +6,7 @@ split of a data set -> pictures that cover classes, box sizes and brightness -> 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,39 @@ class Calibration:
         root = shared_folder(self.pictures)
         lines = (f'{file_sha256(p)}  {p.relative_to(root).as_posix()}\n' for p in self.pictures)
         return ''.join(lines)
+
+
+def choose_pictures(
+    data: Path | None,
+    split: str,
+    folder: Path | None,
+    count: int,
+    height_px: int,
+    width_px: int,
+) -> Calibration:
+    """Take the pictures of `folder` where one is given, else those of the split of `data`.
+
+    Warns about fewer than ENOUGH_PICTURES. Raises SettingsError when there are too few.
+    """
+    if folder:
+        found = Calibration.from_folder(folder, count, height_px, width_px)
+        if data:
+            found.refuse_test_pictures(read_layout(data))
+    else:
+        assert data is not None
+        found = Calibration.from_split(data, split, count, height_px, width_px)
+    there = len(found.pictures)
+    if there < LEAST_PICTURES:
+        raise SettingsError(
+            f'{there} calibration pictures are too few: give at least {LEAST_PICTURES}, better '
+            f'{ENOUGH_PICTURES}.'
+        )
+    if there < ENOUGH_PICTURES:
+        print(
+            f'Only {there} calibration pictures: with {ENOUGH_PICTURES} the scales would be surer.',
+            file=sys.stderr,
+        )
+    return found
 
 
 def letterbox(bgr: UInt8, height_px: int, width_px: int) -> UInt8:

@@ -1,22 +1,25 @@
 """FP32 ONNX -> INT8 with explicit quantise/dequantise pairs, in the encoding of each runtime.
 
-Only the inputs and weights of convolutions are quantised: symmetric, per output channel. In float
-stay the blocks that lose most by it, all decoding, and attention's matrix products. Biases stay in
-float too: TensorRT does not parse quantised ones.
+Only the inputs and weights of convolutions are quantised: symmetric, weights per output channel. In
+float stay the blocks that lose most by it, all decoding, and attention's matrix products. Biases
+stay in float too: TensorRT does not parse quantised ones.
 
-There is one quantisation and two ways to write it. TensorRT takes int8 activations with zero point
-0 only, OpenVINO computes that wrongly and takes uint8 with zero point 128: the same real grid.
+A quantisation is a step size for the input of each convolution. It is measured once, and written
+in two encodings. TensorRT takes int8 inputs with zero point 0 only. OpenVINO computes that wrongly
+and takes uint8 with zero point 128: the same grid.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
@@ -40,17 +43,22 @@ LAST = re.compile(r'/model\.\d+/((one2one_)?cv[23]\.\d+/([\w.]*\.)?2/|dfl/)')
 Quantised too, they took a YOLO12n from .3908 to .3767 mAP50-95.
 """
 
-ZERO_POINT = 128
-LARGEST = 127
+Int8Encoding = Literal['int8', 'uint8']
+Steps = Mapping[str, float]
+"""Name of a convolution -> step size of its input."""
 
+LARGEST_INPUT = 127
+LARGEST_WEIGHT: Mapping[Int8Encoding, int] = {'int8': 127, 'uint8': 63}
+"""Largest stored weight: 8 bits for GPUs, 7 for CPUs.
 
-def quantise(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
-    """Quantise an FP32 network. Returns it with int8 activations, zero point 0 (TensorRT's).
+A CPU without VNNI adds two products of uint8 and int8 in 16 bits. 255 x 63 x 2 = 32,130 fits,
+255 x 127 x 2 does not and is cut off at 32,767.
+"""
 
-    The weights are folded: stored as int8 and only dequantised.
-    """
-    everything = quantise_everything(original, calibration)
-    return restore_float(everything, original, kept_by_default(original))
+ZERO_POINT: Mapping[Int8Encoding, NDArray[np.generic]] = {
+    'int8': np.array(0, np.int8),
+    'uint8': np.array(128, np.uint8),
+}
 
 
 def kept_by_default(original: onnx.ModelProto) -> list[str]:
@@ -59,8 +67,12 @@ def kept_by_default(original: onnx.ModelProto) -> list[str]:
     return [name for name in names if HEAD.match(name) or SENSITIVE_BLOCKS.match(name)]
 
 
-def quantise_everything(original: onnx.ModelProto, calibration: Calibration) -> onnx.ModelProto:
-    """Quantise every convolution. What must not be is given back by `restore_float`.
+def convolutions_of(network: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in network.graph.node if node.op_type == 'Conv']
+
+
+def measure_steps(original: onnx.ModelProto, calibration: Calibration) -> dict[str, float]:
+    """Step size of every convolution's input, from the largest value in any picture.
 
     Raises SourceError when the nodes lack the names of an Ultralytics export.
     """
@@ -69,29 +81,6 @@ def quantise_everything(original: onnx.ModelProto, calibration: Calibration) -> 
             'the network has no head with the names of an Ultralytics export, so what must stay in '
             'float is unknown. Export it with `cone-training export`.'
         )
-    return insert_pairs(original, measure_steps(original, calibration))
-
-
-def restore_float(
-    quantised: onnx.ModelProto, original: onnx.ModelProto, names: Collection[str]
-) -> onnx.ModelProto:
-    """`original` with the scales of `quantised`, except for the nodes of these names.
-
-    original: what was quantised, or an export of the same weights for another batch. Raises
-    SourceError when it has other convolutions.
-    """
-    steps = steps_of(quantised)
-    unknown = steps.keys() - {node.name for node in original.graph.node}
-    if unknown:
-        raise SourceError(
-            f'the network has no node {min(unknown)}, whose scale is known: the two exports are of '
-            'different weights.'
-        )
-    return insert_pairs(original, {k: step for k, step in steps.items() if k not in names})
-
-
-def measure_steps(original: onnx.ModelProto, calibration: Calibration) -> dict[str, float]:
-    """Convolution -> size of a step of its input, from the largest value in any picture."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / 'network.onnx'
         onnx.save(original, path)
@@ -105,122 +94,81 @@ def measure_steps(original: onnx.ModelProto, calibration: Calibration) -> dict[s
         calibrator.collect_data(_Reader(original.graph.input[0].name, calibration))
         ranges = dict(calibrator.compute_data().items())
     steps = {}
-    for node in original.graph.node:
-        if node.op_type == 'Conv':
-            limits = [float(np.abs(end).max()) for end in ranges[node.input[0]].range_value]
-            steps[node.name] = float(_steps(np.array(max(limits))))
+    for node in convolutions_of(original):
+        limits = [float(np.abs(end).max()) for end in ranges[node.input[0]].range_value]
+        steps[node.name] = float(_step_sizes(np.array(max(limits)), LARGEST_INPUT))
     return steps
 
 
 def steps_of(quantised: onnx.ModelProto) -> dict[str, float]:
-    """Quantised convolution -> size of a step of its input, as the network has it."""
+    """Step size of the input of each quantised convolution, as the network stores it."""
     stored = {tensor.name: tensor for tensor in quantised.graph.initializer}
     scale = {
         node.output[0]: float(numpy_helper.to_array(stored[node.input[1]]))
         for node in quantised.graph.node
         if node.op_type == 'DequantizeLinear' and node.input[0] not in stored
     }
-    return {
-        node.name: scale[node.input[0]]
-        for node in quantised.graph.node
-        if node.op_type == 'Conv' and node.input[0] in scale
-    }
+    convolutions = convolutions_of(quantised)
+    return {n.name: scale[n.input[0]] for n in convolutions if n.input[0] in scale}
 
 
-def insert_pairs(original: onnx.ModelProto, steps: Mapping[str, float]) -> onnx.ModelProto:
-    """A network whose convolutions take int8 inputs and weights.
+def quantise(
+    original: onnx.ModelProto, steps: Steps, encoding: Int8Encoding = 'int8'
+) -> onnx.ModelProto:
+    """Quantise the convolutions that have a step size. The others stay in float.
 
-    steps: convolution -> size of a step of its input; others stay as they are.
+    original: the FP32 network that the steps were measured on, or an export of the same weights
+    for another batch. Weights are stored as int8 and only dequantised. Raises SourceError when a
+    step belongs to no convolution of this network.
     """
+    unknown = steps.keys() - {node.name for node in convolutions_of(original)}
+    if unknown:
+        raise SourceError(
+            f'the network has no node {min(unknown)}, whose scale is known: the two exports are of '
+            'different weights.'
+        )
     network = onnx.ModelProto()
     network.CopyFrom(original)
     graph = network.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    added: dict[str, onnx.TensorProto] = {}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    added: dict[str, NDArray[np.generic]] = {'zero_point': ZERO_POINT[encoding]}
     nodes: list[onnx.NodeProto] = []
-    pairs: set[str] = set()
 
-    def store(name: str, value: Float32) -> str:
-        added[name] = numpy_helper.from_array(value, name)
-        return name
+    def dequantise(stored: str, real: str, zero: str, **attributes: int) -> None:
+        inputs = [stored, f'{real}_scale', zero]
+        outputs = [f'{real}_dequantised']
+        name = f'{real}_DequantizeLinear'
+        nodes.append(helper.make_node('DequantizeLinear', inputs, outputs, name, **attributes))
 
-    zero = 'zero_point_int8'
     for node in graph.node:
-        if node.op_type == 'Conv' and node.name in steps:
+        if node.name in steps:
             taken, weight = node.input[0], node.input[1]
-            if taken not in pairs:
-                pairs.add(taken)
-                store(zero, np.array(0, np.int8))
-                scale = store(f'{taken}_scale', np.array(steps[node.name], np.float32))
-                nodes += [
-                    helper.make_node(
-                        'QuantizeLinear',
-                        [taken, scale, zero],
-                        [f'{taken}_quantised'],
-                        f'{taken}_QuantizeLinear',
-                    ),
-                    helper.make_node(
-                        'DequantizeLinear',
-                        [f'{taken}_quantised', scale, zero],
-                        [f'{taken}_dequantised'],
-                        f'{taken}_DequantizeLinear',
-                    ),
-                ]
-            if f'{weight}_int8' not in added:
-                floats = numpy_helper.to_array(weights[weight])
-                per_channel = _steps(np.abs(floats).reshape(len(floats), -1).max(axis=1))
-                shape = (-1,) + (1,) * (floats.ndim - 1)
-                whole = np.round(floats / per_channel.reshape(shape))
-                store(f'{weight}_int8', np.clip(whole, -LARGEST, LARGEST).astype(np.int8))
-                store(f'{weight}_scale', per_channel)
-                store(f'{weight}_zero', np.zeros(len(floats), np.int8))
+            if f'{taken}_scale' not in added:
+                added[f'{taken}_scale'] = np.array(steps[node.name], np.float32)
+                inputs = [taken, f'{taken}_scale', 'zero_point']
+                whole = f'{taken}_quantised'
                 nodes.append(
-                    helper.make_node(
-                        'DequantizeLinear',
-                        [f'{weight}_int8', f'{weight}_scale', f'{weight}_zero'],
-                        [f'{weight}_dequantised'],
-                        f'{weight}_DequantizeLinear',
-                        axis=0,
-                    )
+                    helper.make_node('QuantizeLinear', inputs, [whole], f'{taken}_QuantizeLinear')
                 )
+                dequantise(whole, taken, 'zero_point')
+            if f'{weight}_int8' not in added:
+                whole_weights, scale = _quantise_weights(weights[weight], LARGEST_WEIGHT[encoding])
+                added[f'{weight}_int8'], added[f'{weight}_scale'] = whole_weights, scale
+                added[f'{weight}_zero'] = np.zeros(len(scale), np.int8)
+                dequantise(f'{weight}_int8', weight, f'{weight}_zero', axis=0)
             node.input[0], node.input[1] = f'{taken}_dequantised', f'{weight}_dequantised'
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(added.values())
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in added.items())
     remove_unused(graph)
+    onnx.checker.check_model(network, full_check=True)
     return network
 
 
-def encode_uint8(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network with its activations as uint8 and zero point 128 (OpenVINO's)."""
-    encoded = onnx.ModelProto()
-    encoded.CopyFrom(network)
-    graph = encoded.graph
-    # A zero point may be shared between activations and weights, and weights stay int8.
-    taken = [node for node in graph.node if node.op_type == 'QuantizeLinear']
-    activations = {node.output[0] for node in taken}
-    graph.initializer.append(
-        numpy_helper.from_array(np.array(ZERO_POINT, np.uint8), 'zero_point_uint8')
-    )
-    for node in graph.node:
-        if node.op_type == 'QuantizeLinear' or (
-            node.op_type == 'DequantizeLinear' and node.input[0] in activations
-        ):
-            node.input[2] = 'zero_point_uint8'
-    remove_unused(graph)
-    del graph.value_info[:]  # the types written there are the int8 ones
-    onnx.checker.check_model(encoded, full_check=True)
-    return encoded
-
-
 def quantised_share(network: onnx.ModelProto) -> tuple[int, int]:
-    """How many convolutions take quantised inputs, and how many there are."""
-    dequantised = {
-        node.output[0] for node in network.graph.node if node.op_type == 'DequantizeLinear'
-    }
-    convolutions = [node for node in network.graph.node if node.op_type == 'Conv']
-    return sum(node.input[0] in dequantised for node in convolutions), len(convolutions)
+    """Count the convolutions with quantised inputs, and all convolutions."""
+    return len(steps_of(network)), len(convolutions_of(network))
 
 
 def remove_unused(graph: onnx.GraphProto) -> None:
@@ -238,12 +186,19 @@ def remove_unused(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(tensors)
 
 
-def _steps(largest: Float32) -> Float32:
-    """Size of a step so that the largest value is within 127 of them.
+def _quantise_weights(weights: Float32, largest: int) -> tuple[NDArray[np.int8], Float32]:
+    """Whole weights within +-largest, and the step size of each output channel."""
+    steps = _step_sizes(np.abs(weights).reshape(len(weights), -1).max(axis=1), largest)
+    whole = np.round(weights / steps.reshape(-1, *[1] * (weights.ndim - 1)))
+    return np.clip(whole, -largest, largest).astype(np.int8), steps
 
-    Rounded up to what FP16 can hold, so that a file with FP16 scales has the very same grid.
+
+def _step_sizes(greatest: Float32, count: int) -> Float32:
+    """Step sizes of which `count` reach the greatest value.
+
+    They are rounded up to what FP16 can hold, so that a file with FP16 scales has the same grid.
     """
-    exact = np.asarray(largest, np.float64) / LARGEST
+    exact = np.asarray(greatest, np.float64) / count
     half = exact.astype(np.float16)
     half = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half)
     least = np.finfo(np.float16).smallest_subnormal

@@ -1,6 +1,6 @@
-"""What each block of a network loses by INT8, and the fewest blocks that must stay in float.
+"""The score error of each block in INT8, and the fewest blocks that must stay in float.
 
-everything quantised -> one block at a time -> score error -> order -> search against the gate
+steps of all convolutions -> one block at a time -> score error -> order -> search against the gate
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from cone_perception.decode import OutputLayout
 from cone_perception.engines.cpu.openvino import OpenVinoEngine
 from cone_perception.errors import InstallError, ModelError
 from cone_perception.model_card import NetworkFile, Preprocessing, file_sha256
-from cone_perception.types import Float32, UInt8
-from training.export.quantise import LAST, encode_uint8, quantised_share, restore_float
+from cone_perception.types import Float32, Precision, UInt8
+from training.export.quantise import LAST, Steps, convolutions_of, quantise
 
 TOP = 50
 """Boxes of a picture, those that FP32 scores best, whose scores are compared."""
@@ -47,52 +47,41 @@ class BlockSensitivity:
 
 
 def blocks_of(network: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
-    """Block -> its convolutions that may be quantised, in the network's order."""
+    """Convolutions of each block that may be quantised, in the network's order."""
     found: dict[str, list[str]] = {}
-    for node in network.graph.node:
+    for node in convolutions_of(network):
         match = BLOCK.match(node.name)
-        if node.op_type == 'Conv' and match and not LAST.match(node.name):
+        if match and not LAST.match(node.name):
             found.setdefault(match[0].strip('/'), []).append(node.name)
     return {block: tuple(names) for block, names in found.items()}
 
 
 def blocks_with(network: onnx.ModelProto, names: Collection[str]) -> list[str]:
-    """Blocks of which a convolution is among `names`."""
+    """Blocks that have a convolution among `names`."""
     return [block for block, inside in blocks_of(network).items() if set(inside) & set(names)]
 
 
-def always_float(network: onnx.ModelProto) -> tuple[str, ...]:
-    """Convolutions that no search quantises."""
-    chosen = {name for names in blocks_of(network).values() for name in names}
-    return tuple(n.name for n in network.graph.node if n.op_type == 'Conv' and n.name not in chosen)
-
-
 def measure_blocks(
-    everything: onnx.ModelProto,
+    steps: Steps,
     original: onnx.ModelProto,
     pictures: Iterable[UInt8],
     layout: OutputLayout,
 ) -> tuple[BlockSensitivity, ...]:
     """Quantise each block alone and compare its scores with FP32's, in OpenVINO.
 
-    pictures: (H, W, 3) uint8 BGR, letterboxed.
+    steps: of all convolutions. pictures: (H, W, 3) uint8 BGR, letterboxed.
     """
-    blocks = blocks_of(original)
-    convolutions = {node.name for node in original.graph.node if node.op_type == 'Conv'}
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in original.graph.initializer}
-    weights = {n.name: sizes.get(n.input[1], 0) for n in original.graph.node if n.op_type == 'Conv'}
+    weights = {node.name: sizes.get(node.input[1], 0) for node in convolutions_of(original)}
     shown = list(pictures)
-    reference = _outputs(original, shown)
+    reference = _outputs(original, shown, 'fp32')
     measured = []
-    for block, names in tqdm(blocks.items(), desc='sensitivity', unit='block'):
-        alone = restore_float(everything, original, convolutions.difference(names))
-        outputs = _outputs(encode_uint8(alone), shown)
+    for block, names in tqdm(blocks_of(original).items(), desc='sensitivity', unit='block'):
+        alone = quantise(original, {name: steps[name] for name in names}, 'uint8')
+        outputs = _outputs(alone, shown, 'int8')
         errors = [score_error(a, b, layout) for a, b in zip(reference, outputs, strict=True)]
-        measured.append(
-            BlockSensitivity(
-                block, names, sum(weights[name] for name in names), float(np.mean(errors))
-            )
-        )
+        parameters = sum(weights[name] for name in names)
+        measured.append(BlockSensitivity(block, names, parameters, float(np.mean(errors))))
     return tuple(measured)
 
 
@@ -137,28 +126,28 @@ def search_float_blocks(
     return tuple(kept)
 
 
-def quantise_without(
-    everything: onnx.ModelProto,
-    original: onnx.ModelProto,
-    kept: Collection[str],
-) -> onnx.ModelProto:
-    """The network with these blocks in float, and what is always."""
+def steps_without(steps: Steps, original: onnx.ModelProto, kept: Collection[str]) -> Steps:
+    """Steps of the convolutions outside the blocks `kept`, which stay in float.
+
+    Raises ModelError when the network has no block of such a name.
+    """
     blocks = blocks_of(original)
     unknown = set(kept) - blocks.keys()
     if unknown:
         raise ModelError(f'the network has no block {min(unknown)}. It has: {", ".join(blocks)}.')
-    names = {name for block in kept for name in blocks[block]}
-    return restore_float(everything, original, names.union(always_float(original)))
+    return {
+        name: steps[name] for block, names in blocks.items() if block not in kept for name in names
+    }
 
 
 def to_json(measured: Sequence[BlockSensitivity], kept: Collection[str]) -> str:
-    """As sensitivity.json holds it."""
+    """The text of sensitivity.json."""
     rows = [{**asdict(block), 'in_float': block.block in kept} for block in measured]
     return json.dumps({'blocks': rows, 'kept_in_float': list(kept)}, indent=2) + '\n'
 
 
 def plot(measured: Sequence[BlockSensitivity], kept: Collection[str]) -> bytes:
-    """A PNG: a bar for each block, those in float in another colour."""
+    """Draw a bar for each block, those in float in another colour. Returns a PNG."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -180,13 +169,14 @@ def plot(measured: Sequence[BlockSensitivity], kept: Collection[str]) -> bytes:
     return stream.getvalue()
 
 
-def _outputs(network: onnx.ModelProto, pictures: Sequence[UInt8]) -> list[Float32]:
+def _outputs(
+    network: onnx.ModelProto, pictures: Sequence[UInt8], precision: Precision
+) -> list[Float32]:
     """The network's output for each picture, from OpenVINO."""
-    precision, encoding = ('int8', 'uint8') if quantised_share(network)[0] else ('fp32', 'float')
     with TemporaryDirectory() as folder:
         path = Path(folder) / 'network.onnx'
         onnx.save(network, path)
-        file = NetworkFile(path.name, file_sha256(path), precision, encoding)  # type: ignore[arg-type]
+        file = NetworkFile(path.name, file_sha256(path), precision, 'float')
         engine = OpenVinoEngine(path, file, Preprocessing(), threads=0)
         try:
             return [engine.run(picture[None])[0].copy() for picture in pictures]
