@@ -30,7 +30,7 @@ SUBCOMMANDS = {
         "a drive's latency, losses and accuracy on one page",
     ),
     'replay compare': (
-        'cone_perception.replay.figures.compare',
+        'cone_perception.replay.compare_command',
         'results of replays side by side, with a verdict for each figure',
     ),
     'bag': ('cone_perception.bags.command', 'look into bags, cut and make them, without ROS'),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.cli import main
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.replay.figures import accuracy as judged
@@ -19,15 +20,15 @@ from cone_perception.replay.figures import statistics
 from cone_perception.replay.figures.accuracy import accuracy_figures
 from cone_perception.replay.figures.compare import (
     MARGINS,
-    Comparison,
     Margin,
+    ReplayComparison,
     compare,
     compare_results,
     subtract,
     verdict_of,
 )
 from cone_perception.replay.figures.names import FIGURES
-from cone_perception.replay.figures.result import Figure, ReplayResult, write_result
+from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.pages.comparison import comparison_text, write_comparison
 from cone_perception.replay.traces import Fate, FrameTrace, Pace, Pass
@@ -116,7 +117,7 @@ def result_of(*passes: Pass, truth: Truth | None = TRUTH, **changes: Any) -> Rep
     return made
 
 
-def verdicts(comparison: Comparison) -> dict[str, str]:
+def verdicts(comparison: ReplayComparison) -> dict[str, str]:
     return {each.name: each.verdict for each in comparison.differences}
 
 
@@ -144,7 +145,7 @@ def test_a_result_against_itself_is_equal_in_accuracy() -> None:
     found = compare(lossy, lossy)
     for name in ('recall_sent', 'map50_answered', 'precision_sent blue_cone'):
         assert found[name].verdict == 'equal'
-        assert found[name].difference == Figure(0, 0, 0)
+        assert found[name].difference == Interval(0, 0, 0)
 
 
 def test_planted_loss_is_worse_where_it_belongs() -> None:
@@ -248,26 +249,28 @@ def test_one_run_of_each_does_not_decide_what_runs_may_differ_by() -> None:
 def test_interval_over_passes_is_students() -> None:
     """By hand: means 41 and 51, variances 1, so an error of sqrt(2/3), 2 degrees of freedom."""
     results = [
-        result_of(drive(), drive(), drive(), truth=None, figures={'node_memory_peak_mb': Figure(m)})
+        result_of(
+            drive(), drive(), drive(), truth=None, figures={'node_memory_peak_mb': Interval(m)}
+        )
         for m in (41, 51)
     ]
     a, b = (
-        replace(each, per_pass=[{'node_memory_peak_mb': Figure(m + d)} for d in (-1, 0, 1)])
+        replace(each, per_pass=[{'node_memory_peak_mb': Interval(m + d)} for d in (-1, 0, 1)])
         for each, m in zip(results, (41, 51), strict=True)
     )
     found = compare(a, b)['node_memory_peak_mb'].difference
-    half = 4.30 * math.sqrt(2 / 3)
+    half = 4.302653 * math.sqrt(2 / 3)
     assert (found.low, found.high) == pytest.approx((10 - half, 10 + half))
 
 
 def test_difference_of_independent_figures_is_movers() -> None:
     """By hand: 3-4-5 and 5-12-13 triangles."""
-    found = subtract(Figure(20, 17, 32), Figure(10, 5, 14))
-    assert found == Figure(10, 5, 23)
+    found = subtract(Interval(20, 17, 32), Interval(10, 5, 14))
+    assert found == Interval(10, 5, 23)
 
 
 def test_figures_without_an_interval_say_how_to_get_one() -> None:
-    a, b = (result_of(drive(), figures={'node_memory_peak_mb': Figure(m)}) for m in (300, 900))
+    a, b = (result_of(drive(), figures={'node_memory_peak_mb': Interval(m)}) for m in (300, 900))
     found = compare(a, b)['node_memory_peak_mb']
     assert found.verdict == 'inconclusive'
     assert '--repeat' in found.why
@@ -276,7 +279,7 @@ def test_figures_without_an_interval_say_how_to_get_one() -> None:
 def test_highest_rates_lie_between_what_passed_and_what_failed() -> None:
     def with_rate(hz: float, failed: float) -> ReplayResult:
         probes = [{'hz': hz, 'passed': True}, {'hz': failed, 'passed': False}]
-        return replace(result_of(drive(), figures={'max_rate_hz': Figure(hz)}), probes=probes)
+        return replace(result_of(drive(), figures={'max_rate_hz': Interval(hz)}), probes=probes)
 
     assert compare(with_rate(30, 35), with_rate(60, 65))['max_rate_hz'].verdict == 'better'
     assert compare(with_rate(30, 35), with_rate(35, 40))['max_rate_hz'].verdict == 'inconclusive'
@@ -300,7 +303,7 @@ def test_highest_rates_lie_between_what_passed_and_what_failed() -> None:
 def test_verdict_goes_by_the_interval_and_the_margin(
     name: str, low: float, high: float, verdict: str
 ) -> None:
-    assert verdict_of(name, Figure((low + high) / 2, low, high), 2.0) == verdict
+    assert verdict_of(name, Interval((low + high) / 2, low, high), 2.0) == verdict
 
 
 def test_every_unit_has_a_margin() -> None:

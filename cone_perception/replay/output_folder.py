@@ -1,8 +1,9 @@
-"""A command's folder for its results: only what is its own is ever replaced."""
+"""A command's folder for its results: only what is its own is ever replaced; names of several."""
 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,3 +35,24 @@ def claim_folder(
         (out / mark).touch()
     except OSError as error:
         raise OutputError(f'{out} cannot be written: {error}. Give another --out.') from error
+
+
+def distinct_names(paths: Sequence[Path], between: str) -> list[str]:
+    """Name each path by its last part, with its parents' where two are equal.
+
+    Paths that are the same get a number in front.
+    """
+    parts = [path.resolve().parts[1:] for path in paths]
+    depth = [1] * len(paths)
+    while True:
+        names = [between.join(each[-n:]) for each, n in zip(parts, depth, strict=True)]
+        times = Counter(names)
+        if max(times.values(), default=1) == 1:
+            return names
+        deeper = [
+            min(n + (times[name] > 1), len(each))
+            for name, n, each in zip(names, depth, parts, strict=True)
+        ]
+        if deeper == depth:
+            return [f'{number}{between}{name}' for number, name in enumerate(names, 1)]
+        depth = deeper

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from cone_perception.accuracy.intervals import Float64
+from cone_perception.accuracy.intervals import Float64, Interval
+from cone_perception.files import write_json
 from cone_perception.pages.old import legend, plain, table, write_page
+from cone_perception.replay.figures.comparable import MACHINE, pace_text
 from cone_perception.replay.figures.compare import (
-    MACHINE,
     ComparedResults,
-    Comparison,
-    Difference,
-    pace_text,
+    FigureDifference,
+    ReplayComparison,
     to_json,
 )
 from cone_perception.replay.figures.names import kind_of
-from cone_perception.replay.figures.result import Figure, ReplayResult
+from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages.charts import SERIES_COLOURS, Chart
 from cone_perception.replay.traces import STATIONS
 
@@ -47,8 +46,7 @@ WIDTH_PX, NAME_PX, ROW_PX, RESULT_PX = 1000, 250, 12, 11
 
 def write_comparison(folder: Path, compared: ComparedResults) -> None:
     """Write comparison.json and comparison.html. Raises OSError."""
-    text = json.dumps(to_json(compared), indent=1) + '\n'
-    (folder / 'comparison.json').write_text(text, encoding='utf-8')
+    write_json(folder / 'comparison.json', to_json(compared), indent=1)
     accuracy = [
         each.name
         for each in compared.comparisons[0].differences
@@ -94,7 +92,7 @@ def comparison_text(compared: ComparedResults) -> str:
     return '\n'.join(lines)
 
 
-def _line(each: Difference, width: int) -> str:
+def _line(each: FigureDifference, width: int) -> str:
     name = each.name
     return (
         f'  {name:{width}}  {_number(name, each.baseline.value):>8} -> '
@@ -104,13 +102,13 @@ def _line(each: Difference, width: int) -> str:
     ).rstrip()
 
 
-def _because(each: Difference) -> str:
+def _because(each: FigureDifference) -> str:
     """In short; what is assumed of single runs is among the notes."""
     short = each.why.partition(',')[0]
     return '' if each.verdict == 'equal' or 'paired' in short else f' ({short})'
 
 
-def _notes(comparison: Comparison) -> list[str]:
+def _notes(comparison: ReplayComparison) -> list[str]:
     paired = (
         f'{comparison.sent} frames both were sent, {comparison.answered} both answered.'
         if comparison.sent
@@ -119,12 +117,12 @@ def _notes(comparison: Comparison) -> list[str]:
     return [f'  ! {note}' for note in comparison.notes] + [f'  {paired}']
 
 
-def _counts(differences: Iterable[Difference]) -> str:
+def _counts(differences: Iterable[FigureDifference]) -> str:
     counts = Counter(each.verdict for each in differences)
     return ', '.join(f'{count} {verdict}' for verdict, count in counts.most_common())
 
 
-def _summary(comparison: Comparison) -> str:
+def _summary(comparison: ReplayComparison) -> str:
     notes = ''.join(f'<li>{plain(note)}</li>' for note in comparison.notes)
     clear = [
         f'<span class="{each.verdict}">{each.verdict}</span> {plain(each.name)}: '
@@ -278,8 +276,8 @@ def _latencies(result: ReplayResult) -> Float64:
     return np.sort(np.array([value for value in found if value is not None], np.float64))
 
 
-def _figure(result: ReplayResult, name: str) -> Figure:
-    return result.figures.get(name, Figure(math.nan))
+def _figure(result: ReplayResult, name: str) -> Interval:
+    return result.figures.get(name, Interval(math.nan))
 
 
 def _colours(compared: ComparedResults) -> list[str]:
@@ -291,7 +289,7 @@ def _legend(compared: ComparedResults) -> str:
     return legend(zip(_colours(compared), map(plain, compared.names), strict=True))
 
 
-def _cell(name: str, figure: Figure, signed: bool = False) -> str:
+def _cell(name: str, figure: Interval, signed: bool = False) -> str:
     interval = _interval(name, figure, signed)
     return _number(name, figure.value, signed) + (f' <small>{interval}</small>' if interval else '')
 
@@ -311,7 +309,7 @@ def _number(name: str, value: float, signed: bool = False) -> str:
     return f'{scaled:{"+" if signed else ""}.{digits}f}'
 
 
-def _interval(name: str, figure: Figure, signed: bool = False) -> str:
+def _interval(name: str, figure: Interval, signed: bool = False) -> str:
     if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
         return ''
     return f'[{_number(name, figure.low, signed)}, {_number(name, figure.high, signed)}]'
