@@ -17,8 +17,8 @@ from training.data.verify import DataReport, SplitCounts
 from training.judging.compare import compare, meaning
 from training.judging.decide import Candidate, decide
 from training.judging.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics
-from training.recipe.recipe import arms, load_recipe, recipe_sha256, save_recipe
-from training.recipe.recipe_file import plain
+from training.recipe.load import load_recipe, recipe_sha256, save_recipe
+from training.recipe.recipe import arms
 from training.runs.folder import CampaignFolder, State, Step
 
 RECIPE = Path(__file__).resolve().parents[1] / 'config' / 'training' / 'mini.yaml'
@@ -116,7 +116,7 @@ def write_campaign(
                         'run': run,
                         'arm': arm.name,
                         'seed': seed,
-                        'stage': plain(stage),
+                        'stage': without_nan(stage),
                         'folder': str(place.relative_to(root)),
                         'best': str(weights.relative_to(root)),
                         'pictures': shown,

@@ -14,7 +14,8 @@ from training.cli import SUBCOMMANDS
 from training.judging.compare import Comparison, Difference
 from training.judging.decide import MITIGATIONS, Candidate, decide
 from training.judging.outcome import Outcome
-from training.recipe.recipe import Figures, Judging, find_recipe
+from training.recipe.find import find_recipe
+from training.recipe.recipe import Figures, Judging
 
 SUCCESS = Figures(map50=0.71, map50_95=0.485, precision=0.84, recall=0.65)
 PUBLISHED = {

@@ -15,7 +15,9 @@ import yaml
 from training.campaign import plan as plans
 from training.campaign.plan import Plan, count_batches, make_plan, optimizer_steps, stage_rates
 from training.cli import main
-from training.recipe.recipe import Stage, find_recipe, load_recipe
+from training.recipe.find import find_recipe
+from training.recipe.load import load_recipe
+from training.recipe.recipe import Stage
 from training.stage.guards import warmup_batches
 
 SHIPPED = Path(__file__).parents[1] / 'config' / 'training'
@@ -254,4 +256,4 @@ def test_json_holds_the_plan(
 
 def test_wrong_recipe_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['plan', 'smoke', 'stage2.lr=1']) == 1
-    assert "no key 'lr' in stage2" in capsys.readouterr().err
+    assert 'stage2.lr: unknown key' in capsys.readouterr().err

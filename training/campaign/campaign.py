@@ -20,11 +20,12 @@ from types import FrameType
 from typing import Any
 
 from cone_perception.errors import OutputError, RecipeError
+from cone_perception.files import without_nan
 from training.campaign.status import Heartbeat, read_progress, say
 from training.campaign.steps import CampaignStoppedError, Steps, Task
 from training.judging.outcome import Outcome
-from training.recipe.recipe import Recipe, load_recipe, recipe_sha256, save_recipe
-from training.recipe.recipe_file import plain
+from training.recipe.load import load_recipe, recipe_sha256, save_recipe
+from training.recipe.recipe import Recipe
 from training.runs.folder import CampaignFolder, EventKind, State, Step, now
 from training.runs.machine import EnergyMeter, read_commit, read_hardware, read_versions
 
@@ -65,7 +66,7 @@ def open_campaign(
     state = folder.read_state()
     first = load_recipe(folder.recipe)
     if recipe is not None:
-        changed = list(changed_keys(plain(first), plain(recipe)))
+        changed = list(changed_keys(without_nan(first), without_nan(recipe)))
         if changed and resume and not _ended(state) and all(map(is_of_machine, changed)):
             save_recipe(recipe, folder.recipe)
             state.recipe_sha256 = recipe_sha256(recipe)

@@ -14,7 +14,9 @@ from cone_perception.errors import RecipeError
 from training.campaign.campaign import open_campaign, open_standard_streams, run_campaign
 from training.campaign.status import say
 from training.judging.outcome import Outcome
-from training.recipe.recipe import Recipe, find_recipe, load_recipe
+from training.recipe.find import find_recipe
+from training.recipe.load import load_recipe
+from training.recipe.recipe import Recipe
 from training.runs.folder import CampaignFolder
 
 DEFAULT_RECIPE = 'two_stage'

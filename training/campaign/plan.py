@@ -6,7 +6,6 @@ recipe -> arms -> a plan per stage: pictures, steps, learning rates, time, memor
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import resource
@@ -18,18 +17,10 @@ from typing import Any
 
 from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import DataError, RecipeError
-from training.recipe.recipe import (
-    Arm,
-    Recipe,
-    Stage,
-    arms,
-    find_model,
-    find_recipe,
-    load_recipe,
-    recipe_sha256,
-    used_datasets,
-)
-from training.recipe.recipe_file import plain
+from cone_perception.files import to_json
+from training.recipe.find import find_model, find_recipe
+from training.recipe.load import load_recipe, recipe_sha256
+from training.recipe.recipe import Arm, Recipe, Stage, arms, used_datasets
 from training.runs.folder import CampaignFolder, run_id
 from training.runs.machine import read_gpus
 from training.stage.guards import (
@@ -160,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(find_recipe(args.recipe), args.overrides)
     plan = make_plan(recipe, args.runs / (args.name or recipe.name), args.measure)
     if args.json:
-        print(json.dumps(plan_json(plan), indent=2))
+        print(to_json(plan_json(plan), indent=2))
     else:
         print('\n'.join(plan_lines(plan)))
     return MISSING if plan.missing else 0
@@ -401,10 +392,10 @@ def _now(torch: Any, device: str) -> float:
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan for programs; hours: of all arms and seeds."""
     return {
-        'recipe': plain(plan.recipe),
+        'recipe': plan.recipe,
         'recipe_sha256': recipe_sha256(plan.recipe),
         'folder': str(plan.folder),
-        'stages': [plain(stage) for stage in plan.stages],
+        'stages': list(plan.stages),
         'hours': plan.hours,
         'missing': list(plan.missing),
         'notes': list(plan.notes),

@@ -15,22 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import RecipeError
-from cone_perception.files import write_json, write_whole
+from cone_perception.files import without_nan, write_json, write_whole
 from training.campaign.status import read_epochs, say
 from training.judging.outcome import Outcome
 from training.judging.signatures import RunFigures, Signature, find_signatures
-from training.recipe.recipe import (
-    BASELINE,
-    Figures,
-    Recipe,
-    Stage,
-    arms,
-    find_model,
-    find_recipe,
-    load_recipe,
-    used_datasets,
-)
-from training.recipe.recipe_file import plain
+from training.recipe.find import find_model, find_recipe
+from training.recipe.load import load_recipe
+from training.recipe.recipe import BASELINE, Figures, Recipe, Stage, arms, used_datasets
 from training.runs.folder import CampaignFolder, State, Step, run_id
 from training.stage.training_set import write_splits, write_training_set
 
@@ -247,7 +238,7 @@ class Steps:
             'run': run.id,
             'arm': run.arm,
             'seed': run.seed,
-            'stage': plain(stage),
+            'stage': without_nan(stage),
             'folder': str(place.relative_to(self.folder.root)),
         }
         return Task(
@@ -292,7 +283,7 @@ class Steps:
             return self._stopped(run, stage, stop.reason, str(stop), stop.mitigation)
         except GuardError as error:
             raise CampaignStoppedError(Outcome.STOPPED_BY_GUARD, str(error)) from error
-        found: dict[str, Any] = plain(result)
+        found: dict[str, Any] = without_nan(result)
         for name in ('best', 'last'):
             found[name] = str(Path(found[name]).relative_to(self.folder.root))
         return {**found, 'pictures': pictures}
@@ -385,7 +376,6 @@ class Steps:
 
         Of several candidates, the arms of a sweep, it is the one that did best in validation.
         """
-        from cone_perception.files import without_nan
         from training.judging.compare import compare, interval, meaning
         from training.judging.evaluation import Evaluation
 
@@ -417,7 +407,7 @@ class Steps:
             ],
             'own': {name: asdict(figure) for name, figure in own.items()},
         }
-        write_json(self.folder.comparison, without_nan(stored))
+        write_json(self.folder.comparison, stored)
         for each in comparisons:
             say(meaning(each, judging.margin))
         return {'candidate': candidate}

@@ -30,7 +30,8 @@ from training.judging.evaluate import assemble
 from training.judging.evaluation import FIXED_CONFIDENCE, Evaluation
 from training.judging.predictions import Found, Predictions, detect
 from training.judging.split import JudgedSplit, read_split
-from training.recipe.recipe import GateLimits, load_recipe
+from training.recipe.load import load_recipe
+from training.recipe.recipe import GateLimits
 
 SMALL_PX = 16
 """Boxes lower than this, at 1280 px picture width, are small."""

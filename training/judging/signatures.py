@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cone_perception.files import without_nan
 from training.recipe.recipe import BASELINE, Guards
-from training.recipe.recipe_file import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Signature:
 
     def to_json(self) -> dict[str, Any]:
         """As campaign.json holds it."""
-        return {**plain(self), 'remedies': list(self.remedies)}
+        return {**without_nan(self), 'remedies': list(self.remedies)}
 
 
 def find_signatures(

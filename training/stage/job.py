@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.files import write_json, write_whole
-from training.recipe.recipe import Guards, SelectBy, Stage, Tracking
-from training.recipe.recipe_file import plain
+from training.recipe.kinds import SelectBy
+from training.recipe.recipe import Guards, Stage, Tracking
 from training.runs.folder import CampaignFolder, EventKind, append_event
 from training.stage.guards import (
     AGAINST_FORGETTING,
@@ -90,7 +90,7 @@ class StageJob:
         }
 
     def write(self) -> None:
-        write_json(self.file, plain(self))
+        write_json(self.file, self)
 
     @classmethod
     def read(cls, path: Path) -> StageJob:
@@ -153,7 +153,7 @@ class StageRecord:
         return stored
 
     def update(self, **values: Any) -> None:
-        write_json(self.path, {**self.read(), **plain(values)})
+        write_json(self.path, {**self.read(), **values})
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
