@@ -38,7 +38,8 @@ from cone_perception.replay.figures.accuracy import accuracy_figures
 from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.figures.usage import load_figures
 from cone_perception.replay.host import describe_bag, describe_host
-from cone_perception.replay.through_ros import NodeCommand, our_node, play_through_ros
+from cone_perception.replay.processes import NodeCommand, our_node
+from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 
 OURS, ONE_CORE, STRAIGHT = 'ours', 'one core', 'straight'

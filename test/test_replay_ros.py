@@ -20,15 +20,14 @@ from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from cone_perception.bags.reader import COMPRESSED_IMAGE, IMAGE, _image_message, bag_types
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.model_card import read_bundle
-from cone_perception.replay.processes import ProcessError, private_domain
-from cone_perception.replay.through_ros import (
-    Answers,
+from cone_perception.replay.processes import (
     NodeCommand,
+    ProcessError,
     echo_node,
-    join,
     our_node,
-    play_through_ros,
+    private_domain,
 )
+from cone_perception.replay.through_ros import Answers, join, play_through_ros
 from cone_perception.replay.traces import Camera, Drive, Pace
 from cone_perception.types import Detections, Frame
 

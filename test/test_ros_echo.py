@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,6 +16,8 @@ from cone_perception.bags.reader import (
     read_messages,
     write_image_bag,
 )
+from cone_perception.replay.processes import python_job
+from cone_perception.replay.traces import Camera, Drive, Pace
 from cone_perception.types import Frame
 
 pytestmark = pytest.mark.ros
@@ -28,19 +29,22 @@ def test_echo_answers_with_the_header_and_nothing_else(tmp_path, form):
     frames = [Frame(np.zeros((8, 8, 3), np.uint8), stamp, 'front_optical') for stamp in stamps]
     topic = '/front/image'
     write_image_bag(tmp_path / 'bag', frames, topic, compressed=form == 'compressed')
-    log = tmp_path / 'received.jsonl'
-    commands = {
-        'echo': ['--camera', f'front={topic}={form}'],
-        'monitor': [
-            tmp_path / 'answers', '--topic', f'/front/detections={DETECTIONS}', '--log', log,
-        ],
-        'player': [tmp_path / 'bag', '--topic', topic],
+    camera = Camera('front', topic, form == 'compressed')
+    jobs = {
+        'echo': {'cameras': [camera]},
+        'monitor': {
+            'out': tmp_path / 'answers', 'topics': {'/front/detections': DETECTIONS},
+            'log': tmp_path / 'received',
+        },
+        'player': {
+            'drive': Drive(tmp_path / 'bag', '', (camera,), 6, 0.5, 'mcap'), 'pace': Pace(),
+            'log': tmp_path / 'sent', 'stamps': 'header', 'wait_s': 30.0, 'answers': {},
+            'timing': None,
+        },
     }  # fmt: skip
     running = {
-        name: subprocess.Popen(
-            [sys.executable, '-m', f'cone_perception.replay.ros.{name}', *map(str, arguments)]
-        )
-        for name, arguments in commands.items()
+        name: subprocess.Popen(python_job(f'cone_perception.replay.ros.{name}', job))
+        for name, job in jobs.items()
     }
     try:
         assert running['player'].wait(40) == 0

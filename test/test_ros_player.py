@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 import threading
 import time
 from types import SimpleNamespace
@@ -22,18 +21,19 @@ from cone_perception.bags.reader import (
     write_image_bag,
 )
 from cone_perception.errors import SourceError
+from cone_perception.replay.processes import python_job
 from cone_perception.replay.read_ahead import ReadAhead
+from cone_perception.replay.ros import in_flight
 from cone_perception.replay.ros import player as player_module
+from cone_perception.replay.ros.in_flight import InFlight
 from cone_perception.replay.ros.player import (
-    InFlight,
     Lateness,
     StampCheck,
     _in_time,
-    _look_into,
     _with_recorded_stamps,
 )
 from cone_perception.replay.schedule import DueFrame, due_frames
-from cone_perception.replay.traces import Pace
+from cone_perception.replay.traces import Camera, Drive, Pace
 from cone_perception.types import Frame
 
 pytestmark = pytest.mark.ros
@@ -48,9 +48,8 @@ def start():
     """Starts a module in a process that ends with the test."""
     started = []
 
-    def popen(module, *arguments):
-        name = f'cone_perception.replay.ros.{module}'
-        command = [sys.executable, '-m', name, *map(str, arguments)]
+    def popen(module, job):
+        command = python_job(f'cone_perception.replay.ros.{module}', job)
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
         return started[-1]
@@ -72,23 +71,39 @@ def bag(tmp_path):
     return tmp_path / 'bag'
 
 
+def drive_of(bag):
+    return Drive(bag, '', (Camera('front', TOPIC, False),), 4, 0.26, 'mcap')
+
+
+def play_job(bag, log, pace=Pace(), stamps='header', wait_s=30.0):  # noqa: B008
+    return {
+        'drive': drive_of(bag), 'pace': pace, 'log': log, 'stamps': stamps, 'wait_s': wait_s,
+        'answers': {}, 'timing': None,
+    }  # fmt: skip
+
+
 def read_log(path):
     """Entries of messages; on a busy machine the player's log also tells that it was late."""
     entries = [json.loads(line) for line in path.read_text().splitlines()]
     return [entry for entry in entries if 'problem' not in entry]
 
 
-def test_monitor_records_what_the_player_sends_byte_by_byte(tmp_path, bag, start):
-    out, sent, received = tmp_path / 'recorded', tmp_path / 'sent', tmp_path / 'received'
-    topic = f'{TOPIC}=sensor_msgs/msg/Image'
-    monitor = start('monitor', out, '--topic', topic, '--log', received)
-    player = start('player', bag, '--topic', TOPIC, '--log', sent)
+def play_to_a_monitor(tmp_path, bag, start, **options):
+    """Play the bag and record it into `recorded`; logs are `sent` and `received`."""
+    job = {'out': tmp_path / 'recorded', 'log': tmp_path / 'received'}
+    monitor = start('monitor', job | {'topics': {TOPIC: 'sensor_msgs/msg/Image'}})
+    player = start('player', play_job(bag, tmp_path / 'sent', **options))
     assert player.wait(40) == 0, player.stderr.read()
     time.sleep(0.5)
     monitor.terminate()
     assert monitor.wait(10) == 0, monitor.stderr.read()
     assert monitor.stdout.read() == 'ready\n'
-    with open_bag(bag) as played, open_bag(out) as recorded:
+
+
+def test_monitor_records_what_the_player_sends_byte_by_byte(tmp_path, bag, start):
+    play_to_a_monitor(tmp_path, bag, start)
+    sent, received = tmp_path / 'sent', tmp_path / 'received'
+    with open_bag(bag) as played, open_bag(tmp_path / 'recorded') as recorded:
         before = [message.data for message in read_messages(played, [TOPIC])]
         after = [message.data for message in read_messages(recorded, [TOPIC])]
     assert after == before
@@ -124,68 +139,28 @@ class Clock:
 def test_each_message_comes_when_it_is_due(bag, monkeypatch, pace, expected_ms):
     clock = Clock()
     monkeypatch.setattr(player_module, 'time', clock)
-    drive, _ = _look_into(bag, [TOPIC])
     started_ns = clock.now_ns
-    with ReadAhead(due_frames(drive, pace, [])) as ahead:
-        came_ns = [clock.now_ns - started_ns for _ in _in_time(ahead, started_ns, pace, None)]
+    with ReadAhead(due_frames(drive_of(bag), pace, [])) as ahead:
+        came_ns = [clock.now_ns - started_ns for _ in _in_time(ahead, started_ns)]
     assert [ns / 1e6 for ns in came_ns] == pytest.approx(expected_ms, abs=1e-3)
 
 
-def test_clock_of_the_player_is_the_bags_and_never_goes_back(tmp_path, bag, start):
-    recorded = tmp_path / 'recorded'
-    monitor = start(
-        'monitor', recorded, '--topic', '/clock=rosgraph_msgs/msg/Clock',
-        '--topic', f'{TOPIC}=sensor_msgs/msg/Image', '--log', tmp_path / 'log',
-    )  # fmt: skip
-    player = start('player', bag, '--topic', TOPIC, '--clock')
-    assert player.wait(40) == 0, player.stderr.read()
-    time.sleep(0.5)
-    monitor.terminate()
-    assert monitor.wait(10) == 0, monitor.stderr.read()
-    with open_bag(recorded) as reader:
-        # A Clock is a stamp alone, which lies where the stamp of a header does.
-        ticks = [header_stamp_ns(message.data) for message in read_messages(reader, ['/clock'])]
-    assert len(ticks) > 10
-    assert ticks == sorted(ticks)
-    assert ticks[0] >= START_NS
-    assert ticks[-1] == START_NS + GAPS_NS[-1]
-
-
-def test_player_that_nobody_hears_says_so(bag, start):
-    player = start('player', bag, '--topic', TOPIC, '--wait-s', '0.5')
+def test_player_that_nobody_hears_says_so(tmp_path, bag, start):
+    player = start('player', play_job(bag, tmp_path / 'sent', wait_s=0.5))
     assert player.wait(20) == 1
     assert f'nobody subscribed to {TOPIC}' in player.stderr.read()
-
-
-def test_player_refuses_a_topic_that_the_bag_lacks(bag, start):
-    player = start('player', bag, '--topic', '/lidar')
-    assert player.wait(20) == 1
-    assert f'no topic /lidar; it has {TOPIC}' in player.stderr.read()
-
-
-def play_to_a_monitor(tmp_path, bag, start, *options):
-    """Entries of the player's log, and the bytes that arrived."""
-    sent = tmp_path / 'sent'
-    topic = f'{TOPIC}=sensor_msgs/msg/Image'
-    monitor = start('monitor', tmp_path / 'out', '--topic', topic, '--log', tmp_path / 'log')
-    player = start('player', bag, '--topic', TOPIC, '--log', sent, *options)
-    assert player.wait(40) == 0, player.stderr.read()
-    time.sleep(0.5)
-    monitor.terminate()
-    assert monitor.wait(10) == 0, monitor.stderr.read()
-    with open_bag(tmp_path / 'out') as recorded:
-        return read_log(sent), [message.data for message in read_messages(recorded, [TOPIC])]
 
 
 def test_player_puts_the_times_of_recording_into_the_stamps(tmp_path, start):
     """Stamps of zero, as of a driver that does not fill them."""
     frames = [Frame(np.full((4, 6, 3), 10 * index, np.uint8)) for index in range(4)]
     write_image_bag(tmp_path / 'bag', frames, TOPIC)
-    options = ('--hz', '10', '--stamps', 'recorded')
-    sent, arrived = play_to_a_monitor(tmp_path, tmp_path / 'bag', start, *options)
-    assert [entry['index'] for entry in sent] == [0, 1, 2, 3]
-    with open_bag(tmp_path / 'bag') as reader:
+    pace = Pace('hz', hz=10)
+    play_to_a_monitor(tmp_path, tmp_path / 'bag', start, pace=pace, stamps='recorded')
+    assert [entry['index'] for entry in read_log(tmp_path / 'sent')] == [0, 1, 2, 3]
+    with open_bag(tmp_path / 'bag') as reader, open_bag(tmp_path / 'recorded') as recorded:
         played = list(read_messages(reader, [TOPIC]))
+        arrived = [message.data for message in read_messages(recorded, [TOPIC])]
     assert [header_stamp_ns(data) for data in arrived] == [each.time_ns for each in played]
     assert [data[12:] for data in arrived] == [each.data[12:] for each in played]
 
@@ -226,8 +201,8 @@ class Flight:
     def __init__(self, limit, cameras, timing=None):
         self.callbacks = {}
         node = SimpleNamespace(create_subscription=self._subscribe)
-        names = [(name, f'/{name}') for name in cameras]
-        self.flight = InFlight(node, limit, names, timing)
+        topics = {name: f'/{name}' for name in cameras}
+        self.flight = InFlight(node, limit, topics, timing)
 
     def _subscribe(self, kind, topic, callback, *_, **__):
         self.callbacks[topic] = callback
@@ -248,34 +223,34 @@ class Flight:
 
 
 def test_one_camera_has_as_many_in_flight_as_allowed(monkeypatch):
-    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
+    monkeypatch.setattr(in_flight, 'ANSWER_TIMEOUT_S', 60.0)
     flight = Flight(2, 'a')
-    flight.send(0, 1)
-    assert flight.is_held_back(0), 'the first one goes alone'
+    flight.send('a', 1)
+    assert flight.is_held_back('a'), 'the first one goes alone'
     flight.answer('a', 1)
-    flight.send(0, 2)
-    flight.send(0, 3)
-    assert flight.is_held_back(0)
+    flight.send('a', 2)
+    flight.send('a', 3)
+    assert flight.is_held_back('a')
     flight.answer('a', 2)
-    assert not flight.is_held_back(0)
+    assert not flight.is_held_back('a')
 
 
 def test_drop_that_the_node_tells_of_makes_room_too(monkeypatch):
-    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
+    monkeypatch.setattr(in_flight, 'ANSWER_TIMEOUT_S', 60.0)
     flight = Flight(1, 'ab', '/timing')
-    flight.send(1, 7)
+    flight.send('b', 7)
     for camera, held_back in (('a', True), ('b', False)):
         values = {'camera': camera, 'stamp_ns': '7', 'outcome': 'dropped'}
         status = DiagnosticStatus(values=[KeyValue(key=k, value=v) for k, v in values.items()])
         flight.callbacks['/timing'](DiagnosticArray(status=[status]))
-        assert flight.is_held_back(1) == held_back
+        assert flight.is_held_back('b') == held_back
 
 
 def test_picture_that_is_never_answered_is_given_up_and_told(monkeypatch):
-    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 0.1)
+    monkeypatch.setattr(in_flight, 'ANSWER_TIMEOUT_S', 0.1)
     flight = Flight(1, 'a')
-    flight.send(0, 1)
-    flight.send(0, 2)
+    flight.send('a', 1)
+    flight.send('a', 2)
     assert '1 pictures had no answer' in flight.flight.problems()[0]
     flight.flight.wait_for_all()
     assert '2 pictures had no answer' in flight.flight.problems()[0]

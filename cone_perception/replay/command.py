@@ -40,15 +40,9 @@ from cone_perception.replay.max_rate import MaxRate, find_max_rate
 from cone_perception.replay.output_folder import REPLAY_MARK, claim_folder
 from cone_perception.replay.pages.film import write_film
 from cone_perception.replay.pages.report import write_report
-from cone_perception.replay.processes import signals_as_interrupt
+from cone_perception.replay.processes import NodeCommand, echo_node, our_node, signals_as_interrupt
 from cone_perception.replay.through_pipeline import play_through_pipeline
-from cone_perception.replay.through_ros import (
-    NodeCommand,
-    Stamps,
-    echo_node,
-    our_node,
-    play_through_ros,
-)
+from cone_perception.replay.through_ros import Stamps, play_through_ros
 from cone_perception.replay.traces import FATES, Drive, Pace, Pass
 from cone_perception.settings import DetectorSettings, read_params_file
 

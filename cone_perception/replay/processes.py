@@ -1,8 +1,9 @@
-"""The processes of a replay: started together, ended together, whatever happens."""
+"""The node under test and the other processes of a replay, which start and end together."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -10,18 +11,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 
-from cone_perception.errors import ConePerceptionError
-from cone_perception.files import LockedError, locked
+from cone_perception.errors import ConePerceptionError, SettingsError
+from cone_perception.files import LockedError, locked, to_json
+from cone_perception.model_card import Bundle
 from cone_perception.process import end_with_parent
+from cone_perception.replay.traces import Drive
 
 STOP_TIMEOUT_S = 5.0
 LOG_TAIL_LINES = 15
 POLL_S = 0.05
 DOMAINS = range(1, 102)
 """ROS domains that keep clear of Linux's ephemeral ports and of 0, which is everybody's default."""
+
+DIAGNOSTICS_TOPIC = '/diagnostics'
+NODE = 'detector'
+TIMING_TOPIC = f'/{NODE}/timing'
+
+NODE_READY = 'active: listening to'
+NODE_REFUSES = 'not configured: '
+"""What the node logs when it works, and when it stays alive without a model."""
 
 
 class ProcessError(ConePerceptionError):
@@ -61,9 +72,7 @@ class ProcessGroup:
         """Wait until a process has ended well. Raises ProcessError when any other one ends."""
         deadline = time.monotonic() + timeout_s
         while self._running[name].poll() is None:
-            self._check_others(name)
-            self._check_deadline(name, deadline, f'had not ended after {timeout_s:g} s')
-            time.sleep(POLL_S)
+            self._keep_waiting(name, deadline, f'had not ended after {timeout_s:g} s', but=name)
         status = self._running.pop(name).returncode
         if status:
             raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
@@ -81,21 +90,17 @@ class ProcessGroup:
             for other, refusal in (refusals or {}).items():
                 if refusal in self._read_log(other):
                     raise ProcessError(f'{other} refuses to work.{self._log_tails()}')
-            self._check_others('')
-            self._check_deadline(name, deadline, f'was not ready after {timeout_s:g} s')
-            time.sleep(POLL_S)
+            self._keep_waiting(name, deadline, f'was not ready after {timeout_s:g} s')
 
     def stop(self, name: str) -> None:
         """End a process with SIGTERM. Raises ProcessError when it does not end well by that."""
         process = self._running.pop(name)
         process.send_signal(signal.SIGTERM)
-        try:
-            status = process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            _kill(process)
+        status = _wait_or_kill(process, STOP_TIMEOUT_S)
+        if status is None:
             raise ProcessError(
                 f'{name} did not end within {STOP_TIMEOUT_S:g} s of SIGTERM.{self._log_tails()}'
-            ) from None
+            )
         if status:
             raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
 
@@ -106,7 +111,7 @@ class ProcessGroup:
                 self.stop(name)
 
     def pid(self, name: str) -> int:
-        """Of a process that was started and not stopped."""
+        """Process id of one that was started and not stopped."""
         return self._running[name].pid
 
     def status(self, name: str) -> int | None:
@@ -120,33 +125,25 @@ class ProcessGroup:
     def __enter__(self) -> ProcessGroup:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for process in self._running.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for process in self._running.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                _kill(process)
+            _wait_or_kill(process, max(0.0, deadline - time.monotonic()))
         self._running.clear()
 
-    def _check_others(self, but: str) -> None:
-        for name, process in self._running.items():
+    def _keep_waiting(self, name: str, deadline: float, problem: str, but: str = '') -> None:
+        """Sleep a little. Raises ProcessError past the deadline, or when any but one has ended."""
+        for other, process in self._running.items():
             status = process.poll()
-            if name != but and status is not None:
+            if other != but and status is not None:
                 raise ProcessError(
-                    f'{name} ended too early, with status {status}.{self._log_tails()}'
+                    f'{other} ended too early, with status {status}.{self._log_tails()}'
                 )
-
-    def _check_deadline(self, name: str, deadline: float, problem: str) -> None:
         if time.monotonic() > deadline:
             raise ProcessError(f'{name} {problem}.{self._log_tails()}')
+        time.sleep(POLL_S)
 
     def _log(self, name: str) -> Path:
         return self._log_folder / f'{name}.log'
@@ -181,7 +178,7 @@ def private_domain() -> Iterator[int]:
 
 
 def ros_environment(domain: int, log_folder: Path) -> dict[str, str]:
-    """For the processes: nothing leaves this machine, and no other ROS on it is disturbed."""
+    """Environment that keeps the processes' ROS on this machine and apart from any other."""
     # Humble knows only the older variable, which newer distributions warn of.
     humble = {'ROS_LOCALHOST_ONLY': '1'} if os.environ.get('ROS_DISTRO') == 'humble' else {}
     return (
@@ -207,11 +204,88 @@ def signals_as_interrupt() -> Iterator[None]:
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module with this Python."""
+    """Return the command that runs a module with this Python."""
     return [sys.executable, '-m', module, *arguments]
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """The whole session: what it may have started too."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def python_job(module: str, job: Mapping[str, object]) -> list[str]:
+    """Return the command that runs a module of `replay.ros`, which reads the job as JSON."""
+    return python_module(module, to_json(job))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCommand:
+    """A node under test.
+
+    command: starts it. detections: camera's name -> its topic of Detection2DArray.
+    class_names: of its answers. timing_topic: where it tells of every frame that it received, as
+    ours does; health_topic: of its diagnostics. ready, refuses: what it prints when it can take
+    pictures, and when it never will. pairs: it works on pictures of all cameras at once.
+    """
+
+    command: tuple[str, ...]
+    detections: Mapping[str, str]
+    class_names: tuple[str, ...]
+    timing_topic: str | None = None
+    health_topic: str | None = None
+    ready: str | None = None
+    refuses: str | None = None
+    pairs: bool = False
+
+    def started_by(self, *prefix: str) -> NodeCommand:
+        """The same node, its process started by another command, as ('taskset', '-c', '0')."""
+        return replace(self, command=(*prefix, *self.command))
+
+
+def our_node(
+    drive: Drive, bundle: Bundle, settings: Mapping[str, str] | None = None
+) -> NodeCommand:
+    """`cone-perception node` for the cameras of this drive.
+
+    settings: name -> value as `ros2 param` would write it. Raises SettingsError for one under
+    which a picture has two answers.
+    """
+    settings = dict(settings or {})
+    if settings.get('side_by_side', 'false').lower() == 'true':
+        raise SettingsError(
+            'side_by_side makes two pictures of one, and their fates cannot be told apart: '
+            'replay a bag with a topic for each camera'
+        )
+    forms = {camera.compressed for camera in drive.cameras}
+    names = [camera.name for camera in drive.cameras]
+    settings |= {
+        'model': str(bundle.folder.resolve()),
+        'cameras': json.dumps(names),
+        'image_topics': json.dumps([camera.topic for camera in drive.cameras]),
+        'transport': 'auto' if len(forms) > 1 else 'compressed' if True in forms else 'raw',
+    }
+    parameters = [part for name, value in settings.items() for part in ('-p', f'{name}:={value}')]
+    return NodeCommand(
+        command=tuple(python_module('cone_perception.cli', 'node', '--ros-args', *parameters)),
+        detections={name: f'/{name}/detections' for name in names},
+        class_names=bundle.card.class_names,
+        timing_topic=TIMING_TOPIC,
+        health_topic=DIAGNOSTICS_TOPIC,
+        ready=NODE_READY,
+        refuses=NODE_REFUSES,
+        pairs=settings.get('batch') == '2',
+    )
+
+
+def echo_node(drive: Drive) -> NodeCommand:
+    """Return the node that answers every picture at once, without any cones."""
+    return NodeCommand(
+        command=tuple(python_job('cone_perception.replay.ros.echo', {'cameras': drive.cameras})),
+        detections={camera.name: f'/{camera.name}/detections' for camera in drive.cameras},
+        class_names=(),
+    )
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    """Return the exit status; None where the whole session of the process had to be killed."""
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return None

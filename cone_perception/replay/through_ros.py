@@ -20,13 +20,13 @@ from cone_perception.bags.reader import (
     open_bag,
     read_until_damage,
 )
-from cone_perception.errors import OutputError, SettingsError, SourceError
-from cone_perception.model_card import Bundle
+from cone_perception.errors import OutputError, SourceError
 from cone_perception.replay.processes import (
+    NodeCommand,
     ProcessError,
     ProcessGroup,
     private_domain,
-    python_module,
+    python_job,
     ros_environment,
 )
 from cone_perception.replay.traces import (
@@ -42,13 +42,6 @@ from cone_perception.replay.traces import (
 from cone_perception.types import Detections
 
 DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
-DIAGNOSTICS_TOPIC = '/diagnostics'
-NODE = 'detector'
-TIMING_TOPIC = f'/{NODE}/timing'
-
-NODE_READY = 'active: listening to'
-NODE_REFUSES = 'not configured: '
-"""What the node logs when it works, and when it stays alive without a model."""
 
 READY_TIMEOUT_S = 900.0
 """A node may compile its engine first, which takes minutes on a small GPU."""
@@ -64,82 +57,6 @@ LAST_WORDS = 3
 """Lines of a node's log that are told when it has died."""
 
 Stamps = Literal['header', 'recorded']
-
-
-@dataclass(frozen=True, slots=True)
-class NodeCommand:
-    """A node under test.
-
-    command: starts it. detections: camera's name -> its topic of Detection2DArray.
-    class_names: of its answers. timing_topic: where it tells of every frame that it received, as
-    ours does; health_topic: of its diagnostics. ready, refuses: what it prints when it can take
-    pictures, and when it never will. pairs: it works on pictures of all cameras at once.
-    """
-
-    command: tuple[str, ...]
-    detections: Mapping[str, str]
-    class_names: tuple[str, ...]
-    timing_topic: str | None = None
-    health_topic: str | None = None
-    ready: str | None = None
-    refuses: str | None = None
-    pairs: bool = False
-
-    def started_by(self, *prefix: str) -> NodeCommand:
-        """The same node, its process started by another command, as ('taskset', '-c', '0')."""
-        return replace(self, command=(*prefix, *self.command))
-
-
-def our_node(
-    drive: Drive, bundle: Bundle, settings: Mapping[str, str] | None = None
-) -> NodeCommand:
-    """`cone-perception node` for the cameras of this drive.
-
-    settings: name -> value as `ros2 param` would write it. Raises SettingsError for one under
-    which a picture has two answers.
-    """
-    settings = dict(settings or {})
-    if settings.get('side_by_side', 'false').lower() == 'true':
-        raise SettingsError(
-            'side_by_side makes two pictures of one, and their fates cannot be told apart: '
-            'replay a bag with a topic for each camera'
-        )
-    forms = {camera.compressed for camera in drive.cameras}
-    names = [camera.name for camera in drive.cameras]
-    settings |= {
-        'model': str(bundle.folder.resolve()),
-        'cameras': json.dumps(names),
-        'image_topics': json.dumps([camera.topic for camera in drive.cameras]),
-        'transport': 'auto' if len(forms) > 1 else 'compressed' if True in forms else 'raw',
-    }
-    parameters = [part for name, value in settings.items() for part in ('-p', f'{name}:={value}')]
-    return NodeCommand(
-        command=tuple(python_module('cone_perception.cli', 'node', '--ros-args', *parameters)),
-        detections={name: f'/{name}/detections' for name in names},
-        class_names=bundle.card.class_names,
-        timing_topic=TIMING_TOPIC,
-        health_topic=DIAGNOSTICS_TOPIC,
-        ready=NODE_READY,
-        refuses=NODE_REFUSES,
-        pairs=settings.get('batch') == '2',
-    )
-
-
-def echo_node(drive: Drive) -> NodeCommand:
-    """A node that answers every picture at once, without any cones."""
-    cameras = [
-        part
-        for camera in drive.cameras
-        for part in (
-            '--camera',
-            f'{camera.name}={camera.topic}={"compressed" if camera.compressed else "raw"}',
-        )
-    ]
-    return NodeCommand(
-        command=tuple(python_module('cone_perception.replay.ros.echo', *cameras)),
-        detections={camera.name: f'/{camera.name}/detections' for camera in drive.cameras},
-        class_names=(),
-    )
 
 
 def play_through_ros(
@@ -311,29 +228,21 @@ class _Play:
         for topic in (self.node.timing_topic, self.node.health_topic):
             if topic is not None:
                 topics[topic] = DIAGNOSTICS
-        watched = [part for name, kind in topics.items() for part in ('--topic', f'{name}={kind}')]
-        log = ['--log', str(self.folder / 'received.jsonl')]
-        return python_module(
-            'cone_perception.replay.ros.monitor', str(self.folder / 'answers'), *watched, *log
-        )
+        out, log = self.folder / 'answers', self.folder / 'received.jsonl'
+        job = {'out': out, 'log': log, 'topics': topics}
+        return python_job('cone_perception.replay.ros.monitor', job)
 
     def _player_command(self) -> list[str]:
-        pace, cameras = self.pace, self.drive.cameras
-        options = [part for camera in cameras for part in ('--topic', camera.topic)]
-        options += ['--log', str(self.folder / 'sent.jsonl'), '--stamps', self.stamps]
-        options += ['--wait-s', repr(CONNECT_TIMEOUT_S)]
-        if pace.kind == 'hz':
-            options += ['--hz', repr(pace.hz)]
-        elif pace.kind == 'bag':
-            options += ['--rate', repr(pace.rate)]
-        else:
-            options += ['--in-flight', str(self._in_flight())]
-            for camera in cameras:
-                answer = self.node.detections[camera.name]
-                options += ['--answers', f'{camera.topic}={camera.name}={answer}']
-            if self.node.timing_topic is not None:
-                options += ['--timing', self.node.timing_topic]
-        return python_module('cone_perception.replay.ros.player', str(self.drive.bag), *options)
+        job = {
+            'drive': replace(self.drive, truth=None),
+            'pace': replace(self.pace, in_flight=self._in_flight()),
+            'log': self.folder / 'sent.jsonl',
+            'answers': self.node.detections,
+            'timing': self.node.timing_topic,
+            'stamps': self.stamps,
+            'wait_s': CONNECT_TIMEOUT_S,
+        }
+        return python_job('cone_perception.replay.ros.player', job)
 
 
 @dataclass(slots=True)

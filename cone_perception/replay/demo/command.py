@@ -23,10 +23,11 @@ from cone_perception.replay.output_folder import claim_folder
 from cone_perception.replay.processes import (
     ProcessError,
     ProcessGroup,
+    our_node,
     python_module,
     signals_as_interrupt,
 )
-from cone_perception.replay.through_ros import our_node, play_through_ros
+from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, Pace, Pass
 
 RENDER_TIMEOUT_S = 600.0
