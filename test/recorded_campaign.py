@@ -11,12 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cone_perception.accuracy.matching import IOU_THRESHOLDS
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.files import without_nan
 from training.data.verify import DataReport, SplitCounts
 from training.judging.compare import compare, meaning
 from training.judging.decide import Candidate, decide
-from training.judging.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics
+from training.judging.evaluation import Evaluation, Origin
+from training.judging.metrics import metrics
+from training.judging.stored import save_evaluation
 from training.recipe.load import load_recipe, recipe_sha256, save_recipe
 from training.recipe.recipe import arms
 from training.runs.folder import CampaignFolder, State, Step
@@ -189,7 +192,7 @@ def _save(
     folder: CampaignFolder, run: str, what: str, quality: float, seed: int, pictures: int = 20
 ) -> Evaluation:
     evaluation = invent_evaluation(pictures, quality, seed)
-    evaluation.save(folder.evaluation(run, what))
+    save_evaluation(evaluation, folder.evaluation(run, what))
     assert math.isfinite(metrics(evaluation).map50)
     if what == 'test':
         noise = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)

@@ -4,7 +4,9 @@ import io
 import numpy as np
 import pytest
 
-from cone_perception.accuracy.matching import box_iou, map50_interval, match_picture, summarise
+from cone_perception.accuracy.average_precision import RECALL_POINTS, rank
+from cone_perception.accuracy.matching import Matches, box_iou, match_detections
+from cone_perception.accuracy.summary import map50_interval, summarise
 from cone_perception.types import Detections
 
 
@@ -32,50 +34,55 @@ def test_iou_of_boxes_without_area_is_zero():
     assert box_iou(point, point)[0, 0] == 0
 
 
+def summary_of(*pairs, classes=1, low_px=0.0):
+    """Accuracy of pictures (found, truth), of the classes a, b, ... at a threshold of 0.5."""
+    names = 'abc'[:classes]
+    return summarise(Matches.of(pairs, classes), names, dict.fromkeys(names, 0.5), low_px)
+
+
 def test_second_detection_of_one_cone_is_wrong():
-    match = match_picture(boxes((*A, 0.9, 0), (*A, 0.8, 0)), boxes((*A, 1, 0)), 1)
-    assert match.correct.tolist() == [True, False]
+    found = boxes((*A, 0.8, 0), (*A, 0.9, 0))
+    assert match_detections(found, boxes((*A, 1, 0))).tolist() == [-1, 0]
 
 
 def test_right_place_with_wrong_class_is_wrong():
-    match = match_picture(boxes((*A, 0.9, 1)), boxes((*A, 1, 0)), 2)
-    assert match.correct.tolist() == [False]
-    assert match.truth_count.tolist() == [1, 0]
+    overall = summary_of((boxes((*A, 0.9, 1)), boxes((*A, 1, 0))), classes=2).overall
+    assert (overall.truths, overall.found, overall.correct) == (1, 1, 0)
 
 
 def test_cone_too_small_to_count_neither_helps_nor_harms():
     found = boxes((*A, 0.9, 0), (*SMALL, 0.8, 0), (*(200, 0, 204, 10), 0.7, 0))
-    match = match_picture(found, boxes((*A, 1, 0), (*SMALL, 1, 0)), 1, min_height_px=24)
-    assert match.correct.tolist() == [True]
-    assert match.truth_count.tolist() == [1]
+    summary = summary_of((found, boxes((*A, 1, 0), (*SMALL, 1, 0))), low_px=24)
+    overall = summary.overall
+    assert (overall.truths, overall.found, overall.correct) == (1, 1, 1)
+    assert summary.boxes == 'from 24 px'
 
 
 def test_large_box_over_nothing_counts_as_wrong():
-    match = match_picture(boxes((*B, 0.9, 0)), boxes((*A, 1, 0)), 1, min_height_px=24)
-    assert match.correct.tolist() == [False]
+    overall = summary_of((boxes((*B, 0.9, 0)), boxes((*A, 1, 0))), low_px=24).overall
+    assert (overall.truths, overall.found, overall.correct) == (1, 1, 0)
 
 
 def test_precision_and_recall_by_hand():
     # Class 0: two cones, one found, one wrong above the threshold, one wrong below it.
     found = boxes((*A, 0.9, 0), (100, 0, 110, 30, 0.8, 0), (150, 0, 160, 30, 0.2, 0))
-    truth = boxes((*A, 1, 0), (*B, 1, 0))
-    summary = summarise([match_picture(found, truth, 2)], ['a', 'b'], {'a': 0.5, 'b': 0.5})
+    summary = summary_of((found, boxes((*A, 1, 0), (*B, 1, 0))), classes=2)
     a = summary.per_class['a']
     assert (a.truths, a.found, a.correct) == (2, 2, 1)
     assert (a.precision, a.recall) == (0.5, 0.5)
-    assert a.ap50 == pytest.approx(51 / 101)  # precision 1 up to recall 0.5, nothing beyond
+    assert a.ap50 == pytest.approx(0.495)  # precision 1 up to recall 0.5, nothing beyond
     assert np.isnan(summary.per_class['b'].ap50)
     assert summary.overall.ap50 == a.ap50
+    assert summary.boxes == 'all boxes'
 
 
 def test_nothing_found_is_recall_zero_and_nothing_there_is_not_a_number():
-    missed = summarise([match_picture(boxes(), boxes((*A, 1, 0)), 1)], ['a'], {'a': 0.5})
+    missed = summary_of((boxes(), boxes((*A, 1, 0))))
     assert missed.overall.recall == 0
     assert missed.overall.ap50 == 0
     assert np.isnan(missed.overall.precision)
-    nothing = summarise([match_picture(boxes(), boxes(), 1)], ['a'], {'a': 0.5})
-    assert np.isnan(nothing.overall.recall)
-    assert np.isnan(summarise([], ['a'], {'a': 0.5}).overall.ap50)
+    assert np.isnan(summary_of((boxes(), boxes())).overall.recall)
+    assert np.isnan(summary_of().overall.ap50)
 
 
 def random_pictures(seed, count=30):
@@ -103,11 +110,6 @@ def test_average_precision_equals_the_coco_evaluators(seed, min_height_px):
     coco = pytest.importorskip('faster_coco_eval', reason='the dev extra is not installed')
     pictures = random_pictures(seed)
     names = ['a', 'b', 'c']
-    ours = summarise(
-        [match_picture(f, t, 3, min_height_px) for f, t in pictures],
-        names,
-        dict.fromkeys(names, 0.5),
-    )
 
     def entries(which):
         for image, picture in enumerate(pictures):
@@ -146,16 +148,34 @@ def test_average_precision_equals_the_coco_evaluators(seed, min_height_px):
         evaluator.accumulate()
     precision = evaluator.eval['precision'][0, :, :, 0, -1]
     theirs = precision.mean(axis=0)
-    np.testing.assert_allclose([ours.per_class[n].ap50 for n in names], theirs, atol=1e-3)
+    ranked = rank(Matches.of(pictures, 3), min_height_px)
+    np.testing.assert_allclose([coco_average_precision(r) for r in ranked], theirs, atol=1e-3)
+
+
+def coco_average_precision(ranked):
+    """Mean over 101 recalls of the best precision at or beyond each (Lin et al. 2014, cocoeval).
+
+    Ours takes the trapezoids of what lies beyond each: the interpolation is all that differs.
+    """
+    hits = np.cumsum(ranked.correct[ranked.counted[:, 0], 0])
+    precision = hits / np.arange(1, len(hits) + 1)
+    envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    reached = np.searchsorted(hits / ranked.truths.sum(), RECALL_POINTS, side='left')
+    return envelope[reached].mean()
+
+
+def test_perfect_model_has_1_by_the_interpolation_of_coco_and_0_995_by_ours():
+    pair = (boxes((*A, 0.9, 0)), boxes((*A, 1, 0)))
+    assert coco_average_precision(rank(Matches.of([pair], 1))[0]) == 1
+    assert summary_of(pair).overall.ap50 == pytest.approx(0.995)
 
 
 def test_interval_holds_the_value_and_widens_with_blocks_of_alike_pictures():
-    pictures = [match_picture(f, t, 3) for f, t in random_pictures(5)]
-    names = ['a', 'b', 'c']
-    value = summarise(pictures, names, dict.fromkeys(names, 0.5)).overall.ap50
-    low, high = map50_interval(pictures, [0, 1, 2], 3, resamples=200)
-    assert low < value < high
-    alike = [picture for picture in pictures for _ in range(5)]
-    narrow = np.diff(map50_interval(alike, [0, 1, 2], 3, resamples=200))
-    wide = np.diff(map50_interval(alike, [0, 1, 2], 3, block=5, resamples=200))
-    assert wide > 1.5 * narrow
+    pictures = random_pictures(5)
+    own = map50_interval(rank(Matches.of(pictures, 3)), np.arange(30), resamples=200)
+    assert own.value == pytest.approx(summary_of(*pictures, classes=3).overall.ap50)
+    assert own.low < own.value < own.high
+    alike = rank(Matches.of([picture for picture in pictures for _ in range(5)], 3))
+    narrow = map50_interval(alike, np.arange(150), resamples=200)
+    wide = map50_interval(alike, np.arange(150) // 5, resamples=200)
+    assert wide.width > 1.5 * narrow.width

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cone_perception.accuracy.average_precision import rank
 from cone_perception.accuracy.bootstrap import draw
 from cone_perception.accuracy.intervals import Interval, t_quantile
+from cone_perception.accuracy.matching import IOU_THRESHOLDS
 from cone_perception.errors import DataError
 from training.cli import main
-from training.judging.bootstrap import ClassFigures, ResampledFigures
 from training.judging.compare import (
     Comparison,
     against_published,
@@ -20,8 +21,11 @@ from training.judging.compare import (
     meaning,
     outcome_of,
 )
-from training.judging.evaluation import IOU_THRESHOLDS, Evaluation, Origin, metrics, rank
+from training.judging.evaluation import Evaluation, Origin
+from training.judging.metrics import metrics
 from training.judging.outcome import Outcome
+from training.judging.resampled import ResampledFigures
+from training.judging.stored import save_evaluation
 
 CLASSES = ('blue_cone', 'yellow_cone')
 ORIGIN = Origin(
@@ -206,14 +210,11 @@ class OneClassFigures:
     names = ('map50', 'recall_fixed')
 
     def __init__(self, evaluation, confidence):
-        ranked = rank(evaluation)[0]
-        at_50 = {'correct': ranked.correct[:, :1], 'counted': ranked.counted[:, :1]}
-        self.only = ClassFigures(replace(ranked, **at_50), confidence)
+        self.only, self.confidence = rank(evaluation.matches)[0], confidence
 
     def __call__(self, weights):
-        return np.stack(
-            [self.only.average_precisions(weights)[0][:, 0], self.only.fixed(weights)[1]], axis=1
-        )
+        truths, _, correct = self.only.counts(weights, self.confidence)
+        return np.stack([self.only.average_precisions(weights, 1)[:, 0], correct / truths], axis=1)
 
 
 def test_interval_covers_the_true_difference_in_about_95_of_100_data_sets(monkeypatch):
@@ -403,7 +404,7 @@ def test_outcome_by_interval(low, high, expected):
 @pytest.fixture
 def folders(pair, tmp_path):
     for name, each in zip(('two', 'one'), pair, strict=True):
-        each.save(tmp_path / name)
+        save_evaluation(each, tmp_path / name)
     return tmp_path
 
 

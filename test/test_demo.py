@@ -119,10 +119,14 @@ def test_answer_without_cones_is_an_answer(card):
     assert figures.accuracy.overall.recall == 0.0
 
 
-def test_only_cones_of_24_px_and_more_are_judged(card):
+def test_all_cones_are_counted_and_those_of_each_height_beside(card):
     frames = [answered(0, cones(NEAR))]
     figures = judge(frames, truth_of(frames, NEAR, FAR), card)
-    assert (figures.accuracy.overall.precision, figures.accuracy.overall.recall) == (1.0, 1.0)
+    assert (figures.accuracy.overall.precision, figures.accuracy.overall.recall) == (1.0, 0.5)
+    assert figures.accuracy.boxes == 'all boxes'
+    recalls = {band.boxes: band.overall.recall for band in figures.by_height}
+    assert recalls['32-64 px'] == 1.0
+    assert recalls['16-32 px'] == 0.0
 
 
 def test_nothing_answered_has_no_latency(card):
@@ -196,7 +200,8 @@ def test_json_has_the_figures_and_no_nan(tmp_path, drive, card):
     assert record['stations_ms']['transport_ms']['p50'] == 20.0
     assert record['stations_ms']['inference_ms']['p50'] == 20.0
     assert record['pictures'][2]['latency_ms'] is None
-    assert record['accuracy']['overall']['recall'] == 1.0
+    assert (record['boxes'], record['accuracy']['overall']['recall']) == ('all boxes', 0.5)
+    assert record['accuracy_by_height']['32-64 px']['overall']['recall'] == 1.0
 
 
 def test_stamp_of_a_serialised_message_in_both_byte_orders():

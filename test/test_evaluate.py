@@ -13,12 +13,14 @@ import pytest
 import yaml
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
+from cone_perception.dataset.split import read_split
 from cone_perception.errors import DataError, EngineError, ModelError, SettingsError
 from training.cli import main
-from training.judging.evaluate import evaluate, read_mapping
-from training.judging.evaluation import Evaluation, metrics
-from training.judging.predictions import class_mapping
-from training.judging.split import read_split
+from training.judging import evaluate as judging
+from training.judging.evaluate_command import read_mapping
+from training.judging.metrics import metrics
+from training.judging.predictions import ModelOptions, class_mapping
+from training.judging.stored import load_evaluation
 
 WIDTH, HEIGHT = 640, 384
 CONES = {
@@ -69,6 +71,10 @@ def write_picture(root, name, picture, rows):
 def write_yaml(root, names):
     content = {f'{split}': 'test/images' for split in ('train', 'val', 'test')}
     (root / 'data.yaml').write_text(yaml.safe_dump(content | {'names': list(names)}))
+
+
+def evaluate(weights, data, split, mapping=None, **options):
+    return judging.evaluate(weights, data, split, ModelOptions(**options), mapping)
 
 
 @pytest.fixture
@@ -142,10 +148,10 @@ def test_class_that_nobody_knows_is_refused_until_it_is_mapped(tmp_path, bundle,
 
 
 def test_cones_of_a_class_that_the_model_lacks_are_missed_only_when_said():
-    model, needed = ('blue_cone', 'grass'), ('blue_cone', 'yellow_cone')
+    split = SimpleNamespace(class_names=CLASS_NAMES, classes_there=lambda: [0, 4])
 
     def indices(*entries):
-        return class_mapping(model, model, CLASS_NAMES, needed, read_mapping(entries)).tolist()
+        return class_mapping(('blue_cone', 'grass'), split, read_mapping(entries)).tolist()
 
     with pytest.raises(ModelError, match='the data set has no class grass'):
         indices()
@@ -155,6 +161,23 @@ def test_cones_of_a_class_that_the_model_lacks_are_missed_only_when_said():
     assert indices('grass=yellow_cone') == [0, 4]
     with pytest.raises(ModelError, match='--map names yelow_cone, which is not there'):
         indices('grass=yelow_cone')
+
+
+@pytest.mark.parametrize('model', ['tiny.onnx', 'card.json', 'weights'])
+def test_classes_that_do_not_fit_are_refused_before_the_search(
+    tmp_path, bundle, weights, monkeypatch, model
+):
+    names = ['blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'lemon']
+    data = write_data(tmp_path / 'lemon', CLASS_NAMES, names)
+
+    def search(*_):
+        raise AssertionError('searched')
+
+    monkeypatch.setattr('training.judging.predict.detect', search)
+    monkeypatch.setattr('training.judging.validator.UnhurriedValidator.postprocess', search)
+    path = weights if model == 'weights' else bundle / model
+    with pytest.raises(ModelError, match='the data set has no class yellow_cone'):
+        evaluate(path, data, 'test', imgsz=64, device='cpu')
 
 
 @pytest.mark.parametrize('entry', ['yellow', '=', 'a=b a=c'])
@@ -240,7 +263,7 @@ def test_command_writes_everything_and_prints_json(tmp_path, data, bundle, capsy
     arguments = ['evaluate', str(bundle), '--data', str(data), '--confidence', '0.5']
     assert main([*arguments, '--out', str(out), '--json']) == 0
     printed = json.loads(capsys.readouterr().out)
-    loaded = Evaluation.load(out)
+    loaded = load_evaluation(out)
     assert printed['figures'] == metrics(loaded, confidence=0.5).as_json()
     assert {path.name for path in out.iterdir()} == {
         'evaluation.npz',
@@ -256,24 +279,6 @@ def test_command_writes_everything_and_prints_json(tmp_path, data, bundle, capsy
 def test_weights_that_are_not_there_are_named(data, capsys):
     assert main(['evaluate', 'nowhere.pt', '--data', str(data)]) == 1
     assert 'nowhere.pt does not exist' in capsys.readouterr().err
-
-
-def test_coco_differs_by_its_interpolation():
-    pytest.importorskip('faster_coco_eval')
-    from test_evaluation import evaluate_boxes, random_pictures
-
-    from training.judging.coco import coco_figures
-
-    judged = evaluate_boxes(random_pictures(7))
-    compared = coco_figures(judged)
-    ours, interpolated, matched, limited = compared.steps
-    assert ours.map50 == metrics(judged).map50
-    assert interpolated.map50 != ours.map50
-    assert matched.map50 == pytest.approx(interpolated.map50, abs=1e-3)
-    assert limited == pytest.approx(matched) or limited.map50 == matched.map50
-    assert compared.difference[0] == limited.map50 - ours.map50
-    perfect = evaluate_boxes([([(0, 0.9, (10, 10, 50, 90))], [(0, (10, 10, 50, 90))])])
-    assert [round(step.map50, 9) for step in coco_figures(perfect).steps] == [0.995, 1, 1, 1]
 
 
 # --- weights, through Ultralytics --------------------------------------------------------------

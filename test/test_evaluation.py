@@ -8,9 +8,11 @@ import math
 import numpy as np
 import pytest
 
+from cone_perception.accuracy.matching import match
 from cone_perception.errors import SourceError
-from training.judging import evaluation as ev
-from training.judging.evaluation import Evaluation, Origin, metrics
+from training.judging.evaluation import ARRAYS, Evaluation, Origin, group_images
+from training.judging.metrics import OperatingPoint, confusion, errors_per_image, metrics
+from training.judging.stored import ARRAYS_FILE, FACTS_FILE, load_evaluation, save_evaluation
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 ORIGIN = Origin('w.pt', '0' * 64, 'data', '1' * 64, 'test', (640, 640), 'anchors', 'none')
@@ -26,13 +28,13 @@ def evaluate_boxes(pictures, names=NAMES, width_px=1280, image_names=None):
         found_class = np.array([each[0] for each in found], np.int64)
         truth_box = np.array([each[1] for each in truth], np.float32).reshape(-1, 4)
         truth_class = np.array([each[0] for each in truth], np.int64)
-        match, overlaps = ev.match(found_box, found_class, truth_box, truth_class)
+        cone, overlaps = match(found_box, found_class, truth_box, truth_class)
         offset = sum(len(each) for each in truths['class'])
         arrays['image'].append(np.full(len(found), index))
         arrays['class'].append(found_class)
         arrays['score'].append(np.array([each[1] for each in found], np.float32))
         arrays['box'].append(found_box)
-        arrays['match'].append(np.where(match < 0, -1, match + offset))
+        arrays['match'].append(np.where(cone < 0, -1, cone + offset))
         arrays['overlaps'].append(np.where(overlaps < 0, -1, overlaps + offset))
         truths['image'].append(np.full(len(truth), index))
         truths['class'].append(truth_class)
@@ -160,7 +162,7 @@ def test_weights_count_a_picture_as_often_as_they_say():
 def test_perfect_model_has_what_ultralytics_calls_perfect():
     figures = metrics(evaluate_boxes([([(0, 0.9, box(10))], [(0, box(10))])]))
     assert (figures.map50, figures.map50_95) == pytest.approx((0.995, 0.995))
-    assert figures.fixed == ev.OperatingPoint(0.25, 1.0, 1.0)
+    assert figures.fixed == OperatingPoint(0.25, 1.0, 1.0)
 
 
 def test_half_of_the_cones_found_before_a_false_one():
@@ -171,6 +173,17 @@ def test_half_of_the_cones_found_before_a_false_one():
     blue = figures.per_class['blue_cone']
     assert (blue.truths, blue.found, blue.correct) == (2, 2, 1)
     assert (blue.fixed_precision, blue.fixed_recall) == (0.5, 0.5)
+
+
+def test_each_class_has_a_threshold_of_its_own():
+    found = [(0, 0.9, box(10)), (0, 0.5, box(600)), (4, 0.5, box(300))]
+    judged = evaluate_boxes([(found, [(0, box(10)), (4, box(300))])])
+    least = {**dict.fromkeys(NAMES, 0.6), 'yellow_cone': 0.4}
+    figures = metrics(judged, confidence=least)
+    assert figures.per_class['blue_cone'].found == figures.per_class['yellow_cone'].found == 1
+    assert (figures.fixed.precision, figures.fixed.recall) == (1, 1)
+    assert confusion(judged, least).sum() == 2
+    assert metrics(judged, confidence=0.6).fixed.recall == 0.5
 
 
 def test_false_detection_with_the_best_score_halves_the_precision():
@@ -192,7 +205,7 @@ def test_nothing_there_and_nothing_found():
     assert math.isnan(figures.map50)
     assert math.isnan(figures.best_f1.precision)
     assert figures.as_json()['map50'] is None
-    assert ev.confusion(nothing).sum() == 0
+    assert confusion(nothing).sum() == 0
 
 
 def test_cones_and_no_detections_are_all_missed():
@@ -227,7 +240,7 @@ def test_heights_are_those_at_a_width_of_1280():
 def test_confusion_counts_found_for_another_class_missed_and_invented():
     found = [(4, 0.9, box(10)), (0, 0.8, box(300)), (0, 0.1, box(600))]
     truth = [(0, box(10)), (0, box(600))]
-    matrix = ev.confusion(evaluate_boxes([(found, truth)]))
+    matrix = confusion(evaluate_boxes([(found, truth)]))
     assert matrix[4, 0] == 1
     assert matrix[0, 5] == 1
     assert matrix[5, 0] == 1
@@ -239,17 +252,17 @@ def test_errors_per_image_count_missed_and_wrong():
         ([(4, 0.9, box(10)), (0, 0.1, box(600))], [(0, box(10)), (0, box(600))]),
         ([(0, 0.9, box(10))], [(0, box(10))]),
     ]
-    missed, wrong = ev.errors_per_image(evaluate_boxes(pictures))
+    missed, wrong = errors_per_image(evaluate_boxes(pictures))
     assert (missed.tolist(), wrong.tolist()) == ([2, 0], [1, 0])
 
 
 def test_saved_evaluation_is_the_same_when_loaded(tmp_path):
     saved = evaluate_boxes(random_pictures(5, count=8))
-    saved.save(tmp_path / 'kept')
-    loaded = Evaluation.load(tmp_path / 'kept')
+    save_evaluation(saved, tmp_path / 'kept')
+    loaded = load_evaluation(tmp_path / 'kept')
     assert loaded.origin == saved.origin
     assert (loaded.class_names, loaded.image_names) == (saved.class_names, saved.image_names)
-    for name in ev.ARRAYS:
+    for name in ARRAYS:
         assert getattr(loaded, name).dtype == getattr(saved, name).dtype
         np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
     facts = json.loads((tmp_path / 'kept' / 'evaluation.json').read_text())
@@ -257,23 +270,23 @@ def test_saved_evaluation_is_the_same_when_loaded(tmp_path):
 
 
 def test_evaluation_without_pictures_of_a_kind_survives_the_disk(tmp_path):
-    evaluate_boxes([([], [])]).save(tmp_path)
-    assert len(Evaluation.load(tmp_path).detection_score) == 0
+    save_evaluation(evaluate_boxes([([], [])]), tmp_path)
+    assert len(load_evaluation(tmp_path).detection_score) == 0
 
 
 @pytest.mark.parametrize('damage', ['cut', 'missing', 'other'])
 def test_damaged_evaluation_is_refused_by_name(tmp_path, damage):
-    evaluate_boxes(random_pictures(6, count=4)).save(tmp_path)
-    arrays = tmp_path / ev.ARRAYS_FILE
+    save_evaluation(evaluate_boxes(random_pictures(6, count=4)), tmp_path)
+    arrays = tmp_path / ARRAYS_FILE
     if damage == 'cut':
         arrays.write_bytes(arrays.read_bytes()[:200])
     elif damage == 'missing':
         arrays.unlink()
     else:
-        facts = json.loads((tmp_path / ev.FACTS_FILE).read_text())
-        (tmp_path / ev.FACTS_FILE).write_text(json.dumps(facts | {'schema': 7}))
+        facts = json.loads((tmp_path / FACTS_FILE).read_text())
+        (tmp_path / FACTS_FILE).write_text(json.dumps(facts | {'schema': 7}))
     with pytest.raises(SourceError, match='holds no evaluation'):
-        Evaluation.load(tmp_path)
+        load_evaluation(tmp_path)
 
 
 def test_indices_that_lead_nowhere_are_refused():
@@ -293,6 +306,6 @@ def test_indices_that_lead_nowhere_are_refused():
     ],
 )
 def test_pictures_of_one_drive_or_block_are_one_group(names, block, groups, kind):
-    index, described = ev.group_images(names, block)
+    index, described = group_images(names, block)
     assert index.tolist() == groups
     assert described.startswith(kind)

@@ -1,3 +1,5 @@
+"""`evaluate --operating-point card`, and `judge`, its old name."""
+
 import json
 
 import cv2
@@ -16,7 +18,7 @@ def data(tmp_path):
     split = tmp_path / 'data' / 'val'
     (split / 'images').mkdir(parents=True)
     (split / 'labels').mkdir()
-    (split.parent / 'data.yaml').write_text(json.dumps({'names': list(NAMES_REVERSED)}))
+    write_yaml(split.parent, NAMES_REVERSED)
     blue = np.full((720, 1280, 3), 114, np.uint8)
     paint(blue, 'blue_cone', 640, 168, 64, 64)
     yellow = np.full((720, 1280, 3), 114, np.uint8)
@@ -28,6 +30,11 @@ def data(tmp_path):
         label('yellow_cone', 128, 360, 64, 64) + label('yellow_cone', 900, 500, 40, 60)
     )
     return split.parent
+
+
+def write_yaml(root, names):
+    splits = {'train': 'val/images', 'val': 'val/images'}
+    (root / 'data.yaml').write_text(json.dumps({**splits, 'names': list(names)}))
 
 
 def label(name, left, top, width, height):
@@ -46,20 +53,43 @@ def judge(data, tmp_path, *extra):
 def test_figures_are_what_the_pictures_say_whatever_the_class_order(data, tmp_path, capsys):
     status, figures = judge(data, tmp_path)
     assert status == 0
-    band = figures['bands'][0]
-    assert band['height_px'] == [24, None]
-    assert band['per_class']['blue_cone']['ap50'] == pytest.approx(1)
-    assert band['per_class']['yellow_cone']['recall'] == 0.5
-    assert band['per_class']['yellow_cone']['precision'] == 1
-    assert band['overall']['truths'] == 3
-    assert 'four colours: mAP50' in capsys.readouterr().out
+    every = figures['bands'][0]
+    assert (every['boxes'], every['height_px']) == ('all boxes', [0, None])
+    assert every['per_class']['blue_cone']['ap50'] == pytest.approx(0.995)
+    assert every['per_class']['yellow_cone']['recall'] == 0.5
+    assert every['per_class']['yellow_cone']['precision'] == 1
+    assert every['overall']['truths'] == 3
+    printed = capsys.readouterr()
+    assert 'four colours: mAP50' in printed.out
+    assert "recall 0.6667   at the card's thresholds, all cones counted alike" in printed.out
+    assert 'evaluate MODEL --operating-point card' in printed.err
+
+
+def test_evaluate_at_the_card_tells_the_same(data, tmp_path, capsys):
+    _, figures = judge(data, tmp_path)
+    judged = capsys.readouterr().out
+    arguments = [str(tmp_path / 'bundle'), '--data', str(data), '--split', 'val']
+    assert main(['evaluate', *arguments, '--operating-point', 'card', '--json']) == 0
+    assert json.loads(capsys.readouterr().out) == figures
+    assert main(['evaluate', *arguments, '--operating-point', 'card']) == 0
+    assert capsys.readouterr().out == judged
+
+
+def test_weights_have_no_card_to_take_thresholds_of(data, tmp_path, capsys):
+    network = write_tiny_bundle(tmp_path / 'bundle') / 'tiny.onnx'
+    arguments = ['evaluate', str(network), '--data', str(data), '--operating-point', 'card']
+    assert main(arguments) == 1
+    assert 'has no card with thresholds' in capsys.readouterr().err
 
 
 def test_heights_are_those_at_a_width_of_1280(data, tmp_path):
     half = cv2.imread(str(data / 'val' / 'images' / 'b.png'))
     cv2.imwrite(str(data / 'val' / 'images' / 'b.png'), cv2.resize(half, (640, 360)))
     _, figures = judge(data, tmp_path, '--heights', '62', '65')
-    assert [band['overall']['truths'] for band in figures['bands']] == [2, 2, 0]
+    assert [band['boxes'] for band in figures['bands']] == [
+        *('all boxes', '0-62 px', '62-65 px', 'from 65 px')
+    ]
+    assert [band['overall']['truths'] for band in figures['bands']] == [3, 1, 2, 0]
 
 
 def test_picture_without_a_label_file_has_no_cones(data, tmp_path):
@@ -69,12 +99,40 @@ def test_picture_without_a_label_file_has_no_cones(data, tmp_path):
     assert figures['bands'][0]['per_class']['yellow_cone']['found'] == 1
 
 
+def test_pictures_of_every_suffix_and_folder_are_judged(data, tmp_path):
+    images, labels = data / 'val' / 'images', data / 'val' / 'labels'
+    _, usual = judge(data, tmp_path)
+    cv2.imwrite(str(images / 'b.webp'), cv2.imread(str(images / 'b.png')), [64, 101])
+    (images / 'b.png').unlink()
+    for folder, name in ((images, 'a.png'), (labels, 'a.txt')):
+        (folder / 'deep').mkdir()
+        (folder / name).rename(folder / 'deep' / name)
+    _, figures = judge(data, tmp_path)
+    assert figures['figures']['images'] == 2
+    assert figures['bands'][0]['overall'] == usual['bands'][0]['overall']
+
+
+def test_split_lies_where_data_yaml_says(data, tmp_path):
+    (data / 'val').rename(data / 'valid')
+    splits = {'train': '../valid/images', 'val': '../valid/images'}
+    content = json.dumps({**splits, 'names': list(NAMES_REVERSED)})
+    (data / 'data.yaml').write_text(content)
+    _, figures = judge(data, tmp_path)
+    assert figures['bands'][0]['overall']['truths'] == 3
+
+
+def test_rows_that_are_there_twice_count_once(data, tmp_path):
+    _, usual = judge(data, tmp_path)
+    for path in (data / 'val' / 'labels').iterdir():
+        path.write_text(path.read_text() * 2)
+    _, figures = judge(data, tmp_path)
+    assert figures['bands'] == usual['bands']
+
+
 def test_class_that_the_model_does_not_know_is_refused(data, tmp_path, capsys):
-    (data / 'data.yaml').write_text("names: ['blue-cone', 'yellow_cone']")
+    write_yaml(data, ['yellow_cone', *NAMES_REVERSED[1:4], 'grass'])
     assert judge(data, tmp_path) == (1, None)
-    assert (
-        'has the classes blue-cone, which the model tiny does not have' in capsys.readouterr().err
-    )
+    assert 'the data set has no class blue_cone' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('line', ['0 0.5 0.5 0.1', '9 0.5 0.5 0.1 0.1', 'blue 0.5 0.5 0.1 0.1'])
@@ -92,4 +150,4 @@ def test_split_without_pictures_is_refused(data, tmp_path, capsys):
 def test_damaged_picture_is_named(data, tmp_path, capsys):
     (data / 'val' / 'images' / 'b.png').write_bytes(b'not a picture')
     assert judge(data, tmp_path) == (1, None)
-    assert 'b.png cannot be decoded' in capsys.readouterr().err
+    assert 'b.png' in capsys.readouterr().err

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from cone_perception.accuracy.matching import match_picture, summarise
+from cone_perception.accuracy.matching import Matches
+from cone_perception.accuracy.summary import band_name, summarise
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.filters import Filters
 from cone_perception.replay.drive import open_drive
@@ -15,7 +16,6 @@ from cone_perception.replay.figures.accuracy import (
     BANDS_PX,
     accuracy_figures,
     agreement_figures,
-    band_name,
     consistency_figures,
     reference_answers,
     worst_frames,
@@ -86,9 +86,10 @@ def test_a_lost_frame_is_a_miss_among_those_sent_and_nothing_among_those_answere
     assert figures['recall_sent'].value == 0.5
     assert figures['recall_answered'].value == 1
     assert figures['precision_sent'].value == figures['precision_answered'].value == 1
-    # All scores are equal, so precision is 1 up to the recall that was reached: 51 of 101 points.
-    assert figures['map50_sent'].value == pytest.approx(51 / 101)
-    assert figures['map50_answered'].value == 1
+    # All scores are equal, so precision is 1 up to the recall that was reached: 50 trapezoids of
+    # 100, the last of them half.
+    assert figures['map50_sent'].value == pytest.approx(0.495)
+    assert figures['map50_answered'].value == pytest.approx(0.995)
 
 
 def test_no_answer_at_all_is_recall_zero_among_those_sent_and_unknown_among_those_answered():
@@ -148,10 +149,8 @@ def random_drive(seed, frames=60):
 def test_figures_are_those_of_the_data_sets_own_summary():
     one, truth = random_drive(1)
     figures = accuracy_figures([one], truth, NAMES, HALF)
-    matches = [
-        match_picture(f.found or Detections.empty(), truth[f.camera, f.stamp_ns], len(NAMES))
-        for f in one.frames
-    ]
+    pairs = [(f.found or Detections.empty(), truth[f.camera, f.stamp_ns]) for f in one.frames]
+    matches = Matches.of(pairs, len(NAMES))
     summary = summarise(matches, NAMES, HALF)
     assert figures['precision_sent'].value == pytest.approx(summary.overall.precision)
     assert figures['recall_sent'].value == pytest.approx(summary.overall.recall)

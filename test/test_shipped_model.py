@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cone_perception.accuracy.matching import match_picture, summarise
+from cone_perception.accuracy.matching import Matches
+from cone_perception.accuracy.summary import summarise
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.engines.check import check_engine
 from cone_perception.engines.cpu.open import open_network
@@ -125,11 +126,9 @@ def test_cones_of_an_unseen_drive_are_found(bundle, drive, engine):
     if engine == 'onnxruntime':
         pytest.importorskip('onnxruntime', reason='the dev extra is not installed')
     found = detect(bundle, [frame for frame, _ in drive], engine)
-    matches = [
-        match_picture(cones, truth, len(CLASS_NAMES), min_height_px=24)
-        for cones, (_, truth) in zip(found, drive, strict=True)
-    ]
-    summary = summarise(matches, CLASS_NAMES, bundle.card.thresholds)
+    pairs = [(cones, truth) for cones, (_, truth) in zip(found, drive, strict=True)]
+    matches = Matches.of(pairs, len(CLASS_NAMES))
+    summary = summarise(matches, CLASS_NAMES, bundle.card.thresholds, 24)
     assert summary.overall.truths > 50
     assert summary.overall.ap50 >= 0.85
     assert summary.overall.precision >= 0.85

@@ -351,15 +351,16 @@ class Steps:
     ) -> dict[str, float]:
         """Evaluate, save everything below evaluations/, and return the figures."""
         from training.judging.evaluate import evaluate, write_evaluation
-        from training.judging.evaluation import metrics
+        from training.judging.metrics import metrics
+        from training.judging.predictions import ModelOptions
 
         judging, device = self.recipe.judging, self.recipe.device
+        device = device[0] if isinstance(device, tuple) else device
         evaluation = evaluate(
             weights,
             self.folder.data_yaml(dataset),
             split,
-            imgsz=judging.imgsz,
-            device=device[0] if isinstance(device, tuple) else device,
+            ModelOptions(judging.imgsz, None if device is None else str(device)),
         )
         write_evaluation(evaluation, self.folder.evaluation(run, what), judging.confidence)
         found = metrics(evaluation, confidence=judging.confidence)
@@ -377,13 +378,13 @@ class Steps:
         Of several candidates, the arms of a sweep, it is the one that did best in validation.
         """
         from training.judging.compare import compare, interval, meaning
-        from training.judging.evaluation import Evaluation
+        from training.judging.stored import load_evaluation
 
         arms_runs = self._runs_by_arm()
         candidate = self._best_candidate()
         names = {**arms_runs, **{name: [f'{WEIGHTS}/{name}'] for name in self.state.baselines}}
         tests = {
-            name: [Evaluation.load(self.folder.evaluation(run, 'test')) for run in runs]
+            name: [load_evaluation(self.folder.evaluation(run, 'test')) for run in runs]
             for name, runs in names.items()
         }
         judging = self.recipe.judging

@@ -19,10 +19,10 @@ from tqdm import tqdm
 from cone_perception.classes import CLASS_NAMES, map_classes
 from cone_perception.dataset.labels import Fault, Labels, read_labels
 from cone_perception.dataset.layout import Layout, Problem, label_path, read_layout
+from cone_perception.dataset.pictures import check_picture
 from cone_perception.errors import DataError
 from cone_perception.types import Float32
 from training.data.manifest import MANIFEST, check_manifest, read_manifest
-from training.data.pictures import check_picture
 from training.recipe.sources import SOURCES, parse_counts
 
 DROPPED_SHARE = 0.01

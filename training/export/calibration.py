@@ -15,15 +15,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.dataset.labels import read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
+from cone_perception.dataset.split import shared_folder
 from cone_perception.errors import DataError, SettingsError, SourceError
 from cone_perception.model_card import file_sha256
 from cone_perception.preprocess import PAD_VALUE, Letterbox
 from cone_perception.types import Float32, UInt8
 from training.data.manifest import MANIFEST, read_manifest
-from training.judging.evaluation import Float64
-from training.judging.split import shared_folder
 
 LEAST_PICTURES = 100
 ENOUGH_PICTURES = 300

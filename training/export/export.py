@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 import yaml
 
+from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.decode import OutputLayout
 from cone_perception.errors import ConePerceptionError, ModelError, SettingsError, SourceError
 from cone_perception.files import write_json
@@ -51,7 +52,6 @@ from training.export.sensitivity import (
     steps_without,
     to_json,
 )
-from training.judging.split import JudgedSplit, read_split
 from training.recipe.recipe import GateLimits
 from training.runs.card import read_card
 from training.stage.ultralytics_cpu import prepare_ultralytics
@@ -137,7 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class Judging:
     """The split that the networks are judged on, and the limits."""
 
-    split: JudgedSplit
+    split: LabelledSplit
     limits: GateLimits
     confidence: float
     resamples: int

@@ -18,18 +18,20 @@ import numpy as np
 
 from cone_perception.accuracy.bootstrap import draw
 from cone_perception.accuracy.intervals import Interval
+from cone_perception.accuracy.matching import IOU_50, Bool, box_iou, match
+from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.engines.cpu.fastest import computes_bfloat16, networks_for_cpu
 from cone_perception.engines.cpu.open import open_network
 from cone_perception.errors import ModelError
 from cone_perception.files import without_nan, write_json
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.types import Arithmetic, CpuRuntime, Int64
-from training.judging import evaluation as ev
 from training.judging.compare import Comparison, compare
 from training.judging.evaluate import assemble
-from training.judging.evaluation import FIXED_CONFIDENCE, Evaluation
-from training.judging.predictions import Found, Predictions, detect
-from training.judging.split import JudgedSplit, read_split
+from training.judging.evaluation import Evaluation
+from training.judging.metrics import FIXED_CONFIDENCE, metrics
+from training.judging.predict import detect
+from training.judging.predictions import Found, Predictions
 from training.recipe.load import load_recipe
 from training.recipe.recipe import GateLimits
 
@@ -213,7 +215,7 @@ def limits_from(args: argparse.Namespace, recipe: Path | None = None) -> GateLim
 
 def judge_bundle(
     bundle: Bundle,
-    split: JudgedSplit,
+    split: LabelledSplit,
     limits: GateLimits,
     *,
     confidence: float = FIXED_CONFIDENCE,
@@ -260,7 +262,7 @@ def judge_bundle(
         )
     if not networks[0].small_boxes:
         notes.append(f'no cone under {SMALL_PX} px: their recall is not judged')
-    figures = ev.metrics(first, confidence=confidence)
+    figures = metrics(first, confidence=confidence)
     return GateResult(
         data=_data_name(split.data),
         split=split.split,
@@ -288,7 +290,7 @@ def agreement(reference: Sequence[Found], found: Sequence[Found], confidence: fl
         error = ours.score.astype(np.float64)
         error[match[partner]] = np.abs(theirs.score[partner] - ours.score[match[partner]])
         errors += error.tolist()
-        pairs = ev.box_iou(theirs.box_px[partner], ours.box_px[match[partner]])
+        pairs = box_iou(theirs.box_px[partner], ours.box_px[match[partner]])
         overlaps += pairs.diagonal().tolist()
         missed += _without_partner(ours, _above(theirs, confidence - SLACK))
         extra += _without_partner(sure, _above(all_ours, confidence - SLACK))
@@ -325,7 +327,7 @@ def table(result: GateResult) -> str:
 def evaluate_network(
     bundle: Bundle,
     network: NetworkFile,
-    split: JudgedSplit,
+    split: LabelledSplit,
     arithmetic: Arithmetic = 'float32',
 ) -> Evaluated:
     """What a network finds, and how it compares with the labels.
@@ -372,7 +374,7 @@ def _judge(
         failures.append(
             f'scores differ by {met.score_error:.4f}, the limit is {limits.score_error:g}'
         )
-    figures = [ev.metrics(each, confidence=confidence) for each in (first, other)]
+    figures = [metrics(each, confidence=confidence) for each in (first, other)]
     return Judged(
         kind=network.kind(arithmetic),
         optional=arithmetic != 'float32',
@@ -421,7 +423,7 @@ def _small_recall(
     return Interval(float(gained.sum() / count), float(low), float(high)), count
 
 
-def _is_found(evaluation: Evaluation, confidence: float) -> ev.Bool:
+def _is_found(evaluation: Evaluation, confidence: float) -> Bool:
     """(T,) bool: cones that a detection of the fixed confidence is, at IoU 0.5."""
     match = evaluation.detection_match[evaluation.detection_score >= confidence, 0]
     found = np.zeros(evaluation.truth_count, bool)
@@ -442,7 +444,8 @@ def _above(found: Found, confidence: float) -> Found:
 
 def _matches(found: Found, reference: Found) -> Int64:
     """(N,) int64: which box of the reference each one is, by class at IoU 0.5; -1: none."""
-    same, _ = ev.match(found.box_px, found.class_id, reference.box_px, reference.class_id)
+    boxes = (found.box_px, found.class_id, reference.box_px, reference.class_id)
+    same, _ = match(*boxes, IOU_50)
     return same[:, 0]
 
 

@@ -8,13 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from cone_perception.accuracy.matching import PictureMatch
-from cone_perception.engines.open import open_engine
+from cone_perception.accuracy.average_precision import RankedClass, rank
 from cone_perception.model_card import read_bundle
-from cone_perception.pipeline import ConeDetector
-from training.judging.judge import LabelledSplit, match_bands
+from training.judging.evaluate import evaluate
 
 CANDIDATES = np.arange(10, 91) / 100
 
@@ -30,36 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the arguments that `cone-training export --threshold` takes."""
-    bundle = read_bundle(args.model)
-    names = bundle.card.class_names
-    sets: list[list[PictureMatch]] = []
-    with ConeDetector(bundle.card, open_engine(bundle)) as detector:
-        for data in args.data:
-            pictures = tqdm(LabelledSplit(data, args.split, bundle.card), unit='picture')
-            sets += match_bands(detector, pictures, [(args.height, float('inf'))])
-    print(' '.join(f'{name}={best_threshold(sets, i):.2f}' for i, name in enumerate(names)))
+    names = read_bundle(args.model).card.class_names
+    sets: list[dict[str, RankedClass]] = []
+    for data in args.data:
+        found = evaluate(args.model, data, args.split)
+        ranked = dict(zip(found.class_names, rank(found.matches, args.height), strict=True))
+        told = found.origin.class_mapping
+        sets.append({name: ranked[told.get(name, name)] for name in names})
+    print(f'boxes from {args.height:g} px at 1280 px picture width', file=sys.stderr)
+    print(' '.join(f'{name}={best_threshold([s[name] for s in sets]):.2f}' for name in names))
     return 0
 
 
-def best_threshold(sets: Sequence[Sequence[PictureMatch]], class_id: int) -> float:
+def best_threshold(sets: Sequence[RankedClass]) -> float:
     """The candidate with the best F1 of a class, averaged over the data sets that show it.
 
     0.5 where no set has a cone of this class.
     """
     curves = []
-    for pictures in sets:
-        truths = sum(int(picture.truth_count[class_id]) for picture in pictures)
-        if not truths:
-            continue
-        score = np.concatenate([p.score[p.class_id == class_id] for p in pictures])
-        correct = np.concatenate([p.correct[p.class_id == class_id] for p in pictures])
-        kept = score >= CANDIDATES[:, None]
-        # F1 = 2 TP / (found + truths), van Rijsbergen 1979.
-        curves.append(2 * (kept & correct).sum(axis=1) / (kept.sum(axis=1) + truths))
+    for ranked in sets:
+        if ranked.truths.any():
+            once = np.ones((1, len(ranked.truths)), np.int32)
+            counts = [ranked.counts(once, score)[:, 0] for score in CANDIDATES]
+            truths, found, correct = np.stack(counts, axis=1)
+            # F1 = 2 TP / (found + truths), van Rijsbergen 1979.
+            curves.append(2 * correct / (found + truths))
     if not curves:
         return 0.5
-    mean = np.asarray(np.mean(np.stack(curves), axis=0), np.float64)
-    return float(CANDIDATES[int(mean.argmax())])
+    return float(CANDIDATES[int(np.mean(curves, axis=0).argmax())])
 
 
 if __name__ == '__main__':

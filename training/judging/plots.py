@@ -10,16 +10,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cone_perception.accuracy.average_precision import rank
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.pictures.draw import class_colour, draw_caption, draw_cones, short_name
 from cone_perception.types import Detections, UInt8
-from training.judging.evaluation import (
+from training.judging.evaluation import Evaluation
+from training.judging.metrics import (
     FIXED_CONFIDENCE,
-    Evaluation,
-    average_precisions,
+    Confidence,
+    confident,
     confusion,
     errors_per_image,
-    rank,
 )
 
 PR_FILE = 'pr_curves.png'
@@ -34,7 +35,7 @@ def write_plots(
     evaluation: Evaluation,
     pictures: Mapping[str, Path],
     folder: Path,
-    confidence: float = FIXED_CONFIDENCE,
+    confidence: Confidence = FIXED_CONFIDENCE,
 ) -> None:
     """Write all plots into a folder. pictures: name in the evaluation -> file. OutputError."""
     try:
@@ -54,15 +55,15 @@ def pr_curves(evaluation: Evaluation) -> Figure:
     """Best precision beyond each recall, at IoU 0.5, of each class that has a cone."""
     figure = Figure(figsize=(6.4, 4.8), layout='constrained')
     axes = figure.subplots()
-    everywhere = np.ones(len(evaluation.image_names))
-    for name, ranked in zip(evaluation.class_names, rank(evaluation), strict=True):
+    once = np.ones((1, len(evaluation.image_names)), np.int32)
+    for name, ranked in zip(evaluation.class_names, rank(evaluation.matches), strict=True):
         truths = int(ranked.truths.sum())
         if not truths:
             continue
         hits = np.cumsum(ranked.correct[:, 0])
         precision = hits / np.arange(1, len(hits) + 1)
         envelope = np.maximum.accumulate(precision[::-1])[::-1]
-        ap50 = average_precisions(ranked, everywhere)[0]
+        ap50 = ranked.average_precisions(once, 1)[0, 0]
         blue, green, red = class_colour(name)
         axes.plot(
             np.concatenate([[0], hits / truths]),
@@ -77,7 +78,7 @@ def pr_curves(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def confusion_plot(evaluation: Evaluation, confidence: float) -> Figure:
+def confusion_plot(evaluation: Evaluation, confidence: Confidence) -> Figure:
     """What cones were found as: counts, and shares of each class as shade."""
     counts = confusion(evaluation, confidence)
     shares = counts / np.maximum(counts.sum(axis=0), 1)
@@ -95,13 +96,18 @@ def confusion_plot(evaluation: Evaluation, confidence: float) -> Figure:
     places = range(len(counts))
     axes.set_xticks(places, [*names, 'nothing'], rotation=30, ha='right')
     axes.set_yticks(places, [*names, 'missed'])
-    _frame(axes, 'what is there', 'found as', f'confidence {confidence:g}, IoU 0.5')
+    at = (
+        'thresholds of the card'
+        if isinstance(confidence, Mapping)
+        else f'confidence {confidence:g}'
+    )
+    _frame(axes, 'what is there', 'found as', f'{at}, IoU 0.5')
     axes.grid(False)
     return figure
 
 
 def worst_sheet(
-    evaluation: Evaluation, pictures: Mapping[str, Path], confidence: float
+    evaluation: Evaluation, pictures: Mapping[str, Path], confidence: Confidence
 ) -> UInt8 | None:
     """(H, W, 3) uint8 BGR: pictures with the most missed and wrong; None if there is no error.
 
@@ -135,7 +141,9 @@ def _row(tiles: Sequence[UInt8]) -> UInt8:
     return row
 
 
-def _tile(evaluation: Evaluation, index: int, path: Path, confidence: float, caption: str) -> UInt8:
+def _tile(
+    evaluation: Evaluation, index: int, path: Path, confidence: Confidence, caption: str
+) -> UInt8:
     """(H, TILE_WIDTH_PX, 3) uint8: a line of text, and one picture with what was found in it."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
@@ -144,7 +152,7 @@ def _tile(evaluation: Evaluation, index: int, path: Path, confidence: float, cap
     scale = min(TILE_WIDTH_PX / width, TILE_HEIGHT_PX / height)
     size = (round(width * scale), round(height * scale))
     shown = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
-    kept = (evaluation.detection_image == index) & (evaluation.detection_score >= confidence)
+    kept = (evaluation.detection_image == index) & confident(evaluation, confidence)
     there = evaluation.truth_image == index
     found = Detections(
         (evaluation.detection_box_px[kept] * scale).astype(np.float32),

@@ -7,6 +7,7 @@ The pictures and labels are ours: nothing is left out, nothing is written beside
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,11 +16,18 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from cone_perception.decode import OutputLayout
+from cone_perception.dataset.split import LabelledSplit
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import file_sha256
-from training.judging.predictions import LEAST_SCORE, NMS_IOU, Found, Predictions, most_detections
-from training.judging.split import JudgedSplit
+from training.judging.predictions import (
+    LEAST_SCORE,
+    NMS_IOU,
+    Found,
+    ModelOptions,
+    Predictions,
+    class_mapping,
+    most_detections,
+)
 from training.stage.ultralytics_cpu import prepare_ultralytics
 
 prepare_ultralytics()
@@ -36,15 +44,16 @@ BATCH = 16
 
 
 def predict_weights(
-    weights: Path, split: JudgedSplit, imgsz: int, device: str | int | None, layout: OutputLayout
+    weights: Path, split: LabelledSplit, options: ModelOptions, mapping: Mapping[str, str]
 ) -> Predictions:
-    """Run weights over a split at `imgsz` pixels, padded to rectangles. Raises ModelError.
+    """Run weights over a split at `options.imgsz` pixels, padded to rectangles. Raises ModelError.
 
-    layout: `anchors` judges the head whose overlaps are removed afterwards; `end_to_end` the one
-    that chooses by itself, which YOLO26 has and YOLO12 has not.
+    options.layout: `anchors` judges the head whose overlaps are removed afterwards; `end_to_end`
+    the one that chooses by itself, which YOLO26 has and YOLO12 has not.
     """
+    imgsz, device, layout = options.imgsz, options.device, options.layout
     with TemporaryDirectory() as folder:
-        validator = _Validator(weights, split, imgsz, device, layout, Path(folder))
+        validator = _Validator(weights, split, options, mapping, Path(folder))
         try:
             select_device('' if device is None else device, verbose=False)
         except ValueError as error:
@@ -87,7 +96,7 @@ def predict_weights(
 class _Pictures(YOLODataset):  # type: ignore[misc]
     """Ultralytics' data set with every picture of the split, and labels that were read already."""
 
-    def __init__(self, split: JudgedSplit, **settings: Any) -> None:
+    def __init__(self, split: LabelledSplit, **settings: Any) -> None:
         self._split = split
         super().__init__(img_path='', **settings)
 
@@ -145,10 +154,9 @@ class _Validator(UnhurriedValidator):
     def __init__(
         self,
         weights: Path,
-        split: JudgedSplit,
-        imgsz: int,
-        device: str | int | None,
-        layout: OutputLayout,
+        split: LabelledSplit,
+        options: ModelOptions,
+        mapping: Mapping[str, str],
         folder: Path,
     ) -> None:
         (folder / 'images').mkdir()
@@ -163,14 +171,14 @@ class _Validator(UnhurriedValidator):
                 'split': 'val',
                 'task': 'detect',
                 'mode': 'val',
-                'imgsz': imgsz,
+                'imgsz': options.imgsz,
                 'batch': BATCH,
                 'rect': True,
-                'device': device,
+                'device': options.device,
                 'conf': LEAST_SCORE,
                 'iou': NMS_IOU,
                 'max_det': most_detections(split),
-                'nms': False if layout == 'end_to_end' else None,
+                'nms': False if options.layout == 'end_to_end' else None,
                 'plots': False,
                 'workers': 2,
             },
@@ -179,7 +187,8 @@ class _Validator(UnhurriedValidator):
         self.found: list[Found | None] = [None] * len(split)
         self._split = split
         self._weights = weights
-        self._layout = layout
+        self._layout = options.layout
+        self._mapping = mapping
         self._index = {str(path): index for index, path in enumerate(split.paths)}
         self._progress: tqdm[Any] | None = None
 
@@ -208,6 +217,7 @@ class _Validator(UnhurriedValidator):
                 '--layout anchors.'
             )
         self.class_names = tuple(str(model.names[index]) for index in range(len(model.names)))
+        class_mapping(self.class_names, self._split, self._mapping)
         self._progress = tqdm(total=len(self._split), desc='detect', unit='picture')
 
     def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cone_perception.accuracy.matching import (
-    AccuracySummary,
-    PictureMatch,
-    match_picture,
-    summarise,
-)
+from cone_perception.accuracy.matching import Matches
+from cone_perception.accuracy.summary import AccuracySummary, summarise
 from cone_perception.model_card import ModelCard
+from cone_perception.replay.figures.accuracy import BANDS_PX
 from cone_perception.replay.traces import FrameTrace
 from cone_perception.types import Detections
-
-MIN_HEIGHT_PX = 24.0
-"""Cones lower than this need not be found: farther than about 10 m at 1280x720."""
 
 Truth = Mapping[tuple[str, int], Detections]
 """(camera, stamp) -> the cones that are there, as in replay.Drive."""
@@ -29,7 +24,8 @@ class Figures:
     """The demo's result.
 
     frames: sent. answered: with a message of detections. failed: as the node told.
-    accuracy: None in a bag without ground truth.
+    accuracy: of all boxes; None in a bag without ground truth. by_height: of the boxes of each
+    height, in pixels of the picture.
     p50_ms, p99_ms: of the latency; NaN without answers.
     """
 
@@ -39,6 +35,7 @@ class Figures:
     accuracy: AccuracySummary | None
     p50_ms: float
     p99_ms: float
+    by_height: tuple[AccuracySummary, ...] = ()
 
     def line(self) -> str:
         """The demo's last line, to be read by programs."""
@@ -56,35 +53,27 @@ def judge(frames: Sequence[FrameTrace], truth: Truth | None, card: ModelCard) ->
     """Figures of the pictures answered; precision and recall at the card's thresholds."""
     latencies = [frame.latency_ms for frame in frames if frame.latency_ms is not None]
     p50, p99 = np.percentile(latencies, [50, 99]) if latencies else (np.nan, np.nan)
-    accuracy = None
+    every: list[AccuracySummary] = []
     if truth is not None and frames:
-        matches = [match_frame(f, truth, card) for f in frames if f.found is not None]
-        accuracy = summarise(matches, card.class_names, card.thresholds)
+        matches = Matches.of(
+            ((f.found, truth_of(f, truth)) for f in frames if f.found is not None),
+            len(card.class_names),
+        )
+        every = [
+            summarise(matches, card.class_names, card.thresholds, *band)
+            for band in ((0.0, math.inf), *BANDS_PX)
+        ]
     return Figures(
         frames=len(frames),
         answered=sum(frame.found is not None for frame in frames),
         failed=sum(frame.fate == 'failed' for frame in frames),
-        accuracy=accuracy,
+        accuracy=every[0] if every else None,
         p50_ms=float(p50),
         p99_ms=float(p99),
-    )
-
-
-def match_frame(frame: FrameTrace, truth: Truth, card: ModelCard) -> PictureMatch:
-    """The answer to one picture against its truth, cones from MIN_HEIGHT_PX up."""
-    return match_picture(
-        frame.found or Detections.empty(),
-        truth_of(frame, truth),
-        len(card.class_names),
-        MIN_HEIGHT_PX,
+        by_height=tuple(every[1:]),
     )
 
 
 def truth_of(frame: FrameTrace, truth: Truth) -> Detections:
     """The cones that are in this picture."""
     return truth.get((frame.camera, frame.stamp_ns), Detections.empty())
-
-
-def tall(cones: Detections) -> Detections:
-    """Those that are judged: of at least MIN_HEIGHT_PX."""
-    return cones[cones.height_px >= MIN_HEIGHT_PX]

@@ -8,10 +8,11 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from cone_perception.accuracy.summary import ClassAccuracy
 from cone_perception.pages.old import plain, swatch, table, tiles
 from cone_perception.pages.old import write_page as write_html
 from cone_perception.pictures.draw import class_colour, short_name
-from cone_perception.replay.demo.figures import MIN_HEIGHT_PX, tall, truth_of
+from cone_perception.replay.demo.figures import truth_of
 from cone_perception.replay.demo.pictures import PagePicture
 from cone_perception.replay.demo.results import Results
 from cone_perception.replay.pages.charts import (
@@ -39,12 +40,7 @@ def write_page(path: Path, results: Results, pictures: Sequence[PagePicture]) ->
         tiles=_tiles(results),
         picture_note=(
             'Boxes: cones found, with class and score. '
-            + (
-                f'Dashes: cones that are there and at least {MIN_HEIGHT_PX:.0f} px tall; '
-                'dashes without a box are misses. '
-                if judged
-                else ''
-            )
+            + ('Dashes: cones that are there; dashes without a box are misses. ' if judged else '')
             + 'The same as a film: <a href="demo.mp4">demo.mp4</a>; at a glance: '
             '<a href="contact_sheet.png">contact_sheet.png</a>; '
             'all figures: <a href="demo.json">demo.json</a>.'
@@ -79,10 +75,9 @@ def _tiles(results: Results) -> str:
         (str(figures.failed), 'failed', figures.failed > 0),
     ]
     if figures.accuracy is not None:
-        tall = f'cones from {MIN_HEIGHT_PX:.0f} px'
         shown += [
-            (_share(figures.accuracy.overall.precision), f'precision, {tall}', False),
-            (_share(figures.accuracy.overall.recall), f'recall, {tall}', False),
+            (_share(figures.accuracy.overall.precision), 'precision, all boxes', False),
+            (_share(figures.accuracy.overall.recall), 'recall, all boxes', False),
         ]
     shown += [
         (f'{figures.p50_ms:.0f} ms', 'latency, median', False),
@@ -126,10 +121,10 @@ def _latency_chart(results: Results) -> str:
 def _cones_chart(results: Results) -> str:
     """Cones found in each picture, and those that are there."""
     frames = results.frames
-    found = [None if frame.found is None else len(tall(frame.found)) for frame in frames]
+    found = [None if frame.found is None else len(frame.found) for frame in frames]
     truth: list[int] = []
     if results.truth is not None:
-        truth = [len(tall(truth_of(frame, results.truth))) for frame in frames]
+        truth = [len(truth_of(frame, results.truth)) for frame in frames]
     highest = max([1, *(n for n in (*found, *truth) if n is not None)])
     chart = _Chart(len(frames), round_up(highest), 360)
     series: list[tuple[str, Sequence[int | None], str]] = [('found', found, '--blue')]
@@ -145,8 +140,7 @@ def _cones_chart(results: Results) -> str:
             f'<polyline points="{points}" fill="none" stroke="var({colour})" stroke-width="3"/>'
         )
     names = ''.join(swatch(f'var({colour})', name) for name, _, colour in series)
-    note = f'<span>from {MIN_HEIGHT_PX:.0f} px tall</span>'
-    return f'{chart.svg(text_px=24)}<div class="legend">{names}{note}</div>'
+    return f'{chart.svg(text_px=24)}<div class="legend">{names}</div>'
 
 
 def _stations(results: Results) -> str:
@@ -170,24 +164,23 @@ def _accuracy_table(results: Results) -> str:
     for name, one in (*accuracy.per_class.items(), ('all', accuracy.overall)):
         blue, green, red = class_colour(name)
         colour = f'rgb({red},{green},{blue})' if name != 'all' else 'none'
-        rows.append(
-            (
-                swatch(colour, plain(short_name(name))),
-                str(one.truths),
-                str(one.found),
-                str(one.correct),
-                _share(one.precision),
-                _share(one.recall),
-            )
-        )
-    head = ['class', 'there', 'found', 'right', 'precision', 'recall']
+        rows.append((swatch(colour, plain(short_name(name))), *_accuracy_cells(one)))
+    by_height = [
+        (plain(band.boxes), *_accuracy_cells(band.overall)) for band in results.figures.by_height
+    ]
+    head = ['there', 'found', 'right', 'precision', 'recall']
     return (
         '<section><h2>How right it was</h2>'
-        f'{table(head, rows)}'
-        f'<p>Cones at least {MIN_HEIGHT_PX:.0f} px tall, in the pictures that were answered. '
+        f'{table(["class, all boxes", *head], rows)}{table(["box height", *head], by_height)}'
+        '<p>Cones in the pictures that were answered. '
         'Right: of the same class, and the boxes share half of what they cover together.</p>'
         '</section>'
     )
+
+
+def _accuracy_cells(one: ClassAccuracy) -> tuple[str, ...]:
+    counts = (str(one.truths), str(one.found), str(one.correct))
+    return *counts, _share(one.precision), _share(one.recall)
 
 
 def _about(results: Results) -> list[tuple[str, str]]:

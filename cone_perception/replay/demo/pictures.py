@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from cone_perception.model_card import ModelCard
 from cone_perception.pictures.video import Film, encode_picture
-from cone_perception.replay.demo.figures import tall, truth_of
+from cone_perception.replay.demo.figures import truth_of
 from cone_perception.replay.pages.pictures import annotate, read_pictures
 from cone_perception.replay.traces import Drive, FrameTrace
 from cone_perception.types import UInt8
@@ -54,7 +54,7 @@ def make_pictures(
                 continue
             index = index_of[place]
             frame = frames[index]
-            truth = None if drive.truth is None else tall(truth_of(frame, drive.truth))
+            truth = None if drive.truth is None else truth_of(frame, drive.truth)
             film.add('', annotate(bgr, frame, card.class_names, truth, bgr.shape[1]))
             if index in on_page:
                 small = annotate(bgr, frame, card.class_names, truth, PAGE_WIDTH_PX)

@@ -12,7 +12,7 @@ import numpy as np
 
 from cone_perception.files import without_nan
 from cone_perception.model_card import ModelCard
-from cone_perception.replay.demo.figures import MIN_HEIGHT_PX, Figures, Truth
+from cone_perception.replay.demo.figures import Figures, Truth
 from cone_perception.replay.traces import STATIONS, FrameTrace
 
 
@@ -67,8 +67,9 @@ def write_results(path: Path, results: Results) -> None:
                 'transport': results.transport_percentiles(),
             }.items()
         },
-        'judged_from_height_px': MIN_HEIGHT_PX,
+        'boxes': None if figures.accuracy is None else figures.accuracy.boxes,
         'accuracy': None if figures.accuracy is None else asdict(figures.accuracy),
+        'accuracy_by_height': {band.boxes: asdict(band) for band in figures.by_height},
         'wall_s': results.wall_s,
         'about': dict(results.about),
         'diagnostics': {name: dict(values) for name, values in results.health.items()},

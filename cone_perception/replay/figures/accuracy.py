@@ -5,30 +5,23 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.accuracy.bootstrap import draw_blocks
-from cone_perception.accuracy.intervals import Float64
-from cone_perception.accuracy.matching import (
-    PictureMatch,
-    average_precisions,
-    find_errors,
-    match_picture,
-    mean_known,
-    truth_counts,
-)
+from cone_perception.accuracy.average_precision import RankedClass, mean_known, rank, share
+from cone_perception.accuracy.bootstrap import Int32, draw
+from cone_perception.accuracy.intervals import Float64, Interval, percentile_interval
+from cone_perception.accuracy.matching import Matches, find_errors, match_detections
+from cone_perception.accuracy.summary import band_name
 from cone_perception.errors import SourceError
 from cone_perception.filters import Filters
 from cone_perception.pictures.sources import Unreadable, read_bag_frames
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.figures.flicker import find_flicker
-from cone_perception.replay.figures.result import Figure
 from cone_perception.replay.traces import Drive, FrameTrace, Pass
-from cone_perception.types import Detections, Int64
+from cone_perception.types import Detections
 
 Answers = Mapping[tuple[str, int], Detections]
 """(camera name, stamp_ns) -> cones; a picture without any has an entry without any."""
@@ -55,18 +48,13 @@ class WorstFrame(NamedTuple):
     why: str
 
 
-def band_name(low_px: float, high_px: float) -> str:
-    """As it ends a figure's name: `16-32 px`, `from 64 px`."""
-    return f'from {low_px:g} px' if math.isinf(high_px) else f'{low_px:g}-{high_px:g} px'
-
-
 def accuracy_figures(
     passes: Sequence[Pass],
     truth: Answers,
     class_names: Sequence[str],
     thresholds: Mapping[str, float],
     seed: int = 0,
-) -> dict[str, Figure]:
+) -> dict[str, Interval]:
     """precision, recall, map50 (ap50 of one class): over all, per class, per band of box heights.
 
     `_sent`: of all frames sent, a lost one is as if nothing had been found in it. `_answered`: of
@@ -101,36 +89,36 @@ def accuracy_rows(
         if (frame.camera, frame.stamp_ns) in truth
     ]
     answered = np.array([frame.found is not None for frame, _ in judged], bool)
-    block_of, blocks = _blocks(frame.stamp_ns for frame, _ in judged)
-    weights = _weights(blocks, seed)
+    weights = _weights((frame.stamp_ns for frame, _ in judged), seed)
+    matches = Matches.of(
+        ((frame.found or Detections.empty(), cones) for frame, cones in judged), len(class_names)
+    )
+    least = [thresholds[name] for name in class_names]
     rows: dict[str, Float64] = {}
     for low_px, high_px in ((0.0, math.inf), *BANDS_PX):
-        matches = [
-            match_picture(
-                frame.found or Detections.empty(), cones, len(class_names), low_px, high_px
-            )
-            for frame, cones in judged
-        ]
-        band = '' if (low_px, high_px) == (0.0, math.inf) else f' {band_name(low_px, high_px)}'
-        least = [thresholds[name] for name in class_names]
-        sent = _accuracy(matches, block_of, weights, least)
-        if answered.all():
-            kept = sent
-        else:
-            some = [match for match, seen in zip(matches, answered, strict=True) if seen]
-            kept = _accuracy(some, block_of[answered], weights, least)
-        for whose, accuracy in (('sent', sent), ('answered', kept)):
-            for what in ('precision', 'recall', 'map50'):
-                rows[f'{what}_{whose}{band}'] = accuracy.overall[what]
-            for index, name in enumerate(class_names if not band else ()):
-                for what in ('precision', 'recall', 'ap50'):
-                    rows[f'{what}_{whose} {name}'] = accuracy.per_class[what][:, index]
+        everything = (low_px, high_px) == (0.0, math.inf)
+        band = '' if everything else f' {band_name(low_px, high_px)}'
+        ranked = rank(matches, low_px, high_px)
+        sent = _accuracy(ranked, weights, least)
+        kept = sent
+        if not answered.all():
+            kept = _accuracy(ranked, [each * answered for each in weights], least)
+        for whose, (counts, ap50) in (('sent', sent), ('answered', kept)):
+            truths, found, correct = counts.sum(axis=2)
+            rows[f'precision_{whose}{band}'] = share(correct, found)
+            rows[f'recall_{whose}{band}'] = share(correct, truths)
+            rows[f'map50_{whose}{band}'] = mean_known(ap50)
+            for index, name in enumerate(class_names if everything else ()):
+                truths, found, correct = counts[:, :, index]
+                rows[f'precision_{whose} {name}'] = share(correct, found)
+                rows[f'recall_{whose} {name}'] = share(correct, truths)
+                rows[f'ap50_{whose} {name}'] = ap50[:, index]
     return rows
 
 
 def agreement_figures(
     passes: Sequence[Pass], reference: Answers, class_names: Sequence[str], seed: int = 0
-) -> dict[str, Figure]:
+) -> dict[str, Interval]:
     """agreement_precision, agreement_recall, agreement_f1 with another model's answers.
 
     Of the frames that both have answered; class and place must agree, IoU at least 0.5. Precision:
@@ -142,29 +130,24 @@ def agreement_figures(
         for frame in one.frames
         if frame.found is not None and (frame.camera, frame.stamp_ns) in reference
     ]
-    block_of, blocks = _blocks(stamp_ns for stamp_ns, _, _ in both)
     counts = np.array(
         [
-            (
-                int(match_picture(found, theirs, len(class_names)).correct.sum()),
-                len(found),
-                len(theirs),
-            )
+            (int((match_detections(found, theirs) >= 0).sum()), len(found), len(theirs))
             for _, found, theirs in both
         ],
         np.float64,
     ).reshape(-1, 3)
-    same, ours, theirs = _weighted(counts, block_of, _weights(blocks, seed)).T
+    same, ours, theirs = _sums(counts, _weights((stamp_ns for stamp_ns, _, _ in both), seed)).T
     return {
-        'agreement_precision': interval_of(_share(same, ours)),
-        'agreement_recall': interval_of(_share(same, theirs)),
-        'agreement_f1': interval_of(_share(2 * same, ours + theirs)),
+        'agreement_precision': interval_of(share(same, ours)),
+        'agreement_recall': interval_of(share(same, theirs)),
+        'agreement_f1': interval_of(share(2 * same, ours + theirs)),
     }
 
 
 def consistency_figures(
     passes: Sequence[Pass], class_names: Sequence[str], seed: int = 0
-) -> dict[str, Figure]:
+) -> dict[str, Interval]:
     """flicker_share, also per class, and detections_per_frame, of the frames answered.
 
     flicker_share: of the cones seen in the frames before and after one, the share not seen in it,
@@ -183,16 +166,15 @@ def consistency_figures(
                     np.bincount(each.gone.class_id, minlength=classes),
                 ]
             )
-    block_of, blocks = _blocks(frame.stamp_ns for frame in answered)
-    sums = _weighted(counts, block_of, _weights(blocks, seed))
+    sums = _sums(counts, _weights((frame.stamp_ns for frame in answered), seed))
     steady, gone = np.split(sums[:, 2:], 2, axis=1)
     figures = {
-        'flicker_share': interval_of(_share(gone.sum(axis=1), (gone + steady).sum(axis=1))),
-        'detections_per_frame': interval_of(_share(sums[:, 1], sums[:, 0])),
+        'flicker_share': interval_of(share(gone.sum(axis=1), (gone + steady).sum(axis=1))),
+        'detections_per_frame': interval_of(share(sums[:, 1], sums[:, 0])),
     }
     for index, name in enumerate(class_names):
-        share = _share(gone[:, index], gone[:, index] + steady[:, index])
-        figures[f'flicker_share {name}'] = interval_of(share)
+        of_class = share(gone[:, index], gone[:, index] + steady[:, index])
+        figures[f'flicker_share {name}'] = interval_of(of_class)
     return figures
 
 
@@ -274,74 +256,43 @@ def reference_answers(drive: Drive, detector: ConeDetector, filters: Filters) ->
     return {place: found for place, found in answers.items() if stamps[place] == 1}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Accuracy:
-    """Rows: the value, then one per resample. overall: (1 + R,). per_class: (1 + R, classes)."""
-
-    overall: Mapping[str, Float64]
-    per_class: Mapping[str, Float64]
-
-
 def _accuracy(
-    matches: Sequence[PictureMatch], block_of: Int64, weights: Float64, least: Sequence[float]
-) -> _Accuracy:
-    classes = len(least)
-    found = np.zeros((len(matches), classes))
-    correct = np.zeros((len(matches), classes))
-    for row, match in enumerate(matches):
-        kept = match.score >= np.asarray(least, np.float32)[match.class_id]
-        found[row] = np.bincount(match.class_id[kept], minlength=classes)
-        correct[row] = np.bincount(match.class_id[kept & match.correct], minlength=classes)
-    truths = _weighted(truth_counts(matches, classes).astype(np.float64), block_of, weights)
-    found, correct = (_weighted(each, block_of, weights) for each in (found, correct))
-    ap50 = average_precisions(matches, classes, weights, block_of)
-    return _Accuracy(
-        {
-            'precision': _share(correct.sum(axis=1), found.sum(axis=1)),
-            'recall': _share(correct.sum(axis=1), truths.sum(axis=1)),
-            'map50': np.array([mean_known(row) for row in ap50]),
-        },
-        {'precision': _share(correct, found), 'recall': _share(correct, truths), 'ap50': ap50},
-    )
+    ranked: Sequence[RankedClass], weights: Sequence[Int32], least: Sequence[float]
+) -> tuple[Float64, Float64]:
+    """(3, 1 + R, classes) cones, detections of the least score, right ones; (1 + R, classes) AP50.
+
+    weights: as `_weights` gives them. least: of each class.
+    """
+    counts = [
+        np.stack([c.counts(some, score) for c, score in zip(ranked, least, strict=True)], axis=2)
+        for some in weights
+    ]
+    ap50 = [np.stack([c.average_precisions(some, 1)[:, 0] for c in ranked], 1) for some in weights]
+    return np.concatenate(counts, axis=1), np.concatenate(ap50)
 
 
-def _blocks(stamps_ns: Iterable[int]) -> tuple[Int64, int]:
-    """(N,) int64 number of each frame's second among those that occur, and how many do."""
+def _weights(stamps_ns: Iterable[int], seed: int) -> list[Int32]:
+    """How often each of the frames counts: rows of once each, then of each resample.
+
+    Frames of one second are drawn together. There is no resample where all are of one second.
+    """
     stamps = np.array(list(stamps_ns), np.int64)
-    if not len(stamps):
-        return stamps, 0
-    seconds, number = np.unique((stamps - stamps.min()) // BLOCK_NS, return_inverse=True)
-    return number.astype(np.int64), len(seconds)
+    once = np.ones((1, len(stamps)), np.int32)
+    seconds = (stamps - stamps.min(initial=np.iinfo(np.int64).max)) // BLOCK_NS
+    number = np.unique(seconds, return_inverse=True)[1]
+    if number.max(initial=0) == 0:
+        return [once]
+    return [once, *draw(number, RESAMPLES, seed)]
 
 
-def _weights(blocks: int, seed: int) -> Float64:
-    """(1 + R, blocks): once each, then as often as drawn. R is 0 where there is nothing to draw."""
-    once = np.ones((1, blocks))
-    if blocks < 2:
-        return once
-    return np.concatenate([once, draw_blocks(blocks, RESAMPLES, seed)])
-
-
-def _weighted(counts: Float64, block_of: Int64, weights: Float64) -> Float64:
+def _sums(counts: Float64, weights: Sequence[Int32]) -> Float64:
     """(1 + R, K) sums of (frames, K) counts."""
-    of_block = np.zeros((weights.shape[1], counts.shape[1]))
-    np.add.at(of_block, block_of, counts)
-    sums: Float64 = weights @ of_block
-    return sums
+    return np.concatenate([some @ counts for some in weights])
 
 
-def _share(part: Float64, whole: Float64) -> Float64:
-    """NaN where there is no whole."""
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
-
-
-def interval_of(rows: Float64) -> Figure:
+def interval_of(rows: Float64) -> Interval:
     """The first row's value, and the interval of the others."""
-    known = rows[1:][~np.isnan(rows[1:])]
-    if not len(known) or math.isnan(rows[0]):
-        return Figure(float(rows[0]))
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Figure(float(rows[0]), float(low), float(high))
+    return percentile_interval(float(rows[0]), rows[1:])
 
 
 def _listed(cones: Detections, class_names: Sequence[str]) -> str:

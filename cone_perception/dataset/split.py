@@ -19,10 +19,10 @@ from tqdm import tqdm
 from cone_perception.classes import CLASS_NAMES, map_classes
 from cone_perception.dataset.labels import Labels, read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
+from cone_perception.dataset.pictures import check_picture
 from cone_perception.errors import DataError
 from cone_perception.model_card import file_sha256
 from cone_perception.types import Float32, Int64
-from training.data.pictures import check_picture
 
 UNDECODABLE = ('unreadable-picture', 'undecodable')
 SHOWN = 5
@@ -30,7 +30,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class JudgedSplit:
+class LabelledSplit:
     """Pictures and cones that a model is judged on.
 
     class_names: the project's five where the data set has no others, else the data set's own.
@@ -64,8 +64,12 @@ class JudgedSplit:
         box: Float32 = (corners * np.tile(self.size_px[index], 2)).astype(np.float32)
         return box
 
+    def classes_there(self) -> Int64:
+        """(K,) int64: classes that have a cone, ascending."""
+        return np.unique(np.concatenate([rows[:, 0] for rows in self.rows])).astype(np.int64)
 
-def read_split(data: Path, split: str) -> JudgedSplit:
+
+def read_split(data: Path, split: str) -> LabelledSplit:
     """Read a split of a YOLO data set. Raises DataError that names what cannot be judged."""
     layout = read_layout(data)
     paths = picture_paths(layout, split)
@@ -97,7 +101,7 @@ def read_split(data: Path, split: str) -> JudgedSplit:
             f'{_few(refused)}. Mend or remove them.'
         )
     digest.update('\0'.join(class_names).encode())
-    return JudgedSplit(
+    return LabelledSplit(
         data=data,
         split=split,
         class_names=class_names,

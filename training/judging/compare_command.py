@@ -1,0 +1,217 @@
+"""`cone-training compare`: paired differences between evaluated models, as table, JSON and plot."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.errors import InstallError, OutputError, SettingsError
+from cone_perception.files import to_json, write_whole
+from training.judging.compare import (
+    PRIMARY,
+    Comparison,
+    against_published,
+    compare,
+    interval,
+    meaning,
+    outcome_of,
+)
+from training.judging.evaluation import Evaluation
+from training.judging.stored import load_evaluation
+from training.recipe.recipe import Judging
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    usual = Judging()
+    parser.add_argument(
+        'models',
+        nargs='+',
+        metavar='[NAME=]FOLDER[,FOLDER]',
+        help='what `cone-training evaluate` wrote; several joined by commas are trainings of one '
+        'recipe with other seeds. Each is compared with the first: above 0 the first is better',
+    )
+    parser.add_argument(
+        '--published',
+        action='append',
+        default=[],
+        metavar='NAME=MAP50',
+        help='a figure to compare the first with, without pairing; may be given several times',
+    )
+    parser.add_argument('--resamples', type=int, default=usual.resamples)
+    parser.add_argument(
+        '--block',
+        type=int,
+        default=usual.block,
+        metavar='FILES',
+        help='resample drives, or so many consecutive files, as one; 1: pictures (default: '
+        f'{usual.block})',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of the resampling (default: 0)')
+    parser.add_argument('--margin', type=float, default=usual.margin, help='what counts as equal')
+    parser.add_argument(
+        '--confidence', type=float, default=usual.confidence, help='the fixed operating point'
+    )
+    parser.add_argument('--json', type=Path, help='write all figures here')
+    parser.add_argument('--plot', type=Path, help='write a plot of the differences (svg or png)')
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.resamples < 100 or args.block < 1:
+        raise SettingsError('--resamples must be at least 100, --block at least 1.')
+    published = dict(_published(text) for text in args.published)
+    names, arms = zip(*map(_read_arm, args.models), strict=True)
+    if len(arms) == 1 and not published:
+        raise SettingsError('nothing to compare with: give a second folder, or --published.')
+    settings = {name: getattr(args, name) for name in ('resamples', 'block', 'seed', 'confidence')}
+    comparisons = [
+        compare(arms[0], arm, **settings, names=(names[0], name), progress=sys.stderr.isatty())
+        for name, arm in zip(names[1:], arms[1:], strict=True)
+    ]
+    own = comparisons[0].own if comparisons else interval(arms[0], **settings)
+    for comparison in comparisons:
+        print(table(comparison, args.margin), end='\n\n')
+    against = {name: against_published(own, value) for name, value in published.items()}
+    for name, difference in against.items():
+        print(published_meaning(names[0], name, difference, args.margin))
+    if args.json:
+        stored = {
+            'margin': args.margin,
+            'comparisons': [
+                {**each.to_json(), 'meaning': meaning(each, args.margin)} for each in comparisons
+            ],
+            'own': own,
+            'published': against,
+        }
+        _write(args.json, to_json(stored, indent=2) + '\n')
+    if args.plot:
+        _write(args.plot, plot(comparisons, args.margin, args.plot.suffix.lstrip('.') or 'svg'))
+    return 0
+
+
+def published_meaning(name: str, published: str, difference: Interval, margin: float) -> str:
+    """One sentence on `against_published`."""
+    return (
+        f'{name} against {published} (published, not paired): {difference.signed} mAP50: '
+        f'{outcome_of(difference, margin).label}.'
+    )
+
+
+def table(comparison: Comparison, margin: float) -> str:
+    """What is printed: where it comes from, a line for each figure, what it means."""
+    a, b = comparison.a, comparison.b
+    lines = [
+        f'{a} against {b}: {comparison.pictures} pictures, {comparison.cones} cones; '
+        f'{comparison.resamples} resamples of {comparison.groups} groups (each a '
+        f'{comparison.grouping})',
+        f'{"":32}{"first":>8}{"second":>8}{"difference":>12}  95 %',
+    ]
+    for row in comparison.differences:
+        says = outcome_of(row.difference, margin).label
+        lines.append(
+            f'  {row.title:30}{row.a.value:8.4f}{row.b.value:8.4f}{row.difference.value:+12.4f}'
+            f'  {row.difference.low:+.4f} to {row.difference.high:+.4f}  {says}'
+        )
+    primary = comparison[PRIMARY]
+    if max(len(primary.a_by_seed), len(primary.b_by_seed)) > 1:
+        for name, values in ((a, primary.a_by_seed), (b, primary.b_by_seed)):
+            lines.append(f'mAP50 by seed, {name}: {seed_text(values)}')
+    if primary.strategy:
+        lines.append(f'mAP50 over pictures and trainings: {primary.strategy.signed}')
+    lines += [f'Note: {warning}' for warning in comparison.warnings]
+    lines.append(
+        f'Of {len(comparison.differences)} intervals one is expected to miss the truth: mAP50 '
+        'decides, the others describe.'
+    )
+    return '\n'.join([*lines, meaning(comparison, margin)])
+
+
+def seed_text(values: Sequence[float]) -> str:
+    """Figures of one arm's trainings, and how much they scatter."""
+    each = ', '.join(f'{value:.4f}' for value in values)
+    if len(values) == 1:
+        return f'{each} (one training: nothing is known of the scatter)'
+    return f'{each} (standard deviation {np.std(values, ddof=1):.4f})'
+
+
+def plot(comparisons: Sequence[Comparison], margin: float, kind: str = 'svg') -> bytes:
+    """A forest plot: each figure's difference with its interval, beside what counts as equal."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InstallError(
+            'a plot needs matplotlib: install the extra `train`, or leave --plot out.'
+        ) from error
+    if not comparisons:
+        raise SettingsError('--plot needs a second model: a published figure alone is one number.')
+    rows = [row for comparison in comparisons for row in comparison.differences]
+    height = 0.8 + 0.26 * len(rows) + 0.5 * len(comparisons)
+    figure = Figure(figsize=(8.5, height), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(comparisons), 1, squeeze=False, sharex=True)[:, 0]
+    for axis, comparison in zip(axes, comparisons, strict=True):
+        shown = [row for row in comparison.differences if math.isfinite(row.difference.low)]
+        axis.axvspan(-margin, margin, color='0.9', label=f'equal within {margin:g}')
+        axis.axvline(0, color='0.4', linewidth=0.8)
+        for place, row in enumerate(shown):
+            found = row.difference
+            clear = found.low > 0 or found.high < 0
+            colour = '#1f6fb4' if clear else '0.45'
+            if row.strategy:
+                axis.plot([row.strategy.low, row.strategy.high], [place] * 2, color=colour, lw=0.8)
+            axis.plot([found.low, found.high], [place] * 2, color=colour, lw=3, alpha=0.6)
+            axis.plot([found.value], [place], 'o', color=colour, markersize=5)
+        axis.set_yticks(range(len(shown)), [row.title for row in shown])
+        axis.invert_yaxis()
+        axis.set_title(f'{comparison.a} minus {comparison.b}', loc='left', fontsize=10)
+        axis.tick_params(labelsize=8)
+    axes[-1].set_xlabel(
+        'difference, 95 % interval over pictures (thin: over trainings too); right of 0: '
+        f'{comparisons[0].a} is better; grey: equal within {margin:g}',
+        fontsize=8,
+    )
+    stream = io.BytesIO()
+    try:
+        figure.savefig(stream, format=kind)
+    except ValueError as error:
+        raise SettingsError(f'a plot cannot be written as {kind}: name it .svg or .png.') from error
+    return stream.getvalue()
+
+
+def _read_arm(text: str) -> tuple[str, list[Evaluation]]:
+    """`[NAME=]FOLDER[,FOLDER]`."""
+    name, separator, folders = text.rpartition('=')
+    return name if separator else text, [
+        load_evaluation(Path(folder)) for folder in folders.split(',')
+    ]
+
+
+def _published(text: str) -> tuple[str, float]:
+    name, _, figure = text.rpartition('=')
+    try:
+        value = float(figure)
+    except ValueError:
+        value = math.nan
+    if not name or not 0 <= value <= 1:
+        raise SettingsError(f'--published {text}: give a name and a figure, production=0.6655.')
+    return name, value
+
+
+def _write(path: Path, content: bytes | str) -> None:
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise OutputError(f'{path} cannot be written: {error}') from error
+
+
+if __name__ == '__main__':
+    from training.cli import main
+
+    sys.exit(main(['compare', *sys.argv[1:]]))

@@ -1,0 +1,247 @@
+"""`cone-training evaluate`: figures of a model on a labelled split, as tables, JSON and plots."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cone_perception.accuracy.average_precision import rank
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.accuracy.summary import AccuracySummary, map50_interval, summarise
+from cone_perception.arguments import add_fields, read_fields, zero_or_more
+from cone_perception.classes import CLASS_NAMES, UNKNOWN
+from cone_perception.errors import SettingsError
+from cone_perception.files import to_json
+from cone_perception.model_card import CARD_FILE, read_bundle
+from training.judging.evaluate import evaluate, write_evaluation
+from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation
+from training.judging.metrics import (
+    FIXED_CONFIDENCE,
+    HEIGHT_BANDS_PX,
+    Confidence,
+    Metrics,
+    least_scores,
+    metrics,
+)
+from training.judging.predictions import ModelOptions
+
+COLOURS = tuple(name for name in CLASS_NAMES if name != CLASS_NAMES[UNKNOWN])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument('weights', type=Path, help='.pt, .onnx, or the folder of a model bundle')
+    add_options(parser)
+    parser.add_argument('--json', action='store_true', help='print the figures as JSON')
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what `judge` takes too."""
+    parser.add_argument('--data', type=Path, required=True, help='YOLO data set with data.yaml')
+    parser.add_argument('--split', default='test', help='(default: test)')
+    add_fields(parser, ModelOptions)
+    parser.add_argument(
+        '--map',
+        action='append',
+        default=[],
+        metavar='MODEL=DATA',
+        help="class of the model that is the data set's; MODEL= ignores it; =DATA: not known to it",
+    )
+    parser.add_argument(
+        '--operating-point',
+        choices=('confidence', 'card'),
+        default='confidence',
+        help='where precision and recall are read: at --confidence, or at the thresholds of a '
+        "bundle's card (default: confidence)",
+    )
+    parser.add_argument(
+        '--confidence',
+        type=float,
+        default=FIXED_CONFIDENCE,
+        help='least score, the same for all classes (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--heights',
+        type=zero_or_more,
+        nargs='+',
+        default=[high for _, high in HEIGHT_BANDS_PX[:-1]],
+        metavar='PX',
+        help=f'limits between box heights at {REFERENCE_WIDTH_PX} px picture width, which are '
+        'told apart (default: 12 24 48 96)',
+    )
+    parser.add_argument(
+        '--block',
+        type=int,
+        default=10,
+        help='consecutive file numbers that the intervals take as one, but for whole drives '
+        '(default: 10)',
+    )
+    parser.add_argument('--out', type=Path, help='folder for evaluation.npz, figures and plots')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, print, write what was asked for."""
+    found = tabulate(args)
+    if args.json:
+        print(to_json(found.to_json(), indent=2))
+    else:
+        print_tables(found)
+    return 0
+
+
+def tabulate(args: argparse.Namespace) -> Tables:
+    """Evaluate what the arguments name, and write it where --out says."""
+    thresholds = card_thresholds(args.weights) if args.operating_point == 'card' else {}
+    evaluation = evaluate(
+        args.weights, args.data, args.split, read_fields(ModelOptions, args), read_mapping(args.map)
+    )
+    confidence: Confidence = args.confidence
+    if thresholds:
+        told = evaluation.origin.class_mapping
+        own = {told.get(name, name): score for name, score in thresholds.items()}
+        confidence = dict.fromkeys(evaluation.class_names, args.confidence) | own
+    limits = [0.0, *sorted(set(args.heights) - {0.0}), math.inf]
+    found = Tables.of(evaluation, confidence, list(pairwise(limits)), args.block)
+    if args.out:
+        write_evaluation(evaluation, args.out, confidence)
+        print(f'written to {args.out}', file=sys.stderr)
+    return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """What `evaluate` tells.
+
+    figures: mean of the classes. summaries: all cones counted alike, of all boxes, then of those in
+    each band of heights. colours: mean AP50 of the classes that have a colour and a cone.
+    """
+
+    evaluation: Evaluation
+    figures: Metrics
+    summaries: tuple[AccuracySummary, ...]
+    colours: Interval
+
+    @classmethod
+    def of(
+        cls,
+        evaluation: Evaluation,
+        confidence: Confidence,
+        bands_px: Sequence[tuple[float, float]],
+        block: int,
+    ) -> Tables:
+        """The tables at a least score of all classes, or of each; block: see `group_images`."""
+        names, matches = evaluation.class_names, evaluation.matches
+        least = least_scores(names, confidence)
+        coloured = [
+            each
+            for name, each in zip(names, rank(matches), strict=True)
+            if name in COLOURS and each.truths.any()
+        ]
+        group = evaluation.groups(block)[0]
+        return cls(
+            evaluation,
+            metrics(evaluation, confidence=confidence, bands_px=bands_px),
+            tuple(summarise(matches, names, least, *b) for b in ((0.0, math.inf), *bands_px)),
+            map50_interval(coloured, group) if coloured else Interval(math.nan),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The tables for programs."""
+        return {
+            'origin': self.evaluation.origin,
+            'figures': self.figures,
+            'colour_map50': self.colours,
+            'bands': [
+                {
+                    'boxes': each.boxes,
+                    'height_px': (each.low_px, each.high_px),
+                    'overall': each.overall,
+                    'per_class': each.per_class,
+                }
+                for each in self.summaries
+            ],
+        }
+
+
+def card_thresholds(weights: Path) -> Mapping[str, float]:
+    """Least score of each of a bundle's classes. Raises SettingsError for what has no card."""
+    if not (weights.is_dir() or weights.name == CARD_FILE):
+        raise SettingsError(
+            f'--operating-point card: {weights} has no card with thresholds. Give the folder of a '
+            'bundle, or --confidence.'
+        )
+    return read_bundle(weights).card.thresholds
+
+
+def read_mapping(entries: Sequence[str]) -> dict[str, str]:
+    """`MODEL=DATA` entries -> mapping. Several `=DATA` are joined by commas."""
+    mapping: dict[str, str] = {}
+    for entry in entries:
+        own, equals, name = entry.partition('=')
+        if not equals or (own and own in mapping) or not (own or name):
+            raise SettingsError(f'--map {entry}: write it as MODEL=DATA, each class once')
+        mapping[own] = f'{mapping[own]},{name}' if own in mapping else name
+    return mapping
+
+
+def print_tables(found: Tables) -> None:
+    """Print all boxes, each class, each band of box heights."""
+    evaluation, figures, summaries = found.evaluation, found.figures, found.summaries
+    colours = found.colours
+    origin = evaluation.origin
+    print(
+        f'{origin.weights} on {origin.data}, split {origin.split}: {figures.images:g} pictures, '
+        f'{figures.truths:g} cones\n'
+        f'{origin.runtime}, {origin.precision}, {origin.layout} output, '
+        f'input {origin.imgsz[0]}x{origin.imgsz[1]}'
+    )
+    for own, name in origin.class_mapping.items():
+        print(f"the model's {own} is {name}")
+    for note in origin.notes:
+        print(f'note: {note}')
+    best, fixed, overall = figures.best_f1, figures.fixed, summaries[0].overall
+    at = 'card' if math.isnan(fixed.confidence) else f'{fixed.confidence:g}'
+    where = "the card's thresholds" if at == 'card' else f'the fixed confidence, {at}'
+    print(f'\nall boxes, mean of the classes: mAP50 {figures.map50:.4f}   ', end='')
+    print(f'mAP50-95 {figures.map50_95:.4f}')
+    if not math.isnan(colours.value):
+        print(f'four colours: mAP50 {colours.value:.3f}, 95 % {colours.low:.3f} to ', end='')
+        print(f'{colours.high:.3f}')
+    for place, one in (
+        (f"the model's best F1, {best.confidence:.3f}", best),
+        (where, fixed),
+        (f'{where}, all cones counted alike', overall),
+    ):
+        print(f'precision {one.precision:.4f}   recall {one.recall:.4f}   at {place}')
+    print(
+        f'\n{"class, all boxes":20}{"cones":>7}{"AP50":>8}{"AP50-95":>9}'
+        f'{"P best":>9}{"R best":>8}{f"P {at}":>9}{f"R {at}":>8}'
+    )
+    for name, each in figures.per_class.items():
+        print(
+            f'{name:20}{each.truths:7g}{each.ap50:8.3f}{each.ap50_95:9.3f}{each.precision:9.3f}'
+            f'{each.recall:8.3f}{each.fixed_precision:9.3f}{each.fixed_recall:8.3f}'
+        )
+    title = f'height at {REFERENCE_WIDTH_PX} px'
+    print(
+        f'\n{title:20}{"cones":>7}{"mAP50":>8}{"mAP50-95":>9}'
+        f'{f"P {at}":>9}{f"R {at}":>8}{"P alike":>9}{"R alike":>8}'
+    )
+    for band, summary in zip(figures.bands, summaries[1:], strict=True):
+        alike = summary.overall
+        print(
+            f'{summary.boxes:20}{band.truths:7g}{band.map50:8.3f}{band.map50_95:9.3f}'
+            f'{band.precision:9.3f}{band.recall:8.3f}{alike.precision:9.3f}{alike.recall:8.3f}'
+        )
+
+
+if __name__ == '__main__':
+    from training.cli import main
+
+    sys.exit(main(['evaluate', *sys.argv[1:]]))

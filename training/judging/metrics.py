@@ -1,0 +1,240 @@
+"""The figures of an evaluation: precision, recall, average precision, confusion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cone_perception.accuracy.average_precision import (
+    CONFIDENCE_POINTS,
+    best_f1,
+    mean_known,
+    rank,
+    share,
+)
+from cone_perception.accuracy.bootstrap import Int32
+from cone_perception.accuracy.intervals import Float64
+from cone_perception.accuracy.matching import Bool
+from cone_perception.files import without_nan
+from cone_perception.types import Int64
+from training.judging.evaluation import Evaluation
+
+FIXED_CONFIDENCE = 0.25
+
+Confidence = float | Mapping[str, float]
+"""Least score of all classes, or of each by its name in the evaluation."""
+
+HEIGHT_BANDS_PX = ((0.0, 12.0), (12.0, 24.0), (24.0, 48.0), (48.0, 96.0), (96.0, math.inf))
+"""Box heights that are told apart, in pixels of a picture REFERENCE_WIDTH_PX wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """Precision and recall at IoU 0.5 above a confidence, mean over the classes with truth."""
+
+    confidence: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """Figures of one class. NaN where it has no truth.
+
+    precision, recall: at the model's best-F1 confidence. found, correct: detections above the
+    fixed confidence, and those of them that are right; fixed_precision, fixed_recall: their
+    shares (precision 0 where nothing is found).
+    """
+
+    truths: float
+    ap50: float
+    ap50_95: float
+    precision: float
+    recall: float
+    found: float
+    correct: float
+    fixed_precision: float
+    fixed_recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class BandMetrics:
+    """Figures of the cones whose height is in [low_px, high_px) at REFERENCE_WIDTH_PX.
+
+    A detection of a cone outside does not count, nor does one of no cone whose own height is
+    outside. precision, recall: at the fixed confidence. Means over the classes with truth.
+    """
+
+    low_px: float
+    high_px: float
+    truths: float
+    map50: float
+    map50_95: float
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Figures of a model, 0..1. Means over the classes with truth; NaN without any.
+
+    best_f1: where the model's own smoothed mean F1 is best, as Ultralytics reports it.
+    fixed: at one confidence, so that models are judged at the same point.
+    """
+
+    images: float
+    truths: float
+    map50: float
+    map50_95: float
+    best_f1: OperatingPoint
+    fixed: OperatingPoint
+    per_class: Mapping[str, ClassMetrics]
+    bands: tuple[BandMetrics, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The figures with null for what is not a finite number."""
+        cleaned: dict[str, Any] = without_nan(self)
+        return cleaned
+
+
+def metrics(
+    evaluation: Evaluation,
+    weights: npt.ArrayLike | None = None,
+    *,
+    confidence: Confidence = FIXED_CONFIDENCE,
+    bands_px: Sequence[tuple[float, float]] = HEIGHT_BANDS_PX,
+) -> Metrics:
+    """All figures, each picture counted as often as `weights`, (I,), says; None: once.
+
+    confidence: the fixed operating point, for all classes or for each by its name.
+    Equal to what Ultralytics 8.4 makes of the same detections.
+    """
+    images = len(evaluation.image_names)
+    weight = np.ones((1, images), np.int32) if weights is None else np.array([weights], np.int32)
+    if weight.shape != (1, images):
+        raise ValueError(f'weights must be ({images},), got {weight.shape[1:]}')
+    ranked = rank(evaluation.matches)
+    ap = np.stack([each.average_precisions(weight)[0] for each in ranked])
+    curves = np.stack([each.curves(weight)[0] for each in ranked])
+    truths, found, correct, precision, recall = _fixed(evaluation, weight, confidence)
+    judged = truths > 0
+    at = best_f1(curves[judged])
+    own = curves[:, :, at]
+    own[~judged] = np.nan
+    columns = (
+        *(truths, ap[:, 0], ap.mean(axis=1), own[:, 0], own[:, 1]),
+        *(found, correct, precision, recall),
+    )
+    return Metrics(
+        images=float(weight.sum()),
+        truths=float(truths.sum()),
+        map50=_mean(ap[:, 0]),
+        map50_95=_mean(ap.mean(axis=1)),
+        best_f1=OperatingPoint(float(CONFIDENCE_POINTS[at]), _mean(own[:, 0]), _mean(own[:, 1])),
+        fixed=OperatingPoint(
+            math.nan if isinstance(confidence, Mapping) else confidence,
+            _mean(precision),
+            _mean(recall),
+        ),
+        per_class={
+            name: ClassMetrics(*map(float, row))
+            for name, row in zip(evaluation.class_names, np.stack(columns, axis=1), strict=True)
+        },
+        bands=tuple(_band(evaluation, weight, confidence, low, high) for low, high in bands_px),
+    )
+
+
+def least_scores(names: Sequence[str], confidence: Confidence) -> Mapping[str, float]:
+    """Least score of each class."""
+    return confidence if isinstance(confidence, Mapping) else dict.fromkeys(names, confidence)
+
+
+def confident(evaluation: Evaluation, confidence: Confidence) -> Bool:
+    """(D,) bool: detections of at least this confidence."""
+    least = least_scores(evaluation.class_names, confidence)
+    scores = np.array([least[name] for name in evaluation.class_names], np.float32)
+    kept: Bool = evaluation.detection_score >= scores[evaluation.detection_class]
+    return kept
+
+
+def confusion(evaluation: Evaluation, confidence: Confidence = FIXED_CONFIDENCE) -> Int64:
+    """(classes + 1, classes + 1) int64: rows what was found, columns what is there.
+
+    Detections of at least this confidence are matched at IoU 0.5 whatever their class, best score
+    first. The last row counts cones that were missed, the last column what is not there.
+    """
+    background = len(evaluation.class_names)
+    kept = confident(evaluation, confidence)
+    met = evaluation.detection_overlaps[kept]
+    there = np.append(evaluation.truth_class, background)[met]
+    missed = np.delete(evaluation.truth_class, met[met >= 0])
+    matrix = np.zeros((background + 1, background + 1), np.int64)
+    np.add.at(matrix, (evaluation.detection_class[kept], there), 1)
+    np.add.at(matrix, (np.full(len(missed), background), missed), 1)
+    return matrix
+
+
+def errors_per_image(
+    evaluation: Evaluation, confidence: Confidence = FIXED_CONFIDENCE
+) -> tuple[Int64, Int64]:
+    """(I,) int64 each: cones missed and detections that are wrong at IoU 0.5."""
+    images = len(evaluation.image_names)
+    kept = confident(evaluation, confidence)
+    match = evaluation.detection_match[kept, 0]
+    wrong = evaluation.detection_image[kept][match < 0]
+    missed = np.delete(evaluation.truth_image, match[match >= 0])
+    return (
+        np.bincount(missed, minlength=images).astype(np.int64),
+        np.bincount(wrong, minlength=images).astype(np.int64),
+    )
+
+
+def _fixed(
+    evaluation: Evaluation,
+    weight: Int32,
+    confidence: Confidence,
+    low_px: float = 0.0,
+    high_px: float = math.inf,
+) -> tuple[Float64, ...]:
+    """(classes,) each: cones, found, correct, precision (0 where nothing is found), and recall."""
+    names = evaluation.class_names
+    least = least_scores(names, confidence)
+    truths, found, correct = np.stack(
+        [
+            each.counts(weight, least[name])[:, 0]
+            for name, each in zip(names, rank(evaluation.matches, low_px, high_px), strict=True)
+        ],
+        axis=1,
+    )
+    precision = np.where(truths > 0, correct / np.maximum(found, 1), np.nan)
+    return truths, found, correct, precision, share(correct, truths)
+
+
+def _band(
+    evaluation: Evaluation,
+    weight: Int32,
+    confidence: Confidence,
+    low_px: float,
+    high_px: float,
+) -> BandMetrics:
+    ranked = rank(evaluation.matches, low_px, high_px)
+    ap = np.stack([each.average_precisions(weight)[0] for each in ranked])
+    truths, _, _, precision, recall = _fixed(evaluation, weight, confidence, low_px, high_px)
+    return BandMetrics(
+        low_px,
+        high_px,
+        float(truths.sum()),
+        _mean(ap[:, 0]),
+        _mean(ap.mean(axis=1)),
+        _mean(precision),
+        _mean(recall),
+    )
+
+
+def _mean(values: Float64) -> float:
+    return float(mean_known(values))
