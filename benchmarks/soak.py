@@ -45,7 +45,7 @@ def main() -> int:
     short = args.out / f'short_{kind}_{args.hz:g}hz'
     if not (short / 'metadata.yaml').exists():
         options = ['--seconds', f'{SECONDS}', '--hz', f'{args.hz:g}']
-        command = ['-m', 'training.simulate', 'drive', '--out', short, *options]
+        command = ['-m', 'training.cli', 'simulate', 'drive', '--out', short, *options]
         run(*command, *([] if args.raw else ['--compressed']))
     drive = args.out / f'drive_{kind}_{args.hz:g}hz_{args.minutes:g}min'
     if not (drive / 'metadata.yaml').exists():

@@ -33,7 +33,14 @@ SUBCOMMANDS = {
         'cone_perception.replay.compare_command',
         'results of replays side by side, with a verdict for each figure',
     ),
-    'bag': ('cone_perception.bags.command', 'look into bags, cut and make them, without ROS'),
+    'bag to-dataset': (
+        'cone_perception.replay.to_label.dataset',
+        'frames of a drive that are worth labelling',
+    ),
+    'bag': (
+        'cone_perception.bags.command',
+        'look into bags, cut and make them, without ROS; see also bag to-dataset',
+    ),
     'demo': ('cone_perception.replay.demo', 'a drive over DDS to the node and back, judged'),
 }
 """Subcommand, of one word or two -> (module with add_arguments(parser) and run(args) -> int, one

@@ -124,7 +124,7 @@ def test_every_help_ends_with_an_example_that_can_be_typed(program: str, name: s
     (choices,) = (a for a in chosen._actions if isinstance(a, argparse._SubParsersAction))
     for parser in parsers_below(choices.choices[name]):
         last = parser.format_help().splitlines()[-1].strip()
-        words = last.replace('replay compare', "'replay compare'")
+        words = re.sub('(replay compare|bag to-dataset)', r"'\1'", last)
         first, *arguments = shlex.split(words)
         assert first == program
         before_ros = [*arguments, '--ros-args'].index('--ros-args')

@@ -1,4 +1,4 @@
-"""`cone-perception bag info|cut|from-images|from-video|to-dataset`."""
+"""`cone-perception bag info|cut|from-images|from-video`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,6 @@ from cone_perception.bags.report import BagReport, TopicReport, inspect_bag
 from cone_perception.camera_info import load_camera_info
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.pictures.sources import Unreadable, open_source
-from cone_perception.replay.to_label.dataset import add_arguments as add_dataset_arguments
-from cone_perception.replay.to_label.dataset import run as make_dataset
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,11 +65,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         make.add_argument('--camera-info', type=Path, help='calibration (YAML) to publish beside')
         make.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap', help='(mcap)')
         make.set_defaults(act=_make, kind='pictures' if images else 'video')
-
-    summary = 'frames of a drive that are worth labelling'
-    dataset = actions.add_parser('to-dataset', help=summary, description=summary)
-    add_dataset_arguments(dataset)
-    dataset.set_defaults(act=make_dataset)
 
 
 def run(args: argparse.Namespace) -> int:

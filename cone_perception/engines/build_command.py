@@ -287,9 +287,3 @@ def _line(engine: BuiltEngine) -> str:
         f'{engine.precision}: passed against FP32 on {check.pictures} pictures with {check.boxes} '
         f'cones, score error {check.score_error_mean:.3f}, mean IoU {check.mean_iou:.3f}{speed}'
     )
-
-
-if __name__ == '__main__':
-    from cone_perception.cli import main
-
-    sys.exit(main(['build-engine', *sys.argv[1:]]))

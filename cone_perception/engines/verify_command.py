@@ -369,9 +369,3 @@ def _ms(latency: Latency | None) -> str:
 
 def _summary(report: EngineReport) -> str:
     return f'passed, {_ms(report.latency)} ms a run, {_ms(report.frame_latency)} ms from 720p'
-
-
-if __name__ == '__main__':
-    from cone_perception.cli import main
-
-    sys.exit(main(['verify-engine', *sys.argv[1:]]))

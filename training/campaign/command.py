@@ -99,9 +99,3 @@ def read_baselines(texts: Sequence[str]) -> dict[str, Path]:
             )
         found[name] = Path(path)
     return found
-
-
-if __name__ == '__main__':
-    from training.cli import main
-
-    sys.exit(main(['two-stage', *sys.argv[1:]]))

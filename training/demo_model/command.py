@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -192,9 +191,3 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
     }
     schedule = clocked_trainer.Schedule(recipe.minutes * 60, recipe.final_lr)
     return clocked_trainer.train(overrides, schedule, recipe.workers, out)
-
-
-if __name__ == '__main__':
-    from training.cli import main
-
-    sys.exit(main(['demo-model', *sys.argv[1:]]))

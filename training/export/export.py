@@ -420,9 +420,3 @@ def _json(path: Path | None) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
     return content
-
-
-if __name__ == '__main__':
-    from training.cli import main
-
-    sys.exit(main(['export', *sys.argv[1:]]))

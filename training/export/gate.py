@@ -8,7 +8,6 @@ Same pictures, same code, the pipeline that drives. The limits come from the rec
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -480,9 +479,3 @@ def _summary(judged: Judged) -> dict[str, Any]:
         **asdict(judged.agreement),
         'failures': list(judged.failures),
     }
-
-
-if __name__ == '__main__':
-    from training.cli import main
-
-    sys.exit(main(['gate', *sys.argv[1:]]))

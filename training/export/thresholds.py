@@ -55,9 +55,3 @@ def best_threshold(sets: Sequence[RankedClass]) -> float:
     if not curves:
         return 0.5
     return float(CANDIDATES[int(np.mean(curves, axis=0).argmax())])
-
-
-if __name__ == '__main__':
-    from training.cli import main
-
-    sys.exit(main(['thresholds', *sys.argv[1:]]))

@@ -9,7 +9,6 @@ import argparse
 import math
 import re
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -1082,9 +1081,3 @@ def _time(text: Any) -> str:
 def _count(value: Any) -> str:
     number = _nan(value)
     return f'{number:,.0f}' if math.isfinite(number) else '–'
-
-
-if __name__ == '__main__':
-    from training.cli import main
-
-    sys.exit(main(['report', *sys.argv[1:]]))

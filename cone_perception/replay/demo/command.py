@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
 def _render(args: argparse.Namespace, bag: Path, log: Path) -> None:
     print(f'rendering a drive of {args.seconds:g} s at {args.hz:g} Hz', flush=True)
     options = ['--seconds', f'{args.seconds:g}', '--hz', f'{args.hz:g}', '--seed', str(args.seed)]
-    command = python_module('training.simulate', 'drive', '--out', str(bag), *options)
+    command = python_module('training.cli', 'simulate', 'drive', '--out', str(bag), *options)
     with ProcessGroup(os.environ, log) as team:
         team.start('renderer', command, show=True)
         team.wait('renderer', RENDER_TIMEOUT_S)
