@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from cone_perception.arguments import add_fields
-from cone_perception.engines.build_command import print_event, print_warning
+from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
 from cone_perception.filters import Filters

@@ -144,6 +144,12 @@ class ModelCard:
         found = self.gate.get('figures', {}).get(network.kind(arithmetic), {})
         return found.get('passed') is True
 
+    @property
+    def int8_convolutions(self) -> int:
+        """How many convolutions compute in INT8, by the gate; at least 1, whatever it says."""
+        stated = self.gate.get('int8_convolutions') or [1]
+        return max(1, int(stated[0]))
+
     def to_json(self) -> str:
         """The card as the text of `card.json`."""
         return json.dumps(asdict(self), indent=2) + '\n'

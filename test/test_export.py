@@ -287,9 +287,11 @@ def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a compiler, as on most machines that train on a CPU."""
-    from cone_perception.engines.tensorrt import provide as build
+    from cone_perception.engines.tensorrt import bindings
 
-    monkeypatch.setattr(build, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)})
+    monkeypatch.setattr(
+        bindings, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)}
+    )
     bundle = write_tiny_bundle(tmp_path / 'bundle')
     with pytest.raises(ModelError) as refusal:
         export.build_engines(bundle, [1, 2])

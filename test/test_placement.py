@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from tensorrt_machine import CAR, pretend_tensorrt
 from tiny_network import write_tiny_bundle
 
 from cone_perception.engines import open as placement
 from cone_perception.engines.open import place_network, require_gpu
-from cone_perception.engines.tensorrt import engine as tensorrt
-from cone_perception.engines.tensorrt import provide as build
 from cone_perception.engines.tensorrt.gpu import Gpu
 from cone_perception.errors import EngineError, EngineLostError, ModelError, PlanError
 from cone_perception.model_card import read_bundle
@@ -82,20 +81,12 @@ def test_gpu_older_than_turing_is_named(monkeypatch):
         require_gpu()
 
 
-def test_settings_of_a_build_reach_it(bundle, monkeypatch):
+def test_settings_of_a_build_reach_it(bundle, tmp_path, monkeypatch):
     """build: never, the provider and the precision: a refusal names what there is not."""
-    asked = {}
-
-    def provide(*arguments, **options):
-        asked.update(options, precision=arguments[1], batch=arguments[2])
-        raise PlanError('asked')
-
-    gpu = Gpu('RTX 4060', '8.9', '560.35', '12.6')
-    monkeypatch.setattr(placement, 'require_gpu', lambda choice: (choice, gpu))
-    monkeypatch.setattr(tensorrt, 'choose_provider', lambda choice: choice)
-    monkeypatch.setattr(build, 'provide_plan', provide)
-    settings = DetectorSettings(engine='tensorrt_rtx', build='never', precision='fp32')
-    with pytest.raises(EngineError, match='asked'):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    monkeypatch.setattr(placement, 'require_gpu', lambda choice: (choice, CAR))
+    pretend_tensorrt(monkeypatch)
+    settings = DetectorSettings(engine='tensorrt', build='never', precision='fp32')
+    refusal = r'engine: tensorrt is set, but there is no engine of tiny \(fp32, batch 1, tensorrt\)'
+    with pytest.raises(EngineError, match=refusal + r'.*build: never.*--precision fp32'):
         place_network(bundle, settings)
-    assert (asked['provider'], asked['build'], asked['gpu']) == ('tensorrt_rtx', 'never', gpu)
-    assert (asked['precision'], asked['batch']) == ('fp32', 1)

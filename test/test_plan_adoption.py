@@ -8,29 +8,29 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from held_bundle import hold_to
+from tensorrt_machine import CAR, BuildPolicy, order_for, pretend_tensorrt
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from tiny_yolo import write_architecture
 
+from cone_perception.engines import Engine
 from cone_perception.engines import build_command as build_engine
 from cone_perception.engines.latency import Latency
 from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import adopt as adoption
-from cone_perception.engines.tensorrt import provide as build
+from cone_perception.engines.tensorrt import order
 from cone_perception.engines.tensorrt.adopt import adopt_plan, header_differences, header_precision
-from cone_perception.engines.tensorrt.fastest import choose, read_choice, write_choice
-from cone_perception.engines.tensorrt.gpu import Gpu
-from cone_perception.engines.tensorrt.plans import PlanCache, cache_folder, read_plan
-from cone_perception.engines.tensorrt.provide import BuildEvent, Compiled, provide_plan
+from cone_perception.engines.tensorrt.compiler import Compiled
+from cone_perception.engines.tensorrt.fastest import read_choice, write_choice
+from cone_perception.engines.tensorrt.plans import EnginePlan, PlanCache, cache_folder, read_plan
+from cone_perception.engines.tensorrt.provide import provide_plan
 from cone_perception.errors import EngineError, ModelError, PlanError, RefusedPlanError
 from cone_perception.model_card import Bundle, read_bundle
 
 HEIGHT, WIDTH = 96, 160
-CAR = Gpu('NVIDIA GeForce RTX 4060 Laptop GPU', '8.9', '550.54.14', '12.4')
 PLAN = b'ftrt' + bytes(range(256)) * 8
 HEADER = {  # as Ultralytics 8.4.190 writes it
     'description': 'Ultralytics YOLO26n model ',
@@ -74,10 +74,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """A machine with TensorRT 10.9 and a GPU; what its reader of plans counts may be changed."""
     counted = {'fp32': 3}
-    for module in (build, adoption):
-        monkeypatch.setattr(module, 'choose_provider', lambda choice: 'tensorrt')
-    monkeypatch.setattr(build, 'import_provider', lambda name: SimpleNamespace(__version__='10.9'))
-    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
+    pretend_tensorrt(monkeypatch)
+    monkeypatch.setattr(adoption, 'open_plan', lambda order, plan: open_cpu(order.bundle))
     monkeypatch.setattr(
         adoption, 'inspect_apart', lambda *arguments: Compiled(b'', counted, {}, 0.0)
     )
@@ -90,13 +88,12 @@ def write_engine(path: Path, header: object = None, plan: bytes = PLAN) -> Path:
     return path
 
 
-def open_cpu(bundle: Bundle, plan: object) -> object:
+def open_cpu(bundle: Bundle) -> Engine:
     return open_engine(bundle, 'onnxruntime')
 
 
-def adopt(bundle: Bundle, path: Path, cache: PlanCache, **more: object) -> object:
-    options = {'precision': None, 'batch': 1, 'open_engine': open_cpu} | more
-    return adopt_plan(bundle, path, cache=cache, on_event=build.ignore, **options)  # type: ignore[arg-type]
+def adopt(bundle: Bundle, path: Path, cache: PlanCache, precision: str | None = None) -> EnginePlan:
+    return adopt_plan(bundle, path, precision, 1, BuildPolicy(cache=cache))[1]  # type: ignore[arg-type]
 
 
 # --- the header ---
@@ -170,9 +167,8 @@ def test_precision_that_is_not_known_or_another_is_asked_for(
 def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
     bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
 ) -> None:
-    events: list[BuildEvent] = []
     path = write_engine(tmp_path / 'best.engine')
-    plan = adopt_plan(bundle, path, None, 1, cache, events.append, open_cpu)  # type: ignore[arg-type]
+    plan = adopt(bundle, path, cache)
     assert plan.data == PLAN  # without the header: as TensorRT takes it
     passport = plan.passport
     assert passport is not None
@@ -181,10 +177,11 @@ def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
     assert passport.check is not None
     assert passport.check['passed'] is True
     assert (passport.key.gpu, passport.key.driver) == (CAR.name, CAR.driver)
-    assert provide_plan(bundle, 'fp32', build='never', retry=False, cache=cache) == plan
+    policy = {'build': 'never', 'retry': False, 'cache': cache}
+    assert provide_plan(order_for(bundle, 'fp32', **policy)) == plan
     elsewhere = replace(CAR, name='NVIDIA GeForce RTX 3060')
     with pytest.raises(PlanError, match='gpu is NVIDIA GeForce RTX 3060'):
-        provide_plan(bundle, 'fp32', build='never', gpu=elsewhere, cache=cache)
+        provide_plan(order_for(bundle, 'fp32', gpu=elsewhere, **policy))
 
 
 def test_plan_without_header_is_taken_when_its_precision_is_told(
@@ -193,23 +190,28 @@ def test_plan_without_header_is_taken_when_its_precision_is_told(
     path = tmp_path / 'trtexec.plan'
     path.write_bytes(PLAN)
     plan = adopt(bundle, path, cache, precision='fp32')
-    assert plan.passport.origin == 'trtexec.plan'  # type: ignore[attr-defined]
+    assert plan.passport is not None
+    assert plan.passport.origin == 'trtexec.plan'
 
 
 def test_what_was_measured_of_the_plan_before_is_forgotten_and_so_is_its_failure(
     bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
 ) -> None:
-    key = build.plan_key(bundle.card.networks[0], 'tensorrt')
-    cache.record_failure('tiny', key, 'the compiler crashed')
-    keys = {'fp32': key}
-    write_choice(cache, bundle.card, 1, choose(keys, {'fp32': Latency(1.0, 2.0, 5)}))
+    asked = order_for(bundle, 'fp32', cache=cache)
+    cache.record_failure('tiny', asked.key, 'the compiler crashed')
+    write_choice([asked], {'fp32': Latency(1.0, 2.0, 5)})
+    assert read_choice([asked]) == asked
     adopt(bundle, write_engine(tmp_path / 'best.engine'), cache)
-    assert cache.failure('tiny', key) is None
-    assert read_choice(cache, bundle.card, 1, keys) is None
+    assert cache.failure('tiny', asked.key) is None
+    assert read_choice([asked]) is None
 
 
 def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
-    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+    bundle: Bundle,
+    cache: PlanCache,
+    tensorrt: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = adopt(bundle, write_engine(tmp_path / 'best.engine'), cache)
 
@@ -222,19 +224,25 @@ def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
             return self._engine.run(pictures) * 0  # type: ignore[attr-defined]
 
     other = write_engine(tmp_path / 'other.engine', plan=b'ftrt' + bytes(600))
+    monkeypatch.setattr(adoption, 'open_plan', lambda *_: Blind(open_cpu(bundle)))
     with pytest.raises(RefusedPlanError, match=r'other\.engine is not taken: .*same weights'):
-        adopt(bundle, other, cache, open_engine=lambda *_: Blind(open_cpu(bundle, None)))
-    assert provide_plan(bundle, 'fp32', build='never', cache=cache) == before
+        adopt(bundle, other, cache)
+    assert provide_plan(order_for(bundle, 'fp32', build='never', cache=cache)) == before
 
 
 def test_plan_whose_shape_is_not_the_card_s_is_refused(
-    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+    bundle: Bundle,
+    cache: PlanCache,
+    tensorrt: dict[str, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever a header says, or where there is none."""
     other = read_bundle(write_tiny_bundle(tmp_path / 'larger', 'anchors', 1, 128, 160))
     path = write_engine(tmp_path / 'best.engine')
+    monkeypatch.setattr(adoption, 'open_plan', lambda *_: open_cpu(other))
     with pytest.raises(ModelError, match=r'best\.engine takes \(1, 3, 128, 160\), but its card'):
-        adopt(bundle, path, cache, open_engine=lambda *_: open_cpu(other, None))
+        adopt(bundle, path, cache)
     assert not cache.folder.exists()
 
 
@@ -262,10 +270,8 @@ def test_command_says_what_it_took(
     cache: PlanCache,
     tensorrt: dict[str, int],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(build_engine, 'open_plan', open_cpu)
     path = write_engine(tmp_path / 'best.engine')
     parser = argparse.ArgumentParser()
     build_engine.add_arguments(parser)
@@ -342,11 +348,12 @@ def test_engine_that_ultralytics_itself_wrote_is_read_and_held_against_the_card(
     assert header_differences(plan.metadata, larger, 2) == [
         'its batch: 1, not 2', 'its input (height, width): 96, 160, not 96, 640',
     ]  # fmt: skip
+    monkeypatch.setattr(order, 'read_gpu', lambda: CAR)
     # Only a GPU takes the plan itself. Whoever reads it is a process of its own.
     with pytest.raises(EngineError, match=r'could not be read\. It last said: .*refuses the plan'):
-        adopt(bundle, path, cache, gpu=CAR)
+        adopt(bundle, path, cache)
     content = path.read_bytes()
     path.write_bytes(content[:-100])
     with pytest.raises(PlanError, match='was cut off'):
-        adopt(bundle, path, cache, gpu=CAR)
+        adopt(bundle, path, cache)
     assert not cache.folder.exists()

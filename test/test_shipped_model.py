@@ -12,12 +12,9 @@ from cone_perception.classes import CLASS_NAMES
 from cone_perception.engines.check import check_engine
 from cone_perception.engines.cpu.open import open_network
 from cone_perception.engines.open import open_engine
-from cone_perception.engines.tensorrt.fastest import buildable_precisions
-from cone_perception.engines.tensorrt.provide import (
-    check_convolutions,
-    compile_network,
-    network_for_gpu,
-)
+from cone_perception.engines.tensorrt.compile_process import compile_network
+from cone_perception.engines.tensorrt.order import driving_networks, network_for_gpu
+from cone_perception.engines.tensorrt.provide import check_convolutions
 from cone_perception.filters import Filters
 from cone_perception.model_card import file_sha256, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
@@ -69,7 +66,8 @@ def test_it_holds_what_a_cpu_and_a_gpu_take_and_all_of_it_passed(bundle):
     assert kinds == {('int8', 'uint8'), ('int8', 'int8'), ('fp16', 'float')}
     assert all(bundle.card.passed_gate(network) for network in bundle.card.networks)
     warnings = []
-    assert buildable_precisions(bundle, 1, 'best', warnings.append) == ('int8', 'fp16')
+    driving = driving_networks(bundle, 'best', 1, warnings.append)
+    assert [network.precision for network in driving] == ['int8', 'fp16']
     assert warnings == []
 
 
@@ -107,7 +105,7 @@ def test_it_compiles_for_the_rtx_4060(bundle, precision):
     pytest.importorskip('tensorrt_rtx_bindings')
     network = bundle.checked_path(network_for_gpu(bundle, precision, 1)).read_bytes()
     compiled = compile_network(network, 'tensorrt_rtx', 'SM89', precision)
-    check_convolutions(compiled.convolutions, bundle, precision)
+    check_convolutions(compiled.convolutions, bundle.card, precision)
     assert set(compiled.convolutions) <= {'int8', 'fp16'}
 
 

@@ -9,28 +9,29 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from kernels_on_cpu import compile_kernels
 from pycuda_on_cpu import HostDriver, LogicError
 from pycuda_on_cpu import MemoryError as NoMemory
-from test_plan_adoption import CAR, with_reference, write_engine
+from tensorrt_machine import BuildPolicy, order_for, pretend_tensorrt
+from test_plan_adoption import with_reference, write_engine
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, FrameEngine
-from cone_perception.engines import build_command as build_engine
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.engines.latency import Latency
 from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import adopt as adoption
 from cone_perception.engines.tensorrt import engine as tensorrt
-from cone_perception.engines.tensorrt import provide as build
 from cone_perception.engines.tensorrt.adopt import adopt_plan
-from cone_perception.engines.tensorrt.fastest import buildable_precisions, choose, write_choice
-from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, cache_folder
+from cone_perception.engines.tensorrt.compiler import Compiled
+from cone_perception.engines.tensorrt.fastest import fastest_order, read_choice, write_choice
+from cone_perception.engines.tensorrt.order import EngineOrder, make_orders
+from cone_perception.engines.tensorrt.plans import cache_folder
+from cone_perception.engines.tensorrt.provide import open_ordered
 from cone_perception.errors import (
     EngineError,
     EngineLostError,
@@ -378,23 +379,17 @@ def test_plan_of_ultralytics_is_adopted_and_drives(
     bundle = read_bundle(write_tiny_bundle(tmp_path / 'tiny', 'anchors', 1, HEIGHT, WIDTH))
     bundle = with_reference(bundle)
     on_cpu = open_engine(bundle, 'onnxruntime', 1, threads=1)
-    for module in (adoption, build, tensorrt):
-        monkeypatch.setattr(module, 'choose_provider', lambda choice: 'tensorrt')
-    for module in (build, tensorrt):
-        trt = SimpleNamespace(__version__='10.9')
-        monkeypatch.setattr(module, 'import_provider', lambda name, trt=trt: trt)
-    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
+    pretend_tensorrt(monkeypatch)
     monkeypatch.setattr(tensorrt, 'make_logger', lambda trt: None)
     monkeypatch.setattr(tensorrt, 'TensorRtNetwork', lambda *_: OnnxNetwork(driver, on_cpu))
     monkeypatch.setattr(
-        adoption, 'inspect_apart', lambda *_: build.Compiled(b'', {'unknown': 3}, {}, 0.0)
+        adoption, 'inspect_apart', lambda *_: Compiled(b'', {'unknown': 3}, {}, 0.0)
     )
-    cache = PlanCache(cache_folder())
     path = write_engine(tmp_path / 'best.engine')
-    adopt_plan(bundle, path, None, 1, cache, build.ignore, build_engine.open_plan)
+    adopt_plan(bundle, path, None, 1, BuildPolicy())
     assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
-    engine = tensorrt.open_tensorrt(bundle, 1, 'fp32', build='never')
-    assert engine.plan.parent == cache.folder
+    engine = open_ordered(order_for(bundle, 'fp32', build='never'))
+    assert engine.plan.parent == cache_folder()
     with ConeDetector(bundle.card, engine) as detector:
         assert detector.at_once == 2
         (found,), _ = detector.detect([Frame(road(2))], Filters())
@@ -422,10 +417,11 @@ def test_missing_tensorrt_is_named(bundles: dict[tuple[str, int], Bundle]) -> No
 
 def test_plan_that_tensorrt_refuses_is_named_with_its_words(tmp_path: Path) -> None:
     trt = pytest.importorskip('tensorrt_rtx_bindings')
-    from cone_perception.engines.tensorrt.engine import TensorRtNetwork, make_logger
-    from cone_perception.engines.tensorrt.plans import Plan
+    from cone_perception.engines.tensorrt.bindings import make_logger
+    from cone_perception.engines.tensorrt.engine import TensorRtNetwork
+    from cone_perception.engines.tensorrt.plans import EnginePlan
 
-    plan = Plan(tmp_path / 'foreign.plan', b'vtrt' + bytes(200))
+    plan = EnginePlan(tmp_path / 'foreign.plan', b'vtrt' + bytes(200))
     with pytest.raises((PlanError, ModelError), match=r'foreign\.plan is refused.*:'):
         TensorRtNetwork(trt, make_logger(trt), plan)
 
@@ -451,36 +447,34 @@ def test_precision_is_the_measured_one_of_those_that_passed_their_gate(
     bundles: dict[tuple[str, int], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.setattr(tensorrt, 'plan_key', make_key)
+    pretend_tensorrt(monkeypatch)
     bundle = next(iter(bundles.values()))
     networks = tuple(
         NetworkFile(f'{p}.onnx', '0' * 64, p, 'int8' if p == 'int8' else 'float')
         for p in ('fp32', 'fp16', 'int8')
     )
-    cache, warnings = PlanCache(cache_folder()), []
-    cache.folder.mkdir(parents=True)
+    cache_folder().mkdir(parents=True)
+    warnings: list[str] = []
 
-    def ask(**passed: bool) -> str:
+    def ask(precision: str = 'best', **passed: bool) -> list[EngineOrder]:
         figures = {kind.replace('_', '-'): {'passed': value} for kind, value in passed.items()}
         card = replace(bundle.card, networks=networks, gate={'passed': True, 'figures': figures})
-        judged = replace(bundle, card=card)
-        return tensorrt.gpu_precision(judged, 1, 'tensorrt', warnings.append)
+        policy = BuildPolicy(on_event=lambda event: warnings.append(event.message))
+        return make_orders(replace(bundle, card=card), precision, 1, policy)
 
-    assert ask(int8_int8=True, fp16_float=True) == 'int8'
+    def precisions(orders: list[EngineOrder]) -> list[str]:
+        return [order.network.precision for order in orders]
+
+    both = ask(int8_int8=True, fp16_float=True)
+    assert precisions(both) == ['int8', 'fp16']
     assert warnings == []
-    keys = {n.precision: make_key(n, 'tensorrt') for n in networks if n.precision != 'fp32'}
-    times = {'int8': Latency(2.0, 3.0, 5), 'fp16': Latency(1.0, 2.0, 5)}
-    write_choice(cache, bundle.card, 1, choose(keys, times))
-    assert ask(int8_int8=True, fp16_float=True) == 'fp16'
-    assert ask(int8_int8=True, fp16_float=False) == 'int8'
-    assert ask(int8_int8=False, fp16_float=False) == 'fp32'
+    assert read_choice(both) is None
+    write_choice(both, {'int8': Latency(2.0, 3.0, 5), 'fp16': Latency(1.0, 2.0, 5)})
+    assert precisions([fastest_order(both, warnings.append)]) == ['fp16']
+    only = ask(int8_int8=True, fp16_float=False)
+    assert precisions(only) == ['int8']
+    assert fastest_order(only, warnings.append) == only[0]
+    assert precisions(ask(int8_int8=False, fp16_float=False)) == ['fp32']
     assert 'int8 is left out' in warnings[-2]
-    card = replace(bundle.card, networks=networks, gate={'passed': False, 'figures': {}})
-    assert buildable_precisions(replace(bundle, card=card), 1, 'int8', warnings.append) == ('int8',)
+    assert precisions(ask('int8')) == ['int8']
     assert 'int8 did not pass the gate' in warnings[-1]
-
-
-def make_key(network: NetworkFile, provider: str) -> PlanKey:
-    return PlanKey(
-        network.sha256, network.precision, network.batch, provider, '10.3', 'GPU', '8.9', '1', '12'
-    )

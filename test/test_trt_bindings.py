@@ -43,7 +43,7 @@ NAMES = """
 CHECK = """
 import inspect, sys
 import tensorrt_bindings as trt
-from cone_perception.engines.tensorrt.engine import provide as build
+from cone_perception.engines.tensorrt import bindings, compile_process
 
 for path in sys.argv[1:]:
     found = trt
@@ -57,23 +57,23 @@ assert 'network: ' in arguments(trt.OnnxParser.__init__)
 assert 'model: ' in arguments(trt.OnnxParser.parse)
 assert 'ignore_mismatch: bool' in arguments(trt.IBuilderConfig.set_timing_cache)
 events = []
-monitor = build._make_monitor(trt, events.append)
+monitor = compile_process.make_monitor(trt, events.append)
 for name in ('phase_start', 'step_complete', 'phase_finish'):
     theirs = [part.split(':')[0].strip() for part in
               arguments(getattr(trt.IProgressMonitor, name)).split(',')]
     assert list(inspect.signature(getattr(type(monitor), name)).parameters) == theirs, theirs
 monitor.phase_start('Building', None, 3)
 assert monitor.step_complete('Building', 0) is True
-logger = build._make_logger(trt, events.append)
+logger = bindings.make_logger(trt, events.append)
 for _ in range(2):
     logger.log(trt.ILogger.WARNING, 'careful')
 logger.log(trt.ILogger.VERBOSE, 'Name: a, LayerType: b')
 assert [event.message for event in events] == ['Building', 'careful']
 assert logger.layers == ['Name: a, LayerType: b']
-build.MODULES = {'tensorrt': ('tensorrt_bindings',)}
+bindings.MODULES = {'tensorrt': ('tensorrt_bindings',)}
 try:
-    build.compile_network(b'', 'tensorrt', 'SM89', 'int8')
-except build.EngineError as error:
+    compile_process.compile_network(b'', 'tensorrt', 'SM89', 'int8')
+except compile_process.EngineError as error:
     assert 'makes no builder here' in str(error), error
 print('tensorrt', trt.__version__)
 """

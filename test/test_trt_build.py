@@ -14,11 +14,11 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from held_bundle import hold_to
+from tensorrt_machine import CAR, BuildPolicy, order_for, pretend_tensorrt
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -28,32 +28,41 @@ from cone_perception.engines import Engine  # noqa: E402
 from cone_perception.engines import build_command as build_engine  # noqa: E402
 from cone_perception.engines import verify_command as verify_engine  # noqa: E402
 from cone_perception.engines.cpu.open import open_network  # noqa: E402
-from cone_perception.engines.tensorrt import gpu  # noqa: E402
-from cone_perception.engines.tensorrt import provide as build  # noqa: E402
-from cone_perception.engines.tensorrt.fastest import read_choice  # noqa: E402
+from cone_perception.engines.events import BuildEvent  # noqa: E402
+from cone_perception.engines.tensorrt import bindings, fastest, gpu, provide  # noqa: E402
+from cone_perception.engines.tensorrt import order as ordering  # noqa: E402
+from cone_perception.engines.tensorrt.bindings import (  # noqa: E402
+    choose_provider,
+    import_provider,
+    make_logger,
+)
+from cone_perception.engines.tensorrt.compile_process import compile_network  # noqa: E402
+from cone_perception.engines.tensorrt.compiler import Compiled, compile_apart, follow  # noqa: E402
+from cone_perception.engines.tensorrt.fastest import (  # noqa: E402
+    build_engines,
+    keep_fastest,
+    read_choice,
+)
 from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu  # noqa: E402
 from cone_perception.engines.tensorrt.layers import (  # noqa: E402
     convolution_precisions,
     layers_from_inspector,
     layers_from_log,
 )
+from cone_perception.engines.tensorrt.order import (  # noqa: E402
+    EngineOrder,
+    make_order,
+    network_for_gpu,
+    target_gpu,
+)
 from cone_perception.engines.tensorrt.plans import (  # noqa: E402
-    Plan,
+    EnginePlan,
     PlanCache,
     passport_path,
     read_passport,
     record_check,
 )
-from cone_perception.engines.tensorrt.provide import (  # noqa: E402
-    BuildEvent,
-    choose_provider,
-    compile_apart,
-    compile_network,
-    import_provider,
-    network_for_gpu,
-    provide_engine,
-    provide_plan,
-)
+from cone_perception.engines.tensorrt.provide import provide_engine, provide_plan  # noqa: E402
 from cone_perception.errors import (  # noqa: E402
     EngineError,
     PlanError,
@@ -71,8 +80,8 @@ from cone_perception.model_card import (  # noqa: E402
 from cone_perception.types import Detections  # noqa: E402
 
 SIDE_PX = 32
+SM89 = target_gpu('SM89', 'tensorrt_rtx')
 CONVOLUTIONS = ('/model.0/Conv', '/model.1/Conv', '/model.2/Conv')
-CAR = Gpu('NVIDIA GeForce RTX 4060 Laptop GPU', '8.9', '550.54.14', '12.4')
 
 
 def make_network(quantised: tuple[str, ...] = (), step: float = 0.05) -> onnx.ModelProto:
@@ -169,10 +178,15 @@ def open_cpu(bundle: Bundle, precision: str) -> Engine:
     return open_network(bundle, network_for_gpu(bundle, precision, 1), 'onnxruntime')
 
 
-def open_in_place_of_the_gpu(bundle: Bundle, plan: Plan) -> Engine:
-    """The network that the plan was built from, in ONNX Runtime: a real engine, another device."""
-    assert plan.passport is not None
-    return open_cpu(bundle, plan.passport.key.precision)
+@pytest.fixture
+def gpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network that a plan was built from, in ONNX Runtime: a real engine, another device."""
+
+    def open_plan(order: EngineOrder, plan: EnginePlan) -> Engine:
+        return open_cpu(order.bundle, order.key.precision)
+
+    monkeypatch.setattr(ordering, 'read_gpu', lambda: CAR)
+    monkeypatch.setattr(provide, 'open_plan', open_plan)
 
 
 @pytest.fixture
@@ -236,7 +250,7 @@ def test_every_name_used_of_the_bindings_exists(rtx: None) -> None:
         found = trt
         for name in path.split('.'):
             found = getattr(found, name)
-    assert trt.Runtime(build._make_logger(trt, build.ignore)) is not None
+    assert trt.Runtime(make_logger(trt)) is not None
 
 
 # --- layers, as the two compilers write them ---
@@ -286,7 +300,7 @@ def test_line_that_names_no_layer_is_no_layer() -> None:
 
 def run_apart(code: str, timeout_s: float = 30.0, **more: object) -> dict:
     command = [sys.executable, '-c', textwrap.dedent(code)]
-    return build._follow(command, build.ignore, more.get('cancelled', lambda: False), timeout_s)
+    return follow(command, BuildPolicy(**more), timeout_s)
 
 
 def test_crash_of_the_compiler_is_an_error_that_names_it() -> None:
@@ -327,7 +341,7 @@ def test_what_libraries_print_is_no_event() -> None:
 def test_builder_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
         'import sys, threading, time; '
-        'from cone_perception.engines.tensorrt.provide import _end_with_parent;'
+        'from cone_perception.engines.tensorrt.compile_process import _end_with_parent;'
         'threading.Thread(target=_end_with_parent, daemon=True).start();'
         "print('up', flush=True); time.sleep(600)"
     )
@@ -343,11 +357,14 @@ def test_builder_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_refusal_of_the_compiler_reaches_the_caller(rtx: None, tmp_path: Path) -> None:
-    path = tmp_path / 'network.onnx'
+def test_refusal_of_the_compiler_reaches_the_caller(
+    rtx: None, bundle: Bundle, cache: PlanCache
+) -> None:
+    path = bundle.folder / 'fp32.onnx'
     path.write_bytes(b'no network')
+    network = replace(bundle.card.networks[0], sha256=file_sha256(path))
     with pytest.raises(EngineError, match='could not be compiled. It last said: .*does not take'):
-        compile_apart(path, 'tensorrt_rtx', 'SM89', 'fp32')
+        compile_apart(make_order(bundle, network, BuildPolicy(), 'tensorrt_rtx', SM89))
 
 
 # --- from bundle to plan ---
@@ -358,7 +375,7 @@ def test_second_start_takes_the_plan_of_the_first(
     rtx: None, bundle: Bundle, cache: PlanCache
 ) -> None:
     events: list[BuildEvent] = []
-    first = provide_plan(bundle, 'int8', target='SM89', cache=cache, on_event=events.append)
+    first = provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
     assert [event.kind for event in events if event.kind in ('reason', 'built')] == [
         'reason',
         'built',
@@ -368,26 +385,24 @@ def test_second_start_takes_the_plan_of_the_first(
     assert passport.key.provider_version == import_provider('tensorrt_rtx').__version__
     assert (passport.key.compute_capability, passport.key.gpu) == ('8.9', '')
     events.clear()
-    again = provide_plan(
-        bundle, 'int8', target='SM89', build='never', cache=cache, on_event=events.append
-    )
+    again = provide_plan(order_for(bundle, 'int8', gpu=SM89, build='never', on_event=events.append))
     assert again == first
     assert events == []
     # The same plan, taken along to a machine with such a GPU.
-    there = provide_plan(bundle, 'int8', gpu=CAR, build='never', cache=cache)
+    there = provide_plan(order_for(bundle, 'int8', gpu=CAR, build='never'))
     assert there == first
     with pytest.raises(PlanError, match=r'compute_capability is 8\.6.*build: never'):
         provide_plan(
-            bundle, 'int8', gpu=replace(CAR, compute_capability='8.6'), build='never', cache=cache
+            order_for(bundle, 'int8', gpu=replace(CAR, compute_capability='8.6'), build='never')
         )
 
 
 @pytest.mark.slow
 def test_damaged_plan_is_named_and_built_again(rtx: None, bundle: Bundle, cache: PlanCache) -> None:
-    first = provide_plan(bundle, 'fp32', target='SM89', cache=cache)
+    first = provide_plan(order_for(bundle, 'fp32', gpu=SM89))
     first.path.write_bytes(first.data[:1000])
     events: list[BuildEvent] = []
-    again = provide_plan(bundle, 'fp32', target='SM89', cache=cache, on_event=events.append)
+    again = provide_plan(order_for(bundle, 'fp32', gpu=SM89, on_event=events.append))
     assert 'was cut off' in events[0].message
     assert again.passport is not None
     assert again.passport.convolutions == {'fp32': 3}
@@ -400,16 +415,14 @@ def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
     bundle = write_bundle(tmp_path / 'bundle', int8_convolutions=3)
     refusal = r'computes 2 convolutions in INT8, but its card says 3'
     with pytest.raises(RefusedPlanError, match=refusal):
-        provide_plan(bundle, 'int8', target='SM89', cache=cache)
+        provide_plan(order_for(bundle, 'int8', gpu=SM89))
     # The next start of a node knows it, and does not compile for minutes to hear it again.
     events: list[BuildEvent] = []
     with pytest.raises(RefusedPlanError, match=refusal + r'.*run `cone-perception build-engine'):
-        provide_plan(
-            bundle, 'int8', retry=False, target='SM89', cache=cache, on_event=events.append
-        )
+        provide_plan(order_for(bundle, 'int8', retry=False, gpu=SM89, on_event=events.append))
     assert events == []
     with pytest.raises(RefusedPlanError, match=refusal):
-        provide_plan(bundle, 'int8', target='SM89', cache=cache, on_event=events.append)
+        provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
     assert refusal in events[0].message
     assert len(events) > 1  # a command that was asked to build does so
 
@@ -420,18 +433,16 @@ def test_gpu_for_which_the_compiler_has_no_int8_is_refused(
 ) -> None:
     """TensorRT-RTX 1.7 compiles the same file for Turing, but computes it in FP32 there."""
     with pytest.raises(PlanError, match=r'computes 0 convolutions in INT8.*the others: 3 fp32'):
-        provide_plan(bundle, 'int8', target='SM75', cache=cache)
+        provide_plan(order_for(bundle, 'int8', gpu=target_gpu('SM75', 'tensorrt_rtx')))
 
 
 @pytest.mark.slow
 def test_two_starts_at_once_build_once(rtx: None, bundle: Bundle, cache: PlanCache) -> None:
     events: list[BuildEvent] = []
-    plans: list[Plan] = []
+    plans: list[EnginePlan] = []
 
     def start() -> None:
-        plans.append(
-            provide_plan(bundle, 'fp32', target='SM89', cache=cache, on_event=events.append)
-        )
+        plans.append(provide_plan(order_for(bundle, 'fp32', gpu=SM89, on_event=events.append)))
 
     threads = [threading.Thread(target=start) for _ in range(2)]
     for thread in threads:
@@ -446,10 +457,10 @@ def test_two_starts_at_once_build_once(rtx: None, bundle: Bundle, cache: PlanCac
 def test_plan_that_failed_against_fp32_is_not_taken_again(
     rtx: None, bundle: Bundle, cache: PlanCache
 ) -> None:
-    plan = provide_plan(bundle, 'fp32', target='SM89', cache=cache)
+    plan = provide_plan(order_for(bundle, 'fp32', gpu=SM89))
     record_check(plan.path, {'passed': False, 'reasons': ['scores differ by 0.3']})
     with pytest.raises(PlanError, match=r'did not answer as FP32 does: scores differ by 0\.3'):
-        provide_plan(bundle, 'fp32', target='SM89', build='never', cache=cache)
+        provide_plan(order_for(bundle, 'fp32', gpu=SM89, build='never'))
 
 
 # --- a build that failed, a plan that TensorRT refuses ---
@@ -459,9 +470,8 @@ def test_plan_that_failed_against_fp32_is_not_taken_again(
 def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
     """In the place of a TensorRT 10.9 that compiles on a machine with a GPU."""
     stand_in = Compiler()
-    monkeypatch.setattr(build, 'choose_provider', lambda choice: 'tensorrt')
-    monkeypatch.setattr(build, 'import_provider', lambda name: SimpleNamespace(__version__='10.9'))
-    monkeypatch.setattr(build, 'compile_apart', stand_in)
+    pretend_tensorrt(monkeypatch)
+    monkeypatch.setattr(provide, 'compile_apart', stand_in)
     return stand_in
 
 
@@ -472,15 +482,15 @@ class Compiler:
         self.calls = 0
         self.failure = ''
 
-    def __call__(self, *arguments: object, **options: object) -> build.Compiled:
+    def __call__(self, *arguments: object, **options: object) -> Compiled:
         self.calls += 1
         if self.failure:
             raise EngineError(self.failure)
-        return build.Compiled(b'ftrt' + bytes([self.calls] * 500), {'fp32': 3}, {}, 1.0)
+        return Compiled(b'ftrt' + bytes([self.calls] * 500), {'fp32': 3}, {}, 1.0)
 
 
-def provide(bundle: Bundle, cache: PlanCache, **options: object) -> Plan:
-    return provide_plan(bundle, 'fp32', gpu=CAR, cache=cache, **options)
+def get_plan(bundle: Bundle, **policy: object) -> EnginePlan:
+    return provide_plan(order_for(bundle, 'fp32', **policy))
 
 
 def test_build_that_failed_is_not_tried_at_each_start(
@@ -488,24 +498,24 @@ def test_build_that_failed_is_not_tried_at_each_start(
 ) -> None:
     compiler.failure = 'the compiler crashed (SIGSEGV).'
     with pytest.raises(EngineError, match='crashed'):
-        provide(bundle, cache, retry=False)
+        get_plan(bundle, retry=False)
     refusal = (
         r'fp32, batch 1, tensorrt\) could not be built here at \d{4}-.*crashed \(SIGSEGV\)'
         r'.*run `cone-perception build-engine .* --precision fp32`'
     )
     for policy in ('auto', 'never'):
         with pytest.raises(RefusedPlanError, match=refusal):
-            provide(bundle, cache, retry=False, build=policy)
+            get_plan(bundle, retry=False, build=policy)
     assert compiler.calls == 1
     # Another driver, and the command: both try again.
     with pytest.raises(EngineError, match='crashed'):
-        provide_plan(bundle, 'fp32', gpu=replace(CAR, driver='560'), cache=cache, retry=False)
+        provide_plan(order_for(bundle, 'fp32', gpu=replace(CAR, driver='560'), retry=False))
     compiler.failure = ''
-    plan = provide(bundle, cache)
+    plan = get_plan(bundle)
     assert compiler.calls == 3
-    assert provide(bundle, cache, retry=False) == plan
+    assert get_plan(bundle, retry=False) == plan
     plan.path.unlink()
-    provide(bundle, cache, retry=False)
+    get_plan(bundle, retry=False)
     assert compiler.calls == 4  # the failure is forgotten
 
 
@@ -514,61 +524,63 @@ def test_build_that_was_stopped_has_not_failed(
 ) -> None:
     compiler.failure = 'the build of the engine was stopped before it was done.'
     with pytest.raises(EngineError, match='stopped'):
-        provide(bundle, cache, retry=False, cancelled=lambda: True)
+        get_plan(bundle, retry=False, cancelled=lambda: True)
     compiler.failure = ''
-    assert provide(bundle, cache, retry=False).passport
+    assert get_plan(bundle, retry=False).passport
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"reason": 1}', 'null'])
 def test_unreadable_note_of_a_failure_is_as_none(
     bundle: Bundle, cache: PlanCache, compiler: Compiler, text: str
 ) -> None:
-    path = provide(bundle, cache).path
+    path = get_plan(bundle).path
     path.unlink()
     path.with_suffix('.failed').write_text(text)
-    assert provide(bundle, cache, retry=False).path == path
+    assert get_plan(bundle, retry=False).path == path
 
 
-def load_unless(*refused: bytes) -> object:
-    def load(plan: Plan) -> bytes:
+def refuse_to_load(monkeypatch: pytest.MonkeyPatch, *refused: bytes) -> None:
+    def load(order: EngineOrder, plan: EnginePlan) -> bytes:
         if plan.data[4:5] in refused:
             raise UnloadablePlanError(f'{plan.path.name} is refused by TensorRT: magic.')
         return plan.data[4:5]
 
-    return load
+    monkeypatch.setattr(provide, 'open_plan', load)
 
 
 def test_plan_that_tensorrt_refuses_is_built_once_more(
-    bundle: Bundle, cache: PlanCache, compiler: Compiler
+    bundle: Bundle, cache: PlanCache, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    provide(bundle, cache)
+    get_plan(bundle)
     events: list[BuildEvent] = []
-    options = {'gpu': CAR, 'cache': cache, 'retry': False}
+    policy = {'retry': False, 'on_event': events.append}
+    refuse_to_load(monkeypatch, b'\1')
     with pytest.raises(PlanError, match=r'is refused by TensorRT: magic.*build: never'):
-        provide_engine(bundle, 'fp32', 1, load_unless(b'\1'), build='never', **options)
-    _, loaded = provide_engine(bundle, 'fp32', 1, load_unless(b'\1'), events.append, **options)
-    assert loaded == b'\2'
+        provide_engine(order_for(bundle, 'fp32', build='never', **policy))
+    assert events == []
+    assert provide_engine(order_for(bundle, 'fp32', **policy))[1] == b'\2'
     assert 'is refused by TensorRT: magic' in events[0].message
-    assert provide_engine(bundle, 'fp32', 1, load_unless(), **options)[1] == b'\2'
+    refuse_to_load(monkeypatch)
+    assert provide_engine(order_for(bundle, 'fp32', **policy))[1] == b'\2'
 
 
 def test_plan_that_tensorrt_refuses_fresh_from_its_compiler_is_a_failed_build(
-    bundle: Bundle, cache: PlanCache, compiler: Compiler
+    bundle: Bundle, cache: PlanCache, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {'gpu': CAR, 'cache': cache}
-    nothing = load_unless(b'\1', b'\2', b'\3')
+    refuse_to_load(monkeypatch, b'\1', b'\2', b'\3')
+    order = order_for(bundle, 'fp32', retry=False)
     with pytest.raises(RefusedPlanError, match=r'cannot be used: it was compiled, but .*magic'):
-        provide_engine(bundle, 'fp32', 1, nothing, retry=False, **options)
+        provide_engine(order)
     with pytest.raises(RefusedPlanError, match=r'could not be built here at .*magic'):
-        provide_engine(bundle, 'fp32', 1, nothing, retry=False, **options)
+        provide_engine(order)
     assert compiler.calls == 1
     with pytest.raises(RefusedPlanError, match='cannot be used'):
-        provide_engine(bundle, 'fp32', 1, nothing, **options)
+        provide_engine(order_for(bundle, 'fp32'))
     assert compiler.calls == 2
 
 
 def test_provider_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, 'MODULES', {'tensorrt': ('no_a',), 'tensorrt_rtx': ('no_b',)})
+    monkeypatch.setattr(bindings, 'MODULES', {'tensorrt': ('no_a',), 'tensorrt_rtx': ('no_b',)})
     with pytest.raises(EngineError, match=r'^TensorRT, version 10 or 11 .* or TensorRT-RTX .* not'):
         choose_provider()
     with pytest.raises(EngineError, match=r'^TensorRT-RTX .*\[rtx\].* is not installed'):
@@ -625,17 +637,15 @@ def test_target_that_is_none_is_named(
 
 @pytest.mark.slow
 def test_the_only_one_that_may_drive_starts_again_without_a_build(
-    rtx: None, tmp_path: Path, cache: PlanCache, monkeypatch: pytest.MonkeyPatch
+    rtx: None, gpu_in_its_place: None, tmp_path: Path, cache: PlanCache
 ) -> None:
-    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
     bundle = write_reference(write_bundle(tmp_path / 'bundle', int8_convolutions=3))
     seen = []
     for _ in range(2):
         events: list[BuildEvent] = []
-        built = build_engine.build_engines(
-            bundle, ('int8', 'fp32'), 1, 'tensorrt_rtx', cache, events.append,
-            open_in_place_of_the_gpu, retry=False,
-        )  # fmt: skip
+        policy = {'retry': False, 'on_event': events.append}
+        orders = [order_for(bundle, precision, **policy) for precision in ('int8', 'fp32')]
+        built = build_engines(orders, print)
         assert [engine.precision for engine in built] == ['fp32']
         assert [e for e in events if e.kind == 'error' and 'int8: the engine of' in e.message]
         seen.append({event.kind for event in events})
@@ -646,41 +656,35 @@ def test_the_only_one_that_may_drive_starts_again_without_a_build(
 @pytest.mark.slow
 def test_engines_are_checked_timed_and_the_fastest_is_remembered(
     rtx: None,
+    gpu_in_its_place: None,
     bundle: Bundle,
     cache: PlanCache,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a GPU that is not there: compiled for real, run by another engine in its place."""
-    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
-    monkeypatch.setattr(build_engine, 'RUNS', 5)
-    bundle = write_reference(bundle)
-    built = build_engine.build_engines(
-        bundle, ('fp32', 'fp32'), 1, 'tensorrt_rtx', cache, build.ignore, open_in_place_of_the_gpu
-    )
+    monkeypatch.setattr(fastest, 'RUNS', 5)
+    order = order_for(write_reference(bundle), 'fp32')
+    built = build_engines([order, order], print)
     assert [engine.check.passed for engine in built] == [True, True]
     assert all(engine.latency is not None and engine.latency.runs == 5 for engine in built)
     passport = read_passport(passport_path(built[0].plan.path))
     assert passport.key.gpu == CAR.name
     assert passport.check is not None
     assert passport.check['passed'] is True
-    best = build_engine.remember_best(bundle, 1, cache, built, lambda text: None)
-    keys = {'fp32': passport.key}
-    assert read_choice(cache, bundle.card, 1, keys) == best.precision
-    other = {'fp32': replace(passport.key, driver='560.35.03')}
-    assert read_choice(cache, bundle.card, 1, other) is None
+    assert passport.key == order.key
+    assert keep_fastest(built, print).order == order
+    assert read_choice([order]) == order
+    other = replace(order, key=replace(order.key, driver='560.35.03'))
+    assert read_choice([other]) is None
 
 
 @pytest.mark.slow
 def test_page_says_what_passed_and_what_failed(
-    rtx: None,
-    cache: PlanCache,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    rtx: None, gpu_in_its_place: None, cache: PlanCache, tmp_path: Path
 ) -> None:
     """With steps so small that INT8 ends where the values begin."""
-    monkeypatch.setattr(build, 'read_gpu', lambda: CAR)
     bundle = write_reference(write_bundle(tmp_path / 'bad', int8_convolutions=2, step=0.0005))
-    found = verify_engine.verify(bundle, 'auto', cache, 5, build.ignore, open_in_place_of_the_gpu)
+    found = verify_engine.verify(bundle, 'auto', BuildPolicy(), 5)
     good, bad = found.engines
     assert (good.precision, good.failure) == ('fp32', '')
     assert good.check is not None
@@ -746,7 +750,8 @@ def test_page_is_written_where_nothing_works(
         raise AttributeError('a name that the bindings lack')
 
     monkeypatch.setattr(verify_engine, 'read_gpu', refuse)
-    monkeypatch.setattr(verify_engine, 'provide_engine', crash_once(crash, refuse))
+    pretend_tensorrt(monkeypatch)
+    monkeypatch.setattr(ordering, 'read_gpu', crash_once(crash, refuse))
     out = tmp_path / 'page'
     assert run_command(verify_engine, str(bundle.folder), '--out', str(out)) == 1
     page = (out / 'verify-engine-tiny.html').read_text()

@@ -18,7 +18,7 @@ pytest.importorskip('ultralytics')
 pytest.importorskip('onnxruntime')
 onnx = pytest.importorskip('onnx')
 
-from cone_perception.engines.tensorrt.provide import compile_network  # noqa: E402
+from cone_perception.engines.tensorrt.compile_process import compile_network  # noqa: E402
 from training.export.calibration import Calibration  # noqa: E402
 from training.export.half_precision import convert_to_half, decoding_nodes  # noqa: E402
 from training.export.networks import export_onnx  # noqa: E402

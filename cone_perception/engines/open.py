@@ -6,31 +6,32 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from cone_perception.engines import Engine
-from cone_perception.engines.build_command import (
-    build_engines,
-    open_plan,
-    remember_best,
-)
 from cone_perception.engines.cpu.fastest import open_fastest
 from cone_perception.engines.cpu.open import open_by_precision
-from cone_perception.engines.tensorrt.fastest import buildable_precisions, read_choice
+from cone_perception.engines.events import BuildEvent, ignore
+from cone_perception.engines.tensorrt.bindings import choose_provider, import_provider
+from cone_perception.engines.tensorrt.fastest import fastest_order
 from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
-from cone_perception.engines.tensorrt.plans import PlanCache, cache_folder
-from cone_perception.engines.tensorrt.provide import (
-    BuildEvent,
-    choose_provider,
-    ignore,
-    import_provider,
-    network_for_gpu,
-    plan_key,
-)
+from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders
+from cone_perception.engines.tensorrt.plans import cache_folder
+from cone_perception.engines.tensorrt.provide import open_ordered
 from cone_perception.errors import EngineError, EngineLostError, ModelError
 from cone_perception.model_card import Bundle
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import CpuRuntime, GpuRuntime, GpuRuntimeChoice, Precision, RuntimeChoice
+from cone_perception.types import (
+    CpuRuntime,
+    GpuRuntime,
+    GpuRuntimeChoice,
+    Precision,
+    PrecisionChoice,
+    RuntimeChoice,
+)
+
+if TYPE_CHECKING:
+    from cone_perception.engines.tensorrt.engine import TensorRtEngine
 
 LEAST_CAPABILITY = (7, 5)
 """Of a GPU: TensorRT 10 and our kernels start with Turing."""
@@ -57,21 +58,19 @@ def open_engine(
     precision: Precision | None = None,
     streams: int = 1,
 ) -> Engine:
-    """Load the bundle's network into the engine `name` and check it against the card.
+    """Load the bundle's network into a runtime and compare it with the model card.
 
-    auto: OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to the runtime.
-    precision: None takes INT8 where the bundle has it, else FP32, else FP16; with TensorRT what was
-    measured to be fastest on this GPU, else the same with FP16 before FP32.
-    streams: see `open_network`.
+    runtime: auto is OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to
+    the runtime. precision: None takes INT8 where the bundle has it, else FP32, else FP16; on the
+    GPU the fastest that passed the gate, as the node does. streams: see `open_network`.
     Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
     """
     if runtime not in get_args(RuntimeChoice):
         known = ', '.join(get_args(RuntimeChoice))
         raise EngineError(f'engine {runtime!r} is not known; choose one of {known}')
     if runtime in get_args(GpuRuntime):
-        from cone_perception.engines.tensorrt.engine import open_tensorrt
-
-        return open_tensorrt(bundle, batch, precision, cast(GpuRuntime, runtime))
+        provider = choose_provider(cast(GpuRuntime, runtime))
+        return _open_on_gpu(bundle, precision or 'best', batch, BuildPolicy(retry=False), provider)
     on_cpu: CpuRuntime = 'onnxruntime' if runtime == 'onnxruntime' else 'openvino'
     return open_by_precision(bundle, on_cpu, batch, threads, precision, streams)
 
@@ -92,8 +91,12 @@ def place_network(
     """
     if settings.runs_on_cpu:
         return PlacedEngine(_open_on_cpu(bundle, settings, streams, cancelled))
+    policy = BuildPolicy(settings.build, retry=False, on_event=on_event, cancelled=cancelled)
+    named = settings.engine in get_args(GpuRuntime)
+    provider: GpuRuntimeChoice = cast(GpuRuntime, settings.engine) if named else 'auto'
     try:
-        return _open_on_gpu(bundle, settings, on_event, cancelled)
+        engine = _open_on_gpu(bundle, settings.precision, settings.batch, policy, provider)
+        return PlacedEngine(engine, engine.plan)
     except EngineLostError:
         raise
     except (EngineError, ModelError) as error:
@@ -101,8 +104,8 @@ def place_network(
             raise
         if settings.gpu_asked_by:
             raise EngineError(f'{settings.gpu_asked_by} is set, but {error}') from error
-        engine = _open_on_cpu(bundle, settings, streams, cancelled)
-        return PlacedEngine(engine, why_cpu=str(error))
+        on_cpu = _open_on_cpu(bundle, settings, streams, cancelled)
+        return PlacedEngine(on_cpu, why_cpu=str(error))
 
 
 def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
@@ -139,47 +142,11 @@ def _open_on_cpu(
 
 def _open_on_gpu(
     bundle: Bundle,
-    settings: DetectorSettings,
-    on_event: Callable[[BuildEvent], None],
-    cancelled: Callable[[], bool],
-) -> PlacedEngine:
-    from cone_perception.engines.tensorrt.engine import open_tensorrt
-
-    named = settings.engine in get_args(GpuRuntime)
-    provider, gpu = require_gpu(cast(GpuRuntimeChoice, settings.engine) if named else 'auto')
-    cache = PlanCache(cache_folder())
-
-    def warn(text: str) -> None:
-        on_event(BuildEvent('warning', text))
-
-    def tell(text: str) -> None:
-        on_event(BuildEvent('built', text))
-
-    precisions = buildable_precisions(bundle, settings.batch, settings.precision, warn)
-    precision = precisions[0]
-    if len(precisions) > 1:
-        keys = {
-            p: plan_key(network_for_gpu(bundle, p, settings.batch), provider, gpu)
-            for p in precisions
-        }
-        fastest: Precision | None = read_choice(cache, bundle.card, settings.batch, keys)
-        if fastest is None:
-            built = build_engines(
-                bundle,
-                precisions,
-                settings.batch,
-                provider,
-                cache,
-                on_event,
-                open_plan,
-                build=settings.build,
-                retry=False,
-                cancelled=cancelled,
-                say=tell,
-            )
-            fastest = remember_best(bundle, settings.batch, cache, built, tell).precision
-        precision = fastest
-    engine = open_tensorrt(
-        bundle, settings.batch, precision, provider, settings.build, on_event, cancelled, gpu
-    )
-    return PlacedEngine(engine, engine.plan)
+    precision: PrecisionChoice,
+    batch: int,
+    policy: BuildPolicy,
+    choice: GpuRuntimeChoice,
+) -> TensorRtEngine:
+    provider, gpu = require_gpu(choice)
+    orders = make_orders(bundle, precision, batch, policy, provider, gpu)
+    return open_ordered(fastest_order(orders, lambda text: policy.tell('built', text)))

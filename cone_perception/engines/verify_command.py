@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -26,22 +26,19 @@ import numpy as np
 from cone_perception import __version__
 from cone_perception.decode import decode
 from cone_perception.engines import Engine, FrameEngine
-from cone_perception.engines.build_command import OpenPlan, add_bundle, open_plan, print_event
+from cone_perception.engines.build_command import add_bundle
 from cone_perception.engines.check import (
     check_engine,
     match_boxes,
     read_reference,
     run_all,
 )
+from cone_perception.engines.events import BuildEvent, print_event
 from cone_perception.engines.latency import Latency, measure_latencies
 from cone_perception.engines.tensorrt.gpu import read_gpu
-from cone_perception.engines.tensorrt.plans import Plan, PlanCache, cache_folder, record_check
-from cone_perception.engines.tensorrt.provide import (
-    BuildEvent,
-    for_gpu,
-    provide_engine,
-    required_int8,
-)
+from cone_perception.engines.tensorrt.order import BuildPolicy, EngineOrder, for_gpu, make_order
+from cone_perception.engines.tensorrt.plans import EnginePlan, record_check
+from cone_perception.engines.tensorrt.provide import provide_engine
 from cone_perception.errors import EngineError, ModelError, OutputError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
@@ -125,9 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.bundle)
-    found = verify(
-        bundle, args.provider, PlanCache(cache_folder()), args.runs, print_event, open_plan
-    )
+    found = verify(bundle, args.provider, BuildPolicy(on_event=print_event), args.runs)
     page = args.out / f'verify-engine-{bundle.card.name}.html'
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -144,12 +139,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verify(
-    bundle: Bundle,
-    provider: GpuRuntimeChoice,
-    cache: PlanCache,
-    runs: int,
-    on_event: Callable[[BuildEvent], None],
-    open_engine: OpenPlan,
+    bundle: Bundle, provider: GpuRuntimeChoice, policy: BuildPolicy, runs: int
 ) -> Verification:
     """Build, compare and time every network of the bundle that TensorRT takes."""
     networks = [n for n in bundle.card.networks if for_gpu(n)]
@@ -157,9 +147,7 @@ def verify(
     with ExitStack() as stack:
         working: list[tuple[EngineReport, Engine]] = []
         for network, report in zip(networks, reports, strict=True):
-            engine = _try(
-                report, _build, bundle, network, report, provider, cache, on_event, open_engine
-            )
+            engine = _try(report, _build, bundle, network, report, provider, policy)
             if engine is not None:
                 stack.callback(engine.close)
                 working.append((report, engine))
@@ -174,7 +162,7 @@ def verify(
             'name': bundle.card.name,
             'networks': [asdict(network) for network in bundle.card.networks],
             'gate': bundle.card.verdict,
-            'int8_convolutions': required_int8(bundle),
+            'int8_convolutions': bundle.card.int8_convolutions,
         },
         engines=reports,
     )
@@ -240,24 +228,20 @@ def _build(
     network: NetworkFile,
     report: EngineReport,
     provider: GpuRuntimeChoice,
-    cache: PlanCache,
-    on_event: Callable[[BuildEvent], None],
-    open_engine: OpenPlan,
+    policy: BuildPolicy,
 ) -> Engine:
     def listen(event: BuildEvent) -> None:
         if event.kind in ('warning', 'error'):
             report.messages.append(event.message)
-        on_event(event)
+        policy.on_event(event)
 
-    def load(plan: Plan) -> Engine:
+    def note(order: EngineOrder, plan: EnginePlan) -> None:
         assert plan.passport is not None
         report.passport = asdict(plan.passport)
-        return open_engine(bundle, plan)
 
-    on_event(BuildEvent('reason', f'{network.file}:'))
-    plan, engine = provide_engine(
-        bundle, network.precision, network.batch, load, listen, provider=provider, cache=cache
-    )
+    policy.tell('reason', f'{network.file}:')
+    order = make_order(bundle, network, replace(policy, on_event=listen), provider)
+    plan, engine = provide_engine(order, note)
     try:
         check = check_engine(engine, bundle)
     except Exception:

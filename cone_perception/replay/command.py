@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from cone_perception.arguments import above_zero, count
 from cone_perception.detect import SETTINGS, add_settings
-from cone_perception.engines.build_command import print_event, print_warning
+from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import ConePerceptionError, InstallError, SettingsError
 from cone_perception.filters import Filters

@@ -6,59 +6,47 @@ touched. Then the plan is counted, loaded and compared with FP32, as every plan 
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cone_perception.engines import Engine
 from cone_perception.engines.agreement import check_against_card
 from cone_perception.engines.check import check_engine
+from cone_perception.engines.tensorrt.compiler import inspect_apart
 from cone_perception.engines.tensorrt.fastest import forget_choice
-from cone_perception.engines.tensorrt.gpu import Gpu
-from cone_perception.engines.tensorrt.plans import RTX_MAGIC, Passport, Plan, PlanCache, read_plan
-from cone_perception.engines.tensorrt.provide import (
-    BuildEvent,
-    check_convolutions,
-    choose_provider,
-    inspect_apart,
+from cone_perception.engines.tensorrt.order import (
+    BuildPolicy,
+    EngineOrder,
+    make_order,
     network_for_gpu,
-    plan_key,
 )
+from cone_perception.engines.tensorrt.plans import EnginePlan, read_plan
+from cone_perception.engines.tensorrt.provide import check_convolutions, open_plan
 from cone_perception.errors import PlanError, RefusedPlanError
 from cone_perception.model_card import Bundle, ModelCard
-from cone_perception.types import GpuRuntime, Precision
+from cone_perception.types import Precision
 
 QUANTISED: Mapping[object, Precision] = {None: 'fp32', 32: 'fp32', 16: 'fp16', 8: 'int8'}
 """Ultralytics' argument `quantize` -> precision; earlier versions had `half` and `int8`."""
 
 
 def adopt_plan(
-    bundle: Bundle,
-    path: Path,
-    precision: Precision | None,
-    batch: int,
-    cache: PlanCache,
-    on_event: Callable[[BuildEvent], None],
-    open_engine: Callable[[Bundle, Plan], Engine],
-    gpu: Gpu | None = None,
-) -> Plan:
+    bundle: Bundle, path: Path, precision: Precision | None, batch: int, policy: BuildPolicy
+) -> tuple[EngineOrder, EnginePlan]:
     """Check a plan and put it into the cache as the bundle's for this machine.
 
-    precision: None takes what Ultralytics' header says. gpu: None asks the driver.
-    Raises PlanError that names what differs, EngineError, ModelError. Then the cache is as before.
+    precision: None takes what Ultralytics' header says. Returns what it was taken for, and the plan
+    as it is kept. Raises PlanError that names what differs, EngineError, ModelError. Then the cache
+    is as before.
     """
     plan = read_plan(path)
     _check_header(plan, bundle.card, batch)
-    chosen = _choose_precision(plan, precision)
-    network = network_for_gpu(bundle, chosen, batch)
-    provider: GpuRuntime = 'tensorrt_rtx' if plan.data[:4] == RTX_MAGIC else 'tensorrt'
-    key = plan_key(network, choose_provider(provider), gpu)
-    on_event(BuildEvent('phase', 'counting its layers'))
-    counted = inspect_apart(bundle.checked_path(network), provider, plan.data, on_event)
+    network = network_for_gpu(bundle, _choose_precision(plan, precision), batch)
+    order = make_order(bundle, network, policy, plan.provider)
+    policy.tell('phase', 'counting its layers')
+    counted = inspect_apart(order, plan.data)
     try:
-        check_convolutions(counted.convolutions, bundle, chosen)
+        check_convolutions(counted.convolutions, bundle.card, network.precision)
     except RefusedPlanError as error:
         hint = (
             ' Unknown are those of a plan that was compiled without detailed profiling.'
@@ -66,17 +54,8 @@ def adopt_plan(
             else ''
         )
         raise RefusedPlanError(f'{path} is not taken: {error}{hint}') from error
-    entries: dict[str, Any] = {
-        'convolutions': counted.convolutions,
-        'layers': counted.layers,
-        'built': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        'build_s': 0.0,
-        'origin': _origin(plan),
-    }
-    sha256 = hashlib.sha256(plan.data).hexdigest()
-    passport = Passport(bundle.card.name, key, sha256, len(plan.data), **entries)
-    on_event(BuildEvent('phase', 'comparing it with FP32'))
-    engine = open_engine(bundle, Plan(path, plan.data, plan.metadata, passport))
+    policy.tell('phase', 'comparing it with FP32')
+    engine = open_plan(order, plan)
     try:
         check_against_card(engine.info, bundle, str(path), batch)
         check = check_engine(engine, bundle)
@@ -87,10 +66,18 @@ def adopt_plan(
             f'{path} is not taken: it does not answer as the FP32 network of {bundle.folder} does: '
             f'{"; ".join(check.reasons)}. Was it exported from the same weights?'
         )
-    with cache.lock(bundle.card.name, key):
-        cache.store(bundle.card.name, key, plan.data, check=check.to_dict(), **entries)
-        forget_choice(cache, bundle.card, batch)
-        return cache.load(bundle.card.name, key)
+    with policy.cache.lock(order.model, order.key):
+        policy.cache.store(
+            order.model,
+            order.key,
+            plan.data,
+            convolutions=counted.convolutions,
+            layers=counted.layers,
+            check=check.to_dict(),
+            origin=_origin(plan),
+        )
+        forget_choice(order)
+        return order, policy.cache.load(order.model, order.key)
 
 
 def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -> list[str]:
@@ -134,7 +121,7 @@ def header_precision(header: Mapping[str, Any]) -> Precision | None:
     return 'fp16' if arguments.get('half') else 'fp32'
 
 
-def _check_header(plan: Plan, card: ModelCard, batch: int) -> None:
+def _check_header(plan: EnginePlan, card: ModelCard, batch: int) -> None:
     if differences := header_differences(plan.metadata, card, batch):
         raise PlanError(
             f'{plan.path} is not an engine of {card.name}, by its header: '
@@ -143,7 +130,7 @@ def _check_header(plan: Plan, card: ModelCard, batch: int) -> None:
         )
 
 
-def _choose_precision(plan: Plan, asked: Precision | None) -> Precision:
+def _choose_precision(plan: EnginePlan, asked: Precision | None) -> Precision:
     stated = header_precision(plan.metadata)
     if asked and stated and asked != stated:
         raise PlanError(f'{plan.path} is {stated}, by its header, not {asked}.')
@@ -155,7 +142,7 @@ def _choose_precision(plan: Plan, asked: Precision | None) -> Precision:
     return chosen
 
 
-def _origin(plan: Plan) -> str:
+def _origin(plan: EnginePlan) -> str:
     header = plan.metadata
     said = f', Ultralytics {header.get("version")} of {header.get("date")}' if header else ''
     return f'{plan.path.name}{said}'

@@ -2,96 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
 from typing import Any
 
-from cone_perception.engines.agreement import check_against_card, class_names_from
-from cone_perception.engines.check import check_plan
+from cone_perception.engines.agreement import class_names_from
 from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
-from cone_perception.engines.tensorrt.fastest import buildable_precisions, read_choice
-from cone_perception.engines.tensorrt.gpu import Gpu
-from cone_perception.engines.tensorrt.plans import RTX_MAGIC, Plan, PlanCache, cache_folder
-from cone_perception.engines.tensorrt.provide import (
-    BuildEvent,
-    choose_provider,
-    ignore,
-    import_provider,
-    network_for_gpu,
-    plan_key,
-    provide_engine,
-)
+from cone_perception.engines.tensorrt.bindings import import_provider, make_logger
+from cone_perception.engines.tensorrt.plans import EnginePlan
 from cone_perception.errors import (
     EngineError,
     GpuMemoryError,
     PlanError,
     UnloadablePlanError,
 )
-from cone_perception.model_card import Bundle, NetworkFile, Preprocessing
-from cone_perception.types import BuildChoice, GpuRuntime, GpuRuntimeChoice, Precision
+from cone_perception.model_card import NetworkFile, Preprocessing
+from cone_perception.types import GpuRuntime
 
-_SAID = 8
-"""So many of TensorRT's last complaints are told with an error."""
-
-
-def open_tensorrt(
-    bundle: Bundle,
-    batch: int = 1,
-    precision: Precision | None = None,
-    provider: GpuRuntimeChoice = 'auto',
-    build: BuildChoice = 'auto',
-    on_event: Callable[[BuildEvent], None] = ignore,
-    cancelled: Callable[[], bool] = lambda: False,
-    gpu: Gpu | None = None,
-) -> TensorRtEngine:
-    """The bundle's engine on this machine's GPU: from the cache, or built now.
-
-    It is compared with the FP32 reference once, before it may drive. precision: None takes what
-    gpu_precision says. The rest as in build.provide_plan. Raises EngineError or ModelError.
-    """
-
-    def warn(text: str) -> None:
-        on_event(BuildEvent('warning', text))
-
-    chosen = choose_provider(provider)
-    precision = precision or gpu_precision(bundle, batch, chosen, warn)
-    network = network_for_gpu(bundle, precision, batch)
-    plan, engine = provide_engine(
-        bundle,
-        precision,
-        batch,
-        lambda plan: TensorRtEngine(plan, network, bundle.card.preprocessing),
-        on_event,
-        provider=chosen,
-        build=build,
-        retry=False,
-        cancelled=cancelled,
-        gpu=gpu,
-    )
-    try:
-        check_against_card(engine.info, bundle, str(plan.path), batch)
-        if plan.passport is None or plan.passport.check is None:
-            check_plan(engine, bundle, plan.path)
-    except BaseException:
-        engine.close()
-        raise
-    return engine
-
-
-def gpu_precision(
-    bundle: Bundle, batch: int, provider: GpuRuntime, warn: Callable[[str], None]
-) -> Precision:
-    """What was measured to be fastest on this GPU; else INT8 if it passed, FP16, or FP32.
-
-    warn: told what is left out, and why.
-    Raises ModelError when the bundle has no network for TensorRT with this batch.
-    """
-    precisions = buildable_precisions(bundle, batch, 'best', warn)
-    if len(precisions) == 1:
-        return precisions[0]
-    keys = {p: plan_key(network_for_gpu(bundle, p, batch), provider) for p in precisions}
-    return read_choice(PlanCache(cache_folder()), bundle.card, batch, keys) or precisions[0]
+_NAMES: dict[GpuRuntime, str] = {'tensorrt': 'TensorRT', 'tensorrt_rtx': 'TensorRT-RTX'}
 
 
 class TensorRtEngine(CudaEngine):
@@ -99,7 +26,7 @@ class TensorRtEngine(CudaEngine):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: EnginePlan,
         network: NetworkFile,
         preprocessing: Preprocessing,
         limit_s: float = LIMIT_S,
@@ -111,7 +38,7 @@ class TensorRtEngine(CudaEngine):
         Raises UnloadablePlanError when TensorRT does not take the plan, PlanError when it is no
         detector's, EngineError when there is no GPU or a library is missing.
         """
-        provider = _provider(plan)
+        provider = plan.provider
         trt = import_provider(provider)
         self.plan = plan.path
         super().__init__(
@@ -128,7 +55,7 @@ class TensorRtEngine(CudaEngine):
 class TensorRtNetwork:
     """A plan that is loaded on the GPU. A device.Network: used in the device's thread only."""
 
-    def __init__(self, trt: Any, logger: Any, plan: Plan) -> None:
+    def __init__(self, trt: Any, logger: Any, plan: EnginePlan) -> None:
         """Raises UnloadablePlanError when TensorRT does not take the plan; else PlanError."""
         self._logger = logger
         self._runtime: Any = None
@@ -154,7 +81,7 @@ class TensorRtNetwork:
         self._engine = None
         self._runtime = None
 
-    def _open(self, trt: Any, plan: Plan) -> None:
+    def _open(self, trt: Any, plan: EnginePlan) -> None:
         # The runtime must outlive its engine, the engine its context: freed in this order, too.
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan.data)
@@ -183,42 +110,17 @@ class TensorRtNetwork:
         self.half_input = self._is_half(trt, self._input, plan)
         self.half_output = self._is_half(trt, self._output, plan)
 
-    def _is_half(self, trt: Any, name: str, plan: Plan) -> bool:
+    def _is_half(self, trt: Any, name: str, plan: EnginePlan) -> bool:
         kind = self._engine.get_tensor_dtype(name)
         if kind not in (trt.DataType.FLOAT, trt.DataType.HALF):
             raise PlanError(f'{plan.path}: {name} is of type {kind}, not float32 or float16.')
         return bool(kind == trt.DataType.HALF)
 
     def _error(self, kind: type[EngineError], what: str) -> EngineError:
-        said = '; '.join(self._logger.said) or 'it does not say why'
-        self._logger.said.clear()
+        said = self._logger.take_errors()
         if 'out of memory' in said.lower() or 'outofmemory' in said.lower():
             return GpuMemoryError(f'{what}, the GPU has no memory left: {said}.')
         return kind(f'{what}: {said}.')
-
-
-def make_logger(trt: Any) -> Any:
-    """A TensorRT logger that keeps the last complaints in `said`, and prints nothing."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.said: deque[str] = deque(maxlen=_SAID)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.said.append(message.strip())
-
-    return Logger()
-
-
-_NAMES: dict[GpuRuntime, str] = {'tensorrt': 'TensorRT', 'tensorrt_rtx': 'TensorRT-RTX'}
-
-
-def _provider(plan: Plan) -> GpuRuntime:
-    if plan.passport is not None:
-        return plan.passport.key.provider
-    return 'tensorrt_rtx' if plan.data[:4] == RTX_MAGIC else 'tensorrt'
 
 
 def _tensors(trt: Any, engine: Any) -> tuple[list[str], list[str]]:

@@ -1,104 +1,153 @@
-"""Which precisions may drive, and which of them is fastest on this GPU."""
+"""Which of several ordered engines is fastest on this GPU: built, checked, timed, and kept."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cone_perception.engines.latency import Latency
-from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, slug, write_whole
-from cone_perception.engines.tensorrt.provide import for_gpu, network_for_gpu
-from cone_perception.errors import ModelError
-from cone_perception.model_card import Bundle, ModelCard
-from cone_perception.types import Precision, PrecisionChoice
+from cone_perception.engines.check import Check, check_plan, read_reference
+from cone_perception.engines.latency import Latency, measure_latencies
+from cone_perception.engines.tensorrt.order import EngineOrder
+from cone_perception.engines.tensorrt.plans import EnginePlan, slug, write_whole
+from cone_perception.engines.tensorrt.provide import provide_engine
+from cone_perception.errors import ConePerceptionError, EngineError, EngineLostError, ModelError
+from cone_perception.types import Precision
 
-_DRIVING: tuple[Precision, ...] = ('int8', 'fp16')
+RUNS = 300
+"""Per engine, to find the fastest: at about a millisecond each, the clock has settled by then."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """The fastest of several engines of one model.
+class BuiltEngine:
+    """An engine that may drive. latency: None where it was not compared with others."""
 
-    keys: precision -> hash of its plan's key. medians_ms: precision -> what was measured.
-    """
+    order: EngineOrder
+    plan: EnginePlan
+    check: Check
+    latency: Latency | None = None
 
-    precision: Precision
-    keys: Mapping[Precision, str]
-    medians_ms: Mapping[Precision, float]
+    @property
+    def precision(self) -> Precision:
+        return self.order.key.precision
 
-
-def buildable_precisions(
-    bundle: Bundle, batch: int, choice: PrecisionChoice, warn: Callable[[str], None]
-) -> tuple[Precision, ...]:
-    """The precisions to build: the one asked for, or for `best` those that may drive.
-
-    warn: told which is left out, and why. One that is asked for is built whatever the gate said.
-    Raises ModelError when the bundle has no network for it.
-    """
-    if choice != 'best':
-        network = network_for_gpu(bundle, choice, batch)
-        if bundle.card.verdict != 'not judged' and not bundle.card.passed_gate(network):
-            warn(f'{choice} did not pass the gate: it is taken because precision asks for it.')
-        return (choice,)
-    usable = {n.precision: n for n in bundle.card.networks if n.batch == batch and for_gpu(n)}
-    found: list[Precision] = [p for p in _DRIVING if p in usable]
-    if bundle.card.verdict == 'not judged':
-        warn(
-            f'{bundle.card.name} was never compared with FP32 on labelled pictures: '
-            'run `cone-training gate` on it.'
+    def __str__(self) -> str:
+        """One line for people."""
+        check = self.check
+        speed = f', {self.latency.median_ms:.3f} ms a run' if self.latency else ''
+        return (
+            f'{self.precision}: passed against FP32 on {check.pictures} pictures with '
+            f'{check.boxes} cones, score error {check.score_error_mean:.3f}, '
+            f'mean IoU {check.mean_iou:.3f}{speed}'
         )
-    else:
-        for precision in [p for p in found if not bundle.card.passed_gate(usable[p])]:
-            warn(f'{precision} is left out: it did not pass the gate, by its card.')
-            found.remove(precision)
-    if not found and 'fp32' in usable:
-        found.append('fp32')
-    if not found:
-        raise ModelError(
-            f'{bundle.folder} holds no network of batch {batch} that may drive on a GPU: neither '
-            'INT8 with int8 encoding nor FP16 that passed the gate, nor FP32. Export the model '
-            'with them.'
-        )
-    return tuple(found)
 
 
-def choose(keys: Mapping[Precision, PlanKey], latencies: Mapping[Precision, Latency]) -> Choice:
-    """The precision with the lowest median."""
-    return Choice(
-        min(latencies, key=lambda precision: latencies[precision].median_ms),
-        {precision: key.sha256() for precision, key in keys.items()},
-        {precision: round(latency.median_ms, 4) for precision, latency in latencies.items()},
+def fastest_order(orders: Sequence[EngineOrder], say: Callable[[str], None]) -> EngineOrder:
+    """The only one, the one that was measured to be fastest before, or is now.
+
+    say: told what was built. Raises as `build_engines`.
+    """
+    if len(orders) == 1:
+        return orders[0]
+    return read_choice(orders) or keep_fastest(build_engines(orders, say), say).order
+
+
+def build_engines(orders: Sequence[EngineOrder], say: Callable[[str], None]) -> list[BuiltEngine]:
+    """Build, compare with the FP32 reference and, of several, time the engines in turns.
+
+    say: told what was built. One that is refused is told of and left out. Raises the last refusal
+    when none is left.
+    """
+    pictures, _ = read_reference(orders[0].bundle)
+
+    def tell(order: EngineOrder, plan: EnginePlan) -> None:
+        say(describe_plan(order, plan))
+
+    with ExitStack() as stack:
+        engines, built = [], []
+        refusal: ConePerceptionError | None = None
+        for order in orders:
+            try:
+                plan, engine = provide_engine(order, tell)
+                stack.callback(engine.close)
+                check = check_plan(engine, order.bundle, plan.path)
+            except EngineLostError:
+                raise
+            except (EngineError, ModelError) as error:
+                if order.policy.cancelled():
+                    raise
+                refusal = error
+                order.policy.tell('error', f'{order.key.precision}: {error}')
+                continue
+            engines.append(engine)
+            built.append(BuiltEngine(order, plan, check))
+        if refusal and not built:
+            raise refusal
+        if len(built) == 1:
+            return built
+        latencies = measure_latencies(engines, pictures, RUNS)
+        return [replace(e, latency=each) for e, each in zip(built, latencies, strict=True)]
+
+
+def describe_plan(order: EngineOrder, plan: EnginePlan) -> str:
+    """One line: precision, GPU, convolutions, size, and where the plan came from."""
+    assert plan.passport is not None
+    passport, key = plan.passport, plan.passport.key
+    counts = ', '.join(f'{count} {name}' for name, count in passport.convolutions.items())
+    required = order.bundle.card.int8_convolutions
+    wanted = f' (card: {required} int8)' if key.precision == 'int8' else ''
+    made = f'from {passport.origin}' if passport.origin else f'built in {passport.build_s:.0f} s'
+    return (
+        f'{key.precision}, batch {key.batch}, for {key.gpu or "any GPU"} of compute capability '
+        f'{key.compute_capability}, {key.provider} {key.provider_version}: convolutions {counts}'
+        f'{wanted}; {len(plan.data) / 1e6:.1f} MB, {made}'
     )
 
 
-def write_choice(cache: PlanCache, card: ModelCard, batch: int, choice: Choice) -> Path:
-    path = _path(cache, card, batch)
-    write_whole(path, (json.dumps(asdict(choice), indent=2) + '\n').encode())
-    return path
+def keep_fastest(built: Sequence[BuiltEngine], say: Callable[[str], None]) -> BuiltEngine:
+    """The fastest of what was built and timed; kept, so that it need not be timed again."""
+    if len(built) == 1:
+        say(f'{built[0].precision} is the only one that may drive.')
+        return built[0]
+    latencies = {each.precision: each.latency for each in built if each.latency}
+    precision = write_choice([each.order for each in built], latencies)
+    say(f'{precision} is the fastest on this GPU and will be used.')
+    return next(each for each in built if each.precision == precision)
 
 
-def read_choice(
-    cache: PlanCache, card: ModelCard, batch: int, keys: Mapping[Precision, PlanKey]
-) -> Precision | None:
-    """What was measured to be fastest; None where that was never done, or not on this machine.
+def write_choice(
+    orders: Sequence[EngineOrder], latencies: Mapping[Precision, Latency]
+) -> Precision:
+    """Keep the precision with the lowest median, and for which plans it was measured."""
+    medians_ms = {precision: round(each.median_ms, 4) for precision, each in latencies.items()}
+    fastest = min(medians_ms, key=lambda precision: medians_ms[precision])
+    content = {'precision': fastest, 'keys': _keys(orders), 'medians_ms': medians_ms}
+    write_whole(_choice_path(orders[0]), (json.dumps(content, indent=2) + '\n').encode())
+    return fastest
 
-    keys: of the plans as they would be built now.
-    """
+
+def read_choice(orders: Sequence[EngineOrder]) -> EngineOrder | None:
+    """The order that was measured to be fastest; None where that was not done for these plans."""
     try:
-        raw = json.loads(_path(cache, card, batch).read_text(encoding='utf-8'))
-        choice = Choice(**raw)
-        known = {precision: key.sha256() for precision, key in keys.items()}
-        return choice.precision if choice.keys == known else None
-    except (OSError, ValueError, TypeError):
+        choice = json.loads(_choice_path(orders[0]).read_text(encoding='utf-8'))
+        if choice['keys'] != _keys(orders):
+            return None
+        return next(each for each in orders if each.key.precision == choice['precision'])
+    except (OSError, ValueError, TypeError, LookupError, StopIteration):
         return None  # it is only a measurement: without it, it is made again
 
 
-def forget_choice(cache: PlanCache, card: ModelCard, batch: int) -> None:
-    """To be called when a plan that was measured has become another."""
-    _path(cache, card, batch).unlink(missing_ok=True)
+def forget_choice(order: EngineOrder) -> None:
+    """Forget the measurement, as a plan that was measured has become another."""
+    _choice_path(order).unlink(missing_ok=True)
 
 
-def _path(cache: PlanCache, card: ModelCard, batch: int) -> Path:
-    return cache.folder / f'best-{slug(card.name)}-b{batch}.json'
+def _keys(orders: Sequence[EngineOrder]) -> dict[Precision, str]:
+    return {order.key.precision: order.key.sha256() for order in orders}
+
+
+def _choice_path(order: EngineOrder) -> Path:
+    name = f'best-{slug(order.model)}-b{order.network.batch}.json'
+    return order.policy.cache.folder / name

@@ -86,7 +86,7 @@ class Passport:
     convolutions: Mapping[str, int]
     layers: Mapping[str, Mapping[str, int]]
     built: str
-    build_s: float
+    build_s: float = 0.0
     check: Mapping[str, Any] | None = None
     origin: str = ''
     schema: int = SCHEMA
@@ -107,7 +107,7 @@ class FailedBuild:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """A compiled engine.
 
     data: what a TensorRT runtime deserialises, without any header. metadata: what Ultralytics wrote
@@ -119,8 +119,15 @@ class Plan:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     passport: Passport | None = None
 
+    @property
+    def provider(self) -> GpuRuntime:
+        """The runtime that compiled it, by its passport or by how it begins."""
+        if self.passport is not None:
+            return self.passport.key.provider
+        return 'tensorrt_rtx' if self.data[:4] == RTX_MAGIC else 'tensorrt'
 
-def read_plan(path: Path) -> Plan:
+
+def read_plan(path: Path) -> EnginePlan:
     """Read a plan from any source, with or without Ultralytics' header; no passport is looked for.
 
     Raises PlanError when the file is missing, empty, truncated, or no plan at all.
@@ -150,7 +157,7 @@ class PlanCache:
         """Where the plan of this key lies, or would lie."""
         return self.folder / f'{_stem(model, key)}-{key.sha256()[:12]}.plan'
 
-    def load(self, model: str, key: PlanKey) -> Plan:
+    def load(self, model: str, key: PlanKey) -> EnginePlan:
         """The plan of this key. Raises PlanError that names what is missing or does not match."""
         for wanted in (key, key.portable()):
             path = self.path(model, wanted)
@@ -165,13 +172,8 @@ class PlanCache:
         """
         path = self.path(model, key)
         self.folder.mkdir(parents=True, exist_ok=True)
-        passport = Passport(
-            model=model,
-            key=key,
-            plan_sha256=hashlib.sha256(data).hexdigest(),
-            plan_bytes=len(data),
-            **entries,
-        )
+        sha256 = hashlib.sha256(data).hexdigest()
+        passport = Passport(model, key, sha256, len(data), built=_now(), **entries)
         passport_path(path).unlink(missing_ok=True)
         write_whole(path, data)
         write_whole(passport_path(path), passport.to_json().encode())
@@ -182,7 +184,7 @@ class PlanCache:
         """Remember that this plan cannot be built, or not be loaded; what is there of it goes."""
         path = self.path(model, key)
         self.folder.mkdir(parents=True, exist_ok=True)
-        failed = FailedBuild(reason, datetime.now(timezone.utc).isoformat(timespec='seconds'))
+        failed = FailedBuild(reason, _now())
         write_whole(
             self._failure_path(model, key), (json.dumps(asdict(failed), indent=2) + '\n').encode()
         )
@@ -238,7 +240,7 @@ class PlanCache:
         )
 
 
-def load_plan(path: Path, key: PlanKey) -> Plan:
+def load_plan(path: Path, key: PlanKey) -> EnginePlan:
     """Read a plan with its passport, and make sure that it is whole and made for `key`.
 
     Raises PlanError that names what is not so.
@@ -296,7 +298,7 @@ def write_whole(path: Path, data: bytes) -> None:
         ) from error
 
 
-def _read(path: Path) -> Plan:
+def _read(path: Path) -> EnginePlan:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -313,7 +315,7 @@ def _read(path: Path) -> Plan:
                 f'{path} holds {len(data)} of the {whole} bytes of its plan: it was cut off. '
                 'Build it again.'
             )
-    return Plan(path, data, metadata)
+    return EnginePlan(path, data, metadata)
 
 
 def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
@@ -333,6 +335,10 @@ def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
     if isinstance(names, dict):  # JSON has made texts of the class indices
         metadata['names'] = {int(k) if k.isdecimal() else k: v for k, v in names.items()}
     return dict(metadata), content[HEADER_BYTES + length :]
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec='seconds')
 
 
 def _stem(model: str, key: PlanKey) -> str:

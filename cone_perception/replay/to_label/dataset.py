@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.arguments import count, zero_or_more
-from cone_perception.engines.build_command import print_event, print_warning
+from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import write_whole

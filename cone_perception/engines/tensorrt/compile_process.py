@@ -1,0 +1,265 @@
+"""Compile a network in this process: `compiler.py` runs it as a process of its own.
+
+One code drives two compilers whose Python interface is the same: `tensorrt` (10 and 11) and
+`tensorrt_rtx`. Networks are strongly typed: what is INT8 and FP16 is written in the ONNX file.
+
+    python -m cone_perception.engines.tensorrt.compile_process --help
+
+prints its progress as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from cone_perception.engines.events import BuildEvent, ignore
+from cone_perception.engines.tensorrt.bindings import import_provider, make_logger
+from cone_perception.engines.tensorrt.compiler import MODULE, Compiled
+from cone_perception.engines.tensorrt.layers import (
+    Layer,
+    convolution_precisions,
+    layer_precisions,
+    layers_from_inspector,
+    layers_from_log,
+)
+from cone_perception.engines.tensorrt.plans import write_whole
+from cone_perception.errors import ConePerceptionError, EngineError
+from cone_perception.types import GpuRuntime, Precision
+
+PROGRESS_EVERY_S = 0.5
+
+
+def compile_network(
+    network: bytes,
+    provider: GpuRuntime,
+    target: str,
+    precision: Precision,
+    timing_cache: Path | None = None,
+    inspect: bool = False,
+    on_event: Callable[[BuildEvent], None] = ignore,
+) -> Compiled:
+    """Parse and compile an ONNX file in this process.
+
+    target: compute capability, as SM89: of this machine's GPU for TensorRT. inspect: ask the
+    finished engine for its layers, which needs the GPU; else they are read from the build log.
+    Raises EngineError when the compiler refuses.
+    """
+    started = time.monotonic()
+    trt = import_provider(provider)
+    logger = make_logger(trt, on_event)
+    parsed = _parse(trt, logger, provider, network)
+    config = parsed.builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if precision == 'fp32':
+        config.clear_flag(trt.BuilderFlag.TF32)
+    monitor = make_monitor(trt, on_event)
+    config.progress_monitor = monitor
+    if provider == 'tensorrt_rtx':
+        _set_target(trt, config, target)
+    elif timing_cache:
+        _use_timing_cache(config, timing_cache)
+    data = parsed.builder.build_serialized_network(parsed.definition, config)
+    if data is None:
+        raise EngineError(
+            f'{provider} {trt.__version__} could not compile the network: {logger.take_errors()}'
+        )
+    if provider == 'tensorrt' and timing_cache:
+        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
+    plan = bytes(data)
+    layers = _inspect(trt, logger, plan) if inspect else ()
+    layers = layers or layers_from_log(logger.layers)
+    return Compiled(
+        plan,
+        convolution_precisions(layers, parsed.convolutions),
+        layer_precisions(layers),
+        time.monotonic() - started,
+    )
+
+
+def count_layers(
+    network: bytes,
+    provider: GpuRuntime,
+    plan: bytes,
+    on_event: Callable[[BuildEvent], None] = ignore,
+) -> Compiled:
+    """What a plan that was compiled elsewhere computes of this ONNX file, by its own account.
+
+    Raises EngineError when TensorRT does not take the plan here.
+    """
+    trt = import_provider(provider)
+    logger = make_logger(trt, on_event)
+    if trt.Runtime(logger).deserialize_cuda_engine(plan) is None:
+        raise EngineError(
+            f'{provider} {trt.__version__} refuses the plan on this machine: {logger.take_errors()}'
+        )
+    layers = _inspect(trt, logger, plan)
+    convolutions = _parse(trt, logger, provider, network).convolutions
+    return Compiled(
+        plan, convolution_precisions(layers, convolutions), layer_precisions(layers), 0.0
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A network as the compiler has it. parser: holds its weights.
+
+    convolutions: names of the ONNX nodes.
+    """
+
+    builder: Any
+    definition: Any
+    parser: Any
+    convolutions: Sequence[str]
+
+
+def _parse(trt: Any, logger: Any, provider: GpuRuntime, network: bytes) -> _Parsed:
+    try:
+        builder = trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:  # what pybind11 makes of a null pointer
+        raise EngineError(f'{provider} makes no builder here: {error}') from error
+    flags = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
+    # From TensorRT 11 on every network is strongly typed, and the flag deprecated.
+    typed_always = provider == 'tensorrt_rtx' or int(trt.__version__.split('.')[0]) >= 11
+    definition = builder.create_network(0 if typed_always else 1 << int(flags))
+    parser = trt.OnnxParser(definition, logger)
+    if not parser.parse(network):
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        raise EngineError(
+            f'{provider} {trt.__version__} does not take the network: '
+            + '; '.join(f'{e.node_operator()} {e.node_name()}: {e.desc()}' for e in errors[:3])
+        )
+    layers = (definition.get_layer(index) for index in range(definition.num_layers))
+    convolutions = [layer.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+    return _Parsed(builder, definition, parser, convolutions)
+
+
+def _set_target(trt: Any, config: Any, target: str) -> None:
+    known = trt.ComputeCapability.__members__
+    if target not in known:
+        raise EngineError(
+            f'TensorRT-RTX {trt.__version__} does not compile for {target}, only for '
+            f'{", ".join(name for name in known if name.startswith("SM"))}.'
+        )
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(known[target], 0)
+
+
+def _use_timing_cache(config: Any, path: Path) -> None:
+    """What was measured in earlier builds; one of another GPU or version is left aside."""
+    earlier = path.read_bytes() if path.is_file() else b''
+    if not config.set_timing_cache(config.create_timing_cache(earlier), False):
+        config.set_timing_cache(config.create_timing_cache(b''), False)
+
+
+def _inspect(trt: Any, logger: Any, plan: bytes) -> tuple[Layer, ...]:
+    """The finished engine's layers; none where it cannot be loaded or does not say."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        return ()
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    try:
+        return layers_from_inspector(text)
+    except ValueError:
+        return ()
+
+
+def make_monitor(trt: Any, on_event: Callable[[BuildEvent], None]) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Turns the compiler's steps into a few events a second. Called from its threads."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
+            self._told = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._steps[phase_name] = num_steps
+            self._tell(phase_name, 0, force=parent_phase is None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._tell(phase_name, step + 1)
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._steps.pop(phase_name, None)
+
+        def _tell(self, phase: str, done: int, force: bool = False) -> None:
+            now = time.monotonic()
+            if force or now - self._told >= PROGRESS_EVERY_S:
+                self._told = now
+                on_event(BuildEvent('phase', phase, done, self._steps.get(phase, 0)))
+
+    return Monitor()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compile one network and print lines of JSON: events, at last what the engine is."""
+    parser = argparse.ArgumentParser(prog=f'python -m {MODULE}')
+    parser.add_argument('network', type=Path, help='ONNX file')
+    parser.add_argument('--provider', choices=get_args(GpuRuntime), required=True)
+    parser.add_argument('--target', help='compute capability, as SM89')
+    parser.add_argument('--precision', choices=get_args(Precision))
+    parser.add_argument('--plan', type=Path, required=True, help='file to write')
+    parser.add_argument('--count', action='store_true', help='read the plan, do not write it')
+    parser.add_argument('--timing-cache', type=Path)
+    parser.add_argument('--inspect', action='store_true', help='ask the engine (needs the GPU)')
+    args = parser.parse_args(argv)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    warnings.simplefilter('ignore')
+    network = args.network.read_bytes()
+
+    def on_event(event: BuildEvent) -> None:
+        _print(asdict(event))
+
+    try:
+        if args.count:
+            compiled = count_layers(network, args.provider, args.plan.read_bytes(), on_event)
+        else:
+            compiled = compile_network(
+                network,
+                args.provider,
+                args.target,
+                args.precision,
+                args.timing_cache,
+                args.inspect,
+                on_event,
+            )
+            write_whole(args.plan, compiled.data)
+    except ConePerceptionError as error:
+        on_event(BuildEvent('error', str(error)))
+        return 1
+    _print(
+        {
+            'convolutions': compiled.convolutions,
+            'layers': compiled.layers,
+            'build_s': compiled.build_s,
+        }
+    )
+    return 0
+
+
+def _end_with_parent() -> None:
+    """Leave when whoever started this process is gone: its end of our standard input closes."""
+    while os.read(0, 1):  # not sys.stdin: its lock would be held when Python ends
+        pass
+    os._exit(3)
+
+
+def _print(entry: Mapping[str, Any]) -> None:
+    print(json.dumps(entry), flush=True)
+
+
+if __name__ == '__main__':
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # a compiler that crashes while it is taken down has done its work

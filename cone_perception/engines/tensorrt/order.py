@@ -1,0 +1,178 @@
+"""The order of an engine: which network, for which GPU, and what may be done to have it.
+
+`build-engine`, `verify-engine`, the node and `open_engine` make their orders here. All that
+compiles, keeps, checks and opens an engine for the GPU takes an order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cone_perception.engines.events import BuildEvent, EventKind, ignore
+from cone_perception.engines.tensorrt.bindings import choose_provider, import_provider
+from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
+from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, cache_folder
+from cone_perception.errors import EngineError, ModelError
+from cone_perception.model_card import Bundle, NetworkFile
+from cone_perception.types import (
+    BuildChoice,
+    Encoding,
+    GpuRuntime,
+    GpuRuntimeChoice,
+    Precision,
+    PrecisionChoice,
+)
+
+_DRIVING: tuple[Precision, ...] = ('int8', 'fp16')
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPolicy:
+    """What may be done to have an engine, and who hears of it.
+
+    build: never refuses an engine that would have to be compiled. retry: compile what was compiled
+    before and refused, or what failed to compile; else RefusedPlanError. cache: of the engines.
+    on_event: told of a build. cancelled: polled during it.
+    """
+
+    build: BuildChoice = 'auto'
+    retry: bool = True
+    cache: PlanCache = field(default_factory=lambda: PlanCache(cache_folder()))
+    on_event: Callable[[BuildEvent], None] = ignore
+    cancelled: Callable[[], bool] = lambda: False
+
+    def tell(self, kind: EventKind, text: str) -> None:
+        self.on_event(BuildEvent(kind, text))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOrder:
+    """One network of a bundle, to be run on one GPU.
+
+    key: what its plan must be made for.
+    """
+
+    bundle: Bundle
+    network: NetworkFile
+    key: PlanKey
+    policy: BuildPolicy
+
+    @property
+    def model(self) -> str:
+        return self.bundle.card.name
+
+    @property
+    def command(self) -> str:
+        """The command that builds this engine, for messages."""
+        options = f' --batch {self.network.batch}' if self.network.batch != 1 else ''
+        options += ' --precision fp32' if self.network.precision == 'fp32' else ''
+        return f'`cone-perception build-engine {self.bundle.folder}{options}`'
+
+
+def make_order(
+    bundle: Bundle,
+    network: NetworkFile,
+    policy: BuildPolicy,
+    provider: GpuRuntimeChoice = 'auto',
+    gpu: Gpu | None = None,
+) -> EngineOrder:
+    """Order one network, for this machine's GPU or for `gpu`, see `target_gpu`.
+
+    Raises EngineError without a GPU, or without the runtime.
+    """
+    chosen = choose_provider(provider)
+    gpu = gpu or read_gpu()
+    key = PlanKey(
+        network_sha256=network.sha256,
+        precision=network.precision,
+        batch=network.batch,
+        provider=chosen,
+        provider_version=str(import_provider(chosen).__version__),
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        driver=gpu.driver,
+        cuda=gpu.cuda,
+    )
+    return EngineOrder(bundle, network, key, policy)
+
+
+def make_orders(
+    bundle: Bundle,
+    precision: PrecisionChoice,
+    batch: int,
+    policy: BuildPolicy,
+    provider: GpuRuntimeChoice = 'auto',
+    gpu: Gpu | None = None,
+) -> list[EngineOrder]:
+    """Order the network of a precision, or for `best` all that may drive, as `make_order` does."""
+
+    def warn(text: str) -> None:
+        policy.tell('warning', text)
+
+    return [
+        make_order(bundle, network, policy, provider, gpu)
+        for network in driving_networks(bundle, precision, batch, warn)
+    ]
+
+
+def target_gpu(target: str, provider: GpuRuntime) -> Gpu:
+    """Any GPU of a compute capability, given as SM89, for which TensorRT-RTX compiles anywhere.
+
+    Raises EngineError for TensorRT, which compiles for the GPU of this machine only.
+    """
+    if provider != 'tensorrt_rtx' or not re.fullmatch(r'SM\d{2,3}', target):
+        raise EngineError(
+            f'{provider} does not compile for {target!r}: TensorRT-RTX compiles for a GPU '
+            'that is not here, named by its compute capability (RTX 4060: SM89), and TensorRT '
+            'only for the one of this machine.'
+        )
+    return Gpu(name='', compute_capability=f'{target[2:-1]}.{target[-1]}', driver='', cuda='')
+
+
+def network_for_gpu(bundle: Bundle, precision: Precision, batch: int) -> NetworkFile:
+    """The bundle's file that TensorRT takes: INT8 with zero point 0."""
+    encoding: Encoding = 'int8' if precision == 'int8' else 'float'
+    return bundle.network(precision, encoding, batch)
+
+
+def for_gpu(network: NetworkFile) -> bool:
+    """True where TensorRT takes this file: it knows no uint8 activations."""
+    return network.encoding != 'uint8'
+
+
+def driving_networks(
+    bundle: Bundle, choice: PrecisionChoice, batch: int, warn: Callable[[str], None]
+) -> list[NetworkFile]:
+    """The network of the precision asked for, or for `best` all that may drive.
+
+    warn: told which is left out, and why. One that is asked for is taken whatever the gate said.
+    Raises ModelError when the bundle has no such network.
+    """
+    card = bundle.card
+    if choice != 'best':
+        network = network_for_gpu(bundle, choice, batch)
+        if card.verdict != 'not judged' and not card.passed_gate(network):
+            warn(f'{choice} did not pass the gate: it is taken because precision asks for it.')
+        return [network]
+    usable = {n.precision: n for n in card.networks if n.batch == batch and for_gpu(n)}
+    found = [usable[precision] for precision in _DRIVING if precision in usable]
+    if card.verdict == 'not judged':
+        warn(
+            f'{card.name} was never compared with FP32 on labelled pictures: '
+            'run `cone-training gate` on it.'
+        )
+    else:
+        for network in [n for n in found if not card.passed_gate(n)]:
+            warn(f'{network.precision} is left out: it did not pass the gate, by its card.')
+            found.remove(network)
+    if not found and 'fp32' in usable:
+        found.append(usable['fp32'])
+    if not found:
+        raise ModelError(
+            f'{bundle.folder} holds no network of batch {batch} that may drive on a GPU: neither '
+            'INT8 with int8 encoding nor FP16 that passed the gate, nor FP32. Export the model '
+            'with them.'
+        )
+    return found
