@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rclpy.node import Node
 
+from cone_perception.engines.events import BuildEvent
 from cone_perception.engines.open import PlacedEngine, place_network
-from cone_perception.engines.tensorrt.provide import BuildEvent
 from cone_perception.errors import EngineError, SettingsError, one_line
 from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
