@@ -46,7 +46,7 @@ REFERENCES = 'openvino fp32', 'openvino fp16'
 """The first that is there."""
 PEER = 'ultralytics predict'
 TWO_AT_ONCE = ', two at once'
-Answer = tuple[Detections, tuple[float, float, float] | None]
+Answer = tuple[Detections, tuple[float, ...] | None]
 """Detections, and milliseconds of preprocessing, network and decoding where they are known."""
 
 Runner = Callable[[Sequence[Frame]], list[Answer]]
@@ -115,7 +115,7 @@ def bundle_runner(bundle: Bundle, engine: Engine, confidence: float) -> Runner:
 
     def search(frame: Frame) -> Answer:
         (found,), times = detector.detect([frame], filters)
-        return found, (times.preprocess_ms, times.inference_ms, times.decode_ms)
+        return found, tuple(times.stations_ms().values())
 
     def run(frames: Sequence[Frame]) -> list[Answer]:
         return list(pool.map(search, frames) if detector.at_once > 1 else map(search, frames))

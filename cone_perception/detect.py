@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
@@ -19,12 +19,13 @@ from cone_perception.arguments import add_fields
 from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
+from cone_perception.files import write_json
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.pictures.draw import draw_cones
 from cone_perception.pictures.sources import Source, Unreadable, open_source
 from cone_perception.pictures.video import Album, Film, PictureFolder
-from cone_perception.pipeline import ConeDetector, StationTimes
+from cone_perception.pipeline import STATIONS, ConeDetector, StationTimes
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame
 
@@ -80,24 +81,32 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(slots=True)
 class Tally:
-    """What came of a source.
+    """Counts what came of a source.
 
     answered: pictures that have a line in detections.jsonl. failures: those that have none.
     cones: number found, per class name. wall_s: time it took, drawing and writing included.
-    preprocess_ms, inference_ms, decode_ms: summed over the pictures answered.
+    spent_ms: station -> milliseconds, summed over the pictures answered.
     """
 
     answered: int = 0
     failures: list[Unreadable] = field(default_factory=list)
     cones: Counter[str] = field(default_factory=Counter)
     wall_s: float = 0.0
-    preprocess_ms: float = 0.0
-    inference_ms: float = 0.0
-    decode_ms: float = 0.0
+    spent_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STATIONS, 0.0))
     interrupted: bool = False
 
+    def fail(self, failure: Unreadable) -> None:
+        """Count a picture without an answer, and name it."""
+        self.failures.append(failure)
+        tqdm.write(f'failed: {failure.source}: {failure.reason}', file=sys.stderr)
+
+    @property
+    def mean_ms(self) -> dict[str, float]:
+        """Station -> milliseconds per picture answered."""
+        return {name: spent / max(self.answered, 1) for name, spent in self.spent_ms.items()}
+
     def text(self, out: Path) -> str:
-        """Some lines for a person."""
+        """Write some lines for a person."""
         cones = ', '.join(f'{count} {name}' for name, count in sorted(self.cones.items()))
         lines = [
             f'{self.answered} pictures answered, {len(self.failures)} failed, '
@@ -105,11 +114,8 @@ class Tally:
             f'cones: {cones or "none"}',
         ]
         if self.answered:
-            lines.append(
-                f'per picture: preprocessing {self.preprocess_ms / self.answered:.1f} ms, '
-                f'inference {self.inference_ms / self.answered:.1f} ms, '
-                f'decoding {self.decode_ms / self.answered:.1f} ms'
-            )
+            each = (f'{station} {ms:.1f} ms' for station, ms in self.mean_ms.items())
+            lines.append(f'per picture: {", ".join(each)}')
         lines += [f'failed: {failure.source}: {failure.reason}' for failure in self.failures[:20]]
         if len(self.failures) > 20:
             lines.append(f'failed: {len(self.failures) - 20} more, all named in summary.json')
@@ -129,16 +135,29 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
         album = PictureFolder(out / 'pictures')
     else:
         album = Film(out / 'detections.mp4', source.rate_hz or DEFAULT_RATE_HZ)
-    tally = Tally()
+    tally, names = Tally(), detector.card.class_names
     started = time.monotonic()
     lines = (out / 'detections.jsonl').open('w', encoding='utf-8', buffering=1)
     try:
         searched = _searched(source.frames, detector, filters)
         for picture in tqdm(searched, total=source.count, unit='picture', file=sys.stderr):
             if isinstance(picture, Unreadable):
-                _note_failure(tally, picture)
-            else:
-                _answer(*picture, detector.card.class_names, lines, album, tally)
+                tally.fail(picture)
+                continue
+            frame, answer = picture
+            try:
+                (found,), times = answer.result()
+            except EngineLostError:  # no later picture can be answered
+                raise
+            except (EngineError, ModelError) as error:
+                tally.fail(Unreadable(frame.source, str(error)))
+                continue
+            lines.write(json.dumps(detection_record(frame, found, names)) + '\n')
+            album.add(frame.source, draw_cones(frame.bgr, found, names))
+            tally.answered += 1
+            tally.cones.update(names[class_id] for class_id in found.class_id)
+            for station, spent_ms in times.stations_ms().items():
+                tally.spent_ms[station] += spent_ms
     except KeyboardInterrupt:
         tally.interrupted = True
         raise
@@ -153,7 +172,7 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
 def _searched(
     pictures: Iterable[Frame | Unreadable], detector: ConeDetector, filters: Filters
 ) -> Iterator[Unreadable | tuple[Frame, Future[Found]]]:
-    """Each picture in its order, with its answer to come: the next are searched meanwhile."""
+    """Yield each picture in its order, with its answer to come: the next are searched meanwhile."""
     begun: deque[Unreadable | tuple[Frame, Future[Found]]] = deque()
     ended_by: BaseException | None = None
     with ThreadPoolExecutor(detector.at_once) as pool:
@@ -172,39 +191,10 @@ def _searched(
         raise ended_by
 
 
-def _answer(
-    frame: Frame,
-    answer: Future[Found],
-    names: tuple[str, ...],
-    lines: TextIO,
-    album: Album,
-    tally: Tally,
-) -> None:
-    try:
-        (found,), times = answer.result()
-    except EngineLostError:  # no later picture can be answered
-        raise
-    except (EngineError, ModelError) as error:
-        _note_failure(tally, Unreadable(frame.source, str(error)))
-        return
-    lines.write(json.dumps(detection_record(frame, found, names)) + '\n')
-    album.add(frame.source, draw_cones(frame.bgr, found, names))
-    tally.answered += 1
-    tally.cones.update(names[class_id] for class_id in found.class_id)
-    tally.preprocess_ms += times.preprocess_ms
-    tally.inference_ms += times.inference_ms
-    tally.decode_ms += times.decode_ms
-
-
-def _note_failure(tally: Tally, failure: Unreadable) -> None:
-    tally.failures.append(failure)
-    tqdm.write(f'failed: {failure.source}: {failure.reason}', file=sys.stderr)
-
-
 def detection_record(
     frame: Frame, found: Detections, class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """A picture's line of detections.jsonl; boxes in source pixels: left, top, right, bottom."""
+    """Make a picture's line of detections.jsonl; boxes: left, top, right, bottom in its pixels."""
     return {
         'source': frame.source,
         'stamp_ns': frame.stamp_ns,
@@ -222,9 +212,8 @@ def detection_record(
 
 
 def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tally) -> None:
-    """What was done, with what, and what failed, as JSON."""
+    """Write what was done, with what, and what failed, as JSON."""
     info = detector.engine.info
-    each = max(tally.answered, 1)
     summary = {
         'kind': source.kind,
         'pictures': source.count,
@@ -234,11 +223,7 @@ def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tal
         'interrupted': tally.interrupted,
         'cones': dict(sorted(tally.cones.items())),
         'wall_s': round(tally.wall_s, 3),
-        'mean_ms': {
-            'preprocess': round(tally.preprocess_ms / each, 3),
-            'inference': round(tally.inference_ms / each, 3),
-            'decode': round(tally.decode_ms / each, 3),
-        },
+        'mean_ms': {station: round(ms, 3) for station, ms in tally.mean_ms.items()},
         'model': detector.card.name,
         'network_sha256': info.network_sha256,
         'engine': info.runtime,
@@ -246,4 +231,4 @@ def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tal
         'precision': info.precision,
         'arithmetic': info.arithmetic,
     }
-    path.write_text(json.dumps(summary, indent=2) + '\n', encoding='utf-8')
+    write_json(path, summary)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.errors import ImageError
-from cone_perception.types import CameraPicture, UInt8
+from cone_perception.types import CameraPicture, Frame, UInt8
 
 Converter = Callable[[Any], npt.NDArray[Any]]
 
@@ -56,6 +56,11 @@ def to_bgr(message: Any, upright: bool = False) -> UInt8:
     if hasattr(message, 'format'):
         return _from_compressed(message, upright)
     return _from_raw(message)
+
+
+def bgr_of(picture: Frame | CameraPicture) -> UInt8:
+    """Return the picture as (H, W, 3) uint8 BGR. Raises ImageError."""
+    return picture.bgr if isinstance(picture, Frame) else to_bgr(picture)
 
 
 def as_sent(message: Any, encodings: frozenset[str]) -> CameraPicture | None:

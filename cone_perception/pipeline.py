@@ -1,4 +1,4 @@
-"""Preprocess, engine and decode joined: pictures in, cones out. Knows nothing of ROS."""
+"""Preprocess, engine and decode joined: pictures in, cones out."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from itertools import pairwise
 from queue import SimpleQueue
-from types import TracebackType
 
 import numpy as np
 
 from cone_perception.decode import decode
 from cone_perception.engines import Engine, FrameEngine
 from cone_perception.filters import Filters
-from cone_perception.images import to_bgr
+from cone_perception.images import bgr_of
 from cone_perception.model_card import ModelCard
 from cone_perception.preprocess import PAD_VALUE, Letterbox
 from cone_perception.types import CameraPicture, Detections, Frame, UInt8
+
+STATIONS = ('preprocess', 'inference', 'decode')
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +35,10 @@ class StationTimes:
     inferred_ns: int
     decoded_ns: int
 
-    @property
-    def preprocess_ms(self) -> float:
-        return (self.prepared_ns - self.started_ns) / 1e6
-
-    @property
-    def inference_ms(self) -> float:
-        return (self.inferred_ns - self.prepared_ns) / 1e6
-
-    @property
-    def decode_ms(self) -> float:
-        return (self.decoded_ns - self.inferred_ns) / 1e6
+    def stations_ms(self) -> dict[str, float]:
+        """Return the milliseconds spent at each of STATIONS."""
+        between = zip(STATIONS, pairwise(astuple(self)), strict=True)
+        return {station: (after - before) / 1e6 for station, (before, after) in between}
 
 
 class ConeDetector:
@@ -62,12 +57,12 @@ class ConeDetector:
 
     @property
     def encodings(self) -> frozenset[str]:
-        """Of sensor_msgs/Image: those that are best handed over as sent; none on a CPU."""
+        """Encodings of sensor_msgs/Image that the engine reads as they were sent; none on a CPU."""
         return self._frame_engine.encodings if self._frame_engine is not None else frozenset()
 
     @property
     def at_once(self) -> int:
-        """So many use the engine at once: on a GPU the next picture goes up meanwhile."""
+        """Number of batches in work at once: on a GPU the next picture goes up meanwhile."""
         return self.engine.info.at_once if self._frame_engine is None else 2
 
     def warm_up(self) -> None:
@@ -107,7 +102,7 @@ class ConeDetector:
         else:
             with self._turn() as batch:
                 for letterbox, frame, picture in zip(boxes, frames, batch, strict=False):
-                    letterbox.apply(_bgr(frame), picture)
+                    letterbox.apply(bgr_of(frame), picture)
                 prepared = time.monotonic_ns()
                 outputs = self.engine.run(batch)
                 inferred = time.monotonic_ns()
@@ -140,21 +135,12 @@ class ConeDetector:
     def __enter__(self) -> ConeDetector:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _bgr(frame: Frame | CameraPicture) -> UInt8:
-    return frame.bgr if isinstance(frame, Frame) else to_bgr(frame)
-
-
 def _readable(frame: Frame | CameraPicture, encodings: frozenset[str]) -> CameraPicture:
-    """The frame as the camera sent it, or as bgr8 where the engine does not read that."""
+    """Return the frame as the camera sent it, or as bgr8 where the engine does not read that."""
     if isinstance(frame, CameraPicture) and frame.encoding in encodings:
         return frame
-    return CameraPicture.of_bgr(_bgr(frame))
+    return CameraPicture.of_bgr(bgr_of(frame))

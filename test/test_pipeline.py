@@ -135,7 +135,7 @@ def test_two_streams_answer_two_threads_each_its_own_picture(bundles):
 FIRST_RUNS = """
 import sys, threading
 import numpy as np
-from cone_perception.engines import open_engine
+from cone_perception.engines.open import open_engine
 from cone_perception.model_card import read_bundle
 from pathlib import Path
 

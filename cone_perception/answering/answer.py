@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cone_perception.answering.inbox import Inbox, NewestFrames, StereoPairs
@@ -82,16 +83,10 @@ class Answering:
                 continue
             answers = []
             for (camera, arrival, picture), cones in zip(batch, found, strict=True):
-                moments_ns = {
-                    'received_ns': arrival.received_ns,
-                    'started_ns': started_ns,
-                    'prepared_ns': times.prepared_ns,
-                    'inferred_ns': times.inferred_ns,
-                    'decoded_ns': times.decoded_ns,
-                }
-                answers.append(
-                    Answer(camera, arrival, 'answered', moments_ns, '', alone, picture, found=cones)
-                )
+                moments_ns = {'received_ns': arrival.received_ns, **asdict(times)}
+                moments_ns['started_ns'] = started_ns  # decoding the message is part of preparing
+                answer = Answer(camera, arrival, 'answered', moments_ns, '', alone, picture, cones)
+                answers.append(answer)
             yield answers
 
     def _decode(self, arrival: Arrival) -> list[tuple[str, Arrival, Frame | CameraPicture]]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+from cone_perception import pipeline
 from cone_perception.types import CameraPicture, Detections, Frame
 
 Outcome = Literal['answered', 'dropped', 'failed']
 """dropped: a newer picture took its place, or the node was deactivated."""
 
-STATIONS = ('wait_ms', 'preprocess_ms', 'inference_ms', 'decode_ms', 'publish_ms')
+STATIONS = ('wait', *pipeline.STATIONS, 'publish')
 """Between the moments of a published answer. wait: from arrival to the start of its work.
 preprocess: message to network input. publish: building and sending the answer, after that of its
 partner in a batch."""
@@ -69,7 +70,7 @@ class Answer:
         """
         moments = list(self.moments_ns.values())
         times = {
-            station: (after - before) / 1e6
+            f'{station}_ms': (after - before) / 1e6
             for station, (before, after) in zip(STATIONS, pairwise(moments), strict=True)
         }
         age = {} if self.arrival.age_ms is None else {'age_ms': self.arrival.age_ms}

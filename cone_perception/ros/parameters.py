@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_args, get_type_hints
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -11,7 +11,6 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from cone_perception.errors import SettingsError
 from cone_perception.settings import DetectorSettings
 
 _TYPES = {
@@ -67,13 +66,8 @@ def read_settings(node: Node) -> DetectorSettings:
 
 
 def changed_settings(settings: DetectorSettings, parameters: Mapping[str, Any]) -> DetectorSettings:
-    """`settings` with the values of these parameters. Raises SettingsError."""
-    values = {entry.name: getattr(settings, entry.name) for entry in fields(DetectorSettings)}
-    for name, value in parameters.items():
-        if name not in values:
-            raise SettingsError(f'there is no setting {name}')
-        values[name] = from_parameter(value)
-    return DetectorSettings.from_mapping(values)
+    """Return `settings` with the values of these parameters, all settings. Raises SettingsError."""
+    return replace(settings, **{name: from_parameter(value) for name, value in parameters.items()})
 
 
 def from_parameter(value: Any) -> Any:

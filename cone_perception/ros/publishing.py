@@ -18,10 +18,10 @@ from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
 from cone_perception.answering.outcome import Answer
-from cone_perception.images import to_bgr
+from cone_perception.images import bgr_of
 from cone_perception.pictures.draw import draw_cones
 from cone_perception.ros.diagnostics import diagnostic_array, timing_status
-from cone_perception.types import Detections, Frame, UInt8
+from cone_perception.types import Detections, UInt8
 
 DETECTIONS_DEPTH = 5
 """An answer is a few kB, and a planner must not miss one: reliable, so that both kinds of
@@ -104,8 +104,7 @@ class AnswerPublishers:
         picture, found = answer.picture, answer.found
         assert picture is not None
         assert found is not None
-        bgr = picture.bgr if isinstance(picture, Frame) else to_bgr(picture)
-        drawn = draw_cones(bgr, found, self._class_names)
+        drawn = draw_cones(bgr_of(picture), found, self._class_names)
         publisher.publish(_image_message(drawn, answer.arrival.message.header))
 
     def tell(self, answer: Answer) -> None:
