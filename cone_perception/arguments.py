@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Container, Mapping
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, Field, field, fields
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
@@ -71,6 +71,12 @@ def option(default: Any, description: str, **argparse_words: Any) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def repeatable(description: str) -> Any:
+    """Declare a dataclass field that is an option to be given several times; by default never."""
+    words: dict[str, Any] = {'action': 'append', 'nargs': None, 'default': []}
+    return field(default=(), metadata={'description': description, 'argparse': words})
+
+
 def add_fields(
     parser: argparse._ActionsContainer, options: type, names: Container[str] | None = None
 ) -> None:
@@ -82,15 +88,49 @@ def add_fields(
     kinds = get_type_hints(options)
     for entry in fields(options):
         if names is None or entry.name in names:
-            words = _argparse_words(entry.default, kinds[entry.name])
-            words.update(entry.metadata.get('argparse', {}))
-            flag = entry.name.replace('_', '-')
+            words = _words_of_field(entry, kinds[entry.name])
             parser.add_argument(
-                f'--no-{flag}' if words.get('action') == 'store_false' else f'--{flag}',
+                _flag(entry.name, words),
                 dest=entry.name,
                 help=str(entry.metadata['description']).replace('%', '%%'),
                 **words,
             )
+
+
+def words_of(
+    options: type, args: argparse.Namespace, names: Container[str] | None = None
+) -> list[str | Path]:
+    """Give the words of a command line that `add_fields` would read as `args` again.
+
+    Options that have their defaults are left out. A path stands for itself.
+    """
+    kinds = get_type_hints(options)
+    found: list[str | Path] = []
+    for entry in fields(options):
+        if names is None or entry.name in names:
+            words = _words_of_field(entry, kinds[entry.name])
+            flag, value = _flag(entry.name, words), getattr(args, entry.name)
+            if value == words['default']:
+                continue
+            if words.get('action') == 'append':
+                found += [f'{flag}={each}' for each in value]
+            elif 'action' in words:
+                found.append(flag)
+            elif isinstance(value, (list, tuple)):
+                found += [flag, *map(str, value)]
+            else:
+                found += [flag, value] if isinstance(value, Path) else [f'{flag}={value}']
+    return found
+
+
+def _words_of_field(entry: Field[Any], kind: Any) -> dict[str, Any]:
+    """Join what a field's type says to argparse with what the field itself says."""
+    return {**_argparse_words(entry.default, kind), **entry.metadata.get('argparse', {})}
+
+
+def _flag(name: str, words: Mapping[str, Any]) -> str:
+    flag = name.replace('_', '-')
+    return f'--no-{flag}' if words.get('action') == 'store_false' else f'--{flag}'
 
 
 def _argparse_words(default: Any, kind: Any) -> dict[str, Any]:

@@ -14,20 +14,18 @@ from typing import Any
 import pytest
 
 from cone_perception.errors import InstallError, OutputError, SettingsError
-from cone_perception.replay.many import (
-    BagOutcome,
-    options_for_each,
-    plan_jobs,
-    read_table,
-    run_many,
-)
+from cone_perception.replay.many.jobs import BagOutcome, plan_jobs
+from cone_perception.replay.many.run import run_many
+from cone_perception.replay.many.table import read_table
+from cone_perception.replay.options import add_arguments, words_for_each_bag
 from cone_perception.replay.output_folder import REPLAY_MARK
 
 FAKE = """
 import os, pathlib, signal, sys, time
 from cone_perception.replay.output_folder import REPLAY_MARK
-from cone_perception.replay.many import jobs_at_once
-from cone_perception.replay.figures.result import Figure, ReplayResult, write_result
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.replay.many.jobs import jobs_at_once
+from cone_perception.replay.figures.result import ReplayResult, write_result
 
 bag, out = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[sys.argv.index('--out') + 1])
 print('replaying', *sys.argv[1:])
@@ -56,7 +54,7 @@ if does[0] == 'crash':
 (out / REPLAY_MARK).touch()
 (out / 'log' / 'node.log').write_text('node')
 (out / 'report.html').write_text('report')
-figures = {'latency_p99_ms': Figure(95.0), 'frames_sent': Figure(7)}
+figures = {'latency_p99_ms': Interval(95.0), 'frames_sent': Interval(7)}
 write_result(out / 'result.json', ReplayResult({}, {}, {}, {}, figures, (), (), (),
                                                interrupted=interrupted or does[0] == 'stop'))
 if does[0] == 'over':
@@ -160,7 +158,8 @@ def test_finished_bags_are_not_run_again_with_the_same_options(
 
 def start_many(bags: Sequence[Path], out: Path, fake: Sequence[str]) -> subprocess.Popen[str]:
     program = (
-        'import sys; from pathlib import Path; from cone_perception.replay.many import run_many\n'
+        'import sys; from pathlib import Path\n'
+        'from cone_perception.replay.many.run import run_many\n'
         f'sys.exit(run_many([Path(b) for b in {list(map(str, bags))}], [], Path({str(out)!r}), 2, '
         f'command={tuple(fake)}))'
     )
@@ -253,30 +252,19 @@ def test_a_table_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_options_that_differ_from_their_defaults_reach_each_bag() -> None:
-    def declare(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument('bags', type=Path, nargs='+')
-        parser.add_argument('--out', type=Path)
-        parser.add_argument('--jobs', type=int, default=1)
-        parser.add_argument('--hz', type=float)
-        parser.add_argument('--rate', type=float, default=1.0)
-        parser.add_argument('--film', action='store_true')
-        parser.add_argument('--topic', action='append', default=[])
-        parser.add_argument('--classes', nargs='+', default=())
-        parser.add_argument('--labels', type=Path)
-        parser.add_argument('--model', default='')
-        parser.add_argument('--node-command')
-
     line = ['a', 'b', '--out', 'c', '--jobs', '2', '--hz', '60', '--film', '--topic', '/x']
     line += ['--topic', '/y', '--classes', 'blue', 'red', '--labels', 'd', '--model', 'e']
+    line += ['--no-overhead', '--through', 'ros', '--repeat', '3']
     parser = argparse.ArgumentParser()
-    declare(parser)
-    args = parser.parse_args([*line, '--node-command', 'run -x y'])
-    tokens = options_for_each(args, declare)
-    assert tokens == [
-        *('--hz=60.0', '--film', '--topic=/x', '--topic=/y', '--classes', 'blue', 'red'),
-        *('--labels', Path('d'), '--model', Path('e'), '--node-command=run -x y'),
+    add_arguments(parser)
+    words = words_for_each_bag(parser.parse_args([*line, '--node-command', 'run -x y']))
+    assert words == [
+        *('--topic=/x', '--topic=/y', '--repeat=3', '--hz=60.0', '--labels', Path('d'), '--film'),
+        *('--no-overhead', '--node-command=run -x y', '--model', Path('e')),
+        *('--classes', 'blue', 'red'),
     ]
-    assert parser.parse_args(['a', *map(str, tokens)]).classes == ['blue', 'red']
+    again = parser.parse_args(['a', *map(str, words)])
+    assert (again.topic, again.classes, again.overhead) == (['/x', '/y'], ['blue', 'red'], False)
 
 
 def test_without_ray_the_extra_is_named(

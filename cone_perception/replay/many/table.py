@@ -1,0 +1,130 @@
+"""Outcomes of many bags -> table.json, table.html and a text."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.errors import OutputError
+from cone_perception.files import write_json
+from cone_perception.pages.old import plain, table, write_page
+from cone_perception.replay.figures.names import kind_of
+from cone_perception.replay.many.jobs import BagOutcome
+
+MAIN_FIGURES = (
+    'frames_sent',
+    'answered_share',
+    'transport_share',
+    'dropped_share',
+    'failed_share',
+    'latency_p50_ms',
+    'latency_p99_ms',
+    'precision_sent',
+    'recall_sent',
+    'map50_sent',
+    'flicker_share',
+    'node_memory_peak_mb',
+    'node_memory_slope_mb_per_min',
+)
+"""The table's columns; one that no bag has is left out."""
+
+
+def read_table(out: Path) -> list[BagOutcome]:
+    """Read what an earlier run left in table.json; empty without one. Raises OutputError."""
+    try:
+        stored = json.loads((out / 'table.json').read_text(encoding='utf-8'))
+        return [_outcome_from(row) for row in stored['bags']]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(
+            f'{out / "table.json"} is not what a replay wrote ({error}): remove it, or give '
+            'another --out.'
+        ) from error
+
+
+def _outcome_from(row: dict[str, Any]) -> BagOutcome:
+    seconds = math.nan if row['seconds'] is None else float(row['seconds'])
+    figures = {name: Interval.from_json(figure) for name, figure in row['figures'].items()}
+    return BagOutcome(**{**row, 'bag': Path(row['bag']), 'seconds': seconds, 'figures': figures})
+
+
+def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
+    """Write table.json, by which a killed run goes on, and table.html."""
+    write_json(out / 'table.json', {'schema': 1, 'bags': list(outcomes)})
+    columns = _columns(outcomes)
+    names = [f'<span title="{plain(kind_of(name).what)}">{plain(name)}</span>' for name in columns]
+    write_page(
+        out / 'table.html',
+        'table.html',
+        subtitle=plain(_summary(outcomes)),
+        table=table(
+            ['bag', 'state', *names],
+            [[_link(out, each), plain(each.state), *_cells(each, columns)] for each in outcomes],
+        ),
+        reasons=table(
+            [],
+            [
+                [plain(each.name), plain(line)]
+                for each in outcomes
+                for line in each.reason.splitlines()
+            ],
+        ),
+    )
+
+
+def table_text(outcomes: Sequence[BagOutcome]) -> str:
+    """The table for a terminal: a line for each bag, then why some are not done."""
+    columns = _columns(outcomes)
+    head = [
+        'bag',
+        'state',
+        *(name.removesuffix('_share').removesuffix('_sent') for name in columns),
+    ]
+    rows = [head] + [[each.name, each.state, *_cells(each, columns)] for each in outcomes]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    lines = [
+        '  '.join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    for each in outcomes:
+        lines += [f'{each.name}: {line}' for line in each.reason.splitlines()]
+    return '\n'.join([*lines, _summary(outcomes)])
+
+
+def _columns(outcomes: Sequence[BagOutcome]) -> list[str]:
+    return [name for name in MAIN_FIGURES if any(name in each.figures for each in outcomes)]
+
+
+def _cells(outcome: BagOutcome, columns: Sequence[str]) -> list[str]:
+    return [_cell(name, outcome.figures.get(name, Interval(math.nan)).value) for name in columns]
+
+
+def _cell(name: str, value: float) -> str:
+    if not math.isfinite(value):
+        return '–'
+    if kind_of(name).unit == 'share':
+        return f'{100 * value:.1f} %'
+    return f'{value:.0f}' if name.startswith('frames') else f'{value:.1f}'
+
+
+def _link(out: Path, outcome: BagOutcome) -> str:
+    name = plain(outcome.name)
+    report = out / outcome.name / 'report.html'
+    if not report.exists():
+        return name
+    return f'<a href="{html.escape(outcome.name)}/report.html">{name}</a>'
+
+
+def _summary(outcomes: Sequence[BagOutcome]) -> str:
+    states = Counter(each.state for each in outcomes)
+    return f'{len(outcomes)} bags: ' + ', '.join(f'{n} {state}' for state, n in states.items())

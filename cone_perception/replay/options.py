@@ -1,0 +1,162 @@
+"""The options of `cone-perception replay`, and what they say together."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from cone_perception.arguments import (
+    above_zero,
+    add_fields,
+    count,
+    option,
+    repeatable,
+    words_of,
+)
+from cone_perception.detect import SETTINGS, add_settings
+from cone_perception.errors import SettingsError
+from cone_perception.replay.traces import Pace
+from cone_perception.settings import DetectorSettings, read_params_file
+
+
+@dataclass(frozen=True)
+class DriveOptions:
+    """What is replayed, how often, and through what."""
+
+    through: Literal['ros', 'pipeline'] = option(
+        'ros', 'ros: player, DDS, the real node, monitor; pipeline: without ROS (ros)'
+    )
+    topic: tuple[str, ...] = repeatable('image topic; may be repeated (all)')
+    in_flight: int = option(2, 'pictures per camera (2)', type=count)
+    repeat: int = option(1, 'passes over the bag (1)', type=count)
+    stamps: Literal['header', 'recorded'] = option(
+        'header', 'recorded: replace stamps of zero by the times of recording (header)'
+    )
+
+
+@dataclass(frozen=True)
+class PaceOptions:
+    """When the pictures are sent; one of these at most."""
+
+    rate: float = option(1.0, 'times as fast as it was recorded (1)', type=above_zero)
+    hz: float | None = option(None, 'each camera at this rate, evenly', type=above_zero)
+    as_fast_as_possible: bool = option(
+        False, 'the next picture as soon as fewer than --in-flight wait for their answers'
+    )
+    find_max_rate: bool = option(
+        False,
+        'search for the highest rate at which at most 5 % are missed, and replay at it',
+    )
+
+
+@dataclass(frozen=True)
+class AccuracyOptions:
+    """What the answers are compared with."""
+
+    truth: tuple[str, ...] = repeatable('topic of ground truth; one for each --topic')
+    labels: Path | None = option(None, 'folder of YOLO labels instead')
+    reference: Path | None = option(None, 'bundle that the answers are compared with')
+    film: bool = option(False, 'also write annotated.mp4')
+
+
+@dataclass(frozen=True)
+class LimitOptions:
+    """Limits, and how the node's process runs."""
+
+    budget: Path | None = option(None, 'limits (YAML); exit status 1 beyond them')
+    overhead: bool = option(True, 'leave out the run with an echo')
+    launch_prefix: str = option(
+        '',
+        "starts the node's process, as for ros2 launch: 'chrt --rr 10' (nothing)",
+        metavar='COMMAND',
+    )
+
+
+@dataclass(frozen=True)
+class OtherNodeOptions:
+    """A node of somebody else's."""
+
+    node_command: str | None = option(
+        None, 'measure this one, that publishes vision_msgs/Detection2DArray'
+    )
+    detections: tuple[str, ...] = repeatable('its topic; one for each --topic')
+
+
+@dataclass(frozen=True)
+class CarOptions:
+    """The detector's settings beside its own options."""
+
+    params_file: Path | None = option(None, "the car's settings (YAML), its image topics too")
+
+
+OF_EACH_BAG = (
+    *(DriveOptions, PaceOptions, AccuracyOptions, LimitOptions),
+    *(OtherNodeOptions, CarOptions),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument('bags', type=Path, nargs='+', metavar='BAG', help='rosbag2 folder or file')
+    parser.add_argument(
+        '--out', type=Path, default=Path('replay_output'), help='folder for the results'
+    )
+    add_fields(parser, DriveOptions)
+    add_fields(parser.add_mutually_exclusive_group(), PaceOptions)
+    add_fields(parser.add_argument_group('accuracy'), AccuracyOptions)
+    more = parser.add_argument_group('limits and many bags')
+    add_fields(more, LimitOptions)
+    more.add_argument('--domain', type=int, help='ROS_DOMAIN_ID (one of its own)')
+    more.add_argument('--jobs', type=count, default=1, help='bags at once (1)')
+    more.add_argument(
+        '--ray',
+        metavar='ADDRESS',
+        help='replay on a Ray cluster that can read the bags: auto, local, or host:port',
+    )
+    more.add_argument(
+        '--ray-cpus', type=count, default=2, help='that a bag takes of a Ray worker (2)'
+    )
+    add_fields(parser.add_argument_group("somebody else's node"), OtherNodeOptions)
+    detector = parser.add_argument_group('the detector')
+    add_fields(detector, CarOptions)
+    add_settings(detector)
+
+
+def words_for_each_bag(args: argparse.Namespace) -> list[str | Path]:
+    """Give the options that differ from their defaults, as a command line for one bag has them."""
+    model = Path(args.model) if args.model else args.model
+    each = argparse.Namespace(**{**vars(args), 'model': model})
+    words = [word for options in OF_EACH_BAG for word in words_of(options, each)]
+    return words + words_of(DetectorSettings, each, SETTINGS)
+
+
+def pace_of(args: argparse.Namespace) -> Pace:
+    """Tell when the pictures are sent."""
+    if args.hz:
+        return Pace('hz', hz=args.hz)
+    if args.as_fast_as_possible:
+        return Pace('fast', in_flight=args.in_flight)
+    return Pace('bag', rate=args.rate)
+
+
+def read_settings(args: argparse.Namespace) -> DetectorSettings:
+    """Read the detector's settings: the file's, and over them the options that were given."""
+    values = read_params_file(args.params_file) if args.params_file else {}
+    usual = {entry.name: entry.default for entry in fields(DetectorSettings)}
+    given = {name: getattr(args, name) for name in SETTINGS}
+    return DetectorSettings.from_mapping(
+        values | {name: value for name, value in given.items() if value != usual[name]}
+    )
+
+
+def command_words(args: argparse.Namespace, name: str) -> tuple[str, ...]:
+    """Split an option that is a command line. Raises SettingsError."""
+    text = getattr(args, name) or ''
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        flag = f'--{name.replace("_", "-")}'
+        raise SettingsError(f'{flag} is no command line, {error}: {text}') from error

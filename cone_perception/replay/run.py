@@ -1,0 +1,186 @@
+"""One bag, one model: the passes, and the result of them together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.errors import ConePerceptionError
+from cone_perception.model_card import Bundle
+from cone_perception.replay.figures.accuracy import (
+    Answers,
+    accuracy_figures,
+    agreement_figures,
+    consistency_figures,
+)
+from cone_perception.replay.figures.result import ReplayResult, write_result
+from cone_perception.replay.figures.statistics import pass_figures
+from cone_perception.replay.figures.usage import load_figures
+from cone_perception.replay.host import describe_bag, describe_host, describe_model
+from cone_perception.replay.many.jobs import jobs_at_once
+from cone_perception.replay.max_rate import MaxRate, find_max_rate
+from cone_perception.replay.options import pace_of, words_for_each_bag
+from cone_perception.replay.traces import Drive, Pace, Pass
+from cone_perception.settings import DetectorSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way of a drive through the detector.
+
+    play: one pass; KeyboardInterrupt ends it early, and what was seen is in it. overhead: the same
+    with a node that only answers; None without ROS.
+    """
+
+    play: Callable[[Pace], Pass]
+    overhead: Callable[[Pace], Pass] | None = None
+
+
+class Replay:
+    """Plays the passes and joins them to a result."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        drive: Drive,
+        bundle: Bundle,
+        settings: DetectorSettings,
+        way: Way,
+        reference: Answers | None,
+    ) -> None:
+        self._args = args
+        self._drive = drive
+        self._bundle = bundle
+        self._settings = settings
+        self._way = way
+        self._reference = reference
+        self._pace = pace_of(args)
+        self._started = datetime.now(timezone.utc)
+        self._host = describe_host()
+        self._passes: list[Pass] = []
+        self._figures = {'frames_sent': Interval(0), 'frames_answered': Interval(0)}
+        self._per_pass: list[Mapping[str, Interval]] = []
+        self._max_rate: MaxRate | None = None
+        self._interrupted = False
+        self._problems: list[str] = []
+
+    def run(self) -> ReplayResult:
+        """All passes; result.json is written after each, so that a kill loses one at most."""
+        with_overhead = self._way.overhead is not None and self._args.overhead
+        if self._args.find_max_rate:
+            self._search()
+        for number in range(self._args.repeat):
+            if self._interrupted:
+                break
+            if self._args.repeat > 1:
+                print(f'pass {number + 1} of {self._args.repeat}', flush=True)
+            self._take(self._way.play(self._pace))
+            if not self._interrupted and (with_overhead or number + 1 < self._args.repeat):
+                self._write(finished=False)
+        if with_overhead and not self._interrupted:
+            self._measure_overhead()
+        return self._write(finished=True)
+
+    @property
+    def process_failed(self) -> bool:
+        """A process of a pass did not end as it should."""
+        return any(each.process_failed for each in self._passes)
+
+    def _take(self, played: Pass) -> None:
+        """One more pass: its figures, and those of all together."""
+        self._passes.append(played)
+        self._per_pass.append({**pass_figures([played]), **load_figures([played])})
+        self._figures = self._measure()
+        self._interrupted = played.interrupted
+
+    def _measure_overhead(self) -> None:
+        print('the same with a node that only answers', flush=True)
+        try:
+            overhead = self._way.overhead(self._pace) if self._way.overhead else None
+        except ConePerceptionError as error:
+            self._problems.append(f'what player and monitor cost is not known: {error}')
+            return
+        if overhead is not None and overhead.interrupted:
+            self._interrupted = True
+            return
+        if overhead is not None:
+            self._figures |= _overhead_figures(overhead)
+
+    def _search(self) -> None:
+        """Go on at the highest rate that has passed, or at the last one tried."""
+        found = find_max_rate(lambda hz: self._way.play(Pace('hz', hz=hz)))
+        self._max_rate, self._interrupted = found, found.interrupted
+        print(f'highest rate: {found.says}', flush=True)
+        if found.probes:
+            self._pace = Pace('hz', hz=found.hz or found.probes[-1]['hz'])
+
+    def _write(self, finished: bool) -> ReplayResult:
+        result = self._result(finished)
+        write_result(self._args.out / 'result.json', result)
+        return result
+
+    def _result(self, finished: bool) -> ReplayResult:
+        drive, passes = self._drive, self._passes
+        of_passes = (text for each in passes for text in each.problems)
+        problems = list(dict.fromkeys((*drive.problems, *of_passes, *self._problems)))
+        health = passes[-1].health if passes else {}
+        return ReplayResult(
+            configuration=self._configuration(),
+            bag=describe_bag(drive),
+            model=describe_model(self._bundle, health),
+            host=self._host,
+            figures=self._figures,
+            per_pass=self._per_pass,
+            passes=[each.frames for each in passes],
+            load=[each.load for each in passes],
+            truth=drive.truth,
+            probes=self._max_rate.probes if self._max_rate else (),
+            problems=problems,
+            interrupted=self._interrupted or not finished,
+            health=health,
+        )
+
+    def _measure(self) -> dict[str, Interval]:
+        passes, card = self._passes, self._bundle.card
+        figures = {
+            **pass_figures(passes),
+            **load_figures(passes),
+            **consistency_figures(passes, card.class_names),
+        }
+        if self._drive.truth is not None:
+            thresholds = {**card.thresholds, **self._settings.filters.thresholds}
+            figures |= accuracy_figures(passes, self._drive.truth, card.class_names, thresholds)
+        if self._reference is not None:
+            figures |= agreement_figures(passes, self._reference, card.class_names)
+        if self._max_rate is not None:
+            figures['max_rate_hz'] = Interval(self._max_rate.hz)
+        return figures
+
+    def _configuration(self) -> dict[str, Any]:
+        return {
+            'arguments': [
+                str(self._drive.bag),
+                *map(str, words_for_each_bag(self._args)),
+            ],
+            'jobs': jobs_at_once(),
+            'through': self._args.through,
+            'pace': asdict(self._pace),
+            'repeat': self._args.repeat,
+            'cameras': [asdict(camera) for camera in self._drive.cameras],
+            'settings': asdict(self._settings),
+            'started': self._started.isoformat(timespec='seconds'),
+        }
+
+
+def _overhead_figures(echo: Pass) -> dict[str, Interval]:
+    """What player, DDS and monitor cost: the latency of a node that does nothing."""
+    echoed = {**pass_figures([echo]), **load_figures([echo])}
+    return {
+        f'overhead_{name}': echoed[name]
+        for name in ('latency_p50_ms', 'latency_p99_ms', 'player_cpu_cores', 'monitor_cpu_cores')
+        if name in echoed
+    }
