@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from planted_data import CLASSES, COUNTS, DATA_YAML, picture_path, plant, write_
 from cone_perception.classes import ALIASES, map_classes
 from cone_perception.dataset.labels import read_labels
 from cone_perception.dataset.layout import Problem, label_path, read_layout
+from cone_perception.dataset.split import read_split
 from cone_perception.errors import DataError
 from training.cli import main
 from training.data.normalise import write_normalised
@@ -237,6 +239,16 @@ def test_picture_without_label_is_background(data: Path) -> None:
     assert report.counts['train'].background == 1
 
 
+def test_label_beside_its_picture_is_fatal_for_every_command(data: Path) -> None:
+    picture = picture_path(data, 'val', 0)
+    label_path(picture).rename(picture.with_suffix('.txt'))
+    found = the(verify_dataset(data, COUNTS), 'stray-label')
+    assert found.fatal
+    assert found.file.endswith(f'{picture.stem}.txt')
+    with pytest.raises(DataError, match='beside its picture, where nobody reads it'):
+        read_split(data, 'val')
+
+
 def test_split_without_any_label_is_fatal(data: Path) -> None:
     (data / 'valid' / 'labels').rename(data / 'valid' / 'annotations')
     assert 'no-labels' in kinds(verify_dataset(data, COUNTS), fatal=True)
@@ -400,6 +412,22 @@ def test_path_relative_to_the_working_directory_is_said(data: Path) -> None:
     report = verify_dataset(data, COUNTS)
     assert kinds(report, fatal=False) == {'relative-path'}
     assert report.ok
+
+
+def test_copy_whose_path_leads_to_the_original_is_refused(data: Path, tmp_path: Path) -> None:
+    change_yaml(data, path=str(data))
+    assert 'path' not in kinds(verify_dataset(data, COUNTS))
+    copy = tmp_path / 'copy'
+    shutil.copytree(data, copy)
+    found = the(verify_dataset(copy, COUNTS), 'path')
+    assert found.fatal
+    assert str(data) in found.message
+    with pytest.raises(DataError, match='has its own, which nobody would read'):
+        read_split(copy, 'val')
+    (tmp_path / 'elsewhere').mkdir()
+    shutil.copy(copy / 'data.yaml', tmp_path / 'elsewhere')
+    assert not the(verify_dataset(tmp_path / 'elsewhere', COUNTS), 'absolute-path').fatal
+    assert str(data) in read_split(tmp_path / 'elsewhere', 'val').notes[0]
 
 
 def test_normalised_set_leaves_the_original_alone(data: Path, tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_names_beside_the_labels_say_what_their_numbers_mean(tmp_path, name, tex
     drive = opened(bag, labels=labels)
     assert [drive.truth['camera', at(i)].class_id[0] for i in range(2)] == [2, 0]
     (labels / 'b.txt').write_text('1 .5 .5 .5 .5')
-    with pytest.raises(SourceError, match=r'b.txt, line 1: the model does not know the class cow'):
+    with pytest.raises(SourceError, match=r'b.txt: the model does not know the class cow'):
         opened(bag, labels=labels)
 
 
@@ -305,14 +305,15 @@ def test_names_that_contradict_each_other_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ('line', 'why'),
     [
-        ('0 .5 .5 .5', 'is not `class x y width height`'),
-        ('0 .5 .5 .5 .5 .9', 'is not `class x y width height`'),
-        ('0.0 .5 .5 .5 .5', 'is not `class x y width height`'),
-        ('3 .5 .5 .5 .5', 'class 3 is not among the 3 named'),
-        ('-1 .5 .5 .5 .5', 'class -1 is not among'),
-        ('0 16 12 8 8', 'no box inside the picture'),
-        ('0 .5 .5 0 .5', 'no box inside the picture'),
-        ('0 nan .5 .5 .5', 'no box inside the picture'),
+        ('0 .5 .5 .5', 'has 4 columns; a box has 5'),
+        ('0 .5 .5 .5 .5 .9', 'has 6 columns; a box has 5'),
+        ('blue .5 .5 .5 .5', 'is no row of numbers'),
+        ('0.5 .5 .5 .5 .5', 'class 0.5 is no whole number'),
+        ('3 .5 .5 .5 .5', 'class 3 does not exist: there are 3'),
+        ('-1 .5 .5 .5 .5', '-1 is negative'),
+        ('0 16 12 8 8', '16 lies outside of the picture'),
+        ('0 .5 .5 -1 .5', '-1 is negative'),
+        ('0 nan .5 .5 .5', 'nan lies outside of the picture'),
     ],
 )
 def test_line_that_is_no_label_is_refused_with_file_and_line(tmp_path, line, why):
@@ -320,6 +321,13 @@ def test_line_that_is_no_label_is_refused_with_file_and_line(tmp_path, line, why
     labels = write_labels(tmp_path / 'labels', {'a.txt': f'0 .5 .5 .5 .5\n\n{line}\n'})
     with pytest.raises(SourceError, match=f'a.txt, line 3: .*{why}'):
         opened(bag, labels=labels)
+
+
+def test_labels_are_read_as_those_of_a_data_set(tmp_path):
+    bag = write(tmp_path / 'bag', pictures(indices=range(1)))
+    rows = '0 .5 .5 .5 .5\n0.0 .5 .5 .5 .5\n2 .2 .2 .1 .1\n2 .2 .2 .1 .1\n'
+    labels = write_labels(tmp_path / 'labels', {'a.txt': rows})
+    assert opened(bag, labels=labels).truth['camera', at(0)].class_id.tolist() == [0, 2]
 
 
 def test_labels_of_several_cameras_lie_in_a_folder_of_each(tmp_path):

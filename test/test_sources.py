@@ -70,6 +70,14 @@ def test_folder_gives_its_pictures_in_order_of_their_names(tmp_path):
     assert [frame.source for frame in source.frames] == ['a.jpg', 'b.png', 'c.PNG']
 
 
+def test_what_a_mac_writes_beside_its_pictures_is_passed_over(tmp_path):
+    write_picture(tmp_path / 'cone.jpg')
+    (tmp_path / '._cone.jpg').write_bytes(b'\0\5\x16\7')
+    source = open_source(tmp_path)
+    assert source.count == 1
+    assert [frame.source for frame in source.frames] == ['cone.jpg']
+
+
 def test_picture_that_cannot_be_read_is_named_and_the_next_one_follows(tmp_path):
     write_picture(tmp_path / 'a.png')
     (tmp_path / 'b.png').write_bytes(b'not a picture')

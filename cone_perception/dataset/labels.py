@@ -1,15 +1,16 @@
-"""A label file -> boxes, with every line named for which Ultralytics would drop the picture.
+"""Label files, read and written; every line is named for which Ultralytics would drop the picture.
 
 The rules are those of `verify_image_label` in Ultralytics 8.4, for detection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cone_perception.types import Float32
 
@@ -45,7 +46,38 @@ class Labels:
     @property
     def usable(self) -> bool:
         """Every line says what is meant."""
-        return not any(fault.drops and fault.kind != 'mixed-rows' for fault in self.faults)
+        return not any(self.refused)
+
+    @property
+    def refused(self) -> Iterator[Fault]:
+        """Faults of what cannot be read."""
+        return (fault for fault in self.faults if fault.drops and fault.kind != 'mixed-rows')
+
+
+def corners_px(rows: Float32, width_px: int, height_px: int) -> Float32:
+    """(N, 4) float32 left, top, right, bottom in pixels of (N, 5) rows."""
+    centre, extent = rows[:, 1:3], rows[:, 3:5]
+    corners = np.concatenate([centre - extent / 2, centre + extent / 2], axis=1)
+    boxes: Float32 = (corners * (width_px, height_px, width_px, height_px)).astype(np.float32)
+    return boxes
+
+
+def label_rows(
+    class_id: npt.ArrayLike, corners: npt.ArrayLike, width_px: int, height_px: int
+) -> npt.NDArray[np.float64]:
+    """(N, 5) rows of (N,) classes and (N, 4) boxes in pixels: left, top, right, bottom."""
+    size = np.array([width_px, height_px] * 2, np.float64)
+    share = np.asarray(corners, np.float64).reshape(-1, 4) / size
+    middle, extent = (share[:, :2] + share[:, 2:]) / 2, share[:, 2:] - share[:, :2]
+    return np.column_stack([np.asarray(class_id, np.float64), middle, extent])
+
+
+def label_text(rows: npt.NDArray[np.floating], exact: bool = False) -> str:
+    """Text of a label file from (N, 5) rows, six decimals; exact: all that float32 needs."""
+    return ''.join(
+        f'{int(row[0])} {" ".join(str(x) if exact else f"{x:.6f}" for x in row[1:])}\n'
+        for row in rows
+    )
 
 
 def read_labels(path: Path, classes: int) -> Labels:

@@ -16,11 +16,19 @@ from typing import Any
 import yaml
 
 from cone_perception.errors import DataError
-from cone_perception.replay.to_label.dataset import TO_LABEL
+
+TO_LABEL = 'TO_LABEL.md'
+"""Says of a data set that a person has yet to look at its labels, and that it has no val."""
 
 SPLITS = ('train', 'val', 'test')
 PICTURE_FORMATS = 'avif bmp dng heic heif jp2 jpeg jpg mpo png tif tiff webp'
 PICTURE_SUFFIXES = frozenset(f'.{name}' for name in PICTURE_FORMATS.split())
+
+
+STRAY = (
+    'is a label beside its picture, where nobody reads it: its cones would be background. '
+    'Move it to the folder `labels` beside `images`.'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,12 @@ def label_path(picture: Path) -> Path:
     return Path(place.rsplit('.', 1)[0] + '.txt')
 
 
+def stray_label(picture: Path) -> Path | None:
+    """A label file that lies beside its picture, where nobody reads it."""
+    beside = picture.with_suffix('.txt')
+    return beside if beside != label_path(picture) and beside.is_file() else None
+
+
 def read_layout(path: Path) -> Layout:
     """Read data.yaml and list the pictures of its splits. Nothing in it is executed or fetched.
 
@@ -105,6 +119,22 @@ def read_layout(path: Path) -> Layout:
     return Layout(data_yaml, names, splits, ignored, tuple(reader.problems))
 
 
+def read_class_names(content: Any) -> tuple[str, ...]:
+    """Class names in order, of the content of a data.yaml. Raises ValueError that says why not."""
+    names = content.get('names') if isinstance(content, dict) else None
+    if isinstance(names, dict) and names:
+        try:
+            by_index = {int(index): str(name) for index, name in names.items()}
+        except (TypeError, ValueError):
+            by_index = {}
+        if sorted(by_index) != list(range(len(names))):
+            raise ValueError(f'`names` is not numbered from 0 without gaps: {names}')
+        names = [by_index[index] for index in range(len(by_index))]
+    if not isinstance(names, list) or not names:
+        raise ValueError('`names` is missing: list the classes in the order of the labels.')
+    return tuple(map(str, names))
+
+
 class _Reader:
     """Reads one data.yaml, keeping what is wrong with it."""
 
@@ -121,25 +151,15 @@ class _Reader:
 
     def read_names(self) -> tuple[str, ...]:
         """Class names in order; empty when they cannot be had."""
-        names = self.content.get('names')
-        if isinstance(names, dict):
-            try:
-                by_index = {int(index): str(name) for index, name in names.items()}
-            except (TypeError, ValueError):
-                by_index = {}
-            if not by_index or sorted(by_index) != list(range(len(by_index))):
-                self._report('names', f'`names` is not numbered from 0 without gaps: {names}')
-                return ()
-            names = [by_index[index] for index in range(len(by_index))]
-        if not isinstance(names, list) or not names:
-            self._report(
-                'names', '`names` is missing: list the classes in the order of the labels.'
-            )
+        try:
+            names = read_class_names(self.content)
+        except ValueError as error:
+            self._report('names', str(error))
             return ()
         nc = self.content.get('nc', len(names))
         if str(nc) not in (str(len(names)), f'{len(names)}.0'):
             self._report('names', f'`nc` is {nc!r}, but `names` lists {len(names)} classes.')
-        return tuple(map(str, names))
+        return names
 
     def read_splits(self) -> dict[str, tuple[Path, ...]]:
         """Pictures per split that data.yaml names."""
@@ -186,6 +206,8 @@ class _Reader:
             self._report(
                 'path', f'`path: {value}` does not exist. Remove the key, or give the right folder.'
             )
+        elif Path(str(value)).is_absolute() and base.resolve() != root:
+            self._report_elsewhere(base)
         if not Path(str(value)).is_absolute():
             self._report(
                 'relative-path',
@@ -194,6 +216,20 @@ class _Reader:
                 fatal=False,
             )
         return base
+
+    def _report_elsewhere(self, base: Path) -> None:
+        """Say that the data is read in another folder; fatal where it is in this one too."""
+        root = self.data_yaml.parent
+        places = [str(self.content[split]) for split in SPLITS if self.content.get(split)]
+        copied = any((root / place.removeprefix('../')).exists() for place in places)
+        advice = 'Remove the key: paths then start from the folder of data.yaml.'
+        if copied:
+            advice = (
+                f'{self.data_yaml.parent} has its own, of which nothing would be read. {advice}'
+            )
+        kind = 'path' if copied else 'absolute-path'
+        message = f'`path:` says that pictures and labels lie in {base}. {advice}'
+        self._report(kind, message, fatal=copied)
 
     def _pictures(self, split: str, base: Path, place: str, listed: bool) -> list[Path]:
         """Pictures of one entry: a folder, searched in depth, or a text file that lists them."""

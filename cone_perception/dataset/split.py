@@ -17,8 +17,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.classes import CLASS_NAMES, map_classes
-from cone_perception.dataset.labels import Labels, read_labels
-from cone_perception.dataset.layout import Layout, label_path, read_layout
+from cone_perception.dataset.labels import corners_px, read_labels
+from cone_perception.dataset.layout import STRAY, Layout, label_path, read_layout, stray_label
 from cone_perception.dataset.pictures import check_picture
 from cone_perception.errors import DataError
 from cone_perception.model_card import file_sha256
@@ -59,10 +59,8 @@ class LabelledSplit:
 
     def truth_box_px(self, index: int) -> Float32:
         """(M, 4) float32: their boxes in source pixels."""
-        centre, extent = self.rows[index][:, 1:3], self.rows[index][:, 3:5]
-        corners = np.concatenate([centre - extent / 2, centre + extent / 2], axis=1)
-        box: Float32 = (corners * np.tile(self.size_px[index], 2)).astype(np.float32)
-        return box
+        width_px, height_px = self.size_px[index].tolist()
+        return corners_px(self.rows[index], width_px, height_px)
 
     def classes_there(self) -> Int64:
         """(K,) int64: classes that have a cone, ascending."""
@@ -88,7 +86,9 @@ def read_split(data: Path, split: str) -> LabelledSplit:
             if f.kind not in UNDECODABLE and f.drops
         ]
         labels = read_labels(label_path(path), len(layout.names))
-        refused += _unusable(labels, label_path(path))
+        refused += [f'{label_path(path)}:{f.line}: {f.message}' for f in labels.refused]
+        if labels.missing and (stray := stray_label(path)):
+            refused.append(f'{stray}: {STRAY}')
         if labels.mixed:
             notes.append(f'the labels of {name} mix boxes with polygons; judged all the same')
         sizes.append(size)
@@ -100,6 +100,7 @@ def read_split(data: Path, split: str) -> LabelledSplit:
             f'{len(refused)} of the files of {data} cannot be judged, and none is left out: '
             f'{_few(refused)}. Mend or remove them.'
         )
+    notes += [p.message for p in layout.problems if p.kind == 'absolute-path']
     digest.update('\0'.join(class_names).encode())
     return LabelledSplit(
         data=data,
@@ -182,12 +183,6 @@ def _renamed(rows: Float32, class_of: Mapping[int, int]) -> Float32:
     renamed: Float32 = rows.copy()
     renamed[:, 0] = [class_of[int(row[0])] for row in rows]
     return renamed
-
-
-def _unusable(labels: Labels, path: Path) -> list[str]:
-    if labels.usable:
-        return []
-    return [f'{path}:{fault.line}: {fault.message}' for fault in labels.faults if fault.drops]
 
 
 def shared_folder(paths: Sequence[Path]) -> Path:

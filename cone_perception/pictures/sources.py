@@ -82,7 +82,12 @@ def open_source(path: Path, topic: str | None = None) -> Source:
 
 
 def _open_folder(path: Path) -> Source:
-    pictures = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+    # Hidden ones are no pictures: a Mac writes ._NAME.jpg beside each NAME.jpg (AppleDouble).
+    pictures = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith('.')
+    )
     if not pictures:
         raise SourceError(
             f'{path} holds no pictures ({" ".join(PICTURE_SUFFIXES)}) and no metadata.yaml of a '

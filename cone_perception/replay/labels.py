@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from cone_perception.dataset import labels as label_files
+from cone_perception.dataset import layout
 from cone_perception.errors import SourceError
 from cone_perception.replay.truth import PictureStamps
 from cone_perception.types import Detections
@@ -19,9 +20,6 @@ from cone_perception.types import Detections
 NAMES_FILES = ('data.yaml', 'classes.txt', 'obj.names')
 """Who of them lies in the folder of the labels, or in one of the two above it, names the classes:
 Ultralytics' (`names`), and those of the labelling tools (a name per line)."""
-
-EDGE = 1e-4
-"""Fraction of the picture by which a box may stick out: labelling tools round."""
 
 
 def picture_name(bag: Path, camera: str, index: int) -> str:
@@ -87,7 +85,7 @@ def read_labels(
                 f'label file of their own in {inside}: they are not judged'
             )
         for stamp_ns, file in chosen.items():
-            known[camera, stamp_ns] = read_label_file(file, sizes_px[camera], meaning, class_names)
+            known[camera, stamp_ns] = _read_cones(file, sizes_px[camera], meaning, class_names)
     return known
 
 
@@ -175,55 +173,25 @@ def read_class_names(folder: Path) -> list[str] | None:
     return None
 
 
-def read_label_file(
+def _read_cones(
     file: Path, size_px: tuple[int, int], meaning: Sequence[str], class_names: Sequence[str]
 ) -> Detections:
     """Cones of one file, with score 1. meaning: name of each number in it.
 
     Raises SourceError with file and line of what is no label.
     """
-    boxes: list[tuple[float, float, float, float]] = []
-    classes: list[int] = []
-    try:
-        lines = file.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f'{file} cannot be read: {error}') from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f'{file}, line {number}'
-        try:
-            kind, *values = line.split()
-            class_id = int(kind)
-            x, y, width, height = map(float, values)
-        except ValueError:
-            raise SourceError(
-                f'{where}: {line.strip()!r} is not `class x y width height`.'
-            ) from None
-        if not 0 <= class_id < len(meaning):
-            raise SourceError(
-                f'{where}: class {class_id} is not among the {len(meaning)} named '
-                f'({", ".join(meaning)}).'
-            )
-        if meaning[class_id] not in class_names:
-            raise SourceError(
-                f'{where}: the model does not know the class {meaning[class_id]}; '
-                f'it knows {", ".join(class_names)}.'
-            )
-        corners = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-        inside = min(corners) >= -EDGE and max(corners) <= 1 + EDGE
-        if not (all(map(math.isfinite, corners)) and inside and width > 0 and height > 0):
-            raise SourceError(
-                f'{where}: {line.strip()!r} is no box inside the picture, in fractions of it.'
-            )
-        boxes.append(corners)
-        classes.append(class_names.index(meaning[class_id]))
-    fractions = np.array(boxes, np.float32).reshape(-1, 4)
-    return Detections(
-        fractions * np.array([*size_px, *size_px], np.float32),
-        np.ones(len(boxes), np.float32),
-        np.array(classes, np.int64),
-    )
+    labels = label_files.read_labels(file, len(meaning))
+    for fault in labels.refused:
+        raise SourceError(f'{file}, line {fault.line}: {fault.message}')
+    known = [class_names.index(name) if name in class_names else -1 for name in meaning]
+    classes = np.array(known, np.int64)[labels.rows[:, 0].astype(np.int64)]
+    for number in labels.rows[classes < 0, 0].astype(int)[:1]:
+        raise SourceError(
+            f'{file}: the model does not know the class {meaning[number]}; '
+            f'it knows {", ".join(class_names)}.'
+        )
+    boxes = label_files.corners_px(labels.rows, *size_px)
+    return Detections(boxes, np.ones(len(boxes), np.float32), classes)
 
 
 def _names_in(file: Path) -> list[str]:
@@ -231,15 +199,9 @@ def _names_in(file: Path) -> list[str]:
         text = file.read_text(encoding='utf-8')
         if file.suffix != '.yaml':
             return [line.strip() for line in text.splitlines() if line.strip()]
-        read = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return list(layout.read_class_names(yaml.safe_load(text)))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SourceError(f'{file} cannot be read: {error}') from error
-    names = read.get('names') if isinstance(read, dict) else None
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
-        names = [names[index] for index in range(len(names))]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SourceError(f'{file} has no `names`: a list of the classes, or {{0: name, ...}}.')
-    return names
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

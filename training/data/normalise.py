@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from cone_perception.classes import CLASS_NAMES
+from cone_perception.dataset.labels import label_text
 from cone_perception.errors import DataError
-from cone_perception.types import Float32
 from training.data.verify import DataReport, Picture, map_rows
 
 
@@ -45,7 +45,6 @@ def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path]
             kept = [entry for entry in pictures if entry.usable and entry.path not in left_out]
             _write_split(report, folder / split, kept)
         content = {
-            'path': str(folder),
             **{split: f'{split}/images' for split in report.pictures},
             'nc': len(CLASS_NAMES),
             'names': list(CLASS_NAMES),
@@ -71,10 +70,5 @@ def _write_split(report: DataReport, split: Path, pictures: Collection[Picture])
                 continue
             (images / entry.path.name).symlink_to(entry.path.absolute())
             if not entry.labels.missing:
-                text = _label_text(map_rows(entry.labels.rows, report.mapping))
+                text = label_text(map_rows(entry.labels.rows, report.mapping), exact=True)
                 (labels / f'{entry.path.stem}.txt').write_text(text, encoding='ascii')
-
-
-def _label_text(rows: Float32) -> str:
-    """YOLO lines; as many digits as float32 needs to come back as it was."""
-    return ''.join(f'{int(row[0])} {" ".join(str(value) for value in row[1:])}\n' for row in rows)

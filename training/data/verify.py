@@ -18,7 +18,14 @@ from tqdm import tqdm
 
 from cone_perception.classes import CLASS_NAMES, map_classes
 from cone_perception.dataset.labels import Fault, Labels, read_labels
-from cone_perception.dataset.layout import Layout, Problem, label_path, read_layout
+from cone_perception.dataset.layout import (
+    STRAY,
+    Layout,
+    Problem,
+    label_path,
+    read_layout,
+    stray_label,
+)
 from cone_perception.dataset.pictures import check_picture
 from cone_perception.errors import DataError
 from cone_perception.types import Float32
@@ -285,7 +292,9 @@ def _find_picture_problems(
                 fatal = fault.drops and counts and fault.kind != 'mixed-rows'
                 name = layout.shorten(picture.label)
                 yield Problem(name, fault.line, fault.kind, fault.message, fatal)
-            if picture.labels.missing:
+            if picture.labels.missing and (stray := stray_label(picture.path)):
+                yield Problem(layout.shorten(stray), 0, 'stray-label', STRAY, True)
+            elif picture.labels.missing:
                 message = 'has no label file: trained on as background'
                 yield Problem(layout.shorten(picture.path), 0, 'no-label', message, False)
 

@@ -16,6 +16,7 @@ import yaml
 from tqdm import tqdm
 
 from cone_perception.classes import CLASS_NAMES
+from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.errors import OutputError
 from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
@@ -123,14 +124,8 @@ def _choose_frame(
 
 def label_lines(labels: list[Label], width_px: int, height_px: int) -> str:
     """YOLO text: class, centre x, centre y, width, height as fractions of the picture."""
-    lines = []
-    for label in labels:
-        x0, y0, x1, y1 = label.xyxy_px
-        lines.append(
-            f'{label.class_id} {(x0 + x1) / 2 / width_px:.6f} {(y0 + y1) / 2 / height_px:.6f} '
-            f'{(x1 - x0) / width_px:.6f} {(y1 - y0) / height_px:.6f}\n'
-        )
-    return ''.join(lines)
+    boxes = [label.xyxy_px for label in labels]
+    return label_text(label_rows([label.class_id for label in labels], boxes, width_px, height_px))
 
 
 def _write_atomic(path: Path, content: bytes) -> None:
@@ -191,7 +186,6 @@ def write_dataset(
             (out / split / kind).mkdir(parents=True, exist_ok=True)
     _write_atomic(record, (json.dumps(about, indent=2) + '\n').encode())
     data = {
-        'path': str(out.resolve()),
         **{split: f'{split}/images' for split in SPLITS},
         'nc': len(CLASS_NAMES),
         'names': list(CLASS_NAMES),

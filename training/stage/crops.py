@@ -13,6 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cone_perception.classes import CLASS_NAMES
+from cone_perception.dataset.labels import corners_px, label_rows, label_text, read_labels
+from cone_perception.dataset.layout import label_path
 from cone_perception.errors import SourceError
 from cone_perception.preprocess import PAD_VALUE, Letterbox
 from cone_perception.types import Float32, UInt8
@@ -40,7 +43,7 @@ class CropRules:
 def write_crops(images: Iterable[Path], split: Path, rules: CropRules) -> int:
     """Cut pictures into `split`/images and `split`/labels. Returns the number of crops.
 
-    Labels are looked up as Ultralytics does it: labels/NAME.txt beside the folder images/.
+    Labels have the project's classes and lie where Ultralytics looks for them.
     Raises SourceError for a picture or a label that cannot be read.
     """
     random = np.random.default_rng(rules.seed)
@@ -54,7 +57,8 @@ def write_crops(images: Iterable[Path], split: Path, rules: CropRules) -> int:
             image = split / 'images' / f'{name}.jpg'
             if not cv2.imwrite(str(image), crop, [cv2.IMWRITE_JPEG_QUALITY, 95]):
                 raise SourceError(f'{image} cannot be written. Is there space left?')
-            _write_labels(split / 'labels' / f'{name}.txt', inside, rules.size_px)
+            rows = label_rows(inside[:, 0], inside[:, 1:], rules.size_px, rules.size_px)
+            (split / 'labels' / f'{name}.txt').write_text(label_text(rows), encoding='utf-8')
             count += 1
     return count
 
@@ -102,25 +106,11 @@ def _at_network_scale(image: Path, width_px: int) -> tuple[UInt8, Float32]:
     picture = np.empty((height, width_px, 3), np.uint8)
     letterbox = Letterbox(source.shape[0], source.shape[1], height, width_px)
     letterbox.apply(source.astype(np.uint8, copy=False), picture)
-    path = image.parents[1] / 'labels' / f'{image.stem}.txt'
-    text = path.read_text(encoding='utf-8') if path.is_file() else ''
-    try:
-        rows = np.array([line.split() for line in text.splitlines()], np.float32).reshape(-1, 5)
-    except ValueError as error:
-        raise SourceError(f"{path} is not lines of 'class x y width height': {error}") from error
-    size = np.array([width_px, height], np.float32)
-    centre, half = rows[:, 1:3] * size, rows[:, 3:5] * size / 2
-    return picture, np.concatenate([rows[:, :1], centre - half, centre + half], axis=1)
-
-
-def _write_labels(path: Path, labels: Float32, size_px: int) -> None:
-    centre = (labels[:, 1:3] + labels[:, 3:5]) / 2 / size_px
-    size = (labels[:, 3:5] - labels[:, 1:3]) / size_px
-    lines = [
-        f'{int(class_id)} {x:.6f} {y:.6f} {w:.6f} {h:.6f}\n'
-        for class_id, (x, y), (w, h) in zip(labels[:, 0], centre, size, strict=True)
-    ]
-    path.write_text(''.join(lines), encoding='utf-8')
+    labels = read_labels(label_path(image), len(CLASS_NAMES))
+    for fault in labels.refused:
+        raise SourceError(f'{label_path(image)}:{fault.line}: {fault.message}. Mend the label.')
+    boxes = corners_px(labels.rows, width_px, height)
+    return picture, np.concatenate([labels.rows[:, :1], boxes], axis=1)
 
 
 def _area(labels: Float32) -> Float32:

@@ -18,6 +18,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.arguments import count, zero_or_more
+from cone_perception.dataset.labels import label_rows, label_text
+from cone_perception.dataset.layout import TO_LABEL
 from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import OutputError, SourceError
@@ -46,9 +48,6 @@ from cone_perception.types import Detections, Device, Float32, Frame, RuntimeCho
 
 STATE = '.cone_perception_dataset'
 """Folder that says whose data set it is, of what; in it what an unfinished run has found so far."""
-
-TO_LABEL = 'TO_LABEL.md'
-"""Says of a data set that a person has yet to look at its labels, and that it has no val."""
 
 NOTE = """# To be labelled
 
@@ -454,15 +453,10 @@ def _size_px(path: Path) -> tuple[int, int]:
 
 def yolo_text(cones: Detections, width_px: int, height_px: int) -> str:
     """`class x y width height` per line, fractions of the picture, boxes cut at its edges."""
-    size = np.array([width_px, height_px] * 2, np.float64)
-    corners = np.clip(cones.xyxy_px / size, 0, 1)
-    middle, extent = (corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]
-    rows = [
-        f'{class_id} {x:.6f} {y:.6f} {width:.6f} {height:.6f}\n'
-        for class_id, (x, y), (width, height) in zip(cones.class_id, middle, extent, strict=True)
-        if width * width_px >= 1 and height * height_px >= 1
-    ]
-    return ''.join(dict.fromkeys(rows))
+    corners = np.clip(cones.xyxy_px, 0, [width_px, height_px] * 2)
+    seen = ((corners[:, 2:] - corners[:, :2]) >= 1).all(axis=1)
+    text = label_text(label_rows(cones.class_id[seen], corners[seen], width_px, height_px))
+    return ''.join(dict.fromkeys(text.splitlines(keepends=True)))
 
 
 def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> None:
