@@ -1,4 +1,4 @@
-"""Which of the cones found count: thresholds per class, classes, region, box sizes."""
+"""Filters of the cones found: thresholds per class, classes, region, box sizes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cone_perception.types import Detections, Float32
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """What may change while the detector runs.
+    """Limits that may change while the detector runs.
 
     thresholds: least score per class name, 0..1; classes not named keep the model card's.
     classes: class names to keep; empty keeps all.
@@ -68,7 +68,7 @@ class Filters:
     def apply(
         self, found: Detections, card: ModelCard, width_px: int, height_px: int
     ) -> Detections:
-        """Those of the detections, in source pixels of a picture of this size, that count."""
+        """Keep the detections, in source pixels of a picture of this size, that count."""
         keep = found.height_px >= self.min_height_px
         if self.max_height_px:
             keep &= found.height_px <= self.max_height_px

@@ -1,4 +1,4 @@
-"""Image message -> bgr8 picture. Nothing in a message is believed before it was checked."""
+"""Image message -> bgr8 picture. Every field of a message is checked before it is used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NV_TO_BGR = {'nv12': cv2.COLOR_YUV2BGR_NV12, 'nv21': cv2.COLOR_YUV2BGR_NV21}
 
 @dataclass(slots=True)
 class _TightImage:
-    """An Image message without padding at the end of its rows, all that a converter reads."""
+    """The fields of an Image that a converter reads; its rows have no padding."""
 
     height: int
     width: int
@@ -48,7 +48,7 @@ class _TightImage:
 
 
 def to_bgr(message: Any, upright: bool = False) -> UInt8:
-    """Picture of a sensor_msgs Image or CompressedImage, (H, W, 3) uint8 BGR.
+    """Decode a sensor_msgs Image or CompressedImage into (H, W, 3) uint8 BGR.
 
     upright: turn a compressed picture as its EXIF says; a camera's is left as it lies.
     A view of the message's own memory where the message is bgr8 already. Raises ImageError.
@@ -64,7 +64,7 @@ def bgr_of(picture: Frame | CameraPicture) -> UInt8:
 
 
 def as_sent(message: Any, encodings: frozenset[str]) -> CameraPicture | None:
-    """Picture of a sensor_msgs Image in the camera's own bytes, which are not copied.
+    """Return a sensor_msgs Image as a picture in the camera's own bytes, which are not copied.
 
     None for a CompressedImage, and where `encodings` lacks the encoding. Raises ImageError.
     """
@@ -100,7 +100,7 @@ def _from_compressed(message: Any, upright: bool) -> UInt8:
 
 
 def _has_jpeg_end(encoded: bytes) -> bool:
-    """Whether the end marker follows the picture's own scan (ITU T.81, B.1.1).
+    """Tell whether the end marker follows the picture's own scan (ITU T.81, B.1.1).
 
     The one of a thumbnail, inside of a segment, does not count; what phones append may follow.
     """
@@ -114,7 +114,7 @@ def _has_jpeg_end(encoded: bytes) -> bool:
 
 
 def _checked_lines(message: Any) -> tuple[str, str, UInt8]:
-    """Encoding, what to call the picture in an error, and its rows without padding, checked."""
+    """Check an Image. Returns its encoding, its name in errors, its rows without padding."""
     height, width, step = int(message.height), int(message.width), int(message.step)
     encoding = _ALIASES.get(message.encoding, message.encoding)
     what = f'{width}x{height} picture with encoding {message.encoding!r}'
@@ -176,7 +176,7 @@ def _unpadded(lines: UInt8, height: int, width: int) -> UInt8:
 
 @functools.cache
 def converter() -> tuple[str, Converter]:
-    """Name and function of what converts encodings: cv_bridge where it works, else rosbags-image.
+    """Choose what converts encodings, name and function: cv_bridge, else rosbags-image.
 
     apt's cv_bridge is built against numpy 1 and breaks in several ways with numpy 2, so it is
     tried on four pixels before it is trusted.

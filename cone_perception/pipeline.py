@@ -25,7 +25,7 @@ STATIONS = ('preprocess', 'inference', 'decode')
 
 @dataclass(frozen=True, slots=True)
 class StationTimes:
-    """When a batch left each station, in nanoseconds of the monotonic clock.
+    """Moments at which a batch left each station, in nanoseconds of the monotonic clock.
 
     An engine that takes the camera's own bytes does all three: it counts as inference.
     """

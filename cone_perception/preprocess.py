@@ -15,7 +15,7 @@ PAD_VALUE = 114
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """How one picture lies in a network's input: scaled evenly, centred, the rest grey.
+    """Placement of one picture in a network's input: scaled evenly, centred, the rest grey.
 
     source_height_px, source_width_px: the picture.
     height_px, width_px: the network's input.

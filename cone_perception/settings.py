@@ -1,7 +1,12 @@
-"""Every setting of the node, once: ROS parameters, YAML files and --help are derived from here."""
+"""Every setting of the node, once: ROS parameters, YAML files and --help are derived from here.
+
+`python -m cone_perception.settings > config/detector.yaml` writes the settings file anew.
+"""
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
@@ -32,7 +37,7 @@ def _setting(
     high: float | None = None,
     live: bool = False,
 ) -> Any:
-    """A dataclass field with what its ROS parameter needs to know.
+    """Declare a setting with what its ROS parameter needs to know.
 
     low, high: closed range. live: may change while the node runs.
     """
@@ -64,7 +69,7 @@ class DetectorSettings:
         'auto', 'Compile the engine for the GPU when there is none that fits; never refuses.'
     )
     build_only: bool = _setting(
-        False, 'Compile the engine for the card, say where it lies, and end.'
+        False, 'Compile the engine for the GPU, say where it lies, and end.'
     )
     threads: int = _setting(
         0, 'CPU threads of the network; 0 lets the runtime choose.', low=0, high=256
@@ -170,7 +175,7 @@ class DetectorSettings:
 
     @property
     def runs_on_cpu(self) -> bool:
-        """Whether the CPU was asked for."""
+        """Tell whether the CPU was asked for."""
         return self.device == 'cpu' or self.engine in get_args(CpuRuntime)
 
     @property
@@ -184,7 +189,7 @@ class DetectorSettings:
 
     @property
     def filters(self) -> Filters:
-        """The part that may change while the node runs."""
+        """Filters of the settings, which may change while the node runs."""
         return Filters(
             thresholds=dict(_parse_threshold(text) for text in self.thresholds),
             classes=self.classes,
@@ -195,20 +200,20 @@ class DetectorSettings:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The image topics: one per camera, or one for both when side by side."""
+        """Image topics: one per camera, or one for both when side by side."""
         return self.image_topics or tuple(
             f'{name}/image' for name in (self.cameras[:1] if self.side_by_side else self.cameras)
         )
 
     def is_compressed(self, topic: str) -> bool:
-        """Whether `topic` carries CompressedImage."""
+        """Tell whether `topic` carries CompressedImage."""
         if self.transport == 'auto':
             return topic.endswith('/compressed')
         return self.transport == 'compressed'
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> DetectorSettings:
-        """Settings from names and values, lists taken as tuples. Unknown names are refused."""
+        """Make settings from names and values, lists taken as tuples. Unknown names are refused."""
         known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
@@ -223,7 +228,7 @@ class DetectorSettings:
 
 
 def read_params_file(path: Path) -> dict[str, Any]:
-    """Name -> value of the detector in a ROS parameter file, whatever the node is called there.
+    """Read name -> value of the detector in a ROS parameter file, whatever its node is called.
 
     Raises SettingsError when it cannot be read, or holds several nodes' parameters.
     """
@@ -266,3 +271,48 @@ def _check_value(entry: Field[Any], kind: Any, value: Any) -> None:
     low, high = entry.metadata['low'], entry.metadata['high']
     if low is not None and not low <= value <= high:
         raise SettingsError(f'{entry.name} must lie in {low}..{high}, got {value!r}')
+
+
+def settings_help() -> str:
+    """List every setting with its type, range and default."""
+    kinds = get_type_hints(DetectorSettings)
+    lines = ['settings (ROS parameters; those marked live can change while the node runs):']
+    for entry in fields(DetectorSettings):
+        default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
+        about = f'{_kind_and_range(entry, kinds[entry.name])}, default {default!r}'
+        about += ', live' if entry.metadata['live'] else ''
+        lines += [f'  {entry.name} ({about})', f'      {entry.metadata["description"]}']
+    return '\n'.join(lines)
+
+
+def _kind_and_range(entry: Field[Any], kind: object) -> str:
+    low, high = entry.metadata['low'], entry.metadata['high']
+    return _kind_name(kind) + (f', {low:g} to {high:g}' if low is not None else '')
+
+
+def _kind_name(kind: object) -> str:
+    if isinstance(kind, type) and not get_args(kind):
+        return kind.__name__
+    parts = get_args(kind)
+    return f'list of {parts[0].__name__}' if Ellipsis in parts else ' | '.join(parts)
+
+
+def settings_yaml() -> str:
+    """Write every setting with its default, as a ROS parameter file for a node of any name."""
+    kinds = get_type_hints(DetectorSettings)
+    lines = [
+        '# Every setting with its default, written by: python -m cone_perception.settings',
+        "# [] is an empty list; in a launch file and with `ros2 param set`, write it as [''].",
+        '/**:',
+        '  ros__parameters:',
+    ]
+    for entry in fields(DetectorSettings):
+        about = f'{entry.metadata["description"]} ({_kind_and_range(entry, kinds[entry.name])}'
+        about += ', live)' if entry.metadata['live'] else ')'
+        lines += [f'    # {line}' for line in textwrap.wrap(about, 90)]
+        lines.append(f'    {entry.name}: {json.dumps(entry.default)}')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    print(settings_yaml(), end='')

@@ -7,6 +7,7 @@ was only to build an engine (`build_only`, here or in the settings file), and co
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
@@ -22,27 +23,24 @@ from launch_ros.actions import Node
 
 from cone_perception.errors import BUILD_FAILED_STATUS
 from cone_perception.ros.transport import profile_environment
+from cone_perception.settings import DetectorSettings
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 DEFAULT_PARAMS = Path(get_package_share_directory('cone_perception')) / 'config' / 'detector.yaml'
 
+SWITCHES = ('build_only', 'autostart', 'debug_image')
+LISTS = ('cameras', 'image_topics')
+SETTINGS = ('model', 'device', 'precision', 'build', *SWITCHES, *LISTS)
+"""Settings of the node that are arguments too; a list is written as left,right."""
+
+DESCRIPTIONS = {entry.name: entry.metadata['description'] for entry in fields(DetectorSettings)}
 ARGUMENTS = {
-    'model': ('', 'bundle folder or its card.json; empty keeps the settings file'),
     'params_file': (str(DEFAULT_PARAMS), 'settings file'),
-    'cameras': ('', 'names of the cameras, as left,right; empty keeps the settings file'),
-    'image_topics': ('', 'their topics, as /a/image,/b/image; empty keeps the settings file'),
     'namespace': ('', 'namespace of the node and its topics'),
     'log_level': ('info', 'debug, info, warn or error'),
-    'debug_image': ('', 'true or false; empty keeps the settings file'),
-    'device': ('', 'auto, cuda or cpu; empty keeps the settings file'),
-    'precision': ('', 'best, int8, fp16 or fp32; empty keeps the settings file'),
-    'build': ('', 'auto or never; empty keeps the settings file'),
-    'build_only': ('', 'true compiles the engine for the card, says where it lies, and ends'),
-    'autostart': ('', 'true or false; empty keeps the settings file'),
     'use_sim_time': ('', "true takes the time of a bag player's /clock"),
+    **{name: ('', f'{DESCRIPTIONS[name]} Not given: the settings file.') for name in SETTINGS},
 }
-SWITCHES = ('debug_image', 'build_only', 'autostart', 'use_sim_time')
-TEXTS = ('model', 'device', 'precision', 'build')
 
 RESPAWN_DELAY_S = 2.0
 """Long enough for a driver to take back what a process left that died."""
@@ -54,7 +52,7 @@ def generate_launch_description() -> LaunchDescription:
             name,
             default_value=default,
             description=description,
-            choices=['', 'true', 'false'] if name in SWITCHES else None,
+            choices=['', 'true', 'false'] if name in (*SWITCHES, 'use_sim_time') else None,
         )
         for name, (default, description) in ARGUMENTS.items()
     ]
@@ -68,15 +66,12 @@ def generate_launch_description() -> LaunchDescription:
 def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     settings: dict[str, object] = {}
-    for name in TEXTS:
-        if given[name]:
-            settings[name] = given[name]
-    for name in ('cameras', 'image_topics'):
-        if given[name]:
-            settings[name] = [part.strip() for part in given[name].split(',')]
-    for name in SWITCHES:
-        if given[name]:
-            settings[name] = given[name] == 'true'
+    for name in (*SETTINGS, 'use_sim_time'):
+        text = given[name]
+        if text and name in LISTS:
+            settings[name] = [part.strip() for part in text.split(',')]
+        elif text:
+            settings[name] = {'true': True, 'false': False}.get(text, text)
 
     def start_again(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
         # respawn=True would also start a node again that was stopped on purpose.

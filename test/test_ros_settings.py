@@ -12,8 +12,7 @@ import yaml
 
 from cone_perception.errors import ConePerceptionError
 from cone_perception.ros import node, transport
-from cone_perception.settings import DetectorSettings
-from cone_perception.settings_text import settings_help, settings_yaml
+from cone_perception.settings import DetectorSettings, settings_help, settings_yaml
 
 
 def parameters_of(path):
@@ -26,7 +25,7 @@ def test_shipped_settings_file_lists_every_default(repository):
     assert list(values) == [entry.name for entry in fields(DetectorSettings)]
     assert DetectorSettings.from_mapping(values) == DetectorSettings()
     assert path.read_text(encoding='utf-8') == settings_yaml(), (
-        'write it anew: python -m cone_perception.settings_text > config/detector.yaml'
+        'write it anew: python -m cone_perception.settings > config/detector.yaml'
     )
 
 

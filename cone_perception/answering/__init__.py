@@ -1,1 +1,1 @@
-"""From a batch of pictures to its answers: inbox, workers, health."""
+"""The walk from messages to answers, without ROS: inbox, workers, answers, health."""

@@ -1,4 +1,4 @@
-"""From a batch of messages to its answers, without ROS: the node and the replay both walk here."""
+"""The walk from a batch of messages to its answers; the node and the replay both take it."""
 
 from __future__ import annotations
 

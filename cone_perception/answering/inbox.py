@@ -1,4 +1,4 @@
-"""What waits for the network: never more than the newest frame of each topic."""
+"""Messages that wait for the network: never more than the newest of each topic."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Inbox(Protocol):
 
 
 class NewestFrames:
-    """Each topic by itself; the topic that has waited longest goes first."""
+    """Gives out one frame at a time; the topic that has waited longest goes first."""
 
     def __init__(self) -> None:
         self._waiting: dict[int, Arrival] = {}
@@ -47,7 +47,7 @@ class NewestFrames:
 
 
 class StereoPairs:
-    """Topics 0 and 1: frames whose stamps differ by `tolerance_ns` at most go together.
+    """Gives out pairs of topics 0 and 1 whose stamps differ by `tolerance_ns` at most.
 
     A frame whose partner cannot come any more, because the other camera is already past it or
     has fallen silent, goes alone: one dead camera does not blind the other.

@@ -1,4 +1,4 @@
-"""A message as it arrived, and what became of its pictures."""
+"""A message that arrived, and the outcome of its pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What became of one picture of one camera.
+    """Outcome of one picture of one camera.
 
     moments_ns: name -> nanoseconds of the monotonic clock, in the order of: received_ns; started_ns
     (its work began); prepared_ns, inferred_ns, decoded_ns (see StationTimes); published_ns (the

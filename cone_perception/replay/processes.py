@@ -119,7 +119,7 @@ class ProcessGroup:
         return self._running[name].poll()
 
     def last_words(self, name: str) -> list[str]:
-        """The last lines that a process wrote."""
+        """Return the last lines that a process wrote."""
         return self._read_log(name).splitlines()[-LOG_TAIL_LINES:]
 
     def __enter__(self) -> ProcessGroup:
@@ -152,7 +152,7 @@ class ProcessGroup:
         return self._log(name).read_text(encoding='utf-8', errors='replace')
 
     def _log_tails(self) -> str:
-        """What the processes wrote last, for whoever reads the error."""
+        """Return the last lines of all logs, for whoever reads the error."""
         text = ''
         for log in sorted(self._log_folder.glob('*.log')):
             lines = self.last_words(log.stem)
@@ -163,7 +163,7 @@ class ProcessGroup:
 
 @contextlib.contextmanager
 def private_domain() -> Iterator[int]:
-    """A ROS_DOMAIN_ID that no other replay on this machine has at the same time."""
+    """Hold a ROS_DOMAIN_ID that no other replay on this machine has at the same time."""
     for offset in range(len(DOMAINS)):
         domain = DOMAINS[(os.getpid() + offset) % len(DOMAINS)]
         path = Path(tempfile.gettempdir()) / f'cone_perception_domain_{domain}.lock'
@@ -195,7 +195,7 @@ def ros_environment(domain: int, log_folder: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def signals_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does, its processes in order."""
+    """Let SIGTERM end the work as Ctrl-C does, its processes in order."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -233,7 +233,7 @@ class NodeCommand:
     pairs: bool = False
 
     def started_by(self, *prefix: str) -> NodeCommand:
-        """The same node, its process started by another command, as ('taskset', '-c', '0')."""
+        """Return the same node, started by another command, as ('taskset', '-c', '0')."""
         return replace(self, command=(*prefix, *self.command))
 
 

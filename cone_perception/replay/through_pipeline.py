@@ -1,4 +1,4 @@
-"""A drive through the detector in this process: what it costs without ROS and transport."""
+"""A drive played through the detector in this process, without ROS and transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A drive played over DDS to a node in another process, and what became of each picture."""
+"""A drive played over DDS to a node in another process, and the fate of each picture."""
 
 from __future__ import annotations
 
@@ -132,12 +132,7 @@ class _Play:
         team.wait_for_text('monitor', 'ready\n', CONNECT_TIMEOUT_S, refusals)
         team.start('player', self._player_command(), show=True)
         with self._sampled(team):
-            try:
-                self._wait(team)
-            except KeyboardInterrupt:
-                self.interrupted = True
-                team.end('player')
-                time.sleep(LAST_ANSWERS_S)
+            self._wait(team)
         self._end(team)
 
     def result(self) -> Pass:
@@ -167,36 +162,38 @@ class _Play:
         )
 
     def _wait(self, team: ProcessGroup) -> None:
-        """Until all was sent and answered, or a process ends that should not."""
+        """Wait until all was sent and answered, or until a process ends that should not."""
         try:
             team.wait('player', self._longest_s())
-            time.sleep(LAST_ANSWERS_S)
+        except KeyboardInterrupt:
+            self.interrupted = True
         except ProcessError as error:
             self.process_failed = True
             self.node_died = team.status('node') is not None
+            problem = str(error)
             if self.node_died:
-                self.problems.append(
+                problem = (
                     f'the node ended by itself, with status {team.status("node")}, while pictures '
                     f'were sent; the last lines of {self.folder / "log" / "node.log"}: '
                     + ' | '.join(team.last_words('node')[-LAST_WORDS:])
                 )
-            else:
-                self.problems.append(str(error))
-            team.end('player')
+            self.problems.append(problem)
+        team.end('player')
+        try:
             time.sleep(LAST_ANSWERS_S)
+        except KeyboardInterrupt:
+            self.interrupted = True
 
     def _end(self, team: ProcessGroup) -> None:
-        """The node first: what becomes of its last pictures is recorded."""
+        """End the node first: what becomes of its last pictures is recorded."""
         self.ended_ns = time.time_ns()
         for name in ('node', 'monitor'):
-            if name == 'node' and self.node_died:
-                team.end(name)
-                continue
             try:
                 team.stop(name)
             except ProcessError as error:
                 self.process_failed = True
-                self.problems.append(str(error))
+                if name != 'node' or not self.node_died:
+                    self.problems.append(str(error))
 
     @contextlib.contextmanager
     def _sampled(self, team: ProcessGroup) -> Iterator[None]:
@@ -211,7 +208,7 @@ class _Play:
         self.load = sampler.samples
 
     def _longest_s(self) -> float:
-        """A player that takes longer hangs."""
+        """Return the time after which a player surely hangs."""
         pace, drive = self.pace, self.drive
         each_s = {'bag': drive.duration_s / pace.rate, 'hz': drive.frames / (pace.hz or 1.0)}
         return 2 * CONNECT_TIMEOUT_S + 2 * each_s.get(pace.kind, float(drive.frames))
@@ -247,7 +244,7 @@ class _Play:
 
 @dataclass(slots=True)
 class Answers:
-    """What the node said. found: (topic, stamp) -> cones of each message, in their order.
+    """Messages of the node. found: (topic, stamp) -> cones of each message, in their order.
 
     told: (camera, stamp) -> its records of that frame. health: part -> key -> value, the last.
     """
@@ -270,7 +267,7 @@ def join(
     node_died: bool,
     problems: list[str],
 ) -> list[FrameTrace]:
-    """Every picture that was sent, in that order, with its fate. The answers are used up.
+    """Give every picture that was sent its fate, in that order. The answers are used up.
 
     sent, received: the entries of the logs of player and monitor. Pictures with one stamp are told
     apart by their order only, and `problems` gets to know it; SourceError when most are such.
@@ -368,7 +365,7 @@ def _read_answers(
 
 
 def _read_lines(log: Path) -> list[dict[str, Any]]:
-    """Entries of a log that may end in the middle of a line, or not be there."""
+    """Read the entries of a log that may end in the middle of a line, or not be there."""
     if not log.exists():
         return []
     lines = log.read_text(encoding='utf-8').split('\n')

@@ -1,4 +1,4 @@
-"""The lifecycle node: it loads, listens and stops when it is told to, and says how it is."""
+"""The lifecycle node: loads, listens and stops on request, and reports its state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs the node's callbacks: frames in a thread of their own, everything else in others."""
+"""Executors of the node's callbacks: frames in a thread of their own, the rest in others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FramesExecutor(SingleThreadedExecutor):
         self.group = group
 
     def get_nodes(self) -> list[Node]:
-        """The node, which belongs to the executor of its other groups."""
+        """Return the node, which belongs to the executor of its other groups."""
         return [self._node]
 
     def can_execute(self, entity: Any) -> bool:
@@ -38,7 +38,7 @@ class OtherExecutor(MultiThreadedExecutor):
         self._frames = frames
 
     def wake(self) -> None:
-        """Called when the node gets or loses something to be waited for."""
+        """Wake both executors when the node gets or loses something to wait for."""
         super().wake()
         self._frames.wake()
 

@@ -1,4 +1,4 @@
-"""What rclpy's LifecycleNode lacks. A test fails when a piece of it is not needed any more."""
+"""Repairs of rclpy's LifecycleNode. A test fails when one is not needed any more."""
 
 from __future__ import annotations
 

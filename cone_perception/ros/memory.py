@@ -1,4 +1,4 @@
-"""Keeps the memory of one frame for the next, and none of what loading left behind."""
+"""Keeps the memory of one frame for the next, and frees what loading left behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_free_memory() -> None:
-    """Return to the kernel what is free now; to be called when the network is loaded and warm.
+    """Return free memory to the kernel. Call it when the network is loaded and warm.
 
     Reading and compiling it needs memory that no frame ever will. Does nothing where there is no
     malloc_trim.

@@ -13,7 +13,7 @@ from typing import NoReturn
 from cone_perception.errors import ConePerceptionError
 from cone_perception.ros.memory import keep_freed_memory
 from cone_perception.ros.transport import NODE_PROFILE, use_profile
-from cone_perception.settings_text import settings_help
+from cone_perception.settings import settings_help
 
 EXIT_TIMEOUT_S = 2.0
 """From a signal to the end of the process, whatever still hangs in a load or an inference."""
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> NoReturn:
 
 
 def _end_soon(status: int) -> None:
-    """A load or an inference inside a runtime cannot be interrupted: do not wait for it."""
+    """End soon, since a load or an inference inside a runtime cannot be interrupted."""
     timer = threading.Timer(EXIT_TIMEOUT_S, _end_now, [status])
     timer.daemon = True
     timer.start()

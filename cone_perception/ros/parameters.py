@@ -56,7 +56,7 @@ def declare_settings(node: Node) -> list[str]:
 
 
 def read_settings(node: Node) -> DetectorSettings:
-    """The settings as they are now. Raises SettingsError."""
+    """Read the settings as they are now. Raises SettingsError."""
     values = {}
     for entry in fields(DetectorSettings):
         parameter = node.get_parameter_or(entry.name, Parameter(entry.name))
@@ -71,7 +71,7 @@ def changed_settings(settings: DetectorSettings, parameters: Mapping[str, Any]) 
 
 
 def from_parameter(value: Any) -> Any:
-    """A parameter's value as DetectorSettings wants it: lists become tuples, [''] is empty."""
+    """Turn a parameter's value into a setting's: lists become tuples, [''] is empty."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return () if value is None else value
     return () if list(value) == [''] else tuple(value)

@@ -1,4 +1,4 @@
-"""What a configured node publishes: cones, debug images, and what became of every frame."""
+"""Publishers of a configured node: cones, debug images, the outcome of every frame."""
 
 from __future__ import annotations
 

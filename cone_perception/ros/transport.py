@@ -29,7 +29,7 @@ SHARED_MEMORY = Path('/dev/shm')
 
 
 def profile_environment(environment: Mapping[str, str], profile: Path = PROFILE) -> dict[str, str]:
-    """The variable to add so that Fast DDS loads `profile`; none where the user set either.
+    """Return the variable that makes Fast DDS load `profile`; none where the user set either.
 
     PROFILE is not the user's: a launch file sets it for all that it starts.
     Raises ImportError where rclpy is not installed.
@@ -44,17 +44,17 @@ def profile_environment(environment: Mapping[str, str], profile: Path = PROFILE)
 def use_profile(
     environment: MutableMapping[str, str] = os.environ, profile: Path = PROFILE
 ) -> None:
-    """Set the variable in this process. To be called before rclpy.init, which reads it."""
+    """Set the variable in this process. Call it before rclpy.init, which reads it."""
     environment.update(profile_environment(environment, profile))
 
 
 def profile_in_use(environment: Mapping[str, str]) -> str:
-    """Path of the profile that was asked for, or an empty text."""
+    """Return the path of the profile that was asked for, or an empty text."""
     return next((environment[n] for n in reversed(PROFILE_VARIABLES) if environment.get(n)), '')
 
 
 def shared_memory_shortage(folder: Path = SHARED_MEMORY) -> str:
-    """What is wrong with the size of the shared memory, or an empty text.
+    """Say what is wrong with the size of the shared memory, or return an empty text.
 
     A camera's driver and this node take a segment each; Docker's default of 64 MiB holds both
     only when nothing else uses it.

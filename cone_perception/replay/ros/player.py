@@ -177,7 +177,7 @@ def _spinning(node: Node) -> Iterator[None]:
 
 
 class Lateness:
-    """How well the pace was kept."""
+    """Counts pictures that were sent late."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -201,7 +201,7 @@ class Lateness:
 
 
 class StampCheck:
-    """Answers are told apart by their stamps: a driver that does not fill them is found early."""
+    """Finds a driver that does not fill its stamps early: answers are told apart by them."""
 
     def __init__(self, bag: Path) -> None:
         self._bag = bag
