@@ -8,22 +8,26 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from plotly.offline import get_plotlyjs
 from recorded_campaign import write_campaign
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
+from cone_perception.pages.blocks import Chart, Page, Section, Table, Text
 from training.cli import main
 from training.judging.decide import Candidate, decide
 from training.recipe.recipe import Figures, Judging
-from training.report.blocks import Report, Section, Table, Text, render_html, render_markdown
-from training.report.charts import Bar, Series, forest_chart, line_chart
+from training.report.curves import curve_chart
+from training.report.markdown import draw_chart, render_markdown
 from training.report.page import write_public, write_report
 from training.runs.card import read_card
-from training.runs.folder import CampaignFolder
-from training.runs.record import read_campaign, read_results
+from training.runs.folder import CampaignFolder, Step
+from training.runs.record import Training, read_campaign, read_results
 
 PUBLISHED = 'judging.published={single-stage: {map50: 0.7081, recall: 0.6542}}'
 SECTIONS = (
@@ -58,7 +62,7 @@ def copied(campaign: CampaignFolder, tmp_path: Path) -> CampaignFolder:
 
 
 class Cells(HTMLParser):
-    """Every table cell's text, and every address in the page."""
+    """Every table cell's text, and every address in the page; scripts and their stand-ins aside."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -66,25 +70,33 @@ class Cells(HTMLParser):
         self.addresses: list[str] = []
         self.open: list[str] = []
         self._inside = False
-        self.feed(page)
+        self.feed(re.sub('<(script|noscript)[ >].*?</\\1>', '', page, flags=re.S))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.addresses += [value or '' for name, value in attrs if name in ('src', 'href')]
         if tag in ('td', 'th'):
             self._inside = True
             self.cells.append('')
-        if tag not in ('meta', 'img', 'line', 'rect', 'circle', 'polyline'):
+        if tag not in ('meta', 'img'):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         if tag in ('td', 'th'):
             self._inside = False
-        if tag not in ('line', 'rect', 'circle', 'polyline'):
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         if self._inside:
             self.cells[-1] += data
+
+
+def figures(folder: CampaignFolder) -> dict[str, Any]:
+    """Charts of the page by name, as Plotly gets them."""
+    page = folder.report_html.read_text()
+    drawn = (
+        r'class="chart"[^>]* aria-label="([^"]+)".*?<script type="application/json">(.*?)</script>'
+    )
+    return {name: json.loads(chart) for name, chart in re.findall(drawn, page, re.S)}
 
 
 def markdown_cells(text: str) -> list[str]:
@@ -100,8 +112,9 @@ def test_page_is_whole_and_needs_nothing_beside_it(campaign: CampaignFolder) -> 
     assert parsed.open == []
     assert parsed.addresses
     assert all(address.startswith(('#', 'data:image/')) for address in parsed.addresses)
-    for outside in ('@import', 'url(', '<script', '<link'):
-        assert outside not in page
+    own = page.replace(get_plotlyjs(), '')
+    for outside in ('@import', 'url(', '<script src', '<link'):
+        assert outside not in own
     for title in SECTIONS:
         assert f'<h2>{title}</h2>' in page
     assert '<h2>Missing</h2>' not in page
@@ -258,7 +271,7 @@ def test_names_are_escaped(copied: CampaignFolder) -> None:
     copied.verdict.unlink()
     write_report(copied)
     page, text = copied.report_html.read_text(), copied.report_md.read_text()
-    assert '<script' not in page
+    assert evil not in page
     assert '&lt;script&gt;' in page
     assert '<script' not in text
     row = next(line for line in text.splitlines() if line.startswith('| processor'))
@@ -310,8 +323,10 @@ def test_sweep_has_its_curve(tmp_path: Path) -> None:
     rows = [line for line in section.splitlines() if re.match(r'\| (0|50|100) \|', line)]
     assert len(rows) == 3
     assert all(re.search(r'0\.\d{4} to 0\.\d{4}', row) for row in rows)
-    svg = (folder.root / 'report_files' / 'sweep-stage1-fraction.svg').read_text()
-    assert svg.count('<circle') == 3
+    assert '<svg' in (folder.root / 'report_files' / 'sweep-stage1-fraction.svg').read_text()
+    (curve,) = figures(folder)['sweep-stage1-fraction']['data']
+    assert curve['x'] == [0, 50, 100]
+    assert len(curve['y']) == len(curve['error_y']['array']) == 3
 
 
 def test_command_writes_all_three_files(
@@ -372,39 +387,48 @@ def test_half_written_row_of_results_is_left_out(tmp_path: Path) -> None:
     assert math.isnan(columns['metrics/mAP50(B)'][1])
 
 
-def test_charts_leave_out_what_is_not_known() -> None:
-    nothing = Series('a', [1.0], [math.nan])
-    assert line_chart([nothing], 'title', 'x') == ''
-    assert forest_chart([Bar('a', math.nan, 0.0, 0.0)], 0.01, 'title', 'x') == ''
-    chart = line_chart([Series('a', [1, 2, 3], [1e-3, 0.0, 1e-5])], 'title', 'x', log_y=True)
-    assert 'nan' not in chart
-    (points,) = re.findall(r'points="([^"]+)"', chart)
-    assert len(points.split()) == 2
-    single = line_chart([Series('a', [1.0], [0.5])], 'title', 'x')
-    assert '<circle' in single
+def test_charts_leave_out_what_is_not_known(tmp_path: Path) -> None:
+    def drawn(scores: list[float], log_y: bool = False) -> list[Chart]:
+        columns = {'epoch': [float(epoch + 1) for epoch in range(len(scores))], 'score': scores}
+        one = Training('a/seed0', 'a', 's', 'd', True, 10, 0.0, None, columns, {}, Step('done'))
+        return list(curve_chart('n', 'c', [one], lambda t: t.columns['score'], log_y=log_y))
+
+    assert drawn([math.nan]) == []
+    (chart,) = drawn([1e-3, 0.0, 1e-5], log_y=True)
+    assert np.isnan(chart.figure['data'][0]['y']).tolist() == [False, True, False]
+    assert chart.figure['data'][0]['mode'] == 'lines'
+    (single,) = drawn([0.5])
+    assert single.figure['data'][0]['mode'] == 'lines+markers'
+    for each in (chart, single):
+        draw_chart(each, tmp_path / 'n.svg')
+        assert '<svg' in (tmp_path / 'n.svg').read_text()
 
 
-def test_interval_that_holds_zero_is_not_coloured() -> None:
-    open_, clear = (
-        forest_chart([Bar('a', 0.1, low, 0.2)], 0.01, 'title', 'x') for low in (-0.1, 0.05)
-    )
-    assert '--blue' not in open_
-    assert '--blue' in clear
+@pytest.mark.parametrize('low, colour', [(-0.1, '--dim'), (0.05, '--blue')])
+def test_interval_that_holds_zero_is_not_coloured(
+    low: float, colour: str, copied: CampaignFolder
+) -> None:
+    stored = json.loads(copied.verdict.read_text())
+    stored['against'] = stored['against'][:1]
+    stored['against'][0]['difference'] = {'value': 0.1, 'low': low, 'high': 0.2}
+    copied.verdict.write_text(json.dumps(stored))
+    write_report(copied)
+    (row,) = figures(copied)['difference']['data']
+    assert row['marker']['color'] == row['error_x']['color'] == colour
 
 
 def test_code_and_links_are_marked_up_once(tmp_path: Path) -> None:
-    report = Report(
+    page = Page(
         'A & B',
-        '',
-        'equal',
-        'unsure',
-        [Section('One', [Text('run `a < b` at https://host/run/1.'), Table(['a|b'], [['c\nd']])])],
+        badge='equal',
+        tone='unsure',
+        sections=[
+            Section('One', [Text('run `a < b` at https://host/run/1.'), Table(['a|b'], [['c\nd']])])
+        ],
     )
-    page = render_html(report)
-    assert '<code>a &lt; b</code>' in page
-    assert '<a href="https://host/run/1">https://host/run/1</a>.' in page
-    text = render_markdown(report, tmp_path, 'files', private=False)
+    text = render_markdown(page, tmp_path, 'files', private=False)
     assert '`a < b`' in text
+    assert 'https://host/run/1.' in text
     assert '| a\\|b |' in text
     assert '| c d |' in text
 

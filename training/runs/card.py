@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import SourceError
+from cone_perception.files import write_json
 from cone_perception.model_card import file_sha256
 from training.runs.record import CampaignRecord, Training
-from cone_perception.files import write_json, write_whole
 
 ENTRIES = ('training', 'metrics')
 

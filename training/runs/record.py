@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from training.runs.folder import CampaignFolder, State, Step
 from training.recipe.recipe import BASELINE, CANDIDATE
+from training.runs.folder import CampaignFolder, State, Step
 
 MAP50 = 'metrics/mAP50(B)'
 MAP50_95 = 'metrics/mAP50-95(B)'
@@ -118,6 +118,23 @@ class CampaignRecord:
         for name in self.state.baselines:
             found[name] = [f'weights/{name}']
         return found
+
+    @property
+    def outcome(self) -> str:
+        """How the campaign ended; '' while it has not."""
+        return str(self.state.outcome or self.verdict.get('outcome') or '')
+
+    def result(self, step: str) -> dict[str, Any]:
+        """Result of a step; empty: it has none."""
+        return self.state.steps.get(step, Step()).result
+
+    def tests(self) -> dict[str, list[dict[str, Any]]]:
+        """Test figures of the runs of each arm that has any."""
+        found = {
+            arm: [test for run in runs if (test := self.test(run))]
+            for arm, runs in self.runs().items()
+        }
+        return {arm: tests for arm, tests in found.items() if tests}
 
     def test(self, run: str) -> dict[str, Any]:
         """Figures of a run on the test pictures; empty: not evaluated."""

@@ -1,0 +1,239 @@
+"""Sections about what a campaign had and did: events, data, leaks, pictures, recipe, machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cone_perception.pages.blocks import Block, Bullets, Listing, Table, Text
+from cone_perception.pictures.draw import short_name
+from training.campaign.status import duration
+from training.report.markdown import PictureFile
+from training.report.numbers import count, time_text
+from training.runs.record import CampaignRecord
+
+EVENTS_SHOWN = 200
+PROBLEMS_SHOWN = 10
+
+
+def events(record: CampaignRecord) -> Iterator[Block]:
+    told = [event for event in record.events if event.get('kind') in ('warning', 'error')]
+    yield Text(f'Warnings and errors: {len(told)}.' if told else 'No warning and no error.')
+    if told:
+        yield Table(
+            ['time', 'where', 'what', 'message'],
+            [
+                [
+                    time_text(event.get('time')),
+                    ' '.join(filter(None, (event.get('run'), event.get('step')))),
+                    f'{event["kind"]}: {event.get("name", "")}',
+                    str(event.get('message', '')),
+                ]
+                for event in told[-EVENTS_SHOWN:]
+            ],
+            words=[1, 2, 3],
+        )
+    checks = [
+        (tuple(str(event.get(key, '')) for key in ('run', 'step', 'name')), event)
+        for event in record.events
+        if event.get('kind') == 'guard'
+    ]
+    if checks:
+        times, last = Counter(key for key, _ in checks), dict(checks)
+        yield Text('What the guards checked, and what they said last:')
+        yield Table(
+            ['run', 'stage', 'guard', 'times', 'last'],
+            [[*key, str(n), str(last[key].get('message', ''))] for key, n in times.items()],
+            words=[1, 2, 4],
+        )
+
+
+def data(record: CampaignRecord) -> Iterator[Block]:
+    counted = [
+        (name, split, counts)
+        for name, report in record.verifications.items()
+        for split, counts in report.get('counts', {}).items()
+    ]
+    if not counted:
+        yield Text('No data set has been verified yet.')
+        return
+    datasets = record.recipe.get('datasets') or {}
+    rows = []
+    for name, split, counts in counted:
+        expected = (datasets.get(name, {}).get('images') or {}).get(split)
+        heights = counts.get('height_px') or []
+        rows.append(
+            [
+                f'{name} {split}',
+                count(counts['pictures']),
+                '' if expected is None else count(expected),
+                count(counts['background']),
+                count(counts['dropped']),
+                count(sum(counts['boxes'].values())),
+                f'{heights[2]:.0f}' if len(heights) == 5 else '',
+            ]
+        )
+    yield Table(
+        ['', 'pictures', 'expected', 'background', 'dropped', 'cones', 'median height, px'],
+        rows,
+        note='Dropped: pictures that Ultralytics would leave out without a word, because a line of '
+        'their label is wrong.',
+    )
+    yield Table(
+        ['cones', *map(short_name, counted[0][2]['boxes'])],
+        [[f'{n} {split}', *map(count, c['boxes'].values())] for n, split, c in counted],
+    )
+    for name, report in record.verifications.items():
+        if report:
+            yield from _verification(record, name, report)
+    for name in record.verifications:
+        path = record.folder.distributions(name)
+        if path.is_file():
+            yield PictureFile(str(path), f'{name}: classes and sizes.')
+
+
+def _verification(record: CampaignRecord, name: str, report: Mapping[str, Any]) -> Iterator[Block]:
+    manifests = record.result('verify').get('manifests') or {}
+    manifest = manifests.get(name) or report.get('manifest_sha256') or 'none'
+    mapping = (report.get('mapping') or {}).items()
+    renamed = ', '.join(f'{own} is {project}' for own, project in mapping if own != project)
+    verified = 'verified' if report.get('ok') else 'FAILED verification'
+    classes = f'; classes mapped: {renamed}' if renamed else ''
+    yield Text(f'{name}: {verified}; manifest sha256 `{manifest}`{classes}.')
+    if problems := report.get('problems') or []:
+        kinds = Counter(problem['kind'] for problem in problems)
+        counted = ', '.join(f'{number} {kind}' for kind, number in kinds.most_common())
+        yield Text(f'{len(problems)} findings in {name}: {counted}.')
+        yield Table(
+            ['file', 'kind', 'message'],
+            [
+                [
+                    str(problem['file']),
+                    f'{problem["kind"]}{" (fatal)" if problem["fatal"] else ""}',
+                    str(problem['message']),
+                ]
+                for problem in problems[:PROBLEMS_SHOWN]
+            ],
+            words=[1, 2],
+            note=f'All: data/{name}/verify.json.' if len(problems) > PROBLEMS_SHOWN else '',
+        )
+
+
+def leaks(record: CampaignRecord) -> Iterator[Block]:
+    for path, report in record.leaks.items():
+        if report:
+            yield from _leaks_of(record, path, report)
+    if not record.leaks:
+        yield Text('Near-duplicates have not been looked for yet.')
+
+
+def _leaks_of(record: CampaignRecord, path: Path, report: Mapping[str, Any]) -> Iterator[Block]:
+    sets = ', '.join(report.get('sets', {}))
+    if counts := report.get('counts') or []:
+        yield Table(
+            ['pictures of', 'like pictures of', 'pairs'],
+            [[str(a), str(b), count(number)] for a, b, number in counts],
+            words=[1],
+            note=f'Pairs that differ in at most {report.get("bits")} of 256 bits of a '
+            'difference hash, mirror images included.',
+        )
+    else:
+        yield Text(f'{sets}: no two pictures differ in {report.get("bits")} bits or less.')
+    excluded = (f'{len(paths)} of {name}' for name, paths in report.get('exclusions', {}).items())
+    used = (record.recipe.get('leaks') or {}).get('exclude', True)
+    verb = 'left out of training' if used else 'that stay in training (leaks.exclude: false)'
+    yield Text(
+        f'Training pictures like one of a val or test split, {verb}: '
+        f'{", ".join(excluded) or "none"}.'
+    )
+    if consecutive := report.get('consecutive'):
+        yield Text(
+            f'{len(consecutive)} pairs of consecutive file numbers lie in different splits: '
+            'frames of one drive may judge what they trained.'
+        )
+    sheet = path.with_suffix('.png')
+    if sheet.is_file():
+        yield PictureFile(str(sheet), f'The closest pairs of {sets}.', private=True)
+
+
+def pictures(record: CampaignRecord) -> Iterator[Block]:
+    runs = [run for names in record.runs().values() for run in names]
+    for name, words, private in (
+        ('pr_curves.png', 'precision over recall on the test pictures', False),
+        ('confusion.png', 'confusion on the test pictures', False),
+        ('worst.jpg', 'the test pictures with most errors', True),
+    ):
+        for run in runs:
+            path = record.folder.evaluation(run, 'test') / name
+            if path.is_file():
+                yield PictureFile(str(path), f'{run}: {words}.', private=private, half=not private)
+
+
+def recipe(record: CampaignRecord) -> Iterator[Block]:
+    used = record.recipe
+    if used:
+        yield Text(
+            f'Starts from `{used.get("model")}`; target `{used.get("target")}`; seeds '
+            f'{used.get("seeds")}; device {used.get("device")}; selected by '
+            f'{used.get("select_by")}; sha256 `{record.state.recipe_sha256}`.'
+        )
+    keys = {
+        'data': 'data',
+        'epochs': 'epochs',
+        'batch': 'batch',
+        'imgsz': 'input, px',
+        'optimizer': 'optimizer',
+        'lr0': 'peak rate',
+        'last': 'last rate',
+        'patience': 'patience',
+        'freeze': 'frozen',
+    }
+    rows = []
+    for kind, before in (('stages', ''), ('baseline', 'single-stage: ')):
+        for stage in used.get(kind) or ():
+            last = f'{stage["lr0"] * stage["lrf"]:.3g}'
+            shown = {**stage, 'lr0': f'{stage["lr0"]:g}', 'last': last}
+            rows.append([f'{before}{stage["name"]}', *(str(shown[key]) for key in keys)])
+    if rows:
+        yield Table(['stage', *keys.values()], rows, words=[1, 5])
+    if record.recipe_text:
+        yield Listing('recipe.yaml, as it was run', record.recipe_text, 'yaml')
+
+
+def machine(record: CampaignRecord) -> Iterator[Block]:
+    state, energy = record.state, record.state.energy_wh
+    hardware = dict(state.hardware)
+    if 'gpus' in hardware:
+        hardware['gpus'] = '; '.join(' '.join(gpu.values()) for gpu in hardware['gpus']) or 'none'
+    rows = [
+        ['commit', f'`{state.commit}`' if state.commit else 'not known'],
+        *([key.replace('_', ' '), str(value)] for key, value in hardware.items()),
+        ['versions', ', '.join(f'{name} {version}' for name, version in state.versions.items())],
+        ['energy of the GPUs', f'{energy:.1f} Wh' if energy is not None else 'not measured'],
+    ]
+    yield Table(['what', 'is'], rows, words=[1])
+    if record.tracked:
+        offline = 'in this folder: `wandb sync wandb/offline-run-*`'
+        tracked = [
+            [
+                str(one.get('name', '')),
+                str(one.get('mode', 'not started')),
+                one.get('url') or offline,
+            ]
+            for one in record.tracked
+        ]
+        yield Table(['W&B run', 'mode', 'where'], tracked, words=[1, 2])
+    steps = [
+        [name, step.status, duration(step.seconds) if step.seconds else '']
+        for name, step in state.steps.items()
+    ]
+    yield Table(['step', 'status', 'time'], steps, words=[1])
+
+
+def missing(record: CampaignRecord) -> Iterator[Block]:
+    # The report's own step is at work while this is written.
+    shown = [text for text in record.missing if not text.startswith('Step `report`')]
+    if shown:
+        yield Bullets(shown)

@@ -1,0 +1,250 @@
+"""Sections that judge a campaign: the verdict, the baselines, the success table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.pages.blocks import Block, Bullets, Table, Text, Tile, Tiles
+from cone_perception.pages.charts import forest, intervals
+from training.campaign.status import duration
+from training.judging.compare import against_published, outcome_of
+from training.report.numbers import (
+    OVERALL,
+    TONES,
+    difference_text,
+    figure,
+    mean_figure,
+    number,
+    overall,
+    signed,
+    span,
+)
+from training.runs.record import CampaignRecord
+
+MEANINGS = {
+    'better': 'The 95 % interval of the difference lies above 0: the choice of test pictures does '
+    'not explain the gain.',
+    'equal': 'The whole 95 % interval lies within the margin: whatever the difference is, it is '
+    'too small to matter, and the simpler model stays.',
+    'worse': 'The 95 % interval of the difference lies below 0: the candidate lost accuracy.',
+    'inconclusive': 'The interval holds 0 and reaches beyond the margin: better, equal and worse '
+    'all remain possible. Not enough evidence is a result: the simpler model stays, and more '
+    'pictures or more trainings are what could tell.',
+    'better but below target': 'It beats the baseline, but not the figures that were set as '
+    'success before the training.',
+    'not compared': 'There was no baseline to compare with, so nothing is decided.',
+}
+
+
+def verdict(record: CampaignRecord) -> Iterator[Block]:
+    state, found, outcome = record.state, record.verdict, record.outcome
+    yield Text(str(found.get('sentence') or state.message or 'There is no verdict yet.'), '', True)
+    yield from _tiles(record)
+    if not found:
+        yield _standing(record)
+        return
+    decided = str(found.get('outcome', ''))
+    if outcome and outcome != decided:
+        yield Text(f'The campaign ended otherwise: {outcome}. {state.message}')
+    if decided in MEANINGS:
+        yield Text(f'What `{decided}` means: {MEANINGS[decided]}')
+    yield from _forest(record)
+    yield Bullets(found.get('reasons', ()))
+    if steps := found.get('next_steps'):
+        yield Text('Next:')
+        yield Bullets([re.sub(r'((?:cone-training|ros2) .*)$', r'`\1`', step) for step in steps])
+    for signature in state.signatures:
+        remedies = ', '.join(f'`{name}`' for name in signature.get('remedies', ()))
+        yield Text(
+            f"The strategy's issue {signature['issue']} ({signature['name']}) shows in "
+            f'{signature["run"]}: {signature["message"]} '
+            + (f'Recipes to try: {remedies}.' if remedies else 'There is no recipe against it.')
+        )
+
+
+def _standing(record: CampaignRecord) -> Text:
+    steps = record.state.steps
+    done = sum(step.status == 'done' for step in steps.values())
+    where = f'{done} of {len(steps)} steps are done'
+    name = next((name for name, step in steps.items() if step.status != 'done'), '')
+    if not name:
+        return Text(f'{where}.')
+    if steps[name].status == 'failed':
+        return Text(f'{where}; `{name}` failed. {record.state.message}')
+    return Text(f'{where}; `{name}` is next or at work. This page shows what there is.')
+
+
+def _tiles(record: CampaignRecord) -> Iterator[Block]:
+    tiles = []
+    if own := record.comparison.get('own', {}).get('map50'):
+        tiles.append(Tile(figure(own['value']), f'test mAP50 of {record.candidate}'))
+    if against := record.verdict.get('against'):
+        found, tone = against[0]['difference'], TONES.get(against[0]['outcome'], '')
+        words = f'against {against[0]["label"]}, 95 %: {span(found)}'
+        tiles.append(Tile(signed(found['value']), words, tone))
+    if gates := record.verdict.get('gates'):
+        passed = [gate for gate in gates if gate['passed']]
+        unproven = sum(not gate['proven'] for gate in passed)
+        note = f', {unproven} unproven' if unproven else ''
+        tone = 'bad' if len(passed) < len(gates) else 'unsure' if unproven else 'good'
+        words = f'figures of the success table{note}'
+        tiles.append(Tile(f'{len(passed)} of {len(gates)}', words, tone))
+    runs = {t.run for t in record.trainings if t.arm == record.candidate and t.epochs}
+    if runs:
+        words = 'training of the candidate: judges these weights, not the strategy'
+        words = 'trainings of the candidate' if len(runs) > 1 else words
+        tiles.append(Tile(str(len(runs)), words))
+    if seconds := sum(step.seconds for step in record.state.steps.values()):
+        energy = record.state.energy_wh
+        note = f', {energy / 1000:.2f} kWh of the GPUs' if energy is not None else ''
+        tiles.append(Tile(duration(seconds), f'of work{note}'))
+    if tiles:
+        yield Tiles(tiles)
+
+
+def _forest(record: CampaignRecord) -> Iterator[Block]:
+    """Differences from the baselines, beside the band that counts as equal."""
+    rows: dict[tuple[str, str], list[tuple[str, float, float, float]]] = {}
+    for line in record.verdict.get('against', ()):
+        value, low, high = (number(line['difference'][key]) for key in ('value', 'low', 'high'))
+        if math.isfinite(value + low + high):
+            name = line['label'].replace('(published, not paired)', '(published)')
+            kind = 'published' if line['published'] else 'paired'
+            colour = '--dim' if low <= 0 <= high else '--blue'
+            rows.setdefault((kind, colour), []).append((name, value, low, high))
+    traces = [
+        intervals(kind, lines, colour, hollow=kind == 'published')
+        for (kind, colour), lines in rows.items()
+    ]
+    if traces:
+        yield forest(
+            'difference',
+            traces,
+            'difference in test mAP50',
+            band=(-record.margin, record.margin),
+            marks=[(0.0, '')],
+            caption=f'{record.candidate} minus each baseline, with 95 % intervals; right of 0 it '
+            f'is better. Shaded: equal within {record.margin:g}. Hollow: a published figure, not '
+            'paired. Grey: the interval holds 0.',
+        )
+
+
+def baselines(record: CampaignRecord) -> Iterator[Block]:
+    against = {line['baseline']: line for line in record.verdict.get('against', ())}
+    tests = record.tests()
+    rows = [
+        [
+            arm,
+            str(len(found)),
+            *(mean_figure(overall(test)[name] for test in found) for name in OVERALL),
+            *_difference(against.get(arm)),
+        ]
+        for arm, found in tests.items()
+    ]
+    for name, printed in record.published.items():
+        published = [figure(printed.get(metric)) for metric in OVERALL]
+        label = f'{name} (published, not paired)'
+        rows.append([label, '', *published, *_printed_difference(record, printed)])
+    if not rows:
+        yield Text('No model has been evaluated on the test pictures yet.')
+        return
+    confidence = (record.recipe.get('judging') or {}).get('confidence', 0.25)
+    yield Table(
+        ['model', 'trainings', *OVERALL.values(), 'difference in mAP50 (95 %)', 'says'],
+        rows,
+        words=[len(OVERALL) + 3],
+        strong=[place for place, arm in enumerate(tests) if arm == record.candidate],
+        note='Of several trainings the mean. Difference: the candidate minus that model. Precision '
+        'and recall are at the best F1 of each model, so not at the same point; fixed: at '
+        f'confidence {confidence:g} for all. A published figure is what somebody printed: its own '
+        'error is unknown and nothing is paired.',
+    )
+    for comparison in record.comparison.get('comparisons', ()):
+        yield from _comparison(comparison)
+    yield from _seeds(record)
+
+
+def _difference(line: Mapping[str, Any] | None) -> list[str]:
+    return ['', ''] if line is None else [difference_text(line['difference']), line['outcome']]
+
+
+def _printed_difference(record: CampaignRecord, printed: Mapping[str, Any]) -> list[str]:
+    """Of the candidate from a published figure, taken as exact."""
+    own, published = record.comparison.get('own', {}).get('map50'), printed.get('map50')
+    if not own or published is None:
+        return ['', '']
+    interval = Interval(*(number(own[key]) for key in ('value', 'low', 'high')))
+    found = against_published({'map50': interval}, float(published))
+    return [difference_text(asdict(found)), outcome_of(found, record.margin).label]
+
+
+def _comparison(comparison: Mapping[str, Any]) -> Iterator[Block]:
+    a, b = comparison['a'], comparison['b']
+    rows = [
+        [
+            OVERALL[row['name']],
+            figure(row['a']['value']),
+            figure(row['b']['value']),
+            signed(row['difference']['value']),
+            span(row['difference']),
+            span(row['strategy']) if row['strategy'] else '',
+        ]
+        for row in comparison['differences']
+        if row['name'] in OVERALL
+    ]
+    columns = ['', a, b, 'difference', '95 % over pictures', '95 % over pictures and trainings']
+    kept = slice(None) if any(row[-1] for row in rows) else slice(-1)
+    yield Text(f'Paired with {b}: {comparison["meaning"]}')
+    yield Table(
+        columns[kept],
+        [row[kept] for row in rows],
+        strong=[0],
+        note=f'{comparison["pictures"]} pictures with {comparison["cones"]} cones; '
+        f'{comparison["resamples"]} resamples of {comparison["groups"]} groups (each a '
+        f'{comparison["grouping"]}). Of so many intervals one is expected to miss the truth: mAP50 '
+        f'decides, the others describe. {" ".join(comparison["warnings"])}',
+    )
+
+
+def _seeds(record: CampaignRecord) -> Iterator[Block]:
+    rows = []
+    for arm, runs in record.runs().items():
+        tests = {run: overall(test) for run in runs if (test := record.test(run))}
+        if len(tests) > 1:
+            rows += [[run, *map(figure, test.values())] for run, test in tests.items()]
+            values = [[number(value) for value in test.values()] for test in tests.values()]
+            spread = np.std(values, axis=0, ddof=1)
+            rows.append([f'{arm}: standard deviation', *map(figure, spread)])
+    if rows:
+        yield Text('Each training:')
+        yield Table(['training', *OVERALL.values()], rows)
+
+
+def gates(record: CampaignRecord) -> Iterator[Block]:
+    if found := record.verdict.get('gates'):
+        rows = [
+            [
+                OVERALL[gate['metric']],
+                f'{gate["limit"]:g}',
+                figure(gate['figure']['value']),
+                span(gate['figure'], figure),
+                str(gate['status']),
+            ]
+            for gate in found
+        ]
+        yield Table(
+            ['figure', 'must exceed', 'is', '95 %', ''],
+            rows,
+            words=[4],
+            note='The figure decides. Unproven: its 95 % interval holds the limit, so other '
+            'pictures of the same kind could turn it.',
+        )
+    elif (record.recipe.get('judging') or {}).get('success'):
+        yield Text('The figures that the recipe asks for have not been judged yet.')
