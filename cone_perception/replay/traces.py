@@ -61,12 +61,17 @@ class FrameTrace:
     found: Detections | None = None
 
     @property
-    def latency_ms(self) -> float | None:
-        """From send to the monitor's receipt; in the pipeline, which has none, to the cones."""
-        ended_ns = self.returned_ns if self.returned_ns is not None else self.decoded_ns
-        if self.fate != 'answered' or ended_ns is None:
+    def answered_ns(self) -> int | None:
+        """The monitor's receipt of the answer; in the pipeline, which has none, the cones."""
+        if self.fate != 'answered':
             return None
-        return (ended_ns - self.sent_ns) / 1e6
+        return self.returned_ns if self.returned_ns is not None else self.decoded_ns
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The time from sending to the answer."""
+        answered_ns = self.answered_ns
+        return None if answered_ns is None else (answered_ns - self.sent_ns) / 1e6
 
     @property
     def own_cost_ms(self) -> float | None:

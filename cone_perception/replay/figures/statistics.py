@@ -268,7 +268,7 @@ def _rates(passes: Sequence[Pass], resamples: Resamples) -> dict[str, Interval]:
     moments: dict[str, Callable[[FrameTrace], int | None]] = {
         'rate_in_hz': lambda frame: frame.sent_ns,
         'rate_received_hz': lambda frame: frame.received_ns,
-        'rate_out_hz': _answered_ns,
+        'rate_out_hz': lambda frame: frame.answered_ns,
     }
     if all(frame.received_ns is None for frame in frames):
         del moments['rate_received_hz']
@@ -298,13 +298,6 @@ def _rate_hz(passes: Sequence[Pass], moment_of: Callable[[FrameTrace], int | Non
 
 def _span_ns(moments: Sequence[int]) -> int:
     return max(moments) - min(moments) if moments else 0
-
-
-def _answered_ns(frame: FrameTrace) -> int | None:
-    """Tell when its answer was there, as for the latency."""
-    if frame.fate != 'answered':
-        return None
-    return frame.returned_ns if frame.returned_ns is not None else frame.decoded_ns
 
 
 def _age_at_publish_ms(frame: FrameTrace) -> float | None:
