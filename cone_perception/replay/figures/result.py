@@ -289,7 +289,7 @@ def _result_from(stored: ResultFile) -> ReplayResult:
         ],
         truth=None
         if stored.truth is None
-        else {(row.camera, row.stamp_ns): _cones_from(row.cones) for row in stored.truth.rows},
+        else {(row.camera, row.stamp_ns): cones_from(row.cones) for row in stored.truth.rows},
         probes=stored.probes,
         problems=stored.problems,
         interrupted=stored.interrupted,
@@ -331,7 +331,7 @@ def _frame_from(row: FrameRow, origin_ns: int) -> FrameTrace:
         row.fate,
         sent_ns,
         reason=row.reason,
-        found=None if row.cones is None else _cones_from(row.cones),
+        found=None if row.cones is None else cones_from(row.cones),
         **{name: None if ns is None else sent_ns + ns for name, ns in later.items()},
     )
 
@@ -348,7 +348,8 @@ def _cone_rows(cones: Detections) -> list[list[float]]:
     ]
 
 
-def _cones_from(rows: Sequence[ConeRow]) -> Detections:
+def cones_from(rows: Sequence[ConeRow]) -> Detections:
+    """Make cones from rows of CONE_COLUMNS."""
     table = np.array(rows, np.float64).reshape(-1, len(CONE_COLUMNS))
     return Detections(
         table[:, :4].astype(np.float32),

@@ -6,9 +6,7 @@ import argparse
 import csv
 import io
 import json
-import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -20,31 +18,32 @@ from tqdm import tqdm
 from cone_perception.arguments import count, zero_or_more
 from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.dataset.layout import TO_LABEL
-from cone_perception.engines.events import print_event, print_warning
-from cone_perception.engines.open import place_network
+from cone_perception.engines.events import print_warning
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import write_whole
-from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, file_sha256, read_bundle, shipped_bundle
 from cone_perception.pages.old import plain, write_page
-from cone_perception.pictures.sources import Unreadable, read_bag_frames
-from cone_perception.pipeline import ConeDetector
-from cone_perception.replay.drive import bag_sha256, open_drive
-from cone_perception.replay.figures.accuracy import Answers
-from cone_perception.replay.figures.result import ReplayResult, read_result, result_file
+from cone_perception.pictures.video import encode_picture
+from cone_perception.replay.drive import open_drive
+from cone_perception.replay.figures.result import read_result, result_file
 from cone_perception.replay.labels import picture_name
 from cone_perception.replay.pages.pictures import read_pictures
+from cone_perception.replay.to_label.findings import (
+    Findings,
+    drive_of,
+    findings_of,
+    run_model,
+    run_reference,
+)
 from cone_perception.replay.to_label.unsure import (
     KINDS,
-    MARGIN,
     Doubt,
     find_doubts,
     published,
     spread,
 )
-from cone_perception.replay.traces import Camera, Drive, FrameTrace
-from cone_perception.settings import DetectorSettings
-from cone_perception.types import Detections, Device, Float32, Frame, RuntimeChoice, UInt8
+from cone_perception.replay.traces import Drive, FrameTrace
+from cone_perception.types import Detections, Device, Float32, RuntimeChoice
 
 STATE = '.cone_perception_dataset'
 """Folder that says whose data set it is, of what; in it what an unfinished run has found so far."""
@@ -59,22 +58,6 @@ on frames that were chosen for being hard, of a drive that was trained on, would
 
 IMAGES, LABELS = 'images/train', 'labels/train'
 JPEG_QUALITY = 95
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Findings:
-    """What a model found in a drive.
-
-    frames: `found` goes below the thresholds where the model was run for this.
-    thresholds: per class name. known: see `find_doubts`; the labels too, where it is known.
-    """
-
-    bag: Path
-    cameras: tuple[Camera, ...]
-    frames: Sequence[FrameTrace]
-    class_names: tuple[str, ...]
-    thresholds: Mapping[str, float]
-    known: Answers | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,7 +114,7 @@ def _make(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.model or shipped_bundle())
     reference = read_bundle(args.reference) if args.reference else None
     if result is not None:
-        drive = _drive_of(result, args.bag)
+        drive = drive_of(result, args.bag)
     else:
         names = bundle.card.class_names
         drive = open_drive(args.bag, args.topic, args.truth, args.labels, names)
@@ -144,11 +127,13 @@ def _make(args: argparse.Namespace) -> int:
         print(f'{args.out} is complete: nothing was done.')
         return 0
     if result is not None:
-        found = _findings_of(result, drive)
+        found = findings_of(result, drive)
     else:
-        found = _run_model(args, drive, bundle, folder)
+        found = run_model(args, drive, bundle, folder.log('answers'))
     if reference is not None:
-        found = replace(found, known=_run_reference(args, drive, found, reference, folder))
+        found = replace(
+            found, known=run_reference(args, drive, found, reference, folder.log('reference'))
+        )
     doubts = find_doubts(
         found.frames, found.class_names, found.thresholds, found.known, args.min_height
     )
@@ -239,152 +224,6 @@ class _Folder:
             log.unlink()
 
 
-def _drive_of(result: ReplayResult, bag: Path) -> Drive:
-    """The drive of a replay. Raises SourceError when it was another bag."""
-    sha256 = bag_sha256(bag)
-    if sha256 != result.bag['sha256']:
-        raise SourceError(
-            f'{bag} is not the bag of this result, which was {result.bag["path"]}: '
-            f'its data has sha256 {sha256[:12]}..., not {result.bag["sha256"][:12]}...'
-        )
-    return Drive(
-        bag,
-        sha256,
-        tuple(Camera(**camera) for camera in result.bag['cameras']),
-        result.bag['frames'],
-        result.bag['duration_s'],
-        result.bag['storage'],
-        result.truth,
-    )
-
-
-def _findings_of(result: ReplayResult, drive: Drive) -> Findings:
-    """Each frame as the first pass that answered it has it."""
-    frames: dict[tuple[str, int], FrameTrace] = {}
-    for one in result.passes:
-        for frame in one:
-            earlier = frames.get((frame.camera, frame.index))
-            if earlier is None or earlier.found is None:
-                frames[frame.camera, frame.index] = frame
-    return Findings(
-        drive.bag,
-        drive.cameras,
-        list(frames.values()),
-        tuple(result.model['class_names']),
-        result.model['thresholds'],
-        result.truth,
-    )
-
-
-def _run_model(args: argparse.Namespace, drive: Drive, bundle: Bundle, folder: _Folder) -> Findings:
-    card = bundle.card
-    lower = {name: max(value - MARGIN, 0.01) for name, value in card.thresholds.items()}
-    frames = list(_answer(args, drive, bundle, Filters(lower), folder.log('answers')))
-    return Findings(
-        drive.bag, drive.cameras, frames, card.class_names, card.thresholds, drive.truth
-    )
-
-
-def _run_reference(
-    args: argparse.Namespace, drive: Drive, found: Findings, reference: Bundle, folder: _Folder
-) -> Answers:
-    """Its answers with the class numbers of the model; cones of classes it lacks are left out."""
-    names = list(found.class_names)
-    number = np.array(
-        [names.index(n) if n in names else -1 for n in reference.card.class_names], np.int64
-    )
-    frames = list(_answer(args, drive, reference, Filters(), folder.log('reference')))
-    stamps = Counter((frame.camera, frame.stamp_ns) for frame in frames)
-    answers = {}
-    for frame in frames:
-        # Which of several frames with one stamp is meant cannot be told.
-        if frame.found is not None and stamps[frame.camera, frame.stamp_ns] == 1:
-            class_id = number[frame.found.class_id]
-            same = Detections(frame.found.xyxy_px, frame.found.score, class_id)
-            answers[frame.camera, frame.stamp_ns] = same[class_id >= 0]
-    return answers
-
-
-def _answer(
-    args: argparse.Namespace, drive: Drive, bundle: Bundle, filters: Filters, log: Path
-) -> Iterator[FrameTrace]:
-    """Each picture of the drive with its cones; what the log has already is not searched again."""
-    earlier = _read_log(log)
-    known = {(frame.camera, frame.index) for frame in earlier}
-    yield from earlier
-    if len(known) >= drive.frames:
-        return
-    settings = DetectorSettings(device=args.device, engine=args.engine)
-    placed = place_network(bundle, settings, print_event)
-    if placed.why_cpu:
-        print_warning(f'device: auto takes the CPU: {placed.why_cpu}')
-    with (
-        ConeDetector(bundle.card, placed.engine) as detector,
-        log.open('a', encoding='utf-8', buffering=1) as lines,
-        tqdm(
-            total=drive.frames,
-            initial=len(known),
-            desc=bundle.card.name,
-            unit='picture',
-            disable=None,
-        ) as bar,
-    ):
-        detector.warm_up()
-        for camera in drive.cameras:
-            try:
-                for index, picture in enumerate(read_bag_frames(drive.bag, camera.topic)):
-                    if (camera.name, index) not in known:
-                        frame = _search(detector, filters, camera.name, index, picture)
-                        lines.write(_log_line(frame))
-                        bar.update()
-                        yield frame
-            except SourceError as error:  # what comes before the damage is worth a label too
-                print_warning(str(error))
-
-
-def _search(
-    detector: ConeDetector, filters: Filters, camera: str, index: int, picture: Frame | Unreadable
-) -> FrameTrace:
-    if isinstance(picture, Unreadable):
-        tqdm.write(f'left out: {picture.source}: {picture.reason}', file=sys.stderr)
-        return FrameTrace(camera, index, 0, 'failed', 0, reason=picture.reason)
-    (found,), _ = detector.detect([picture], filters)
-    return FrameTrace(camera, index, picture.stamp_ns, 'answered', 0, found=found)
-
-
-def _log_line(frame: FrameTrace) -> str:
-    found = frame.found
-    cones = None
-    if found is not None:
-        columns = (found.xyxy_px, found.score[:, None], found.class_id[:, None])
-        cones = np.concatenate(columns, axis=1).round(4).tolist()
-    return json.dumps([frame.camera, frame.index, frame.stamp_ns, cones]) + '\n'
-
-
-def _read_log(log: Path) -> list[FrameTrace]:
-    """What an earlier run has answered; a last line that was cut off is taken away."""
-    if not log.is_file():
-        return []
-    text = log.read_bytes()
-    whole = text[: text.rfind(b'\n') + 1]
-    if len(whole) < len(text):
-        write_whole(log, whole)
-    return [_frame_of(json.loads(line)) for line in whole.splitlines()]
-
-
-def _frame_of(line: Sequence[Any]) -> FrameTrace:
-    camera, index, stamp_ns, cones = line
-    if cones is None:
-        return FrameTrace(camera, index, stamp_ns, 'failed', 0)
-    table = np.array(cones, np.float64).reshape(-1, 6)
-    found = Detections(
-        table[:, :4].astype(np.float32),
-        table[:, 4].astype(np.float32),
-        table[:, 5].astype(np.int64),
-    )
-    return FrameTrace(camera, index, stamp_ns, 'answered', 0, found=found)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shown:
     """A picture of the data set. name: without its suffix. size_px: width and height."""
@@ -416,7 +255,7 @@ def _write_pictures(
             size = (bgr.shape[1], bgr.shape[0])
             label = folder.root / LABELS / f'{paths[place].stem}.txt'
             write_whole(label, yolo_text(labels, *size).encode())
-            write_whole(paths[place], _encoded(bgr, suffix))
+            write_whole(paths[place], encode_picture(suffix, bgr, JPEG_QUALITY))
             missing.discard(place)
             bar.update()
     if missing:
@@ -434,14 +273,6 @@ def _labels_of(frame: FrameTrace, found: Findings, least: Float32) -> Detections
     """What is known to be there, or what the model found."""
     cones = None if found.known is None else found.known.get((frame.camera, frame.stamp_ns))
     return cones if cones is not None else published(frame.found or Detections.empty(), least)
-
-
-def _encoded(bgr: UInt8, suffix: str) -> bytes:
-    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix == '.jpg' else []
-    done, data = cv2.imencode(suffix, bgr, options)
-    if not done:
-        raise OutputError(f'OpenCV cannot write {suffix}: install it anew.')
-    return bytes(data)
 
 
 def _size_px(path: Path) -> tuple[int, int]:
