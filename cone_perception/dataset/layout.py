@@ -224,9 +224,7 @@ class _Reader:
         copied = any((root / place.removeprefix('../')).exists() for place in places)
         advice = 'Remove the key: paths then start from the folder of data.yaml.'
         if copied:
-            advice = (
-                f'{self.data_yaml.parent} has its own, of which nothing would be read. {advice}'
-            )
+            advice = f'{self.data_yaml.parent} has its own, which nobody would read. {advice}'
         kind = 'path' if copied else 'absolute-path'
         message = f'`path:` says that pictures and labels lie in {base}. {advice}'
         self._report(kind, message, fatal=copied)

@@ -349,12 +349,14 @@ def _double_name(layout: Layout, split: str, path: Path, other_split: str, other
 
 def _find_strays(layout: Layout) -> Iterator[Problem]:
     """Labels without a picture, and files that are no pictures."""
-    labels = {label_path(path) for paths in layout.splits.values() for path in paths}
+    pictures = [path for paths in layout.splits.values() for path in paths]
+    labels = {label_path(path) for path in pictures}
+    named = {stray_label(path) for path in pictures}
     for folder in sorted({label.parent for label in labels}):
         for stray in sorted(set(folder.glob('*.txt')) - labels):
             yield Problem(layout.shorten(stray), 0, 'no-picture', 'has no picture', False)
     for path in layout.ignored:
-        if path not in labels and path.suffix not in ('.cache', '.npy'):
+        if path not in labels | named and path.suffix not in ('.cache', '.npy'):
             message = 'lies among the pictures, but is none that can be trained on'
             yield Problem(layout.shorten(path), 0, 'ignored-file', message, False)
 

@@ -208,8 +208,8 @@ def print_tables(found: Tables) -> None:
     best, fixed, overall = figures.best_f1, figures.fixed, summaries[0].overall
     at = 'card' if math.isnan(fixed.confidence) else f'{fixed.confidence:g}'
     where = "the card's thresholds" if at == 'card' else f'the fixed confidence, {at}'
-    print(f'\nall boxes, mean of the classes: mAP50 {figures.map50:.4f}   ', end='')
-    print(f'mAP50-95 {figures.map50_95:.4f}')
+    print(f'\nmAP50 {figures.map50:.4f}   mAP50-95 {figures.map50_95:.4f}', end='')
+    print('   all boxes, mean of the classes')
     if not math.isnan(colours.value):
         print(f'four colours: mAP50 {colours.value:.3f}, 95 % {colours.low:.3f} to ', end='')
         print(f'{colours.high:.3f}')
