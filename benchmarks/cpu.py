@@ -31,8 +31,9 @@ from tqdm import tqdm
 
 from cone_perception.engines import Engine
 from cone_perception.engines.check import match_boxes
-from cone_perception.engines.cpu.fastest import computes_bfloat16, networks_for_cpu, processor_name
+from cone_perception.engines.cpu.fastest import networks_for_cpu
 from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.cpu.processor import computes_bfloat16, processor_name
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pipeline import ConeDetector

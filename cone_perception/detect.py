@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--topic', help='image topic of a bag with several')
     add_settings(parser)
+    parser.set_defaults(precision=None)  # not told: the network that `evaluate` takes
 
 
 def add_settings(parser: argparse._ActionsContainer) -> None:
@@ -59,16 +60,17 @@ def add_settings(parser: argparse._ActionsContainer) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command: 0 when every picture was answered, 1 when one failed."""
     values = {name: getattr(args, name) for name in SETTINGS}
-    settings = DetectorSettings.from_mapping(values)
+    told = values['precision'] is not None
+    settings = DetectorSettings.from_mapping({**values, 'precision': args.precision or 'best'})
     bundle = read_bundle(Path(settings.model) if settings.model else shipped_bundle())
     settings.filters.check_classes(bundle.card)
     source = open_source(args.source, args.topic)
     out = args.out or Path('detections') / args.source.resolve().stem
     if (out / 'pictures').resolve() == args.source.resolve():
         raise OutputError(f'{out} would write over its source: give another --out.')
-    placed = place_network(bundle, settings, print_event, streams=settings.streams)
-    if placed.why_cpu:
-        print_warning(f'device: auto takes the CPU: {placed.why_cpu}')
+    placed = place_network(bundle, settings, print_event, streams=settings.streams, measure=told)
+    for warning in placed.warnings:
+        print_warning(warning)
     with ConeDetector(bundle.card, placed.engine) as detector:
         detector.warm_up()
         try:

@@ -63,7 +63,8 @@ class DetectorSettings:
     precision: PrecisionChoice = _setting(
         'best',
         'Of the network. best: on the GPU the faster of INT8 and FP16, of those that passed the '
-        'gate; on the CPU the fastest of INT8 and bfloat16 that passed, or INT8 unjudged.',
+        'gate; on the CPU what is surely faster than INT8 there, of what passed, else INT8. The '
+        'command detect takes INT8 on a CPU unless told.',
     )
     build: BuildChoice = _setting(
         'auto', 'Compile the engine for the GPU when there is none that fits; never refuses.'

@@ -1,4 +1,4 @@
-"""Which network a CPU runs: what passed the gate, and is fastest there."""
+"""The network that a CPU runs: one that passed the gate and is right here, and the fastest."""
 
 from __future__ import annotations
 
@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_network import write_tiny_bundle
+from held_bundle import hold_to
+from tiny_network import paint, write_tiny_bundle
 
 from cone_perception.engines.cpu import fastest as cpu
 from cone_perception.engines.cpu import openvino as openvino_engine
-from cone_perception.engines.cpu.fastest import driving_candidates, open_fastest
-from cone_perception.engines.cpu.open import open_network
-from cone_perception.engines.open import open_engine
+from cone_perception.engines.cpu.fastest import LEAST_GAIN, ROUNDS, CpuOrder, choose, open_fastest
+from cone_perception.engines.cpu.open import open_by_precision, open_network
+from cone_perception.engines.open import place_network
 from cone_perception.errors import EngineError
-from cone_perception.model_card import Bundle, read_bundle
+from cone_perception.model_card import Bundle, NetworkFile, file_sha256, read_bundle
+from cone_perception.settings import DetectorSettings
 
 IN_BFLOAT16 = 'int8-uint8-bfloat16'
 
@@ -27,8 +29,8 @@ def cpu_with_bfloat16(monkeypatch):
     monkeypatch.setattr(cpu, 'computes_bfloat16', lambda: True)
     opened = cpu.open_network
 
-    def open_network(bundle, network, name, threads, arithmetic, streams, compiled):
-        engine = opened(bundle, network, name, threads, compiled=compiled)
+    def open_network(bundle, network, runtime, threads, arithmetic, streams, compiled):
+        engine = opened(bundle, network, runtime, threads, compiled=compiled)
         engine.info = replace(engine.info, arithmetic=arithmetic)
         return engine
 
@@ -42,19 +44,34 @@ def bundle_with(tmp_path, kinds, passed):
     networks = tuple(replace(network, precision=p, encoding=e) for p, e in kinds)
     figures = {kind: {'passed': True} for kind in passed}
     gate = {'passed': True, 'figures': figures}
-    return Bundle(bundle.folder, replace(bundle.card, networks=networks, gate=gate))
+    return written(Bundle(bundle.folder, replace(bundle.card, networks=networks, gate=gate)))
+
+
+def written(bundle):
+    """The bundle with its card in its folder, as another process reads it."""
+    (bundle.folder / 'card.json').write_text(bundle.card.to_json(), encoding='utf-8')
+    return bundle
+
+
+def best(bundle, **words):
+    return CpuOrder(bundle, precision='best', **{'threads': 1, **words})
+
+
+def nobody(text):
+    raise AssertionError(text)
 
 
 def speeds(monkeypatch, medians_ms):
     """Says what each candidate takes; returns the candidates of each time that it was asked."""
     timed = []
 
-    def measure(bundle, batch, threads, streams, compiled, cancelled):
-        names = [candidate.name for candidate in driving_candidates(bundle, batch)]
+    def examine(order, compiled, cancelled):
+        names = [candidate.name for candidate in order.candidates()]
         timed.append(names)
-        return {'fastest': min(names, key=medians_ms.get)}
+        fastest = min(names, key=medians_ms.get)
+        return {'fastest': fastest, 'refused': [], 'medians_ms': {}, 'compiled_sha256': ''}
 
-    monkeypatch.setattr(cpu, 'measure_apart', measure)
+    monkeypatch.setattr(cpu, 'examine_apart', examine)
     return timed
 
 
@@ -73,17 +90,17 @@ ALL_PASSED = ['int8-uint8', 'int8-int8', IN_BFLOAT16, 'fp16-float', 'fp16-float-
         (EVERYTHING, ['int8-uint8', 'fp16-float'], ['int8-uint8', 'fp16-float']),
         (EVERYTHING[:1], ['int8-uint8', IN_BFLOAT16], ['int8-uint8', IN_BFLOAT16]),
         ([EVERYTHING[0], EVERYTHING[3]], [], ['fp32-float']),
-        (EVERYTHING[:1], [], []),
+        (EVERYTHING[:1], [], ['int8-uint8']),
     ],
 )
 def test_only_what_passed_may_be_chosen(tmp_path, kinds, passed, expected):
-    found = driving_candidates(bundle_with(tmp_path, kinds, passed), 1)
+    found = best(bundle_with(tmp_path, kinds, passed)).candidates()
     assert [candidate.name for candidate in found] == expected
 
 
 def test_cpu_without_bfloat16_is_not_offered_it(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu, 'computes_bfloat16', lambda: False)
-    found = driving_candidates(bundle_with(tmp_path, EVERYTHING, ALL_PASSED), 1)
+    found = best(bundle_with(tmp_path, EVERYTHING, ALL_PASSED)).candidates()
     assert {candidate.arithmetic for candidate in found} == {'float32'}
 
 
@@ -100,25 +117,60 @@ def test_the_fastest_is_opened_and_remembered(tmp_path, monkeypatch, fastest, co
     bundle = bundle_with(tmp_path, EVERYTHING, ALL_PASSED)
     timed = speeds(monkeypatch, dict.fromkeys(ALL_PASSED, 10.0) | {fastest: 9.0})
     for _ in range(2):
-        engine = open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
+        engine = open_fastest(best(bundle), tmp_path / 'cache', nobody)
         assert engine.info.computes_in == computes_in
         engine.close()
     assert len(timed) == 1
 
 
-def test_it_is_measured_again_when_what_it_depends_on_changes(tmp_path, monkeypatch):
+def test_it_is_measured_for_all_that_it_depends_on(tmp_path, monkeypatch):
+    """Two nodes with other threads keep a file each, and do not take turns to measure."""
     bundle = bundle_with(tmp_path, EVERYTHING, ALL_PASSED)
     timed = speeds(monkeypatch, dict.fromkeys(ALL_PASSED, 1.0))
-    for threads, streams in ((1, 1), (2, 1), (2, 2), (2, 2)):
-        open_fastest(bundle, 1, threads, streams, tmp_path / 'cache').close()
+
+    def open_with(bundle, threads, streams):
+        order = best(bundle, threads=threads, streams=streams)
+        open_fastest(order, tmp_path / 'cache', nobody).close()
+
+    for threads, streams in ((1, 1), (2, 1), (2, 2), (2, 2), (1, 1), (2, 1)):
+        open_with(bundle, threads, streams)
     assert len(timed) == 3
-    (kept,) = (tmp_path / 'cache').iterdir()
-    kept.write_text(json.dumps({'fastest': 'int8-uint8'})[:-3])
-    open_fastest(bundle, 1, 2, 2, tmp_path / 'cache').close()
+    for kept in (tmp_path / 'cache').iterdir():
+        kept.write_text(json.dumps({'fastest': 'int8-uint8'})[:-3])
+    open_with(bundle, 2, 2)
     assert len(timed) == 4
     bundle = bundle_with(tmp_path, EVERYTHING, ['int8-uint8', 'fp16-float'])
-    open_fastest(bundle, 1, 2, 2, tmp_path / 'cache').close()
+    open_with(bundle, 2, 2)
     assert timed[-1] == ['int8-uint8', 'fp16-float']
+    monkeypatch.setattr(cpu, 'vector_instructions', lambda: ['avx2'])
+    open_with(bundle, 2, 2)
+    assert len(timed) == 6
+
+
+def rounds(*ratios, spread=0.0):
+    """Times beside a network that takes 10 ms, as a busy machine stretches both of a round."""
+    random = np.random.default_rng(0)
+    busy = random.uniform(1, 8, (ROUNDS, 1))
+    scatter = 1 + spread * random.standard_normal((ROUNDS, len(ratios)))
+    return 10 * busy * np.hstack([np.ones((ROUNDS, 1)), np.array(ratios) * scatter])
+
+
+@pytest.mark.parametrize(
+    'ratios, spread, expected',
+    [
+        ((0.8, 0.7), 0.1, 'b'),
+        ((0.7, 0.8), 0.1, 'a'),
+        ((1.2, 1.1), 0.1, 'usual'),
+        ((1 - LEAST_GAIN / 2,), 0.0, 'usual'),
+        ((0.9,), 0.4, 'usual'),
+        ((0.7, 0.5), 0.02, 'b'),
+    ],
+)
+def test_only_a_network_that_is_surely_faster_takes_the_place_of_the_usual_one(
+    ratios, spread, expected
+):
+    names = ['usual', 'a', 'b'][: len(ratios) + 1]
+    assert choose(names, rounds(*ratios, spread=spread)) == expected
 
 
 def test_cache_that_cannot_be_written_only_costs_the_next_start_time(tmp_path, monkeypatch):
@@ -126,7 +178,7 @@ def test_cache_that_cannot_be_written_only_costs_the_next_start_time(tmp_path, m
     timed = speeds(monkeypatch, dict.fromkeys(ALL_PASSED, 2.0) | {'fp16-float-bfloat16': 1.0})
     (tmp_path / 'cache').write_text('a file where the folder should be')
     for _ in range(2):
-        engine = open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
+        engine = open_fastest(best(bundle), tmp_path / 'cache', nobody)
         assert engine.info.computes_in == 'bfloat16'
         engine.close()
     assert len(timed) == 2
@@ -135,7 +187,7 @@ def test_cache_that_cannot_be_written_only_costs_the_next_start_time(tmp_path, m
 def test_model_that_was_never_judged_is_not_measured(tmp_path, monkeypatch):
     bundle = bundle_with(tmp_path, EVERYTHING[:1], [])
     timed = speeds(monkeypatch, {})
-    engine = open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
+    engine = open_fastest(best(bundle), tmp_path / 'cache', nobody)
     assert engine.info.computes_in == 'int8'
     engine.close()
     assert timed == []
@@ -147,22 +199,17 @@ def test_cpu_without_openvino_says_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'openvino', None)
     monkeypatch.delitem(sys.modules, 'cone_perception.engines.cpu.openvino', raising=False)
     with pytest.raises(EngineError, match="the runtime of engine 'openvino' is not installed"):
-        open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
-
-
-def written(bundle):
-    """The bundle with its card in its folder, as another process reads it."""
-    (bundle.folder / 'card.json').write_text(bundle.card.to_json(), encoding='utf-8')
-    return bundle
+        open_fastest(best(bundle), tmp_path / 'cache', nobody)
 
 
 def test_process_of_its_own_measures_for_real(tmp_path):
-    bundle = written(bundle_with(tmp_path, EVERYTHING, ['int8-uint8', 'fp16-float']))
-    engine = open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
+    bundle = bundle_with(tmp_path, EVERYTHING, ['int8-uint8', 'fp16-float'])
+    engine = open_fastest(best(bundle), tmp_path / 'cache', nobody)
     (kept,) = (tmp_path / 'cache').glob('*.json')
     measured = json.loads(kept.read_text())
     assert set(measured['medians_ms']) == {'int8-uint8', 'fp16-float'}
     assert min(measured['medians_ms'].values()) > 0
+    assert measured['refused'] == []
     assert engine.info.precision == measured['fastest'].split('-')[0]
     engine.close()
 
@@ -190,15 +237,15 @@ def flip_a_bit(content):
     [(None, 0), (flip_a_bit, 1), (lambda content: content[:99], 1), (lambda content: b'', 1)],
 )
 def test_what_was_measured_is_opened_as_it_was_compiled(tmp_path, compilations, damage, from_onnx):
-    bundle = written(bundle_with(tmp_path, EVERYTHING, ['int8-uint8', 'fp16-float']))
-    open_fastest(bundle, 1, 1, 1, tmp_path / 'cache').close()
+    bundle = bundle_with(tmp_path, EVERYTHING, ['int8-uint8', 'fp16-float'])
+    open_fastest(best(bundle), tmp_path / 'cache', nobody).close()
     (compiled,) = (tmp_path / 'cache').glob('*.blob')
     if damage:
         compiled.write_bytes(damage(compiled.read_bytes()))
     assert compilations == []
-    engine = open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
+    engine = open_fastest(best(bundle), tmp_path / 'cache', nobody)
     assert len(compilations) == from_onnx
-    from_file = open_engine(bundle, 'openvino', threads=1, precision=engine.info.precision)
+    from_file = open_by_precision(bundle, threads=1, precision=engine.info.precision)
     assert engine.info == replace(from_file.info, class_names=engine.info.class_names)
     height_px, width_px = bundle.card.height_px, bundle.card.width_px
     noise = np.random.default_rng(1).integers(0, 256, (1, height_px, width_px, 3), np.uint8)
@@ -218,9 +265,9 @@ def test_what_openvino_refuses_is_compiled_from_the_file(tmp_path, compilations)
 
 
 def test_stop_ends_the_measuring(tmp_path):
-    bundle = written(bundle_with(tmp_path, EVERYTHING, ALL_PASSED))
+    bundle = bundle_with(tmp_path, EVERYTHING, ALL_PASSED)
     with pytest.raises(EngineError, match='was being measured when it was stopped'):
-        open_fastest(bundle, 1, 1, 1, tmp_path / 'cache', cancelled=lambda: True)
+        open_fastest(best(bundle), tmp_path / 'cache', nobody, cancelled=lambda: True)
     assert not (tmp_path / 'cache').exists()
 
 
@@ -228,4 +275,89 @@ def test_measuring_that_fails_says_why_and_what_to_do(tmp_path):
     bundle = bundle_with(tmp_path, EVERYTHING, ALL_PASSED)
     (bundle.folder / 'card.json').unlink()
     with pytest.raises(EngineError, match=r'card\.json does not exist.*precision'):
-        open_fastest(bundle, 1, 1, 1, tmp_path / 'cache')
+        open_fastest(best(bundle), tmp_path / 'cache', nobody)
+
+
+def held_bundle(tmp_path, wrong, judged=True):
+    """INT8 and FP32 of a tiny network, with FP32's answers; `wrong` multiplies INT8's scores."""
+    bundle = bundle_with(tmp_path, [('int8', 'uint8'), ('fp32', 'float')], ['int8-uint8'])
+    pictures = np.full((2, bundle.card.height_px, bundle.card.width_px, 3), 114, np.uint8)
+    for index, picture in enumerate(pictures):
+        for place in range(4):
+            paint(picture, 'blue_cone', 64 * place, 64 * index, 32, 32)
+    reference = open_network(bundle, bundle.network('fp32', 'float'), 'onnxruntime')
+    bundle = hold_to(bundle, reference, pictures)
+    int8, fp32 = bundle.card.networks
+    if wrong:
+        import onnx
+
+        network = onnx.load(bundle.folder / fp32.file)
+        for tensor in network.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.shape[:2] == (5, 3):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(0.6), tensor.name))
+        onnx.save(network, bundle.folder / 'int8.onnx')
+        sha256 = file_sha256(bundle.folder / 'int8.onnx')
+        int8 = NetworkFile('int8.onnx', sha256, 'int8', 'uint8')
+    gate = bundle.card.gate if judged else {}
+    card = replace(bundle.card, networks=(int8, fp32), gate=gate)
+    return written(Bundle(bundle.folder, card))
+
+
+@pytest.mark.parametrize('judged', [True, False])
+def test_network_that_answers_otherwise_than_fp32_here_is_left_out_at_every_start(tmp_path, judged):
+    """As a CPU without VNNI would make of 8-bit weights. The second start only reads of it."""
+    bundle = held_bundle(tmp_path, wrong=True, judged=judged)
+    for _ in range(2):
+        told = []
+        engine = open_fastest(best(bundle), tmp_path / 'cache', told.append)
+        assert engine.info.precision == 'fp32'
+        engine.close()
+        (text,) = told
+        assert text.startswith('int8-uint8 does not answer as FP32 does: ')
+        assert text.endswith('fp32-float is used instead.')
+        assert len(list((tmp_path / 'cache').glob('*.json'))) == 1
+
+
+def test_network_that_answers_as_fp32_drives_without_a_word(tmp_path):
+    bundle = held_bundle(tmp_path, wrong=False, judged=False)
+    engine = open_fastest(best(bundle), tmp_path / 'cache', nobody)
+    assert engine.info.precision == 'int8'
+    engine.close()
+
+
+@pytest.mark.parametrize('runtime', ['openvino', 'onnxruntime'])
+def test_precision_that_is_named_is_held_to_fp32_too(tmp_path, runtime):
+    bundle = held_bundle(tmp_path, wrong=True)
+    order = CpuOrder(bundle, runtime, 'int8', threads=1)
+    with pytest.raises(EngineError, match='no network of tiny may drive on this CPU: int8-uint8'):
+        open_fastest(order, tmp_path / 'cache', nobody)
+    engine = open_fastest(replace(order, precision='fp32'), tmp_path / 'cache', nobody)
+    assert engine.info.precision == 'fp32'
+    engine.close()
+
+
+def test_placed_engine_warns_of_what_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    placed = place_network(held_bundle(tmp_path, wrong=True), DetectorSettings(device='cpu'))
+    placed.engine.close()
+    assert any('int8-uint8 does not answer as FP32 does' in text for text in placed.warnings)
+
+
+def test_damaged_reference_is_named(tmp_path):
+    bundle = held_bundle(tmp_path, wrong=False)
+    (bundle.folder / 'reference.npz').write_bytes(b'half')
+    with pytest.raises(EngineError, match=r'reference\.npz is not the file that the card lists'):
+        open_fastest(best(bundle), tmp_path / 'cache', nobody)
+
+
+def test_detect_takes_the_network_of_evaluate_unless_told(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    bundle = bundle_with(tmp_path, EVERYTHING, ALL_PASSED)
+    timed = speeds(monkeypatch, dict.fromkeys(ALL_PASSED, 10.0) | {'fp16-float': 1.0})
+    settings = DetectorSettings(device='cpu')
+    for measure, precision in ((False, 'int8'), (True, 'fp16')):
+        placed = place_network(bundle, settings, measure=measure)
+        assert placed.engine.info.precision == precision
+        placed.engine.close()
+    assert len(timed) == 1

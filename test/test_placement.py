@@ -32,7 +32,7 @@ def test_auto_takes_the_cpu_and_keeps_the_reason(bundle, monkeypatch, error):
     placed = place_network(bundle, DetectorSettings())
     assert placed.engine.info.device == 'CPU'
     assert placed.plan is None
-    assert placed.why_cpu == str(error)
+    assert placed.warnings == (f'device: auto takes the CPU: {error}',)
     placed.engine.close()
 
 
@@ -63,7 +63,7 @@ def test_gpu_is_not_touched_where_the_cpu_was_asked_for(bundle, monkeypatch, val
     gpu_that_raises(monkeypatch, AssertionError('touched'))
     placed = place_network(bundle, DetectorSettings(**values))
     assert placed.engine.info.device == 'CPU'
-    assert placed.why_cpu == ''
+    assert placed.warnings == ()
     placed.engine.close()
 
 

@@ -256,7 +256,7 @@ def test_auto_takes_the_cpu_and_warns_why(observer, tmp_path):
     assert any('[WARN]' in line and 'auto takes the CPU: this machine' in line for line in lines)
     assert any('[ERROR]' in line and 'tiny FAILED the gate' in line for line in lines)
     status = observer.wait_for_diagnostics('auto/detector: node', lambda s: s.level == WARN)
-    assert 'device: auto took the CPU: this machine has no NVIDIA driver' in status.message
+    assert 'device: auto takes the CPU: this machine has no NVIDIA driver' in status.message
     assert 'tiny FAILED the gate' in status.message
     assert 'int8-uint8: mAP50 fell by 0.31' in status.message
     assert status.values['gate'] == 'FAILED'

@@ -1,7 +1,7 @@
-"""Is an engine the network that was measured? Its answers beside stored ones of FP32.
+"""The answers of an engine, compared with stored ones of FP32.
 
 A bundle holds `reference.npz`: rendered pictures, letterboxed, and what the FP32 network puts out
-for them. An engine that was just compiled must give the same cones before it may drive.
+for them. An engine must give the same cones on this machine before it may drive.
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ def check_engine(engine: Engine, bundle: Bundle) -> Check:
     """Run the reference pictures and compare. Raises ModelError, EngineError."""
     inputs, expected = read_reference(bundle)
     answers = run_all(engine, inputs)
-    return compare_outputs(answers, expected, bundle.card, engine.info.precision)
+    precision = engine.info.precision
+    if precision == 'fp32' and engine.info.arithmetic == 'bfloat16':
+        precision = 'fp16'
+    return compare_outputs(answers, expected, bundle.card, precision)
 
 
 def check_plan(engine: Engine, bundle: Bundle, plan: Path) -> Check:

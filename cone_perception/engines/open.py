@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from cone_perception.engines import Engine
-from cone_perception.engines.cpu.fastest import open_fastest
+from cone_perception.engines.cpu.fastest import CpuOrder, open_fastest
 from cone_perception.engines.cpu.open import open_by_precision
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.engines.tensorrt.bindings import choose_provider, import_provider
@@ -42,12 +42,13 @@ class PlacedEngine:
     """An engine that may drive.
 
     plan: file of the compiled engine; None on the CPU.
-    why_cpu: why `device: auto` took the CPU; empty on a GPU, and where the CPU was asked for.
+    warnings: why `device: auto` takes the CPU, and which networks a CPU does not use because they
+    do not answer as FP32 does.
     """
 
     engine: Engine
     plan: Path | None = None
-    why_cpu: str = ''
+    warnings: tuple[str, ...] = ()
 
 
 def open_engine(
@@ -81,16 +82,18 @@ def place_network(
     on_event: Callable[[BuildEvent], None] = ignore,
     cancelled: Callable[[], bool] = lambda: False,
     streams: int = 1,
+    measure: bool = True,
 ) -> PlacedEngine:
     """Open the bundle's network where `device` and `engine` say; it is built if need be.
 
     on_event: told about a build. cancelled: polled during it. streams: runs at the same time that
-    the caller can make use of, on the CPU. With `device: auto` alone, whatever
-    keeps the GPU from being used leads to the CPU and is named in `why_cpu`; a lost GPU does not:
-    EngineLostError. Else raises EngineError or ModelError.
+    the caller can make use of, on the CPU. measure: False takes INT8 on a CPU where `precision` is
+    best, as `evaluate` does. With `device: auto` alone, whatever keeps the GPU from being used
+    leads to the CPU and is among the warnings; a lost GPU does not: EngineLostError. Else raises
+    EngineError or ModelError.
     """
     if settings.runs_on_cpu:
-        return PlacedEngine(_open_on_cpu(bundle, settings, streams, cancelled))
+        return _open_on_cpu(bundle, settings, streams, measure, cancelled)
     policy = BuildPolicy(settings.build, retry=False, on_event=on_event, cancelled=cancelled)
     named = settings.engine in get_args(GpuRuntime)
     provider: GpuRuntimeChoice = cast(GpuRuntime, settings.engine) if named else 'auto'
@@ -104,8 +107,8 @@ def place_network(
             raise
         if settings.gpu_asked_by:
             raise EngineError(f'{settings.gpu_asked_by} is set, but {error}') from error
-        on_cpu = _open_on_cpu(bundle, settings, streams, cancelled)
-        return PlacedEngine(on_cpu, why_cpu=str(error))
+        why = f'device: auto takes the CPU: {error}'
+        return _open_on_cpu(bundle, settings, streams, measure, cancelled, [why])
 
 
 def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
@@ -130,14 +133,19 @@ def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
 
 
 def _open_on_cpu(
-    bundle: Bundle, settings: DetectorSettings, streams: int, cancelled: Callable[[], bool]
-) -> Engine:
+    bundle: Bundle,
+    settings: DetectorSettings,
+    streams: int,
+    measure: bool,
+    cancelled: Callable[[], bool],
+    warnings: Sequence[str] = (),
+) -> PlacedEngine:
     runtime: CpuRuntime = 'onnxruntime' if settings.engine == 'onnxruntime' else 'openvino'
-    batch, threads = settings.batch, settings.threads
-    if settings.precision == 'best' and runtime == 'openvino':
-        return open_fastest(bundle, batch, threads, streams, cache_folder(), cancelled)
-    precision = None if settings.precision == 'best' else settings.precision
-    return open_by_precision(bundle, runtime, batch, threads, precision, streams)
+    precision = None if settings.precision == 'best' and not measure else settings.precision
+    order = CpuOrder(bundle, runtime, precision, settings.batch, settings.threads, streams)
+    told = list(warnings)
+    engine = open_fastest(order, cache_folder(), told.append, cancelled)
+    return PlacedEngine(engine, None, tuple(told))
 
 
 def _open_on_gpu(

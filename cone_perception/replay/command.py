@@ -102,8 +102,8 @@ def open_way(
         )
         return
     placed = place_network(bundle, settings, print_event)
-    if placed.why_cpu:
-        print_warning(f'device: auto takes the CPU: {placed.why_cpu}')
+    for warning in placed.warnings:
+        print_warning(warning)
     with ConeDetector(bundle.card, placed.engine) as detector:
         detector.warm_up()
         info = detector.engine.info

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import cone_perception
-from cone_perception.engines.cpu.fastest import processor_name
+from cone_perception.engines.cpu.processor import processor_name
 from cone_perception.engines.tensorrt.gpu import read_gpu
 from cone_perception.engines.tensorrt.plans import cache_folder, read_passport
 from cone_perception.errors import EngineError, PlanError

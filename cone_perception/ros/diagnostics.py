@@ -103,8 +103,7 @@ def node_status(
         values |= {n: getattr(engine, n) for n in on_gpu if hasattr(engine, n)}
         if detector.card.verdict == 'FAILED':
             warnings.append(why_failed(detector.card))
-        if loaded.placed.why_cpu:
-            warnings.append(f'device: auto took the CPU: {loaded.placed.why_cpu}')
+        warnings += loaded.placed.warnings
     if shortage:
         warnings.append(f'raw pictures may be lost: {shortage}')
     level, message = OK, state

@@ -91,8 +91,8 @@ class Loader:
             )
         finally:
             self.progress = ''
-        if placed.why_cpu:
-            logger.warning(f'device: auto takes the CPU: {one_line(placed.why_cpu)}')
+        for warning in placed.warnings:
+            logger.warning(one_line(warning))
         detector = ConeDetector(bundle.card, placed.engine)
         try:
             detector.warm_up()

@@ -19,8 +19,9 @@ from cone_perception.accuracy.bootstrap import draw
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.accuracy.matching import IOU_50, Bool, box_iou, match
 from cone_perception.dataset.split import LabelledSplit, read_split
-from cone_perception.engines.cpu.fastest import computes_bfloat16, networks_for_cpu
+from cone_perception.engines.cpu.fastest import networks_for_cpu
 from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.cpu.processor import computes_bfloat16
 from cone_perception.errors import ModelError
 from cone_perception.files import without_nan, write_json
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cone_perception.engines.cpu.fastest import processor_name
+from cone_perception.engines.cpu.processor import processor_name
 from cone_perception.replay import host
 from cone_perception.replay.host import installed_versions
 

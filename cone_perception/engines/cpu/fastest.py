@@ -1,95 +1,170 @@
-"""Which of a model's networks this machine's CPU runs fastest, of those that may drive.
+"""The network that drives on a CPU: the fastest of those that are right on this machine.
 
-networks, arithmetic -> what passed the gate -> timed in turns, once -> the fastest, compiled
+networks that passed the gate -> compared with FP32's stored answers -> timed in turns -> one, kept
+
+A process of its own examines them at the first start: networks that were opened once leave their
+memory behind, and only one of them will drive.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from cone_perception import files as whole_file
 from cone_perception.engines import Engine
-from cone_perception.engines.cpu.open import open_by_precision, open_network
-from cone_perception.engines.latency import measure_latencies
+from cone_perception.engines.check import REFERENCE_FILE, check_engine
+from cone_perception.engines.cpu.open import network_of, open_network
+from cone_perception.engines.cpu.processor import (
+    computes_bfloat16,
+    processor_name,
+    vector_instructions,
+)
+from cone_perception.engines.latency import Float64, measure_rounds
 from cone_perception.engines.tensorrt.plans import slug
 from cone_perception.errors import EngineError
+from cone_perception.files import to_json, write_json, write_whole
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle
-from cone_perception.types import Arithmetic
+from cone_perception.types import Arithmetic, CpuRuntime, PrecisionChoice
 
 if TYPE_CHECKING:
     from cone_perception.engines.cpu.openvino import OpenVinoEngine
 
-RUNS = 30
-"""Of each, in turns: a second or so in all."""
+ROUNDS = 30
+"""Runs of each network, in turns: a second or so in all."""
+
+LOWEST_RANK = 10
+"""The median of 30 values lies between the 10th from below and the 10th from above in 95.7 % of all
+cases (order statistics, Binomial(30, 1/2)), whatever their distribution."""
+
+LEAST_GAIN = 0.05
+"""A network takes the place of the usual one only when it is surely faster by this share."""
 
 POLL_S = 0.1
 
+ORDER_WORDS = ('runtime', 'precision', 'batch', 'threads', 'streams')
+"""Fields of CpuOrder beside the bundle."""
+
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One network, and what it would be computed in."""
+class CpuNetwork:
+    """One network, and the arithmetic of its layers that are not INT8."""
 
     network: NetworkFile
-    arithmetic: Arithmetic
+    arithmetic: Arithmetic = 'float32'
 
     @property
     def name(self) -> str:
         return self.network.kind(self.arithmetic)
 
 
+@dataclass(frozen=True, slots=True)
+class CpuOrder:
+    """The network that is asked for on the CPU.
+
+    precision: best is the fastest that passed the gate; None is INT8 where the bundle has it, else
+    FP32, else FP16. batch: pictures per run. threads: 0 leaves the choice to the runtime. streams:
+    runs at the same time in OpenVINO, which share the threads.
+    """
+
+    bundle: Bundle
+    runtime: CpuRuntime = 'openvino'
+    precision: PrecisionChoice | None = None
+    batch: int = 1
+    threads: int = 0
+    streams: int = 1
+
+    @property
+    def is_choice(self) -> bool:
+        """The speed decides, among networks that were judged."""
+        judged = self.bundle.card.verdict != 'not judged'
+        return judged and self.precision == 'best' and self.runtime == 'openvino'
+
+    @property
+    def is_checked(self) -> bool:
+        """The bundle has FP32's answers to compare with."""
+        return REFERENCE_FILE in self.bundle.card.other_files
+
+    def candidates(self) -> list[CpuNetwork]:
+        """The networks that may drive, the usual one first. Raises ModelError without one."""
+        card = self.bundle.card
+        precision = None if self.precision == 'best' else self.precision
+        if self.precision == 'best' and self.runtime == 'openvino':
+            found = [CpuNetwork(network) for network in networks_for_cpu(card, self.batch)]
+            if not self.is_choice:
+                usual = CpuNetwork(network_of(self.bundle, None, self.batch))
+                return [usual, *(each for each in found if each != usual)]
+            if computes_bfloat16():
+                found += [replace(each, arithmetic='bfloat16') for each in found]
+            passed = [each for each in found if card.passed_gate(each.network, each.arithmetic)]
+            if passed:
+                return passed
+        return [CpuNetwork(network_of(self.bundle, precision, self.batch))]
+
+    def open(self, chosen: CpuNetwork, compiled: bytes = b'') -> Engine:
+        """Open one of the candidates. compiled: see OpenVinoEngine."""
+        return open_network(
+            self.bundle,
+            chosen.network,
+            self.runtime,
+            self.threads,
+            chosen.arithmetic,
+            self.streams,
+            compiled,
+        )
+
+
 def open_fastest(
-    bundle: Bundle,
-    batch: int,
-    threads: int,
-    streams: int,
+    order: CpuOrder,
     cache: Path,
+    warn: Callable[[str], None],
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Engine:
-    """Open what runs fastest in OpenVINO here, of all that passed the model's gate.
+    """Open the network that drives: one that answers as FP32 does, and the fastest of those.
 
-    It is measured at the first start. The answer, and the network as OpenVINO compiled it, are kept
-    in the folder `cache` until the model, OpenVINO, the CPU or the settings change. Where there is
-    nothing to choose from, it is `open_by_precision`'s answer.
-    cancelled: polled while it measures. Raises as `open_by_precision`, and EngineError when
-    measuring fails or is stopped.
+    The first start compares each candidate with the bundle's stored FP32 answers, where it has
+    some, and times them. The result, and the network as OpenVINO compiled it, are kept in the
+    folder `cache`, for all that they depend on.
+    warn: told at every start which network is not used, and why. cancelled: polled meanwhile.
+    Raises ModelError, and EngineError when the runtime is missing, when no network is right, or
+    when the examination fails or is stopped.
     """
-    # Without OpenVINO there is nothing to measure, and open_by_precision says what is missing.
-    candidates = driving_candidates(bundle, batch) if find_spec('openvino') else []
-    if len(candidates) < 2:
-        return open_by_precision(bundle, 'openvino', batch, threads, streams=streams)
-    kept = cache / f'cpu-{slug(bundle.card.name)}-b{batch}.json'
-    compiled = kept.with_suffix('.blob')
-    measured_for = _measured_for(bundle.card, candidates, threads, streams)
-    by_name = {candidate.name: candidate for candidate in candidates}
-    found = _read(kept, measured_for)
-    if str(found.get('fastest')) not in by_name:
-        found = measure_apart(bundle, batch, threads, streams, compiled, cancelled)
-        content = {'measured_for': measured_for, **found}
-        _write(kept, (json.dumps(content, indent=2) + '\n').encode())
-    fastest = by_name[found['fastest']]
-    as_compiled = _read_compiled(compiled, found.get('compiled_sha256', ''))
-    return _open(bundle, fastest, threads, streams, as_compiled)
-
-
-def driving_candidates(bundle: Bundle, batch: int) -> list[Candidate]:
-    """What may be chosen by its speed: passed the gate, and this CPU can compute it."""
-    candidates = [Candidate(network, 'float32') for network in networks_for_cpu(bundle.card, batch)]
-    if computes_bfloat16():
-        candidates += [Candidate(each.network, 'bfloat16') for each in candidates]
-    return [each for each in candidates if bundle.card.passed_gate(each.network, each.arithmetic)]
+    if not find_spec(order.runtime):  # says what is missing
+        return order.open(CpuNetwork(network_of(order.bundle, None, order.batch)))
+    networks = order.candidates()
+    if not order.is_checked and (len(networks) == 1 or not order.is_choice):
+        return order.open(networks[0])
+    name = order.bundle.card.name
+    conditions = _conditions(order, networks)
+    digest = hashlib.sha256(to_json(conditions, sort_keys=True).encode()).hexdigest()
+    kept = cache / f'cpu-{slug(name)}-b{order.batch}-{digest[:16]}.json'
+    by_name = {each.name: each for each in networks}
+    found = _read(kept, by_name)
+    if not found:
+        found = examine_apart(order, kept.with_suffix('.blob'), cancelled)
+        with contextlib.suppress(OSError):  # the next start examines them again, as this one did
+            write_json(kept, {'measured_for': conditions, **found})
+    refused = [f'{each} does not answer as FP32 does: {why}' for each, why in found['refused']]
+    if found['fastest'] is None:
+        raise EngineError(
+            f'no network of {name} may drive on this CPU: {"; ".join(refused)}. Take another '
+            'precision, or export the model again.'
+        )
+    for text in refused:
+        warn(f'{text}. {found["fastest"]} is used instead.')
+    compiled = _read_compiled(kept.with_suffix('.blob'), found['compiled_sha256'])
+    return order.open(by_name[found['fastest']], compiled)
 
 
 def networks_for_cpu(card: ModelCard, batch: int) -> list[NetworkFile]:
@@ -100,39 +175,25 @@ def networks_for_cpu(card: ModelCard, batch: int) -> list[NetworkFile]:
     return quantised + sorted(floats, key=lambda network: network.precision)[:1]
 
 
-def computes_bfloat16() -> bool:
-    """Whether this CPU has instructions for it; elsewhere it would be imitated, and slow."""
-    import openvino
+def choose(names: Sequence[str], times_ms: Float64) -> str:
+    """The fastest network, if it is surely faster than the first, which is the usual one.
 
-    return 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-
-
-def processor_name() -> str:
-    """As Linux calls it, or else the architecture."""
-    info = Path('/proc/cpuinfo')
-    text = info.read_text(encoding='utf-8') if info.is_file() else ''
-    found = re.search(r'^model name\s*:\s*(.+)$', text, re.MULTILINE)
-    return found[1] if found else platform.machine()
-
-
-def measure_apart(
-    bundle: Bundle,
-    batch: int,
-    threads: int,
-    streams: int,
-    compiled: Path,
-    cancelled: Callable[[], bool],
-) -> dict[str, Any]:
-    """Which candidate is `fastest`, and the `medians_ms` of all, measured in a process of its own.
-
-    Networks that were opened once leave their memory behind, and only one of them will drive.
-    compiled: where the fastest one goes as it was compiled; `compiled_sha256` is its hash, empty
-    where it could not be written.
+    times_ms: (ROUNDS, networks), a row for each round. Both times of a round are of the same
+    moment, so their ratio holds on a busy machine too. A network is surely faster when even the
+    upper end of the interval of its median ratio lies below 1 - LEAST_GAIN.
     """
-    command = [sys.executable, '-m', 'cone_perception.engines.cpu.fastest', str(bundle.folder)]
-    command += [*(str(number) for number in (batch, threads, streams)), str(compiled)]
+    ratios = np.sort(times_ms / times_ms[:, :1], axis=0)
+    sure = ratios[-LOWEST_RANK] < 1 - LEAST_GAIN
+    medians = np.where(sure, np.median(ratios, axis=0), np.inf)
+    return names[int(medians.argmin())] if sure.any() else names[0]
+
+
+def examine_apart(order: CpuOrder, compiled: Path, cancelled: Callable[[], bool]) -> dict[str, Any]:
+    """Run `examine` in a process of its own."""
+    words = {**{name: getattr(order, name) for name in ORDER_WORDS}, 'compiled': compiled}
+    words['bundle'] = order.bundle.folder
     process = subprocess.Popen(
-        command,
+        [sys.executable, '-m', 'cone_perception.engines.cpu.fastest', to_json(words)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -154,88 +215,98 @@ def measure_apart(
     if process.returncode:
         last = complaints.strip().splitlines()[-1:] or ['it said nothing']
         raise EngineError(
-            f'which network of {bundle.card.name} is fastest on this CPU could not be measured '
-            f'({last[0]}). Name one with `precision`, as int8, to do without.'
+            f'the networks of {order.bundle.card.name} could not be examined on this CPU '
+            f'({last[0]}). Copy the whole bundle again, or name another precision.'
         )
     found: dict[str, Any] = json.loads(printed)
     return found
 
 
-def main(argv: Sequence[str]) -> int:
-    """In the process of its own: bundle, batch, threads, streams, file -> what it found as JSON."""
-    bundle = read_bundle(Path(argv[0]))
-    batch, threads, streams = map(int, argv[1:4])
-    candidates = driving_candidates(bundle, batch)
-    engines = [_open(bundle, candidate, threads, streams) for candidate in candidates]
-    shape = (1, bundle.card.height_px, bundle.card.width_px, 3)
-    noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    latencies = measure_latencies(engines, noise, RUNS)
-    names = [candidate.name for candidate in candidates]
-    medians_ms = {name: each.median_ms for name, each in zip(names, latencies, strict=True)}
-    fastest = min(medians_ms, key=lambda name: medians_ms[name])
-    content = engines[names.index(fastest)].export()
-    written = _write(Path(argv[4]), content)
-    found = {
-        'fastest': fastest,
-        'medians_ms': medians_ms,
-        'compiled_sha256': hashlib.sha256(content).hexdigest() if written else '',
+def examine(order: CpuOrder, compiled: Path) -> dict[str, Any]:
+    """Compare the candidates with FP32's answers, time those that are right, and choose.
+
+    compiled: where the chosen one goes as OpenVINO compiled it.
+    Returns `fastest`, a name or None; `refused`, names with their reasons; `medians_ms`, empty
+    where nothing was timed; `compiled_sha256`, empty where no file was written.
+    """
+    engines = {each.name: order.open(each) for each in order.candidates()}
+    refused = []
+    if order.is_checked:
+        for name in list(engines):
+            check = check_engine(engines[name], order.bundle)
+            if not check.passed:
+                refused.append((name, '; '.join(check.reasons)))
+                engines.pop(name).close()
+    names = list(engines)
+    found: dict[str, Any] = {
+        'fastest': None,
+        'refused': refused,
+        'medians_ms': {},
+        'compiled_sha256': '',
     }
-    print(json.dumps(found))
+    if not names:
+        return found
+    fastest = names[0]
+    if order.is_choice and len(names) > 1:
+        shape = (1, order.bundle.card.height_px, order.bundle.card.width_px, 3)
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        times_ms = measure_rounds(list(engines.values()), noise, ROUNDS)
+        fastest = choose(names, times_ms)
+        medians = np.median(times_ms, axis=0).tolist()
+        found['medians_ms'] = dict(zip(names, medians, strict=True))
+    found['fastest'] = fastest
+    if order.runtime == 'openvino':
+        content = cast('OpenVinoEngine', engines[fastest]).export()
+        with contextlib.suppress(OSError):  # every start compiles the network then
+            write_whole(compiled, content)
+            found['compiled_sha256'] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def main(argv: Sequence[str]) -> int:
+    """Examine in the process of its own: the order as JSON -> what was found as JSON."""
+    words = json.loads(argv[0])
+    compiled, bundle = Path(words.pop('compiled')), read_bundle(Path(words.pop('bundle')))
+    print(to_json(examine(CpuOrder(bundle, **words), compiled)))
     return 0
 
 
-def _open(
-    bundle: Bundle, candidate: Candidate, threads: int, streams: int, compiled: bytes = b''
-) -> OpenVinoEngine:
-    network, arithmetic = candidate.network, candidate.arithmetic
-    engine = open_network(bundle, network, 'openvino', threads, arithmetic, streams, compiled)
-    return cast('OpenVinoEngine', engine)
-
-
-def _measured_for(
-    card: ModelCard, candidates: list[Candidate], threads: int, streams: int
-) -> dict[str, Any]:
-    """What a measurement, and the compiled network, depend on."""
-    import openvino
-
+def _conditions(order: CpuOrder, networks: Sequence[CpuNetwork]) -> dict[str, Any]:
+    """Everything that the result and the compiled network depend on."""
+    card = order.bundle.card
     return {
-        'networks': {candidate.name: candidate.network.sha256 for candidate in candidates},
-        'classes': list(card.class_names),
-        'preprocessing': asdict(card.preprocessing),
-        'openvino': openvino.__version__,
+        'networks': {each.name: each.network.sha256 for each in networks},
+        'reference': card.other_files.get(REFERENCE_FILE, ''),
+        'thresholds': [*card.thresholds.items()],
+        'classes': card.class_names,
+        'preprocessing': card.preprocessing,
+        'runtime': f'{order.runtime} {importlib.import_module(order.runtime).__version__}',
         'processor': processor_name(),
+        'instructions': [*vector_instructions(), *os.environ.get('ONEDNN_MAX_CPU_ISA', '').split()],
         'cores': len(os.sched_getaffinity(0)),
-        'threads': threads,
-        'streams': streams,
+        **{name: getattr(order, name) for name in ORDER_WORDS},
     }
 
 
-def _read(kept: Path, measured_for: dict[str, Any]) -> dict[str, Any]:
-    """What was found under these conditions; empty where it was not measured."""
+def _read(kept: Path, names: Container[str]) -> dict[str, Any]:
+    """The kept result; empty where there is none that can be read."""
     try:
         raw = json.loads(kept.read_text(encoding='utf-8'))
-        return dict(raw) if raw['measured_for'] == measured_for else {}
+        refused = [(str(name), str(why)) for name, why in raw['refused']]
+        if raw['fastest'] in names or (raw['fastest'] is None and refused):
+            return {**raw, 'refused': refused, 'compiled_sha256': str(raw['compiled_sha256'])}
     except (OSError, ValueError, TypeError, KeyError):
-        return {}  # it is only a measurement: without it, it is made again
+        pass  # it is only a measurement: without it, it is made again
+    return {}
 
 
 def _read_compiled(compiled: Path, sha256: str) -> bytes:
-    """Empty where it is not what was written: the engine then compiles the network itself."""
+    """The compiled network; empty where the file is not the one that was written."""
     try:
         content = compiled.read_bytes()
     except OSError:
         return b''
     return content if hashlib.sha256(content).hexdigest() == sha256 else b''
-
-
-def _write(path: Path, content: bytes) -> bool:
-    """False where that cannot be: the next start measures or compiles again, as this one did."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        whole_file.write_whole(path, content)
-    except OSError:
-        return False
-    return True
 
 
 if __name__ == '__main__':

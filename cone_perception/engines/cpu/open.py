@@ -6,7 +6,7 @@ from cone_perception.engines import Engine
 from cone_perception.engines.agreement import check_against_card
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import Bundle, NetworkFile
-from cone_perception.types import Arithmetic, CpuRuntime, Encoding, Precision
+from cone_perception.types import Arithmetic, CpuRuntime, Precision
 
 
 def open_network(
@@ -58,15 +58,19 @@ def open_by_precision(
     precision: Precision | None = None,
     streams: int = 1,
 ) -> Engine:
-    """Load the bundle's network of a precision, as `open_network` does.
+    """Load the bundle's network of a precision, see `network_of`, as `open_network` does."""
+    network = network_of(bundle, precision, batch)
+    return open_network(bundle, network, runtime, threads, streams=streams)
+
+
+def network_of(bundle: Bundle, precision: Precision | None, batch: int) -> NetworkFile:
+    """Find the bundle's network for CPUs of a precision.
 
     precision: None takes INT8 where the bundle has it, else FP32, else FP16.
-    Raises ModelError when the bundle has no such network; the rest as `open_network`.
+    Raises ModelError when the bundle has none.
     """
     if precision is None:
         kinds = {(n.precision, n.encoding) for n in bundle.card.networks}
         quantised = ('int8', 'uint8') in kinds
         precision = 'int8' if quantised else 'fp32' if ('fp32', 'float') in kinds else 'fp16'
-    encoding: Encoding = 'uint8' if precision == 'int8' else 'float'
-    network = bundle.network(precision, encoding, batch)
-    return open_network(bundle, network, runtime, threads, streams=streams)
+    return bundle.network(precision, 'uint8' if precision == 'int8' else 'float', batch)

@@ -124,8 +124,8 @@ def _answer(
         return
     settings = DetectorSettings(device=args.device, engine=args.engine)
     placed = place_network(bundle, settings, print_event)
-    if placed.why_cpu:
-        print_warning(f'device: auto takes the CPU: {placed.why_cpu}')
+    for warning in placed.warnings:
+        print_warning(warning)
     with (
         ConeDetector(bundle.card, placed.engine) as detector,
         log.open('a', encoding='utf-8', buffering=1) as lines,
