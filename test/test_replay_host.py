@@ -191,7 +191,7 @@ def test_the_passport_is_that_of_the_network_that_ran(
     cache = PlanCache(tmp_path)
     for sha256, gpu in (('aa', 'one GPU'), ('bb', 'another')):
         key = PlanKey(sha256, 'int8', 1, 'tensorrt', '10.1', gpu, '8.9', '550', '12.4')
-        cache.store('demo', key, b'plan', convolutions={}, layers={}, built='2026', build_s=1.0)
+        cache.store('demo', key, b'plan', convolutions={}, layers={}, build_s=1.0)
     told = {'node': {'engine': 'TensorRT 10.1 on one GPU, int8', 'model sha256': 'aa'}}
     found = describe_model(read_bundle(shipped_bundle()), told)
     assert found['passport']['key']['gpu'] == 'one GPU'
