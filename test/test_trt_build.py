@@ -26,6 +26,7 @@ pytest.importorskip('onnxruntime')
 from cone_perception.decode import decode  # noqa: E402
 from cone_perception.engines import Engine  # noqa: E402
 from cone_perception.engines import build_command as build_engine  # noqa: E402
+from cone_perception.engines import verify as verifying  # noqa: E402
 from cone_perception.engines import verify_command as verify_engine  # noqa: E402
 from cone_perception.engines.cpu.open import open_network  # noqa: E402
 from cone_perception.engines.events import BuildEvent  # noqa: E402
@@ -63,6 +64,7 @@ from cone_perception.engines.tensorrt.plans import (  # noqa: E402
     record_check,
 )
 from cone_perception.engines.tensorrt.provide import provide_engine, provide_plan  # noqa: E402
+from cone_perception.engines.verify import difference_on_gpu, verify  # noqa: E402
 from cone_perception.errors import (  # noqa: E402
     EngineError,
     PlanError,
@@ -77,6 +79,7 @@ from cone_perception.model_card import (  # noqa: E402
     file_sha256,
     read_bundle,
 )
+from cone_perception.pages.page import render_page  # noqa: E402
 from cone_perception.types import Detections  # noqa: E402
 
 SIDE_PX = 32
@@ -684,7 +687,7 @@ def test_page_says_what_passed_and_what_failed(
 ) -> None:
     """With steps so small that INT8 ends where the values begin."""
     bundle = write_reference(write_bundle(tmp_path / 'bad', int8_convolutions=2, step=0.0005))
-    found = verify_engine.verify(bundle, 'auto', BuildPolicy(), 5)
+    found = verify(bundle, 'auto', BuildPolicy(), 5)
     good, bad = found.engines
     assert (good.precision, good.failure) == ('fp32', '')
     assert good.check is not None
@@ -696,9 +699,9 @@ def test_page_says_what_passed_and_what_failed(
     assert bad.passport['convolutions'] == {'fp32': 1, 'int8': 2}
     assert bad.failure.startswith('differs from FP32')
     assert not found.passed
-    page = verify_engine.render_page(found)
+    page = render_page(verify_engine.make_page(found))
     assert 'fp32.onnx' in page
-    assert '<script' not in page
+    assert 'src=' not in page
     assert 'http' not in page.replace('http-equiv', '')
     stored = json.loads(found.to_json())
     assert stored['passed'] is found.passed
@@ -735,7 +738,7 @@ def test_decoding_on_the_gpu_is_held_against_the_cpu(
 ) -> None:
     bundle = write_reference(bundle)
     engine = OnCard(open_cpu(bundle, 'fp32'), bundle, shift_px)
-    found = verify_engine._difference_on_gpu(bundle, engine)
+    found = difference_on_gpu(bundle, engine)
     assert failure in found
     assert bool(found) == bool(failure)
 
@@ -749,7 +752,7 @@ def test_page_is_written_where_nothing_works(
     def crash(*arguments: object) -> Gpu:
         raise AttributeError('a name that the bindings lack')
 
-    monkeypatch.setattr(verify_engine, 'read_gpu', refuse)
+    monkeypatch.setattr(verifying, 'read_gpu', refuse)
     pretend_tensorrt(monkeypatch)
     monkeypatch.setattr(ordering, 'read_gpu', crash_once(crash, refuse))
     out = tmp_path / 'page'
