@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -531,6 +532,16 @@ def test_checkpoint_of_another_recipe_is_refused(job: StageJob) -> None:
     interrupt(job)
     with pytest.raises(GuardError, match=r'lr0 is 0\.002 instead of 0\.01'):
         train_stage(with_stage(job, lr0=0.01))
+
+
+def test_training_reaches_no_host(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(('127.61.3.8', 0)) as listener:
+        for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'):
+            monkeypatch.setenv(name, 'http://{}:{}'.format(*listener.getsockname()))
+        listener.settimeout(0.2)
+        train_stage(with_stage(job, epochs=1))
+        with pytest.raises(TimeoutError):
+            pytest.fail(f'called: {listener.accept()[0].recv(1000)!r}')
 
 
 def test_ultralytics_still_has_the_private_methods_that_are_overridden() -> None:

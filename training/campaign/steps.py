@@ -330,20 +330,18 @@ class Steps:
         return self._test(run.id, self._weights(run))
 
     def _test(self, run: str, weights: Path) -> dict[str, Any]:
-        from training.stage.tracking import track_evaluation
+        from training.stage.tracking import TrackedRun
 
         found = {'test': self._evaluate(run, 'test', weights, self.recipe.target, 'test')}
-        track_evaluation(
+        TrackedRun(
             self.recipe.tracking,
-            self.folder.name,
-            run,
-            'test',
+            {'group': self.folder.name, 'job_type': 'test', 'name': f'{run}/test'},
             self.folder.evaluation(run, 'test'),
             self.folder.root,
             lambda message: self.folder.log_event(
                 'warning', 'tracking', message, run=run, step='test'
             ),
-        )
+        ).finish()
         return found
 
     def _evaluate(

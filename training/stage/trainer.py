@@ -47,7 +47,7 @@ from training.stage.guards import (  # noqa: E402
 from training.stage.job import MAP50, MAP50_95, StageJob, StageRecord, StageResult  # noqa: E402
 from training.stage.sharded_trainer import ShardedTrainer, all_cores  # noqa: E402
 from training.stage.start_weights import validate_start  # noqa: E402
-from training.stage.tracking import open_tracking  # noqa: E402
+from training.stage.tracking import TrackedRun  # noqa: E402
 
 __all__ = ['GuardError', 'StageJob', 'StageResult', 'StageStopped', 'StageTrainer', 'train_stage']
 
@@ -249,18 +249,14 @@ class StageTrainer(ShardedTrainer):
         self._epoch_started = time.monotonic()
         if RANK in {-1, 0}:
             job = self.job
-            self._tracked = open_tracking(
-                job.tracking,
-                job.campaign,
-                job.run,
-                job.stage.name,
-                {**asdict(job.stage), 'seed': job.seed},
-                job.events.parent,
-                self._warn_of_tracking,
-            )
-
-    def _warn_of_tracking(self, message: str) -> None:
-        self.job.log('warning', 'tracking', message)
+            about = {
+                'group': job.campaign,
+                'job_type': job.stage.name,
+                'name': f'{job.run}/{job.stage.name}',
+                'config': {**asdict(job.stage), 'seed': job.seed},
+            }
+            warn = partial(job.log, 'warning', 'tracking')
+            self._tracked = TrackedRun(job.tracking, about, job.folder, job.events.parent, warn)
 
     def _on_train_epoch_start(self) -> None:
         self._oom_retries = 99  # Ultralytics halves the batch three times before it gives up
@@ -308,13 +304,10 @@ class StageTrainer(ShardedTrainer):
         now = time.monotonic()
         spent_s, self._epoch_started = now - self._epoch_started, now
         self.record.update(seconds=self.record.read().get('seconds', 0.0) + spent_s)
-        losses = self.label_loss_items(self.tloss)
-        self._tracked.log({**losses, **self.metrics, **self.lr}, step=self.epoch + 1)
         self._print_epoch(spent_s)
         self.record.check_forgetting()
 
     def _on_train_end(self) -> None:
-        self._tracked.log_artifact(f'{self.job.run}-{self.job.stage.name}', self.best)
         self._tracked.finish()
 
     def _print_epoch(self, spent_s: float) -> None:

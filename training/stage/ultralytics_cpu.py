@@ -1,4 +1,4 @@
-"""Makes Ultralytics importable, silent on the network, and whole beside a CPU build of torch."""
+"""Ultralytics made importable, silent on the network, and whole beside a CPU build of torch."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 QUIET = {
     'YOLO_OFFLINE': '1',
@@ -32,6 +33,9 @@ def prepare_ultralytics() -> None:
         if 'torchvision::nms' not in str(error):
             raise
         _replace_torchvision_nms()
+    # Reading a data.yaml, it asks github.com for a font; nothing here draws with one.
+    data: Any = importlib.import_module('ultralytics.data.utils')
+    data.check_font = lambda font: None
 
 
 def _replace_torchvision_nms() -> None:
