@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import SettingsError
 from cone_perception.replay.figures.budget import load_budget, over_budget
-from cone_perception.replay.figures.result import Figure, ReplayResult
+from cone_perception.replay.figures.result import ReplayResult
 
 
-def result_with(figures: Mapping[str, Figure]) -> ReplayResult:
+def result_with(figures: Mapping[str, Interval]) -> ReplayResult:
     return ReplayResult({}, {}, {}, {}, figures, (), (), ())
 
 
-def reasons(folder: Path, budget: str, **figures: Figure) -> list[str]:
+def reasons(folder: Path, budget: str, **figures: Interval) -> list[str]:
     path = folder / 'budget.yaml'
     path.write_text(budget)
     return over_budget(result_with(figures), load_budget(path))
@@ -25,24 +26,24 @@ def reasons(folder: Path, budget: str, **figures: Figure) -> list[str]:
 
 def test_figures_at_their_limits_are_within(tmp_path: Path) -> None:
     budget = 'latency_p99_ms: {max: 80}\nrecall_sent: {min: 0.9}'
-    assert not reasons(tmp_path, budget, latency_p99_ms=Figure(80.0), recall_sent=Figure(0.9))
+    assert not reasons(tmp_path, budget, latency_p99_ms=Interval(80.0), recall_sent=Interval(0.9))
 
 
 def test_reason_names_figure_value_limit_and_slowest_station(tmp_path: Path) -> None:
     (reason,) = reasons(
         tmp_path,
         'latency_p99_ms: {max: 80}',
-        latency_p99_ms=Figure(95.25, 90, 101),
-        station_wait_p99_ms=Figure(12),
-        station_inference_p99_ms=Figure(71),
-        station_inference_p50_ms=Figure(200),
+        latency_p99_ms=Interval(95.25, 90, 101),
+        station_wait_p99_ms=Interval(12),
+        station_inference_p99_ms=Interval(71),
+        station_inference_p50_ms=Interval(200),
     )
     for part in ('latency_p99_ms is 95.25 [90, 101], above the limit of 80', 'inference: 71 ms'):
         assert part in reason
 
 
 def test_too_little_is_beyond_a_least_value(tmp_path: Path) -> None:
-    (reason,) = reasons(tmp_path, 'recall_sent: {min: 0.9}', recall_sent=Figure(0.85))
+    (reason,) = reasons(tmp_path, 'recall_sent: {min: 0.9}', recall_sent=Interval(0.85))
     assert 'below the limit of 0.9' in reason
 
 
@@ -51,14 +52,16 @@ def test_the_end_of_the_interval_that_is_asked_for_decides(
     end: str, kept: bool, tmp_path: Path
 ) -> None:
     found = reasons(
-        tmp_path, f'dropped_share: {{max: 0.05, end: {end}}}', dropped_share=Figure(0.04, 0.01, 0.1)
+        tmp_path,
+        f'dropped_share: {{max: 0.05, end: {end}}}',
+        dropped_share=Interval(0.04, 0.01, 0.1),
     )
     assert (not found) == kept
 
 
-@pytest.mark.parametrize('figures', [{}, {'recall_sent': Figure(math.nan)}])
+@pytest.mark.parametrize('figures', [{}, {'recall_sent': Interval(math.nan)}])
 def test_what_is_not_known_is_over_budget_unless_optional(
-    figures: dict[str, Figure], tmp_path: Path
+    figures: dict[str, Interval], tmp_path: Path
 ) -> None:
     (reason,) = reasons(tmp_path, 'recall_sent: {min: 0.9}', **figures)
     assert 'recall_sent is not known' in reason
@@ -67,7 +70,7 @@ def test_what_is_not_known_is_over_budget_unless_optional(
 
 def test_a_figure_without_interval_does_not_keep_a_limit_on_its_end(tmp_path: Path) -> None:
     budget = 'max_rate_hz: {min: 30, end: low}'
-    (reason,) = reasons(tmp_path, budget, max_rate_hz=Figure(60))
+    (reason,) = reasons(tmp_path, budget, max_rate_hz=Interval(60))
     assert 'has no interval' in reason
 
 
@@ -106,7 +109,7 @@ def test_missing_budget_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_shipped_budget_limits_latency_losses_recall_and_memory(repository: Path) -> None:
     budget = load_budget(repository / 'config' / 'budget.yaml')
-    limited = {limit.name.split()[0] for limit in budget.limits}
+    limited = {name.split()[0] for name in budget}
     assert {
         'latency_p99_ms',
         'transport_share',
@@ -116,8 +119,8 @@ def test_shipped_budget_limits_latency_losses_recall_and_memory(repository: Path
         'node_memory_slope_mb_per_min',
     } <= limited
     fine = {
-        'latency_p99_ms': Figure(50),
-        **{f'{fate}_share': Figure(0) for fate in ('transport', 'return', 'dropped', 'failed')},
+        'latency_p99_ms': Interval(50),
+        **{f'{fate}_share': Interval(0) for fate in ('transport', 'return', 'dropped', 'failed')},
     }
     assert not over_budget(result_with(fine), budget)
-    assert len(over_budget(result_with({**fine, 'failed_share': Figure(0.001)}), budget)) == 1
+    assert len(over_budget(result_with({**fine, 'failed_share': Interval(0.001)}), budget)) == 1

@@ -1,21 +1,19 @@
-"""What a replay may cost at most: limits on its figures, in YAML, for a team's own CI."""
+"""Limits on the figures of a replay, in YAML, for a team's own CI."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import SettingsError
 from cone_perception.replay.figures.names import is_known
-from cone_perception.replay.figures.result import Figure, ReplayResult
-
-End = Literal['value', 'low', 'high']
-ENDS: tuple[End, ...] = ('value', 'low', 'high')
+from cone_perception.replay.figures.result import ReplayResult, first_mistake
 
 LOOK_AT = {
     'latency': 'the slowest station',
@@ -37,27 +35,31 @@ LOOK_AT = {
 """Beginning of a figure's name -> where its cause shows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """What one figure may be.
+class Limit(BaseModel):
+    """The limit of one figure.
 
     end: which end of its 95 % interval has to keep the limit. optional: a figure that is not known
     keeps it too.
     """
 
-    name: str
+    model_config = ConfigDict(strict=True, extra='forbid', allow_inf_nan=False, frozen=True)
+
     max: float = math.inf
     min: float = -math.inf
-    end: End = 'value'
+    end: Literal['value', 'low', 'high'] = 'value'
     optional: bool = False
 
+    @model_validator(mode='after')
+    def _can_be_kept(self) -> Limit:
+        if math.isinf(self.max) and math.isinf(self.min):
+            raise ValueError('limits nothing: it needs max or min')
+        if self.min > self.max:
+            raise ValueError('can never be kept: its min is above its max')
+        return self
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """All limits. source: the file that they come from."""
 
-    source: str
-    limits: tuple[Limit, ...]
+Budget = Mapping[str, Limit]
+"""Name of a figure -> its limit."""
 
 
 def load_budget(path: Path) -> Budget:
@@ -70,60 +72,39 @@ def load_budget(path: Path) -> Budget:
         raise SettingsError(
             f'{path} is no budget: it needs lines as `latency_p99_ms: {{max: 80}}`.'
         )
-    return Budget(str(path), tuple(_limit(path, name, entry) for name, entry in read.items()))
+    budget = {}
+    for name, entry in read.items():
+        if not is_known(str(name)):
+            raise SettingsError(
+                f'{path}: {name} is no figure of a replay: docs/replay.md lists them, result.json '
+                'has those of your replay.'
+            )
+        try:
+            budget[str(name)] = Limit.model_validate(entry)
+        except ValidationError as error:
+            raise SettingsError(
+                f'{path}: {name}: {first_mistake(error, entry)}. '
+                'Keys are max, min, end (value, low or high) and optional (true or false).'
+            ) from error
+    return budget
 
 
 def over_budget(result: ReplayResult, budget: Budget) -> list[str]:
-    """A sentence for each limit that is not kept: what, how much, and what to look at."""
-    found = (_reason(result.figures, limit) for limit in budget.limits)
+    """Find a sentence for each limit that is not kept: what, how much, and what to look at."""
+    found = (_reason(result.figures, name, limit) for name, limit in budget.items())
     return [reason for reason in found if reason]
 
 
-def _limit(path: Path, name: object, entry: object) -> Limit:
-    where = f'{path}: {name}'
-    if not is_known(str(name)):
-        raise SettingsError(
-            f'{where} is no figure of a replay: docs/replay.md lists them, result.json has those '
-            'of your replay.'
-        )
-    if not isinstance(entry, Mapping):
-        raise SettingsError(f'{where} needs {{max: ...}} or {{min: ...}}, got {entry!r}.')
-    unknown = set(entry) - {'max', 'min', 'end', 'optional'}
-    if unknown:
-        raise SettingsError(
-            f'{where} has the unknown key {", ".join(sorted(map(str, unknown)))}: '
-            'max, min, end and optional are known.'
-        )
-    if not {'max', 'min'} & set(entry):
-        raise SettingsError(f'{where} limits nothing: it needs max or min.')
-    bounds = {key: _number(where, key, entry[key]) for key in ('max', 'min') if key in entry}
-    if bounds.get('min', -math.inf) > bounds.get('max', math.inf):
-        raise SettingsError(f'{where} can never be kept: its min is above its max.')
-    end, optional = entry.get('end', 'value'), entry.get('optional', False)
-    if end not in ENDS:
-        raise SettingsError(f'{where}: end is one of {", ".join(ENDS)}, got {end!r}.')
-    if not isinstance(optional, bool):
-        raise SettingsError(f'{where}: optional is true or false, got {optional!r}.')
-    return Limit(str(name), **bounds, end=end, optional=optional)
-
-
-def _number(where: str, key: str, value: Any) -> float:
-    # In YAML true is a number, and `.nan` a limit that nothing exceeds.
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise SettingsError(f'{where}: {key} must be a number, got {value!r}.')
-    return float(value)
-
-
-def _reason(figures: Mapping[str, Figure], limit: Limit) -> str:
-    """Why the limit is not kept; empty where it is."""
-    figure = figures.get(limit.name, Figure(math.nan))
+def _reason(figures: Mapping[str, Interval], name: str, limit: Limit) -> str:
+    """Say why the limit is not kept; empty where it is."""
+    figure = figures.get(name, Interval(math.nan))
     judged = getattr(figure, limit.end)
     if not math.isfinite(judged):
         if limit.optional:
             return ''
         what = 'is not known' if math.isnan(figure.value) else 'has no interval'
         return (
-            f'{limit.name} {what}, so nothing shows that it keeps its limit. Measure it, or '
+            f'{name} {what}, so nothing shows that it keeps its limit. Measure it, or '
             'mark it `optional: true`.'
         )
     if limit.min <= judged <= limit.max:
@@ -131,17 +112,17 @@ def _reason(figures: Mapping[str, Figure], limit: Limit) -> str:
     above = judged > limit.max
     what = '' if limit.end == 'value' else f' at the {limit.end} end'
     return (
-        f'{limit.name} is {_text(figure)},{what} {"above" if above else "below"} the limit of '
-        f'{limit.max if above else limit.min:g}. Look at {_look_at(figures, limit.name)}.'
+        f'{name} is {_text(figure)},{what} {"above" if above else "below"} the limit of '
+        f'{limit.max if above else limit.min:g}. Look at {_look_at(figures, name)}.'
     )
 
 
-def _text(figure: Figure) -> str:
+def _text(figure: Interval) -> str:
     known = math.isfinite(figure.low) and math.isfinite(figure.high)
     return f'{figure.value:.4g}' + (f' [{figure.low:.4g}, {figure.high:.4g}]' if known else '')
 
 
-def _look_at(figures: Mapping[str, Figure], name: str) -> str:
+def _look_at(figures: Mapping[str, Interval], name: str) -> str:
     start = max((key for key in LOOK_AT if name.startswith(key)), key=len, default='')
     if start != 'latency':
         return LOOK_AT.get(start, f'{name} in the report')

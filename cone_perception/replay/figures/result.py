@@ -246,12 +246,12 @@ def read_result(path: Path) -> ReplayResult:
     except ValidationError as error:
         raise SourceError(
             f'{file} is damaged, or was not written by `cone-perception replay`: '
-            f'{_first_mistake(error, record)}. Replay again.'
+            f'{first_mistake(error, record)}. Replay again.'
         ) from error
 
 
-def _first_mistake(error: ValidationError, record: Any) -> str:
-    """`passes[0].frames.rows[3] stamp_ns: Input should be a valid integer, got 1.5`."""
+def first_mistake(error: ValidationError, record: Any) -> str:
+    """Tell place, mistake and value: `passes[0].frames.rows[3] stamp_ns: Input ..., got 1.5`."""
     first, place = error.errors()[0], ''
     columns: list[str] = []
     for key in first['loc']:
@@ -266,7 +266,7 @@ def _first_mistake(error: ValidationError, record: Any) -> str:
             record = record[key]
         except (KeyError, IndexError, TypeError):  # what is missing
             record = None
-    return f'{place.lstrip(".")}: {first["msg"]}, got {first["input"]!r:.60}'
+    return f'{place.lstrip(".")}: {first["msg"]}, got {first["input"]!r:.60}'.lstrip(': ')
 
 
 def _result_from(stored: ResultFile) -> ReplayResult:
