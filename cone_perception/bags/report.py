@@ -1,10 +1,11 @@
-"""A bag -> what is in it and what is wrong with it."""
+"""A bag -> its topics, and what is wrong with it."""
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -42,7 +43,7 @@ TYPES_BY_NAME = {
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class BagProblem:
     """Something wrong with a bag.
 
     topic: None where it concerns all of it. kind: a word for programs. text: for the reader.
@@ -54,7 +55,7 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class FirstPicture:
     """The first picture of a topic. encoding: of Image, or format of CompressedImage."""
 
     width_px: int
@@ -80,7 +81,7 @@ class TopicReport:
     last_ns: int | None
     first_stamp_ns: int | None
     last_stamp_ns: int | None
-    picture: Picture | None
+    picture: FirstPicture | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class BagReport:
     """A whole bag.
 
     storage: mcap or sqlite3. compression: its mode and format, or none. size_bytes: on the disk.
-    complete: whether all of it could be read; the topics hold what was read until then.
+    complete: all of it could be read; else the topics hold what was read until then.
     """
 
     path: str
@@ -101,15 +102,15 @@ class BagReport:
     first_ns: int | None
     last_ns: int | None
     topics: tuple[TopicReport, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[BagProblem, ...]
 
 
 @dataclass(slots=True)
 class _Track:
-    """What is gathered of a topic while the bag is read.
+    """A topic while the bag is read.
 
-    times_ns, stamps_ns: one per message. headless: messages too short for their header.
-    camera_info: the first message of such a topic.
+    promised: messages that the bag says it has. times_ns, stamps_ns: one per message. headless:
+    messages too short for their header. camera_info: the first message of such a topic.
     """
 
     topic: str
@@ -120,13 +121,40 @@ class _Track:
     stamps_ns: array[int] = field(default_factory=lambda: array('q'))
     headless: int = 0
     camera_info: Any = None
-    picture: Picture | None = None
+    picture: FirstPicture | None = None
+    has_header: bool = False
+
+    def __post_init__(self) -> None:
+        fields = bag_types().fielddefs.get(self.type_name, ((), ()))[1]
+        first = fields[0] if fields else ('', '')
+        self.has_header = first[0] == 'header' and 'std_msgs/msg/Header' in str(first[1])
 
     @property
     def period_ns(self) -> float | None:
-        """Median of the gaps between messages; None below three, where it says nothing."""
+        """The median of the gaps between messages; None below three, where it says nothing."""
         gaps = [after - before for before, after in pairwise(self.times_ns)]
         return median(gaps) if len(gaps) >= 2 else None
+
+    def problem(self, kind: str, text: str) -> BagProblem:
+        """Make a problem of this topic."""
+        return BagProblem(self.topic, kind, text)
+
+    def report(self) -> TopicReport:
+        """Sum up."""
+        times, stamps = self.times_ns, self.stamps_ns
+        span_s = (times[-1] - times[0]) / 1e9 if times else 0.0
+        return TopicReport(
+            self.topic,
+            self.type_name,
+            len(times),
+            self.size_bytes,
+            (len(times) - 1) / span_s if span_s > 0 else None,
+            times[0] if times else None,
+            times[-1] if times else None,
+            stamps[0] if stamps else None,
+            stamps[-1] if stamps else None,
+            self.picture,
+        )
 
 
 def inspect_bag(
@@ -138,53 +166,51 @@ def inspect_bag(
 
     topics: only their messages are read and judged; None takes all. see: is called with each.
     """
-    problems: list[Problem] = []
+    problems: list[BagProblem] = []
     if file := file_without_metadata(path):
         text = f'metadata.yaml is missing; {file.name} was read alone: `ros2 bag reindex` makes one'
-        problems.append(Problem(None, 'metadata', text))
+        problems.append(BagProblem(None, 'metadata', text))
     damage: list[str] = []
     with open_bag(path) as reader:
         there = [_Track(*key, count) for key, count in _connections(reader).items()]
         tracks = [track for track in there if topics is None or track.topic in topics]
         by_key = {(track.topic, track.type_name): track for track in tracks}
         for message in read_until_damage(reader, {track.topic for track in tracks}, damage):
-            _take(message, by_key[message.topic, message.type_name], problems)
+            problems += _take(message, by_key[message.topic, message.type_name])
             if see is not None:
                 see(message)
         storage, compression = storage_of(reader), compression_of(reader)
-    problems += [Problem(None, 'damaged', text) for text in damage]
-    if not damage:
-        problems += _miscounted(tracks)
+    problems += [BagProblem(None, 'damaged', text) for text in damage]
+    for track in tracks if not damage else ():
+        problems += _miscounted(track)
     problems += _types(there)
     for track in tracks:
-        problems += _stamps(track)
-        problems += _gaps(track)
-    problems += _stopped(tracks) + _contradictions(tracks)
-    filled = [track.times_ns for track in tracks if track.times_ns]
-    first_ns = min((min(times) for times in filled), default=None)
-    last_ns = max((max(times) for times in filled), default=None)
+        problems += [*_stamps(track), *_gaps(track)]
+    problems += [*_stopped(tracks), *_contradictions(tracks)]
+    first_ns = min((min(t.times_ns) for t in tracks if t.times_ns), default=None)
+    last_ns = max((max(t.times_ns) for t in tracks if t.times_ns), default=None)
     return BagReport(
         str(path),
         storage,
         compression,
-        _size_bytes(path),
+        sum(file.stat().st_size for file in (path, *path.rglob('*')) if file.is_file()),
         not damage,
-        sum(map(len, filled)),
+        sum(len(track.times_ns) for track in tracks),
         0.0 if first_ns is None or last_ns is None else (last_ns - first_ns) / 1e9,
         first_ns,
         last_ns,
-        tuple(_report(track) for track in sorted(tracks, key=lambda track: track.topic)),
+        tuple(track.report() for track in sorted(tracks, key=lambda track: track.topic)),
         tuple(problems),
     )
 
 
 def storage_of(reader: BagReader) -> str:
-    """Mcap or sqlite3, by the name of the bag's first file."""
+    """Tell mcap or sqlite3, by the name of the bag's first file."""
     return 'mcap' if '.mcap' in _first_file(reader).name else 'sqlite3'
 
 
 def compression_of(reader: BagReader) -> str:
-    """`file`, `message` or `storage` (MCAP's chunks) and its format; `none`."""
+    """Tell `file`, `message` or `storage` (MCAP's chunks) and its format; or `none`."""
     if reader.compression_mode:
         return f'{reader.compression_mode} {reader.compression_format}'
     compression = chunk_compression(_first_file(reader)) if storage_of(reader) == 'mcap' else ''
@@ -192,190 +218,155 @@ def compression_of(reader: BagReader) -> str:
 
 
 def _first_file(reader: BagReader) -> Path:
-    path = Path(str(reader.path))
-    return data_files(path)[0]
+    return data_files(Path(str(reader.path)))[0]
 
 
 def _connections(reader: BagReader) -> Counter[tuple[str, str]]:
-    """Topic and type -> how many messages the bag says it has."""
+    """Map topic and type to the number of messages that the bag says it has."""
     counts: Counter[tuple[str, str]] = Counter()
     for connection in reader.connections:
         counts[connection.topic, connection.msgtype] += connection.msgcount
     return counts
 
 
-def _take(message: BagMessage, track: _Track, problems: list[Problem]) -> None:
+def _take(message: BagMessage, track: _Track) -> Iterator[BagProblem]:
     track.times_ns.append(message.time_ns)
     track.size_bytes += len(message.data)
-    if len(track.times_ns) == 1:
-        _take_first(message, track, problems)
-    if _has_header(track.type_name):
+    if len(track.times_ns) == 1 and track.type_name in bag_types().fielddefs:
+        yield from _take_first(message, track)
+    if track.has_header:
         try:
             track.stamps_ns.append(header_stamp_ns(message.data))
         except SourceError:
             track.headless += 1
 
 
-def _take_first(message: BagMessage, track: _Track, problems: list[Problem]) -> None:
-    """Decode a topic's first message, where its type is known."""
-    if track.type_name not in bag_types().fielddefs:
-        return
+def _take_first(message: BagMessage, track: _Track) -> Iterator[BagProblem]:
+    """Decode a topic's first message."""
     try:
         first = bag_types().deserialize_cdr(message.data, track.type_name)
     except Exception as error:  # a message of another type raises whatever its parser tripped over
         text = f'the first message is no {track.type_name}: {error!r}'
         if message.data.startswith(ZSTD):
             text = 'its messages are compressed (zstd), but no metadata.yaml says so: restore it'
-        problems.append(Problem(track.topic, 'type', text))
+        yield track.problem('type', text)
         return
     if track.type_name == IMAGE:
-        track.picture = Picture(first.width, first.height, first.encoding)
+        track.picture = FirstPicture(first.width, first.height, first.encoding)
         if not 0 < first.step * first.height <= len(first.data):
             text = f'the first: {len(first.data)} bytes for {first.height} rows of {first.step}'
-            problems.append(Problem(track.topic, 'picture', text))
+            yield track.problem('picture', text)
     elif track.type_name == COMPRESSED_IMAGE:
         try:
             height_px, width_px = to_bgr(first).shape[:2]
         except ImageError as error:
-            problems.append(Problem(track.topic, 'picture', f'the first one: {error}'))
+            yield track.problem('picture', f'the first one: {error}')
         else:
-            track.picture = Picture(width_px, height_px, first.format)
+            track.picture = FirstPicture(width_px, height_px, first.format)
     elif track.type_name == CAMERA_INFO:
         track.camera_info = first
 
 
-def _has_header(type_name: str) -> bool:
-    fields = bag_types().fielddefs.get(type_name, ((), ()))[1]
-    return bool(fields) and fields[0][0] == 'header' and 'std_msgs/msg/Header' in str(fields[0][1])
-
-
-def _miscounted(tracks: list[_Track]) -> list[Problem]:
-    return [
-        Problem(
-            track.topic,
+def _miscounted(track: _Track) -> Iterator[BagProblem]:
+    if track.promised != len(track.times_ns):
+        yield track.problem(
             'count',
             f'{track.promised} messages are announced, but {len(track.times_ns)} are there: the '
             'metadata is of another file, or the file was cut off',
         )
-        for track in tracks
-        if track.promised != len(track.times_ns)
-    ]
 
 
-def _types(tracks: list[_Track]) -> list[Problem]:
-    problems = []
-    for topic, count in Counter(track.topic for track in tracks).items():
-        if count > 1:
-            types = sorted(track.type_name for track in tracks if track.topic == topic)
-            problems.append(Problem(topic, 'type', f'has several types: {", ".join(types)}'))
+def _types(tracks: list[_Track]) -> Iterator[BagProblem]:
+    types: dict[str, list[str]] = {}
+    for track in tracks:
+        types.setdefault(track.topic, []).append(track.type_name)
+    for topic, names in types.items():
+        if len(names) > 1:
+            yield BagProblem(topic, 'type', f'has several types: {", ".join(sorted(names))}')
     for track in tracks:
         usual = TYPES_BY_NAME.get(track.topic.rpartition('/')[2])
         if usual not in (None, track.type_name):
-            text = f'is of type {track.type_name}; a topic of this name carries {usual}'
-            problems.append(Problem(track.topic, 'type', text))
-    return problems
+            yield track.problem(
+                'type', f'is of type {track.type_name}; a topic of this name carries {usual}'
+            )
 
 
-def _stamps(track: _Track) -> list[Problem]:
-    """Stamps that are missing, zero, or go back."""
-    problems = []
+def _stamps(track: _Track) -> Iterator[BagProblem]:
+    """Find stamps that are missing, zero, or go back."""
+    count = len(track.stamps_ns)
     if track.headless:
-        text = f'{track.headless} messages are too short for the header of a {track.type_name}'
-        problems.append(Problem(track.topic, 'type', text))
-    zeros = track.stamps_ns.count(0)
-    if zeros:
-        text = f'{zeros} of {len(track.stamps_ns)} stamps are zero: the driver does not set them'
-        problems.append(Problem(track.topic, 'zero stamp', text))
+        yield track.problem(
+            'type',
+            f'{track.headless} messages are too short for the header of a {track.type_name}',
+        )
     stamps = [stamp for stamp in track.stamps_ns if stamp]
+    if len(stamps) < count:
+        yield track.problem(
+            'zero stamp',
+            f'{count - len(stamps)} of {count} stamps are zero: the driver does not set them',
+        )
     backward = [before - after for before, after in pairwise(stamps) if after < before]
     if backward:
-        text = (
+        yield track.problem(
+            'unsorted',
             f'{len(backward)} of {len(stamps)} stamps are earlier than the one before, '
-            f'by up to {max(backward) / 1e9:.3f} s'
+            f'by up to {max(backward) / 1e9:.3f} s',
         )
-        problems.append(Problem(track.topic, 'unsorted', text))
     equal = len(stamps) - len(set(stamps))
     if equal and track.type_name in PICTURES:
-        text = f'{equal} of {len(stamps)} stamps are those of another picture'
-        problems.append(Problem(track.topic, 'equal stamp', text))
+        yield track.problem(
+            'equal stamp', f'{equal} of {len(stamps)} stamps are those of another picture'
+        )
     if 0 in track.times_ns:
-        text = f'{track.times_ns.count(0)} messages were recorded at time zero'
-        problems.append(Problem(track.topic, 'zero time', text))
-    return problems
+        yield track.problem(
+            'zero time', f'{track.times_ns.count(0)} messages were recorded at time zero'
+        )
 
 
-def _gaps(track: _Track) -> list[Problem]:
-    """Pauses of a sensor, by the times at which it was recorded. Events have no rate to miss."""
-    if not _has_header(track.type_name) or not track.period_ns:
-        return []
-    limit_ns = GAP_PERIODS * track.period_ns
+def _gaps(track: _Track) -> Iterator[BagProblem]:
+    """Find pauses of a sensor, by the times of recording. Events have no rate to miss."""
+    period_ns = track.period_ns if track.has_header else None
+    limit_ns = GAP_PERIODS * (period_ns or math.inf)
     gaps = [(b - a, a) for a, b in pairwise(track.times_ns) if b - a > limit_ns]
-    if not gaps:
-        return []
-    longest_ns, at_ns = max(gaps)
-    text = (
-        f'{len(gaps)} gaps of more than {GAP_PERIODS:g} periods of {track.period_ns / 1e6:.1f} ms; '
-        f'the longest, {longest_ns / 1e9:.3f} s, begins {(at_ns - track.times_ns[0]) / 1e9:.3f} s '
-        'after its first message'
-    )
-    return [Problem(track.topic, 'gap', text)]
+    if period_ns and gaps:
+        longest_ns, at_ns = max(gaps)
+        yield track.problem(
+            'gap',
+            f'{len(gaps)} gaps of more than {GAP_PERIODS:g} periods of {period_ns / 1e6:.1f} ms; '
+            f'the longest, {longest_ns / 1e9:.3f} s, begins '
+            f'{(at_ns - track.times_ns[0]) / 1e9:.3f} s after its first message',
+        )
 
 
-def _stopped(tracks: list[_Track]) -> list[Problem]:
-    """Cameras that end before another one does."""
+def _stopped(tracks: list[_Track]) -> Iterator[BagProblem]:
+    """Find cameras that end before another one does."""
     cameras = [track for track in tracks if track.type_name in PICTURES]
     last_ns = max((track.times_ns[-1] for track in cameras if track.times_ns), default=0)
     slowest_ns = max((track.period_ns or 0.0 for track in cameras), default=0.0)
-    problems = []
     for track in cameras:
         if not track.times_ns:
-            problems.append(Problem(track.topic, 'empty', 'has no pictures'))
+            yield track.problem('empty', 'has no pictures')
             continue
         early_ns = last_ns - track.times_ns[-1]
         if early_ns > GAP_PERIODS * (track.period_ns or slowest_ns):
-            text = f'stops {early_ns / 1e9:.3f} s before another camera'
-            problems.append(Problem(track.topic, 'stopped', text))
-    return problems
+            yield track.problem('stopped', f'stops {early_ns / 1e9:.3f} s before another camera')
 
 
-def _contradictions(tracks: list[_Track]) -> list[Problem]:
-    """Cameras whose camera_info is of pictures of another size."""
+def _contradictions(tracks: list[_Track]) -> Iterator[BagProblem]:
+    """Find cameras whose camera_info is of pictures of another size."""
     infos = {t.topic: t.camera_info for t in tracks if t.camera_info is not None}
-    problems = []
     for track in tracks:
         info = infos.get(camera_info_topic(track.topic))
         if track.picture is None or info is None:
             continue
-        whole = (info.roi.width or info.width, info.roi.height or info.height)
-        binning = (max(info.binning_x, 1), max(info.binning_y, 1))
-        said = (whole[0] // binning[0], whole[1] // binning[1])
+        said = (
+            (info.roi.width or info.width) // max(info.binning_x, 1),
+            (info.roi.height or info.height) // max(info.binning_y, 1),
+        )
         found = (track.picture.width_px, track.picture.height_px)
         if said != found:
-            text = (
+            yield track.problem(
+                'camera_info',
                 f'the pictures have {found[0]}x{found[1]} pixels, but '
-                f'{camera_info_topic(track.topic)} is for {said[0]}x{said[1]}'
+                f'{camera_info_topic(track.topic)} is for {said[0]}x{said[1]}',
             )
-            problems.append(Problem(track.topic, 'camera_info', text))
-    return problems
-
-
-def _report(track: _Track) -> TopicReport:
-    times, stamps = track.times_ns, track.stamps_ns
-    span_s = (times[-1] - times[0]) / 1e9 if times else 0.0
-    return TopicReport(
-        track.topic,
-        track.type_name,
-        len(times),
-        track.size_bytes,
-        (len(times) - 1) / span_s if span_s > 0 else None,
-        times[0] if times else None,
-        times[-1] if times else None,
-        stamps[0] if stamps else None,
-        stamps[-1] if stamps else None,
-        track.picture,
-    )
-
-
-def _size_bytes(path: Path) -> int:
-    files = path.rglob('*') if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())

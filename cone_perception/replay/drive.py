@@ -25,7 +25,7 @@ from cone_perception.bags.reader import (
     header_stamp_ns,
     open_bag,
 )
-from cone_perception.bags.report import Picture, inspect_bag, storage_of
+from cone_perception.bags.report import FirstPicture, inspect_bag, storage_of
 from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
@@ -263,7 +263,7 @@ def _unreadable(seen: Mapping[str, _Pictures]) -> Collection[str]:
     return [topic for topic, camera in seen.items() if camera.unreadable]
 
 
-def _known_sizes(sizes: Mapping[str, Picture | None]) -> dict[str, tuple[int, int]]:
+def _known_sizes(sizes: Mapping[str, FirstPicture | None]) -> dict[str, tuple[int, int]]:
     """Camera -> (width, height) in pixels. Raises SourceError where no picture can be read."""
     for name, picture in sizes.items():
         if picture is None:

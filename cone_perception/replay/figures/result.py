@@ -120,7 +120,7 @@ class _Entry(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class Table(_Entry, Generic[Row]):
+class FileTable(_Entry, Generic[Row]):
     """Rows with the names of their columns."""
 
     columns: list[str]
@@ -139,7 +139,7 @@ class PassEntry(_Entry):
     """One pass in the file. origin_ns: of the monotonic clock."""
 
     origin_ns: int
-    frames: Table[FrameRow]
+    frames: FileTable[FrameRow]
 
 
 class FigureEntry(_Entry):
@@ -164,8 +164,8 @@ class ResultFile(_Entry):
     probes: list[dict[str, Any]]
     health: dict[str, dict[str, str]]
     passes: list[PassEntry]
-    load: list[Table[LoadRow]]
-    truth: Table[TruthRow] | None
+    load: list[FileTable[LoadRow]]
+    truth: FileTable[TruthRow] | None
 
 
 def write_result(path: Path, result: ReplayResult) -> None:
