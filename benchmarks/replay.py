@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from cone_perception.model_card import Bundle, ModelCard, read_bundle
-from cone_perception.replay.drive import open_drive
+from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import accuracy_figures
 from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.figures.usage import load_figures

@@ -17,7 +17,7 @@ import yaml
 
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
-from cone_perception.replay.drive import bag_sha256
+from cone_perception.replay.drive.open import bag_sha256
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.to_label.dataset import STATE, yolo_text
 from cone_perception.replay.to_label.unsure import find_doubts, spread

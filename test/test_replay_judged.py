@@ -11,7 +11,7 @@ from cone_perception.accuracy.matching import Matches
 from cone_perception.accuracy.summary import band_name, summarise
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.filters import Filters
-from cone_perception.replay.drive import open_drive
+from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import (
     BANDS_PX,
     accuracy_figures,

@@ -14,11 +14,11 @@ from cone_perception.errors import EngineError, EngineLostError
 from cone_perception.filters import Filters
 from cone_perception.model_card import ModelCard, NetworkFile
 from cone_perception.pipeline import ConeDetector
-from cone_perception.replay import read_ahead
 from cone_perception.replay import through_pipeline as pipeline_way
-from cone_perception.replay.drive import open_drive
-from cone_perception.replay.read_ahead import ReadAhead
-from cone_perception.replay.schedule import DueFrame
+from cone_perception.replay.drive import read_ahead
+from cone_perception.replay.drive.open import open_drive
+from cone_perception.replay.drive.read_ahead import ReadAhead
+from cone_perception.replay.drive.schedule import DueFrame
 from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.traces import Pace
 

@@ -21,8 +21,9 @@ from cone_perception.bags.reader import (
     write_image_bag,
 )
 from cone_perception.errors import SourceError
+from cone_perception.replay.drive.read_ahead import ReadAhead
+from cone_perception.replay.drive.schedule import DueFrame, due_frames
 from cone_perception.replay.processes import python_job
-from cone_perception.replay.read_ahead import ReadAhead
 from cone_perception.replay.ros import in_flight
 from cone_perception.replay.ros import player as player_module
 from cone_perception.replay.ros.in_flight import InFlight
@@ -32,7 +33,6 @@ from cone_perception.replay.ros.player import (
     _in_time,
     _with_recorded_stamps,
 )
-from cone_perception.replay.schedule import DueFrame, due_frames
 from cone_perception.replay.traces import Camera, Drive, Pace
 from cone_perception.types import Frame
 

@@ -17,7 +17,7 @@ from cone_perception.errors import InstallError, SettingsError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
-from cone_perception.replay.drive import open_drive
+from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import Answers, reference_answers
 from cone_perception.replay.figures.budget import load_budget, over_budget
 from cone_perception.replay.figures.result import ReplayResult

@@ -15,9 +15,9 @@ from cone_perception.bags.reader import bag_types, header_stamp_ns
 from cone_perception.errors import EngineLostError, ImageError, SourceError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
+from cone_perception.replay.drive.read_ahead import ReadAhead, ReadFrame
+from cone_perception.replay.drive.schedule import DueFrame, due_frames
 from cone_perception.replay.load import LoadSampler
-from cone_perception.replay.read_ahead import ReadAhead, ReadFrame
-from cone_perception.replay.schedule import DueFrame, due_frames
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 from cone_perception.settings import DetectorSettings
 

@@ -17,7 +17,7 @@ from cone_perception.replay.demo.figures import Figures, judge
 from cone_perception.replay.demo.page import write_page
 from cone_perception.replay.demo.pictures import make_pictures
 from cone_perception.replay.demo.results import Results, write_results
-from cone_perception.replay.drive import open_drive
+from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.host import describe_host
 from cone_perception.replay.output_folder import claim_folder
 from cone_perception.replay.processes import (

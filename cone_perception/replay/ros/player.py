@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from cone_perception.bags.reader import header_stamp_ns
 from cone_perception.errors import ConePerceptionError, SourceError
-from cone_perception.replay.read_ahead import ReadAhead
+from cone_perception.replay.drive.read_ahead import ReadAhead
+from cone_perception.replay.drive.schedule import DueFrame, due_frames
 from cone_perception.replay.ros.in_flight import InFlight
 from cone_perception.replay.ros.process import read_job, ros_node, spin
-from cone_perception.replay.schedule import DueFrame, due_frames
 from cone_perception.replay.traces import Camera, Drive, Pace
 
 SETTLE_S = 0.5

@@ -24,9 +24,9 @@ from cone_perception.files import write_whole
 from cone_perception.model_card import Bundle, file_sha256, read_bundle, shipped_bundle
 from cone_perception.pages.old import plain, write_page
 from cone_perception.pictures.video import encode_picture
-from cone_perception.replay.drive import open_drive
+from cone_perception.replay.drive.labels import picture_name
+from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.result import read_result, result_file
-from cone_perception.replay.labels import picture_name
 from cone_perception.replay.pages.pictures import read_pictures
 from cone_perception.replay.to_label.findings import (
     Findings,

@@ -22,7 +22,7 @@ from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle
 from cone_perception.pictures.sources import Unreadable, read_bag_frames
 from cone_perception.pipeline import ConeDetector
-from cone_perception.replay.drive import bag_sha256
+from cone_perception.replay.drive.open import bag_sha256
 from cone_perception.replay.figures.accuracy import Answers
 from cone_perception.replay.figures.result import ReplayResult, cones_from
 from cone_perception.replay.to_label.unsure import MARGIN

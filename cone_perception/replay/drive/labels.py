@@ -14,7 +14,7 @@ import yaml
 from cone_perception.dataset import labels as label_files
 from cone_perception.dataset import layout
 from cone_perception.errors import SourceError
-from cone_perception.replay.truth import PictureStamps
+from cone_perception.replay.drive.truth import PictureStamps
 from cone_perception.types import Detections
 
 NAMES_FILES = ('data.yaml', 'classes.txt', 'obj.names')

@@ -9,7 +9,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from types import TracebackType
 
-from cone_perception.replay.schedule import DueFrame
+from cone_perception.replay.drive.schedule import DueFrame
 
 AHEAD_BYTES = 96 * 10**6
 """Read before it is due: 35 raw pictures of 1280x720. One picture more may be in memory."""

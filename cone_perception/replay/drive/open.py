@@ -29,9 +29,9 @@ from cone_perception.bags.report import FirstPicture, inspect_bag, storage_of
 from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
-from cone_perception.replay.labels import read_labels
+from cone_perception.replay.drive.labels import read_labels
+from cone_perception.replay.drive.truth import PictureStamps, TruthTopic, choose_truth
 from cone_perception.replay.traces import Camera, Drive
-from cone_perception.replay.truth import PictureStamps, TruthTopic, choose_truth
 from cone_perception.types import Detections
 
 PICTURES = (IMAGE, COMPRESSED_IMAGE)
