@@ -2,7 +2,7 @@
 
     python benchmarks/house.py            # a table; --json FILE keeps it
 
-Lines are those of .py, templates, .js and .css of the product (tests and benchmarks apart). Code is
+Lines are those of .py, templates, .js and .css, tests apart. Code is
 without blank lines, comments and docstrings.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PRODUCT = ('cone_perception', 'training', 'launch')
+PRODUCT = ('cone_perception', 'training', 'launch', 'benchmarks', '.ci')
 SUFFIXES = ('.py', '.html', '.j2', '.js', '.css')
 LONGEST = 400
 """Lines that a file may have."""
@@ -32,6 +32,10 @@ def product_files(*suffixes: str, folders: tuple[str, ...] = PRODUCT) -> list[Pa
     """Files of the product with these suffixes, sorted."""
     found = (path for folder in folders for path in (REPOSITORY / folder).rglob('*'))
     return sorted(path for path in found if path.suffix in suffixes and path.is_file())
+
+
+def short_name(path: Path) -> str:
+    return str(path.relative_to(REPOSITORY))
 
 
 def count_lines(path: Path) -> int:
@@ -125,7 +129,7 @@ def import_circles(graph: dict[str, set[str]]) -> list[list[str]]:
 def repeated_classes() -> dict[str, list[str]]:
     """Public class name -> the modules that define it, where there is more than one."""
     places = defaultdict(list)
-    for path in product_files('.py'):
+    for path in product_files('.py', folders=('cone_perception', 'training')):
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
                 places[node.name].append(module_name(path))
@@ -155,7 +159,7 @@ def measure() -> dict[str, object]:
     """Every figure, ready for JSON."""
     python = product_files('.py')
     everything = product_files(*SUFFIXES)
-    lines = {str(path.relative_to(REPOSITORY)): count_lines(path) for path in everything}
+    lines = {short_name(path): count_lines(path) for path in everything}
     folders = Counter(
         str(path.parent.relative_to(REPOSITORY)) for path in python if path.stem != '__init__'
     )
