@@ -100,6 +100,18 @@ def cache_folder(name: str) -> Path:
     return Path(root) / 'cone_perception' / name
 
 
+_HELD: set[IO[str]] = set()
+"""Lock files that this process holds."""
+
+
+def _let_go() -> None:
+    for file in _HELD:
+        file.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class LockedError(Exception):
     """Another process holds the lock."""
 
@@ -122,8 +134,11 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
                 raise LockedError(f'{path} is held by another process') from None
             waited = True
             fcntl.flock(file, fcntl.LOCK_EX)
-        os.register_at_fork(after_in_child=file.close)
-        yield waited
+        _HELD.add(file)
+        try:
+            yield waited
+        finally:
+            _HELD.discard(file)
 
 
 def is_locked(path: Path) -> bool:

@@ -95,7 +95,9 @@ def test_public_class_names_stand_once() -> None:
 
 
 def test_files_are_short_enough_to_read() -> None:
-    lines = {house.short_name(p): house.count_lines(p) for p in house.product_files(*house.SUFFIXES)}
+    lines = {
+        house.short_name(p): house.count_lines(p) for p in house.product_files(*house.SUFFIXES)
+    }
     assert {name: n for name, n in lines.items() if n > house.LONGEST} == {}
 
 
