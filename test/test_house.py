@@ -1,4 +1,4 @@
-"""The walls of the house: layers, circles, sizes and names (`python benchmarks/house.py` measures)."""
+"""The walls of the house: layers, circles, sizes, names. benchmarks/house.py measures them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAYERS = [
     'replay',
     'cli',
 ]
-"""cone_perception from the ground up: a module imports from its own layer and those above it here."""
+"""cone_perception from the ground up: a module imports from its own layer and earlier ones."""
 
 TRAINING_LAYERS = [
     'ultralytics_cpu',
