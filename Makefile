@@ -94,6 +94,9 @@ lock: setup ## renew the locks: the newest versions that fit together, with thei
 		--python-platform x86_64-manylinux_2_28 | awk '/^[a-z]/ { skip = \
 			/^(torch|torchvision|triton|cuda-toolkit|nvidia-)/ && !/^nvidia-(cuda-nvrtc|ml-py)==/ } !skip' \
 		> locks/$$what-$${each%-*}$$ros.txt || exit 1; done; done
+	for distro in kilted jazzy; do $(BIN)/uv pip compile cone_perception/interfaces/build-$$distro.in -q \
+		--no-header --no-annotate --universal --python-version 3.10 --generate-hashes --upgrade \
+		-o cone_perception/interfaces/build-$$distro.txt || exit 1; done
 
 soak: setup ## ten minutes through the node: memory must not grow; MINUTES=60 for more
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --out build/soak

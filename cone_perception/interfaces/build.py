@@ -22,32 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cone_perception.errors import InstallError
+from cone_perception.files import cache_folder, write_whole
 
 DEFINITIONS = Path(__file__).parent / 'vision_msgs'
 DISTRIBUTION = 'cone_perception_vision_msgs'
 
-_BUILD_TOOLS = ('catkin_pkg', 'cmake', 'ninja', 'numpy>=2', 'setuptools<80', 'wheel')
-_BUILD_PACKAGES = (
-    'ament-cmake',
-    'ament-cmake-include-directories',
-    'ament-package',
-    'geometry-msgs',
-    'rosidl-core-generators',
-    'rosidl-default-generators',
-    'std-msgs',
-)
-# What the wheels' own dependencies leave out; it differs by distribution.
-_BUILD_PACKAGES_OF_DISTRO = {
-    'jazzy': (
-        'ament-cmake-gmock',
-        'ament-cmake-gtest',
-        'ament-cmake-pytest',
-        'ament-cmake-ros',
-        'fastrtps-cmake-module',
-        'python-cmake-module',
-    ),
-    'kilted': ('ament-cmake-ros-core',),
-}
+DISTROS = ('jazzy', 'kilted')
+"""ROS distributions of PyPI; build-DISTRO.txt locks what builds messages for each."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,7 +80,7 @@ def provide_vision_msgs() -> None:
     version = f'4.1.1+{distro}.{_definitions_hash()}'
     if installed == version:
         return
-    wheel = _cache_dir() / f'{DISTRIBUTION}-{version}-{_wheel_tag()}.whl'
+    wheel = cache_folder('messages') / f'{DISTRIBUTION}-{version}-{_wheel_tag()}.whl'
     if not wheel.exists():
         check_prerequisites()
         print(f'vision_msgs: building for ROS 2 {distro}, once, about a minute', flush=True)
@@ -116,7 +97,7 @@ def _installed_version(distribution: str) -> str | None:
 
 
 def _pypi_distro() -> str:
-    for distro in _BUILD_PACKAGES_OF_DISTRO:
+    for distro in DISTROS:
         if _installed_version(f'ros-{distro}-rclpy'):
             return distro
     raise InstallError(
@@ -137,22 +118,14 @@ def _wheel_tag() -> str:
     return f'{python}-{python}-{sysconfig.get_platform().replace("-", "_").replace(".", "_")}'
 
 
-def _cache_dir() -> Path:
-    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(cache) / 'cone_perception'
-
-
 def _build_wheel(distro: str, version: str, wheel: Path) -> None:
-    packages = (*_BUILD_PACKAGES, *_BUILD_PACKAGES_OF_DISTRO[distro])
     with tempfile.TemporaryDirectory(prefix='vision_msgs-') as folder:
         root = Path(folder)
         tools, installed = root / 'venv', root / 'installed'
         venv.create(tools, with_pip=True)
         python = str(tools / 'bin' / 'python')
-        _run(
-            [python, '-m', 'pip', 'install', '-qq', *_BUILD_TOOLS]
-            + [f'ros-{distro}-{name}' for name in packages]
-        )
+        lock = str(Path(__file__).with_name(f'build-{distro}.txt'))
+        _run([python, '-m', 'pip', 'install', '-qq', '--require-hashes', '--no-deps', '-r', lock])
         environment = {
             **os.environ,
             'AMENT_PREFIX_PATH': str(tools),
@@ -167,12 +140,8 @@ def _build_wheel(distro: str, version: str, wheel: Path) -> None:
         _run(configure, environment)
         _run(['cmake', '--build', str(root / 'build'), '--target', 'install'], environment)
         _lay_out_wheel(installed, root / 'wheel', version)
-        wheel.parent.mkdir(parents=True, exist_ok=True)
         _run([python, '-m', 'wheel', 'pack', '-d', str(root), str(root / 'wheel')])
-        # First a neighbour, then renamed: another set-up never sees half a wheel.
-        partial = wheel.with_suffix(f'.{os.getpid()}')
-        shutil.copyfile(root / wheel.name, partial)
-        partial.replace(wheel)
+        write_whole(wheel, (root / wheel.name).read_bytes())
 
 
 def _lay_out_wheel(installed: Path, wheel: Path, version: str) -> None:
