@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -33,18 +32,6 @@ _ALIASES = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
 """OpenCV's names say nothing of colour; these are what drivers mean by them."""
 
 _NV_TO_BGR = {'nv12': cv2.COLOR_YUV2BGR_NV12, 'nv21': cv2.COLOR_YUV2BGR_NV21}
-
-
-@dataclass(slots=True)
-class _TightImage:
-    """The fields of an Image that a converter reads; its rows have no padding."""
-
-    height: int
-    width: int
-    encoding: str
-    is_bigendian: int
-    step: int
-    data: npt.NDArray[np.uint8]
 
 
 def to_bgr(message: Any, upright: bool = False) -> UInt8:
@@ -141,24 +128,18 @@ def _checked_lines(message: Any) -> tuple[str, str, UInt8]:
 
 
 def _from_raw(message: Any) -> UInt8:
-    height, width, step = int(message.height), int(message.width), int(message.step)
+    height, width = int(message.height), int(message.width)
     encoding, what, lines = _checked_lines(message)
-    row = lines.shape[1]
     if encoding == 'bgr8':
-        return lines.reshape(height, width, 3) if step == row else _unpadded(lines, height, width)
+        return lines.reshape(height, width, 3)  # a view, also where rows are padded
     try:
         if encoding in _NV_TO_BGR:
             return np.asarray(
                 cv2.cvtColor(np.ascontiguousarray(lines), _NV_TO_BGR[encoding]), np.uint8
             )
-        tight = _TightImage(
-            height,
-            width,
-            encoding,
-            int(message.is_bigendian),
-            row,
-            np.ascontiguousarray(lines).reshape(-1),
-        )
+        data = np.ascontiguousarray(lines).reshape(-1)
+        big = int(message.is_bigendian)
+        tight = CameraPicture(data, encoding, width, height, lines.shape[1], big)
         _, convert = converter()
         picture = np.asarray(convert(tight))
     except Exception as error:  # the converters raise whatever their own code raises
@@ -166,12 +147,6 @@ def _from_raw(message: Any) -> UInt8:
     if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
         raise ImageError(f'{what}: it became {picture.shape} {picture.dtype} instead of bgr8')
     return picture
-
-
-def _unpadded(lines: UInt8, height: int, width: int) -> UInt8:
-    """(H, W, 3) view of rows that carry padding: the rows stay where they are."""
-    strides = (lines.strides[0], 3, 1)
-    return np.lib.stride_tricks.as_strided(lines, (height, width, 3), strides, writeable=False)
 
 
 @functools.cache
@@ -184,21 +159,14 @@ def converter() -> tuple[str, Converter]:
     try:
         from cv_bridge import CvBridge
 
-        bridge = CvBridge()
-
-        def with_cv_bridge(message: Any) -> npt.NDArray[Any]:
-            return np.asarray(bridge.imgmsg_to_cv2(message, desired_encoding='bgr8'))
-
+        convert = functools.partial(CvBridge().imgmsg_to_cv2, desired_encoding='bgr8')
         rgb = np.arange(12, dtype=np.uint8)
-        trial = with_cv_bridge(_TightImage(2, 2, 'rgb8', 0, 6, rgb))
+        trial = convert(CameraPicture(rgb, 'rgb8', 2, 2, 6))
         if np.array_equal(trial, rgb.reshape(2, 2, 3)[..., ::-1]):
-            return 'cv_bridge', with_cv_bridge
+            return 'cv_bridge', convert
     except Exception as error:  # an ImportError, or whatever numpy's change makes of it
         if not isinstance(error, ModuleNotFoundError):
             print(f'cv_bridge does not work here ({error}); using rosbags-image', file=sys.stderr)
     from rosbags.image import message_to_cvimage
 
-    def with_rosbags_image(message: Any) -> npt.NDArray[Any]:
-        return np.asarray(message_to_cvimage(message, 'bgr8'))
-
-    return 'rosbags-image', with_rosbags_image
+    return 'rosbags-image', functools.partial(message_to_cvimage, color_space='bgr8')

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,16 +52,8 @@ class Loader:
 
     def load(self) -> Loaded:
         """Load. Raises ConePerceptionError, or what a runtime raises."""
-        loading: Future[Loaded] = Future()
-
-        def work() -> None:
-            try:
-                loading.set_result(self._load())
-            except Exception as error:
-                loading.set_exception(error)
-
-        threading.Thread(target=work, name='load', daemon=True).start()
-        self._loading = loading
+        # Its thread is no daemon, but the process ends without waiting for it: see node.py.
+        self._loading = loading = ThreadPoolExecutor(1, 'load').submit(self._load)
         while not self._stopping.is_set():
             if wait([loading], timeout=STOP_POLL_S).done:
                 return loading.result()

@@ -126,9 +126,8 @@ class Session:
             subscription = self._subscriptions[index]
         except IndexError:  # being deactivated at this moment
             return ''
-        kind = 'CompressedImage' if subscription.msg_type is CompressedImage else 'Image'
-        type_name = f'sensor_msgs/msg/{kind}'
-        return why_silent(self._node, subscription.topic_name, type_name, image_qos(self.settings))
+        type_name = f'sensor_msgs/msg/{subscription.msg_type.__name__}'
+        return why_silent(self._node, subscription.topic_name, type_name, subscription.qos_profile)
 
     def _receive(self, topic: int, message: Any) -> None:
         """Take a picture in and count it; the work is the worker's."""
