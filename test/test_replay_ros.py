@@ -258,34 +258,31 @@ def test_side_by_side_is_refused(tmp_path, bundle):
 
 
 NODE = NodeCommand(('true',), {'left': '/left/detections'}, CLASS_NAMES, '/timing')
-LEFT = Camera('left', '/left/image', False)
 
 
 def sent_at(*stamps):
     return [
-        {'topic': '/left/image', 'index': index, 'stamp_ns': stamp, 'sent_ns': 1000 + index}
+        {'camera': 'left', 'index': index, 'stamp_ns': stamp, 'sent_ns': 1000 + index}
         for index, stamp in enumerate(stamps)
     ]
 
 
-def back(stamp, received_ns=2000, topic='/left/detections'):
-    return {'topic': topic, 'stamp_ns': stamp, 'received_ns': received_ns}
-
-
-def answers_of(found=(), told=()):
-    """found: stamps. told: (stamp, outcome, reason, received_ns)."""
+def answers_of(found=(), told=(), back=()):
+    """found: stamps. told: (stamp, outcome, reason, received_ns). back: (stamp, returned_ns)."""
     answers = Answers()
     for stamp in found:
         answers.found['/left/detections', stamp].append(Detections.empty())
     for stamp, outcome, reason, received_ns in told:
         record = {'outcome': outcome, 'reason': reason, 'received_ns': str(received_ns)}
         answers.told['left', stamp].append(record)
+    for stamp, returned_ns in back:
+        answers.returned_ns['/left/detections', stamp].append(returned_ns)
     return answers
 
 
-def joined(sent, received, answers, node=NODE, died=False):
+def joined(sent, answers, node=NODE, died=False):
     problems = []
-    return join(sent, received, answers, [LEFT], node, died, problems), problems
+    return join(sent, answers, node, died, problems), problems
 
 
 def test_each_fate_is_told_from_what_node_and_monitor_say():
@@ -293,8 +290,10 @@ def test_each_fate_is_told_from_what_node_and_monitor_say():
         (1, 'answered', '', 1500), (3, 'dropped', 'newer', 1501), (4, 'failed', 'no jpeg', 1502),
         (5, 'answered', '', 1503),
     ]  # fmt: skip
-    received = [back(1), back(2, topic='/diagnostics'), back(5, 2600, '/right/detections')]
-    frames, problems = joined(sent_at(1, 2, 3, 4, 5), received, answers_of([1], told))
+    answers = answers_of([1], told, [(1, 2000)])
+    answers.returned_ns['/diagnostics', 2].append(2000)
+    answers.returned_ns['/right/detections', 5].append(2600)
+    frames, problems = joined(sent_at(1, 2, 3, 4, 5), answers)
     assert [frame.fate for frame in frames] == [
         'answered', 'transport', 'dropped', 'failed', 'return',
     ]  # fmt: skip
@@ -307,18 +306,20 @@ def test_each_fate_is_told_from_what_node_and_monitor_say():
 
 def test_node_that_does_not_tell_leaves_the_cause_open():
     node = replace(NODE, timing_topic=None)
-    frames, _ = joined(sent_at(1, 2), [back(2)], answers_of([2]), node)
+    frames, _ = joined(sent_at(1, 2), answers_of([2], back=[(2, 2000)]), node)
     assert [frame.fate for frame in frames] == ['unknown', 'answered']
 
 
 def test_what_was_sent_to_a_dead_node_is_not_put_down_to_transport():
     told = [(1, 'answered', '', 1000), (3, 'answered', '', 1002)]
-    frames, _ = joined(sent_at(1, 2, 3, 4), [back(1), back(3)], answers_of([1, 3], told), died=True)
+    answers = answers_of([1, 3], told, [(1, 2000), (3, 2000)])
+    frames, _ = joined(sent_at(1, 2, 3, 4), answers, died=True)
     assert [frame.fate for frame in frames] == ['answered', 'transport', 'answered', 'unknown']
 
 
 def test_a_stamp_that_comes_twice_is_told_apart_by_order_and_named():
-    frames, problems = joined(sent_at(1, 2, 2), [back(1), back(2, 5), back(2, 6)], answers_of())
+    answers = answers_of(back=[(1, 2000), (2, 5), (2, 6)])
+    frames, problems = joined(sent_at(1, 2, 2), answers)
     assert [frame.returned_ns for frame in frames] == [2000, 5, 6]
     assert '1 pictures have the stamp of an earlier one' in problems[0]
     assert '3 answers came back, but were not recorded' in problems[1]
@@ -326,13 +327,13 @@ def test_a_stamp_that_comes_twice_is_told_apart_by_order_and_named():
 
 def test_pictures_that_mostly_have_equal_stamps_are_refused():
     with pytest.raises(SourceError, match='--stamps recorded'):
-        joined(sent_at(0, 0, 0), [], answers_of())
+        joined(sent_at(0, 0, 0), answers_of())
 
 
 def test_answers_are_used_once():
-    answers = answers_of([1])
+    answers = answers_of([1], back=[(1, 2000)])
     assert answers.found['/left/detections', 1] == deque([answers.found['/left/detections', 1][0]])
-    joined(sent_at(1), [back(1)], answers)
+    joined(sent_at(1), answers)
     assert not answers.found['/left/detections', 1]
 
 

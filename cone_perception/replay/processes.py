@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cone_perception.bags.reader import DETECTIONS
 from cone_perception.errors import ConePerceptionError, SettingsError
 from cone_perception.files import LockedError, locked, to_json
 from cone_perception.model_card import Bundle
@@ -26,6 +27,7 @@ POLL_S = 0.05
 DOMAINS = range(1, 102)
 """ROS domains that keep clear of Linux's ephemeral ports and of 0, which is everybody's default."""
 
+DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
 DIAGNOSTICS_TOPIC = '/diagnostics'
 NODE = 'detector'
 TIMING_TOPIC = f'/{NODE}/timing'
@@ -231,6 +233,13 @@ class NodeCommand:
     ready: str | None = None
     refuses: str | None = None
     pairs: bool = False
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Topic -> type of all that the node says."""
+        told = (self.timing_topic, self.health_topic)
+        diagnostics = {topic: DIAGNOSTICS for topic in told if topic is not None}
+        return dict.fromkeys(self.detections.values(), DETECTIONS) | diagnostics
 
     def started_by(self, *prefix: str) -> NodeCommand:
         """Return the same node, started by another command, as ('taskset', '-c', '0')."""

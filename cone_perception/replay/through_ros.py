@@ -14,7 +14,6 @@ from typing import Any, Literal, cast
 
 from cone_perception.bags.detections import from_message
 from cone_perception.bags.reader import (
-    DETECTIONS,
     bag_types,
     header_stamp_ns,
     open_bag,
@@ -31,7 +30,6 @@ from cone_perception.replay.processes import (
 )
 from cone_perception.replay.traces import (
     MOMENTS,
-    Camera,
     Drive,
     Fate,
     FrameTrace,
@@ -40,8 +38,6 @@ from cone_perception.replay.traces import (
     Pass,
 )
 from cone_perception.types import Detections
-
-DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
 
 READY_TIMEOUT_S = 900.0
 """A node may compile its engine first, which takes minutes on a small GPU."""
@@ -144,13 +140,10 @@ class _Play:
             if 'problem' in entry:
                 self.problems.append(entry['problem'])
         sent = [entry for entry in sent if 'sent_ns' in entry]
-        answers = _read_answers(self.folder / 'answers', self.node, self.ended_ns, self.problems)
-        received = _read_lines(self.folder / 'received.jsonl')
+        answers = _read_answers(self.folder, self.node, self.ended_ns, self.problems)
         if not sent and not self.interrupted:
             raise ProcessError('\n'.join(['nothing was sent.', *self.problems]))
-        frames = join(
-            sent, received, answers, self.drive.cameras, self.node, self.node_died, self.problems
-        )
+        frames = join(sent, answers, self.node, self.node_died, self.problems)
         return Pass(
             pace=self.pace,
             frames=frames,
@@ -221,12 +214,8 @@ class _Play:
         return self.pace.in_flight if alone else max(1, self.pace.in_flight - 1)
 
     def _monitor_command(self) -> list[str]:
-        topics = dict.fromkeys(self.node.detections.values(), DETECTIONS)
-        for topic in (self.node.timing_topic, self.node.health_topic):
-            if topic is not None:
-                topics[topic] = DIAGNOSTICS
         out, log = self.folder / 'answers', self.folder / 'received.jsonl'
-        job = {'out': out, 'log': log, 'topics': topics}
+        job = {'out': out, 'log': log, 'topics': self.node.topics}
         return python_job('cone_perception.replay.ros.monitor', job)
 
     def _player_command(self) -> list[str]:
@@ -242,51 +231,47 @@ class _Play:
         return python_job('cone_perception.replay.ros.player', job)
 
 
+def _queues() -> Any:
+    return field(default_factory=lambda: defaultdict(deque))
+
+
 @dataclass(slots=True)
 class Answers:
-    """Messages of the node. found: (topic, stamp) -> cones of each message, in their order.
+    """Messages of the node, in their order.
 
-    told: (camera, stamp) -> its records of that frame. health: part -> key -> value, the last.
+    found: (topic, stamp) -> cones. returned_ns: (topic, stamp) -> the monitor's clock. told:
+    (camera, stamp) -> what the node tells of a frame. health: part -> key -> value, the last.
     """
 
-    found: dict[tuple[str, int], deque[Detections]] = field(
-        default_factory=lambda: defaultdict(deque)
-    )
-    told: dict[tuple[str, int], deque[Mapping[str, str]]] = field(
-        default_factory=lambda: defaultdict(deque)
-    )
+    found: dict[tuple[str, int], deque[Detections]] = _queues()
+    returned_ns: dict[tuple[str, int], deque[int]] = _queues()
+    told: dict[tuple[str, int], deque[Mapping[str, str]]] = _queues()
     health: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def join(
     sent: Sequence[Mapping[str, Any]],
-    received: Sequence[Mapping[str, Any]],
     answers: Answers,
-    cameras: Sequence[Camera],
     node: NodeCommand,
     node_died: bool,
     problems: list[str],
 ) -> list[FrameTrace]:
     """Give every picture that was sent its fate, in that order. The answers are used up.
 
-    sent, received: the entries of the logs of player and monitor. Pictures with one stamp are told
-    apart by their order only, and `problems` gets to know it; SourceError when most are such.
+    sent: the entries of the player's log. Pictures with one stamp are told apart by their order
+    only, and `problems` gets to know it. Raises SourceError when most are such.
     """
-    by_topic = {camera.topic: camera.name for camera in cameras}
-    returned: dict[tuple[str, int], deque[int]] = defaultdict(deque)
-    for entry in received:
-        returned[entry['topic'], entry['stamp_ns']].append(entry['received_ns'])
     _check_stamps(sent, problems)
     last_word_ns = max(
         (int(record['received_ns']) for told in answers.told.values() for record in told), default=0
     )
     frames = []
     for entry in sent:
-        camera, stamp_ns = by_topic[entry['topic']], entry['stamp_ns']
+        camera, stamp_ns = entry['camera'], entry['stamp_ns']
         answer = (node.detections[camera], stamp_ns)
-        record = _next(answers.told.get((camera, stamp_ns)), {})
-        returned_ns = _next(returned.get(answer), None)
-        found = _next(answers.found.get(answer), None)
+        record = _next(answers.told[camera, stamp_ns]) or {}
+        returned_ns = _next(answers.returned_ns[answer])
+        found = _next(answers.found[answer])
         fate: Fate
         if returned_ns is not None:
             fate = 'answered'
@@ -297,28 +282,28 @@ def join(
             fate = 'unknown'
         else:
             fate = 'transport'
-        frames.append(
-            FrameTrace(
-                camera=camera,
-                index=entry['index'],
-                stamp_ns=stamp_ns,
-                fate=fate,
-                sent_ns=entry['sent_ns'],
-                returned_ns=returned_ns,
-                reason=record.get('reason', '') if fate in ('failed', 'dropped') else '',
-                found=found if fate == 'answered' else None,
-                **{name: int(record[name]) for name in MOMENTS if name in record},
-            )
+        moments_ns: dict[str, Any] = {name: int(record[name]) for name in MOMENTS if name in record}
+        trace = FrameTrace(
+            fate=fate,
+            returned_ns=returned_ns,
+            reason=record.get('reason', '') if fate in ('failed', 'dropped') else '',
+            found=found if fate == 'answered' else None,
+            **moments_ns,
+            **entry,
         )
+        frames.append(trace)
     unread = sum(frame.fate == 'answered' and frame.found is None for frame in frames)
     if unread:
         problems.append(f'{unread} answers came back, but were not recorded: they are not judged')
     return frames
 
 
+def _next(waiting: deque[Any]) -> Any:
+    return waiting.popleft() if waiting else None
+
+
 def _check_stamps(sent: Sequence[Mapping[str, Any]], problems: list[str]) -> None:
-    seen = {(entry['topic'], entry['stamp_ns']) for entry in sent}
-    again = len(sent) - len(seen)
+    again = len(sent) - len({(entry['camera'], entry['stamp_ns']) for entry in sent})
     if again > len(sent) // 2:
         raise SourceError(
             'most pictures have the stamp of another one, so their answers cannot be told apart: '
@@ -331,19 +316,17 @@ def _check_stamps(sent: Sequence[Mapping[str, Any]], problems: list[str]) -> Non
         )
 
 
-def _next(waiting: deque[Any] | None, otherwise: Any) -> Any:
-    return waiting.popleft() if waiting else otherwise
-
-
 def _read_answers(
-    bag: Path, node: NodeCommand, health_until_ns: int, problems: list[str]
+    folder: Path, node: NodeCommand, health_until_ns: int, problems: list[str]
 ) -> Answers:
+    """Read what the monitor has kept in the folder."""
     answers = Answers()
+    for entry in _read_lines(folder / 'received.jsonl'):
+        answers.returned_ns[entry['topic'], entry['stamp_ns']].append(entry['received_ns'])
     detections = set(node.detections.values())
-    topics = {*detections, node.timing_topic, node.health_topic} - {None}
     try:
-        with open_bag(bag) as reader:
-            for recorded in read_until_damage(reader, cast('set[str]', topics), problems):
+        with open_bag(folder / 'answers') as reader:
+            for recorded in read_until_damage(reader, node.topics, problems):
                 message = bag_types().deserialize_cdr(recorded.data, recorded.type_name)
                 if recorded.topic in detections:
                     stamp_ns = header_stamp_ns(recorded.data)

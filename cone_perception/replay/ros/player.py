@@ -83,7 +83,7 @@ def play(
 ) -> None:
     """Send every picture with the bytes that were recorded, at the pace asked for.
 
-    note: takes what was sent (topic, index, stamp_ns, sent_ns of the monotonic clock), and each
+    note: takes what was sent (camera, index, stamp_ns, sent_ns of the monotonic clock), and each
     `problem`. answers, timing: see InFlight. stamps: 'recorded' puts the times of recording into
     the headers. wait_s: for a subscriber to every topic.
     Where the bag is damaged the play ends, and the log says so.
@@ -119,7 +119,7 @@ def play(
                 flight.leave(camera.name, stamp_ns)
             sent_ns = time.monotonic_ns()
             publishers[frame.camera].publish(frame.message.data)
-            note(topic=camera.topic, index=frame.index, stamp_ns=stamp_ns, sent_ns=sent_ns)
+            note(camera=camera.name, index=frame.index, stamp_ns=stamp_ns, sent_ns=sent_ns)
             check.check(camera.topic, stamp_ns)
             if flight is None:
                 lateness.add(started_ns + frame.due_ns, sent_ns)
