@@ -192,7 +192,7 @@ def test_card_holds_what_was_asked_for(tmp_path: Path, weights: Path, data: Path
     )  # fmt: skip
     card = read_bundle(folder).card
     assert sorted(path.name for path in folder.iterdir()) == [
-        'LICENSE', 'calibration.txt', 'card.json', 'int8-uint8.onnx',
+        'LICENSE', 'calibration.txt', 'card.json', 'int8-uint8.onnx', 'reference.npz',
     ]  # fmt: skip
     assert card.name == 'mine'
     assert card.thresholds == {'blue_cone': 0.25, 'yellow_cone': 0.4}

@@ -234,8 +234,7 @@ def run(args: argparse.Namespace) -> int:
             gate={'int8_convolutions': list(share)},
         )
         bundle = _write_card(draft, card)
-        if {'fp16', 'int8-int8'} & set(args.networks):
-            write_answers(bundle)
+        write_answers(bundle)
         if judging is None:
             print('No --data: nothing was judged, and the card says so.', file=sys.stderr)
         elif len(card.networks) > 1:
