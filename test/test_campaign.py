@@ -20,6 +20,7 @@ from rendered_sets import copy_sets, smoke_words
 
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.layout import read_layout
+from cone_perception.types import Detections
 from training.campaign import steps
 from training.campaign.campaign import changed_keys
 from training.cli import main
@@ -70,7 +71,7 @@ class StandIn:
             box, cone = split.truth_box_px(index), split.truth_class(index)
             seen = rng.random(len(box)) < share
             score = np.full(int(seen.sum()), 0.9, np.float32)
-            found.append(Found(box[seen], score, cone[seen], box[seen], box))
+            found.append(Found(Detections(box[seen], score, cone[seen])))
         return Predictions(CLASS_NAMES, tuple(found), '0', (96, 96), 'anchors', 'none', 'fp32')
 
 

@@ -22,9 +22,8 @@ from training.judging.compare import (
     outcome_of,
 )
 from training.judging.evaluation import Evaluation, Origin
-from training.judging.metrics import metrics
+from training.judging.metrics import ResampledFigures, metrics
 from training.judging.outcome import Outcome
-from training.judging.resampled import ResampledFigures
 from training.judging.stored import save_evaluation
 
 CLASSES = ('blue_cone', 'yellow_cone')

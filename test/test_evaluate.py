@@ -173,7 +173,7 @@ def test_classes_that_do_not_fit_are_refused_before_the_search(
     def search(*_):
         raise AssertionError('searched')
 
-    monkeypatch.setattr('training.judging.predict.detect', search)
+    monkeypatch.setattr('training.judging.evaluate.detect', search)
     monkeypatch.setattr('training.judging.validator.UnhurriedValidator.postprocess', search)
     path = weights if model == 'weights' else bundle / model
     with pytest.raises(ModelError, match='the data set has no class yellow_cone'):

@@ -23,8 +23,8 @@ from cone_perception.dataset.split import read_split  # noqa: E402
 from cone_perception.engines.cpu.processor import computes_bfloat16  # noqa: E402
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
 from cone_perception.model_card import Bundle, NetworkFile, file_sha256, read_bundle  # noqa: E402
+from cone_perception.types import Detections  # noqa: E402
 from training.export import gate  # noqa: E402
-from training.judging.predictions import Found  # noqa: E402
 from training.recipe.recipe import GateLimits  # noqa: E402
 
 HEIGHT_PX, WIDTH_PX = 96, 160
@@ -130,8 +130,8 @@ def test_equal_network_passes_with_no_difference(reference: Bundle, data: Path) 
     assert (met.boxes, met.missed, met.extra) == (12, 0, 0)
     assert met.score_error == pytest.approx(0, abs=1e-5)
     assert met.iou == pytest.approx(1, abs=1e-5)
-    assert judged.per_class['blue_cone'].map50 == pytest.approx((0.995, 0.995), abs=0.01)
-    assert math.isnan(judged.per_class['orange_cone'].map50[0])
+    assert judged.per_class['blue_cone']['map50'] == pytest.approx((0.995, 0.995), abs=0.01)
+    assert math.isnan(judged.per_class['orange_cone']['map50'][0])
 
 
 def test_every_operator_quantised_is_refused(reference: Bundle, data: Path, tmp_path: Path) -> None:
@@ -286,11 +286,11 @@ def test_card_entry_says_failed(reference: Bundle, data: Path) -> None:
     assert reference.card.verdict == 'not judged'
 
 
-def found(*rows: tuple[float, float]) -> Found:
+def found(*rows: tuple[float, float]) -> Detections:
     """Boxes of 10x10 px at x, all of one class: (x, score)."""
     box = np.array([[x, 0, x + 10, 10] for x, _ in rows], np.float32).reshape(-1, 4)
     score = np.array([score for _, score in rows], np.float32)
-    return Found(box, score, np.zeros(len(rows), np.int64), box, np.zeros((0, 4), np.float32))
+    return Detections(box, score, np.zeros(len(rows), np.int64))
 
 
 def test_box_that_is_gone_counts_with_its_whole_score() -> None:

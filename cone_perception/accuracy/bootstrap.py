@@ -6,12 +6,12 @@ multiplicities, and two models with the same rows are paired.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from cone_perception.accuracy.intervals import Float64
+from cone_perception.accuracy.intervals import Float64, Interval, percentile_interval
 from cone_perception.types import Int64
 
 Int32 = npt.NDArray[np.int32]
@@ -33,6 +33,18 @@ def draw(group: Int64, resamples: int, seed: int) -> Iterator[Int32]:
         drawn = rng.integers(0, groups, (rows, groups)) + groups * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups)
         yield times.astype(np.int32)[:, group]
+
+
+def resampled(
+    figure: Callable[[Int32], Float64], group: Int64, resamples: int, seed: int = 0
+) -> Interval:
+    """A figure with its percentile interval.
+
+    figure: (R, pictures) multiplicities -> (R,) values. group: as `draw` takes it.
+    """
+    value = float(figure(np.ones((1, len(group)), np.int32))[0])
+    drawn = [figure(weights) for weights in draw(group, resamples, seed)]
+    return percentile_interval(value, np.concatenate(drawn))
 
 
 def draw_blocks(blocks: int, resamples: int, seed: int) -> Float64:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from cone_perception.accuracy.average_precision import RankedClass, map50, mean_known, rank
-from cone_perception.accuracy.bootstrap import draw
-from cone_perception.accuracy.intervals import Interval, percentile_interval
+from cone_perception.accuracy.bootstrap import resampled
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.accuracy.matching import Matches
 from cone_perception.types import Int64
 
@@ -88,9 +88,7 @@ def map50_interval(
     ranked: Sequence[RankedClass], group: Int64, resamples: int = 1000, seed: int = 0
 ) -> Interval:
     """Mean AP50 of some classes, with its interval over groups of pictures, see `draw`."""
-    once = np.ones((1, len(group)), np.int32)
-    drawn = [map50(ranked, weights) for weights in draw(group, resamples, seed)]
-    return percentile_interval(float(map50(ranked, once)[0]), np.concatenate(drawn))
+    return resampled(lambda weights: map50(ranked, weights), group, resamples, seed)
 
 
 def _class_accuracy(truths: int, found: int, correct: int, ap50: float) -> ClassAccuracy:

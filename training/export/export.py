@@ -27,13 +27,12 @@ from cone_perception.model_card import CARD_FILE, Bundle, ModelCard, file_sha256
 from training.export.calibration import ENOUGH_PICTURES, Calibration, choose_pictures
 from training.export.gate import (
     Evaluated,
-    GateResult,
     add_limits,
     evaluate_network,
     judge_bundle,
     limits_from,
-    table,
 )
+from training.export.gate_result import GateResult, table
 from training.export.networks import (
     NETWORKS,
     Originals,

@@ -19,9 +19,8 @@ from cone_perception.errors import DataError
 from cone_perception.files import without_nan
 from cone_perception.types import Int64
 from training.judging.evaluation import Evaluation
-from training.judging.metrics import FIXED_CONFIDENCE
+from training.judging.metrics import FIXED_CONFIDENCE, ResampledFigures
 from training.judging.outcome import Outcome
-from training.judging.resampled import ResampledFigures
 
 PRIMARY = 'map50'
 FEW_GROUPS = 20

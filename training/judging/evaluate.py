@@ -1,18 +1,35 @@
-"""A model on a labelled split: predictions matched with what is there -> Evaluation."""
+"""A model on a labelled split: weights, network or bundle -> predictions -> Evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
+from tqdm import tqdm
 
 from cone_perception.accuracy.matching import match
 from cone_perception.dataset.split import LabelledSplit, named_pictures, read_split
+from cone_perception.decode import read_layout
+from cone_perception.engines import Engine
+from cone_perception.engines.open import open_engine
+from cone_perception.errors import ModelError, SourceError
+from cone_perception.filters import Filters
+from cone_perception.model_card import CARD_FILE, ModelCard, NetworkFile, file_sha256, read_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.types import Frame, Precision
 from training.judging.evaluation import Evaluation, Origin
 from training.judging.metrics import FIXED_CONFIDENCE, Confidence
-from training.judging.predict import predict
-from training.judging.predictions import ModelOptions, Predictions, class_mapping
+from training.judging.predictions import (
+    LEAST_SCORE,
+    NMS_IOU,
+    Found,
+    ModelOptions,
+    Predictions,
+    class_mapping,
+    most_detections,
+)
 from training.judging.stored import save_evaluation
 
 
@@ -34,6 +51,73 @@ def evaluate(
     return assemble(weights, labelled, predictions, mapping or {})
 
 
+def predict(
+    weights: Path, split: LabelledSplit, options: ModelOptions, mapping: Mapping[str, str]
+) -> Predictions:
+    """Run a model over a split: weights (.pt), a network (.onnx), or a bundle's folder.
+
+    mapping: see `class_mapping`; classes that do not fit are refused before the search.
+    Raises ModelError, EngineError.
+    """
+    if weights.is_dir() or weights.name == CARD_FILE:
+        bundle = read_bundle(weights)
+        class_mapping(bundle.card.class_names, split, mapping)
+        engine = open_engine(bundle, options.engine, precision=options.precision)
+        return detect(bundle.card, engine, split, options.imgsz)
+    if not weights.is_file():
+        raise ModelError(
+            f'{weights} does not exist. Give weights (.pt), a network (.onnx) or a folder with '
+            f'{CARD_FILE}.'
+        )
+    if weights.suffix == '.onnx':
+        card, engine = _open_onnx(weights, options.names)
+        try:
+            class_mapping(card.class_names, split, mapping)
+        except ModelError:
+            engine.close()
+            raise
+        return detect(card, engine, split, options.imgsz)
+    if weights.suffix == '.pt':
+        from training.judging.validator import predict_weights
+
+        return predict_weights(weights, split, options, mapping)
+    raise ModelError(
+        f'{weights} is of no kind that can be judged: give weights (.pt), a network (.onnx) or a '
+        f'folder with {CARD_FILE}. A TensorRT engine is judged through its bundle.'
+    )
+
+
+def detect(card: ModelCard, engine: Engine, split: LabelledSplit, imgsz: int) -> Predictions:
+    """Run the pipeline that drives, with thresholds so low that the whole ranking is kept."""
+    everything = Filters(thresholds=dict.fromkeys(card.class_names, LEAST_SCORE))
+    most = most_detections(split)
+    pictures: list[Found] = []
+    with ConeDetector(card, engine) as detector:
+        info = engine.info
+        with tqdm(total=len(split), desc='detect', unit='picture') as progress:
+            for start in range(0, len(split), detector.batch):
+                paths = split.paths[start : start + detector.batch]
+                found, _ = detector.detect([_read(path) for path in paths], everything)
+                pictures += [Found(each[:most]) for each in found]
+                progress.update(len(paths))
+    size = (card.height_px, card.width_px)
+    notes = []
+    if max(size) != imgsz:
+        notes.append(f'the network takes {size[0]}x{size[1]} pixels, whatever size was asked for')
+    if card.output_layout == 'anchors':
+        notes.append(f'boxes of one class that overlap by more than {card.nms_iou:g} are one cone')
+    return Predictions(
+        card.class_names,
+        tuple(pictures),
+        info.network_sha256,
+        size,
+        card.output_layout,
+        f'{info.runtime} on {info.device}',
+        info.precision,
+        tuple(notes),
+    )
+
+
 def assemble(
     weights: Path, split: LabelledSplit, predictions: Predictions, mapping: Mapping[str, str]
 ) -> Evaluation:
@@ -43,14 +127,18 @@ def assemble(
     image, own, score, box, same, overlapped = [], [], [], [], [], []
     offset = 0
     for index, found in enumerate(predictions.pictures):
-        kept = class_of[found.class_id] >= 0
-        own.append(class_of[found.class_id[kept]])
-        cone, overlaps = match(
-            found.network_box[kept], own[-1], found.network_truth, truth_class[index]
-        )
+        kept = class_of[found.cones.class_id] >= 0
+        cones = found.cones[kept]
+        own.append(class_of[cones.class_id])
+        boxes, truth = cones.xyxy_px, found.network_truth
+        if found.network_box is not None:
+            boxes = found.network_box[kept]
+        if truth is None:
+            truth = split.truth_box_px(index)
+        cone, overlaps = match(boxes, own[-1], truth, truth_class[index])
         image.append(np.full(len(cone), index, np.int64))
-        score.append(found.score[kept])
-        box.append(found.box_px[kept])
+        score.append(cones.score)
+        box.append(cones.xyxy_px)
         same.append(np.where(cone < 0, -1, cone + offset))
         overlapped.append(np.where(overlaps < 0, -1, overlaps + offset))
         offset += len(truth_class[index])
@@ -98,3 +186,56 @@ def write_evaluation(
     save_evaluation(evaluation, folder, confidence)
     pictures = named_pictures(Path(evaluation.origin.data), evaluation.origin.split)
     write_plots(evaluation, pictures, folder, confidence)
+
+
+def _read(path: Path) -> Frame:
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise SourceError(f'{path} cannot be decoded as a picture: replace or remove it.')
+    return Frame(bgr.astype(np.uint8, copy=False), source=path.name)
+
+
+def _open_onnx(path: Path, names: Sequence[str]) -> tuple[ModelCard, Engine]:
+    """A network without a card, and the card that it would have."""
+    from cone_perception.engines.cpu.onnxruntime import OnnxRuntimeEngine
+    from cone_perception.model_card import Preprocessing
+
+    sha256 = file_sha256(path)
+    network = NetworkFile(path.name, sha256, _precision(path), 'float')
+    engine = OnnxRuntimeEngine(path, network, Preprocessing(), threads=0)
+    info = engine.info
+    class_names = tuple(names or info.class_names)
+    try:
+        if not class_names:
+            raise ModelError(f'{path} does not name its classes. Give them with --names.')
+        if info.class_names and class_names != info.class_names:
+            raise ModelError(
+                f'{path} has the classes {", ".join(info.class_names)}, not '
+                f'{", ".join(class_names)}: leave --names out.'
+            )
+        card = ModelCard(
+            name=path.stem,
+            class_names=class_names,
+            height_px=info.input_shape[2],
+            width_px=info.input_shape[3],
+            output_layout=read_layout(info.output_shape, len(class_names)),
+            thresholds=dict.fromkeys(class_names, LEAST_SCORE),
+            networks=(network,),
+            licence='unknown',
+            nms_iou=NMS_IOU,
+        )
+    except (ModelError, ValueError) as error:
+        engine.close()
+        raise error if isinstance(error, ModelError) else ModelError(f'{path}: {error}') from error
+    return card, engine
+
+
+def _precision(path: Path) -> Precision:
+    """What the file really computes in, not what it is called."""
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    if any(node.op_type == 'QuantizeLinear' for node in graph.node):
+        return 'int8'
+    half = onnx.TensorProto.FLOAT16
+    return 'fp16' if any(entry.data_type == half for entry in graph.initializer) else 'fp32'

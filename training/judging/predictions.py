@@ -11,7 +11,7 @@ from cone_perception.arguments import option
 from cone_perception.dataset.split import LabelledSplit, canonical_names
 from cone_perception.decode import OutputLayout
 from cone_perception.errors import ModelError
-from cone_perception.types import Float32, Int64, Precision, RuntimeChoice
+from cone_perception.types import Detections, Float32, Int64, Precision, RuntimeChoice
 
 LEAST_SCORE = 0.001
 """Average precision needs the whole ranking; Ultralytics keeps it down to here."""
@@ -39,18 +39,16 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """Detections of one picture, best score first, and the picture's cones beside them.
+    """What was found in one picture, best score first, in source pixels and the model's classes.
 
-    box_px: (N, 4) float32, source pixels. score: (N,) float32. class_id: (N,) int64, the model's.
-    network_box, network_truth: (N, 4) and (M, 4) float32, where they are matched: in pixels of the
-    network's input for weights, as Ultralytics does it, else in source pixels.
+    network_box, network_truth: (N, 4) and (M, 4) float32, the same boxes and the picture's cones
+    where they are matched, if not in source pixels: Ultralytics does it in those of the network's
+    input.
     """
 
-    box_px: Float32
-    score: Float32
-    class_id: Int64
-    network_box: Float32
-    network_truth: Float32
+    cones: Detections
+    network_box: Float32 | None = None
+    network_truth: Float32 | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +66,11 @@ class Predictions:
     runtime: str
     precision: Precision
     notes: tuple[str, ...] = ()
+
+    @property
+    def cones(self) -> list[Detections]:
+        """What was found in each picture."""
+        return [each.cones for each in self.pictures]
 
 
 def most_detections(split: LabelledSplit) -> int:

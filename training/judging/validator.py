@@ -19,6 +19,7 @@ from tqdm import tqdm
 from cone_perception.dataset.split import LabelledSplit
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import file_sha256
+from cone_perception.types import Detections
 from training.judging.predictions import (
     LEAST_SCORE,
     NMS_IOU,
@@ -234,10 +235,9 @@ class _Validator(UnhurriedValidator):
             (gain_y, gain_x), (pad_x, pad_y) = picture['ratio_pad']
             pad = np.array([pad_x, pad_y] * 2, np.float32)
             gain = np.array([gain_x, gain_y] * 2, np.float32)
+            class_id = prediction['cls'].cpu().numpy().astype(np.int64)[order]
             self.found[index] = Found(
-                ((box - pad) / gain).astype(np.float32),
-                score[order],
-                prediction['cls'].cpu().numpy().astype(np.int64)[order],
+                Detections(((box - pad) / gain).astype(np.float32), score[order], class_id),
                 box,
                 picture['bboxes'].cpu().numpy().astype(np.float32).reshape(-1, 4),
             )
