@@ -25,7 +25,7 @@ from cone_perception.engines.tensorrt import order
 from cone_perception.engines.tensorrt.adopt import adopt_plan, header_differences, header_precision
 from cone_perception.engines.tensorrt.compiler import Compiled
 from cone_perception.engines.tensorrt.fastest import read_choice, write_choice
-from cone_perception.engines.tensorrt.plans import EnginePlan, PlanCache, cache_folder, read_plan
+from cone_perception.engines.tensorrt.plans import EnginePlan, PlanCache, read_plan
 from cone_perception.engines.tensorrt.provide import provide_plan
 from cone_perception.errors import EngineError, ModelError, PlanError, RefusedPlanError
 from cone_perception.model_card import Bundle, read_bundle
@@ -67,7 +67,7 @@ def with_reference(bundle: Bundle) -> Bundle:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    return PlanCache(cache_folder())
+    return PlanCache()
 
 
 @pytest.fixture

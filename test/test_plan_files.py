@@ -16,7 +16,6 @@ from cone_perception.engines.agreement import class_names_from
 from cone_perception.engines.tensorrt.plans import (
     PlanCache,
     PlanKey,
-    cache_folder,
     load_plan,
     passport_path,
     read_passport,
@@ -267,8 +266,8 @@ def test_cache_lies_where_the_user_keeps_caches(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    assert cache_folder() == tmp_path / 'cone_perception' / 'engines'
+    assert PlanCache().folder == tmp_path / 'cone_perception' / 'engines'
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
-    assert cache_folder() == tmp_path / 'home' / '.cache' / 'cone_perception' / 'engines'
+    assert PlanCache().folder == tmp_path / 'home' / '.cache' / 'cone_perception' / 'engines'
     assert os.environ['HOME'] == str(tmp_path / 'home')

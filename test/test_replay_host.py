@@ -15,7 +15,6 @@ import pytest
 
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
 from cone_perception.model_card import read_bundle, shipped_bundle
-from cone_perception.replay import host
 from cone_perception.replay.host import (
     NOT_TOLD,
     describe_bag,
@@ -186,9 +185,9 @@ def test_a_model_in_the_home_folder_does_not_name_the_user(
 def test_the_passport_is_that_of_the_network_that_ran(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, 'cache_folder', lambda: tmp_path)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     (tmp_path / 'choice.json').write_text('{}')
-    cache = PlanCache(tmp_path)
+    cache = PlanCache()
     for sha256, gpu in (('aa', 'one GPU'), ('bb', 'another')):
         key = PlanKey(sha256, 'int8', 1, 'tensorrt', '10.1', gpu, '8.9', '550', '12.4')
         cache.store('demo', key, b'plan', convolutions={}, layers={}, build_s=1.0)

@@ -30,7 +30,6 @@ from cone_perception.engines.tensorrt.adopt import adopt_plan
 from cone_perception.engines.tensorrt.compiler import Compiled
 from cone_perception.engines.tensorrt.fastest import fastest_order, read_choice, write_choice
 from cone_perception.engines.tensorrt.order import EngineOrder, make_orders
-from cone_perception.engines.tensorrt.plans import cache_folder
 from cone_perception.engines.tensorrt.provide import open_ordered
 from cone_perception.errors import (
     EngineError,
@@ -40,6 +39,7 @@ from cone_perception.errors import (
     ModelError,
     PlanError,
 )
+from cone_perception.files import cache_folder
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
@@ -389,7 +389,7 @@ def test_plan_of_ultralytics_is_adopted_and_drives(
     adopt_plan(bundle, path, None, 1, BuildPolicy())
     assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
     engine = open_ordered(order_for(bundle, 'fp32', build='never'))
-    assert engine.plan.parent == cache_folder()
+    assert engine.plan.parent == cache_folder('engines')
     with ConeDetector(bundle.card, engine) as detector:
         assert detector.at_once == 2
         (found,), _ = detector.detect([Frame(road(2))], Filters())
@@ -453,7 +453,7 @@ def test_precision_is_the_measured_one_of_those_that_passed_their_gate(
         NetworkFile(f'{p}.onnx', '0' * 64, p, 'int8' if p == 'int8' else 'float')
         for p in ('fp32', 'fp16', 'int8')
     )
-    cache_folder().mkdir(parents=True)
+    cache_folder('engines').mkdir(parents=True)
     warnings: list[str] = []
 
     def ask(precision: str = 'best', **passed: bool) -> list[EngineOrder]:

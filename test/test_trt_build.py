@@ -200,7 +200,7 @@ def rtx() -> None:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    return PlanCache(tmp_path / 'cache' / 'cone_perception' / 'engines')
+    return PlanCache()
 
 
 # --- the compiler ---

@@ -16,9 +16,9 @@ from cone_perception.engines.tensorrt.bindings import choose_provider, import_pr
 from cone_perception.engines.tensorrt.fastest import fastest_order
 from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
 from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders
-from cone_perception.engines.tensorrt.plans import cache_folder
 from cone_perception.engines.tensorrt.provide import open_ordered
 from cone_perception.errors import EngineError, EngineLostError, ModelError
+from cone_perception.files import cache_folder
 from cone_perception.model_card import Bundle
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import (
@@ -144,7 +144,7 @@ def _open_on_cpu(
     precision = None if settings.precision == 'best' and not measure else settings.precision
     order = CpuOrder(bundle, runtime, precision, settings.batch, settings.threads, streams)
     told = list(warnings)
-    engine = open_fastest(order, cache_folder(), told.append, cancelled)
+    engine = open_fastest(order, cache_folder('engines'), told.append, cancelled)
     return PlacedEngine(engine, None, tuple(told))
 
 

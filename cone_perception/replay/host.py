@@ -22,7 +22,7 @@ from typing import Any
 import cone_perception
 from cone_perception.engines.cpu.processor import processor_name
 from cone_perception.engines.tensorrt.gpu import read_gpu
-from cone_perception.engines.tensorrt.plans import cache_folder, read_passport
+from cone_perception.engines.tensorrt.plans import PlanCache, read_passport
 from cone_perception.errors import EngineError, PlanError
 from cone_perception.model_card import Bundle
 from cone_perception.replay.traces import Drive
@@ -118,7 +118,7 @@ def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> d
         'licence': card.licence,
         'network_sha256': network_sha256,
         'engine': told.get('engine'),
-        'passport': _passport(network_sha256, cache_folder()) if on_gpu else None,
+        'passport': _passport(network_sha256, PlanCache().folder) if on_gpu else None,
     }
 
 

@@ -31,8 +31,8 @@ from cone_perception.engines.cpu.processor import (
     processor_name,
     vector_instructions,
 )
+from cone_perception.engines.kept import slug
 from cone_perception.engines.latency import Float64, measure_rounds
-from cone_perception.engines.tensorrt.plans import slug
 from cone_perception.errors import EngineError
 from cone_perception.files import to_json, write_json, write_whole
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle

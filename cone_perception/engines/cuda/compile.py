@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -12,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cone_perception.engines.kept import keep, read_kept
 from cone_perception.errors import EngineError
+from cone_perception.files import cache_folder
 
 SOURCES = ('request.cuh', 'letterbox.cu', 'decode.cu')
 LOWEST_ARCHITECTURE = 75
@@ -22,7 +23,6 @@ TOOLKIT_NVCC = Path('/usr/local/cuda/bin/nvcc')
 """Where NVIDIA's installer puts it, which is on nobody's PATH by default."""
 
 _FOLDER = Path(__file__).parent
-_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +60,6 @@ class Compiler(Protocol):
         ...
 
 
-def kernel_cache() -> Path:
-    """Folder of the compiled kernels: under XDG_CACHE_HOME, or ~/.cache."""
-    root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(root) / 'cone_perception' / 'kernels'
-
-
 def kernel_source() -> str:
     """The kernels as one text that needs no include."""
     text = '\n'.join((_FOLDER / name).read_text(encoding='utf-8') for name in SOURCES)
@@ -75,7 +69,7 @@ def kernel_source() -> str:
 def load_kernels(
     options: KernelOptions, cache: Path | None = None, compiler: Compiler | None = None
 ) -> bytes:
-    """The kernels' machine code, from the cache (None: kernel_cache()) or compiled now.
+    """The kernels' machine code, from the folder `cache` or compiled now.
 
     Raises EngineError when they must be compiled and there is no compiler, or it refuses.
     """
@@ -87,12 +81,12 @@ def load_kernels(
     compiler = compiler or find_compiler()
     source = kernel_source()
     key = hashlib.sha256('\0'.join((source, *options.arguments, compiler.version)).encode())
-    path = (cache or kernel_cache()) / f'{key.hexdigest()}.cubin'
-    kept = _read_kept(path)
-    if kept is None:
-        kept = compiler.compile(source, options.arguments)
-        _keep(path, kept)
-    return kept
+    path = (cache or cache_folder('kernels')) / f'{key.hexdigest()}.cubin'
+    code = read_kept(path)
+    if not code:
+        code = compiler.compile(source, options.arguments)
+        keep(path, code)
+    return code
 
 
 def find_compiler() -> Compiler:
@@ -174,24 +168,3 @@ class Nvcc:
                     f'{done.stderr.strip() or done.stdout.strip()}'
                 )
             return code.read_bytes()
-
-
-def _read_kept(path: Path) -> bytes | None:
-    """The code of a cached file, or None where there is none that is whole."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    return code if hashlib.sha256(code).digest() == digest else None
-
-
-def _keep(path: Path, code: bytes) -> None:
-    """Write atomically; where the folder cannot be written, the next start compiles again."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        Path(file.name).replace(path)
-    except OSError:
-        return

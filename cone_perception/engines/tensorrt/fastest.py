@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cone_perception.engines.check import Check, check_plan, read_reference
+from cone_perception.engines.kept import slug
 from cone_perception.engines.latency import Latency, measure_latencies
 from cone_perception.engines.tensorrt.order import EngineOrder
-from cone_perception.engines.tensorrt.plans import EnginePlan, slug, write_whole
+from cone_perception.engines.tensorrt.plans import EnginePlan, write_whole
 from cone_perception.engines.tensorrt.provide import provide_engine
 from cone_perception.errors import ConePerceptionError, EngineError, EngineLostError, ModelError
+from cone_perception.files import to_json
 from cone_perception.types import Precision
 
 RUNS = 300
@@ -124,7 +126,7 @@ def write_choice(
     medians_ms = {precision: round(each.median_ms, 4) for precision, each in latencies.items()}
     fastest = min(medians_ms, key=lambda precision: medians_ms[precision])
     content = {'precision': fastest, 'keys': _keys(orders), 'medians_ms': medians_ms}
-    write_whole(_choice_path(orders[0]), (json.dumps(content, indent=2) + '\n').encode())
+    write_whole(_choice_path(orders[0]), to_json(content, indent=2) + '\n')
     return fastest
 
 

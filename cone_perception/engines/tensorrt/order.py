@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cone_perception.engines.events import BuildEvent, EventKind, ignore
 from cone_perception.engines.tensorrt.bindings import choose_provider, import_provider
 from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
-from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, cache_folder
+from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import Bundle, NetworkFile
 from cone_perception.types import (
@@ -39,7 +39,7 @@ class BuildPolicy:
 
     build: BuildChoice = 'auto'
     retry: bool = True
-    cache: PlanCache = field(default_factory=lambda: PlanCache(cache_folder()))
+    cache: PlanCache = field(default_factory=PlanCache)
     on_event: Callable[[BuildEvent], None] = ignore
     cancelled: Callable[[], bool] = lambda: False
 

@@ -6,10 +6,8 @@ says to which; what does not match is named, never loaded.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +16,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cone_perception import files as whole_file
+from cone_perception import files
+from cone_perception.engines.kept import slug
 from cone_perception.errors import PlanError
+from cone_perception.files import cache_folder, locked, to_json
 from cone_perception.types import GpuRuntime, Precision
 
 SCHEMA = 1
@@ -92,7 +92,7 @@ class Passport:
     schema: int = SCHEMA
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2) + '\n'
+        return to_json(self, indent=2) + '\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,17 +141,11 @@ def read_plan(path: Path) -> EnginePlan:
     return plan
 
 
-def cache_folder() -> Path:
-    """Where engines are kept between starts."""
-    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(cache) / 'cone_perception' / 'engines'
-
-
 @dataclass(frozen=True, slots=True)
 class PlanCache:
     """Plans with passports in a folder, found by what they were made for."""
 
-    folder: Path
+    folder: Path = field(default_factory=lambda: cache_folder('engines'))
 
     def path(self, model: str, key: PlanKey) -> Path:
         """Where the plan of this key lies, or would lie."""
@@ -171,23 +165,19 @@ class PlanCache:
         entries: of the passport, without those that follow from the other arguments.
         """
         path = self.path(model, key)
-        self.folder.mkdir(parents=True, exist_ok=True)
         sha256 = hashlib.sha256(data).hexdigest()
         passport = Passport(model, key, sha256, len(data), built=_now(), **entries)
         passport_path(path).unlink(missing_ok=True)
         write_whole(path, data)
-        write_whole(passport_path(path), passport.to_json().encode())
+        write_whole(passport_path(path), passport.to_json())
         self._failure_path(model, key).unlink(missing_ok=True)
         return path
 
     def record_failure(self, model: str, key: PlanKey, reason: str) -> None:
         """Remember that this plan cannot be built, or not be loaded; what is there of it goes."""
         path = self.path(model, key)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        failed = FailedBuild(reason, _now())
-        write_whole(
-            self._failure_path(model, key), (json.dumps(asdict(failed), indent=2) + '\n').encode()
-        )
+        failed = to_json(FailedBuild(reason, _now()), indent=2) + '\n'
+        write_whole(self._failure_path(model, key), failed)
         passport_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
@@ -203,18 +193,11 @@ class PlanCache:
 
     @contextmanager
     def lock(self, model: str, key: PlanKey) -> Iterator[bool]:
-        """Only one process builds a plan; ends with the process, however that ends.
+        """Let only one process build a plan; ends with the process, however that ends.
 
         Yields whether another process held it, so that the plan may be there by now.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path(model, key).with_suffix('.lock').open('w') as stream:
-            waited = False
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waited = True
-                fcntl.flock(stream, fcntl.LOCK_EX)
+        with locked(self.path(model, key).with_suffix('.lock'), wait=True) as waited:
             yield waited
 
     def timing_cache(self, key: PlanKey) -> Path:
@@ -283,14 +266,14 @@ def read_passport(path: Path) -> Passport:
 def record_check(plan: Path, check: Mapping[str, Any]) -> Passport:
     """Write the comparison with the reference into the passport of `plan`."""
     passport = replace(read_passport(passport_path(plan)), check=dict(check))
-    write_whole(passport_path(plan), passport.to_json().encode())
+    write_whole(passport_path(plan), passport.to_json())
     return passport
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """As whole_file.write_whole. Raises PlanError."""
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write as `files.write_whole` does. Raises PlanError: when that cannot be."""
     try:
-        whole_file.write_whole(path, data)
+        files.write_whole(path, content)
     except OSError as error:
         raise PlanError(
             f'{path} cannot be written: {error.strerror}. Make room, or set XDG_CACHE_HOME to a '
@@ -343,11 +326,6 @@ def _now() -> str:
 
 def _stem(model: str, key: PlanKey) -> str:
     return f'{slug(model)}-{key.precision}-b{key.batch}-{key.provider}'
-
-
-def slug(text: str) -> str:
-    """A text as part of a file's name."""
-    return re.sub(r'[^A-Za-z0-9_.]+', '-', text).strip('-').lower() or 'model'
 
 
 def _short(value: object) -> str:
