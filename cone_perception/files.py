@@ -11,6 +11,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
@@ -40,6 +41,23 @@ def write_whole(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as stream:
         stream.write(content if isinstance(content, bytes) else content.encode())
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield the place of a folder to be made, which becomes `path` once it is whole.
+
+    The place has the same name, in `.NAME.PID.part` beside `path`, which a failure removes and a
+    kill leaves behind. Raises OSError: when `path` exists.
+    """
+    unfinished = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished / path.name
+        (unfinished / path.name).rename(path)
+        _sync_folder(path.parent)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

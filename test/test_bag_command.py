@@ -326,9 +326,23 @@ def test_camera_info_of_every_picture_is_not_doubled(tmp_path):
     assert sorted(contents(tmp_path / 'cut')) == sorted(messages[10:])
 
 
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_storage_is_taken_from_the_files_where_metadata_does_not_name_it(tmp_path, storage):
+    # As Humble's `ros2 bag reindex` leaves it.
+    bag = write(tmp_path / 'bag', pictures(), storage=storage)
+    before = contents(bag)
+    text = (bag / 'metadata.yaml').read_text()
+    assert f'storage_identifier: {storage}' in text
+    nameless = text.replace(f'storage_identifier: {storage}', "storage_identifier: ''")
+    (bag / 'metadata.yaml').write_text(nameless)
+    report = inspect_bag(bag)
+    assert (report.complete, report.storage, report.problems) == (True, storage, ())
+    assert contents(bag) == before
+
+
 def test_cut_refuses_and_leaves_nothing_behind(tmp_path, capsys):
     bag = write(tmp_path / 'bag', pictures())
-    out = tmp_path / 'cut'
+    out = tmp_path / 'new' / 'cut'
     assert run('cut', bag, '--start', 60, '--out', out) == 1
     assert 'whole bag is 1.9 s long' in capsys.readouterr().err
     assert run('cut', bag, '--topic', '/radar', '--out', out) == 1
@@ -336,7 +350,7 @@ def test_cut_refuses_and_leaves_nothing_behind(tmp_path, capsys):
     file = storage_file(bag)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     assert run('cut', bag, '--out', out) == 1
-    assert not out.exists()
+    assert list(out.parent.iterdir()) == []
     out.mkdir()
     assert run('cut', bag, '--out', out) == 1
     assert 'exists already' in capsys.readouterr().err

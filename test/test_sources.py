@@ -203,6 +203,27 @@ def test_single_file_of_a_bag_is_a_source(tmp_path, storage):
     assert len(list(open_source(file).frames)) == 4
 
 
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+@pytest.mark.parametrize('name', ['drive.{}', 'DRIVE.{}', 'drive'])
+def test_file_of_a_bag_is_known_by_its_content_and_in_any_letter_case(tmp_path, storage, name):
+    write_image_bag(tmp_path / 'bag', frames(), TOPIC, storage=storage)
+    (file,) = (f for f in (tmp_path / 'bag').iterdir() if f.suffix in ('.mcap', '.db3'))
+    suffix = file.suffix[1:]
+    file = file.rename(tmp_path / name.format(suffix.upper() if name.isupper() else suffix))
+    assert open_source(file).kind == 'bag'
+    assert [brightness(frame) for frame in open_source(file).frames] == [20, 40, 60, 80]
+
+
+def test_bag_of_ros_1_is_no_video_but_refused_with_a_way_out(tmp_path):
+    jpeg = cv2.imencode('.jpg', np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
+    (tmp_path / 'drive.bag').write_bytes(b'#ROSBAG V2.0\n' + jpeg * 20)
+    with pytest.raises(SourceError, match='bag of ROS 1: convert it with `rosbags-convert'):
+        open_source(tmp_path / 'drive.bag')
+    (tmp_path / 'drive.raw').write_bytes(jpeg * 20)
+    with pytest.raises(SourceError, match='nor as a video'):
+        open_source(tmp_path / 'drive.raw')
+
+
 @pytest.mark.parametrize('storage', ['MCAP', 'SQLITE3'])
 @pytest.mark.parametrize('mode', ['FILE', 'MESSAGE'])
 def test_compressed_bag_is_a_source(tmp_path, storage, mode):

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import re
-import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from cone_perception.bags.reader import write_image_bag
 from cone_perception.bags.report import BagReport, TopicReport, inspect_bag
 from cone_perception.camera_info import load_camera_info
 from cone_perception.errors import OutputError, SourceError
+from cone_perception.files import to_json, whole_folder
 from cone_perception.pictures.sources import Unreadable, open_source
 
 
@@ -77,15 +75,15 @@ def _info(args: argparse.Namespace) -> int:
     except SourceError as error:
         if not args.json:
             raise
-        print(json.dumps({'path': str(args.bag), 'complete': False, 'error': str(error)}, indent=2))
+        print(to_json({'path': args.bag, 'complete': False, 'error': str(error)}, indent=2))
         return 1
-    print(json.dumps(asdict(report), indent=2) if args.json else report_text(report))
+    print(to_json(report, indent=2) if args.json else report_text(report))
     return 0 if report.complete else 1
 
 
 def _cut(args: argparse.Namespace) -> int:
-    with _new_bag(args.out):
-        count, before = cut_bag(args.bag, args.out, args.start, args.duration, args.topic)
+    with _new_bag(args.out) as out:
+        count, before = cut_bag(args.bag, out, args.start, args.duration, args.topic)
     held = f', {before} of them said before and still valid' if before else ''
     print(f'{args.out}: {count} messages{held}')
     return 0
@@ -103,10 +101,10 @@ def _make(args: argparse.Namespace) -> int:
         raise SourceError(f'{args.source} is no {args.kind}: {hint[source.kind]}.')
     info = load_camera_info(args.camera_info) if args.camera_info else None
     failures: list[Unreadable] = []
-    with _new_bag(args.out):
+    with _new_bag(args.out) as out:
         stamped = stamp_frames(source, args.hz, args.frame_id, failures.append)
         frames = tqdm(stamped, 'writing', source.count, unit='picture', disable=None)
-        count = write_image_bag(args.out, frames, topic, args.compressed, args.storage, info)
+        count = write_image_bag(out, frames, topic, args.compressed, args.storage, info)
         if not count:
             raise SourceError(f'{args.source} has no picture that can be read.')
     print(f'{args.out}: {count} pictures on {topic}')
@@ -116,18 +114,18 @@ def _make(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _new_bag(out: Path) -> Iterator[None]:
-    """Refuse a place that is taken, and leave no half of a bag behind."""
+def _new_bag(out: Path) -> Iterator[Path]:
+    """Yield the place to write a bag at, which becomes `out` once it is whole.
+
+    Raises OutputError: when `out` exists or cannot be written.
+    """
     if out.exists():
         raise OutputError(f'{out} exists already: give another --out, or remove it.')
     try:
-        yield
-    except BaseException as error:
-        if out.exists():
-            shutil.rmtree(out)
-        if isinstance(error, OSError):
-            raise OutputError(f'{out} cannot be written: {error}') from error
-        raise
+        with whole_folder(out) as place:
+            yield place
+    except OSError as error:
+        raise OutputError(f'{out} cannot be written: {error}') from error
 
 
 def report_text(report: BagReport) -> str:

@@ -1,7 +1,8 @@
-"""A bag that was cut off -> the messages before the cut.
+"""A bag that rosbags refuses -> its messages, record by record, up to where it was cut off.
 
 A recorder that is killed, or a copy that breaks off, leaves a file without the index at its end.
 The records before the cut are whole: this reader takes them, and then says where the file ends.
+It also takes whole files whose name or metadata.yaml does not tell the storage.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from rosbags.rosbag2.metadata import parse_qos
 from zstandard import ZstdDecompressor
 
 FORMATS = {'ros2msg': MessageDefinitionFormat.MSG, 'ros2idl': MessageDefinitionFormat.IDL}
+SQLITE = b'SQLite format 3\0'
 NO_DEFINITION = MessageDefinition(MessageDefinitionFormat.NONE, '')
 
 
 class CutOffReader:
     """Reads a bag up to the cut, with those names of rosbags' Reader that this package uses.
 
-    `messages` raises EOFError after the last message that is left. Raises any exception where
+    `messages` raises EOFError after the last message before a cut. Raises any exception where
     nothing can be read.
     """
 
@@ -82,7 +84,8 @@ class CutOffReader:
                     if self.compression_mode == 'message':
                         data = ZstdDecompressor().decompressobj().decompress(data)
                     yield connection, time_ns, data
-        raise EOFError('; '.join(cuts))
+        if cuts:
+            raise EOFError('; '.join(cuts))
 
     def close(self) -> None:
         """Do nothing: each walk through the messages opens and closes the files itself."""
@@ -95,6 +98,12 @@ def open_cut_off(path: Path) -> CutOffReader | None:
     except Exception:  # a damaged bag raises whatever its parser tripped over
         return None
     return reader if reader.message_count else None
+
+
+def is_sqlite(path: Path) -> bool:
+    """A file that begins as SQLite's do."""
+    with path.open('rb') as stream:
+        return stream.read(len(SQLITE)) == SQLITE
 
 
 def chunk_compression(path: Path) -> str:
@@ -118,7 +127,7 @@ def _read(
     connections: receives each connection before its first message. cuts: receives a sentence
     where the file was cut off.
     """
-    read: Callable[..., Iterator[Any]] = _read_mcap if file.suffix == '.mcap' else _read_sqlite
+    read: Callable[..., Iterator[Any]] = _read_sqlite if is_sqlite(file) else _read_mcap
     return read(file, connections, cuts)
 
 

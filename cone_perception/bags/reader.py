@@ -16,7 +16,7 @@ import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from cone_perception.bags.cut_off import CutOffReader, open_cut_off
+from cone_perception.bags.cut_off import SQLITE, CutOffReader, open_cut_off
 from cone_perception.camera_info import CameraInfo, camera_info_topic
 from cone_perception.errors import SourceError
 from cone_perception.types import Frame
@@ -26,6 +26,7 @@ COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 DETECTIONS = 'vision_msgs/msg/Detection2DArray'
 BAG_FILES = ('.mcap', '.db3')
+MCAP = b'\x89MCAP0\r\n'
 
 BagReader = Reader | CutOffReader
 """The reader of a whole bag, or of one that was cut off."""
@@ -57,17 +58,29 @@ def bag_types() -> Any:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether `path` is a rosbag2 folder or one of its files."""
+    """A rosbag2 folder or one of its files, by name or by content.
+
+    Raises SourceError: for a bag of ROS 1.
+    """
     if path.is_dir():
         return (path / 'metadata.yaml').is_file() or file_without_metadata(path) is not None
-    return path.suffix in BAG_FILES
+    if not path.is_file():
+        return path.suffix.lower() in BAG_FILES
+    with path.open('rb') as stream:
+        start = stream.read(16)
+    if start.startswith(b'#ROSBAG'):
+        raise SourceError(
+            f'{path} is a bag of ROS 1: convert it with '
+            f'`rosbags-convert --src {path} --dst {path.with_suffix("")}`.'
+        )
+    return path.suffix.lower() in BAG_FILES or start.startswith((MCAP, SQLITE))
 
 
 def file_without_metadata(path: Path) -> Path | None:
     """The only bag file of a folder without metadata.yaml: it can be read alone. Otherwise None."""
     if not path.is_dir() or (path / 'metadata.yaml').is_file():
         return None
-    files = [file for file in path.iterdir() if file.suffix in BAG_FILES]
+    files = [file for file in path.iterdir() if file.suffix.lower() in BAG_FILES]
     return files[0] if len(files) == 1 else None
 
 
@@ -76,7 +89,7 @@ def data_files(bag: Path) -> list[Path]:
     if not bag.is_dir():
         return [bag]
     kinds = (*BAG_FILES, *(f'{suffix}.zstd' for suffix in BAG_FILES))
-    return sorted(file for file in bag.iterdir() if file.name.endswith(kinds))
+    return sorted(file for file in bag.iterdir() if file.name.lower().endswith(kinds))
 
 
 @contextmanager
@@ -87,6 +100,7 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     Raises SourceError when it is missing, no bag, or nothing of it can be read.
     """
     file = file_without_metadata(path) or path
+    is_bag(file)
     reader: BagReader | None
     try:
         reader = Reader(file)

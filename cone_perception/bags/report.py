@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cone_perception.bags.cut_off import chunk_compression
+from cone_perception.bags.cut_off import chunk_compression, is_sqlite
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -205,8 +205,9 @@ def inspect_bag(
 
 
 def storage_of(reader: BagReader) -> str:
-    """Tell mcap or sqlite3, by the name of the bag's first file."""
-    return 'mcap' if '.mcap' in _first_file(reader).name else 'sqlite3'
+    """Tell mcap or sqlite3, by the bag's first file."""
+    file = _first_file(reader)
+    return 'sqlite3' if '.db3' in file.name.lower() or is_sqlite(file) else 'mcap'
 
 
 def compression_of(reader: BagReader) -> str:

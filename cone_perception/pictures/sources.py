@@ -23,6 +23,11 @@ from cone_perception.images import to_bgr
 from cone_perception.types import Frame
 
 PICTURE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+VIDEO_SUFFIXES = (
+    *('.avi', '.m4v', '.mjpeg', '.mjpg', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
+    *('.ogv', '.ts', '.webm', '.wmv'),
+)
+"""Only these: FFmpeg finds a video in any file that has JPEGs inside."""
 
 MISSING_SHARE = 0.02
 """Of a video's frames: a container's count may be off by this much without the video being cut."""
@@ -70,10 +75,10 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     """
     if not path.exists():
         raise SourceError(f'{path} does not exist.')
-    if topic is not None and not is_bag(path):
-        raise SourceError(f'{path} is not a rosbag2, so it has no topic {topic}: leave it out.')
     if is_bag(path):
         return _open_bag_source(path, topic)
+    if topic is not None:
+        raise SourceError(f'{path} is not a rosbag2, so it has no topic {topic}: leave it out.')
     if path.is_dir():
         return _open_folder(path)
     if path.suffix.lower() in PICTURE_SUFFIXES:
@@ -107,11 +112,12 @@ def _read_pictures(files: list[Path]) -> Iterator[Frame | Unreadable]:
 
 
 def _open_video(path: Path) -> Source:
-    video = cv2.VideoCapture(str(path))
+    video = cv2.VideoCapture(str(path) if path.suffix.lower() in VIDEO_SUFFIXES else '')
     if not video.isOpened():
         raise SourceError(
             f'{path} can be read neither as a picture ({" ".join(PICTURE_SUFFIXES)}), nor as a '
-            'rosbag2 (.mcap, .db3, folder), nor as a video. It is damaged, or its codec is unknown.'
+            f'rosbag2 (.mcap, .db3, folder), nor as a video ({" ".join(VIDEO_SUFFIXES)}). It is '
+            'damaged, its codec is unknown, or its name has another ending.'
         )
     count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
     rate_hz = float(video.get(cv2.CAP_PROP_FPS))
