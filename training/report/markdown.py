@@ -9,8 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from cone_perception.pages.blocks import (
     Block,
     Bullets,
@@ -24,10 +22,6 @@ from cone_perception.pages.blocks import (
     Text,
     Tiles,
 )
-from cone_perception.pages.page import embed
-
-PICTURE_WIDTH_PX = 1600
-"""Wider pictures are embedded no wider."""
 
 DASHES = {'solid': '-', 'dash': '--', 'dot': ':'}
 """Plotly's names -> Matplotlib's."""
@@ -57,20 +51,6 @@ def with_sources(page: Page, source: Callable[[PictureFile], str]) -> Page:
         for section in page.sections
     ]
     return replace(page, sections=sections)
-
-
-def embed_file(picture: PictureFile) -> str:
-    """A picture file as a data URI, made smaller where it is large; '' when it is none."""
-    path = Path(picture.source)
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        return ''
-    if bgr.shape[1] > PICTURE_WIDTH_PX:
-        height = round(bgr.shape[0] * PICTURE_WIDTH_PX / bgr.shape[1])
-        bgr = cv2.resize(bgr, (PICTURE_WIDTH_PX, height), interpolation=cv2.INTER_AREA)
-    if path.suffix.lower() == '.png' and path.stat().st_size < 300_000:
-        return embed(cv2.imencode('.png', bgr)[1].tobytes(), 'png')
-    return embed(cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes())
 
 
 def render_markdown(page: Page, folder: Path, files: str, private: bool) -> str:

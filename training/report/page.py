@@ -13,9 +13,10 @@ from pathlib import Path
 from cone_perception.errors import OutputError
 from cone_perception.files import write_whole
 from cone_perception.pages.blocks import Block, Page, Section, Text
+from cone_perception.pages.embed_picture import embed_picture
 from cone_perception.pages.page import render_page
 from training.report import breakdown, curves, inputs, verdict
-from training.report.markdown import embed_file, render_markdown, with_sources
+from training.report.markdown import PictureFile, render_markdown, with_sources
 from training.report.numbers import TONES, time_text
 from training.runs.card import write_card
 from training.runs.folder import CampaignFolder
@@ -23,6 +24,9 @@ from training.runs.record import CampaignRecord, read_campaign
 
 FILES = 'report_files'
 """Charts beside report.md."""
+
+PICTURE_WIDTH_PX = 1600
+"""Wider pictures are embedded no wider."""
 
 SECTIONS: Mapping[str, Callable[[CampaignRecord], Iterator[Block]]] = {
     'Verdict': verdict.verdict,
@@ -71,10 +75,14 @@ def write_report(folder: CampaignFolder) -> Path:
     """
     record = read_campaign(folder)
     page = make_page(record)
-    write_whole(folder.report_html, render_page(with_sources(page, embed_file)))
+    write_whole(folder.report_html, render_page(with_sources(page, _embed)))
     write_whole(folder.report_md, render_markdown(page, folder.root, FILES, private=True))
     write_card(record)
     return folder.report_html
+
+
+def _embed(picture: PictureFile) -> str:
+    return embed_picture(Path(picture.source), PICTURE_WIDTH_PX)
 
 
 def write_public(folder: CampaignFolder, out: Path) -> Path:
