@@ -13,7 +13,7 @@ from replay_results import MS, cones, result, trace, write_bag
 from cone_perception.errors import SourceError
 from cone_perception.replay.pages import film, pictures
 from cone_perception.replay.pages.film import write_film
-from cone_perception.replay.pages.pictures import read_pictures, tell
+from cone_perception.replay.pages.pictures import describe, read_pictures
 
 SHAPE = (240, 320)
 BOX = (200.0, 120.0, 240.0, 200.0)
@@ -67,7 +67,7 @@ def test_every_frame_is_shown_and_lost_ones_have_a_red_border(drive, tmp_path):
     ],
 )
 def test_caption_tells_stamp_latency_and_fate(fate, told):
-    assert tell(trace(3, fate)) == told
+    assert describe(trace(3, fate)) == told
 
 
 def test_cones_found_are_drawn(drive, tmp_path):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import math
 import re
 import struct
-import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,13 +15,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from browser import open_page
 from replay_results import NEAR, PERIOD_NS, cones, load, result, trace, write_bag
 
 from cone_perception.errors import OutputError
 from cone_perception.replay.figures.result import Figure, ReplayResult
 from cone_perception.replay.pages import charts
-from cone_perception.replay.pages.charts import SLOTS, Timeline
-from cone_perception.replay.pages.report import format_figure, write_report
+from cone_perception.replay.pages.charts import MAX_FRAMES, STATION_NAMES, Timeline
+from cone_perception.replay.pages.figure_text import figure_text
+from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample
 
 FAR = (250.0, 150.0, 265.0, 180.0)
@@ -54,11 +57,15 @@ class Page(HTMLParser):
         self.open.pop()
 
     def handle_data(self, data: str) -> None:
-        if 'style' not in self.open:
+        if not {'style', 'script', 'noscript'} & set(self.open):
             self.parts.append(data)
 
     def titles(self) -> list[str]:
         return re.findall(r'<h2>(.*?)</h2>', self.source)
+
+    def figures(self) -> list[dict[str, object]]:
+        found = re.findall(r'<script type="application/json">(.*?)</script>', self.source)
+        return [figure for text in found if 'data' in (figure := json.loads(text))]
 
 
 @pytest.fixture
@@ -66,9 +73,7 @@ def page_of(tmp_path):
     def write(shown: ReplayResult, bag: Path | None = None) -> Page:
         page = Page(write_report(tmp_path, shown, bag).read_text(encoding='utf-8'))
         assert page.open == []
-        for svg in re.findall(r'<svg.*?</svg>', page.source, re.DOTALL):
-            ET.fromstring(svg)
-            assert not re.search(r'(?<![a-z])(nan|inf)(?![a-z])', svg)
+        assert not re.search(r'(?<![a-z])(nan|inf)(?![a-z])', json.dumps(page.figures()))
         return page
 
     return write
@@ -197,10 +202,10 @@ def test_without_truth_agreement_and_flicker_are_told(page_of):
         'flicker_share': Figure(0.03),
     }
     page = page_of(with_figures(result([answered(5)]), **figures))
-    assert 'not judged: there is no ground truth' in page.text
+    assert 'Accuracy was not judged: there is no ground truth' in page.text
     assert 'the reference model found 90.0 % were found here too' in page.text
     assert 'found here it has 80.0 %' in page.text
-    assert 'before and after a frame 3.0 % are not seen' in page.text
+    assert '3.0 % of tracked cones flicker' in page.text
 
 
 def test_problems_are_listed_once_each(page_of):
@@ -211,22 +216,22 @@ def test_problems_are_listed_once_each(page_of):
 def test_page_of_everything_has_every_section(page_of):
     page = page_of(everything())
     titles = [
-        'What it comes to',
-        'Which frames were lost, and to what',
+        'Summary',
+        'Lost frames, and where',
         'Latency of each frame, by station',
-        'How often which latency',
+        'Distribution of the latency',
         'Where the time goes',
-        'Rates over time',
-        'How right it was',
-        'How steady it was',
         'The frames to look at',
-        'What it cost',
+        'Rates over time',
+        'Accuracy',
+        'Steadiness and agreement',
+        'Load of the machine',
         'The search for the highest rate',
         'Each pass',
         'The same again',
     ]
     assert page.titles() == titles
-    folded = re.findall(r'<summary>(.*?)</summary>', page.source)
+    folded = [html.unescape(t) for t in re.findall(r'<summary>(.*?)</summary>', page.source)]
     assert folded[0].startswith('All ')
     assert folded[1:] == ['Configuration', 'Bag', 'Model', 'Host', "The node's last diagnostics"]
 
@@ -238,10 +243,20 @@ def test_all_figures_are_there_with_what_they_mean(page_of):
     assert 'of the cones in the frames sent: those that were found, 16-32 px only' in page.text
 
 
+@pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
+def test_page_is_drawn_without_an_error_or_a_request(page_of, tmp_path, dark):
+    bag = write_bag(tmp_path / 'bag', {'left': 12, 'right': 12})
+    page = page_of(everything(), bag)
+    opened = open_page(tmp_path / 'report.html', dark)
+    assert opened.drawn == len(page.figures()) > 8
+    assert opened.console == []
+    assert opened.hosts == set()
+
+
 def test_page_loads_nothing(page_of, tmp_path):
     bag = write_bag(tmp_path / 'bag', {'left': 12, 'right': 12})
     page = page_of(everything(), bag)
-    assert [tag for tag, _ in page.tags if tag in ('script', 'link', 'iframe', 'object')] == []
+    assert [tag for tag, _ in page.tags if tag in ('link', 'iframe', 'object')] == []
     loaded = [
         value
         for tag, attributes in page.tags
@@ -251,17 +266,31 @@ def test_page_loads_nothing(page_of, tmp_path):
     ]
     assert loaded
     assert all(str(value).startswith('data:image/jpeg;base64,') for value in loaded)
-    assert not re.search(r'@import|url\(|https?://', page.source)
 
 
-def test_page_follows_the_colours_of_the_reader(page_of):
-    page = page_of(everything())
-    assert '@media (prefers-color-scheme: dark)' in page.source
-    colours = set(re.findall(r'var\((--[a-z]+)\)', page.source))
-    light, dark = page.source.split('@media (prefers-color-scheme: dark)', 1)
-    for colour in colours:
-        assert f'{colour}: #' in light, colour
-        assert f'{colour}: #' in dark, colour
+def test_click_on_a_frame_shows_its_picture(page_of, tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 20, 'right': 20})
+    frames = [trace(i, camera=camera) for i in range(20) for camera in ('left', 'right')]
+    page_of(result([frames]), bag)
+    click = (
+        'const chart = document.querySelector(\'[aria-label="latency of right by station"]\');'
+        'const line = chart.data.find(trace => trace.customdata);'
+        "chart.emit('plotly_click', {points: [{}, {customdata: line.customdata[7]}]});"
+        "document.title = document.querySelector('.viewer .caption').textContent"
+    )
+    opened = open_page(tmp_path / 'report.html', script=click)
+    assert re.search(r'<title>right 7  .*29 ms  1 cones</title>', opened.dom)
+
+
+def test_worst_frames_of_a_class_are_shown_and_carry_its_name(page_of, tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 900})
+    frames = answered(900)
+    truth = {('left', f.stamp_ns): cones(NEAR, FAR) for f in frames}  # one blue cone is missed
+    truth['left', frames[450].stamp_ns] = cones(NEAR, class_id=4)
+    page = page_of(result([frames], truth=truth), bag)
+    tags = [json.loads(a['data-tags']) for tag, a in page.tags if 'data-tags' in a]
+    assert len(tags) >= 12
+    assert any('yellow_cone' in each for each in tags)
 
 
 def test_what_comes_from_outside_cannot_break_the_page(page_of):
@@ -287,7 +316,7 @@ def test_what_comes_from_outside_cannot_break_the_page(page_of):
         ),
         Path(FATAL),
     )
-    assert not any(tag == 'script' for tag, _ in page.tags)
+    assert 'alert("x")' not in page.source
     assert FATAL in page.text
 
 
@@ -306,23 +335,23 @@ def test_page_of_almost_nothing_is_a_page(page_of, passes, figures):
     frames = sum(map(len, passes))
     assert (f'Of {frames} frames sent' if frames else 'No frame was sent.') in page.text
     assert 'nan' not in page.text
-    assert 'How right the cones are was not judged' in page.text
+    assert 'Accuracy was not judged' in page.text
     anything = any(frame.fate == 'answered' for each in passes for frame in each)
     assert ('No frame was answered.' in page.text) == (not anything)
 
 
 def test_figures_that_are_not_known_are_dashes():
-    assert format_figure('latency_p50_ms', Figure(math.nan)) == '–'
-    assert format_figure('latency_p50_ms', Figure(43.14)) == '43.1 ms'
-    assert format_figure('recall_sent', Figure(0.8312, 0.8, 0.851)) == '83.1 % (80.0 – 85.1)'
-    assert format_figure('something_new', Figure(1.5)) == '1.500'
+    assert figure_text('latency_p50_ms', Figure(math.nan)) == '–'
+    assert figure_text('latency_p50_ms', Figure(43.14)) == '43.1 ms'
+    assert figure_text('recall_sent', Figure(0.8312, 0.8, 0.851)) == '83.1 % (80.0 – 85.1)'
+    assert figure_text('something_new', Figure(1.5)) == '1.500'
 
 
 def test_class_of_a_band_is_in_the_table_of_heights(page_of):
     page = page_of(everything())
     by_class, by_height = page.source.split('By height of the cone')
-    assert re.search(r'blue</span></td><td>25.0 %</td>', by_class)
-    assert '<td>16-32 px</td><td>50.0 %<i>40.0 – 60.0</i></td>' in by_height
+    assert re.search(r'blue</td>\s*<td>25.0 %</td>', by_class)
+    assert re.search(r'>16-32 px</td>\s*<td>50.0 %<small>40.0 – 60.0</small></td>', by_height)
 
 
 def test_accuracy_is_told_once_where_no_frame_was_lost(page_of):
@@ -335,9 +364,9 @@ def test_accuracy_is_told_once_where_no_frame_was_lost(page_of):
 
 def test_one_camera_without_a_loss_needs_no_timeline(page_of):
     page = page_of(result([answered(3)]))
-    assert 'aria-label="lost frames of left"' not in page.source
+    assert 'aria-label="lost frames"' not in page.source
     page = page_of(result([[*answered(3), trace(3, 'dropped')]]))
-    assert 'aria-label="lost frames of left"' in page.source
+    assert 'aria-label="lost frames"' in page.source
 
 
 def test_reasons_of_failure_are_counted(page_of):
@@ -356,8 +385,13 @@ def test_command_to_run_the_same_again_can_be_pasted(page_of):
     assert 'annotated.mp4' in film.text
 
 
-def pictures_of(page: Page) -> list[np.ndarray]:
-    encoded = re.findall(r'data:image/jpeg;base64,([^"]+)', page.source)
+def worst_shown(page: Page) -> list[dict[str, str]]:
+    return [attributes for tag, attributes in page.tags if tag == 'img' and 'loading' in attributes]
+
+
+def pictures_of(page: Page | str) -> list[np.ndarray]:
+    source = page if isinstance(page, str) else page.source
+    encoded = dict.fromkeys(re.findall(r'data:image/jpeg;base64,([^"]+)', f'{source}"'))
     decoded = [
         cv2.imdecode(np.frombuffer(base64.b64decode(each), np.uint8), cv2.IMREAD_COLOR)
         for each in encoded
@@ -372,11 +406,11 @@ def test_worst_frames_are_the_bag_s_pictures_with_boxes_and_truth(page_of, tmp_p
     truth = {('left', f.stamp_ns): cones(NEAR) for f in frames if f.index != 5}
     truth['left', frames[5].stamp_ns] = cones(NEAR, FAR, class_id=4)
     page = page_of(result([frames], truth=truth), bag)
-    captions = [c for tag, a in page.tags if tag == 'img' and (c := a['alt'])]
+    captions = [each['alt'] for each in worst_shown(page)]
     wrong = next(n for n, c in enumerate(captions) if c.startswith('left 5:'))
     assert '2 missed (yellow_cone 2)' in captions[wrong]
     assert any(c.startswith('left 20: answered after') for c in captions)
-    picture = pictures_of(page)[wrong].astype(int)
+    picture = pictures_of(worst_shown(page)[wrong]['src'])[0].astype(int)
     blueness = picture[:, :, 0] - picture[:, :, 2]  # the pictures are grey
 
     def near(box: tuple[float, ...]) -> np.ndarray:
@@ -391,6 +425,7 @@ def test_worst_frames_are_the_bag_s_pictures_with_boxes_and_truth(page_of, tmp_p
 
 
 def test_only_the_pictures_that_are_shown_are_decoded(page_of, tmp_path, monkeypatch):
+    from cone_perception.replay.pages import frames as frames_page
     from cone_perception.replay.pages import pictures
 
     bag = write_bag(tmp_path / 'bag', {'left': 40})
@@ -398,13 +433,17 @@ def test_only_the_pictures_that_are_shown_are_decoded(page_of, tmp_path, monkeyp
     whole = pictures.to_bgr
     monkeypatch.setattr(pictures, 'to_bgr', lambda m: decoded.append(1) or whole(m))
     page = page_of(result([answered(40)]), bag)
-    assert 0 < len(decoded) == len(pictures_of(page)) <= 12
+    assert len(decoded) == len(pictures_of(page)) == 40
+    decoded.clear()
+    monkeypatch.setattr(frames_page, 'VIEWED', 5)
+    page = page_of(result([answered(40)]), bag)
+    assert 0 < len(decoded) == len(pictures_of(page)) <= 12 + 5
 
 
 def test_picture_that_is_bad_in_every_pass_is_shown_once(page_of, tmp_path):
     bag = write_bag(tmp_path / 'bag', {'left': 3})
     page = page_of(result([answered(3), answered(3, start_ns=10**12)]), bag)
-    captions = [attributes['alt'] for tag, attributes in page.tags if tag == 'img']
+    captions = [each['alt'] for each in worst_shown(page)]
     assert captions == ['pass 1, left 0: answered after 29.0 ms']
 
 
@@ -432,7 +471,7 @@ def test_picture_that_cannot_be_decoded_is_told(page_of, tmp_path):
     assert re.search(r'No picture: .*what', page.text)
 
 
-def test_ten_thousand_frames_stay_a_small_page(page_of, tmp_path):
+def test_ten_thousand_frames_stay_a_small_page(page_of):
     fates = ['answered'] * 19 + ['dropped']
     frames = [
         trace(index, fates[index % 20], camera=camera)
@@ -440,64 +479,56 @@ def test_ten_thousand_frames_stay_a_small_page(page_of, tmp_path):
         for camera in ('left', 'right')
     ]
     page = page_of(result([frames]))
-    assert len(page.source) < 1_000_000
-    assert page.source.count('class="tell"') < 4 * SLOTS
+    plotly = page_of(result([answered(1)]))
+    assert len(page.source) - len(plotly.source) < 3_000_000
+    latency = page.figures()[1]['data'][-2]
+    assert 0.4 * MAX_FRAMES < len(latency['x']) <= MAX_FRAMES
 
 
-def rectangles(svg: str, colour: str) -> list[tuple[float, float, float, float]]:
-    """Left, bottom, height and width of each bar of this colour, in px."""
-    bars = []
-    for path in re.findall(rf'<path d="([^"]*)" fill="{re.escape(colour)}"/>', svg):
-        for numbers in re.findall(r'M([\d.]+) ([\d.]+)v-([\d.]+)h([\d.]+)v', path):
-            bars.append(tuple(map(float, numbers)))
-    return bars
+def latency_traces(frames: list[FrameTrace]) -> dict[str, dict[str, object]]:
+    (chart,) = charts.latency_charts([frames], Timeline.of([frames]), {})
+    return {trace['name']: trace for trace in chart.figure['data']}
 
 
-def test_bars_of_the_stations_stack_up_to_the_latency():
-    frames = answered(4)
-    passes = [frames]
-    svg = charts.latency_series(passes, Timeline.of(passes), {'p50': 29.0, 'p99': 29.0})
-    heights = {
-        name: [height for _, _, height, _ in rectangles(svg, charts.STATION_COLOURS[name])]
-        for name in STATIONS
-    }
-    assert all(len(found) == 4 for found in heights.values())
-    per_ms = heights['inference'][0] / 20.0
-    assert sum(found[0] for found in heights.values()) == pytest.approx(29.0 * per_ms, abs=0.5)
-    assert heights['preprocess'][0] == pytest.approx(3.0 * per_ms, abs=0.2)
-    bottoms = sorted(rectangles(svg, charts.STATION_COLOURS[name])[0][1] for name in STATIONS)
-    assert len(set(bottoms)) == len(STATIONS)
+def test_areas_of_the_stations_stack_up_to_the_latency():
+    traces = latency_traces(answered(4))
+    layers = [traces[STATION_NAMES[name]] for name in STATIONS]
+    assert {each['stackgroup'] for each in layers} == {'1'}
+    assert sum(each['y'] for each in layers) == pytest.approx(np.full(4, 29.0))
+    assert traces['latency']['y'] == pytest.approx(np.full(4, 29.0))
+    assert traces[STATION_NAMES['preprocess']]['y'] == pytest.approx(np.full(4, 3.0))
+    assert len({each['fillcolor'] for each in layers}) == len(STATIONS)
 
 
 def test_slow_station_shows_in_its_own_colour():
-    slow = [replace(f, prepared_ns=f.prepared_ns, inferred_ns=f.inferred_ns) for f in answered(4)]
+    slow = answered(4)
     late = slow[2]
     slow[2] = replace(
         late,
         **{n: getattr(late, n) + 50_000_000 for n in ('decoded_ns', 'published_ns', 'returned_ns')},
     )
-    svg = charts.latency_series([slow], Timeline.of([slow]), {})
-    decode = [height for _, _, height, _ in rectangles(svg, charts.STATION_COLOURS['decode'])]
+    traces = latency_traces(slow)
+    decode = traces[STATION_NAMES['decode']]['y']
     assert max(decode) == decode[2] > 10 * decode[1]
-    network = [height for _, _, height, _ in rectangles(svg, charts.STATION_COLOURS['inference'])]
-    assert len(set(network)) == 1
+    assert len(set(traces[STATION_NAMES['inference']]['y'])) == 1
 
 
 def test_cameras_that_send_at_the_same_moment_do_not_hide_one_another():
     frames = [trace(i, camera=camera) for i in range(10) for camera in ('left', 'right')]
-    svg = charts.latency_series([frames], Timeline.of([frames]), {})
-    bars = rectangles(svg, charts.STATION_COLOURS['inference'])
-    assert len(bars) == 20
-    assert min(width for *_, width in bars) > 20
+    shown = charts.latency_charts([frames], Timeline.of([frames]), {})
+    assert [each.name for each in shown] == [
+        f'latency of {c} by station' for c in ('left', 'right')
+    ]
+    assert all(len(each.figure['data'][0]['x']) == 10 for each in shown)
 
 
 def test_answer_far_beyond_the_others_is_cut_and_said():
     frames = [trace(i, factor=1000.0 if i == 70 else 1.0) for i in range(500)]
-    svg = charts.latency_series([frames], Timeline.of([frames]), {})
-    assert 'beyond the chart, up to 29000 ms' in svg
-    assert len(rectangles(svg, 'var(--red)')) == 1
-    even = charts.latency_series([frames[:50]], Timeline.of([frames[:50]]), {})
-    assert 'beyond' not in even
+    (shown,) = charts.latency_charts([frames], Timeline.of([frames]), {})
+    assert 'The slowest took 29000 ms' in shown.caption
+    assert shown.figure['layout']['yaxis']['range'][1] < 100
+    (even,) = charts.latency_charts([frames[:50]], Timeline.of([frames[:50]]), {})
+    assert even.caption == ''
 
 
 def test_latency_that_no_station_tells_is_drawn_too():
@@ -505,106 +536,90 @@ def test_latency_that_no_station_tells_is_drawn_too():
         FrameTrace('left', i, i, 'answered', i * PERIOD_NS, returned_ns=i * PERIOD_NS + 10**7)
         for i in range(3)
     ]
-    svg = charts.latency_series([silent], Timeline.of([silent]), {})
-    assert len(rectangles(svg, charts.STATION_COLOURS[charts.UNTOLD])) == 3
-    assert 'not told apart' in svg
+    assert latency_traces(silent)['not told apart']['y'] == pytest.approx(np.full(3, 10.0))
+
+
+def test_hover_tells_the_frame_and_what_became_of_it():
+    frames = [*answered(4), trace(4, 'dropped')]
+    traces = latency_traces(frames)
+    assert traces['latency']['text'][2] == f'left frame 2, stamp {frames[2].stamp_ns / 1e9:.3f} s'
+    assert traces['lost']['text'] == [
+        f'left frame 4, stamp {frames[4].stamp_ns / 1e9:.3f} s: dropped for a newer one'
+    ]
+    assert traces['lost']['customdata'] == [4]
+
+
+def loss_traces(frames: list[FrameTrace]) -> dict[str, dict[str, object]]:
+    chart = charts.loss_chart([frames], Timeline.of([frames]))
+    return {(trace['name'], *set(trace['y'])): trace for trace in chart.figure['data']}
 
 
 def test_losses_are_drawn_where_they_were_in_the_colour_of_their_cause():
     frames = [*answered(60)]
     for index in (30, 31, 50):
         frames[index] = trace(index, 'dropped' if index < 50 else 'transport')
-    svg = charts.loss_timeline([frames], Timeline.of([frames]))
-    dropped = rectangles(svg, charts.FATE_COLOURS['dropped'])
-    transport = rectangles(svg, charts.FATE_COLOURS['transport'])
-    assert (len(dropped), len(transport)) == (2, 1)
-    width_px = charts.FULL_PX - charts.LEFT_PX - charts.RIGHT_PX
-    lasted = 59 + 0.05 * 20 * 0.58  # to the last frame's answer
-    assert dropped[0][0] == pytest.approx(charts.LEFT_PX + width_px * 30 / lasted, rel=0.02)
-    assert transport[0][0] == pytest.approx(charts.LEFT_PX + width_px * 50 / lasted, rel=0.02)
-    assert rectangles(svg, charts.FATE_COLOURS['failed']) == []
+    traces = loss_traces(frames)
+    dropped = traces[charts.FATE_NAMES['dropped'], 'left']
+    assert dropped['x'] == pytest.approx([1.5, 1.55])
+    assert dropped['marker']['color'] == charts.FATE_COLOURS['dropped']
+    assert traces[charts.FATE_NAMES['transport'], 'left']['x'] == pytest.approx([2.5])
+    assert len(traces) == 3
 
 
 def test_a_single_loss_among_ten_thousand_is_still_seen():
     frames = [trace(i, 'dropped' if i < 400 else 'answered') for i in range(10_000)]
     frames[5000] = trace(5000, 'failed')
-    svg = charts.loss_timeline([frames], Timeline.of([frames]))
-    (bar,) = rectangles(svg, charts.FATE_COLOURS['failed'])
-    assert bar[2] >= 3
-    assert bar[3] >= 0.6
+    failed = loss_traces(frames)[charts.FATE_NAMES['failed'], 'left']
+    assert failed['x'] == pytest.approx([250.0])
+    assert failed['marker']['size'] >= 3
+    (latency,) = charts.latency_charts([frames], Timeline.of([frames]), {})
+    assert 250.0 in latency.figure['data'][-1]['x']
 
 
-def test_losses_of_one_moment_stand_on_one_another():
-    frames = [trace(i, ('dropped', 'failed', 'transport')[i % 3]) for i in range(1000)]
-    svg = charts.loss_timeline([frames], Timeline.of([frames]))
-    spans = []
-    for fate in ('dropped', 'failed', 'transport'):
-        _, bottom, height, _ = rectangles(svg, charts.FATE_COLOURS[fate])[0]
-        spans.append((bottom - height, bottom))
-    spans.sort()
-    assert spans[0][1] == pytest.approx(spans[1][0], abs=0.2)
-    assert spans[1][1] == pytest.approx(spans[2][0], abs=0.2)
-
-
-def test_pause_of_a_camera_is_a_gap_in_its_strip():
+def test_pause_of_a_camera_is_a_gap_in_its_line():
     frames = [trace(i) for i in range(100) if not 30 <= i < 60]
-    svg = charts.loss_timeline([frames], Timeline.of([frames]))
-    spans = re.findall(r'M([\d.]+) [\d.]+v6h([\d.]+)v', svg)
-    ends_px = [float(left) + float(width) for left, width in spans]
-    starts_px = [float(left) for left, _ in spans]
-    gaps_px = [start - end for end, start in zip(ends_px, starts_px[1:], strict=False)]
-    assert max(gaps_px) > 0.25 * (charts.FULL_PX - charts.LEFT_PX - charts.RIGHT_PX)
-    assert sorted(gaps_px)[-2] < 3
+    sent = loss_traces(frames)['frames were sent', 'left']['x']
+    (gap,) = np.flatnonzero(np.isnan(sent))
+    assert (sent[gap - 1], sent[gap + 1]) == pytest.approx((29 * 0.05, 60 * 0.05))
 
 
-def test_camera_that_stops_has_no_strip_after_that():
+def test_camera_that_stops_has_no_line_after_that():
     frames = sorted(
         [*answered(100), *(trace(i, camera='right') for i in range(50))], key=lambda f: f.sent_ns
     )
-    svg = charts.loss_timeline([frames], Timeline.of([frames]))
-    left, right = svg.split('<h3>right</h3>')
-
-    def strip_ends_px(lane: str) -> float:
-        return max(float(x) for x in re.findall(r'M([\d.]+) [\d.]+v6h', lane))
-
-    middle = charts.LEFT_PX + (charts.FULL_PX - charts.LEFT_PX - charts.RIGHT_PX) / 2
-    assert strip_ends_px(left) > middle + 300
-    assert strip_ends_px(right) < middle + 10
+    traces = loss_traces(frames)
+    assert traces['frames were sent', 'left']['x'].max() == pytest.approx(99 * 0.05)
+    assert traces['frames were sent', 'right']['x'].max() == pytest.approx(49 * 0.05)
 
 
-def line_points(svg: str, colour: str) -> list[tuple[float, float]]:
-    (path,) = re.findall(rf'<path d="([^"]*)" fill="none" stroke="{re.escape(colour)}"', svg)
-    return [(float(x), float(y)) for x, y in re.findall(r'[ML]([\d.]+) ([\d.]+)', path)]
+def rates_of(passes: list[list[FrameTrace]]) -> dict[str, dict[str, object]]:
+    (chart,) = charts.rate_chart(passes, Timeline.of(passes))
+    return {trace['name']: trace for trace in chart.figure['data']}
 
 
 def test_rate_falls_where_frames_are_lost():
     frames = [trace(i, 'dropped' if 100 <= i < 140 else 'answered') for i in range(200)]
-    svg = charts.rate_series([frames], Timeline.of([frames]))
-    sent = [y for _, y in line_points(svg, 'var(--dim)')]
-    out = [y for _, y in line_points(svg, 'var(--blue)')]
-    assert max(sent) - min(sent) < 15
-    bottom_px = 200 - charts.BOTTOM_PX
-    assert max(out) == pytest.approx(bottom_px, abs=15)  # nothing came
-    assert min(out) == pytest.approx(min(sent), abs=15)
+    rates = rates_of([frames])
+    sent, out = rates['sent']['y'], rates['answered']['y']
+    assert np.nanmax(sent) - np.nanmin(sent) <= 2
+    assert np.nanmin(out) == 0
+    assert np.nanmax(out) == pytest.approx(np.nanmax(sent), abs=2)
 
 
 def test_line_is_broken_between_two_passes():
     passes = [answered(60), answered(60, start_ns=10**15)]
-    svg = charts.rate_series(passes, Timeline.of(passes))
-    for path in re.findall(r'<path d="([^"]*)" fill="none" stroke="var', svg):
-        assert path.count('M') == 2
+    rates = rates_of(passes)
+    assert [np.isnan(trace['x']).sum() for trace in rates.values()] == [3, 3, 3]
 
 
 def test_histogram_counts_every_answer_and_marks_the_tail():
-    latencies = [*np.linspace(20, 30, 99), 500.0]
-    svg = charts.latency_histogram(latencies, {'p50': 25.0})
-    told = re.findall(r'<title>from [\d.]+ ms.*?: (\d+)</title>', svg)
-    assert sum(map(int, told)) == 100
-    assert len(rectangles(svg, 'var(--red)')) == 1
-    assert 'p50 25.0' in svg
-    even = charts.latency_histogram([20.0, 21.0, 22.0], {})
-    assert rectangles(even, 'var(--red)') == []
-    assert len(rectangles(charts.latency_histogram([20.0], {}), 'var(--blue)')) == 1
+    shown = charts.latency_histogram([*np.linspace(20, 30, 99), 500.0], {'p50': 25.0})
+    (bars,) = shown.figure['data']
+    assert bars['y'].sum() == 100
+    assert 'up to 500 ms' in shown.caption
+    assert shown.figure['layout']['shapes'][0]['label']['text'] == 'p50'
+    assert charts.latency_histogram([20.0, 21.0, 22.0], {}).caption == ''
+    assert charts.latency_histogram([20.0], {}).figure['data'][0]['y'].sum() == 1
 
 
 def test_passes_follow_one_another_on_one_axis():
@@ -612,53 +627,43 @@ def test_passes_follow_one_another_on_one_axis():
     timeline = Timeline.of(passes)
     assert timeline.total_s == pytest.approx(2 * (19 * 0.05 + 0.029))
     assert timeline.at_s(1, 10**15) == pytest.approx(timeline.total_s / 2)
-    svg = charts.latency_series(passes, timeline, {})
-    assert svg.count('>pass 2<') == 1
-    assert len(rectangles(svg, charts.STATION_COLOURS['inference'])) == 40
+    (shown,) = charts.latency_charts(passes, timeline, {})
+    assert [shape['label']['text'] for shape in shown.figure['layout']['shapes']] == ['pass 2']
+    assert len(shown.figure['data'][0]['x']) == 40
 
 
 def test_load_is_drawn_for_each_process_while_frames_were_sent():
-    frames = answered(40)
+    timeline = Timeline.of([answered(40)])
     early = LoadSample('node', 10**9 - 10**9 // 2, {'cpu_cores': 99.0})
-    svg = charts.load_series([[early, *load(4)]], Timeline.of([frames]), 'cpu_cores', 'cores')
-    assert len(line_points(svg, 'var(--blue)')) == 4  # the one before the first frame is left out
-    assert 'node</span>' in svg
-    assert 'player</span>' in svg
-    assert charts.load_series([load(4)], Timeline.of([frames]), 'temperature_c', '°C') == ''
+    (shown,) = charts.load_chart([[early, *load(4)]], timeline, 'Processor', 'cpu_cores', 'cores')
+    lines = {trace['name']: trace for trace in shown.figure['data']}
+    assert set(lines) == {'node', 'player'}
+    assert len(lines['node']['x']) == 4  # the one before the first frame is left out
+    assert charts.load_chart([load(4)], timeline, 'Heat', 'temperature_c', '°C') == []
 
 
-def test_long_load_keeps_its_shape_in_few_points():
-    frames = [trace(0), trace(12_000)]
+def test_long_load_keeps_its_shape():
+    timeline = Timeline.of([[trace(0), trace(12_000)]])
     samples = [
         LoadSample('node', 10**9 + n * 10**9 // 2, {'memory_mb': 100.0 + n}) for n in range(1200)
     ]
-    svg = charts.load_series([samples], Timeline.of([frames]), 'memory_mb', 'MB')
-    points = line_points(svg, 'var(--blue)')
-    assert 100 < len(points) <= SLOTS / 2
-    heights = [y for _, y in points]
-    assert heights == sorted(heights, reverse=True)
+    (shown,) = charts.load_chart([samples], timeline, 'Memory', 'memory_mb', 'MB')
+    assert shown.figure['data'][0]['y'].tolist() == [100.0 + n for n in range(1200)]
 
 
 def test_probes_are_drawn_as_passed_or_not():
-    svg = charts.probe_plot(everything().probes, 45.0)
-    assert svg.count('fill="var(--green)"') == 2  # in both plots
-    assert svg.count('fill="var(--red)"') == 2
-    assert '>45.0 Hz<' in svg
-    assert 'probe 2: 55.0 Hz in, 20.0 % missed, not passed: &lt;script&gt;' in svg
-    assert charts.probe_plot([], math.nan) == ''
-
-
-@pytest.mark.parametrize(
-    ('low', 'high', 'expected'),
-    [
-        (0, 10, [0, 2, 4, 6, 8, 10]),
-        (0, 0.3, [0, 0.1, 0.2, 0.3]),
-        (17, 42, [20, 25, 30, 35, 40]),
-        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-    ],
-)
-def test_axes_have_round_numbers(low, high, expected):
-    assert charts.ticks(low, high) == pytest.approx(expected)
+    missed, rate_out = charts.probe_charts(everything().probes, 45.0)
+    for shown in (missed, rate_out):
+        assert [trace['name'] for trace in shown.figure['data']] == [
+            'limit',
+            'passed',
+            'not passed',
+        ]
+        assert shown.figure['layout']['shapes'][0]['label']['text'] == '45.0 Hz'
+    failed = missed.figure['data'][2]
+    assert (failed['x'], failed['y']) == (pytest.approx([55.0]), pytest.approx([20.0]))
+    assert failed['text'] == [f'probe 2: not passed: {FATAL}']
+    assert charts.probe_charts([], math.nan) == []
 
 
 def test_jpegs_of_the_page_are_no_larger_than_needed(page_of, tmp_path):

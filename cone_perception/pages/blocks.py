@@ -58,10 +58,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading inside a section. half: above the left or right half only."""
+    """A heading inside a section."""
 
     text: str
-    half: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +165,10 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True)
 class Viewer:
-    """One picture at a time: with a slider, as a film of `rate_hz`, or of the frame clicked on."""
+    """One picture at a time: with a slider, as a film of `rate_hz`, or of the frame clicked on.
+
+    Pictures of the page's galleries that have a frame are shown too.
+    """
 
     pictures: Sequence[Picture]
     rate_hz: float = 10.0

@@ -35,6 +35,7 @@ def chart(
     name: str,
     traces: Iterable[Trace],
     *,
+    title: str = '',
     x: str = '',
     y: str = '',
     height_px: int = 280,
@@ -49,8 +50,9 @@ def chart(
 ) -> Chart:
     """A chart of the traces.
 
-    x, y: titles of the axes, a unit as a rule. levels: dashed lines across, by name. marks: dashed
-    lines upward, each with its text; both are left out where not finite. band: x from and to, grey.
+    title: above it. x, y: titles of the axes, a unit as a rule. levels: dashed lines across, by
+    name. marks: dashed lines upward, each with its text; both are left out where not finite. band:
+    x from and to, grey.
     x_axis, y_axis, layout: more of Plotly's layout.
     """
     shapes: list[Trace] = []
@@ -65,38 +67,16 @@ def chart(
         edges = {'x0': band[0], 'x1': band[1], 'yref': 'paper', 'y0': 0, 'y1': 1}
         shapes.insert(0, {'type': 'rect', 'layer': 'below', 'fillcolor': '--line', **edges,
                           'line': {'width': 0}})  # fmt: skip
-    axis = {'gridcolor': '--line', 'zerolinecolor': '--line', 'linecolor': '--line',
-            'automargin': True}  # fmt: skip
     figure = {
         'data': list(traces),
         'layout': {
             'height': height_px,
             'margin': {'l': 48, 'r': 70 if levels else 16, 't': 30, 'b': 36},
-            'modebar': {'bgcolor': 'rgba(0,0,0,0)', 'color': '--dim', 'activecolor': '--blue'},
-            'paper_bgcolor': 'rgba(0,0,0,0)',
-            'plot_bgcolor': 'rgba(0,0,0,0)',
-            'font': {'color': '--dim', 'size': 12},
             'hovermode': 'closest',
-            'hoverlabel': {
-                'bgcolor': '--card',
-                'bordercolor': '--line',
-                'font': {'color': '--ink'},
-            },
-            'legend': {
-                'orientation': 'h',
-                'x': 0,
-                'y': -0.16,
-                'yanchor': 'top',
-                'traceorder': 'normal',
-            },
             'shapes': shapes,
-            'xaxis': {
-                **axis,
-                'title': {'text': x, 'standoff': 6},
-                'showgrid': False,
-                **(x_axis or {}),
-            },
-            'yaxis': {**axis, 'title': {'text': y, 'standoff': 6}, **(y_axis or {})},
+            'title': {'text': title},
+            'xaxis': {'title': {'text': x}, 'showgrid': False, **(x_axis or {})},
+            'yaxis': {'title': {'text': y}, **(y_axis or {})},
             **layout,
         },
     }

@@ -16,8 +16,20 @@ function coloured(value, from) {
   return Object.fromEntries(Object.entries(value).map(([key, v]) => [key, coloured(v, from)]));
 }
 
+// The layout that all charts share, in Plotly's terms.
+const axis = {gridcolor: '--line', zerolinecolor: '--line', linecolor: '--line', automargin: true,
+  title: {standoff: 6}};
+const shared = {template: {layout: {
+  paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: '--dim', size: 12},
+  modebar: {bgcolor: 'rgba(0,0,0,0)', color: '--dim', activecolor: '--blue'},
+  hoverlabel: {bgcolor: '--card', bordercolor: '--line', font: {color: '--ink'}},
+  title: {x: 0, xref: 'paper', font: {size: 14, color: '--ink'}},
+  legend: {orientation: 'h', x: 0, y: -0.16, yanchor: 'top', traceorder: 'normal'},
+  xaxis: axis, yaxis: axis}}};
+
 function draw(chart, element = document.documentElement) {
-  const {data, layout} = coloured(chart.figure, getComputedStyle(element));
+  const {data, layout} = coloured({...chart.figure, layout: {...chart.figure.layout, ...shared}},
+    getComputedStyle(element));
   chart.layout = layout;
   return Plotly.react(chart.place, data, layout, layout.xaxis.visible === false ? quiet : config);
 }
@@ -26,7 +38,12 @@ function draw(chart, element = document.documentElement) {
 function tie(viewer) {
   const [image, button, slider, caption] =
     ['img', 'button', 'input', '.caption'].map(selector => viewer.querySelector(selector));
-  const pictures = dataOf(viewer.querySelector('script'));
+  const elsewhere = all('.gallery figure[data-frame]').map(figure => ({
+    frame: Number(figure.dataset.frame), source: figure.querySelector('img').src,
+    caption: figure.querySelector('figcaption').textContent}));
+  const pictures = [...dataOf(viewer.querySelector('script')), ...elsewhere]
+    .sort((a, b) => a.frame - b.frame);
+  slider.max = pictures.length - 1;
   let timer = null;
   function show(at, asked = pictures[at].frame) {
     const picture = pictures[at];

@@ -20,9 +20,9 @@ from cone_perception.replay.pages.pictures import (
     Place,
     annotate,
     class_names,
+    describe,
     draw_border,
     read_pictures,
-    tell,
     topics_of,
 )
 from cone_perception.replay.traces import FrameTrace
@@ -133,7 +133,7 @@ def _unreadable(size: tuple[int, int], frame: FrameTrace, reason: str) -> UInt8:
     """A dark picture that says why it is one."""
     picture = np.full((*size, 3), 24, np.uint8)
     draw_border(picture)
-    draw_caption(picture, f'{tell(frame)}: {reason}')
+    draw_caption(picture, f'{describe(frame)}: {reason}')
     return picture
 
 

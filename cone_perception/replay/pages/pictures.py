@@ -63,7 +63,7 @@ def annotate(
     picture = draw_cones(small, found, class_names, truth)
     if frame.fate != 'answered':
         draw_border(picture)
-    draw_caption(picture, tell(frame))
+    draw_caption(picture, describe(frame))
     return picture
 
 
@@ -90,7 +90,7 @@ def topics_of(result: ReplayResult) -> dict[str, str]:
     return {str(camera['name']): str(camera['topic']) for camera in result.bag.get('cameras', ())}
 
 
-def tell(frame: FrameTrace) -> str:
+def describe(frame: FrameTrace) -> str:
     """A caption: which picture, and what became of it."""
     which = f'{frame.camera} {frame.index}  {frame.stamp_ns / 1e9:.3f} s  '
     if frame.fate != 'answered':
