@@ -223,6 +223,7 @@ def test_page_of_everything_has_every_section(page_of):
         'Where the time goes',
         'The frames to look at',
         'Rates over time',
+        'Cones in each frame',
         'Accuracy',
         'Steadiness and agreement',
         'Load of the machine',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -25,6 +24,7 @@ from cone_perception.bags.reader import (
 from cone_perception.cli import main
 from cone_perception.model_card import shipped_bundle
 from cone_perception.pictures.sources import open_source
+from cone_perception.replay.figures.result import read_result
 from cone_perception.types import Frame
 
 pytestmark = [pytest.mark.ros, pytest.mark.slow]
@@ -86,9 +86,11 @@ def test_onboard_clip_is_answered_with_its_own_stamps(tmp_path, clip, capfd, top
     assert set(answers) <= {(frame.stamp_ns, 'camera_left') for frame in clip}
     assert len(set(answers)) == answered, 'a picture was answered twice'
     assert len(list(open_source(tmp_path / 'out' / 'demo.mp4').frames)) == len(clip)
-    record = json.loads((tmp_path / 'out' / 'demo.json').read_text())
-    assert record['about']['transport profile'].endswith('.xml')
-    assert set(record['stations_ms']) >= {'preprocess_ms', 'inference_ms', 'transport_ms'}
+    result = read_result(tmp_path / 'out' / 'demo.json')
+    profiles = [said.get('transport profile', '') for said in result.health.values()]
+    assert any(profile.endswith('.xml') for profile in profiles)
+    stations = ('transport_in', 'preprocess', 'inference', 'transport_out')
+    assert {f'station_{name}_p50_ms' for name in stations} <= set(result.figures)
 
 
 def test_simulated_drive_is_rendered_played_and_judged(tmp_path, model, capfd):

@@ -131,9 +131,9 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle over a picture. xyxy_px: left, top, right, bottom. kind: its colour's name."""
+    """A rectangle over a picture. xyxy_px: left, top, right, bottom. kind: a class of page.css."""
 
-    xyxy_px: tuple[float, float, float, float]
+    xyxy_px: Sequence[float]
     kind: str
     title: str
 

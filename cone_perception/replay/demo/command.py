@@ -6,20 +6,20 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from cone_perception.bags.reader import choose_image_topic, is_bag, open_bag
 from cone_perception.errors import SourceError
 from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
-from cone_perception.replay.demo.figures import Figures, judge
-from cone_perception.replay.demo.page import write_page
-from cone_perception.replay.demo.pictures import make_pictures
-from cone_perception.replay.demo.results import Results, write_results
+from cone_perception.pages.page import write_page
+from cone_perception.replay.demo.contact_sheet import write_contact_sheet
+from cone_perception.replay.demo.result import demo_result, last_line
 from cone_perception.replay.drive.open import open_drive
-from cone_perception.replay.host import describe_host
+from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.output_folder import claim_folder
+from cone_perception.replay.pages.film import write_film
+from cone_perception.replay.pages.report import report_page
 from cone_perception.replay.processes import (
     ProcessError,
     ProcessGroup,
@@ -28,7 +28,7 @@ from cone_perception.replay.processes import (
     signals_as_interrupt,
 )
 from cone_perception.replay.through_ros import play_through_ros
-from cone_perception.replay.traces import Drive, Pace, Pass
+from cone_perception.replay.traces import Drive, Pace
 
 RENDER_TIMEOUT_S = 600.0
 
@@ -39,6 +39,14 @@ LEFT_BY_EARLIER_RUNS = (
     *('drive', 'answers', 'log', 'sent.jsonl', 'received.jsonl'),
     *('demo.mp4', 'contact_sheet.png', 'index.html', 'demo.json'),
 )
+
+
+FILES = {
+    'demo.json': 'all of this as data',
+    'demo.mp4': 'the drive as a film',
+    'contact_sheet.png': 'the drive at a glance',
+}
+"""Files that the page links to, and what they are."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,24 +92,29 @@ def run(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
     if not play.health:
         raise ProcessError(f'the node sent no diagnostics: see {out / "log" / "node.log"}')
-    figures = judge(play.frames, drive.truth, bundle.card)
+    result = demo_result(args, drive, bundle, play)
     print('drawing', flush=True)
-    pictures = make_pictures(out, drive, play.frames, bundle.card)
-    results = Results(
-        figures=figures,
-        frames=play.frames,
-        truth=drive.truth,
-        health=play.health,
-        about=_about(args, drive, bundle, play.health),
-        card=bundle.card,
-        wall_s=time.monotonic() - started,
-    )
-    write_results(out / 'demo.json', results)
-    write_page(out / 'index.html', results, pictures)
-    for problem in (*drive.problems, *play.problems):
+    write_results(out, result, drive.bag)
+    for problem in result.problems:
         print(f'cone-perception demo: {problem}', file=sys.stderr, flush=True)
-    _print_summary(out, figures, play, time.monotonic() - started)
-    return 1 if play.process_failed or figures.answered == 0 or figures.failed else 0
+    wall_s = time.monotonic() - started
+    print(f'page: {out / "index.html"}   film: {out / "demo.mp4"}   {wall_s:.0f} s altogether')
+    failed = [frame.reason for frame in play.frames if frame.fate == 'failed']
+    if failed:
+        print(f'last failure: {failed[-1]}')
+    print(last_line(result), flush=True)
+    answered = any(frame.fate == 'answered' for frame in play.frames)
+    return 0 if answered and not failed and not play.process_failed else 1
+
+
+def write_results(out: Path, result: ReplayResult, bag: Path) -> None:
+    """Write demo.json, demo.mp4, contact_sheet.png and index.html. Raises OutputError."""
+    write_result(out / 'demo.json', result)
+    if result.passes[0]:
+        write_film(out / 'demo.mp4', result, bag)
+        write_contact_sheet(out / 'contact_sheet.png', result, bag)
+    page = report_page(result, bag, files=FILES)
+    write_page(out / 'index.html', replace(page, title='A drive through the detector'))
 
 
 def _render(args: argparse.Namespace, bag: Path, log: Path) -> None:
@@ -120,34 +133,3 @@ def _open(args: argparse.Namespace, rendered: Path, bundle: Bundle) -> Drive:
         topic = choose_image_topic(reader, args.topic)
     drive = open_drive(bag, [topic], class_names=bundle.card.class_names)
     return replace(drive, truth=None) if args.bag else drive
-
-
-def _about(
-    args: argparse.Namespace, drive: Drive, bundle: Bundle, health: Mapping[str, Mapping[str, str]]
-) -> dict[str, str]:
-    """What one must know to run the same again."""
-    node = next((values for values in health.values() if 'engine' in values), {})
-    host = describe_host()
-    about = {
-        'bag': str(drive.bag),
-        'bag sha256': drive.sha256,
-        'image topic': drive.cameras[0].topic,
-        'model': f'{bundle.card.name} ({bundle.folder})',
-        'model sha256': node.get('model sha256', ''),
-        'engine': node.get('engine', ''),
-        'middleware': node.get('middleware', ''),
-        'transport profile': node.get('transport profile', ''),
-        'processor': f'{host["processor"]}, {host["cores"]} cores',
-        'system': f'{host["kernel"]}, Python {host["python"]}',
-    }
-    if drive.truth is not None:
-        about['drive'] = f'{args.seconds:g} s at {args.hz:g} Hz, seed {args.seed}'
-    return about
-
-
-def _print_summary(out: Path, figures: Figures, play: Pass, wall_s: float) -> None:
-    print(f'page: {out / "index.html"}   film: {out / "demo.mp4"}   {wall_s:.0f} s altogether')
-    if figures.failed:
-        reason = [frame.reason for frame in play.frames if frame.fate == 'failed'][-1]
-        print(f'last failure: {reason}')
-    print(figures.line(), flush=True)

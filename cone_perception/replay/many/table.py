@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError
 from cone_perception.files import write_json
-from cone_perception.pages.old import plain, table, write_page
-from cone_perception.replay.figures.names import kind_of
+from cone_perception.pages.blocks import Cell, Page, Piece, Section, Table
+from cone_perception.pages.page import write_page
 from cone_perception.replay.many.jobs import BagOutcome
+from cone_perception.replay.pages.figure_text import UNKNOWN, name_cell, value_text
 
 MAIN_FIGURES = (
     'frames_sent',
@@ -59,22 +60,19 @@ def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
     """Write table.json, by which a killed run goes on, and table.html."""
     write_json(out / 'table.json', {'schema': 1, 'bags': list(outcomes)})
     columns = _columns(outcomes)
-    names = [f'<span title="{plain(kind_of(name).what)}">{plain(name)}</span>' for name in columns]
+    head: list[Piece] = ['bag', 'state', *map(name_cell, columns)]
+    rows = [[_link(out, each), each.state, *_cells(each, columns)] for each in outcomes]
+    reasons = [[each.name, line] for each in outcomes for line in each.reason.splitlines()]
     write_page(
         out / 'table.html',
-        'table.html',
-        subtitle=plain(_summary(outcomes)),
-        table=table(
-            ['bag', 'state', *names],
-            [[_link(out, each), plain(each.state), *_cells(each, columns)] for each in outcomes],
-        ),
-        reasons=table(
-            [],
-            [
-                [plain(each.name), plain(line)]
-                for each in outcomes
-                for line in each.reason.splitlines()
+        Page(
+            'Replays',
+            _summary(outcomes),
+            sections=[
+                Section('', [Table(head, rows, words=[1])]),
+                Section('Why some are not done', [Table([], reasons, [1])] if reasons else []),
             ],
+            wide=True,
         ),
     )
 
@@ -106,23 +104,12 @@ def _columns(outcomes: Sequence[BagOutcome]) -> list[str]:
 
 
 def _cells(outcome: BagOutcome, columns: Sequence[str]) -> list[str]:
-    return [_cell(name, outcome.figures.get(name, Interval(math.nan)).value) for name in columns]
+    return [value_text(name, outcome.figures.get(name, UNKNOWN).value) for name in columns]
 
 
-def _cell(name: str, value: float) -> str:
-    if not math.isfinite(value):
-        return '–'
-    if kind_of(name).unit == 'share':
-        return f'{100 * value:.1f} %'
-    return f'{value:.0f}' if name.startswith('frames') else f'{value:.1f}'
-
-
-def _link(out: Path, outcome: BagOutcome) -> str:
-    name = plain(outcome.name)
-    report = out / outcome.name / 'report.html'
-    if not report.exists():
-        return name
-    return f'<a href="{html.escape(outcome.name)}/report.html">{name}</a>'
+def _link(out: Path, outcome: BagOutcome) -> Cell:
+    there = (out / outcome.name / 'report.html').exists()
+    return Cell(outcome.name, href=f'{quote(outcome.name)}/report.html' if there else '')
 
 
 def _summary(outcomes: Sequence[BagOutcome]) -> str:

@@ -21,6 +21,7 @@ from cone_perception.pages.charts import (
     series_colour,
     strip,
 )
+from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.traces import FATES, MOMENTS, STATIONS, Fate, FrameTrace, LoadSample
 
 STATION_NAMES = {
@@ -189,14 +190,16 @@ def _latency_traces(shown: Sequence[SentFrame]) -> Iterator[Trace]:
 def loss_chart(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> Chart:
     """A row for each camera: when frames were sent, and each lost frame by its cause."""
     cameras = timeline.by_camera(passes)
-    traces = []
+    traces: list[Trace] = []
     for camera, sent in cameras.items():
         at_s = np.array([each.at_s for each in sent])
         gaps_s = np.diff(at_s)
-        pauses = np.flatnonzero(gaps_s > 3 * np.median(gaps_s)) + 1 if len(gaps_s) else []
-        at_s = np.insert(at_s, pauses, np.nan)
-        first = {'legendgroup': 'sent', 'showlegend': not traces, 'hoverinfo': 'skip'}
-        traces.append(line('frames were sent', at_s, [camera] * len(at_s), '--green', **first))
+        if len(gaps_s):
+            pauses = np.flatnonzero(gaps_s > 3 * np.median(gaps_s)) + 1
+            at_s = np.insert(at_s, pauses, np.nan)
+        look: dict[str, Any] = {'legendgroup': 'sent', 'showlegend': not traces}
+        rows = [camera] * len(at_s)
+        traces.append(line('frames were sent', at_s, rows, '--green', hoverinfo='skip', **look))
     for fate in FATES[1:]:
         lost = [s for sent in cameras.values() for s in sent if s.frame.fate == fate]
         if lost:
@@ -205,6 +208,30 @@ def loss_chart(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> Ch
     height_px = 110 + 34 * len(cameras)
     rows_axis = {'type': 'category', 'range': [-0.6, len(cameras) - 0.4]}
     return timeline.chart('lost frames', traces, '', height_px=height_px, y_axis=rows_axis)
+
+
+def cones_charts(result: ReplayResult, timeline: Timeline) -> list[Chart]:
+    """For each camera the cones found in each answered frame, and those that are there."""
+    charts = []
+    for camera, sent in timeline.by_camera(result.passes).items():
+        frames = [each for each in sent if each.frame.found is not None]
+        at_s, numbers = [each.at_s for each in frames], [each.number for each in frames]
+        text = [_label(each.frame) for each in frames]
+        found = np.array([len(each.frame.found or ()) for each in frames], np.float64)
+        counts = [('found', found, '--blue')]
+        if result.truth is not None:
+            truth = [result.truth.get((f.camera, f.stamp_ns)) for _, _, f in frames]
+            there = np.array([math.nan if t is None else len(t) for t in truth])
+            counts.insert(0, ('there', there, '--dim'))
+        told = '%{y}, %{text}'
+        traces = [
+            line(name, at_s, y, colour, customdata=numbers, text=text, hovertemplate=told)
+            for name, y, colour in counts
+        ]
+        name = f'cones in each frame of {camera}'
+        look: dict[str, Any] = {'hovermode': 'x', 'y_axis': {'rangemode': 'tozero'}}
+        charts += [timeline.chart(name, traces, 'cones', title=camera, **look)] if frames else []
+    return charts
 
 
 def rate_chart(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> list[Chart]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from cone_perception.pages.blocks import Cell, Tone
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.pages.blocks import Cell
 from cone_perception.pictures.draw import class_colour, short_name
 from cone_perception.replay.figures.names import kind_of
-from cone_perception.replay.figures.result import Figure
 
-UNKNOWN = Figure(math.nan)
+UNKNOWN = Interval(math.nan)
 
 DIGITS = {'share': 1, 'ms': 1, 'Hz': 1, 'cores': 2, 'cones': 2, 'MB/min': 2}
 """After the point, by unit; none for the others."""
@@ -35,28 +35,27 @@ def value_text(name: str, value: float) -> str:
     return f'{number_text(name, value)} {unit_of(name)}'.rstrip() if math.isfinite(value) else '–'
 
 
-def interval_text(name: str, figure: Figure, signed: bool = False) -> str:
+def interval_text(name: str, figure: Interval, signed: bool = False) -> str:
     """Two ends of the interval without the unit, e.g. `42.0 – 44.9`; '' without one."""
     if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
         return ''
     return ' – '.join(number_text(name, end, signed) for end in (figure.low, figure.high))
 
 
-def figure_text(name: str, figure: Figure) -> str:
+def figure_text(name: str, figure: Interval) -> str:
     """Value and interval, e.g. `43.1 ms (42.0 – 44.9)`."""
     interval = interval_text(name, figure)
     return value_text(name, figure.value) + (f' ({interval})' if interval else '')
 
 
-def figure_cell(name: str, figure: Figure) -> Cell:
+def figure_cell(name: str, figure: Interval) -> Cell:
     """Value for a table, the interval in small letters below it."""
     return Cell(value_text(name, figure.value), small=interval_text(name, figure))
 
 
-def difference_cell(name: str, figure: Figure, signed: bool = True, tone: Tone = '') -> Cell:
+def number_cell(name: str, figure: Interval, signed: bool = False) -> Cell:
     """Number without unit, for a table that has a column of units."""
-    text = number_text(name, figure.value, signed)
-    return Cell(text, small=interval_text(name, figure, signed), tone=tone)
+    return Cell(number_text(name, figure.value, signed), small=interval_text(name, figure, signed))
 
 
 def name_cell(name: str) -> Cell:

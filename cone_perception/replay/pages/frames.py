@@ -18,11 +18,9 @@ from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages.charts import SentFrame, Timeline
 from cone_perception.replay.pages.pictures import (
     Place,
-    annotate,
     class_names,
     describe,
-    read_pictures,
-    topics_of,
+    draw_frames,
 )
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
 
@@ -129,20 +127,13 @@ def _viewed_pictures(viewed: Sequence[SentFrame], encoded: Encoded) -> list[Pict
 
 def _draw(result: ReplayResult, bag: Path, frames: Sequence[FrameTrace]) -> tuple[Encoded, str]:
     """JPEG of each frame, or why there is none; and what is wrong with the bag, '' if nothing."""
-    wanted: dict[Place, list[FrameTrace]] = {}
-    for frame in frames:
-        wanted.setdefault((frame.camera, frame.index), []).append(frame)
-    names, truth = class_names(result), result.truth or {}
     encoded: dict[int, bytes | str] = {}
     problems: list[str] = []
     try:
-        for place, picture in read_pictures(bag, topics_of(result), wanted, problems):
-            for frame in wanted[place]:
-                if isinstance(picture, str):
-                    encoded[id(frame)] = picture
-                    continue
-                there = truth.get((frame.camera, frame.stamp_ns))
-                drawn = annotate(picture, frame, names, there, WIDTH_PX)
+        for frame, drawn in draw_frames(result, bag, frames, WIDTH_PX, problems):
+            if isinstance(drawn, str):
+                encoded[id(frame)] = drawn
+            else:
                 encoded[id(frame)] = encode_picture('.jpg', drawn, JPEG_QUALITY)
     except SourceError as error:
         problems.append(str(error))

@@ -47,6 +47,30 @@ def read_pictures(
                 return
 
 
+def draw_frames(
+    result: ReplayResult,
+    bag: Path,
+    frames: Sequence[FrameTrace],
+    width_px: int,
+    problems: list[str],
+) -> Iterator[tuple[FrameTrace, UInt8 | str]]:
+    """Each frame's annotated picture, or why there is none, in the order of recording.
+
+    What is wrong with the bag is appended to `problems`, as by read_pictures.
+    """
+    wanted: dict[Place, list[FrameTrace]] = {}
+    for frame in frames:
+        wanted.setdefault((frame.camera, frame.index), []).append(frame)
+    names, truth = class_names(result), result.truth or {}
+    for place, picture in read_pictures(bag, topics_of(result), wanted, problems):
+        for frame in wanted[place]:
+            if not isinstance(picture, str):
+                there = truth.get((frame.camera, frame.stamp_ns))
+                yield frame, annotate(picture, frame, names, there, width_px)
+            else:
+                yield frame, picture
+
+
 def annotate(
     bgr: UInt8,
     frame: FrameTrace,

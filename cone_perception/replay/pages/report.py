@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from cone_perception.pages.blocks import (
@@ -29,6 +30,7 @@ from cone_perception.replay.pages.charts import (
     STATION_COLOURS,
     STATION_NAMES,
     Timeline,
+    cones_charts,
     latency_charts,
     latency_histogram,
     load_chart,
@@ -98,9 +100,12 @@ def write_report(
 
 
 def report_page(
-    result: ReplayResult, bag: Path | None, over_budget: Sequence[str] | None = None
+    result: ReplayResult,
+    bag: Path | None,
+    over_budget: Sequence[str] | None = None,
+    files: Mapping[str, str] = MappingProxyType({'result.json': 'all of this as data'}),
 ) -> Page:
-    """The page of a replay, as write_report writes it."""
+    """The page of a replay, see write_report. files: name and meaning of those it links to."""
     timeline = Timeline.of(result.passes)
     problems = list(dict.fromkeys(result.problems))
     listed: list[Block] = [Heading('Problems'), Bullets(problems, 'bad')] if problems else []
@@ -118,6 +123,7 @@ def report_page(
                 rate_chart(result.passes, timeline),
                 'Frames per second, all cameras together.',
             ),
+            Section('Cones in each frame', cones_charts(result, timeline)),
             _accuracy(result),
             _consistency(result),
             _load(result, timeline),
@@ -130,7 +136,7 @@ def report_page(
             _per_pass(result),
             _all_figures(result),
             *_facts(result),
-            _command(result),
+            _command(result, files),
         ],
     )
 
@@ -331,13 +337,13 @@ def _leaves(facts: Mapping[str, Any], above: str = '') -> Iterator[tuple[str, ob
             yield name, value
 
 
-def _command(result: ReplayResult) -> Section:
+def _command(result: ReplayResult, files: Mapping[str, str]) -> Section:
     arguments = [str(argument) for argument in result.configuration.get('arguments', ())]
-    links: list[Piece] = [Cell('result.json', href='result.json'), ': all of this as data.']
     if '--film' in arguments:
-        links += [' ', Cell(FILM, href=FILM), ': the drive as a film.']
+        files = {**files, FILM: 'the drive as a film'}
     command = Listing('', f'cone-perception replay {shlex.join(arguments)}')
-    return Section('The same again', [command, Text(links)])
+    links = [Text([Cell(name, href=name), f': {meaning}']) for name, meaning in files.items()]
+    return Section('The same again', [command, *links])
 
 
 def _cell(result: ReplayResult, name: str) -> Cell:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import quote
 
 import cv2
 import numpy as np
@@ -22,7 +23,8 @@ from cone_perception.engines.events import print_warning
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import write_whole
 from cone_perception.model_card import Bundle, file_sha256, read_bundle, shipped_bundle
-from cone_perception.pages.old import plain, write_page
+from cone_perception.pages.blocks import Box, Cell, Page, Picture, Piece, Section, Text
+from cone_perception.pages.page import write_page
 from cone_perception.pictures.video import encode_picture
 from cone_perception.replay.drive.labels import picture_name
 from cone_perception.replay.drive.open import open_drive
@@ -58,6 +60,14 @@ on frames that were chosen for being hard, of a drive that was trained on, would
 
 IMAGES, LABELS = 'images/train', 'labels/train'
 JPEG_QUALITY = 95
+
+BOXES = (
+    ('#ff3b30', 'missed'),
+    ('#ff2dd1', 'false'),
+    ('#ff9500', 'vanished for this frame'),
+    ('#34d0ff', 'score near the threshold'),
+)
+"""Colours of the page's boxes, as in page.css, and their meaning."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -291,7 +301,7 @@ def yolo_text(cones: Detections, width_px: int, height_px: int) -> str:
 
 
 def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> None:
-    """data.yaml, TO_LABEL.md, classes.txt, why.csv, index.html."""
+    """Write data.yaml, TO_LABEL.md, classes.txt, why.csv, index.html."""
     names = ''.join(f'  {number}: {name}\n' for number, name in enumerate(found.class_names))
     # No other key: CVAT takes each that it does not know for a split.
     write_whole(folder.root / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}'.encode())
@@ -299,8 +309,8 @@ def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> N
     # Label Studio asks for the names in a file of their own.
     lines = ''.join(f'{name}\n' for name in found.class_names)
     write_whole(folder.root / 'classes.txt', lines.encode())
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator='\n')
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator='\n')
     writer.writerow(['rank', 'picture', 'camera', 'index', 'stamp_ns', 'weight', *KINDS, 'why'])
     for rank, each in enumerate(shown, 1):
         doubt, frame = each.doubt, each.doubt.frame
@@ -311,42 +321,31 @@ def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> N
                 *(round(doubt.weight, 2), *counts, doubt.why),
             ]
         )
-    write_whole(folder.root / 'why.csv', table.getvalue().encode())
-    write_page(
-        folder.root / 'index.html',
-        'to_label.html',
-        title=plain(f'{len(shown)} frames of {found.bag.resolve().name} worth labelling'),
-        pictures=''.join(_card(rank, each, found) for rank, each in enumerate(shown, 1)),
-    )
+    write_whole(folder.root / 'why.csv', rows.getvalue().encode())
+    pictures = [_picture(rank, each, found) for rank, each in enumerate(shown, 1)]
+    table = Text(['The weightiest first; the same as a table: ', Cell('why.csv', href='why.csv')])
+    kinds: list[Piece] = ['White: the labels that were written. ']
+    for colour, meaning in BOXES:
+        kinds += [Cell(meaning, colour=colour), ' ']
+    legend = Text([*kinds, 'A box tells its class and score under the pointer.'])
+    title = f'{len(shown)} frames of {found.bag.resolve().name} worth labelling'
+    sections = [Section('', [table, legend, *pictures])]
+    write_page(folder.root / 'index.html', Page(title, sections=sections))
 
 
-def _card(rank: int, shown: _Shown, found: Findings) -> str:
-    """A picture with its labels, what is in doubt, and why it was chosen."""
-    width, height = shown.size_px
-    boxes = [
-        _rectangle(box, 'label', found.class_names[class_id])
-        for box, class_id in zip(shown.labels.xyxy_px, shown.labels.class_id, strict=True)
-    ]
+def _picture(rank: int, shown: _Shown, found: Findings) -> Picture:
+    """A picture with its labels, its doubts, and why it was chosen."""
+    names = found.class_names
+    labels = zip(shown.labels.xyxy_px.tolist(), shown.labels.class_id, strict=True)
+    boxes = [Box(box, 'label', names[class_id]) for box, class_id in labels]
     boxes += [
-        _rectangle(
-            mark.xyxy_px + np.array([-3, -3, 3, 3], np.float32),
+        Box(
+            (mark.xyxy_px + np.array([-3, -3, 3, 3])).tolist(),
             mark.kind,
-            f'{mark.kind}: {found.class_names[mark.class_id]} {mark.score:.2f}',
+            f'{mark.kind}: {names[mark.class_id]} {mark.score:.2f}',
         )
         for mark in shown.doubt.marks
     ]
-    frame = shown.doubt.frame
-    return (
-        f'<figure><svg viewBox="0 0 {width} {height}">'
-        f'<image href="{IMAGES}/{plain(shown.path.name)}" width="{width}" height="{height}"/>'
-        f'{"".join(boxes)}</svg><figcaption><b>{rank}</b> {plain(shown.path.name)}, '
-        f'{frame.stamp_ns / 1e9:.3f} s: {plain(shown.doubt.why)}</figcaption></figure>'
-    )
-
-
-def _rectangle(box: Float32, kind: str, title: str) -> str:
-    left, top, right, bottom = box.tolist()
-    return (
-        f'<rect class="{kind}" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
-        f'height="{bottom - top:.1f}"><title>{plain(title)}</title></rect>'
-    )
+    stamp_s = shown.doubt.frame.stamp_ns / 1e9
+    caption = f'{rank} {shown.path.name}, {stamp_s:.3f} s: {shown.doubt.why}'
+    return Picture(f'{IMAGES}/{quote(shown.path.name)}', caption, shown.size_px, boxes)
