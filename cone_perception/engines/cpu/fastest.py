@@ -31,10 +31,10 @@ from cone_perception.engines.cpu.processor import (
     processor_name,
     vector_instructions,
 )
-from cone_perception.engines.kept import slug
+from cone_perception.engines.kept import keep, read_kept, slug
 from cone_perception.engines.latency import Float64, measure_rounds
 from cone_perception.errors import EngineError
-from cone_perception.files import to_json, write_json, write_whole
+from cone_perception.files import to_json, write_json
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle
 from cone_perception.types import Arithmetic, CpuRuntime, PrecisionChoice
 
@@ -152,7 +152,7 @@ def open_fastest(
     by_name = {each.name: each for each in networks}
     found = _read(kept, by_name)
     if not found:
-        found = examine_apart(order, kept.with_suffix('.blob'), cancelled)
+        found = examine_apart(order, kept, cancelled)
         with contextlib.suppress(OSError):  # the next start examines them again, as this one did
             write_json(kept, {'measured_for': conditions, **found})
     refused = [f'{each} does not answer as FP32 does: {why}' for each, why in found['refused']]
@@ -163,7 +163,7 @@ def open_fastest(
         )
     for text in refused:
         warn(f'{text}. {found["fastest"]} is used instead.')
-    compiled = _read_compiled(kept.with_suffix('.blob'), found['compiled_sha256'])
+    compiled = read_kept(_compiled_path(kept, found['fastest']))
     return order.open(by_name[found['fastest']], compiled)
 
 
@@ -188,9 +188,9 @@ def choose(names: Sequence[str], times_ms: Float64) -> str:
     return names[int(medians.argmin())] if sure.any() else names[0]
 
 
-def examine_apart(order: CpuOrder, compiled: Path, cancelled: Callable[[], bool]) -> dict[str, Any]:
+def examine_apart(order: CpuOrder, kept: Path, cancelled: Callable[[], bool]) -> dict[str, Any]:
     """Run `examine` in a process of its own."""
-    words = {**{name: getattr(order, name) for name in ORDER_WORDS}, 'compiled': compiled}
+    words = {**{name: getattr(order, name) for name in ORDER_WORDS}, 'kept': kept}
     words['bundle'] = order.bundle.folder
     process = subprocess.Popen(
         [sys.executable, '-m', 'cone_perception.engines.cpu.fastest', to_json(words)],
@@ -222,12 +222,12 @@ def examine_apart(order: CpuOrder, compiled: Path, cancelled: Callable[[], bool]
     return found
 
 
-def examine(order: CpuOrder, compiled: Path) -> dict[str, Any]:
+def examine(order: CpuOrder, kept: Path) -> dict[str, Any]:
     """Compare the candidates with FP32's answers, time those that are right, and choose.
 
-    compiled: where the chosen one goes as OpenVINO compiled it.
+    kept: file of the result; the chosen network goes beside it as OpenVINO compiled it.
     Returns `fastest`, a name or None; `refused`, names with their reasons; `medians_ms`, empty
-    where nothing was timed; `compiled_sha256`, empty where no file was written.
+    where nothing was timed.
     """
     engines = {each.name: order.open(each) for each in order.candidates()}
     refused = []
@@ -238,12 +238,7 @@ def examine(order: CpuOrder, compiled: Path) -> dict[str, Any]:
                 refused.append((name, '; '.join(check.reasons)))
                 engines.pop(name).close()
     names = list(engines)
-    found: dict[str, Any] = {
-        'fastest': None,
-        'refused': refused,
-        'medians_ms': {},
-        'compiled_sha256': '',
-    }
+    found: dict[str, Any] = {'fastest': None, 'refused': refused, 'medians_ms': {}}
     if not names:
         return found
     fastest = names[0]
@@ -256,18 +251,15 @@ def examine(order: CpuOrder, compiled: Path) -> dict[str, Any]:
         found['medians_ms'] = dict(zip(names, medians, strict=True))
     found['fastest'] = fastest
     if order.runtime == 'openvino':
-        content = cast('OpenVinoEngine', engines[fastest]).export()
-        with contextlib.suppress(OSError):  # every start compiles the network then
-            write_whole(compiled, content)
-            found['compiled_sha256'] = hashlib.sha256(content).hexdigest()
+        keep(_compiled_path(kept, fastest), cast('OpenVinoEngine', engines[fastest]).export())
     return found
 
 
 def main(argv: Sequence[str]) -> int:
     """Examine in the process of its own: the order as JSON -> what was found as JSON."""
     words = json.loads(argv[0])
-    compiled, bundle = Path(words.pop('compiled')), read_bundle(Path(words.pop('bundle')))
-    print(to_json(examine(CpuOrder(bundle, **words), compiled)))
+    kept, bundle = Path(words.pop('kept')), read_bundle(Path(words.pop('bundle')))
+    print(to_json(examine(CpuOrder(bundle, **words), kept)))
     return 0
 
 
@@ -294,19 +286,14 @@ def _read(kept: Path, names: Container[str]) -> dict[str, Any]:
         raw = json.loads(kept.read_text(encoding='utf-8'))
         refused = [(str(name), str(why)) for name, why in raw['refused']]
         if raw['fastest'] in names or (raw['fastest'] is None and refused):
-            return {**raw, 'refused': refused, 'compiled_sha256': str(raw['compiled_sha256'])}
+            return {**raw, 'refused': refused}
     except (OSError, ValueError, TypeError, KeyError):
         pass  # it is only a measurement: without it, it is made again
     return {}
 
 
-def _read_compiled(compiled: Path, sha256: str) -> bytes:
-    """The compiled network; empty where the file is not the one that was written."""
-    try:
-        content = compiled.read_bytes()
-    except OSError:
-        return b''
-    return content if hashlib.sha256(content).hexdigest() == sha256 else b''
+def _compiled_path(kept: Path, name: str) -> Path:
+    return kept.with_suffix(f'.{name}.blob')
 
 
 if __name__ == '__main__':
