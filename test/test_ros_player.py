@@ -28,9 +28,9 @@ from cone_perception.replay.ros import in_flight
 from cone_perception.replay.ros import player as player_module
 from cone_perception.replay.ros.in_flight import InFlight
 from cone_perception.replay.ros.player import (
-    Lateness,
     StampCheck,
     _in_time,
+    _lateness,
     _with_recorded_stamps,
 )
 from cone_perception.replay.traces import Camera, Drive, Pace
@@ -176,12 +176,9 @@ def test_recorded_stamp_is_written_in_the_order_of_the_message(flags, order):
 
 
 def test_lateness_is_told_when_more_than_a_twentieth_is_late():
-    lateness = Lateness()
-    for index in range(40):
-        lateness.add(0, 25_000_000 if index < 2 else 19_000_000)
-    assert lateness.problems() == []
-    lateness.add(0, 40_000_000)
-    (problem,) = lateness.problems()
+    late_s = [0.025 if index < 2 else 0.019 for index in range(40)]
+    assert _lateness(late_s) == []
+    (problem,) = _lateness([*late_s, 0.04])
     assert '3 of 41 pictures were sent more than 20 ms late, by up to 40 ms' in problem
 
 

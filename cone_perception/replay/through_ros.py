@@ -49,6 +49,9 @@ still load its network."""
 LAST_ANSWERS_S = 1.5
 """After the last picture: for its answer, and for diagnostics (1 Hz) that count it."""
 
+SENT = ('index', 'stamp_ns', 'sent_ns')
+"""Entries of the player's log about one picture, beside its topic."""
+
 LAST_WORDS = 3
 """Lines of a node's log that are told when it has died."""
 
@@ -139,7 +142,12 @@ class _Play:
                 raise SourceError(entry['error'])
             if 'problem' in entry:
                 self.problems.append(entry['problem'])
-        sent = [entry for entry in sent if 'sent_ns' in entry]
+        names = {camera.topic: camera.name for camera in self.drive.cameras}
+        sent = [
+            {'camera': names[entry['topic']], **{name: entry[name] for name in SENT}}
+            for entry in sent
+            if 'sent_ns' in entry
+        ]
         answers = _read_answers(self.folder, self.node, self.ended_ns, self.problems)
         if not sent and not self.interrupted:
             raise ProcessError('\n'.join(['nothing was sent.', *self.problems]))
@@ -258,7 +266,8 @@ def join(
 ) -> list[FrameTrace]:
     """Give every picture that was sent its fate, in that order. The answers are used up.
 
-    sent: the entries of the player's log. Pictures with one stamp are told apart by their order
+    sent: camera and SENT of each, as the player logged them. Pictures with one stamp are told
+    apart by their order
     only, and `problems` gets to know it. Raises SourceError when most are such.
     """
     _check_stamps(sent, problems)

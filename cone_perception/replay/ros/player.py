@@ -83,7 +83,7 @@ def play(
 ) -> None:
     """Send every picture with the bytes that were recorded, at the pace asked for.
 
-    note: takes what was sent (camera, index, stamp_ns, sent_ns of the monotonic clock), and each
+    note: takes what was sent (topic, index, stamp_ns, sent_ns of the monotonic clock), and each
     `problem`. answers, timing: see InFlight. stamps: 'recorded' puts the times of recording into
     the headers. wait_s: for a subscriber to every topic.
     Where the bag is damaged the play ends, and the log says so.
@@ -108,7 +108,8 @@ def play(
             frames = _with_recorded_stamps(frames)
         ahead = stack.enter_context(ReadAhead(frames))
         _wait_for_subscribers(node, publishers, flight, wait_s)
-        lateness, check = Lateness(), StampCheck(drive.bag)
+        late_s: list[float] = []
+        check = StampCheck(drive.bag)
         ahead.wait_until_full()
         started_ns = time.monotonic_ns()
         for frame in tqdm(_in_time(ahead, started_ns), 'playing', drive.frames, unit='message'):
@@ -119,16 +120,16 @@ def play(
                 flight.leave(camera.name, stamp_ns)
             sent_ns = time.monotonic_ns()
             publishers[frame.camera].publish(frame.message.data)
-            note(camera=camera.name, index=frame.index, stamp_ns=stamp_ns, sent_ns=sent_ns)
+            note(topic=camera.topic, index=frame.index, stamp_ns=stamp_ns, sent_ns=sent_ns)
             check.check(camera.topic, stamp_ns)
             if flight is None:
-                lateness.add(started_ns + frame.due_ns, sent_ns)
+                late_s.append((sent_ns - started_ns - frame.due_ns) / 1e9)
         if flight is not None:
             flight.wait_for_all()
             problems += flight.problems()
         for publisher in publishers:
             publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
-    for problem in (*problems, *lateness.problems()):
+    for problem in (*problems, *_lateness(late_s)):
         note(problem=problem)
         print(f'player: {problem}', file=sys.stderr)
 
@@ -176,28 +177,15 @@ def _spinning(node: Node) -> Iterator[None]:
         thread.join()
 
 
-class Lateness:
-    """Counts pictures that were sent late."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._late = 0
-        self._worst_s = 0.0
-
-    def add(self, due_ns: int, sent_ns: int) -> None:
-        late_s = (sent_ns - due_ns) / 1e9
-        self._count += 1
-        self._late += late_s > LATE_S
-        self._worst_s = max(self._worst_s, late_s)
-
-    def problems(self) -> list[str]:
-        """Say how late the play was, if it was."""
-        if self._late <= LATE_SHARE * self._count:
-            return []
-        return [
-            f'{self._late} of {self._count} pictures were sent more than {LATE_S * 1e3:.0f} ms '
-            f'late, by up to {self._worst_s * 1e3:.0f} ms: this machine is too busy for this pace'
-        ]
+def _lateness(late_s: Sequence[float]) -> list[str]:
+    """Say that the pace was not kept, if it was not. late_s: of each picture that was sent."""
+    late = sum(each > LATE_S for each in late_s)
+    if late <= LATE_SHARE * len(late_s):
+        return []
+    return [
+        f'{late} of {len(late_s)} pictures were sent more than {LATE_S * 1e3:.0f} ms late, by up '
+        f'to {max(late_s) * 1e3:.0f} ms: this machine is too busy for this pace'
+    ]
 
 
 class StampCheck:
