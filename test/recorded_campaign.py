@@ -16,10 +16,11 @@ from cone_perception.classes import CLASS_NAMES
 from cone_perception.files import without_nan
 from training.data.verify import DataReport, SplitCounts
 from training.judging.compare import compare, meaning
-from training.judging.decide import Candidate, decide
+from training.judging.decide import decide
 from training.judging.evaluation import Evaluation, Origin
 from training.judging.metrics import metrics
 from training.judging.stored import save_evaluation
+from training.judging.verdict import CampaignCandidate
 from training.recipe.load import load_recipe, recipe_sha256, save_recipe
 from training.recipe.recipe import arms
 from training.runs.folder import CampaignFolder, State, Step
@@ -162,7 +163,7 @@ def write_campaign(
     }
     folder.comparison.write_text(json.dumps(without_nan(stored)))
     verdict = decide(
-        Candidate(candidate, comparisons[0].own, seeds=len(recipe.seeds)),
+        CampaignCandidate(candidate, comparisons[0].own, seeds=len(recipe.seeds)),
         comparisons,
         recipe.judging,
     )

@@ -24,9 +24,9 @@ from cone_perception.types import Detections
 from training.campaign import steps
 from training.campaign.campaign import changed_keys
 from training.cli import main
-from training.judging.outcome import Outcome
 from training.judging.predictions import Found, Predictions
 from training.judging.signatures import RunFigures, find_signatures
+from training.judging.verdict import Outcome
 from training.recipe.recipe import Guards
 from training.runs.folder import CampaignFolder
 from training.stage.guards import StageStopped

@@ -17,7 +17,7 @@ from rendered_sets import smoke_words
 pytest.importorskip('torch')
 pytest.importorskip('ultralytics')
 
-from training.judging.outcome import Outcome
+from training.judging.verdict import Outcome
 from training.runs.folder import CampaignFolder
 
 pytestmark = pytest.mark.slow

@@ -23,8 +23,8 @@ from training.judging.compare import (
 )
 from training.judging.evaluation import Evaluation, Origin
 from training.judging.metrics import ResampledFigures, metrics
-from training.judging.outcome import Outcome
 from training.judging.stored import save_evaluation
+from training.judging.verdict import Outcome
 
 CLASSES = ('blue_cone', 'yellow_cone')
 ORIGIN = Origin(

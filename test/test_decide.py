@@ -11,9 +11,10 @@ import pytest
 
 from cone_perception.accuracy.intervals import Interval
 from training.cli import SUBCOMMANDS
-from training.judging.compare import Comparison, Difference
-from training.judging.decide import MITIGATIONS, Candidate, decide
-from training.judging.outcome import Outcome
+from training.judging.compare import Comparison, PairedDifference
+from training.judging.decide import decide
+from training.judging.signatures import MITIGATIONS
+from training.judging.verdict import CampaignCandidate, Outcome
 from training.recipe.find import find_recipe
 from training.recipe.recipe import Figures, Judging
 
@@ -34,7 +35,7 @@ JUDGING = Judging(success=SUCCESS)
 def comparison(low, high, baseline='single-stage', strategy=None, warnings=()):
     """Candidate minus baseline with an interval of mAP50 as planted."""
     value = (low + high) / 2
-    row = Difference(
+    row = PairedDifference(
         name='map50',
         a=GOOD['map50'],
         b=Interval(0.74 - value, 0.7, 0.8),
@@ -60,7 +61,7 @@ def comparison(low, high, baseline='single-stage', strategy=None, warnings=()):
 
 
 def candidate(**facts):
-    return Candidate(
+    return CampaignCandidate(
         **{
             'name': 'two-stage',
             'figures': GOOD,

@@ -20,7 +20,8 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.pages.blocks import Chart, Page, Section, Table, Text
 from training.cli import main
-from training.judging.decide import Candidate, decide
+from training.judging.decide import decide
+from training.judging.verdict import CampaignCandidate
 from training.recipe.recipe import Figures, Judging
 from training.report.curves import curve_chart
 from training.report.markdown import draw_chart, render_markdown
@@ -361,7 +362,7 @@ def test_export_that_is_proposed_takes_the_card_of_weights_trained_here(
     weights = (tmp_path if own else Path('/elsewhere')) / 'run' / 'best.pt'
     figures = dict.fromkeys(('map50', 'map50_95', 'precision', 'recall'), Interval(0.9, 0.89, 0.91))
     verdict = decide(
-        Candidate('a', figures, {'a': weights}, card=tmp_path / 'card.json'),
+        CampaignCandidate('a', figures, {'a': weights}, card=tmp_path / 'card.json'),
         [],
         Judging(published={'single-stage': Figures(map50=0.5)}),
     )

@@ -23,7 +23,7 @@ from cone_perception.errors import OutputError, RecipeError
 from cone_perception.files import without_nan
 from training.campaign.status import Heartbeat, read_progress, say
 from training.campaign.steps import CampaignStoppedError, Steps, Task
-from training.judging.outcome import Outcome
+from training.judging.verdict import Outcome
 from training.recipe.load import load_recipe, recipe_sha256, save_recipe
 from training.recipe.recipe import Recipe
 from training.runs.folder import CampaignFolder, EventKind, State, Step, now

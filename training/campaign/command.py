@@ -13,7 +13,7 @@ from pathlib import Path
 from cone_perception.errors import RecipeError
 from training.campaign.campaign import open_campaign, open_standard_streams, run_campaign
 from training.campaign.status import say
-from training.judging.outcome import Outcome
+from training.judging.verdict import Outcome
 from training.recipe.find import find_recipe
 from training.recipe.load import load_recipe
 from training.recipe.recipe import Recipe

@@ -17,8 +17,8 @@ from typing import Any
 from cone_perception.errors import RecipeError
 from cone_perception.files import without_nan, write_json, write_whole
 from training.campaign.status import read_epochs, say
-from training.judging.outcome import Outcome
 from training.judging.signatures import RunFigures, Signature, find_signatures
+from training.judging.verdict import Outcome
 from training.recipe.find import find_model, find_recipe
 from training.recipe.load import load_recipe
 from training.recipe.recipe import BASELINE, Figures, Recipe, Stage, arms, used_datasets
@@ -443,7 +443,8 @@ class Steps:
     def _decide(self) -> dict[str, Any]:
         from cone_perception.accuracy.intervals import Interval
         from training.judging.compare import Comparison
-        from training.judging.decide import Candidate, decide
+        from training.judging.decide import decide
+        from training.judging.verdict import CampaignCandidate
 
         stored = json.loads(self.folder.comparison.read_text(encoding='utf-8'))
         name = stored['candidate']
@@ -458,7 +459,7 @@ class Steps:
         }
         first = best[name].stages[0]
         verdict = decide(
-            Candidate(
+            CampaignCandidate(
                 name=name,
                 figures={
                     figure: Interval(*(math.nan if v is None else v for v in values.values()))

@@ -19,27 +19,17 @@ from cone_perception.errors import DataError
 from cone_perception.files import without_nan
 from cone_perception.types import Int64
 from training.judging.evaluation import Evaluation
-from training.judging.metrics import FIXED_CONFIDENCE, ResampledFigures
-from training.judging.outcome import Outcome
+from training.judging.metrics import FIXED_CONFIDENCE, PRIMARY, TITLES, ResampledFigures
+from training.judging.verdict import Outcome
 
-PRIMARY = 'map50'
 FEW_GROUPS = 20
 """Below this many groups a percentile interval is visibly too narrow (see verdict.md)."""
 
 UNLEARNT_MAP50 = 0.02
 
-TITLES = {
-    'map50': 'mAP50',
-    'map50_95': 'mAP50-95',
-    'precision': 'precision (best F1)',
-    'recall': 'recall (best F1)',
-    'precision_fixed': 'precision (fixed confidence)',
-    'recall_fixed': 'recall (fixed confidence)',
-}
-
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class PairedDifference:
     """One figure of two arms: a minus b; above 0 a is better.
 
     name: as ResampledFigures names it. a, b, difference: intervals over the pictures, for these
@@ -79,10 +69,10 @@ class Comparison:
     resamples: int
     seed: int
     confidence: float
-    differences: tuple[Difference, ...]
+    differences: tuple[PairedDifference, ...]
     warnings: tuple[str, ...]
 
-    def __getitem__(self, name: str) -> Difference:
+    def __getitem__(self, name: str) -> PairedDifference:
         """The difference of one figure; KeyError."""
         for difference in self.differences:
             if difference.name == name:
@@ -109,7 +99,7 @@ class Comparison:
     def from_json(cls, stored: Mapping[str, Any]) -> Comparison:
         """Read what `to_json` made."""
         differences = tuple(
-            Difference(
+            PairedDifference(
                 name=row['name'],
                 a=Interval.from_json(row['a']),
                 b=Interval.from_json(row['b']),
@@ -258,12 +248,14 @@ def _resample(
     return ranked[0].names, point, np.concatenate(rows)
 
 
-def _difference(name: str, point: Float64, drawn: Float64, split: int, groups: int) -> Difference:
+def _difference(
+    name: str, point: Float64, drawn: Float64, split: int, groups: int
+) -> PairedDifference:
     """One figure. point: (E,), drawn: (R, E); the first `split` evaluations are a's."""
     a, b = point[:split], point[split:]
     drawn_a, drawn_b = drawn[:, :split].mean(axis=1), drawn[:, split:].mean(axis=1)
     value = float(a.mean() - b.mean())
-    return Difference(
+    return PairedDifference(
         name=name,
         a=percentile_interval(a.mean(), drawn_a),
         b=percentile_interval(b.mean(), drawn_b),
@@ -318,7 +310,7 @@ def _refuse_other_data(a: Evaluation, b: Evaluation, name_a: str, name_b: str) -
     )
 
 
-def _unlearnt(primary: Difference) -> tuple[str, ...]:
+def _unlearnt(primary: PairedDifference) -> tuple[str, ...]:
     """Two models that find nothing are equal, which is no merit of either."""
     if not max(primary.a.value, primary.b.value) < UNLEARNT_MAP50:
         return ()

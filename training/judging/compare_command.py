@@ -15,7 +15,6 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import InstallError, OutputError, SettingsError
 from cone_perception.files import to_json, write_whole
 from training.judging.compare import (
-    PRIMARY,
     Comparison,
     against_published,
     compare,
@@ -24,6 +23,7 @@ from training.judging.compare import (
     outcome_of,
 )
 from training.judging.evaluation import Evaluation
+from training.judging.metrics import PRIMARY
 from training.judging.stored import load_evaluation
 from training.recipe.recipe import Judging
 

@@ -6,158 +6,18 @@ Pure: reads no file, draws no number. The rule and its consequences: docs/decisi
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import fields
 
-from cone_perception.accuracy.intervals import Interval
-from cone_perception.files import without_nan
-from training.judging.compare import (
-    PRIMARY,
-    TITLES,
-    Comparison,
-    against_published,
-    outcome_of,
-)
-from training.judging.outcome import Outcome
+from training.judging.compare import Comparison, against_published, outcome_of
+from training.judging.metrics import PRIMARY, TITLES
+from training.judging.next_steps import next_steps
+from training.judging.verdict import Against, CampaignCandidate, Gate, Outcome, Verdict
 from training.recipe.recipe import BASELINE, Figures, Judging
-from training.stage.guards import AGAINST_FORGETTING
-
-Subject = Literal['weights', 'strategy']
-
-MITIGATIONS: Mapping[str, tuple[str, ...]] = {
-    'overfit': ('shorter_stage1', 'more_augmentation', 'higher_lr'),
-    'forgetting': AGAINST_FORGETTING,
-    'mismatch': (),
-    '': ('higher_lr', 'longer'),
-}
-"""Signature of one of the strategy's issues -> recipes that it names; '': none recognised.
-
-A mismatch has none: the data sets are too different, and the single-stage model stays.
-"""
-
-FINE_TUNING_ONLY = ('higher_lr', 'longer', 'lower_lr', 'cosine')
-"""Recipes whose first stage is the plain one: its weights need not be trained again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One line of the success table.
-
-    passed: the figure itself exceeds `limit`. proven: its whole 95 % interval lies on that side.
-    """
-
-    metric: str
-    limit: float
-    figure: Interval
-    passed: bool
-    proven: bool
-
-    @property
-    def status(self) -> str:
-        """`passed`, `passed, unproven`, `failed` or `failed, unproven`."""
-        return ('passed' if self.passed else 'failed') + ('' if self.proven else ', unproven')
-
-    def __str__(self) -> str:
-        return f'{TITLES[self.metric]} {self.figure} > {self.limit:g}: {self.status}'
-
-
-@dataclass(frozen=True, slots=True)
-class Against:
-    """The candidate against one baseline, on mAP50.
-
-    difference: candidate minus baseline. published: the baseline is a figure in print: nothing is
-    paired, and its own error is unknown. subject: what the interval speaks of, these weights or
-    the strategy that made them.
-    """
-
-    baseline: str
-    published: bool
-    candidate_value: float
-    baseline_value: float
-    difference: Interval
-    outcome: Outcome
-    subject: Subject
-
-    @property
-    def label(self) -> str:
-        return f'{self.baseline} (published, not paired)' if self.published else self.baseline
-
-    def __str__(self) -> str:
-        found = self.difference
-        return (
-            f'{self.candidate_value:.4f} against {self.baseline_value:.4f} of {self.label}, '
-            f'{found.value:+.4f} (95 %: {found.low:+.4f} to {found.high:+.4f}): '
-            f'{self.outcome.label}'
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """What is judged, and what the next steps need to know.
-
-    figures: its own, each with its interval (`Comparison.own`, `compare.interval`). weights: by
-    name, of the candidate and of baselines that could be deployed instead. data, pretraining:
-    folders of the target and of the pre-training set. first_stage: weights after pre-training.
-    recipe: what was run. card: what the campaign tells of its models, for the bundle's card.
-    seeds: trainings of the candidate. signatures: keys of MITIGATIONS.
-    """
-
-    name: str
-    figures: Mapping[str, Interval]
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    data: Path | None = None
-    pretraining: Path | None = None
-    first_stage: Path | None = None
-    recipe: str = 'two_stage'
-    card: Path | None = None
-    seeds: int = 1
-    signatures: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a campaign found.
-
-    outcome: of the whole, and the exit code. sentence: for people. reasons: how it came about and
-    what limits it. gates: the success table. against: every baseline, the deciding one first.
-    deploy: name of the model to put on the car. next_steps: sentences, and commands to be typed.
-    """
-
-    outcome: Outcome
-    sentence: str
-    reasons: tuple[str, ...]
-    gates: tuple[Gate, ...]
-    against: tuple[Against, ...]
-    deploy: str
-    recommendation: str
-    next_steps: tuple[str, ...]
-
-    @property
-    def exit_code(self) -> int:
-        return int(self.outcome)
-
-    def to_json(self) -> dict[str, Any]:
-        """As verdict.json holds it; NaN becomes null."""
-        stored: dict[str, Any] = without_nan(
-            {
-                **asdict(self),
-                'outcome': self.outcome.label,
-                'exit_code': self.exit_code,
-                'gates': [{**asdict(gate), 'status': gate.status} for gate in self.gates],
-                'against': [
-                    {**asdict(line), 'outcome': line.outcome.label, 'label': line.label}
-                    for line in self.against
-                ],
-            }
-        )
-        return stored
 
 
 def decide(
-    candidate: Candidate,
+    candidate: CampaignCandidate,
     comparisons: Sequence[Comparison],
     judging: Judging,
     baseline: str = BASELINE,
@@ -194,7 +54,7 @@ def decide(
         against=tuple(against),
         deploy=deploy,
         recommendation=recommendation,
-        next_steps=tuple(_next_steps(candidate, outcome, deciding, deploy, comparisons)),
+        next_steps=tuple(next_steps(candidate, outcome, deciding, deploy, comparisons)),
     )
 
 
@@ -211,7 +71,7 @@ def _paired(comparison: Comparison, margin: float) -> Against:
     )
 
 
-def _published(candidate: Candidate, name: str, figure: float, margin: float) -> Against:
+def _published(candidate: CampaignCandidate, name: str, figure: float, margin: float) -> Against:
     difference = against_published(candidate.figures, figure)
     return Against(
         baseline=name,
@@ -224,7 +84,7 @@ def _published(candidate: Candidate, name: str, figure: float, margin: float) ->
     )
 
 
-def _gates(candidate: Candidate, success: Figures) -> tuple[Gate, ...]:
+def _gates(candidate: CampaignCandidate, success: Figures) -> tuple[Gate, ...]:
     gates = []
     for metric in (entry.name for entry in fields(Figures)):
         limit = getattr(success, metric)
@@ -272,7 +132,7 @@ def _nothing_to_compare(baseline: str) -> str:
     return f'There is no evaluation of {baseline}, and no published figure of it in the recipe.'
 
 
-def _subject(candidate: Candidate, deciding: Against) -> str:
+def _subject(candidate: CampaignCandidate, deciding: Against) -> str:
     if deciding.published:
         return (
             f'{deciding.label}: the figure is taken as exact. Its own error, and what its pictures '
@@ -287,7 +147,7 @@ def _subject(candidate: Candidate, deciding: Against) -> str:
 
 
 def _finding(
-    candidate: Candidate,
+    candidate: CampaignCandidate,
     outcome: Outcome,
     deciding: Against | None,
     gates: Sequence[Gate],
@@ -313,7 +173,7 @@ def _finding(
 
 
 def _recommendation(
-    candidate: Candidate, outcome: Outcome, against: Sequence[Against], baseline: str
+    candidate: CampaignCandidate, outcome: Outcome, against: Sequence[Against], baseline: str
 ) -> str:
     better = [line.label for line in against if line.outcome is Outcome.WORSE]
     if outcome is Outcome.BETTER and better:
@@ -331,93 +191,3 @@ def _recommendation(
         Outcome.INCONCLUSIVE: f'Keep {baseline}: it is simpler, and nothing is shown to be lost.',
         Outcome.NOT_COMPARED: f'Keep {baseline} until it has been compared.',
     }[outcome]
-
-
-def _next_steps(
-    candidate: Candidate,
-    outcome: Outcome,
-    deciding: Against | None,
-    deploy: str,
-    comparisons: Sequence[Comparison],
-) -> list[str]:
-    steps = []
-    if deploy in candidate.weights and outcome is not Outcome.NOT_COMPARED:
-        steps += _export(deploy, candidate)
-    if outcome in (Outcome.WORSE, Outcome.BETTER_BUT_BELOW_TARGET):
-        steps += _mitigations(candidate)
-    elif outcome is Outcome.INCONCLUSIVE and deciding is not None:
-        steps += _more_evidence(candidate, deciding, comparisons)
-        if candidate.signatures:
-            steps += _mitigations(candidate)
-    elif outcome is Outcome.EQUAL:
-        steps.append('Write it down: pre-training brought nothing that counts on this benchmark.')
-    elif outcome is Outcome.NOT_COMPARED:
-        steps.append(
-            'Give the baseline: its weights as --baseline single-stage=WEIGHTS, or its figures as '
-            'judging.published in the recipe.'
-        )
-    if deciding is not None and deciding.published:
-        steps.append(
-            'Pair it: evaluate the baseline itself on the same pictures (--baseline '
-            f'{deciding.baseline}=WEIGHTS, or train it: baseline in the recipe). That is stronger '
-            'evidence, and the interval of a paired difference is usually narrower.'
-        )
-    return steps
-
-
-def _export(name: str, candidate: Candidate) -> list[str]:
-    bundle, data = f'models/{name}', candidate.data
-    judged = data or 'DATASET'
-    weights = candidate.weights[name]
-    words: list[str | Path] = ['export', weights, '--data', judged]
-    if candidate.card and candidate.card.parent in weights.parents:  # else trained elsewhere
-        words += ['--card', candidate.card]
-    return [
-        f'Export {name} to INT8: {_command(*words)} --out {bundle}',
-        f'Judge what drives: {_command("judge", "--model", bundle, "--data", judged)}',
-        f'Deploy: copy {bundle} to the car and start '
-        f'ros2 launch cone_perception detector.launch.py model:={bundle}',
-    ]
-
-
-def _mitigations(candidate: Candidate) -> list[str]:
-    names = candidate.signatures or ('',)
-    recipes = tuple(dict.fromkeys(recipe for name in names for recipe in MITIGATIONS[name]))
-    steps = []
-    if 'mismatch' in names or not candidate.signatures:
-        sets = (candidate.pretraining or 'PRETRAINING_SET', candidate.data or 'TARGET_SET')
-        steps.append(f'See how far the data sets are apart: {_command("data", "gap", *sets)}')
-    for recipe in recipes:
-        words: list[str | Path] = ['two-stage', recipe]
-        if recipe in FINE_TUNING_ONLY and candidate.first_stage:
-            words += ['stage1.epochs=0', f'model={candidate.first_stage}']
-        steps.append(f'Try {recipe}: {_command(*words)}')
-    if 'mismatch' in names:
-        steps.append('Pre-train on another data set, or stay with single-stage training.')
-    return steps
-
-
-def _more_evidence(
-    candidate: Candidate, deciding: Against, comparisons: Sequence[Comparison]
-) -> list[str]:
-    steps = []
-    if not deciding.published and deciding.subject == 'weights':
-        steps.append(
-            'Learn how much a seed matters: '
-            f'{_command("two-stage", candidate.recipe, "seeds=[0,1,2]", "--name", "three-seeds")}'
-        )
-    found = deciding.difference
-    half = (found.high - found.low) / 2
-    pictures = next((c.pictures for c in comparisons if c.b == deciding.baseline), 0)
-    if pictures and math.isfinite(half) and half > abs(found.value) > 0:
-        # An interval shrinks with the root of the number of pictures.
-        needed = math.ceil(pictures * (half / abs(found.value)) ** 2)
-        steps.append(
-            f'To tell a difference of {abs(found.value):.4f} from 0 takes about {needed} test '
-            f'pictures, if more of them is all that is missing; there are {pictures}.'
-        )
-    return steps
-
-
-def _command(*words: str | Path) -> str:
-    return shlex.join(['cone-training', *map(str, words)])

@@ -155,6 +155,19 @@ OVERALL = ('map50', 'map50_95', 'precision', 'recall', 'precision_fixed', 'recal
 """precision, recall: at the model's best F1; fixed: at one confidence for all models."""
 
 
+PRIMARY = 'map50'
+"""The figure that decides."""
+
+TITLES = {
+    'map50': 'mAP50',
+    'map50_95': 'mAP50-95',
+    'precision': 'precision (best F1)',
+    'recall': 'recall (best F1)',
+    'precision_fixed': 'precision (fixed confidence)',
+    'recall_fixed': 'recall (fixed confidence)',
+}
+
+
 class ResampledFigures:
     """One evaluation, ranked, ready for its figures under any multiplicities of the pictures.
 

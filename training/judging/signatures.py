@@ -11,6 +11,18 @@ from typing import Any
 
 from cone_perception.files import without_nan
 from training.recipe.recipe import BASELINE, Guards
+from training.stage.guards import AGAINST_FORGETTING
+
+MITIGATIONS: Mapping[str, tuple[str, ...]] = {
+    'overfit': ('shorter_stage1', 'more_augmentation', 'higher_lr'),
+    'forgetting': AGAINST_FORGETTING,
+    'mismatch': (),
+    '': ('higher_lr', 'longer'),
+}
+"""Signature of one of the strategy's issues -> recipes that it names; '': none recognised.
+
+A mismatch has none: the data sets are too different, and the single-stage model stays.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +61,6 @@ class Signature:
     @property
     def remedies(self) -> tuple[str, ...]:
         """Recipes to try."""
-        from training.judging.decide import MITIGATIONS
-
         return MITIGATIONS[self.name]
 
     def to_json(self) -> dict[str, Any]:

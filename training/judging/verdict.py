@@ -1,0 +1,168 @@
+"""How a campaign can end, and what a verdict is made of: candidate, baselines, success table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.files import without_nan
+from training.judging.metrics import TITLES
+
+
+class Outcome(IntEnum):
+    """How a campaign can end, and the exit code of `cone-training two-stage` for it.
+
+    1 and 2 are any command's: something asked for cannot be done, wrong arguments.
+    BETTER to BETTER_BUT_BELOW_TARGET: the campaign is finished, and starting it again changes
+    nothing. The last one misses a figure that the recipe sets as success.
+    VERIFICATION_FAILED and STOPPED_BY_GUARD: a person has to look. The others: `--resume` goes on,
+    once there is room on the disk or in memory again.
+    """
+
+    BETTER = 0
+    EQUAL = 10
+    WORSE = 11
+    INCONCLUSIVE = 12
+    NOT_COMPARED = 13
+    BETTER_BUT_BELOW_TARGET = 14
+    VERIFICATION_FAILED = 20
+    STOPPED_BY_GUARD = 21
+    OUT_OF_DISK = 30
+    OUT_OF_MEMORY = 31
+    INTERRUPTED = 75
+
+    @property
+    def label(self) -> str:
+        """As campaign.json and the report have it: `stopped by guard`."""
+        return self.name.lower().replace('_', ' ')
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to do."""
+        return self < Outcome.VERIFICATION_FAILED
+
+    @classmethod
+    def of(cls, label: str) -> Outcome:
+        """The outcome of that label."""
+        return cls[label.upper().replace(' ', '_')]
+
+
+Subject = Literal['weights', 'strategy']
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One line of the success table.
+
+    passed: the figure itself exceeds `limit`. proven: its whole 95 % interval lies on that side.
+    """
+
+    metric: str
+    limit: float
+    figure: Interval
+    passed: bool
+    proven: bool
+
+    @property
+    def status(self) -> str:
+        """`passed`, `passed, unproven`, `failed` or `failed, unproven`."""
+        return ('passed' if self.passed else 'failed') + ('' if self.proven else ', unproven')
+
+    def __str__(self) -> str:
+        return f'{TITLES[self.metric]} {self.figure} > {self.limit:g}: {self.status}'
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """The candidate against one baseline, on mAP50.
+
+    difference: candidate minus baseline. published: the baseline is a figure in print: nothing is
+    paired, and its own error is unknown. subject: what the interval speaks of, these weights or
+    the strategy that made them.
+    """
+
+    baseline: str
+    published: bool
+    candidate_value: float
+    baseline_value: float
+    difference: Interval
+    outcome: Outcome
+    subject: Subject
+
+    @property
+    def label(self) -> str:
+        return f'{self.baseline} (published, not paired)' if self.published else self.baseline
+
+    def __str__(self) -> str:
+        found = self.difference
+        return (
+            f'{self.candidate_value:.4f} against {self.baseline_value:.4f} of {self.label}, '
+            f'{found.value:+.4f} (95 %: {found.low:+.4f} to {found.high:+.4f}): '
+            f'{self.outcome.label}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CampaignCandidate:
+    """What is judged, and what the next steps need to know.
+
+    figures: its own, each with its interval (`Comparison.own`, `compare.interval`). weights: by
+    name, of the candidate and of baselines that could be deployed instead. data, pretraining:
+    folders of the target and of the pre-training set. first_stage: weights after pre-training.
+    recipe: what was run. card: what the campaign tells of its models, for the bundle's card.
+    seeds: trainings of the candidate. signatures: keys of MITIGATIONS.
+    """
+
+    name: str
+    figures: Mapping[str, Interval]
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    data: Path | None = None
+    pretraining: Path | None = None
+    first_stage: Path | None = None
+    recipe: str = 'two_stage'
+    card: Path | None = None
+    seeds: int = 1
+    signatures: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a campaign found.
+
+    outcome: of the whole, and the exit code. sentence: for people. reasons: how it came about and
+    what limits it. gates: the success table. against: every baseline, the deciding one first.
+    deploy: name of the model to put on the car. next_steps: sentences, and commands to be typed.
+    """
+
+    outcome: Outcome
+    sentence: str
+    reasons: tuple[str, ...]
+    gates: tuple[Gate, ...]
+    against: tuple[Against, ...]
+    deploy: str
+    recommendation: str
+    next_steps: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return int(self.outcome)
+
+    def to_json(self) -> dict[str, Any]:
+        """As verdict.json holds it; NaN becomes null."""
+        stored: dict[str, Any] = without_nan(
+            {
+                **asdict(self),
+                'outcome': self.outcome.label,
+                'exit_code': self.exit_code,
+                'gates': [{**asdict(gate), 'status': gate.status} for gate in self.gates],
+                'against': [
+                    {**asdict(line), 'outcome': line.outcome.label, 'label': line.label}
+                    for line in self.against
+                ],
+            }
+        )
+        return stored
