@@ -13,16 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cone_perception.engines.machine import NOT_TOLD, describe_host, read_commit, read_governor
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
 from cone_perception.model_card import read_bundle, shipped_bundle
-from cone_perception.replay.host import (
-    NOT_TOLD,
-    describe_bag,
-    describe_host,
-    describe_model,
-    read_commit,
-    read_governor,
-)
+from cone_perception.replay.describe import describe_bag, describe_model
 from cone_perception.replay.traces import Camera, Drive
 from cone_perception.types import Detections
 

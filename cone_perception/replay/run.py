@@ -9,8 +9,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from cone_perception.accuracy.intervals import Interval
+from cone_perception.engines.machine import describe_host
 from cone_perception.errors import ConePerceptionError
 from cone_perception.model_card import Bundle
+from cone_perception.replay.describe import describe_bag, describe_model
 from cone_perception.replay.figures.accuracy import (
     Answers,
     accuracy_figures,
@@ -20,7 +22,6 @@ from cone_perception.replay.figures.accuracy import (
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.figures.usage import load_figures
-from cone_perception.replay.host import describe_bag, describe_host, describe_model
 from cone_perception.replay.many.jobs import jobs_at_once
 from cone_perception.replay.max_rate import MaxRate, find_max_rate
 from cone_perception.replay.options import pace_of, words_for_each_bag

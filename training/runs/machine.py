@@ -10,9 +10,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from cone_perception.engines import machine
 from cone_perception.engines.cpu.processor import processor_name
-from cone_perception.replay import host
-from cone_perception.replay.host import installed_versions
+from cone_perception.engines.machine import installed_versions
 
 PACKAGES = ('torch', 'torchvision', 'ultralytics', 'numpy', 'opencv-python', 'wandb')
 MILLIJOULE_PER_WH = 3_600_000
@@ -25,7 +25,7 @@ def read_versions() -> dict[str, str]:
 
 def read_commit() -> str:
     """Commit of the checkout that runs, `+` if files differ from it; '' outside of a checkout."""
-    commit, changed = host.read_commit(Path(__file__).resolve().parents[2])
+    commit, changed = machine.read_commit(Path(__file__).resolve().parents[2])
     return (commit or '') + ('+' if changed else '')
 
 

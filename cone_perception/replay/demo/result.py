@@ -6,11 +6,12 @@ import argparse
 import math
 from datetime import datetime, timezone
 
+from cone_perception.engines.machine import describe_host
 from cone_perception.model_card import Bundle
+from cone_perception.replay.describe import describe_bag, describe_model
 from cone_perception.replay.figures.accuracy import accuracy_figures, consistency_figures
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.figures.statistics import pass_figures
-from cone_perception.replay.host import describe_bag, describe_host, describe_model
 from cone_perception.replay.traces import Drive, Pass
 
 

@@ -1,0 +1,122 @@
+"""The machine and its software, as results tell of them.
+
+Nothing here names a user, the machine or its network, and of the environment only what is listed is
+told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cone_perception
+from cone_perception.engines.cpu.processor import processor_name
+from cone_perception.engines.tensorrt.gpu import read_gpu
+from cone_perception.errors import EngineError
+
+PACKAGES = (
+    'numpy',
+    'opencv-python',
+    'openvino',
+    'onnxruntime',
+    'tensorrt',
+    'tensorrt-rtx',
+    'pycuda',
+    'rosbags',
+    'rosbags-image',
+    'psutil',
+)
+
+NOT_TOLD = 'not told'
+GIT_TIMEOUT_S = 10.0
+
+
+def describe_host() -> dict[str, Any]:
+    """Describe the machine and its software; None where something is not there.
+
+    processor, architecture, cores (of the machine), cores_usable (by this process), memory_gb,
+    governor (of the cores' clocks; 'not told' in most virtual machines), gpu, driver, cuda (the
+    newest that the driver knows), kernel, python, ros_distro, rmw (as asked for; the node's
+    diagnostics have the one in use), versions (package -> version, of those that are installed),
+    git_commit, git_dirty (of the checkout that this code is in).
+    """
+    pages, page_bytes = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
+    commit, dirty = read_commit(Path(__file__).resolve().parents[2])
+    try:
+        gpu = read_gpu()
+    except EngineError:
+        gpu = None
+    return {
+        'processor': processor_name(),
+        'architecture': platform.machine(),
+        'cores': os.cpu_count(),
+        'cores_usable': len(os.sched_getaffinity(0)),
+        'memory_gb': round(pages * page_bytes / 1e9, 1),
+        'governor': read_governor(Path('/sys')),
+        'gpu': gpu.name if gpu else None,
+        'driver': gpu.driver if gpu else None,
+        'cuda': gpu.cuda if gpu else None,
+        'kernel': f'{platform.system()} {platform.release()}',
+        'python': platform.python_version(),
+        'ros_distro': _ros_distro(),
+        'rmw': os.environ.get('RMW_IMPLEMENTATION'),
+        'versions': installed_versions(PACKAGES),
+        'git_commit': commit,
+        'git_dirty': dirty,
+    }
+
+
+def read_governor(sys_folder: Path) -> str:
+    """The governors of the cores' clocks, as Linux tells them under /sys."""
+    files = sys_folder.glob('devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor')
+    found = set()
+    for file in files:
+        with contextlib.suppress(OSError):  # of a core that was switched off meanwhile
+            found.add(file.read_text(encoding='utf-8').strip())
+    return ', '.join(sorted(found)) or NOT_TOLD
+
+
+def read_commit(root: Path) -> tuple[str | None, bool | None]:
+    """Read the commit of the git checkout at `root`; True where files differ from it.
+
+    (None, None) where there is none, as for an installed package, or no git to ask.
+    """
+    if not (root / '.git').exists() or not shutil.which('git'):
+        return None, None
+    said = []
+    for words in (('rev-parse', 'HEAD'), ('status', '--porcelain', '--untracked-files=no')):
+        command = ('git', '-C', str(root), *words)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return None, None
+        if done.returncode:  # somebody else's checkout: git refuses
+            return None, None
+        said.append(done.stdout.strip())
+    return said[0], bool(said[1])
+
+
+def _ros_distro() -> str | None:
+    """Name the distribution that was sourced, else that of the packages from PyPI."""
+    if distro := os.environ.get('ROS_DISTRO'):
+        return distro
+    names = (entry.metadata['Name'] or '' for entry in importlib.metadata.distributions())
+    found = (re.fullmatch(r'ros-([a-z]+)-rclpy', name) for name in names)
+    return next((match[1] for match in found if match), None)
+
+
+def installed_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Name the versions of cone_perception, and of each of these that is installed."""
+    versions = {'cone_perception': cone_perception.__version__}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
