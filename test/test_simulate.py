@@ -12,7 +12,7 @@ import pytest
 from cone_perception.classes import BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW
 from cone_perception.errors import OutputError, SettingsError
 from training.cli import main
-from training.simulate.camera import Camera, load_camera, make_lens
+from training.simulate.camera import PinholeCamera, load_camera, make_lens
 from training.simulate.cone import Cone, cone_points, make_cone, make_palette
 from training.simulate.dataset import render_picture, write_dataset
 from training.simulate.photo import motion_kernel
@@ -52,18 +52,18 @@ def standing_cone(x_m: float, y_m: float, shape: int = BLUE) -> Cone:
     )
 
 
-def plain_camera() -> Camera:
-    return Camera(1280, 720, 700.0, 700.0, 639.5, 359.5, position_m=(0.0, 0.0, 1.0))
+def plain_camera() -> PinholeCamera:
+    return PinholeCamera(1280, 720, 700.0, 700.0, 639.5, 359.5, position_m=(0.0, 0.0, 1.0))
 
 
 def shoot(
-    scene: Scene, library: Library, cones: list[Cone], camera: Camera | None = None
+    scene: Scene, library: Library, cones: list[Cone], camera: PinholeCamera | None = None
 ) -> Rendering:
     scene = replace(scene, cones=tuple(cones))
     return render(scene, camera or plain_camera(), library, FULL)
 
 
-def analytic_box(cone: Cone, camera: Camera) -> np.ndarray:
+def analytic_box(cone: Cone, camera: PinholeCamera) -> np.ndarray:
     """Projection of all outline points, by OpenCV's own camera model."""
     rings, plate, _ = cone_points([cone])
     points = np.concatenate([rings.reshape(-1, 3), plate.reshape(-1, 3)])

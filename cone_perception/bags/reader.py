@@ -219,19 +219,21 @@ def write_image_bag(
             beside = writer.add_connection(camera_info_topic(topic), CAMERA_INFO, typestore=store)
         for frame in frames:
             if camera_info is not None:
-                info = _camera_info_message(store, frame, camera_info)
+                info = camera_info_message(store, frame, camera_info)
                 writer.write(beside, frame.stamp_ns, store.serialize_cdr(info, CAMERA_INFO))
-            message = _image_message(store, frame, compressed)
+            message = image_message(store, frame, compressed)
             writer.write(connection, frame.stamp_ns, store.serialize_cdr(message, type_name))
             count += 1
     return count
 
 
-def _image_message(store: Any, frame: Frame, compressed: bool) -> Any:
+def image_message(store: Any, frame: Frame, compressed: bool, quality: int = 95) -> Any:
+    """Make an Image in bgr8, or a CompressedImage: JPEG of this quality."""
     types = store.types
-    header = _header(store, frame)
+    header = message_header(store, frame)
     if compressed:
-        encoded = cv2.imencode('.jpg', frame.bgr)[1].reshape(-1)
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+        encoded = cv2.imencode('.jpg', frame.bgr, options)[1].reshape(-1)
         return types[COMPRESSED_IMAGE](header, 'jpeg', encoded)
     return types[IMAGE](
         header,
@@ -244,7 +246,8 @@ def _image_message(store: Any, frame: Frame, compressed: bool) -> Any:
     )
 
 
-def _camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
+def camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
+    """Make the CameraInfo of a picture. Raises SourceError when the picture has another size."""
     if (frame.width_px, frame.height_px) != (info.width_px, info.height_px):
         raise SourceError(
             f'{frame.source} has {frame.width_px}x{frame.height_px} pixels, but the camera was '
@@ -252,7 +255,7 @@ def _camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
             'pictures.'
         )
     return store.types[CAMERA_INFO](
-        _header(store, frame),
+        message_header(store, frame),
         info.height_px,
         info.width_px,
         info.distortion_model,
@@ -263,7 +266,8 @@ def _camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
     )
 
 
-def _header(store: Any, frame: Frame) -> Any:
+def message_header(store: Any, frame: Frame) -> Any:
+    """Make the header of all messages about a picture."""
     stamp = store.types['builtin_interfaces/msg/Time'](*divmod(frame.stamp_ns, 10**9))
     return store.types['std_msgs/msg/Header'](stamp, frame.frame_id)
 

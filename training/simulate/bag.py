@@ -8,15 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
-from cone_perception.bags.reader import COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
+from cone_perception.bags.reader import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    DETECTIONS,
+    IMAGE,
+    bag_types,
+    camera_info_message,
+    image_message,
+    message_header,
+)
+from cone_perception.camera_info import CameraInfo
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
-from training.simulate.camera import Camera, load_camera, make_lens
+from cone_perception.types import Frame
+from training.simulate.camera import PinholeCamera, load_camera, make_lens
 from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import render
@@ -25,8 +35,7 @@ from training.simulate.scenery import Bytes, make_ego, make_library
 from training.simulate.settings import SimulateSettings
 from training.simulate.track import Track
 
-CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
-FRAME_ID = 'zed_{eye}_camera_optical_frame'
+BASELINE_M = 0.12
 START_NS = 1_760_000_000_000_000_000
 """Stamp of the first picture of seed 0: a plausible time, the same in every run."""
 
@@ -39,7 +48,7 @@ class DriveFrame:
     stamp_ns: int
     image: Bytes
     labels: list[Label]
-    camera: Camera
+    camera: PinholeCamera
     quality: int
 
 
@@ -69,7 +78,6 @@ def drive_frames(
     speed = rng.uniform(6.0, 9.0)
     at = rng.uniform(0, len(track.centre_m))
     shake = rng.uniform(0, 2 * math.pi, 6)
-    baseline = {'left': 0.0, 'right': -0.12}
     start_ns = START_NS + seed * 3_600_000_000_000
     for index in range(round(seconds * hz)):
         t = index / hz
@@ -85,7 +93,7 @@ def drive_frames(
         up = camera.position_m[2] + 0.006 * math.sin(11 * t + shake[5])
         stamp_ns = start_ns + round(index * 1e9 / hz)
         for eye in ('left', 'right') if stereo else ('left',):
-            shift = baseline[eye]
+            shift = -BASELINE_M if eye == 'right' else 0.0
             position = (x - shift * math.sin(yaw), y + shift * math.cos(yaw), up)
             here = camera.moved(position, yaw, pitch, roll)
             result = render(scene, here, library, settings, ego, lens)
@@ -136,105 +144,62 @@ def write_drive(
         raise OutputError(f'{out} exists: choose another name or delete it')
     store = bag_types()
     total = round(seconds * hz) * (2 if stereo else 1)
-    kind = COMPRESSED_IMAGE if compressed else IMAGE
+    topics = {
+        'image/compressed' if compressed else 'image': COMPRESSED_IMAGE if compressed else IMAGE,
+        'camera_info': CAMERA_INFO,
+        'ground_truth': DETECTIONS,
+    }
     with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        connections = {}
-        for eye in ('left', 'right') if stereo else ('left',):
-            base = f'/camera/{eye}' if stereo else '/camera'
-            image_topic = f'{base}/image/compressed' if compressed else f'{base}/image'
-            for name, topic, type_name in (
-                ('image', image_topic, kind),
-                ('info', f'{base}/camera_info', CAMERA_INFO),
-                ('truth', f'{base}/ground_truth', DETECTIONS),
-            ):
-                connections[eye, name] = writer.add_connection(topic, type_name, typestore=store)
-        frames = drive_frames(settings, seed, seconds, hz, stereo)
-        for frame in tqdm(frames, total=total, unit='picture', desc='drive'):
-            header = _header(store, frame)
-            for name, message in (
-                ('image', _image_message(store, header, frame, compressed)),
-                ('info', _info_message(store, header, frame)),
-                ('truth', _truth_message(store, header, frame.labels)),
-            ):
+        connections = {
+            eye: [
+                writer.add_connection(
+                    f'/camera/{eye}/{name}' if stereo else f'/camera/{name}', kind, typestore=store
+                )
+                for name, kind in topics.items()
+            ]
+            for eye in (('left', 'right') if stereo else ('left',))
+        }
+        drive = drive_frames(settings, seed, seconds, hz, stereo)
+        for taken in tqdm(drive, total=total, unit='picture', desc='drive'):
+            frame_id = f'zed_{taken.eye}_camera_optical_frame'
+            frame = Frame(taken.image, taken.stamp_ns, frame_id, 'the simulated camera')
+            messages = (
+                image_message(store, frame, compressed, max(taken.quality, 85)),
+                camera_info_message(store, frame, _camera_info(taken)),
+                _truth_message(store, message_header(store, frame), taken.labels),
+            )
+            for connection, message in zip(connections[taken.eye], messages, strict=True):
                 data = store.serialize_cdr(message, message.__msgtype__)
-                writer.write(connections[frame.eye, name], frame.stamp_ns, data)
+                writer.write(connection, taken.stamp_ns, data)
     return total
 
 
-def _header(store: Any, frame: DriveFrame) -> Any:
-    seconds, rest = divmod(frame.stamp_ns, 1_000_000_000)
-    stamp = store.types['builtin_interfaces/msg/Time'](sec=seconds, nanosec=rest)
-    return store.types['std_msgs/msg/Header'](stamp=stamp, frame_id=FRAME_ID.format(eye=frame.eye))
-
-
-def _image_message(store: Any, header: Any, frame: DriveFrame, compressed: bool) -> Any:
-    height, width = frame.image.shape[:2]
-    if compressed:
-        written, data = cv2.imencode(
-            '.jpg', frame.image, [cv2.IMWRITE_JPEG_QUALITY, max(frame.quality, 85)]
-        )
-        if not written:
-            raise RuntimeError('OpenCV could not encode a picture as JPEG: reinstall it')
-        return store.types[COMPRESSED_IMAGE](header=header, format='jpeg', data=data.ravel())
-    return store.types[IMAGE](
-        header=header,
-        height=height,
-        width=width,
-        encoding='bgr8',
-        is_bigendian=0,
-        step=3 * width,
-        data=np.ascontiguousarray(frame.image).reshape(-1),
-    )
-
-
-def _info_message(store: Any, header: Any, frame: DriveFrame) -> Any:
-    camera = frame.camera
-    matrix = camera.matrix
-    projection = np.zeros((3, 4))
-    projection[:, :3] = matrix
-    if frame.eye == 'right':
-        projection[0, 3] = -0.12 * camera.fx_px
-    region = store.types['sensor_msgs/msg/RegionOfInterest'](
-        x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
-    )
-    return store.types[CAMERA_INFO](
-        header=header,
-        height=camera.height_px,
-        width=camera.width_px,
-        distortion_model='plumb_bob',
-        d=np.array(camera.distortion, np.float64),
-        k=matrix.reshape(-1),
-        r=np.eye(3).reshape(-1),
-        p=projection.reshape(-1),
-        binning_x=0,
-        binning_y=0,
-        roi=region,
-    )
+def _camera_info(taken: DriveFrame) -> CameraInfo:
+    camera = taken.camera
+    projection = np.column_stack([camera.matrix, np.zeros(3)])
+    if taken.eye == 'right':
+        projection[0, 3] = -BASELINE_M * camera.fx_px
+    k, r, p = (tuple(numbers.reshape(-1)) for numbers in (camera.matrix, np.eye(3), projection))
+    size_px = (camera.width_px, camera.height_px)
+    return CameraInfo(*size_px, 'plumb_bob', camera.distortion, k, r, p)
 
 
 def _truth_message(store: Any, header: Any, labels: list[Label]) -> Any:
     types = store.types
-    point, rotation = types['geometry_msgs/msg/Point'], types['geometry_msgs/msg/Quaternion']
     nowhere = types['geometry_msgs/msg/PoseWithCovariance'](
-        pose=types['geometry_msgs/msg/Pose'](
-            position=point(x=0.0, y=0.0, z=0.0), orientation=rotation(x=0.0, y=0.0, z=0.0, w=1.0)
+        types['geometry_msgs/msg/Pose'](
+            types['geometry_msgs/msg/Point'](0.0, 0.0, 0.0),
+            types['geometry_msgs/msg/Quaternion'](0.0, 0.0, 0.0, 1.0),
         ),
-        covariance=np.zeros(36),
+        np.zeros(36),
     )
     detections = []
     for label in labels:
         x0, y0, x1, y1 = label.xyxy_px
-        middle = types['vision_msgs/msg/Point2D'](x=(x0 + x1) / 2, y=(y0 + y1) / 2)
-        box = types['vision_msgs/msg/BoundingBox2D'](
-            center=types['vision_msgs/msg/Pose2D'](position=middle, theta=0.0),
-            size_x=x1 - x0,
-            size_y=y1 - y0,
-        )
-        guess = types['vision_msgs/msg/ObjectHypothesis'](
-            class_id=CLASS_NAMES[label.class_id], score=1.0
-        )
-        result = types['vision_msgs/msg/ObjectHypothesisWithPose'](hypothesis=guess, pose=nowhere)
-        detections.append(
-            types['vision_msgs/msg/Detection2D'](header=header, results=[result], bbox=box, id='')
-        )
-    return types[DETECTIONS](header=header, detections=detections)
+        middle = types['vision_msgs/msg/Point2D']((x0 + x1) / 2, (y0 + y1) / 2)
+        centre = types['vision_msgs/msg/Pose2D'](middle, 0.0)
+        box = types['vision_msgs/msg/BoundingBox2D'](centre, x1 - x0, y1 - y0)
+        guess = types['vision_msgs/msg/ObjectHypothesis'](CLASS_NAMES[label.class_id], 1.0)
+        result = types['vision_msgs/msg/ObjectHypothesisWithPose'](guess, nowhere)
+        detections.append(types['vision_msgs/msg/Detection2D'](header, [result], box, ''))
+    return types[DETECTIONS](header, detections)

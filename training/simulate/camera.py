@@ -33,7 +33,7 @@ def _rotation(yaw_rad: float, pitch_rad: float, roll_rad: float) -> Array:
 
 
 @dataclass(frozen=True, slots=True)
-class Camera:
+class PinholeCamera:
     """Pinhole camera with a lens and a place in the world.
 
     width_px, height_px: picture size. fx_px .. cy_px: focal lengths and principal point.
@@ -125,12 +125,12 @@ class Camera:
         yaw_rad: float,
         pitch_rad: float = 0.0,
         roll_rad: float = 0.0,
-    ) -> Camera:
+    ) -> PinholeCamera:
         return replace(
             self, position_m=position_m, yaw_rad=yaw_rad, pitch_rad=pitch_rad, roll_rad=roll_rad
         )
 
-    def resized(self, width_px: int) -> Camera:
+    def resized(self, width_px: int) -> PinholeCamera:
         """The same view in a picture of another width."""
         scale = width_px / self.width_px
         return replace(
@@ -152,12 +152,12 @@ class Lens:
     map_a, map_b: fixed-point maps for cv2.remap, picture pixel to canvas pixel.
     """
 
-    canvas: Camera
+    canvas: PinholeCamera
     map_a: npt.NDArray[np.int16] | None
     map_b: npt.NDArray[np.uint16] | None
 
 
-def make_lens(camera: Camera) -> Lens:
+def make_lens(camera: PinholeCamera) -> Lens:
     """The canvas and the maps for a camera; without distortion the canvas is the picture.
 
     Raises ValueError for a lens that folds: one that shows two places at one pixel.
@@ -204,7 +204,7 @@ def make_lens(camera: Camera) -> Lens:
     return Lens(canvas, map_a, map_b)
 
 
-def load_camera(name: str = 'zed2i') -> Camera:
+def load_camera(name: str = 'zed2i') -> PinholeCamera:
     """A camera from a parameter file of this package, standing at the origin.
 
     Raises FileNotFoundError when there is no such file, KeyError when a parameter is missing.
@@ -212,7 +212,7 @@ def load_camera(name: str = 'zed2i') -> Camera:
     text = resources.files(__package__).joinpath(f'{name}.yaml').read_text(encoding='utf-8')
     values = yaml.safe_load(text)
     k1, k2, p1, p2, k3 = (float(value) for value in values['distortion'])
-    return Camera(
+    return PinholeCamera(
         width_px=int(values['width_px']),
         height_px=int(values['height_px']),
         fx_px=float(values['fx_px']),

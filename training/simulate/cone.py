@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.classes import LARGE_ORANGE, ORANGE, UNKNOWN
-from training.simulate.camera import Camera
+from training.simulate.camera import PinholeCamera
 
 Array = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
@@ -282,7 +282,7 @@ def cone_points(cones: Sequence[Cone]) -> tuple[Array, Array, list[bool]]:
 
 def view_cones(
     cones: Sequence[Cone],
-    camera: Camera,
+    camera: PinholeCamera,
     sun: Array,
     sunlight: float,
     skylight: float,
@@ -310,7 +310,7 @@ def _kind(cone: Cone) -> int:
 
 def _view_alike(
     cones: list[Cone],
-    camera: Camera,
+    camera: PinholeCamera,
     sun: Array,
     sunlight: float,
     skylight: float,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.classes import UNKNOWN
-from training.simulate.camera import Camera
+from training.simulate.camera import PinholeCamera
 from training.simulate.cone import ConeView
 from training.simulate.settings import SimulateSettings
 
@@ -29,8 +29,8 @@ class Label:
 def find_labels(
     ids: npt.NDArray[np.int16],
     views: list[tuple[int, ConeView, int]],
-    camera: Camera,
-    canvas: Camera,
+    camera: PinholeCamera,
+    canvas: PinholeCamera,
     settings: SimulateSettings,
 ) -> list[Label]:
     """Labels from the ids of the finished picture.

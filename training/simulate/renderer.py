@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from training.simulate.camera import Camera, Lens, make_lens
+from training.simulate.camera import Lens, PinholeCamera, make_lens
 from training.simulate.cone import ConeView, paint_cone, shadow_points, view_cones
 from training.simulate.labels import Label, find_labels
 from training.simulate.scene import Paint, Scene, Thing
@@ -36,7 +36,7 @@ class Rendering:
 
 def render(
     scene: Scene,
-    camera: Camera,
+    camera: PinholeCamera,
     library: Library,
     settings: SimulateSettings,
     ego: Bytes | None = None,
@@ -99,7 +99,7 @@ def _overlay(window: Bytes, patch: Bytes) -> None:
     window[:] = mixed
 
 
-def _cone_views(scene: Scene, canvas: Camera) -> list[tuple[int, ConeView]]:
+def _cone_views(scene: Scene, canvas: PinholeCamera) -> list[tuple[int, ConeView]]:
     places = np.array([[*cone.position_m, 0.2] for cone in scene.cones]).reshape(-1, 3)
     pixels, depth = canvas.project(places)
     margin = 0.25 * canvas.width_px
@@ -118,7 +118,7 @@ def _cone_views(scene: Scene, canvas: Camera) -> list[tuple[int, ConeView]]:
     return [(index, view) for index, view in zip(ahead, views, strict=True) if view is not None]
 
 
-def _horizon(canvas: Camera) -> npt.NDArray[np.float64]:
+def _horizon(canvas: PinholeCamera) -> npt.NDArray[np.float64]:
     """(W,) row of the horizon in each column."""
     row = canvas.rotation[:, 2]
     x = (np.arange(canvas.width_px) - canvas.cx_px) / canvas.fx_px
@@ -127,7 +127,7 @@ def _horizon(canvas: Camera) -> npt.NDArray[np.float64]:
     return np.asarray(y * canvas.fy_px + canvas.cy_px, np.float64)
 
 
-def _draw_sky(window: Bytes, scene: Scene, canvas: Camera, library: Library) -> None:
+def _draw_sky(window: Bytes, scene: Scene, canvas: PinholeCamera, library: Library) -> None:
     height, width = window.shape[:2]
     if height == 0:
         return
@@ -159,7 +159,7 @@ def _draw_sky(window: Bytes, scene: Scene, canvas: Camera, library: Library) -> 
     window[:] = cv2.resize(tiny, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _clip_project(points_m: Array, canvas: Camera) -> list[npt.NDArray[np.int32]]:
+def _clip_project(points_m: Array, canvas: PinholeCamera) -> list[npt.NDArray[np.int32]]:
     """World polygons (N, K, 3) to pixels in 1/16, cut at 0.15 m ahead of the camera.
 
     Those behind it are left out.
@@ -185,13 +185,13 @@ def _clip_project(points_m: Array, canvas: Camera) -> list[npt.NDArray[np.int32]
     return polygons
 
 
-def _in_16ths(optical: Array, canvas: Camera) -> npt.NDArray[np.int32]:
+def _in_16ths(optical: Array, canvas: PinholeCamera) -> npt.NDArray[np.int32]:
     pixels = optical[..., :2] / optical[..., 2:] * (canvas.fx_px, canvas.fy_px)
     pixels += (canvas.cx_px, canvas.cy_px)
     return np.asarray(np.clip(np.round(pixels * 16), -2e6, 2e6), np.int32)
 
 
-def _warp(texture: Bytes, canvas: Camera, tile_m: float, turn: float, first: int) -> Bytes:
+def _warp(texture: Bytes, canvas: PinholeCamera, tile_m: float, turn: float, first: int) -> Bytes:
     """A ground texture, tile_m wide, as the camera sees it from row `first` down."""
     texel = texture.shape[0] / tile_m
     c, s = math.cos(turn) * texel, math.sin(turn) * texel
@@ -211,7 +211,7 @@ def _warp(texture: Bytes, canvas: Camera, tile_m: float, turn: float, first: int
 
 def _draw_ground(
     scene: Scene,
-    canvas: Camera,
+    canvas: PinholeCamera,
     library: Library,
     views: list[tuple[int, ConeView]],
     first: int,
@@ -302,7 +302,7 @@ def _mix_in(window: Bytes, share: npt.NDArray[np.float32], colour: npt.NDArray[n
 
 
 def _thing_shadows(
-    things: Sequence[Thing], sun: Array, canvas: Camera
+    things: Sequence[Thing], sun: Array, canvas: PinholeCamera
 ) -> list[npt.NDArray[np.int32]]:
     places = np.array([[*thing.position_m, 0.0] for thing in things]).reshape(-1, 3)
     sizes = np.array([[thing.width_m, thing.height_m] for thing in things]).reshape(-1, 2)
@@ -319,7 +319,7 @@ def _thing_shadows(
     return _clip_project(np.stack(corners, axis=1), canvas)
 
 
-def _draw_paint(base: Bytes, paint: Paint, canvas: Camera, first: int) -> None:
+def _draw_paint(base: Bytes, paint: Paint, canvas: PinholeCamera, first: int) -> None:
     seen = _clip_project(paint.points_m[None], canvas)
     if not seen:
         return
@@ -344,7 +344,7 @@ class _ThingView:
     corners_px: Array
 
 
-def _thing_views(scene: Scene, canvas: Camera) -> list[_ThingView]:
+def _thing_views(scene: Scene, canvas: PinholeCamera) -> list[_ThingView]:
     if not scene.things:
         return []
     places = np.array([[*thing.position_m, 0.0] for thing in scene.things])

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.classes import LARGE_ORANGE, UNKNOWN
-from training.simulate.camera import Camera, load_camera
+from training.simulate.camera import PinholeCamera, load_camera
 from training.simulate.cone import Cone, make_cone, make_palette
 from training.simulate.scenery import KINDS, Colour, Library
 from training.simulate.settings import SimulateSettings
@@ -374,7 +374,9 @@ def _make_things(
     return things
 
 
-def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Scene) -> Camera:
+def make_camera(
+    rng: np.random.Generator, settings: SimulateSettings, scene: Scene
+) -> PinholeCamera:
     """A camera somewhere on the track of the scene, looking along it.
 
     With settings.vary_camera every camera differs: 0.3 to 1.4 m high, 45 to 115 degrees wide.
@@ -415,7 +417,7 @@ def make_camera(rng: np.random.Generator, settings: SimulateSettings, scene: Sce
     corner = ((width / 2) ** 2 + (height / 2) ** 2) / focal**2
     barrel = min(0.2, 0.08 / corner)
     k1 = rng.uniform(-barrel, 0.2 * barrel) if rng.random() < 0.6 else 0.0
-    return Camera(
+    return PinholeCamera(
         width_px=width,
         height_px=height,
         fx_px=focal,
