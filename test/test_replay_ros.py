@@ -17,7 +17,7 @@ import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
-from cone_perception.bags.reader import COMPRESSED_IMAGE, IMAGE, _image_message, bag_types
+from cone_perception.bags.reader import COMPRESSED_IMAGE, IMAGE, bag_types, image_message
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.model_card import read_bundle
 from cone_perception.replay.processes import (
@@ -60,7 +60,7 @@ def write_drive(path, lengths, compressed=False, stamped=True, spoilt=(), storag
                     continue
                 time_ns = START_NS + index * PERIOD_NS
                 frame = Frame(picture(), time_ns if stamped else 0, name)
-                message = _image_message(store, frame, compressed)
+                message = image_message(store, frame, compressed)
                 if (name, index) in spoilt:
                     message.data = message.data[:50]
                 writer.write(topics[name], time_ns, store.serialize_cdr(message, type_name))

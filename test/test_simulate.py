@@ -13,12 +13,13 @@ from cone_perception.classes import BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW
 from cone_perception.errors import OutputError, SettingsError
 from training.cli import main
 from training.simulate.camera import PinholeCamera, load_camera, make_lens
-from training.simulate.cone import Cone, cone_points, make_cone, make_palette
+from training.simulate.cone import Cone, make_cone, make_palette
+from training.simulate.cone_view import cone_points
 from training.simulate.dataset import render_picture, write_dataset
 from training.simulate.photo import motion_kernel
 from training.simulate.renderer import Rendering, render
 from training.simulate.scene import Scene, Thing, make_scene
-from training.simulate.scenery import Library, make_library
+from training.simulate.scenery.library import Library, make_library
 from training.simulate.settings import SimulateSettings
 from training.simulate.track import make_circuit, make_straight
 

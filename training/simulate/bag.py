@@ -31,7 +31,9 @@ from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import render
 from training.simulate.scene import Thing, make_scene
-from training.simulate.scenery import Bytes, make_ego, make_library
+from training.simulate.scenery.ego import make_ego
+from training.simulate.scenery.library import make_library
+from training.simulate.scenery.sketch import Bytes
 from training.simulate.settings import SimulateSettings
 from training.simulate.track import Track
 

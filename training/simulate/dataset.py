@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import lru_cache
@@ -18,11 +17,14 @@ from tqdm import tqdm
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.errors import OutputError
+from cone_perception.files import write_json, write_whole
 from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import render
 from training.simulate.scene import make_camera, make_scene
-from training.simulate.scenery import Bytes, Library, make_ego, make_library, random_colour
+from training.simulate.scenery.ego import make_ego
+from training.simulate.scenery.library import Library, make_library
+from training.simulate.scenery.sketch import Bytes, random_colour
 from training.simulate.settings import SimulateSettings
 
 SPLITS = ('train', 'val', 'test')
@@ -128,12 +130,6 @@ def label_lines(labels: list[Label], width_px: int, height_px: int) -> str:
     return label_text(label_rows([label.class_id for label in labels], boxes, width_px, height_px))
 
 
-def _write_atomic(path: Path, content: bytes) -> None:
-    draft = path.with_name(f'.{path.name}.{os.getpid()}')
-    draft.write_bytes(content)
-    draft.replace(path)
-
-
 def write_picture(out: Path, settings: SimulateSettings, seed: int, split: str, index: int) -> None:
     """Render one picture into its place; the label last, so that it marks a finished pair."""
     name = f'{split}_{index:06d}'
@@ -144,9 +140,9 @@ def write_picture(out: Path, settings: SimulateSettings, seed: int, split: str, 
     written, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not written:
         raise RuntimeError(f'OpenCV could not encode {name} as JPEG: reinstall opencv-python')
-    _write_atomic(out / split / 'images' / f'{name}.jpg', data.tobytes())
+    write_whole(out / split / 'images' / f'{name}.jpg', data.tobytes())
     text = label_lines(labels, image.shape[1], image.shape[0])
-    _write_atomic(label_path, text.encode('ascii'))
+    write_whole(label_path, text)
 
 
 def _write_many(
@@ -184,13 +180,13 @@ def write_dataset(
     for split in SPLITS:
         for kind in ('images', 'labels'):
             (out / split / kind).mkdir(parents=True, exist_ok=True)
-    _write_atomic(record, (json.dumps(about, indent=2) + '\n').encode())
+    write_json(record, about)
     data = {
         **{split: f'{split}/images' for split in SPLITS},
         'nc': len(CLASS_NAMES),
         'names': list(CLASS_NAMES),
     }
-    _write_atomic(out / 'data.yaml', yaml.safe_dump(data, sort_keys=False).encode())
+    write_whole(out / 'data.yaml', yaml.safe_dump(data, sort_keys=False))
     jobs = [
         (split, list(range(start, min(start + 8, counts[split]))))
         for split in SPLITS

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cone_perception.classes import UNKNOWN
 from training.simulate.camera import PinholeCamera
-from training.simulate.cone import ConeView
+from training.simulate.cone_view import ConeView
 from training.simulate.settings import SimulateSettings
 
 

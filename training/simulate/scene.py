@@ -11,7 +11,10 @@ import numpy.typing as npt
 from cone_perception.classes import LARGE_ORANGE, UNKNOWN
 from training.simulate.camera import PinholeCamera, load_camera
 from training.simulate.cone import Cone, make_cone, make_palette
-from training.simulate.scenery import KINDS, Colour, Library
+from training.simulate.paint import Paint, make_paint
+from training.simulate.scenery.library import Library
+from training.simulate.scenery.sketch import Colour
+from training.simulate.scenery.sprites import KINDS
 from training.simulate.settings import SimulateSettings
 from training.simulate.track import Track, make_circuit, make_group, make_straight
 
@@ -33,15 +36,6 @@ class Thing:
     height_m: float
     mirrored: bool
     gain: Colour
-
-
-@dataclass(frozen=True, slots=True)
-class Paint:
-    """A painted strip or patch on the ground: (N, 3) world points, colour BGR, opacity 0..1."""
-
-    points_m: Array
-    colour: Colour
-    opacity: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +165,7 @@ def make_scene(
         track=track,
         cones=tuple(cones),
         things=tuple(_make_things(rng, settings, library, track, layout)),
-        paint=tuple(_make_paint(rng, track)),
+        paint=tuple(make_paint(rng, track)),
         ground=ground,
         sky=sky,
         sun=sun,
@@ -206,97 +200,6 @@ def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
     )
 
 
-def _make_paint(rng: np.random.Generator, track: Track) -> list[Paint]:
-    paint: list[Paint] = []
-    reach = 60.0
-    middle = track.centre_m.mean(0) if track.closed else track.centre_m[len(track.centre_m) // 2]
-
-    def strip(start: Array, heading: float, length: float, wide: float, bend: float) -> Array:
-        n = max(int(length / 1.5), 2)
-        s = np.linspace(0, length, n)
-        turn = heading + bend * s
-        line = start + np.cumsum(
-            np.stack([np.cos(turn), np.sin(turn)], 1) * (length / (n - 1)), axis=0
-        )
-        normal = np.stack([-np.sin(turn), np.cos(turn)], 1) * wide / 2
-        flat = np.concatenate([line + normal, (line - normal)[::-1]])
-        return np.column_stack([flat, np.zeros(len(flat))])
-
-    for _ in range(int(rng.integers(0, 4))):
-        # Patches of other asphalt, concrete slabs, stains.
-        start = middle + rng.uniform(-reach, reach, 2)
-        tone = rng.uniform(40, 190)
-        colour = (tone, tone * rng.uniform(0.95, 1.03), tone * rng.uniform(0.95, 1.06))
-        paint.append(
-            Paint(
-                strip(start, rng.uniform(0, 6.3), rng.uniform(5, 60), rng.uniform(1, 14), 0.0),
-                colour,
-                rng.uniform(0.2, 0.8),
-            )
-        )
-    palette = [
-        (225.0, 225.0, 225.0),
-        (60.0, 190.0, 225.0),
-        (60.0, 60.0, 200.0),
-        (90.0, 200.0, 90.0),
-    ]
-    palette += [(200.0, 120.0, 60.0), (30.0, 30.0, 30.0)]
-    for _ in range(int(rng.integers(0, 9))):
-        start = middle + rng.uniform(-reach / 1.5, reach / 1.5, 2)
-        colour = palette[int(rng.choice(len(palette), p=[0.5, 0.17, 0.06, 0.07, 0.05, 0.15]))]
-        paint.append(
-            Paint(
-                strip(
-                    start,
-                    rng.uniform(0, 6.3),
-                    rng.uniform(4, 70),
-                    rng.choice([0.05, 0.1, 0.15, 0.3]),
-                    rng.uniform(-0.06, 0.06) if rng.random() < 0.4 else 0.0,
-                ),
-                colour,
-                rng.uniform(0.3, 0.95),
-            )
-        )
-    if rng.random() < 0.2:
-        # A line chalked where the cones stand.
-        side = track.width_m / 2
-        for sign in (1.0, -1.0):
-            normal = np.stack([-np.sin(track.heading_rad), np.cos(track.heading_rad)], 1)
-            line = track.centre_m + sign * side * normal
-            colour = (120.0, 220.0, 120.0) if rng.random() < 0.4 else (210.0, 210.0, 210.0)
-            for start_at in range(0, len(line) - 8, 40):
-                part = line[start_at : start_at + 41 : 4]
-                wide = normal[start_at : start_at + 41 : 4] * 0.04
-                flat = np.concatenate([part + wide, (part - wide)[::-1]])
-                paint.append(Paint(np.column_stack([flat, np.zeros(len(flat))]), colour, 0.6))
-    for _ in range(int(rng.integers(0, 3))):
-        # Skid marks and shadows of things out of sight.
-        start = middle + rng.uniform(-30, 30, 2)
-        paint.append(
-            Paint(
-                strip(
-                    start,
-                    rng.uniform(0, 6.3),
-                    rng.uniform(5, 40),
-                    rng.choice([0.2, 0.3, 4.0]),
-                    rng.uniform(-0.08, 0.08),
-                ),
-                (25.0, 25.0, 25.0),
-                rng.uniform(0.2, 0.6),
-            )
-        )
-    for _ in range(int(rng.choice([0, 1, 2], p=[0.55, 0.3, 0.15]))):
-        # Grass: a strip beyond the cones.
-        far = rng.uniform(8, 40) + (np.ptp(track.centre_m[:, 1]) / 2 if track.closed else 0)
-        turn = rng.uniform(0, 6.3)
-        start = middle + far * np.array([math.sin(turn), -math.cos(turn)])
-        start = start - 100 * np.array([math.cos(turn), math.sin(turn)])
-        start = start + 40 * np.array([math.sin(turn), -math.cos(turn)])
-        colour = (rng.uniform(30, 85), rng.uniform(90, 160), rng.uniform(60, 140))
-        paint.insert(0, Paint(strip(start, turn, 200, 80, 0.0), colour, 1.0))
-    return paint
-
-
 def _make_things(
     rng: np.random.Generator,
     settings: SimulateSettings,
@@ -313,7 +216,7 @@ def _make_things(
     def put(name: str, distance: float, angle: float, size: float | None = None) -> None:
         sprite_index = int(rng.integers(0, len(library.sprites[name])))
         sprite = library.sprites[name][sprite_index][0]
-        low, high = KINDS[name][2]
+        low, high = KINDS[name].height_m
         height = size if size is not None else rng.uniform(low, high)
         x, y = (middle + distance * np.array([math.cos(angle), math.sin(angle)])).tolist()
         near = np.hypot(centre_x - x, centre_y - y).min()
@@ -363,7 +266,7 @@ def _make_things(
         name = str(rng.choice(['wall', 'wall', 'stand', 'building', 'building', 'tree', 'car']))
         index = int(rng.integers(0, len(library.sprites[name])))
         turn, far = rng.uniform(0, 6.28), ring + rng.uniform(1, 40)
-        low, high = KINDS[name][2]
+        low, high = KINDS[name].height_m
         height = rng.uniform(low, high) * (1.3 if name == 'wall' else 1.0)
         sprite = library.sprites[name][index][0]
         width = height * sprite.shape[1] / sprite.shape[0]

@@ -1,0 +1,1 @@
+"""What surrounds a track, drawn by chance: textures, things, the own car."""
