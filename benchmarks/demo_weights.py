@@ -23,9 +23,7 @@ from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True, help='.pt to write')
     args = parser.parse_args(argv)
     write_weights(read_bundle(shipped_bundle()), 'yolo26n.yaml', args.out)

@@ -11,25 +11,34 @@ when something is not as it must be. Needs pycuda, and NVRTC or nvcc. Under comp
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
+from gpu_stand_in import (
+    CAMERA,
+    CELLS,
+    CLASSES,
+    HEIGHT,
+    WIDTH,
+    StandIn,
+    as_camera,
+    road,
+    scores_on_cpu,
+)
+from output import benchmark_parser, write_result
 
 from cone_perception.decode import decode
-from cone_perception.engines.cuda.compile import KernelOptions, find_compiler
+from cone_perception.engines.cuda.compile import find_compiler
 from cone_perception.engines.cuda.device import (
     LETTERBOX_BLOCK,
     SELECT_BLOCK,
@@ -43,13 +52,10 @@ from cone_perception.errors import ConePerceptionError
 from cone_perception.images import to_bgr
 from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.preprocess import Letterbox
-from cone_perception.types import CameraPicture, Detections, Float32, UInt8
+from cone_perception.types import CameraPicture, Detections
 
-HEIGHT, WIDTH, CLASSES, CELL_PX = 384, 640, 5, 8
-CELLS = HEIGHT // CELL_PX * (WIDTH // CELL_PX)
-CAMERA = (720, 1280)
-THRESHOLDS = np.full(CLASSES, 0.5, np.float32)
 NMS_IOU = 0.6
+THRESHOLDS = np.full(CLASSES, 0.5, np.float32)
 
 WARM_UP_RUNS = 20
 
@@ -59,96 +65,27 @@ GROWTH_LIMIT_BYTES = 4 << 20
 COPY_RATIO_LIMIT = 1.5
 """Upload and letterbox together, beside a bare copy of the same bytes."""
 
-WEIGHTS = np.array(
-    [[-1, -1, 1], [0, 0, 0], [1, -1, -1], [0.5, 0.5, 0.5], [2 / 3, 2 / 3, -2]], np.float32
-)
-BIAS = np.array([0, 0, 0, -0.7, -0.4], np.float32)
-"""Scores of a cell by its mean red, green and blue: what stand_in computes."""
 
-STAND_IN = """
-extern "C" __global__ void stand_in(const float *input, float *output, int height, int width)
-{
-    const float weights[5][3] = {{-1, -1, 1}, {0, 0, 0}, {1, -1, -1}, {0.5f, 0.5f, 0.5f},
-                                 {2.0f / 3, 2.0f / 3, -2}};
-    const float bias[5] = {0, 0, 0, -0.7f, -0.4f};
-    const int columns = width / 8, cells = columns * (height / 8);
-    const int cell = blockIdx.x * blockDim.x + threadIdx.x;
-    if (cell >= cells)
-        return;
-    const int top = cell / columns * 8, left = cell % columns * 8;
-    input += (long long)blockIdx.y * 3 * height * width;
-    output += (long long)blockIdx.y * 9 * cells + cell;
-    float mean[3];
-    for (int plane = 0; plane < 3; plane++) {
-        float sum = 0;
-        for (int y = 0; y < 8; y++)
-            for (int x = 0; x < 8; x++)
-                sum += input[((long long)plane * height + top + y) * width + left + x];
-        mean[plane] = sum / 64;
-    }
-    output[0] = left + 4;
-    output[cells] = top + 4;
-    output[2 * cells] = output[3 * cells] = 8;
-    for (int k = 0; k < 5; k++) {
-        float score = bias[k];
-        for (int plane = 0; plane < 3; plane++)
-            score += weights[k][plane] * mean[plane];
-        output[(4 + k) * cells] = score < 0 ? 0 : score > 1 ? 1 : score;
-    }
-}
-"""
-
-
-class StandIn:
-    """A device.Network without TensorRT: the mean colour of 8x8 px cells, one box each."""
-
-    half_input = half_output = False
-
-    def __init__(self, batch: int) -> None:
-        import pycuda.driver as drv
-
-        self._drv = drv
-        self.input_shape: tuple[int, ...] = (batch, 3, HEIGHT, WIDTH)
-        self.output_shape: tuple[int, ...] = (batch, 4 + CLASSES, CELLS)
-        major, minor = drv.Context.get_device().compute_capability()
-        code = find_compiler().compile(STAND_IN, KernelOptions(major * 10 + minor).arguments)
-        self._module = drv.module_from_buffer(code)
-        self._kernel = self._module.get_function('stand_in').prepare('PPii')
-
-    def enqueue(self, stream: Any, input_address: int, output_address: int) -> None:
-        self._kernel.prepared_async_call(
-            (-(-CELLS // 256), self.input_shape[0], 1),
-            (256, 1, 1),
-            stream,
-            *(input_address, output_address, HEIGHT, WIDTH),
-        )
-
-    def close(self) -> None:
-        self._kernel = self._module = None
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, help='where the JSON goes')
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument('--out', type=Path, dest='json', help='the same as --json')
     parser.add_argument('--frames', type=int, default=10_000, help='of the search for leaks')
     parser.add_argument('--loads', type=int, default=50, help='of the search for leaked contexts')
     parser.add_argument('--runs', type=int, default=500, help='behind each median')
     args = parser.parse_args(argv)
-    results: dict[str, Any] = {'command': ['benchmarks/gpu.py', *(argv or sys.argv[1:])]}
     try:
-        results['machine'] = describe_machine()
-        results['accuracy'] = measure_accuracy()
-        results['stations'] = measure_stations(args.runs)
-        results['frames'] = measure_frames(args.runs)
-        results['leaks'] = search_leaks(args.frames, args.loads)
+        results: dict[str, Any] = {
+            'machine': describe_machine(),
+            'accuracy': measure_accuracy(),
+            'stations': measure_stations(args.runs),
+            'frames': measure_frames(args.runs),
+            'leaks': search_leaks(args.frames, args.loads),
+        }
     except ConePerceptionError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     results['problems'] = problems = find_problems(results)
-    text = json.dumps(results, indent=2)
-    print(text)
-    if args.out:
-        args.out.write_text(text + '\n', encoding='utf-8')
+    write_result(args.json, results, show=True)
     for problem in problems:
         print(f'not as it must be: {problem}', file=sys.stderr)
     return 1 if problems else 0
@@ -174,14 +111,9 @@ def find_problems(results: dict[str, Any]) -> list[str]:
     return problems
 
 
-@contextmanager
-def open_device(batch: int = 1, use_graph: bool = True) -> Iterator[CudaDevice]:
-    """The engine's device, driven by this thread."""
-    device = CudaDevice(lambda: StandIn(batch), Preprocessing(), use_graph)
-    try:
-        yield device
-    finally:
-        device.close()
+def open_device(use_graph: bool = True) -> closing[CudaDevice]:
+    """The engine's device, driven by this thread, for a with statement."""
+    return closing(CudaDevice(lambda: StandIn(1), Preprocessing(), use_graph))
 
 
 def open_engine(batch: int = 1, use_graph: bool = True) -> CudaEngine:
@@ -208,42 +140,6 @@ def describe_machine() -> dict[str, Any]:
             'python': platform.python_version(),
             'cpu': platform.processor() or platform.machine(),
         }
-
-
-# --- accuracy ---
-
-
-def road(random: np.random.Generator, height: int, width: int) -> UInt8:
-    """A picture with cones of flat colours on soft noise, (H, W, 3) uint8 BGR."""
-    small = random.integers(70, 140, (1 + height // 16, 1 + width // 16, 3), np.uint8)
-    bgr = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
-    for _ in range(12):
-        top, left = random.integers(0, height), random.integers(0, width)
-        size = max(2, height // 12)
-        colours = ((255, 0, 0), (0, 0, 255), (0, 255, 255))
-        bgr[top : top + size, left : left + size] = colours[random.integers(0, 3)]
-    return bgr
-
-
-def as_camera(random: np.random.Generator, encoding: str, height: int, width: int) -> CameraPicture:
-    """A picture as a camera sends it, rows padded by a few bytes."""
-    bgr = road(random, height, width)
-    if encoding in ('bgr8', 'rgb8'):
-        rows = bgr if encoding == 'bgr8' else bgr[..., ::-1]
-    elif encoding in ('bgra8', 'rgba8'):
-        kind = cv2.COLOR_BGR2BGRA if encoding == 'bgra8' else cv2.COLOR_BGR2RGBA
-        rows = cv2.cvtColor(bgr, kind)
-    elif encoding == 'mono8':
-        rows = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)[..., None]
-    else:
-        yuv = cv2.cvtColor(bgr, cv2.COLOR_BGR2YCrCb)[..., [0, 2, 1]]
-        luma, chroma = yuv[..., 0], yuv[..., 1:].copy()
-        chroma[:, 1::2, 0] = chroma[:, ::2, 1]
-        first, second = (chroma[..., 0], luma) if FORMATS[encoding] == 5 else (luma, chroma[..., 0])
-        rows = np.stack([first, second], axis=-1)
-    flat = np.ascontiguousarray(rows).reshape(height, -1)
-    padded = np.pad(flat, ((0, 0), (0, 5)))
-    return CameraPicture(padded.reshape(-1), encoding, width, height, padded.shape[1])
 
 
 def measure_accuracy() -> dict[str, Any]:
@@ -284,21 +180,6 @@ def compare(found: Detections, expected: Detections) -> dict[str, Any]:
     same = np.array_equal(found.class_id, expected.class_id)
     off = np.abs(found.xyxy_px - expected.xyxy_px).max() if same and len(expected) else 0.0
     return {'boxes': len(expected), 'same_classes': same, 'worst_px': round(float(off), 4)}
-
-
-def scores_on_cpu(bgr: UInt8) -> Float32:
-    """What the stand-in computes from a letterboxed picture, (9, CELLS)."""
-    planes = bgr[..., ::-1].astype(np.float32) / 255
-    rows, columns = HEIGHT // CELL_PX, WIDTH // CELL_PX
-    mean = planes.reshape(rows, CELL_PX, columns, CELL_PX, 3).mean((1, 3)).reshape(CELLS, 3)
-    scores = np.clip(mean @ WEIGHTS.T + BIAS, 0, 1).T
-    y, x = np.divmod(np.arange(CELLS), columns)
-    size = np.full(CELLS, CELL_PX)
-    box = np.stack([x * CELL_PX + CELL_PX / 2, y * CELL_PX + CELL_PX / 2, size, size])
-    return np.concatenate([box, scores]).astype(np.float32)
-
-
-# --- times ---
 
 
 def camera_job(count: int = 1) -> CameraJob:
@@ -410,9 +291,6 @@ def measure_frames(runs: int) -> dict[str, Any]:
             found[name]['two_callers_ms_per_frame'] = round(each_ms, 4)
             engine.close()
     return found
-
-
-# --- leaks ---
 
 
 def search_leaks(frames: int, loads: int) -> dict[str, Any]:

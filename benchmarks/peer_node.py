@@ -11,14 +11,13 @@ that this package ships, and nothing copied that need not be. Needs ROS 2 and th
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from peer import load_peer
 
 from cone_perception.images import converter
 from cone_perception.ros.transport import use_profile
@@ -29,9 +28,7 @@ READY = 'active: listening'
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer pictures until SIGINT or SIGTERM."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--weights', type=Path, required=True, help='.pt of Ultralytics')
     parser.add_argument('--image-topic', required=True, help='of sensor_msgs/Image')
     parser.add_argument('--detections', required=True, help='topic of the answers')
@@ -40,40 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--iou', type=float, default=0.6)
     parser.add_argument('--threads', type=int, default=0, help='0: one for each core')
     args = parser.parse_args(argv)
-    serve(args, load(args))
+    serve(args, load_peer(args.weights, args.imgsz, args.confidence, args.iou, args.threads))
     return 0
-
-
-def load(args: argparse.Namespace) -> Any:
-    """A function from picture, (H, W, 3) uint8 BGR, to Ultralytics' boxes; warm."""
-    from training.stage.ultralytics_cpu import prepare_ultralytics
-
-    prepare_ultralytics()
-    import torch
-    from ultralytics import YOLO
-
-    model = YOLO(args.weights)
-
-    def predict(bgr: Any) -> Any:
-        (result,) = model.predict(
-            bgr,
-            imgsz=args.imgsz,
-            conf=args.confidence,
-            iou=args.iou,
-            device='cpu',
-            half=False,
-            verbose=False,
-        )
-        return result
-
-    grey = np.full((720, 1280, 3), 114, np.uint8)
-    predict(grey)
-    torch.set_num_threads(
-        args.threads or len(os.sched_getaffinity(0))
-    )  # the first call sets its own
-    for _ in range(3):
-        predict(grey)
-    return predict
 
 
 def serve(args: argparse.Namespace, predict: Any) -> None:

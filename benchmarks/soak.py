@@ -10,13 +10,12 @@ JPEG, or a raw bag of 10 minutes at 15 Hz would take 25 GB; --raw takes them as 
 
 from __future__ import annotations
 
-import argparse
-import json
 import struct
 import subprocess
 import sys
 from pathlib import Path
 
+from output import benchmark_parser, write_result
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from cone_perception.bags.reader import bag_types, header_stamp_ns, open_bag, read_messages
@@ -34,7 +33,7 @@ failed_share: {max: 0}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_parser(__doc__)
     parser.add_argument('--minutes', type=float, default=10.0)
     parser.add_argument('--hz', type=float, default=15.0)
     parser.add_argument('--raw', action='store_true')
@@ -61,7 +60,8 @@ def main() -> int:
         for name, figure in result.figures.items()
         if name.startswith(wanted) or '_memory_' in name
     }
-    print(json.dumps({'within_budget': status == 0, 'host': result.host, 'figures': figures}))
+    told = {'within_budget': status == 0, 'host': result.host, 'figures': figures}
+    write_result(args.json, told, show=True)
     return status
 
 

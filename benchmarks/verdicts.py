@@ -8,9 +8,8 @@ scatter from run to run. Every `better` or `worse` is wrong, and every interval 
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
+from output import benchmark_parser, print_table, write_result
 from tqdm import tqdm
 
 from cone_perception.replay.figures import compare, statistics
@@ -27,7 +26,7 @@ FIGURES = ('latency_mean_ms', 'latency_p50_ms', 'latency_p99_ms')
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = benchmark_parser(__doc__)
     parser.add_argument('--passes', type=int, default=1, help='of each replay (1)')
     parser.add_argument('--seconds', type=int, default=20, help='of each pass (20)')
     parser.add_argument('--scatter', type=float, default=0.05, help='from run to run (0.05)')
@@ -46,8 +45,10 @@ def main() -> None:
         for column, name in enumerate(FIGURES):
             wrong[column] += found[name].verdict in ('better', 'worse')
             held[column] += found[name].difference.low <= 0 <= found[name].difference.high
-    for name, w, h in zip(FIGURES, wrong / args.trials, held / args.trials, strict=True):
-        print(f'{name:16} better or worse in {w:.1%}, interval holds 0 in {h:.1%}')
+    shares = zip(FIGURES, wrong / args.trials, held / args.trials, strict=True)
+    rows = [(name, f'{w:.1%}', f'{h:.1%}') for name, w, h in shares]
+    print_table(('', 'better or worse', 'interval holds 0'), rows)
+    write_result(args.json, {'rows': rows})
 
 
 def simulate_replay(
