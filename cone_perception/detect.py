@@ -21,11 +21,11 @@ from cone_perception.engines.open import place_network
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
 from cone_perception.files import write_json
 from cone_perception.filters import Filters
-from cone_perception.model_card import read_bundle, shipped_bundle
+from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pictures.draw import draw_cones
 from cone_perception.pictures.sources import Source, Unreadable, open_source
 from cone_perception.pictures.video import Album, Film, PictureFolder
-from cone_perception.pipeline import STATIONS, ConeDetector, StationTimes
+from cone_perception.pipeline import STATIONS, ConeDetector, StationTimes, warm_detector
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame
 
@@ -62,23 +62,29 @@ def run(args: argparse.Namespace) -> int:
     values = {name: getattr(args, name) for name in SETTINGS}
     told = values['precision'] is not None
     settings = DetectorSettings.from_mapping({**values, 'precision': args.precision or 'best'})
-    bundle = read_bundle(Path(settings.model) if settings.model else shipped_bundle())
+    bundle = read_bundle(settings.model)
     settings.filters.check_classes(bundle.card)
     source = open_source(args.source, args.topic)
     out = args.out or Path('detections') / args.source.resolve().stem
     if (out / 'pictures').resolve() == args.source.resolve():
         raise OutputError(f'{out} would write over its source: give another --out.')
-    placed = place_network(bundle, settings, print_event, streams=settings.streams, measure=told)
-    for warning in placed.warnings:
-        print_warning(warning)
-    with ConeDetector(bundle.card, placed.engine) as detector:
-        detector.warm_up()
+    with open_detector(bundle, settings, settings.streams, told) as detector:
         try:
             tally = detect_source(source, detector, settings.filters, out)
         except OSError as error:
             raise OutputError(f'{out} cannot be written: {error}') from error
     print(tally.text(out))
     return 1 if tally.failures else 0
+
+
+def open_detector(
+    bundle: Bundle, settings: DetectorSettings, streams: int = 1, measure: bool = True
+) -> ConeDetector:
+    """Open a warm detector as `place_network` does; what is to be told goes to stderr."""
+    placed = place_network(bundle, settings, print_event, streams=streams, measure=measure)
+    for warning in placed.warnings:
+        print_warning(warning)
+    return warm_detector(bundle.card, placed.engine)
 
 
 @dataclass(slots=True)

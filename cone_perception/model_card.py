@@ -201,11 +201,12 @@ def shipped_bundle() -> Path:
     return Path(__file__).parent / 'models' / 'demo'
 
 
-def read_bundle(path: Path) -> Bundle:
-    """Read the card at `path`: a bundle's folder or its card.json.
+def read_bundle(path: Path | str | None = None) -> Bundle:
+    """Read the card at `path`, a bundle's folder or its card.json; empty takes the shipped model.
 
     Raises ModelError naming the card and the entry when it is missing or wrong.
     """
+    path = Path(path).expanduser() if path else shipped_bundle()
     file = path / CARD_FILE if path.is_dir() else path
     if not file.exists():
         raise ModelError(

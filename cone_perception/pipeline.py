@@ -139,6 +139,17 @@ class ConeDetector:
         self.close()
 
 
+def warm_detector(card: ModelCard, engine: Engine) -> ConeDetector:
+    """Make a detector and warm it up; where that fails, the engine is closed."""
+    detector = ConeDetector(card, engine)
+    try:
+        detector.warm_up()
+    except BaseException:
+        detector.close()
+        raise
+    return detector
+
+
 def _readable(frame: Frame | CameraPicture, encodings: frozenset[str]) -> CameraPicture:
     """Return the frame as the camera sent it, or as bgr8 where the engine does not read that."""
     if isinstance(frame, CameraPicture) and frame.encoding in encodings:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
+from cone_perception.detect import open_detector
 from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import InstallError, SettingsError
 from cone_perception.filters import Filters
-from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
+from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import Answers, reference_answers
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         options = words_for_each_bag(args)
         return run_many(args.bags, options, args.out, args.jobs, args.ray, args.ray_cpus)
     bag: Path = args.bags[0]
-    bundle = read_bundle(Path(settings.model) if settings.model else shipped_bundle())
+    bundle = read_bundle(settings.model)
     settings.filters.check_classes(bundle.card)
     budget = load_budget(args.budget) if args.budget else None
     topics = args.topic or (settings.image_topics if args.params_file else ())
@@ -101,11 +102,7 @@ def open_way(
             _through_ros(args, drive, node), _through_ros(args, drive, echo_node(drive), True)
         )
         return
-    placed = place_network(bundle, settings, print_event)
-    for warning in placed.warnings:
-        print_warning(warning)
-    with ConeDetector(bundle.card, placed.engine) as detector:
-        detector.warm_up()
+    with open_detector(bundle, settings) as detector:
         info = detector.engine.info
         said = {
             'engine': f'{info.runtime} on {info.device}, {info.computes_in}',

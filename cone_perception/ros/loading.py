@@ -7,15 +7,14 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 from rclpy.node import Node
 
 from cone_perception.engines.events import BuildEvent
 from cone_perception.engines.open import PlacedEngine, place_network
 from cone_perception.errors import EngineError, SettingsError, one_line
-from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
-from cone_perception.pipeline import ConeDetector
+from cone_perception.model_card import ModelCard, read_bundle
+from cone_perception.pipeline import ConeDetector, warm_detector
 from cone_perception.ros.memory import give_back_free_memory
 from cone_perception.ros.parameters import read_settings
 from cone_perception.settings import DetectorSettings
@@ -70,9 +69,7 @@ class Loader:
         settings = read_settings(self._node)
         logger = self._node.get_logger()
         started = time.monotonic()
-        bundle = read_bundle(
-            Path(settings.model).expanduser() if settings.model else shipped_bundle()
-        )
+        bundle = read_bundle(settings.model)
         settings.filters.check_classes(bundle.card)
         logger.info(f'loading {bundle.card.name} from {bundle.folder}')
         if bundle.card.verdict == 'FAILED':
@@ -85,12 +82,7 @@ class Loader:
             self.progress = ''
         for warning in placed.warnings:
             logger.warning(one_line(warning))
-        detector = ConeDetector(bundle.card, placed.engine)
-        try:
-            detector.warm_up()
-        except Exception:
-            detector.close()
-            raise
+        detector = warm_detector(bundle.card, placed.engine)
         give_back_free_memory()
         info = placed.engine.info
         logger.info(

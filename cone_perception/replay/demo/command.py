@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cone_perception.bags.reader import choose_image_topic, is_bag, open_bag
 from cone_perception.errors import SourceError
-from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
+from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pages.page import write_page
 from cone_perception.replay.demo.contact_sheet import write_contact_sheet
 from cone_perception.replay.demo.result import demo_result, last_line
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo: 0 when pictures were answered and none failed."""
     started = time.monotonic()
-    bundle = read_bundle(args.model or shipped_bundle())
+    bundle = read_bundle(args.model)
     for network in bundle.card.networks:
         bundle.checked_path(network)
     if args.bag is not None and not is_bag(args.bag):

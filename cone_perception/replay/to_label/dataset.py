@@ -22,7 +22,7 @@ from cone_perception.dataset.layout import TO_LABEL
 from cone_perception.engines.events import print_warning
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import write_whole
-from cone_perception.model_card import Bundle, file_sha256, read_bundle, shipped_bundle
+from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from cone_perception.pages.blocks import Box, Cell, Page, Picture, Piece, Section, Text
 from cone_perception.pages.page import write_page
 from cone_perception.pictures.video import encode_picture
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _make(args: argparse.Namespace) -> int:
     result = read_result(args.result) if args.result else None
-    bundle = read_bundle(args.model or shipped_bundle())
+    bundle = read_bundle(args.model)
     reference = read_bundle(args.reference) if args.reference else None
     if result is not None:
         drive = drive_of(result, args.bag)

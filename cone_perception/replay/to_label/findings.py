@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.engines.events import print_event, print_warning
-from cone_perception.engines.open import place_network
+from cone_perception.detect import open_detector
+from cone_perception.engines.events import print_warning
 from cone_perception.errors import SourceError
 from cone_perception.files import write_whole
 from cone_perception.filters import Filters
@@ -123,11 +123,8 @@ def _answer(
     if len(known) >= drive.frames:
         return
     settings = DetectorSettings(device=args.device, engine=args.engine)
-    placed = place_network(bundle, settings, print_event)
-    for warning in placed.warnings:
-        print_warning(warning)
     with (
-        ConeDetector(bundle.card, placed.engine) as detector,
+        open_detector(bundle, settings) as detector,
         log.open('a', encoding='utf-8', buffering=1) as lines,
         tqdm(
             total=drive.frames,
@@ -137,7 +134,6 @@ def _answer(
             disable=None,
         ) as bar,
     ):
-        detector.warm_up()
         for camera in drive.cameras:
             try:
                 for index, picture in enumerate(read_bag_frames(drive.bag, camera.topic)):
