@@ -10,7 +10,7 @@ ACTIONS = {
     'manifest': ('training.data.manifest', 'write or check the list of files with their hashes'),
     'verify': ('training.data.verify', 'every label line and every picture, before training'),
     'leaks': ('training.data.leaks', 'pictures that are alike, between and within data sets'),
-    'gap': ('training.data.gap', 'how far apart two data sets are, and what that suggests'),
+    'gap': ('training.data.gap.command', 'how far apart two data sets are, and what that suggests'),
 }
 """Action -> (module with add_arguments(parser) and run(args) -> int, one line of help).
 

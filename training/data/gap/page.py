@@ -25,7 +25,7 @@ from cone_perception.pages.charts import chart, dots, line
 from cone_perception.pages.embed_picture import embed_picture
 from cone_perception.pages.page import write_page
 from cone_perception.pictures.draw import short_name
-from training.data.gap import HALVINGS, GapReport
+from training.data.gap.report import HALVINGS, GapReport
 
 BINS = 40
 THUMBNAIL_PX = 320
