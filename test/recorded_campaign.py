@@ -14,7 +14,7 @@ import numpy as np
 from cone_perception.accuracy.matching import IOU_THRESHOLDS
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.files import without_nan
-from training.data.verify import DataReport, SplitCounts
+from training.data.report import DataReport, SplitCounts
 from training.judging.compare import compare, meaning
 from training.judging.decide import decide
 from training.judging.evaluation import Evaluation, Origin

@@ -19,7 +19,8 @@ from cone_perception.dataset.split import read_split
 from cone_perception.errors import DataError
 from training.cli import main
 from training.data.normalise import write_normalised
-from training.data.verify import DataReport, verify_dataset
+from training.data.report import DataReport
+from training.data.verify import verify_dataset
 
 NOT_DROPPED = {
     'empty': '',

@@ -92,13 +92,6 @@ def test_heights_are_those_at_a_width_of_1280(data, tmp_path):
     assert [band['overall']['truths'] for band in figures['bands']] == [3, 1, 2, 0]
 
 
-def test_picture_without_a_label_file_has_no_cones(data, tmp_path):
-    (data / 'val' / 'labels' / 'b.txt').unlink()
-    _, figures = judge(data, tmp_path)
-    assert figures['bands'][0]['overall']['truths'] == 1
-    assert figures['bands'][0]['per_class']['yellow_cone']['found'] == 1
-
-
 def test_pictures_of_every_suffix_and_folder_are_judged(data, tmp_path):
     images, labels = data / 'val' / 'images', data / 'val' / 'labels'
     _, usual = judge(data, tmp_path)
@@ -127,27 +120,3 @@ def test_rows_that_are_there_twice_count_once(data, tmp_path):
         path.write_text(path.read_text() * 2)
     _, figures = judge(data, tmp_path)
     assert figures['bands'] == usual['bands']
-
-
-def test_class_that_the_model_does_not_know_is_refused(data, tmp_path, capsys):
-    write_yaml(data, ['yellow_cone', *NAMES_REVERSED[1:4], 'grass'])
-    assert judge(data, tmp_path) == (1, None)
-    assert 'the data set has no class blue_cone' in capsys.readouterr().err
-
-
-@pytest.mark.parametrize('line', ['0 0.5 0.5 0.1', '9 0.5 0.5 0.1 0.1', 'blue 0.5 0.5 0.1 0.1'])
-def test_bad_label_line_is_refused_with_its_place(data, tmp_path, capsys, line):
-    (data / 'val' / 'labels' / 'b.txt').write_text(label('yellow_cone', 1, 1, 9, 9) + line)
-    assert judge(data, tmp_path) == (1, None)
-    assert 'b.txt:2' in capsys.readouterr().err
-
-
-def test_split_without_pictures_is_refused(data, tmp_path, capsys):
-    assert judge(data, tmp_path, '--split', 'tset')[0] == 1
-    assert 'tset' in capsys.readouterr().err
-
-
-def test_damaged_picture_is_named(data, tmp_path, capsys):
-    (data / 'val' / 'images' / 'b.png').write_bytes(b'not a picture')
-    assert judge(data, tmp_path) == (1, None)
-    assert 'b.png' in capsys.readouterr().err

@@ -7,13 +7,18 @@ picture is decoded too, as training will do it.
 from __future__ import annotations
 
 import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
-from cone_perception.dataset.labels import Fault
-from cone_perception.dataset.layout import PICTURE_FORMATS
+from cone_perception.dataset.labels import Fault, Labels, read_labels
+from cone_perception.dataset.layout import PICTURE_FORMATS, label_path
 
 LEAST_SIDE_PX = 10
 FORMATS = frozenset([*PICTURE_FORMATS.split(), 'jpeg2000'])
@@ -22,6 +27,56 @@ DECODED_OTHERWISE = ('.avif', '.heic', '.heif')
 """Ultralytics decodes these with Pillow when OpenCV cannot."""
 ROTATED = (5, 6, 7, 8)
 ORIENTATION_TAG = 274
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledPicture:
+    """One picture of a data set and its label.
+
+    path, label: files; the label need not exist. size_px: width and height as shown, (0, 0) when
+    unknown. labels: boxes with the data set's own class numbers. faults: of the picture.
+    """
+
+    path: Path
+    label: Path
+    size_px: tuple[int, int]
+    labels: Labels
+    faults: tuple[Fault, ...]
+
+    @property
+    def dropped(self) -> bool:
+        """Ultralytics would leave the picture out, with no more than a line in its log."""
+        return any(fault.drops for fault in (*self.faults, *self.labels.faults))
+
+    @property
+    def usable(self) -> bool:
+        """The picture can be decoded, and every line of its label says what is meant."""
+        broken = any(fault.drops or fault.kind == 'undecodable' for fault in self.faults)
+        return self.labels.usable and not broken
+
+
+def read_pictures(
+    paths: Sequence[Path], classes: int, description: str, workers: int | None = None
+) -> tuple[LabelledPicture, ...]:
+    """Decode pictures and read their labels, in their order, with a progress bar.
+
+    classes: how many the data set has. workers: threads (decoding runs outside of Python's lock,
+    and starting processes costs more than they save); default: one per core.
+    """
+
+    def read(path: Path) -> LabelledPicture:
+        size, faults = check_picture(path)
+        label = label_path(path)
+        return LabelledPicture(path, label, size, read_labels(label, classes), faults)
+
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+            pictures = pool.map(read, paths)
+            return tuple(tqdm(pictures, description, total=len(paths), unit='picture'))
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def check_picture(path: Path) -> tuple[tuple[int, int], tuple[Fault, ...]]:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from cone_perception.classes import CLASS_NAMES, map_classes
-from cone_perception.dataset.labels import corners_px, read_labels
+from cone_perception.dataset.labels import corners_px
 from cone_perception.dataset.layout import STRAY, Layout, label_path, read_layout, stray_label
-from cone_perception.dataset.pictures import check_picture
+from cone_perception.dataset.pictures import read_pictures
 from cone_perception.errors import DataError
 from cone_perception.model_card import file_sha256
 from cone_perception.types import Float32, Int64
@@ -72,35 +71,30 @@ def read_split(data: Path, split: str) -> LabelledSplit:
     layout = read_layout(data)
     paths = picture_paths(layout, split)
     class_names, class_of = class_indices(layout)
-    sizes, rows, notes = [], [], []
     refused: list[str] = []
+    notes = [p.message for p in layout.problems if p.kind == 'absolute-path']
     digest = hashlib.sha256()
     root = shared_folder(paths)
     names = tuple(path.relative_to(root).as_posix() for path in paths)
-    for name, path in zip(names, tqdm(paths, desc='read', unit='picture'), strict=True):
-        size, faults = check_picture(path)
-        refused += [f'{path}: {f.message}' for f in faults if f.kind in UNDECODABLE]
-        notes += [
-            f'{name} {f.message}; judged all the same'
-            for f in faults
-            if f.kind not in UNDECODABLE and f.drops
-        ]
-        labels = read_labels(label_path(path), len(layout.names))
-        refused += [f'{label_path(path)}:{f.line}: {f.message}' for f in labels.refused]
-        if labels.missing and (stray := stray_label(path)):
+    pictures = read_pictures(paths, len(layout.names), 'read')
+    for name, each in zip(names, pictures, strict=True):
+        for fault in each.faults:
+            if fault.kind in UNDECODABLE:
+                refused.append(f'{each.path}: {fault.message}')
+            elif fault.drops:
+                notes.append(f'{name} {fault.message}; judged all the same')
+        refused += [f'{each.label}:{fault.line}: {fault.message}' for fault in each.labels.refused]
+        if each.labels.missing and (stray := stray_label(each.path)):
             refused.append(f'{stray}: {STRAY}')
-        if labels.mixed:
+        if each.labels.mixed:
             notes.append(f'the labels of {name} mix boxes with polygons; judged all the same')
-        sizes.append(size)
-        rows.append(_renamed(labels.rows, class_of))
-        text = label_path(path).read_bytes() if not labels.missing else b''
-        digest.update(f'{name}\0{file_sha256(path)}\0{len(text)}\0'.encode() + text)
+        text = b'' if each.labels.missing else each.label.read_bytes()
+        digest.update(f'{name}\0{file_sha256(each.path)}\0{len(text)}\0'.encode() + text)
     if refused:
         raise DataError(
             f'{len(refused)} of the files of {data} cannot be judged, and none is left out: '
             f'{_few(refused)}. Mend or remove them.'
         )
-    notes += [p.message for p in layout.problems if p.kind == 'absolute-path']
     digest.update('\0'.join(class_names).encode())
     return LabelledSplit(
         data=data,
@@ -108,8 +102,8 @@ def read_split(data: Path, split: str) -> LabelledSplit:
         class_names=class_names,
         paths=paths,
         names=names,
-        size_px=np.array(sizes, np.int64).reshape(-1, 2),
-        rows=tuple(rows),
+        size_px=np.array([each.size_px for each in pictures], np.int64).reshape(-1, 2),
+        rows=tuple(_renamed(each.labels.rows, class_of) for each in pictures),
         sha256=digest.hexdigest(),
         notes=tuple(notes),
     )

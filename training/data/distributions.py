@@ -8,7 +8,7 @@ import numpy as np
 
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.pictures.draw import CLASS_COLOURS, short_name
-from training.data.verify import DataReport, box_heights_px
+from training.data.report import DataReport, box_heights_px
 
 MOST_HEIGHT_PX = 400
 

@@ -11,8 +11,9 @@ import yaml
 
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.labels import label_text
+from cone_perception.dataset.pictures import LabelledPicture
 from cone_perception.errors import DataError
-from training.data.verify import DataReport, Picture, map_rows
+from training.data.report import DataReport, map_rows
 
 
 def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path] = ()) -> Path:
@@ -57,7 +58,7 @@ def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path]
     return data_yaml
 
 
-def _write_split(report: DataReport, split: Path, pictures: Collection[Picture]) -> None:
+def _write_split(report: DataReport, split: Path, pictures: Collection[LabelledPicture]) -> None:
     """Links and labels; pictures of several folders keep apart, in numbered folders."""
     parents = sorted({entry.path.parent for entry in pictures})
     for number, parent in enumerate(parents):

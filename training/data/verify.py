@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import cv2
 import numpy as np
-from tqdm import tqdm
 
 from cone_perception.classes import CLASS_NAMES, map_classes
-from cone_perception.dataset.labels import Fault, Labels, read_labels
 from cone_perception.dataset.layout import (
     STRAY,
     Layout,
@@ -26,110 +19,16 @@ from cone_perception.dataset.layout import (
     read_layout,
     stray_label,
 )
-from cone_perception.dataset.pictures import check_picture
+from cone_perception.dataset.pictures import LabelledPicture, read_pictures
 from cone_perception.errors import DataError
-from cone_perception.types import Float32
 from training.data.manifest import MANIFEST, check_manifest, read_manifest
+from training.data.report import DataReport, count_split
 from training.recipe.sources import SOURCES, parse_counts
 
 DROPPED_SHARE = 0.01
 """A training split may lose this share of its pictures to faulty files; val and test none."""
-HEIGHT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SHOWN = 20
 """Problems of one kind that the command prints; the JSON file has all."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """One picture of a data set and its label.
-
-    path, label: files; the label need not exist. size_px: width and height as shown, (0, 0) when
-    unknown. labels: boxes with the data set's own class numbers. dropped: Ultralytics would leave
-    the picture out. usable: the picture can be decoded and every line of its label can be read.
-    """
-
-    path: Path
-    label: Path
-    size_px: tuple[int, int]
-    labels: Labels
-    faults: tuple[Fault, ...]
-
-    @property
-    def dropped(self) -> bool:
-        """Ultralytics would leave the picture out, with no more than a line in its log."""
-        return any(fault.drops for fault in (*self.faults, *self.labels.faults))
-
-    @property
-    def usable(self) -> bool:
-        """The picture can be decoded, and every line of its label says what is meant."""
-        broken = any(fault.drops or fault.kind == 'undecodable' for fault in self.faults)
-        return self.labels.usable and not broken
-
-
-@dataclass(frozen=True, slots=True)
-class SplitCounts:
-    """What a split holds.
-
-    pictures: as listed. background: without a box. dropped: what Ultralytics would leave out.
-    boxes: per class of the project, faulty lines left out. height_px: quantiles
-    (HEIGHT_QUANTILES) of the boxes' heights, in pixels of the picture; empty without boxes.
-    """
-
-    pictures: int
-    background: int
-    dropped: int
-    boxes: Mapping[str, int]
-    height_px: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DataReport:
-    """What `verify_dataset` found.
-
-    path: data.yaml. expected: pictures per split, as asked. names: classes as data.yaml has them.
-    mapping: class number in the labels -> class number of the project. counts: per split.
-    problems: fatal ones first. would_drop: pictures that Ultralytics would leave out.
-    manifest_sha256: of the manifest beside the data, empty if there is none. pictures: per split;
-    not part of the JSON.
-    """
-
-    path: Path
-    expected: Mapping[str, int]
-    names: tuple[str, ...]
-    mapping: Mapping[int, int]
-    counts: Mapping[str, SplitCounts]
-    problems: tuple[Problem, ...]
-    would_drop: tuple[Path, ...]
-    manifest_sha256: str
-    pictures: Mapping[str, tuple[Picture, ...]] = field(repr=False)
-
-    @property
-    def ok(self) -> bool:
-        """No problem is fatal."""
-        return not any(problem.fatal for problem in self.problems)
-
-    @property
-    def class_mapping(self) -> dict[str, str | None]:
-        """Name in data.yaml -> name in the project; None: there is none."""
-        return {
-            name: CLASS_NAMES[self.mapping[index]] if index in self.mapping else None
-            for index, name in enumerate(self.names)
-        }
-
-    def to_json(self) -> dict[str, Any]:
-        """Everything but the pictures, as JSON has it."""
-        return {
-            'schema': 1,
-            'data': str(self.path),
-            'ok': self.ok,
-            'manifest_sha256': self.manifest_sha256,
-            'names': list(self.names),
-            'mapping': self.class_mapping,
-            'expected': dict(self.expected),
-            'counts': {split: asdict(counts) for split, counts in self.counts.items()},
-            'would_drop': list(map(str, self.would_drop)),
-            'problems': list(map(asdict, self.problems)),
-        }
 
 
 def verify_dataset(
@@ -142,14 +41,17 @@ def verify_dataset(
     """Read every label line and decode every picture of a YOLO data set.
 
     path: folder or data.yaml. expected: pictures per split; a split that is not named is not
-    counted. workers: threads (decoding runs outside of Python's lock, and starting processes costs
-    more than they save); default: one per core. full: every file against the manifest's SHA-256,
-    not only those whose size or time differ.
+    counted. workers: threads; default: one per core. full: every file against the manifest's
+    SHA-256, not only those whose size or time differ.
 
     Raises DataError when `path` is no data set; all that is wrong inside is a problem.
     """
     layout = read_layout(path)
-    pictures = _check_pictures(layout, workers or os.cpu_count() or 1)
+    classes = len(layout.names) or len(CLASS_NAMES)
+    pictures = {
+        split: read_pictures(paths, classes, f'verify {layout.root.name} {split}', workers)
+        for split, paths in layout.splits.items()
+    }
     mapping = map_classes(layout.names)
     manifest_sha256, manifest_problems = _check_manifest(layout, full)
     problems = [
@@ -167,71 +69,13 @@ def verify_dataset(
         expected=dict(expected),
         names=layout.names,
         mapping=mapping,
-        counts={split: _count(entries, mapping) for split, entries in pictures.items()},
+        counts={split: count_split(entries, mapping) for split, entries in pictures.items()},
         problems=tuple(sorted(problems, key=lambda problem: not problem.fatal)),
         would_drop=tuple(
             picture.path for entries in pictures.values() for picture in entries if picture.dropped
         ),
         manifest_sha256=manifest_sha256,
         pictures=pictures,
-    )
-
-
-def map_rows(rows: Float32, mapping: Mapping[int, int]) -> Float32:
-    """(N, 5) rows with the project's class numbers; rows of classes without one are left out."""
-    known: Float32 = rows[np.isin(rows[:, 0], list(mapping))]  # a copy: taken by a mask
-    known[:, 0] = [mapping[int(class_id)] for class_id in known[:, 0]]
-    return known
-
-
-def box_heights_px(pictures: Iterable[Picture]) -> Float32:
-    """(N,) heights of all boxes, in pixels of their pictures."""
-    heights = [picture.labels.rows[:, 4] * picture.size_px[1] for picture in pictures]
-    return np.concatenate([np.zeros(0, np.float32), *heights]).astype(np.float32)
-
-
-def _check_pictures(layout: Layout, workers: int) -> dict[str, tuple[Picture, ...]]:
-    classes = len(layout.names) or len(CLASS_NAMES)
-
-    def check(path: Path) -> Picture:
-        size, faults = check_picture(path)
-        label = label_path(path)
-        return Picture(path, label, size, read_labels(label, classes), faults)
-
-    total = sum(map(len, layout.splits.values()))
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with (
-            ThreadPoolExecutor(workers) as pool,
-            tqdm(total=total, unit='picture', desc=f'verify {layout.root.name}') as bar,
-        ):
-            checked: dict[str, tuple[Picture, ...]] = {}
-            for split, paths in layout.splits.items():
-                entries = []
-                for picture in pool.map(check, paths):
-                    entries.append(picture)
-                    bar.update()
-                checked[split] = tuple(entries)
-    finally:
-        cv2.setNumThreads(threads)
-    return checked
-
-
-def _count(pictures: Iterable[Picture], mapping: Mapping[int, int]) -> SplitCounts:
-    entries = list(pictures)
-    rows = [map_rows(picture.labels.rows, mapping)[:, 0] for picture in entries]
-    classes = np.concatenate([np.zeros(0), *rows]).astype(int)
-    boxes = np.bincount(classes, minlength=len(CLASS_NAMES)).tolist()
-    heights = box_heights_px(entries)
-    return SplitCounts(
-        pictures=len(entries),
-        background=sum(not len(picture.labels.rows) for picture in entries),
-        dropped=sum(picture.dropped for picture in entries),
-        boxes=dict(zip(CLASS_NAMES, boxes, strict=True)),
-        height_px=tuple(np.quantile(heights, HEIGHT_QUANTILES).round(2).tolist())
-        if len(heights)
-        else (),
     )
 
 
@@ -244,7 +88,7 @@ def _find_miscounts(layout: Layout, expected: Mapping[str, int]) -> Iterator[Pro
 
 
 def _find_class_problems(
-    layout: Layout, mapping: Mapping[int, int], pictures: Mapping[str, Iterable[Picture]]
+    layout: Layout, mapping: Mapping[int, int], pictures: Mapping[str, Iterable[LabelledPicture]]
 ) -> Iterator[Problem]:
     if not layout.names:
         return  # said by the layout
@@ -277,7 +121,7 @@ def _find_class_problems(
 
 
 def _find_picture_problems(
-    layout: Layout, pictures: Mapping[str, Iterable[Picture]]
+    layout: Layout, pictures: Mapping[str, Iterable[LabelledPicture]]
 ) -> Iterator[Problem]:
     """What is wrong with single files. Whether too many would be dropped is judged elsewhere."""
     for split, entries in pictures.items():
@@ -299,7 +143,9 @@ def _find_picture_problems(
                 yield Problem(layout.shorten(picture.path), 0, 'no-label', message, False)
 
 
-def _find_drops(layout: Layout, pictures: Mapping[str, tuple[Picture, ...]]) -> Iterator[Problem]:
+def _find_drops(
+    layout: Layout, pictures: Mapping[str, tuple[LabelledPicture, ...]]
+) -> Iterator[Problem]:
     for split, entries in pictures.items():
         lost = sum(not picture.usable for picture in entries)
         if split == 'train' and lost > DROPPED_SHARE * len(entries):
