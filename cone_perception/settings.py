@@ -145,9 +145,8 @@ class DetectorSettings:
     )
 
     def __post_init__(self) -> None:
-        kinds = get_type_hints(type(self))
         for entry in fields(self):
-            _check_value(entry, kinds[entry.name], getattr(self, entry.name))
+            _check_value(entry, KINDS[entry.name], getattr(self, entry.name))
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise SettingsError(f'cameras must be distinct names, got {list(self.cameras)}')
         if self.side_by_side and len(self.cameras) != 2:
@@ -228,6 +227,10 @@ class DetectorSettings:
         return cls(**given)
 
 
+KINDS = get_type_hints(DetectorSettings)
+"""Setting -> its type."""
+
+
 def read_params_file(path: Path) -> dict[str, Any]:
     """Read name -> value of the detector in a ROS parameter file, whatever its node is called.
 
@@ -276,31 +279,16 @@ def _check_value(entry: Field[Any], kind: Any, value: Any) -> None:
 
 def settings_help() -> str:
     """List every setting with its type, range and default."""
-    kinds = get_type_hints(DetectorSettings)
     lines = ['settings (ROS parameters; those marked live can change while the node runs):']
     for entry in fields(DetectorSettings):
         default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
-        about = f'{_kind_and_range(entry, kinds[entry.name])}, default {default!r}'
-        about += ', live' if entry.metadata['live'] else ''
+        about = f'{_kind_and_range(entry)}, default {default!r}{_live(entry)}'
         lines += [f'  {entry.name} ({about})', f'      {entry.metadata["description"]}']
     return '\n'.join(lines)
 
 
-def _kind_and_range(entry: Field[Any], kind: object) -> str:
-    low, high = entry.metadata['low'], entry.metadata['high']
-    return _kind_name(kind) + (f', {low:g} to {high:g}' if low is not None else '')
-
-
-def _kind_name(kind: object) -> str:
-    if isinstance(kind, type) and not get_args(kind):
-        return kind.__name__
-    parts = get_args(kind)
-    return f'list of {parts[0].__name__}' if Ellipsis in parts else ' | '.join(parts)
-
-
 def settings_yaml() -> str:
     """Write every setting with its default, as a ROS parameter file for a node of any name."""
-    kinds = get_type_hints(DetectorSettings)
     lines = [
         '# Every setting with its default, written by: python -m cone_perception.settings',
         "# [] is an empty list; in a launch file and with `ros2 param set`, write it as [''].",
@@ -308,11 +296,24 @@ def settings_yaml() -> str:
         '  ros__parameters:',
     ]
     for entry in fields(DetectorSettings):
-        about = f'{entry.metadata["description"]} ({_kind_and_range(entry, kinds[entry.name])}'
-        about += ', live)' if entry.metadata['live'] else ')'
+        about = f'{entry.metadata["description"]} ({_kind_and_range(entry)}{_live(entry)})'
         lines += [f'    # {line}' for line in textwrap.wrap(about, 90)]
         lines.append(f'    {entry.name}: {json.dumps(entry.default)}')
     return '\n'.join(lines) + '\n'
+
+
+def _kind_and_range(entry: Field[Any]) -> str:
+    kind, low, high = KINDS[entry.name], entry.metadata['low'], entry.metadata['high']
+    parts = get_args(kind)
+    if not parts:
+        text = str(kind.__name__)
+    else:
+        text = f'list of {parts[0].__name__}' if Ellipsis in parts else ' | '.join(parts)
+    return text + (f', {low:g} to {high:g}' if low is not None else '')
+
+
+def _live(entry: Field[Any]) -> str:
+    return ', live' if entry.metadata['live'] else ''
 
 
 if __name__ == '__main__':

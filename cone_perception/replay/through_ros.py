@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,6 +20,7 @@ from cone_perception.bags.reader import (
     read_until_damage,
 )
 from cone_perception.errors import OutputError, SourceError
+from cone_perception.replay.load import LoadSampler
 from cone_perception.replay.processes import (
     NodeCommand,
     ProcessError,
@@ -130,8 +131,10 @@ class _Play:
         team.start('monitor', self._monitor_command())
         team.wait_for_text('monitor', 'ready\n', CONNECT_TIMEOUT_S, refusals)
         team.start('player', self._player_command(), show=True)
-        with self._sampled(team):
+        pids = {name: team.pid(name) for name in ('node', 'player', 'monitor')}
+        with LoadSampler(pids) if self.sample_load else contextlib.nullcontext() as sampler:
             self._wait(team)
+        self.load = sampler.samples if sampler else []
         self._end(team)
 
     def result(self) -> Pass:
@@ -196,18 +199,6 @@ class _Play:
                 if name != 'node' or not self.node_died:
                     self.problems.append(str(error))
 
-    @contextlib.contextmanager
-    def _sampled(self, team: ProcessGroup) -> Iterator[None]:
-        if not self.sample_load:
-            yield
-            return
-        from cone_perception.replay.load import LoadSampler
-
-        pids = {name: team.pid(name) for name in ('node', 'player', 'monitor')}
-        with LoadSampler(pids) as sampler:
-            yield
-        self.load = sampler.samples
-
     def _longest_s(self) -> float:
         """Return the time after which a player surely hangs."""
         pace, drive = self.pace, self.drive
@@ -267,8 +258,8 @@ def join(
     """Give every picture that was sent its fate, in that order. The answers are used up.
 
     sent: camera and SENT of each, as the player logged them. Pictures with one stamp are told
-    apart by their order
-    only, and `problems` gets to know it. Raises SourceError when most are such.
+    apart by their order only, and `problems` gets to know it. Raises SourceError when most are
+    such.
     """
     _check_stamps(sent, problems)
     last_word_ns = max(

@@ -55,10 +55,7 @@ def camera_status(
     values: dict[str, object] = {
         'rate in (Hz)': report.rate_in_hz,
         'rate out (Hz)': report.rate_out_hz,
-        'received': report.counts['received'],
-        'answered': report.counts['answered'],
-        'dropped': report.counts['dropped'],
-        'failed': report.counts['failed'],
+        **{name: report.counts[name] for name in ('received', 'answered', 'dropped', 'failed')},
         'last failure': report.last_failure or 'none',
         'without partner': report.counts['alone'],
         'picture (px)': '{}x{}'.format(*report.size_px),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from cone_perception.settings import DetectorSettings
+from cone_perception.settings import KINDS, DetectorSettings
 
 _TYPES = {
     bool: Parameter.Type.BOOL,
@@ -30,12 +30,11 @@ def declare_settings(node: Node) -> list[str]:
     configuring is refused with the text returned here.
     """
     problems = []
-    kinds = get_type_hints(DetectorSettings)
     for entry in fields(DetectorSettings):
         # A list that is empty has no type in ROS: such a parameter is declared but not set.
         default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
-        value = _TYPES.get(kinds[entry.name], Parameter.Type.STRING) if default == [] else default
-        descriptor = _descriptor(entry.name, entry.metadata, kinds[entry.name])
+        value = _TYPES.get(KINDS[entry.name], Parameter.Type.STRING) if default == [] else default
+        descriptor = _descriptor(entry.name, entry.metadata, KINDS[entry.name])
         try:
             node.declare_parameter(entry.name, value, descriptor)
         except ParameterException as error:

@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
-from types import TracebackType
 
 from cone_perception.replay.drive.schedule import DueFrame
 
@@ -48,12 +47,7 @@ class ReadAhead:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -109,7 +109,7 @@ def play(
         ahead = stack.enter_context(ReadAhead(frames))
         _wait_for_subscribers(node, publishers, flight, wait_s)
         late_s: list[float] = []
-        check = StampCheck(drive.bag)
+        stamps_of: dict[str, list[int]] = {camera.topic: [] for camera in drive.cameras}
         ahead.wait_until_full()
         started_ns = time.monotonic_ns()
         for frame in tqdm(_in_time(ahead, started_ns), 'playing', drive.frames, unit='message'):
@@ -121,7 +121,7 @@ def play(
             sent_ns = time.monotonic_ns()
             publishers[frame.camera].publish(frame.message.data)
             note(topic=camera.topic, index=frame.index, stamp_ns=stamp_ns, sent_ns=sent_ns)
-            check.check(camera.topic, stamp_ns)
+            _check_stamps(drive.bag, camera.topic, stamps_of[camera.topic], stamp_ns)
             if flight is None:
                 late_s.append((sent_ns - started_ns - frame.due_ns) / 1e9)
         if flight is not None:
@@ -188,25 +188,20 @@ def _lateness(late_s: Sequence[float]) -> list[str]:
     ]
 
 
-class StampCheck:
-    """Finds a driver that does not fill its stamps early: answers are told apart by them."""
+def _check_stamps(bag: Path, topic: str, first: list[int], stamp_ns: int) -> None:
+    """Raise SourceError when the first stamps of a topic, kept in `first`, are all the same.
 
-    def __init__(self, bag: Path) -> None:
-        self._bag = bag
-        self._stamps: dict[str, list[int]] = {}
-
-    def check(self, topic: str, stamp_ns: int) -> None:
-        """Raises SourceError when the first stamps of a topic are all the same."""
-        stamps = self._stamps.setdefault(topic, [])
-        if len(stamps) == STAMPS_LOOKED_AT:
-            return
-        stamps.append(stamp_ns)
-        if len(stamps) == STAMPS_LOOKED_AT and len(set(stamps)) == 1:
-            raise SourceError(
-                f'{self._bag}: the pictures of {topic} all have the stamp {stamp_ns}, so their '
-                'answers cannot be told apart. Play it with --stamps recorded: the times at which '
-                'they were recorded instead'
-            )
+    Answers are told apart by stamps: so a driver that does not fill them is found early.
+    """
+    if len(first) == STAMPS_LOOKED_AT:
+        return
+    first.append(stamp_ns)
+    if len(first) == STAMPS_LOOKED_AT and len(set(first)) == 1:
+        raise SourceError(
+            f'{bag}: the pictures of {topic} all have the stamp {stamp_ns}, so their answers '
+            'cannot be told apart. Play it with --stamps recorded: the times at which they were '
+            'recorded instead'
+        )
 
 
 def _wait_for_subscribers(
