@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.bags.reader import IMAGE, bag_types
-from cone_perception.replay.figures.result import Figure, ReplayResult
+from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.traces import STATIONS, Fate, FrameTrace, LoadSample
 from cone_perception.types import Detections
 
@@ -72,8 +73,8 @@ def result(passes: Sequence[Sequence[FrameTrace]], **changes: Any) -> ReplayResu
     frames = [frame for each in passes for frame in each]
     latencies = [frame.latency_ms for frame in frames if frame.latency_ms is not None]
     figures = {
-        'frames_sent': Figure(len(frames)),
-        'frames_answered': Figure(len(latencies)),
+        'frames_sent': Interval(len(frames)),
+        'frames_answered': Interval(len(latencies)),
         **{
             f'latency_p{at}_ms': _figure(np.percentile(latencies, at) if latencies else np.nan)
             for at in (50, 99)
@@ -133,5 +134,5 @@ def write_bag(path: Path, counts: dict[str, int], shape: tuple[int, int] = (96, 
     return path
 
 
-def _figure(value: float) -> Figure:
-    return Figure(float(value), float(value) * 0.95, float(value) * 1.05)
+def _figure(value: float) -> Interval:
+    return Interval(float(value), float(value) * 0.95, float(value) * 1.05)

@@ -18,8 +18,9 @@ import pytest
 from browser import open_page
 from replay_results import NEAR, PERIOD_NS, cones, load, result, trace, write_bag
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError
-from cone_perception.replay.figures.result import Figure, ReplayResult
+from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages import charts
 from cone_perception.replay.pages.charts import MAX_FRAMES, STATION_NAMES, Timeline
 from cone_perception.replay.pages.figure_text import figure_text
@@ -83,7 +84,7 @@ def answered(count: int, **options: object) -> list[FrameTrace]:
     return [trace(index, **options) for index in range(count)]
 
 
-def with_figures(shown: ReplayResult, **figures: Figure) -> ReplayResult:
+def with_figures(shown: ReplayResult, **figures: Interval) -> ReplayResult:
     return replace(shown, figures={**shown.figures, **figures})
 
 
@@ -100,12 +101,12 @@ def everything() -> ReplayResult:
     ]
     shown = result(passes, load=[load(3, 10**9), load(3, 10**12)])
     judged = {
-        f'{what}_{whose}{of}': Figure(0.5, 0.4, 0.6)
+        f'{what}_{whose}{of}': Interval(0.5, 0.4, 0.6)
         for what in ('precision', 'recall', 'map50')
         for whose in ('sent', 'answered')
         for of in ('', ' 16-32 px')
     }
-    judged |= {f'{what}_sent blue_cone': Figure(0.25) for what in ('precision', 'ap50')}
+    judged |= {f'{what}_sent blue_cone': Interval(0.25) for what in ('precision', 'ap50')}
     return with_figures(
         replace(
             shown,
@@ -124,10 +125,10 @@ def everything() -> ReplayResult:
             health={'camera left': {'latency': 'fine'}},
         ),
         **judged,
-        flicker_share=Figure(0.03, 0.02, 0.04),
-        overhead_latency_p50_ms=Figure(1.9),
-        overhead_latency_p99_ms=Figure(3.1),
-        max_rate_hz=Figure(45.0),
+        flicker_share=Interval(0.03, 0.02, 0.04),
+        overhead_latency_p50_ms=Interval(1.9),
+        overhead_latency_p99_ms=Interval(3.1),
+        max_rate_hz=Interval(45.0),
     )
 
 
@@ -144,8 +145,8 @@ def test_summary_has_latency_with_its_interval_and_the_largest_station(page_of):
     page = page_of(
         with_figures(
             result([answered(5)]),
-            latency_p50_ms=Figure(43.14, 42.0, 44.9),
-            latency_p99_ms=Figure(88.0, 80.0, 95.0),
+            latency_p50_ms=Interval(43.14, 42.0, 44.9),
+            latency_p99_ms=Interval(88.0, 80.0, 95.0),
         )
     )
     assert 'at most 43.1 ms (42.0 – 44.9) after their picture was sent' in page.text
@@ -155,12 +156,12 @@ def test_summary_has_latency_with_its_interval_and_the_largest_station(page_of):
 
 def test_cost_of_measuring_stands_beside_the_latency(page_of):
     assert 'was not measured' in page_of(result([answered(5)])).text
-    overhead = {f'overhead_latency_{p}_ms': Figure(v) for p, v in (('p50', 1.9), ('p99', 3.1))}
+    overhead = {f'overhead_latency_{p}_ms': Interval(v) for p, v in (('p50', 1.9), ('p99', 3.1))}
     page = page_of(with_figures(result([answered(5)]), **overhead))
     assert 'it takes 1.9 ms in the median and 3.1 ms at the 99th percentile' in page.text
     assert re.search(r'with a node that only answers 1.9 ms 3.1 ms', page.text)
     assert 'was not measured' not in page.text
-    page = page_of(with_figures(result([answered(40)]), overhead_player_cpu_cores=Figure(0.3)))
+    page = page_of(with_figures(result([answered(40)]), overhead_player_cpu_cores=Interval(0.3)))
     assert 'With a node that only sends headers back: player 0.30 cores.' in page.text
 
 
@@ -197,9 +198,9 @@ def test_page_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
 
 def test_without_truth_agreement_and_flicker_are_told(page_of):
     figures = {
-        'agreement_recall': Figure(0.9),
-        'agreement_precision': Figure(0.8),
-        'flicker_share': Figure(0.03),
+        'agreement_recall': Interval(0.9),
+        'agreement_precision': Interval(0.8),
+        'flicker_share': Interval(0.03),
     }
     page = page_of(with_figures(result([answered(5)]), **figures))
     assert 'Accuracy was not judged: there is no ground truth' in page.text
@@ -313,7 +314,10 @@ def test_what_comes_from_outside_cannot_break_the_page(page_of):
             health={FATAL: {FATAL: FATAL}},
             problems=[FATAL],
             load=[[sample, replace(sample, time_ns=10**9 + 10**8)]],
-            figures={f'recall_sent {FATAL}': Figure(0.5), f'flicker_share {FATAL}': Figure(0.5)},
+            figures={
+                f'recall_sent {FATAL}': Interval(0.5),
+                f'flicker_share {FATAL}': Interval(0.5),
+            },
         ),
         Path(FATAL),
     )
@@ -330,7 +334,7 @@ def test_what_comes_from_outside_cannot_break_the_page(page_of):
 def test_page_of_almost_nothing_is_a_page(page_of, passes, figures):
     shown = result(passes, interrupted=True)
     if figures != 'known':
-        unknown = dict.fromkeys(shown.figures, Figure(math.nan)) if figures == 'nan' else {}
+        unknown = dict.fromkeys(shown.figures, Interval(math.nan)) if figures == 'nan' else {}
         shown = replace(shown, figures=unknown, per_pass=[unknown for _ in passes])
     page = page_of(shown)
     frames = sum(map(len, passes))
@@ -342,10 +346,10 @@ def test_page_of_almost_nothing_is_a_page(page_of, passes, figures):
 
 
 def test_figures_that_are_not_known_are_dashes():
-    assert figure_text('latency_p50_ms', Figure(math.nan)) == '–'
-    assert figure_text('latency_p50_ms', Figure(43.14)) == '43.1 ms'
-    assert figure_text('recall_sent', Figure(0.8312, 0.8, 0.851)) == '83.1 % (80.0 – 85.1)'
-    assert figure_text('something_new', Figure(1.5)) == '1.500'
+    assert figure_text('latency_p50_ms', Interval(math.nan)) == '–'
+    assert figure_text('latency_p50_ms', Interval(43.14)) == '43.1 ms'
+    assert figure_text('recall_sent', Interval(0.8312, 0.8, 0.851)) == '83.1 % (80.0 – 85.1)'
+    assert figure_text('something_new', Interval(1.5)) == '1.500'
 
 
 def test_class_of_a_band_is_in_the_table_of_heights(page_of):
@@ -356,7 +360,7 @@ def test_class_of_a_band_is_in_the_table_of_heights(page_of):
 
 
 def test_accuracy_is_told_once_where_no_frame_was_lost(page_of):
-    judged = {f'recall_{whose}': Figure(0.5) for whose in ('sent', 'answered')}
+    judged = {f'recall_{whose}': Interval(0.5) for whose in ('sent', 'answered')}
     complete = page_of(with_figures(result([answered(3)]), **judged))
     assert 'No frame was lost, so all are judged.' in complete.text
     lossy = page_of(with_figures(result([[*answered(3), trace(3, 'dropped')]]), **judged))

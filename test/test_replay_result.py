@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.replay.figures.result import (
     CONE_COLUMNS,
@@ -19,7 +20,6 @@ from cone_perception.replay.figures.result import (
     KIND,
     LOAD_COLUMNS,
     SCHEMA,
-    Figure,
     ReplayResult,
     read_result,
     write_result,
@@ -52,8 +52,8 @@ def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
     )
 
 
-def some_figure(rng: np.random.Generator) -> Figure:
-    return Figure(*(float(v) for v in np.where(rng.random(3) < 0.3, np.nan, rng.normal(size=3))))
+def some_figure(rng: np.random.Generator) -> Interval:
+    return Interval(*(float(v) for v in np.where(rng.random(3) < 0.3, np.nan, rng.normal(size=3))))
 
 
 def some_result(seed: int) -> ReplayResult:
@@ -163,9 +163,9 @@ def replaced(result: ReplayResult, **changes: Any) -> ReplayResult:
 
 def test_nvidias_names_stand_beside_ours(tmp_path: Path) -> None:
     figures = {
-        'frames_sent': Figure(20),
-        'frames_answered': Figure(19),
-        'latency_mean_ms': Figure(8),
+        'frames_sent': Interval(20),
+        'frames_answered': Interval(19),
+        'latency_mean_ms': Interval(8),
     }
     write_result(tmp_path / 'result.json', replaced(some_result(1), figures=figures, per_pass=[]))
     record = json.loads((tmp_path / 'result.json').read_text())

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import to_json, whole_file
-from cone_perception.files import without_nan as without_nan
 from cone_perception.replay.figures.names import in_nvidia_names
 from cone_perception.replay.traces import MOMENTS, Fate, FrameTrace, LoadSample
 from cone_perception.types import Detections
@@ -374,6 +373,3 @@ def _list(texts: Iterable[str]) -> str:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f'{name} is no JSON')
-
-
-Figure = Interval
