@@ -1,0 +1,208 @@
+"""Fingerprints of pictures -> pairs that are alike, mirrored too.
+
+With bits written as +1 and -1, the dot product of two rows is 256 - 2 * distance: whole numbers,
+which float32 holds exactly, and a matrix product is what a CPU does fastest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement, groupby, pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from cone_perception.types import Float32, Int64, UInt8
+from training.data.fingerprint import BITS
+
+JUDGED = ('val', 'test')
+"""Splits that select or judge a model: training must not have seen anything like their pictures."""
+
+Relation = Literal['between sets', 'between splits', 'within a split']
+RELATIONS: tuple[Relation, ...] = ('between sets', 'between splits', 'within a split')
+
+BLOCK = 2048
+KEPT = 100_000
+"""Pairs that are listed per relation, closest first; all are counted, all count for exclusion."""
+CLOSEST = 12
+"""Pairs per relation that the contact sheet shows, however far apart."""
+BIN = 4
+"""Bits per bin of the histogram."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetPicture:
+    """Where a picture is. path: relative to the data set's folder, or absolute outside of it."""
+
+    dataset: str
+    split: str
+    path: str
+
+    def __str__(self) -> str:
+        return f'{self.place}: {self.path}'
+
+    @property
+    def place(self) -> str:
+        return f'{self.dataset}/{self.split}'
+
+
+@dataclass(frozen=True, slots=True)
+class PicturePair:
+    """Two pictures. bits: of 256 that differ. mirrored: one is like the other's mirror image."""
+
+    a: SetPicture
+    b: SetPicture
+    bits: int
+    mirrored: bool
+
+    @property
+    def relation(self) -> Relation:
+        return _relation(self.a, self.b)
+
+    def to_json(self) -> dict[str, Any]:
+        a, b = ([end.dataset, end.split, end.path] for end in (self.a, self.b))
+        found = {'bits': self.bits, 'mirrored': self.mirrored, 'relation': self.relation}
+        return {**found, 'a': a, 'b': b}
+
+
+def _relation(a: SetPicture, b: SetPicture) -> Relation:
+    if a.dataset != b.dataset:
+        return 'between sets'
+    return 'between splits' if a.split != b.split else 'within a split'
+
+
+class LikeSearch:
+    """Distances between all pictures in bits, block by block; made, it has searched.
+
+    pictures: those of one split of one set follow each other. table: (N, 2, 32) uint8, their bits
+    as they are and mirrored. bits: pairs that differ by no more are alike.
+    counts: of pairs that are alike, per two places `set/split`.
+    """
+
+    def __init__(self, pictures: Sequence[SetPicture], table: UInt8, bits: int) -> None:
+        self._pictures = pictures
+        self._bits = bits
+        signs = np.unpackbits(table, axis=2).astype(np.float32) * 2 - 1
+        self._plain, self._mirrored = np.ascontiguousarray(signs[:, 0]), signs[:, 1]
+        count = len(pictures)
+        self._nearest = {name: np.full(count, BITS + 1, np.int16) for name in RELATIONS}
+        self._partner = {name: np.full(count, -1, np.int64) for name in RELATIONS}
+        self._found: dict[str, list[Int64]] = {name: [] for name in RELATIONS}
+        self._leaking = np.zeros(count, bool)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        jobs = list(combinations_with_replacement(self._blocks(), 2))
+        pairs = [(a.stop - a.start) * (b.stop - b.start) for a, b in jobs]
+        with tqdm(total=sum(pairs), unit='pair', unit_scale=True, desc='compare') as bar:
+            for (a, b), size in zip(jobs, pairs, strict=True):
+                self._compare(a, b)
+                bar.update(size)
+
+    def _blocks(self) -> Iterator[slice]:
+        """Yield blocks of pictures, each of one split of one set."""
+        start = 0
+        for _, group in groupby(self._pictures, key=lambda picture: picture.place):
+            stop = start + len(list(group))
+            for first in range(start, stop, BLOCK):
+                yield slice(first, min(first + BLOCK, stop))
+            start = stop
+
+    def _compare(self, a: slice, b: slice) -> None:
+        straight = _distance(self._plain[a], self._plain[b])
+        mirrored = _distance(self._plain[a], self._mirrored[b])
+        distance = np.minimum(straight, mirrored)
+        if a == b:  # each two once, and no picture with itself
+            distance[np.tril_indices(len(distance))] = BITS + 1
+        first, second = self._pictures[a.start], self._pictures[b.start]
+        relation = _relation(first, second)
+        self._note_nearest(relation, a, b, distance)
+        self._note_nearest(relation, b, a, distance.T)
+        rows, columns = np.nonzero(distance <= self._bits)
+        if not len(rows):
+            return
+        self.counts[first.place, second.place] += len(rows)
+        if first.split == 'train' and second.split in JUDGED:
+            self._leaking[rows + a.start] = True
+        if second.split == 'train' and first.split in JUDGED:
+            self._leaking[columns + b.start] = True
+        flipped = mirrored[rows, columns] < straight[rows, columns]
+        pairs = [rows + a.start, columns + b.start, distance[rows, columns], flipped]
+        found = self._found[relation]
+        found.append(np.stack(pairs, axis=1).astype(np.int64))
+        if sum(map(len, found)) > 4 * KEPT:
+            found[:] = [_closest_first(found)]
+
+    def _note_nearest(self, relation: Relation, own: slice, other: slice, distance: Any) -> None:
+        column = distance.argmin(axis=1)
+        value = np.take_along_axis(distance, column[:, None], axis=1)[:, 0]
+        nearest, partner = self._nearest[relation][own], self._partner[relation][own]
+        closer = value < nearest
+        nearest[closer] = value[closer]
+        partner[closer] = column[closer] + other.start
+
+    def pairs(self) -> tuple[PicturePair, ...]:
+        """Pairs that are alike, closest first; at most KEPT per relation."""
+        rows = [row.tolist() for name in RELATIONS for row in _closest_first(self._found[name])]
+        return tuple(self._pair(*row) for row in sorted(rows, key=lambda row: row[2]))
+
+    def _pair(self, a: int, b: int, bits: int, mirrored: bool) -> PicturePair:
+        return PicturePair(self._pictures[a], self._pictures[b], bits, bool(mirrored))
+
+    def exclusions(self, dataset: str) -> tuple[str, ...]:
+        """Training pictures of a set that are like a picture of any set's val or test."""
+        leaking = [self._pictures[index] for index in np.flatnonzero(self._leaking).tolist()]
+        return tuple(picture.path for picture in leaking if picture.dataset == dataset)
+
+    def closest(self) -> tuple[PicturePair, ...]:
+        """CLOSEST pairs of each relation, alike or not."""
+        found = []
+        for name in RELATIONS:
+            nearest, partner = self._nearest[name], self._partner[name]
+            order = nearest.argsort(kind='stable')[: 2 * CLOSEST].tolist()
+            ends = [tuple(sorted((index, int(partner[index])))) for index in order]
+            bits = dict(zip(ends, nearest[order].tolist(), strict=True))
+            for a, b in [(a, b) for a, b in bits if a >= 0][:CLOSEST]:
+                straight = int((self._plain[a] != self._plain[b]).sum())
+                found.append(self._pair(a, b, bits[a, b], bits[a, b] < straight))
+        return tuple(found)
+
+    def histograms(self) -> dict[str, tuple[int, ...]]:
+        """Per relation, pictures by the distance to their nearest one, in bins of BIN bits."""
+        edges = np.arange(0, BITS + BIN, BIN)
+        return {
+            name: tuple(np.histogram(values[values <= BITS], edges)[0].tolist())
+            for name, values in self._nearest.items()
+        }
+
+
+def _distance(a: Float32, b: Float32) -> np.ndarray[Any, np.dtype[np.int16]]:
+    """(N, M) bits that differ."""
+    return np.asarray((BITS - (a @ b.T).astype(np.int16)) // 2, np.int16)
+
+
+def _closest_first(found: Sequence[Int64]) -> Int64:
+    """(N, 4) rows of all blocks, closest first, at most KEPT."""
+    rows = np.concatenate([np.zeros((0, 4), np.int64), *found])
+    return rows[rows[:, 2].argsort(kind='stable')][:KEPT]
+
+
+def find_consecutive(pictures: Sequence[SetPicture], table: UInt8) -> Iterator[PicturePair]:
+    """Yield pictures whose file numbers follow each other, in different splits of a set."""
+    numbered: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for index, picture in enumerate(pictures):
+        # Roboflow appends `_jpg.rf.<32 hexadecimal digits>` to the name it was given.
+        stem = re.sub(r'_[a-z]+\.rf\.\w+$', '', Path(picture.path).stem)
+        if match := re.fullmatch(r'(.*?)(\d+)(\D*)', stem, re.DOTALL):
+            key = (picture.dataset, match[1], match[3])
+            numbered.setdefault(key, []).append((int(match[2]), index))
+    for members in numbered.values():
+        for (number, a), (following, b) in pairwise(sorted(members)):
+            if following - number <= 1 and pictures[a].split != pictures[b].split:
+                differing = np.unpackbits(table[a, 0] ^ table[b], axis=1).sum(axis=1)
+                straight, mirrored = differing.tolist()
+                bits = min(straight, mirrored)
+                yield PicturePair(pictures[a], pictures[b], bits, mirrored < straight)
