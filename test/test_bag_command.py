@@ -10,6 +10,7 @@ import pytest
 from recorded_drive import LATCHED, at, camera_info, image, write
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from cone_perception.bags.camera_info import camera_info_topic, load_camera_info
 from cone_perception.bags.make import FIRST_STAMP_NS
 from cone_perception.bags.reader import (
     CAMERA_INFO,
@@ -21,7 +22,6 @@ from cone_perception.bags.reader import (
     write_image_bag,
 )
 from cone_perception.bags.report import inspect_bag
-from cone_perception.camera_info import camera_info_topic, load_camera_info
 from cone_perception.cli import main
 from cone_perception.errors import SourceError
 from cone_perception.pictures.sources import open_source

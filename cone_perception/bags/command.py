@@ -13,11 +13,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cone_perception.arguments import above_zero, zero_or_more
+from cone_perception.bags.camera_info import load_camera_info
 from cone_perception.bags.cut import cut_bag
 from cone_perception.bags.make import stamp_frames
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.bags.report import BagReport, TopicReport, inspect_bag
-from cone_perception.camera_info import load_camera_info
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import to_json, whole_folder
 from cone_perception.pictures.sources import Unreadable, open_source

@@ -12,6 +12,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from tqdm import tqdm
 
+from cone_perception.bags.camera_info import camera_info_topic
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     BagMessage,
@@ -21,7 +22,6 @@ from cone_perception.bags.reader import (
     read_messages,
 )
 from cone_perception.bags.report import compression_of, storage_of
-from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import SourceError
 
 TF = 'tf2_msgs/msg/TFMessage'

@@ -16,8 +16,8 @@ import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from cone_perception.bags.camera_info import CameraInfo, camera_info_topic
 from cone_perception.bags.cut_off import SQLITE, CutOffReader, open_cut_off
-from cone_perception.camera_info import CameraInfo, camera_info_topic
 from cone_perception.errors import SourceError
 from cone_perception.types import Frame
 

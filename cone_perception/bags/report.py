@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from cone_perception.bags.camera_info import camera_info_topic
 from cone_perception.bags.cut_off import chunk_compression, is_sqlite
 from cone_perception.bags.reader import (
     CAMERA_INFO,
@@ -26,7 +27,6 @@ from cone_perception.bags.reader import (
     open_bag,
     read_until_damage,
 )
-from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
 

@@ -12,6 +12,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
+from cone_perception.bags.camera_info import CameraInfo
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -22,7 +23,6 @@ from cone_perception.bags.reader import (
     image_message,
     message_header,
 )
-from cone_perception.camera_info import CameraInfo
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
 from cone_perception.types import Frame

@@ -14,6 +14,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from cone_perception.bags.camera_info import camera_info_topic
 from cone_perception.bags.reader import (
     COMPRESSED_IMAGE,
     DETECTIONS,
@@ -26,7 +27,6 @@ from cone_perception.bags.reader import (
     open_bag,
 )
 from cone_perception.bags.report import FirstPicture, inspect_bag, storage_of
-from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
 from cone_perception.replay.drive.labels import read_labels

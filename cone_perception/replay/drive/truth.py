@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from cone_perception.bags.camera_info import camera_info_topic
 from cone_perception.bags.detections import from_message
 from cone_perception.bags.reader import COMPRESSED_IMAGE, DETECTIONS, IMAGE, BagMessage, bag_types
-from cone_perception.camera_info import camera_info_topic
 from cone_perception.errors import SourceError
 from cone_perception.types import Detections
 
