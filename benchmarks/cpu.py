@@ -29,7 +29,7 @@ from peer import load_peer
 from tqdm import tqdm
 
 from cone_perception.engines import Engine
-from cone_perception.engines.check import match_boxes
+from cone_perception.engines.check import match_pairs
 from cone_perception.engines.cpu.fastest import networks_for_cpu
 from cone_perception.engines.cpu.open import open_network
 from cone_perception.engines.cpu.processor import computes_bfloat16, processor_name
@@ -194,9 +194,9 @@ def difference(reference: Sequence[Detections], found: Sequence[Detections]) -> 
     errors: list[float] = []
     overlaps: list[float] = []
     for wanted, given in zip(reference, found, strict=True):
-        pairs = match_boxes(wanted, given)
-        errors += [abs(float(wanted.score[i] - given.score[j])) for i, j, _ in pairs]
-        overlaps += [overlap for _, _, overlap in pairs]
+        i, j, overlap = match_pairs(wanted, given)
+        errors += np.abs(wanted.score[i] - given.score[j]).tolist()
+        overlaps += overlap.tolist()
     return {
         'boxes': sum(map(len, reference)),
         'missed': sum(map(len, reference)) - len(errors),

@@ -28,6 +28,7 @@ from cone_perception.engines import Engine  # noqa: E402
 from cone_perception.engines import build_command as build_engine  # noqa: E402
 from cone_perception.engines import verify as verifying  # noqa: E402
 from cone_perception.engines import verify_command as verify_engine  # noqa: E402
+from cone_perception.engines.apart import follow  # noqa: E402
 from cone_perception.engines.cpu.open import open_network  # noqa: E402
 from cone_perception.engines.events import BuildEvent  # noqa: E402
 from cone_perception.engines.tensorrt import bindings, fastest, gpu, provide  # noqa: E402
@@ -38,7 +39,7 @@ from cone_perception.engines.tensorrt.bindings import (  # noqa: E402
     make_logger,
 )
 from cone_perception.engines.tensorrt.compile_process import compile_network  # noqa: E402
-from cone_perception.engines.tensorrt.compiler import Compiled, compile_apart, follow  # noqa: E402
+from cone_perception.engines.tensorrt.compiler import Compiled, compile_apart  # noqa: E402
 from cone_perception.engines.tensorrt.fastest import (  # noqa: E402
     build_engines,
     keep_fastest,
@@ -303,7 +304,8 @@ def test_line_that_names_no_layer_is_no_layer() -> None:
 
 def run_apart(code: str, timeout_s: float = 30.0, **more: object) -> dict:
     command = [sys.executable, '-c', textwrap.dedent(code)]
-    return follow(command, BuildPolicy(**more), timeout_s)
+    names = 'the compiler', 'the network could not be compiled.'
+    return follow(command, *names, timeout_s=timeout_s, **more)
 
 
 def test_crash_of_the_compiler_is_an_error_that_names_it() -> None:
@@ -336,16 +338,16 @@ def test_what_libraries_print_is_no_event() -> None:
     found = run_apart("""
         print('[TRT] [I] {"kind"')
         print('7')
-        print('{"convolutions": {}, "layers": {}, "build_s": 1.5}')
+        print('{"result": {"convolutions": {}, "layers": {}, "build_s": 1.5}}')
     """)
-    assert found['build_s'] == 1.5
+    assert found == {'convolutions': {}, 'layers': {}, 'build_s': 1.5}
 
 
 def test_builder_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
         'import sys, threading, time; '
-        'from cone_perception.engines.tensorrt.compile_process import _end_with_parent;'
-        'threading.Thread(target=_end_with_parent, daemon=True).start();'
+        'from cone_perception.engines.apart import end_with_parent;'
+        'threading.Thread(target=end_with_parent, daemon=True).start();'
         "print('up', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(

@@ -15,18 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from cone_perception.accuracy.matching import box_iou
+from cone_perception.accuracy.matching import box_iou, match_detections
 from cone_perception.decode import decode
 from cone_perception.engines import Engine
 from cone_perception.engines.tensorrt.plans import record_check
 from cone_perception.errors import ModelError, RefusedPlanError
 from cone_perception.model_card import Bundle, ModelCard, file_sha256
-from cone_perception.types import Detections, Float32, Precision, UInt8
+from cone_perception.types import Detections, Float32, Int64, Precision, UInt8
 
 REFERENCE_FILE = 'reference.npz'
 """inputs: (N, H, W, 3) uint8 BGR, letterboxed. outputs: (N, ...) float32, of the FP32 network."""
 
-MATCH_IOU = 0.5
 LEAST_SCORE = 0.02
 """Below this there is nothing to compare."""
 
@@ -177,13 +176,13 @@ def compare_outputs(
             for output in (answer, reference)
         )
         boxes += len(there)
-        pairs = match_boxes(here, there)
-        overlaps += [overlap for _, _, overlap in pairs]
-        errors += [abs(float(here.score[i] - there.score[j])) for i, j, _ in pairs]
-        sure = _sure(here, thresholds, scale), _sure(there, thresholds, scale)
-        sure_here, sure_there = sure_here + len(sure[0]), sure_there + len(sure[1])
-        extra += len(sure[0] - {i for i, _, _ in pairs})
-        missed += len(sure[1] - {j for _, j, _ in pairs})
+        i, j, overlap = match_pairs(here, there)
+        overlaps += overlap.tolist()
+        errors += np.abs(here.score[i] - there.score[j]).tolist()
+        sure = [found.score >= thresholds[found.class_id] + SURE * scale for found in (here, there)]
+        sure_here, sure_there = sure_here + sure[0].sum(), sure_there + sure[1].sum()
+        extra += int(np.delete(sure[0], i).sum())
+        missed += int(np.delete(sure[1], j).sum())
     mean_iou, mean, p95 = (
         (float(np.mean(overlaps)), float(np.mean(errors)), float(np.percentile(errors, 95)))
         if overlaps
@@ -208,21 +207,12 @@ def compare_outputs(
     return Check(tuple(reasons), len(answers), boxes, missed, extra, mean_iou, mean, p95)
 
 
-def match_boxes(here: Detections, there: Detections) -> list[tuple[int, int, float]]:
-    """Pairs of one class, best overlap first: index here, index there, IoU."""
-    overlap = box_iou(here.xyxy_px, there.xyxy_px)
-    overlap[here.class_id[:, None] != there.class_id[None]] = 0
-    pairs = []
-    while overlap.size and overlap.max() >= MATCH_IOU:
-        i, j = (int(index) for index in np.unravel_index(overlap.argmax(), overlap.shape))
-        pairs.append((i, j, float(overlap[i, j])))
-        overlap[i], overlap[:, j] = 0, 0
-    return pairs
-
-
-def _sure(found: Detections, thresholds: Float32, scale: float) -> set[int]:
-    least = thresholds[found.class_id] + SURE * scale
-    return {int(i) for i in np.flatnonzero(found.score >= least)}
+def match_pairs(here: Detections, there: Detections) -> tuple[Int64, Int64, Float32]:
+    """(M,) each: indices of the boxes that are the same cone, here and there, and their IoU."""
+    cone = match_detections(here, there)
+    matched = np.flatnonzero(cone >= 0)
+    overlap = box_iou(here.xyxy_px[matched], there.xyxy_px[cone[matched]]).diagonal()
+    return matched, cone[matched], overlap
 
 
 def _scale(expected: Float32, card: ModelCard) -> float:

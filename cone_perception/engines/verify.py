@@ -18,7 +18,7 @@ import numpy as np
 from cone_perception import __version__
 from cone_perception.decode import decode
 from cone_perception.engines import Engine, FrameEngine
-from cone_perception.engines.check import check_engine, match_boxes, read_reference, run_all
+from cone_perception.engines.check import check_engine, match_pairs, read_reference, run_all
 from cone_perception.engines.events import BuildEvent
 from cone_perception.engines.latency import Latency, measure_latencies
 from cone_perception.engines.tensorrt.gpu import read_gpu
@@ -182,15 +182,12 @@ def difference_on_gpu(bundle: Bundle, engine: FrameEngine) -> str:
     ):
         (here,) = engine.detect([CameraPicture.of_bgr(picture)], thresholds, card.nms_iou)
         there = decode(output, card.output_layout, thresholds, card.nms_iou)
-        pairs = match_boxes(here, there)
-        moved = max(
-            (float(np.abs(here.xyxy_px[i] - there.xyxy_px[j]).max()) for i, j, _ in pairs),
-            default=0.0,
-        )
-        if len(pairs) != max(len(here), len(there)) or moved > BOX_TOLERANCE_PX:
+        i, j, _ = match_pairs(here, there)
+        moved = float(np.abs(here.xyxy_px[i] - there.xyxy_px[j]).max(initial=0.0))
+        if len(i) != max(len(here), len(there)) or moved > BOX_TOLERANCE_PX:
             return (
                 f'decoding on the GPU differs from the CPU: picture {index} has {len(here)} cones '
-                f'there and {len(there)} here, {len(pairs)} of them the same, boxes up to '
+                f'there and {len(there)} here, {len(i)} of them the same, boxes up to '
                 f'{moved:.2f} px apart'
             )
     return ''

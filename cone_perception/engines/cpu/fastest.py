@@ -13,8 +13,6 @@ import hashlib
 import importlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -24,6 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cone_perception.engines import Engine
+from cone_perception.engines.apart import run_apart, serve
 from cone_perception.engines.check import REFERENCE_FILE, check_engine
 from cone_perception.engines.cpu.open import network_of, open_network
 from cone_perception.engines.cpu.processor import (
@@ -50,8 +49,6 @@ cases (order statistics, Binomial(30, 1/2)), whatever their distribution."""
 
 LEAST_GAIN = 0.05
 """A network takes the place of the usual one only when it is surely faster by this share."""
-
-POLL_S = 0.1
 
 ORDER_WORDS = ('runtime', 'precision', 'batch', 'threads', 'streams')
 """Fields of CpuOrder beside the bundle."""
@@ -191,34 +188,20 @@ def choose(names: Sequence[str], times_ms: Float64) -> str:
 def examine_apart(order: CpuOrder, kept: Path, cancelled: Callable[[], bool]) -> dict[str, Any]:
     """Run `examine` in a process of its own."""
     words = {**{name: getattr(order, name) for name in ORDER_WORDS}, 'kept': kept}
-    words['bundle'] = order.bundle.folder
-    process = subprocess.Popen(
-        [sys.executable, '-m', 'cone_perception.engines.cpu.fastest', to_json(words)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
     try:
-        while True:
-            try:
-                printed, complaints = process.communicate(timeout=POLL_S)
-                break
-            except subprocess.TimeoutExpired:
-                if cancelled():
-                    raise EngineError('the CPU was being measured when it was stopped.') from None
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-    if process.returncode:
-        last = complaints.strip().splitlines()[-1:] or ['it said nothing']
-        raise EngineError(
-            f'the networks of {order.bundle.card.name} could not be examined on this CPU '
-            f'({last[0]}). Copy the whole bundle again, or name another precision.'
+        found: dict[str, Any] = run_apart(
+            'cone_perception.engines.cpu.fastest',
+            {**words, 'bundle': order.bundle.folder},
+            'the measuring of the CPU',
+            f'the networks of {order.bundle.card.name} could not be examined on this CPU.',
+            cancelled=cancelled,
         )
-    found: dict[str, Any] = json.loads(printed)
+    except EngineError as error:
+        if cancelled():
+            raise
+        raise EngineError(
+            f'{error} Copy the whole bundle again, or name another precision.'
+        ) from error
     return found
 
 
@@ -255,12 +238,9 @@ def examine(order: CpuOrder, kept: Path) -> dict[str, Any]:
     return found
 
 
-def main(argv: Sequence[str]) -> int:
-    """Examine in the process of its own: the order as JSON -> what was found as JSON."""
-    words = json.loads(argv[0])
-    kept, bundle = Path(words.pop('kept')), read_bundle(Path(words.pop('bundle')))
-    print(to_json(examine(CpuOrder(bundle, **words), kept)))
-    return 0
+def work(bundle: str, kept: str, on_event: Any, **words: Any) -> dict[str, Any]:
+    """Examine in the process of its own."""
+    return examine(CpuOrder(read_bundle(Path(bundle)), **words), Path(kept))
 
 
 def _conditions(order: CpuOrder, networks: Sequence[CpuNetwork]) -> dict[str, Any]:
@@ -297,4 +277,4 @@ def _compiled_path(kept: Path, name: str) -> Path:
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    serve(work)

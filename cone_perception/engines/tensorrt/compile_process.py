@@ -2,29 +2,20 @@
 
 One code drives two compilers whose Python interface is the same: `tensorrt` (10 and 11) and
 `tensorrt_rtx`. Networks are strongly typed: what is INT8 and FP16 is written in the ONNX file.
-
-    python -m cone_perception.engines.tensorrt.compile_process --help
-
-prints its progress as lines of JSON.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-import threading
 import time
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+from cone_perception.engines.apart import serve
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.engines.tensorrt.bindings import import_provider, make_logger
-from cone_perception.engines.tensorrt.compiler import MODULE, Compiled
+from cone_perception.engines.tensorrt.compiler import Compiled
 from cone_perception.engines.tensorrt.layers import (
     Layer,
     convolution_precisions,
@@ -33,7 +24,7 @@ from cone_perception.engines.tensorrt.layers import (
     layers_from_log,
 )
 from cone_perception.engines.tensorrt.plans import write_whole
-from cone_perception.errors import ConePerceptionError, EngineError
+from cone_perception.errors import EngineError
 from cone_perception.types import GpuRuntime, Precision
 
 PROGRESS_EVERY_S = 0.5
@@ -202,64 +193,30 @@ def make_monitor(trt: Any, on_event: Callable[[BuildEvent], None]) -> Any:
     return Monitor()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compile one network and print lines of JSON: events, at last what the engine is."""
-    parser = argparse.ArgumentParser(prog=f'python -m {MODULE}')
-    parser.add_argument('network', type=Path, help='ONNX file')
-    parser.add_argument('--provider', choices=get_args(GpuRuntime), required=True)
-    parser.add_argument('--target', help='compute capability, as SM89')
-    parser.add_argument('--precision', choices=get_args(Precision))
-    parser.add_argument('--plan', type=Path, required=True, help='file to write')
-    parser.add_argument('--count', action='store_true', help='read the plan, do not write it')
-    parser.add_argument('--timing-cache', type=Path)
-    parser.add_argument('--inspect', action='store_true', help='ask the engine (needs the GPU)')
-    args = parser.parse_args(argv)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    warnings.simplefilter('ignore')
-    network = args.network.read_bytes()
+def work(
+    network: str,
+    provider: GpuRuntime,
+    plan: str,
+    on_event: Callable[[BuildEvent], None],
+    count: bool = False,
+    timing_cache: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Compile the file `network` into the file `plan`, or only count the layers of that one.
 
-    def on_event(event: BuildEvent) -> None:
-        _print(asdict(event))
-
-    try:
-        if args.count:
-            compiled = count_layers(network, args.provider, args.plan.read_bytes(), on_event)
-        else:
-            compiled = compile_network(
-                network,
-                args.provider,
-                args.target,
-                args.precision,
-                args.timing_cache,
-                args.inspect,
-                on_event,
-            )
-            write_whole(args.plan, compiled.data)
-    except ConePerceptionError as error:
-        on_event(BuildEvent('error', str(error)))
-        return 1
-    _print(
-        {
-            'convolutions': compiled.convolutions,
-            'layers': compiled.layers,
-            'build_s': compiled.build_s,
-        }
-    )
-    return 0
-
-
-def _end_with_parent() -> None:
-    """Leave when whoever started this process is gone: its end of our standard input closes."""
-    while os.read(0, 1):  # not sys.stdin: its lock would be held when Python ends
-        pass
-    os._exit(3)
-
-
-def _print(entry: Mapping[str, Any]) -> None:
-    print(json.dumps(entry), flush=True)
+    options: of `compile_network`. Returns convolutions, layers and build_s, see Compiled.
+    """
+    onnx = Path(network).read_bytes()
+    if count:
+        compiled = count_layers(onnx, provider, Path(plan).read_bytes(), on_event)
+    else:
+        cache = Path(timing_cache) if timing_cache else None
+        compiled = compile_network(onnx, provider, **options, timing_cache=cache, on_event=on_event)
+        write_whole(Path(plan), compiled.data)
+    entries = asdict(compiled)
+    del entries['data']
+    return entries
 
 
 if __name__ == '__main__':
-    status = main()
-    sys.stdout.flush()
-    os._exit(status)  # a compiler that crashes while it is taken down has done its work
+    serve(work)

@@ -1,0 +1,157 @@
+"""Work in a process of its own: neither its crash nor its hang reaches the process that asked.
+
+The module that works prints lines of JSON: events, at last its result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import IO, Any, NoReturn
+
+from cone_perception.engines.events import BuildEvent, ignore
+from cone_perception.errors import ConePerceptionError, EngineError
+from cone_perception.files import to_json, without_nan
+
+TIMEOUT_S = 1800.0
+"""Work that takes longer hangs: an INT8 YOLO takes TensorRT a few minutes."""
+
+POLL_S = 0.1
+_TAIL_LINES = 20
+
+
+def run_apart(module: str, words: Mapping[str, Any], *told: Any, **named: Any) -> Any:
+    """Run a module that calls `serve`, as `follow` does. words: what its work gets."""
+    return follow([sys.executable, '-m', module, to_json(words)], *told, **named)
+
+
+def follow(
+    command: Sequence[str],
+    name: str,
+    failed: str,
+    on_event: Callable[[BuildEvent], None] = ignore,
+    cancelled: Callable[[], bool] = lambda: False,
+    timeout_s: float = TIMEOUT_S,
+) -> Any:
+    """Run a command that prints as `serve` does, pass its events on, and return its result.
+
+    name, failed: begin the message of the EngineError that is raised when it crashes, hangs or is
+    cancelled, and when it ends without a result.
+    """
+    # It ends when its standard input does: with this process, however this process ends.
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors='replace',
+        start_new_session=True,
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+    threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True).start()
+    deadline = time.monotonic() + timeout_s
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    result: list[Any] = []
+    try:
+        while True:
+            if cancelled():
+                raise EngineError(f'{name} was stopped before it was done.')
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    f'{name} did not answer within {timeout_s:.0f} s and was stopped. '
+                    f'{_last_words(tail)}'
+                )
+            try:
+                line = lines.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if line is None:
+                break
+            entry = _entry(line)
+            if entry is None:
+                tail.append(line.strip())
+            elif 'result' in entry:
+                result = [entry['result']]
+            else:
+                event = BuildEvent(**entry)
+                if event.kind in ('warning', 'error'):
+                    tail.append(event.message)
+                on_event(event)
+        status = process.wait(timeout=10)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream:
+                stream.close()
+    if status < 0:
+        number = signal.Signals(-status).name
+        hint = ': has the memory run out?' if number == 'SIGKILL' else ''
+        raise EngineError(f'{name} crashed ({number}{hint}). {_last_words(tail)}')
+    if status or not result:
+        raise EngineError(f'{failed} {_last_words(tail)}')
+    return result[0]
+
+
+def serve(work: Callable[..., Any]) -> NoReturn:
+    """Do the work in the process of its own.
+
+    work: takes the words by name, and `on_event`; what it returns goes back as JSON.
+    """
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    warnings.simplefilter('ignore')
+    status = 0
+    try:
+        _print({'result': work(**json.loads(sys.argv[1]), on_event=_print_event)})
+    except ConePerceptionError as error:
+        _print_event(BuildEvent('error', str(error)))
+        status = 1
+    os._exit(status)  # a library that crashes while it is taken down has done its work
+
+
+def end_with_parent() -> None:
+    """Leave when whoever started this process is gone: its end of our standard input closes."""
+    while os.read(0, 1):  # not sys.stdin: its lock would be held when Python ends
+        pass
+    os._exit(3)
+
+
+def _print_event(event: BuildEvent) -> None:
+    _print(asdict(event))
+
+
+def _print(entry: Mapping[str, Any]) -> None:
+    print(json.dumps(without_nan(entry)), flush=True)
+
+
+def _read_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    with contextlib.suppress(ValueError, OSError):  # closed when the process is killed
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """A line of `serve`; None for one that a library printed."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and {'kind', 'result'} & set(entry) else None
+
+
+def _last_words(tail: Sequence[str]) -> str:
+    return f'It last said: {" | ".join(list(tail)[-4:])}' if tail else 'It said nothing.'
