@@ -21,8 +21,8 @@ from rendered_sets import copy_sets, smoke_words
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.layout import read_layout
 from cone_perception.types import Detections
-from training.campaign import steps
-from training.campaign.campaign import changed_keys
+from training.campaign import judge
+from training.campaign.open import changed_keys
 from training.cli import main
 from training.judging.predictions import Found, Predictions
 from training.judging.signatures import RunFigures, find_signatures
@@ -75,8 +75,8 @@ class StandIn:
         return Predictions(CLASS_NAMES, tuple(found), '0', (96, 96), 'anchors', 'none', 'fp32')
 
 
-def write_nothing(self: steps.Steps) -> dict[str, Any]:
-    (self.folder.root / 'reported').touch()
+def write_nothing(folder: CampaignFolder) -> dict[str, Any]:
+    (folder.root / 'reported').touch()
     return {}
 
 
@@ -87,7 +87,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     module.train_stage = stand_in.train_stage  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, 'training.stage.trainer', module)
     monkeypatch.setattr('training.judging.evaluate.predict', stand_in.predict)
-    monkeypatch.setattr(steps.Steps, 'report', write_nothing)
+    monkeypatch.setattr(judge, 'write_pages', write_nothing)
     monkeypatch.setattr('os.fsync', lambda _: None)
     for plots in ('data.distributions.write_distributions', 'judging.plots.write_plots'):
         monkeypatch.setattr(f'training.{plots}', lambda *_: None)
@@ -243,7 +243,7 @@ def test_other_machine_may_go_on(trainer: StandIn, sets: Path, tmp_path: Path) -
 def test_changed_keys_go_by_names_of_stages() -> None:
     old = {'stages': [{'name': 'a', 'lr0': 1}, {'name': 'b', 'lr0': 1}], 'seeds': [0]}
     new = {'stages': [{'name': 'a', 'lr0': 1}, {'name': 'b', 'lr0': 2}], 'seeds': [0, 1]}
-    assert list(changed_keys(old, new)) == ['b.lr0', 'seeds']
+    assert changed_keys(old, new) == ['b.lr0', 'seeds']
 
 
 def test_second_process_is_refused(

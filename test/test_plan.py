@@ -13,7 +13,13 @@ import pytest
 import yaml
 
 from training.campaign import plan as plans
-from training.campaign.plan import Plan, count_batches, make_plan, optimizer_steps, stage_rates
+from training.campaign.plan import (
+    CampaignPlan,
+    count_batches,
+    make_plan,
+    optimizer_steps,
+    stage_rates,
+)
 from training.cli import main
 from training.recipe.find import find_recipe
 from training.recipe.load import load_recipe
@@ -44,7 +50,7 @@ def write_data(folder: Path, pictures: int = PICTURES) -> Path:
     return data_yaml
 
 
-def smoke_plan(folder: Path, *overrides: str) -> Plan:
+def smoke_plan(folder: Path, *overrides: str) -> CampaignPlan:
     for name in ('pretrain', 'target'):
         write_data(folder / name, 32)
     counts = [

@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from cone_perception.errors import RecipeError
-from training.campaign.campaign import open_campaign, open_standard_streams, run_campaign
-from training.campaign.status import say
+from training.campaign.interrupts import open_standard_streams
+from training.campaign.open import open_campaign
+from training.campaign.progress import say
+from training.campaign.run import run_campaign
 from training.judging.verdict import Outcome
 from training.recipe.find import find_recipe
 from training.recipe.load import load_recipe

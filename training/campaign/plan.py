@@ -112,7 +112,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CampaignPlan:
     """A recipe's plan. missing: what has to be there and is not. notes: worth knowing."""
 
     recipe: Recipe
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     return MISSING if plan.missing else 0
 
 
-def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> Plan:
+def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> CampaignPlan:
     """What the recipe would do in the folder of its campaign.
 
     measure: time a few training steps instead of looking the cost up.
@@ -179,7 +179,9 @@ def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> Plan:
             if shape not in costs:
                 costs[shape] = measure_cost(recipe, stage) if measure else known_cost(recipe, stage)
             stages.append(_plan_stage(recipe, folder, arm, stage, pictures, costs[shape]))
-    return Plan(recipe, folder, tuple(stages), tuple(missing), tuple(_notes(recipe, folder)))
+    return CampaignPlan(
+        recipe, folder, tuple(stages), tuple(missing), tuple(_notes(recipe, folder))
+    )
 
 
 def _count(recipe: Recipe, key: str, missing: list[str]) -> tuple[int | None, str]:
@@ -389,7 +391,7 @@ def _now(torch: Any, device: str) -> float:
     return time.perf_counter()
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
+def plan_json(plan: CampaignPlan) -> dict[str, Any]:
     """The plan for programs; hours: of all arms and seeds."""
     return {
         'recipe': plan.recipe,
@@ -402,7 +404,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_lines(plan: Plan) -> list[str]:
+def plan_lines(plan: CampaignPlan) -> list[str]:
     """The plan for people."""
     recipe = plan.recipe
     lines = [

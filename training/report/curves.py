@@ -10,10 +10,11 @@ import numpy as np
 
 from cone_perception.pages.blocks import Block, Chart, Folded, Table, Text
 from cone_perception.pages.charts import Trace, chart, line, series_colour
-from training.campaign.status import duration
+from training.campaign.progress import duration
 from training.recipe.recipe import BASELINE
 from training.report.numbers import count, figure
-from training.runs.record import MAP50, MAP50_95, CampaignRecord, Training
+from training.runs.record import CampaignRecord, Training
+from training.runs.results import MAP50, MAP50_95, total
 
 Values = Callable[[Training], Sequence[float]]
 
@@ -76,15 +77,15 @@ def curves(record: CampaignRecord) -> Iterator[Block]:
     def column(name: str) -> Values:
         return lambda training: training.columns.get(name, ())
 
-    def total(prefix: str) -> Values:
-        return lambda training: training.total(prefix)
+    def sum_of(prefix: str) -> Values:
+        return lambda training: total(training.columns, prefix)
 
     rate = 'Learning rate (first parameter group)'
     for name, caption, values, log_y in (
         ('map50', 'Validation mAP50', column(MAP50), False),
         ('map50-95', 'Validation mAP50-95', column(MAP50_95), False),
-        ('train-loss', 'Training loss, all its parts added,', total('train/'), False),
-        ('val-loss', 'Validation loss, all its parts added,', total('val/'), False),
+        ('train-loss', 'Training loss, all its parts added,', sum_of('train/'), False),
+        ('val-loss', 'Validation loss, all its parts added,', sum_of('val/'), False),
         ('learning-rate', rate, column('lr/pg0'), True),
     ):
         at = crossings if name == 'map50' else ()

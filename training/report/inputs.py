@@ -9,7 +9,7 @@ from typing import Any
 
 from cone_perception.pages.blocks import Block, Bullets, Listing, Table, Text
 from cone_perception.pictures.draw import short_name
-from training.campaign.status import duration
+from training.campaign.progress import duration
 from training.report.markdown import PictureFile
 from training.report.numbers import count, time_text
 from training.runs.record import CampaignRecord
@@ -95,7 +95,7 @@ def data(record: CampaignRecord) -> Iterator[Block]:
 
 
 def _verification(record: CampaignRecord, name: str, report: Mapping[str, Any]) -> Iterator[Block]:
-    manifests = record.result('verify').get('manifests') or {}
+    manifests = record.state.result('verify').get('manifests') or {}
     manifest = manifests.get(name) or report.get('manifest_sha256') or 'none'
     mapping = (report.get('mapping') or {}).items()
     renamed = ', '.join(f'{own} is {project}' for own, project in mapping if own != project)

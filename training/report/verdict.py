@@ -13,7 +13,7 @@ import numpy as np
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.pages.blocks import Block, Bullets, Table, Text, Tile, Tiles
 from cone_perception.pages.charts import forest, intervals
-from training.campaign.status import duration
+from training.campaign.progress import duration
 from training.judging.compare import against_published, outcome_of
 from training.report.numbers import (
     OVERALL,

@@ -64,55 +64,28 @@ class State:
     signatures: list[dict[str, Any]] = field(default_factory=list)
     energy_wh: float | None = None
 
+    def result(self, step: str) -> dict[str, Any]:
+        """Result of a step; empty: it has none yet."""
+        return self.steps[step].result if step in self.steps else {}
 
-@dataclass(frozen=True, slots=True)
+
 class CampaignFolder:
     """runs/<campaign>/ and everything in it. Makes no folder before something is written.
 
     run: `<arm>/seed<k>`, or `weights/<name>` for weights that were not trained here.
     """
 
-    root: Path
-
-    @property
-    def name(self) -> str:
-        return self.root.name
-
-    @property
-    def recipe(self) -> Path:
-        return self.root / 'recipe.yaml'
-
-    @property
-    def state(self) -> Path:
-        return self.root / 'campaign.json'
-
-    @property
-    def events(self) -> Path:
-        return self.root / 'events.jsonl'
-
-    @property
-    def lock_file(self) -> Path:
-        return self.root / 'lock'
-
-    @property
-    def comparison(self) -> Path:
-        return self.root / 'comparison.json'
-
-    @property
-    def verdict(self) -> Path:
-        return self.root / 'verdict.json'
-
-    @property
-    def report_html(self) -> Path:
-        return self.root / 'report.html'
-
-    @property
-    def report_md(self) -> Path:
-        return self.root / 'report.md'
-
-    @property
-    def card(self) -> Path:
-        return self.root / 'card.json'
+    def __init__(self, root: Path) -> None:
+        self.root, self.name = root, root.name
+        self.recipe = root / 'recipe.yaml'
+        self.state = root / 'campaign.json'
+        self.events = root / 'events.jsonl'
+        self.lock_file = root / 'lock'
+        self.comparison = root / 'comparison.json'
+        self.verdict = root / 'verdict.json'
+        self.report_html = root / 'report.html'
+        self.report_md = root / 'report.md'
+        self.card = root / 'card.json'
 
     def data(self, dataset: str) -> Path:
         """Folder of what is known about a data set."""

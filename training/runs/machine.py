@@ -60,6 +60,17 @@ def read_gpus() -> list[dict[str, str]]:
     ]
 
 
+def driver_numbers(gpus: tuple[int, ...]) -> tuple[int, ...]:
+    """GPUs of a recipe as the NVIDIA driver counts them; none where that cannot be told."""
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    listed = [entry.strip() for entry in visible.split(',')] if visible else []
+    if not listed:
+        return gpus
+    if not all(entry.isdigit() for entry in listed) or max(gpus, default=0) >= len(listed):
+        return ()
+    return tuple(int(listed[number]) for number in gpus)
+
+
 class EnergyMeter:
     """Energy that GPUs used since it was made: their own counters, whoever used them.
 

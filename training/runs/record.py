@@ -18,9 +18,7 @@ import yaml
 
 from training.recipe.recipe import BASELINE, CANDIDATE
 from training.runs.folder import CampaignFolder, State, Step
-
-MAP50 = 'metrics/mAP50(B)'
-MAP50_95 = 'metrics/mAP50-95(B)'
+from training.runs.results import Columns, read_results
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class Training:
     pictures: int
     passes: float
     start_map50: float | None
-    columns: Mapping[str, Sequence[float]]
+    columns: Columns
     settings: Mapping[str, Any]
     step: Step
 
@@ -56,11 +54,6 @@ class Training:
     def lines(self, prefix: str) -> dict[str, Sequence[float]]:
         """Columns whose names begin so."""
         return {name: values for name, values in self.columns.items() if name.startswith(prefix)}
-
-    def total(self, prefix: str) -> list[float]:
-        """Sum of those columns in each epoch."""
-        columns = list(self.lines(prefix).values())
-        return [sum(row) for row in zip(*columns, strict=True)] if columns else []
 
 
 @dataclass(slots=True)
@@ -123,10 +116,6 @@ class CampaignRecord:
     def outcome(self) -> str:
         """How the campaign ended; '' while it has not."""
         return str(self.state.outcome or self.verdict.get('outcome') or '')
-
-    def result(self, step: str) -> dict[str, Any]:
-        """Result of a step; empty: it has none."""
-        return self.state.steps.get(step, Step()).result
 
     def tests(self) -> dict[str, list[dict[str, Any]]]:
         """Test figures of the runs of each arm that has any."""
@@ -218,29 +207,7 @@ def _trainings(record: CampaignRecord) -> list[Training]:
 
 def _pictures(record: CampaignRecord, settings: Mapping[str, Any]) -> float:
     """Of a stage that is not done, from what was verified."""
-    verified = record.state.steps.get('verify', Step()).result.get('pictures', {})
+    verified = record.state.result('verify').get('pictures', {})
     whole = verified.get(settings.get('data'), {}).get('train', 0)
     share = settings.get('fraction', 1) * max(settings.get('crops_per_picture', 0), 1)
     return float(round(whole * share))
-
-
-def read_results(path: Path) -> dict[str, list[float]]:
-    """Ultralytics' results.csv by column; a line that is being written is left out."""
-    if not path.is_file():
-        return {}
-    with path.open(encoding='utf-8', errors='replace', newline='') as file:
-        rows = list(csv.reader(file))
-    names = [name.strip() for name in rows[0]] if rows else []
-    columns: dict[str, list[float]] = {name: [] for name in names}
-    for row in rows[1:]:
-        if len(row) == len(names):
-            for name, text in zip(names, row, strict=True):
-                columns[name].append(_number(text))
-    return columns
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -12,6 +12,7 @@ from cone_perception.files import write_json, write_whole
 from training.recipe.kinds import SelectBy
 from training.recipe.recipe import Guards, Stage, Tracking
 from training.runs.folder import CampaignFolder, EventKind, append_event
+from training.runs.results import MAP50, MAP50_95
 from training.stage.guards import (
     AGAINST_FORGETTING,
     GuardError,
@@ -19,9 +20,6 @@ from training.stage.guards import (
     arguments,
     forgotten,
 )
-
-MAP50, MAP50_95 = 'metrics/mAP50(B)', 'metrics/mAP50-95(B)'
-"""Ultralytics' names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from cone_perception.errors import EngineError, InstallError, ModelError  # noqa
 from cone_perception.process import end_with_parent, on_sigterm  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.find import find_model  # noqa: E402
+from training.runs.results import MAP50, MAP50_95  # noqa: E402
 from training.stage.checkpoints import PREVIOUS, last_checkpoint, replace_file  # noqa: E402
 from training.stage.endings import named_endings  # noqa: E402
 from training.stage.guards import (  # noqa: E402
@@ -44,7 +45,7 @@ from training.stage.guards import (  # noqa: E402
     expected_accumulation,
     warmup_batches,
 )
-from training.stage.job import MAP50, MAP50_95, StageJob, StageRecord, StageResult  # noqa: E402
+from training.stage.job import StageJob, StageRecord, StageResult  # noqa: E402
 from training.stage.sharded_trainer import ShardedTrainer, all_cores  # noqa: E402
 from training.stage.start_weights import validate_start  # noqa: E402
 from training.stage.tracking import TrackedRun  # noqa: E402

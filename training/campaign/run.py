@@ -1,0 +1,132 @@
+"""A campaign from its first step to its verdict, whatever happens in between.
+
+recipe -> state -> the first step that is not done -> ... -> outcome
+
+Every step may be cut short anywhere and done again; campaign.json says which are done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import traceback
+from collections.abc import Iterator
+
+from training.campaign import judge
+from training.campaign.campaign import Campaign, is_finished
+from training.campaign.interrupts import DISK_FULL, ending_of, raise_on_signals
+from training.campaign.progress import Heartbeat, read_progress, say
+from training.campaign.steps import Task, check, tasks
+from training.judging.verdict import Outcome
+from training.recipe.recipe import Recipe
+from training.runs.folder import CampaignFolder, EventKind, State, Step, now
+from training.runs.machine import (
+    EnergyMeter,
+    driver_numbers,
+    read_commit,
+    read_hardware,
+    read_versions,
+)
+
+
+def run_campaign(folder: CampaignFolder, recipe: Recipe, state: State) -> Outcome:
+    """Work until the campaign has ended. The caller holds the folder's lock.
+
+    What a person or the machine can cause becomes the outcome; any other error is raised, after it
+    was recorded: `--resume` goes on there.
+    """
+    if is_finished(state):
+        say(f'the campaign in {folder.root} is finished: {state.message}')
+        return Outcome.of(str(state.outcome))
+    state.pid = os.getpid()
+    state.outcome, state.ended, state.message = None, None, ''
+    state.hardware, state.versions, state.commit = read_hardware(), read_versions(), read_commit()
+    campaign = Campaign(folder, recipe, state)
+    try:
+        with raise_on_signals():
+            check(campaign)
+            folder.write_state(state)
+            while (task := _next_task(campaign)) is not None:
+                _do(campaign, task)
+        decided = campaign.result('decide')
+        outcome, message = Outcome.of(decided['outcome']), decided['sentence']
+    except BaseException as error:
+        ending = ending_of(error, folder)
+        if ending is None:
+            _record(folder, state, None, f'{type(error).__name__}: {error}')
+            raise
+        outcome, message = ending
+    _record(folder, state, outcome, message)
+    say(f'{outcome.label}: {message}')
+    if outcome in (Outcome.VERIFICATION_FAILED, Outcome.STOPPED_BY_GUARD):
+        _report_stop(folder)
+    return outcome
+
+
+def _report_stop(folder: CampaignFolder) -> None:
+    """Pages for the person who has to look. Without them the outcome stays what it is."""
+    try:
+        judge.write_pages(folder)
+    except Exception as error:
+        message = f'no report could be written: {type(error).__name__}: {error}'
+        say(message)
+        folder.log_event('warning', 'report', message)
+
+
+def _next_task(campaign: Campaign) -> Task | None:
+    """The first step that is not done; campaign.json lists all that are known by now."""
+    state, found = campaign.state, list(tasks(campaign))
+    state.steps = {task.id: state.steps.get(task.id, Step()) for task in found}
+    for task in found:
+        state.steps[task.id].result = {**task.about, **state.steps[task.id].result}
+    campaign.folder.write_state(state)
+    return next((task for task in found if state.steps[task.id].status != 'done'), None)
+
+
+def _do(campaign: Campaign, task: Task) -> None:
+    folder, state = campaign.folder, campaign.state
+    step = state.steps[task.id]
+    again = step.started is not None
+    step.status, step.started, step.ended = 'running', step.started or now(), None
+    folder.write_state(state)
+    say(f'{read_progress(folder, state)}; {task.title}{", again" if again else ""}')
+    folder.log_event('step', 'start', task.title, step=task.id)
+    began, meter = time.monotonic(), EnergyMeter(driver_numbers(campaign.recipe.gpus))
+    try:
+        with Heartbeat(folder):
+            step.result = {**task.about, **task.work()}
+        step.status = 'done'
+    except BaseException:
+        step.status = 'failed'
+        raise
+    finally:
+        step.seconds += time.monotonic() - began
+        step.ended = now()
+        used_wh = meter.used_wh()
+        if used_wh is not None:
+            state.energy_wh = (state.energy_wh or 0.0) + used_wh
+        with _tolerate_full_disk():
+            folder.write_state(state)
+    folder.log_event('step', 'end', task.title, step=task.id, values={'seconds': step.seconds})
+
+
+def _record(folder: CampaignFolder, state: State, outcome: Outcome | None, message: str) -> None:
+    """Write how it ended. On a full disk the old state stays, from which --resume goes on too."""
+    state.outcome = outcome.label if outcome is not None else None
+    state.message, state.ended = message, now()
+    kind: EventKind = 'step' if outcome is not None and outcome.finished else 'error'
+    values = {} if outcome is not None else {'traceback': traceback.format_exc()}
+    with _tolerate_full_disk():
+        folder.write_state(state)
+        folder.log_event(kind, outcome.label if outcome else 'crash', message, values=values)
+
+
+@contextlib.contextmanager
+def _tolerate_full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        say(f'the state could not be written: {error}')
