@@ -53,7 +53,7 @@ def write_weights(bundle: Bundle, architecture: str, out: Path) -> None:
 
 def load_model(architecture: str, class_names: Sequence[str]) -> Any:
     """The architecture as it runs: batch normalisation folded into the convolutions."""
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics.nn.tasks import DetectionModel

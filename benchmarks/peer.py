@@ -17,7 +17,7 @@ def load_peer(
 
     imgsz: 640 makes 384x640 of a 720p picture. threads: 0 is one for each core.
     """
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     import torch

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import cv2
 import numpy as np
 
 from cone_perception.errors import ModelError
-from cone_perception.types import Detections, Float32, Int64
-
-OutputLayout = Literal['anchors', 'end_to_end']
-"""anchors: [B, 4 + classes, A], boxes as centre and size, overlaps left in (YOLO11, YOLO12).
-end_to_end: [B, N, 6], left, top, right, bottom, score, class, no overlaps (YOLO26, YOLOv10)."""
+from cone_perception.types import Detections, Float32, Int64, OutputLayout
 
 
 def read_layout(output_shape: tuple[int, ...], class_count: int) -> OutputLayout:

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cone_perception.decode import OutputLayout
 from cone_perception.errors import ModelError
-from cone_perception.types import Arithmetic, Encoding, Precision
+from cone_perception.types import Arithmetic, Encoding, OutputLayout, Precision
 
 CARD_FILE = 'card.json'
 SCHEMA = 1

@@ -30,6 +30,10 @@ BuildChoice = Literal['auto', 'never']
 Precision = Literal['fp32', 'fp16', 'int8']
 PrecisionChoice = Literal['best', 'int8', 'fp16', 'fp32']
 """best: the fastest of those that passed the gate."""
+OutputLayout = Literal['anchors', 'end_to_end']
+"""anchors: [B, 4 + classes, A], boxes as centre and size, overlaps left in (YOLO11, YOLO12).
+end_to_end: [B, N, 6], left, top, right, bottom, score, class, no overlaps (YOLO26, YOLOv10)."""
+
 Encoding = Literal['float', 'uint8', 'int8']
 """How activations are written in a file: uint8 with zero point 128 for OpenVINO, int8 with zero
 point 0 for TensorRT. Both are the same real grid. float: not quantised."""

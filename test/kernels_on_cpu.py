@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cone_perception.decode import OutputLayout
 from cone_perception.engines.cuda.request import (
     ANSWER,
     CANDIDATE_BYTES,
@@ -21,7 +20,7 @@ from cone_perception.engines.cuda.request import (
     upload_bytes,
     write_upload,
 )
-from cone_perception.types import CameraPicture, Detections, Float32, UInt8
+from cone_perception.types import CameraPicture, Detections, Float32, OutputLayout, UInt8
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parent / 'cone_perception' / 'engines' / 'cuda'

@@ -18,7 +18,7 @@ pytest.importorskip('ultralytics')
 
 from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
-from training.stage.ultralytics_cpu import prepare_ultralytics  # noqa: E402
+from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 prepare_ultralytics()
 
@@ -29,7 +29,7 @@ from training.stage.sharded_trainer import ShardedLoss, split_batch  # noqa: E40
 
 RUN = """\
 import sys
-from training.stage.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import prepare_ultralytics
 prepare_ultralytics()
 from pathlib import Path
 from training.demo_model.clocked_trainer import Schedule, train

@@ -140,7 +140,7 @@ def test_page_without_embedding_holds_no_picture(plain, tmp_path):
 def test_weights_of_ultralytics_give_what_their_export_gives(plain, tmp_path):
     pytest.importorskip('torch')
     pytest.importorskip('ultralytics')
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     import torch

@@ -113,7 +113,7 @@ def test_line_that_costs_nothing_drops_nothing(data: Path, name: str) -> None:
 
 def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
     pytest.importorskip('ultralytics', exc_type=ImportError)
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from PIL import Image

@@ -24,7 +24,7 @@ CONFIDENCE = 0.25
 @pytest.mark.slow
 def test_ultralytics_finds_with_them_what_the_shipped_network_finds(tmp_path: Path) -> None:
     pytest.importorskip('ultralytics')
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics import YOLO

@@ -293,7 +293,7 @@ def weights(tmp_path_factory):
 def write_weights(path, end2end):
     torch = pytest.importorskip('torch')
     pytest.importorskip('ultralytics')
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics import YOLO

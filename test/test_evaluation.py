@@ -81,7 +81,7 @@ def ultralytics_figures(pictures, classes=5):
     """The same boxes through Ultralytics' own matching and metrics."""
     torch = pytest.importorskip('torch')
     pytest.importorskip('ultralytics')
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionValidator

@@ -29,7 +29,7 @@ from training.export import export
 from training.export.calibration import ENOUGH_PICTURES, LEAST_PICTURES, choose_pictures
 from training.export.networks import NETWORKS
 from training.export.sensitivity import score_error
-from training.stage.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import prepare_ultralytics
 
 HEIGHT_PX, WIDTH_PX = 96, 160
 

@@ -40,7 +40,7 @@ def test_peer_answers_with_the_header_and_the_boxes_of_predict(observer, tmp_pat
     from node_process import RELIABLE, ros_message, stamp_ns_of, wait_for
     from vision_msgs.msg import Detection2DArray
 
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics import YOLO

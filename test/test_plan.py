@@ -77,7 +77,7 @@ PLAIN = Stage('s', 'd', 4, batch=4, nbs=16, imgsz=64, lrf=0.1, warmup_epochs=1.5
 )
 def test_rates_and_steps_are_those_of_a_real_training(stage: Stage, tmp_path: Path) -> None:
     pytest.importorskip('ultralytics')
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics.models.yolo.detect import DetectionTrainer

@@ -308,7 +308,7 @@ stand_in.__version__ = '11.4.0'
 stand_in.Builder = Builder
 sys.modules['tensorrt'] = stand_in
 
-from training.stage.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import prepare_ultralytics
 
 prepare_ultralytics()
 from ultralytics import YOLO

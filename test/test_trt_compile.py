@@ -28,7 +28,7 @@ from training.export.quantise import (  # noqa: E402
     quantise,
     quantised_share,
 )
-from training.stage.ultralytics_cpu import prepare_ultralytics  # noqa: E402
+from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 HEIGHT_PX, WIDTH_PX = 96, 160
 CAR = 'SM89'  # the RTX 4060

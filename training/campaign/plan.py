@@ -331,7 +331,7 @@ def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
     stage trains; memory is that of this process. Raises RecipeError when the network or the device
     cannot be had.
     """
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     import torch

@@ -113,7 +113,7 @@ def check(campaign: Campaign) -> None:
 
 def check_gpus(wanted: tuple[int, ...]) -> None:
     """Raises RecipeError when PyTorch does not see them here."""
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     import torch

@@ -159,7 +159,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(wanted, indent=2) + '\n', encoding='utf-8')
 
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from training.demo_model import clocked_trainer

@@ -20,10 +20,10 @@ from typing import Any, get_args
 import yaml
 
 from cone_perception.dataset.split import LabelledSplit, read_split
-from cone_perception.decode import OutputLayout
 from cone_perception.errors import ConePerceptionError, ModelError, SettingsError, SourceError
 from cone_perception.files import write_json
 from cone_perception.model_card import CARD_FILE, Bundle, ModelCard, file_sha256, read_bundle
+from cone_perception.types import OutputLayout
 from training.export.calibration import ENOUGH_PICTURES, Calibration, choose_pictures
 from training.export.gate import (
     Evaluated,
@@ -53,7 +53,7 @@ from training.export.sensitivity import (
 )
 from training.recipe.recipe import GateLimits
 from training.runs.card import read_card
-from training.stage.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import prepare_ultralytics
 
 CALIBRATION_FILE = 'calibration.txt'
 GATE_FILE = 'gate.json'

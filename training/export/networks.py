@@ -10,11 +10,11 @@ from tempfile import TemporaryDirectory
 
 import onnx
 
-from cone_perception.decode import OutputLayout, read_layout
+from cone_perception.decode import read_layout
 from cone_perception.engines.agreement import class_names_from
 from cone_perception.errors import SourceError
 from cone_perception.model_card import NetworkFile, file_sha256
-from cone_perception.types import Encoding, Precision
+from cone_perception.types import Encoding, OutputLayout, Precision
 from training.export.half_precision import convert_to_half, decoding_nodes, store_weights_in_half
 from training.export.quantise import Steps, quantise
 

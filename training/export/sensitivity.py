@@ -18,11 +18,10 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from cone_perception.decode import OutputLayout
 from cone_perception.engines.cpu.openvino import OpenVinoEngine
 from cone_perception.errors import InstallError, ModelError
 from cone_perception.model_card import NetworkFile, Preprocessing, file_sha256
-from cone_perception.types import Float32, Precision, UInt8
+from cone_perception.types import Float32, OutputLayout, Precision, UInt8
 from training.export.quantise import LAST, Steps, convolutions_of, quantise
 
 TOP = 50

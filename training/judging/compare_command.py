@@ -209,9 +209,3 @@ def _write(path: Path, content: bytes | str) -> None:
         write_whole(path, content)
     except OSError as error:
         raise OutputError(f'{path} cannot be written: {error}') from error
-
-
-if __name__ == '__main__':
-    from training.cli import main
-
-    sys.exit(main(['compare', *sys.argv[1:]]))

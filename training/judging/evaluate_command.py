@@ -239,9 +239,3 @@ def print_tables(found: Tables) -> None:
             f'{summary.boxes:20}{band.truths:7g}{band.map50:8.3f}{band.map50_95:9.3f}'
             f'{band.precision:9.3f}{band.recall:8.3f}{alike.precision:9.3f}{alike.recall:8.3f}'
         )
-
-
-if __name__ == '__main__':
-    from training.cli import main
-
-    sys.exit(main(['evaluate', *sys.argv[1:]]))

@@ -9,9 +9,8 @@ import numpy as np
 
 from cone_perception.arguments import option
 from cone_perception.dataset.split import LabelledSplit, canonical_names
-from cone_perception.decode import OutputLayout
 from cone_perception.errors import ModelError
-from cone_perception.types import Detections, Float32, Int64, Precision, RuntimeChoice
+from cone_perception.types import Detections, Float32, Int64, OutputLayout, Precision, RuntimeChoice
 
 LEAST_SCORE = 0.001
 """Average precision needs the whole ranking; Ultralytics keeps it down to here."""

@@ -29,7 +29,7 @@ from training.judging.predictions import (
     class_mapping,
     most_detections,
 )
-from training.stage.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import prepare_ultralytics
 
 prepare_ultralytics()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.stage.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import prepare_ultralytics
 
 prepare_ultralytics()
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from training.stage.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import prepare_ultralytics
 
 prepare_ultralytics()
 

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cone_perception.decode import OutputLayout
 from cone_perception.errors import EngineError, ImageError, ModelError
 from cone_perception.preprocess import Letterbox
-from cone_perception.types import CameraPicture, Detections, Float32, UInt8
+from cone_perception.types import CameraPicture, Detections, Float32, OutputLayout, UInt8
 
 MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT = 2, 128, 1024, 256
 """Of request.cuh. More candidates or boxes than these are decoded on the CPU, and counted."""

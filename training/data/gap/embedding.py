@@ -114,7 +114,7 @@ def _open_onnx(path: Path) -> tuple[Network, tuple[int, int]]:
 
 
 def _open_ultralytics(path: Path) -> Network:
-    from training.stage.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import prepare_ultralytics
 
     try:
         prepare_ultralytics()
