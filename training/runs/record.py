@@ -6,9 +6,7 @@ campaign folder -> CampaignRecord. Nothing here computes a figure anew.
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
