@@ -14,7 +14,6 @@ the node work, on the same threads. Needs the extras train and cpu.
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,8 @@ from cone_perception.engines import Engine
 from cone_perception.engines.check import match_pairs
 from cone_perception.engines.cpu.fastest import networks_for_cpu
 from cone_perception.engines.cpu.open import open_network
-from cone_perception.engines.cpu.processor import computes_bfloat16, processor_name
+from cone_perception.engines.cpu.processor import computes_bfloat16
+from cone_perception.engines.machine import describe_host
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pipeline import STATIONS, ConeDetector
@@ -73,11 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         runners[name] = bundle_runner(bundle, engine, args.confidence)
     result = {
         'machine': {
-            'processor': processor_name(),
-            'cores': os.cpu_count(),
+            **describe_host(),
             'load_before': os.getloadavg()[0],
             'threads': args.threads,
-            'python': platform.python_version(),
         },
         'bundle': {
             'name': bundle.card.name,

@@ -210,7 +210,7 @@ def summarise(measured: Measured, card: ModelCard, faster: str) -> dict[str, Any
                 for key in keys
             )
             of_rounds = np.divide(ours, theirs, out=np.full_like(ours, np.nan), where=theirs != 0)
-            all_ours, all_theirs = (together[key][figure] for key in keys)
+            all_ours, all_theirs = (together[key].get(figure, math.nan) for key in keys)
             ratios.append(
                 {
                     'what': title,
