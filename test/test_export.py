@@ -240,9 +240,13 @@ def test_input_is_the_letterbox_of_the_camera(
 
 def test_settings_without_a_size_are_refused(tmp_path: Path) -> None:
     path = tmp_path / 'camera.yaml'
-    for text in ('{}', '/**: {ros__parameters: {cameras: [left]}}', 'nonsense'):
+    for text, refusal in (
+        ('{}', 'has parameters of 0 nodes'),
+        ('/**: {ros__parameters: {cameras: [left]}}', 'does not say how large the pictures are'),
+        ('nonsense', 'is no file of ROS parameters'),
+    ):
         path.write_text(text)
-        with pytest.raises(SettingsError, match='is no settings file of the node'):
+        with pytest.raises(SettingsError, match=refusal):
             export.letterbox_of(path)
 
 

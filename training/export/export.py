@@ -12,21 +12,20 @@ import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
-import yaml
-
-from cone_perception.dataset.split import LabelledSplit, read_split
+from cone_perception.dataset.split import read_split
 from cone_perception.errors import ConePerceptionError, ModelError, SettingsError, SourceError
 from cone_perception.files import write_json
 from cone_perception.model_card import CARD_FILE, Bundle, ModelCard, file_sha256, read_bundle
+from cone_perception.settings import read_params_file
 from cone_perception.types import OutputLayout
 from training.export.calibration import ENOUGH_PICTURES, Calibration, choose_pictures
 from training.export.gate import (
-    Evaluated,
     add_limits,
     evaluate_network,
     judge_bundle,
@@ -51,7 +50,6 @@ from training.export.sensitivity import (
     steps_without,
     to_json,
 )
-from training.recipe.recipe import GateLimits
 from training.runs.card import read_card
 from training.ultralytics_cpu import prepare_ultralytics
 
@@ -132,48 +130,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """The split that the networks are judged on, and the limits."""
-
-    split: LabelledSplit
-    limits: GateLimits
-    confidence: float
-    resamples: int
-
-    def judge(self, bundle: Bundle) -> GateResult:
-        return judge_bundle(
-            bundle, self.split, self.limits, confidence=self.confidence, resamples=self.resamples
-        )
-
-    def searcher(self, bundle: Bundle, originals: Originals) -> Callable[[Steps], bool]:
-        """The gate for a search: does OpenVINO's INT8 with these steps pass?
-
-        bundle: the FP32 network alone.
-        """
-        reference: Evaluated | None = None
-
-        def passes(steps: Steps) -> bool:
-            nonlocal reference
-            fp32 = bundle.card.networks[0]
-            reference = reference or evaluate_network(bundle, fp32, self.split)
-            trial = write_network(bundle.folder, originals.first, steps, 'int8-uint8')
-            result = judge_bundle(
-                Bundle(bundle.folder, replace(bundle.card, networks=(fp32, trial))),
-                self.split,
-                self.limits,
-                confidence=self.confidence,
-                resamples=SEARCH_RESAMPLES,
-                reference=reference,
-                bfloat16=False,
-            )
-            (bundle.folder / trial.file).unlink()
-            print(table(result), file=sys.stderr)
-            return result.passed
-
-        return passes
-
-
 def run(args: argparse.Namespace) -> int:
     """Export, quantise, judge, bundle. Raises ModelError when the gate fails without --force."""
     prepare_ultralytics()
@@ -191,10 +147,10 @@ def run(args: argparse.Namespace) -> int:
         width_px,
     )
     limits = limits_from(args, _recipe_beside(args.card))
-    judging = None
+    judge = None
     if args.data:
         split = read_split(args.data, args.split)
-        judging = Judging(split, limits, args.confidence, args.resamples)
+        judge = partial(judge_bundle, split=split, limits=limits, confidence=args.confidence)
     out = args.out or Path(args.name or args.weights.stem)
     with draft_of(out) as draft:
         card = ModelCard(
@@ -207,7 +163,9 @@ def run(args: argparse.Namespace) -> int:
             networks=(write_network(draft, originals.first, {}, 'fp32'),),
             licence='AGPL-3.0-only',
         )
-        steps, kept = _choose_steps(args, originals, calibration, Bundle(draft, card), judging)
+        bundle = Bundle(draft, card)
+        passes = _search_gate(bundle, originals, judge) if judge and args.sensitivity else None
+        steps, kept = _choose_steps(args, originals, calibration, draft, passes)
         share = len(steps), len(convolutions_of(originals.first))
         (draft / LICENCE_FILE).write_text(WEIGHTS_LICENCE, encoding='utf-8')
         (draft / CALIBRATION_FILE).write_text(calibration.listing(), encoding='utf-8')
@@ -234,10 +192,10 @@ def run(args: argparse.Namespace) -> int:
         )
         bundle = _write_card(draft, card)
         write_answers(bundle)
-        if judging is None:
+        if judge is None:
             print('No --data: nothing was judged, and the card says so.', file=sys.stderr)
         elif len(card.networks) > 1:
-            result = judging.judge(bundle)
+            result = judge(bundle, resamples=args.resamples)
             print(table(result))
             card = replace(card, gate=result.card_entry(share))
             write_json(draft / GATE_FILE, result.to_json())
@@ -278,31 +236,54 @@ def _refuse(result: GateResult, force: bool) -> None:
     )
 
 
+def _search_gate(
+    bundle: Bundle, originals: Originals, judge: partial[GateResult]
+) -> Callable[[Steps], bool]:
+    """Make the question of a search: does OpenVINO's INT8 with these steps pass the gate?
+
+    bundle: the FP32 network alone. judge: judge_bundle with its split and limits.
+    """
+    (fp32,) = bundle.card.networks
+    reference = evaluate_network(bundle, fp32, judge.keywords['split'])
+
+    def passes(steps: Steps) -> bool:
+        trial = write_network(bundle.folder, originals.first, steps, 'int8-uint8')
+        result = judge(
+            Bundle(bundle.folder, replace(bundle.card, networks=(fp32, trial))),
+            resamples=SEARCH_RESAMPLES,
+            reference=reference,
+            bfloat16=False,
+        )
+        (bundle.folder / trial.file).unlink()
+        print(table(result), file=sys.stderr)
+        return result.passed
+
+    return passes
+
+
 def _choose_steps(
     args: argparse.Namespace,
     originals: Originals,
     calibration: Calibration,
-    bundle: Bundle,
-    judging: Judging | None,
+    draft: Path,
+    passes: Callable[[Steps], bool] | None,
 ) -> tuple[Steps, list[str]]:
     """Steps of what becomes INT8, and the blocks in float: usual, named, or found by a search.
 
-    bundle: the FP32 network alone. Raises ModelError when INT8 is wanted and nothing would be.
+    passes: the gate of the search. Raises ModelError when INT8 is wanted and nothing would be.
     """
     original = originals.first
     steps: Steps = measure_steps(original, calibration)
-    if args.sensitivity:
-        assert judging is not None  # --sensitivity needs --data
+    if passes:
         every = max(1, len(calibration.pictures) // SENSITIVITY_PICTURES)
         some = replace(calibration, pictures=calibration.pictures[::every])
         measured = measure_blocks(steps, original, some.letterboxed(), originals.layout)
-        passes = judging.searcher(bundle, originals)
         kept = search_float_blocks(
             measured, lambda names: passes(steps_without(steps, original, names))
         )
         evidence = to_json(measured, kept).encode(), plot(measured, kept)
         for name, content in zip(SENSITIVITY_FILES, evidence, strict=True):
-            (bundle.folder / name).write_bytes(content)
+            (draft / name).write_bytes(content)
         print(f'stays in float: {", ".join(kept) or "no block"}')
         chosen = steps_without(steps, original, kept)
     elif args.keep_float is not None:
@@ -346,18 +327,12 @@ def draft_of(out: Path) -> Iterator[Path]:
 def letterbox_of(settings: Path | None) -> tuple[int, int]:
     """Height and width of the network's input for the camera of a node's settings file.
 
-    Raises SettingsError when the file does not say the camera's size.
+    Raises SettingsError when the file cannot be read, or does not say the camera's size.
     """
     width_px, height_px = CAMERA_PX
     if settings is not None:
-        try:
-            content = yaml.safe_load(settings.read_text(encoding='utf-8'))
-            (node,) = (entry['ros__parameters'] for entry in content.values())
-            width_px, height_px = (node[f'expected_{side}_px'] for side in ('width', 'height'))
-        except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise SettingsError(
-                f'{settings} is no settings file of the node: {error!r}.'
-            ) from error
+        node = read_params_file(settings)
+        width_px, height_px = (node.get(f'expected_{side}_px', 0) for side in ('width', 'height'))
         if not (width_px and height_px):
             raise SettingsError(
                 f'{settings} does not say how large the pictures are: set expected_width_px and '
