@@ -15,7 +15,6 @@ import pytest
 import yaml
 from plotly.offline import get_plotlyjs
 from recorded_campaign import write_campaign
-from training.runs.results import read_results
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
@@ -30,6 +29,7 @@ from training.report.page import write_public, write_report
 from training.runs.card import read_card
 from training.runs.folder import CampaignFolder, Step
 from training.runs.record import Training, read_campaign
+from training.runs.results import read_results
 
 PUBLISHED = 'judging.published={single-stage: {map50: 0.7081, recall: 0.6542}}'
 SECTIONS = (
