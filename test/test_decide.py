@@ -100,7 +100,7 @@ def test_better_is_exported_with_a_command_that_can_be_typed():
         *('cone-training', 'export', 'two.pt'),
         *('--data', 'datasets/FSOCO-12', '--out', 'models/two-stage'),
     ]
-    assert any('cone-training judge --model models/two-stage' in s for s in verdict.next_steps)
+    assert any('cone-training evaluate models/two-stage' in s for s in verdict.next_steps)
 
 
 def test_gain_that_is_proven_but_perhaps_small_is_said_to_be_so():
@@ -242,7 +242,7 @@ def test_commands_of_the_next_steps_are_ones_that_exist():
     ]
     steps = [s for who, pair in planted for s in decide(who, [pair], judging).next_steps]
     typed = [shlex.split(s[s.index('cone-training') :]) for s in steps if 'cone-training' in s]
-    assert {words[1] for words in typed} == {'export', 'judge', 'two-stage', 'data'}
+    assert {words[1] for words in typed} == {'export', 'evaluate', 'two-stage', 'data'}
     for _, command, *arguments in typed:
         parser = argparse.ArgumentParser(exit_on_error=False)
         importlib.import_module(SUBCOMMANDS[command][0]).add_arguments(parser)

@@ -56,7 +56,8 @@ def _export(name: str, candidate: CampaignCandidate) -> list[str]:
         words += ['--card', candidate.card]
     return [
         f'Export {name} to INT8: {_command(*words)} --out {bundle}',
-        f'Judge what drives: {_command("judge", "--model", bundle, "--data", judged)}',
+        f'Judge what drives: {_command("evaluate", bundle, "--data", judged)} '
+        '--operating-point card',
         f'Deploy: copy {bundle} to the car and start '
         f'ros2 launch cone_perception detector.launch.py model:={bundle}',
     ]
