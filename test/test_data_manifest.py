@@ -88,7 +88,7 @@ def test_copy_has_the_same_hash_and_passes(data: Path, tmp_path: Path) -> None:
 
 def test_quick_check_reads_no_unchanged_file(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_manifest(data)
-    monkeypatch.setattr(manifests, '_hash', lambda file: pytest.fail(f'{file} was read'))
+    monkeypatch.setattr(manifests, 'file_sha256', lambda file: pytest.fail(f'{file} was read'))
     assert check_manifest(data).ok
 
 

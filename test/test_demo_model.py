@@ -12,8 +12,8 @@ import yaml
 from cone_perception.errors import SourceError
 from training.demo_model.command import (
     CLASS_NAMES,
+    ClockedRun,
     Drives,
-    Recipe,
     cut_datasets,
     train,
     write_drives,
@@ -96,7 +96,7 @@ def test_dataset_with_other_classes_is_refused(tmp_path: Path) -> None:
 def test_missing_weights_are_refused_before_anything_is_looked_up(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / 'data')
     with pytest.raises(SourceError, match=r'nowhere\.pt does not exist'):
-        train(data, tmp_path / 'run', Recipe(model=str(tmp_path / 'nowhere.pt')))
+        train(data, tmp_path / 'run', ClockedRun(model=str(tmp_path / 'nowhere.pt')))
 
 
 def test_run_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_run_of_another_recipe_is_not_gone_on_with(tmp_path: Path) -> None:
     out.mkdir()
     (out / 'recipe.json').write_text('{"lr": 1.0}')
     with pytest.raises(SourceError, match='has another .*lr'):
-        train(data, out, Recipe())
+        train(data, out, ClockedRun())
 
 
 def test_drives_become_pictures_with_labels(tmp_path: Path) -> None:

@@ -8,14 +8,16 @@ settings, the folder of data.yaml is taken instead, and a problem says so.
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import DataError
+from cone_perception.files import write_whole
 
 TO_LABEL = 'TO_LABEL.md'
 """Says of a data set that a person has yet to look at its labels, and that it has no val."""
@@ -133,6 +135,17 @@ def read_class_names(content: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not names:
         raise ValueError('`names` is missing: list the classes in the order of the labels.')
     return tuple(map(str, names))
+
+
+def write_data_yaml(folder: Path, splits: Iterable[str]) -> Path:
+    """Write FOLDER/data.yaml of a data set with the project's classes and SPLIT/images in it.
+
+    It says no `path:`, so a copy of the folder is a data set of its own.
+    """
+    content: dict[str, object] = {split: f'{split}/images' for split in splits}
+    content |= {'nc': len(CLASS_NAMES), 'names': list(CLASS_NAMES)}
+    write_whole(folder / 'data.yaml', yaml.safe_dump(content, sort_keys=False))
+    return folder / 'data.yaml'
 
 
 class _Reader:

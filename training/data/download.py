@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from cone_perception.errors import DataError
+from cone_perception.files import write_json
 
 CONNECT_S = 15.0
 SILENCE_S = 60.0
@@ -24,7 +25,7 @@ BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class Arrived:
     """What is known of a file under way, kept beside it.
 
     length: bytes in all; None: the server did not say. mark: ETag or date of the version that the
@@ -37,7 +38,7 @@ class Progress:
 
 def is_complete(file: Path) -> bool:
     """All bytes that the server announced are there."""
-    progress = _read_progress(file)
+    progress = _read_record(file)
     return progress is not None and file.is_file() and file.stat().st_size == progress.length
 
 
@@ -85,7 +86,7 @@ def download(find_link: Callable[[], str], file: Path) -> None:
 
 def _receive(session: Any, link: str, file: Path) -> bool:
     """One request; returns whether the file is whole now."""
-    progress = _read_progress(file)
+    progress = _read_record(file)
     start = file.stat().st_size if progress and progress.mark and file.is_file() else 0
     headers = {'Accept-Encoding': 'identity'}
     if progress and start:
@@ -100,7 +101,7 @@ def _receive(session: Any, link: str, file: Path) -> bool:
         length = answer.headers.get('Content-Length')
         total = start + int(length) if length else None
         mark = answer.headers.get('ETag') or answer.headers.get('Last-Modified') or ''
-        _write_progress(file, Progress(total, '' if mark.startswith('W/') else mark))
+        write_json(_record(file), Arrived(total, '' if mark.startswith('W/') else mark))
         if total is not None and total - start > shutil.disk_usage(file.parent).free:
             raise OSError(f'{(total - start) / 1e9:.1f} GB are missing, more than is free there')
         with (
@@ -117,15 +118,8 @@ def _record(file: Path) -> Path:
     return file.with_name(f'{file.name}.json')
 
 
-def _read_progress(file: Path) -> Progress | None:
+def _read_record(file: Path) -> Arrived | None:
     try:
-        return Progress(**json.loads(_record(file).read_text(encoding='utf-8')))
+        return Arrived(**json.loads(_record(file).read_text(encoding='utf-8')))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _write_progress(file: Path, progress: Progress) -> None:
-    text = json.dumps({'length': progress.length, 'mark': progress.mark})
-    draft = _record(file).with_suffix('.draft')
-    draft.write_text(text, encoding='utf-8')
-    draft.replace(_record(file))

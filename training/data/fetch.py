@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import os
 import re
@@ -13,8 +12,7 @@ import time
 import urllib.parse
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import ConePerceptionError, DataError, InstallError
+from cone_perception.files import LockedError, locked
 from training.data.download import download, is_complete
 from training.data.manifest import MANIFEST, check_manifest, write_manifest
 from training.recipe.sources import SOURCES, RoboflowVersion, parse_counts
@@ -131,8 +130,7 @@ def fetch_dataset(source: RoboflowVersion, folder: Path, expected: Mapping[str, 
     part = folder.with_name(f'{folder.name}.part')
     archive, content = part / 'roboflow.zip', part / 'content'
     try:
-        part.mkdir(parents=True, exist_ok=True)
-        with _alone(part):
+        with locked(part / 'lock'):
             if not is_complete(archive):
                 _download(source, archive)
             _unpack(archive, content)
@@ -145,18 +143,10 @@ def fetch_dataset(source: RoboflowVersion, folder: Path, expected: Mapping[str, 
             os.sync()
             content.rename(folder)
             shutil.rmtree(part)
+    except LockedError:
+        raise DataError(f'{part} is in use: another download is running') from None
     except OSError as error:
         raise DataError(f'{folder} cannot be written: {error}') from error
-
-
-@contextmanager
-def _alone(part: Path) -> Iterator[None]:
-    with (part / 'lock').open('w') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f'{part} is in use: another download is running') from None
-        yield
 
 
 def _download(source: RoboflowVersion, archive: Path) -> None:

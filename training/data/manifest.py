@@ -18,6 +18,8 @@ from tqdm import tqdm
 from cone_perception.dataset.labels import read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
 from cone_perception.errors import DataError
+from cone_perception.files import write_whole
+from cone_perception.model_card import file_sha256
 
 MANIFEST = 'manifest.jsonl'
 """Beside data.yaml: a line about the whole, then one per file."""
@@ -105,7 +107,7 @@ def write_manifest(path: Path, workers: int | None = None) -> Manifest:
         stat = file.stat()
         boxes = _count_boxes(file, layout) if name in labels else {}
         split = split_of.get(name, '')
-        return ManifestFile(name, stat.st_size, stat.st_mtime_ns, _hash(file), split, boxes)
+        return ManifestFile(name, stat.st_size, stat.st_mtime_ns, file_sha256(file), split, boxes)
 
     try:
         with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
@@ -113,9 +115,7 @@ def write_manifest(path: Path, workers: int | None = None) -> Manifest:
             manifest = Manifest(tuple(bar))
         head = {'schema': SCHEMA, 'sha256': manifest.sha256, 'counts': _count(manifest)}
         lines = [json.dumps(entry) for entry in (head, *map(asdict, manifest.files))]
-        draft = layout.root / f'.{MANIFEST}.{os.getpid()}'
-        draft.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-        draft.replace(layout.root / MANIFEST)
+        write_whole(layout.root / MANIFEST, '\n'.join(lines) + '\n')
     except OSError as error:
         raise DataError(f'the manifest of {layout.root} cannot be written: {error}') from error
     return manifest
@@ -164,7 +164,7 @@ def check_manifest(path: Path, *, full: bool = False) -> ManifestCheck:
             return True
         if stat.st_mtime_ns == before.mtime_ns and not full:
             return False
-        return _hash(file) != before.sha256
+        return file_sha256(file) != before.sha256
 
     common = sorted(there & set(listed))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -215,14 +215,6 @@ def _list_files(layout: Layout) -> list[str]:
             for file in (picture, label_path(picture))
         }
     return sorted(_relative(layout, (file for file in found if file.is_file())))
-
-
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open('rb') as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _count_boxes(label: Path, layout: Layout) -> dict[str, int]:

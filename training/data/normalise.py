@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-import yaml
-
-from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.labels import label_text
+from cone_perception.dataset.layout import write_data_yaml
 from cone_perception.dataset.pictures import LabelledPicture
 from cone_perception.errors import DataError
 from training.data.report import DataReport, map_rows
@@ -35,27 +32,18 @@ def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path]
             f'See all: cone-training data verify {report.path.parent}'
         )
     folder = folder.absolute()
-    data_yaml = folder / 'data.yaml'
     if folder == report.path.parent.absolute():
         raise DataError(f'{folder} is the original data set: give another folder')
     left_out = set(exclude)
     try:
-        data_yaml.unlink(missing_ok=True)
+        (folder / 'data.yaml').unlink(missing_ok=True)
         for split, pictures in report.pictures.items():
             shutil.rmtree(folder / split, ignore_errors=True)
             kept = [entry for entry in pictures if entry.usable and entry.path not in left_out]
             _write_split(report, folder / split, kept)
-        content = {
-            **{split: f'{split}/images' for split in report.pictures},
-            'nc': len(CLASS_NAMES),
-            'names': list(CLASS_NAMES),
-        }
-        draft = folder / f'.data.yaml.{os.getpid()}'
-        draft.write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
-        draft.replace(data_yaml)
+        return write_data_yaml(folder, report.pictures)
     except OSError as error:
         raise DataError(f'{folder} cannot be written: {error}. Is there space left?') from error
-    return data_yaml
 
 
 def _write_split(report: DataReport, split: Path, pictures: Collection[LabelledPicture]) -> None:

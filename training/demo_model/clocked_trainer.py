@@ -9,10 +9,11 @@ import json
 import math
 import time
 from copy import copy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cone_perception.files import write_json
 from training.demo_model.camera_faults import SpoiledDataset
 from training.stage.checkpoints import last_checkpoint
 from training.stage.sharded_trainer import ShardedTrainer
@@ -123,9 +124,7 @@ class ClockedTrainer(ShardedTrainer):
     def save_model(self) -> bool:
         self.fitness = 0.0
         super().save_model()
-        partial = self.progress_file.with_suffix('.part')
-        partial.write_text(json.dumps(asdict(self.progress)))
-        partial.replace(self.progress_file)
+        write_json(self.progress_file, self.progress)
         return True
 
     def _start_clock(self) -> None:

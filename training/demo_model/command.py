@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import yaml
 
+from cone_perception.arguments import add_fields, option, read_fields
 from cone_perception.classes import CLASS_NAMES
+from cone_perception.dataset.layout import write_data_yaml
 from cone_perception.errors import SourceError
+from cone_perception.files import write_json
 from training.simulate.bag import drive_frames
 from training.simulate.dataset import label_lines
 from training.simulate.settings import SimulateSettings
@@ -24,74 +26,51 @@ from training.stage.crops import CropRules, write_crops
 
 @dataclass(frozen=True, slots=True)
 class Drives:
-    """Rendered drives that no training saw: each seed has its own track, textures and light.
+    """Rendered drives that no training saw: each seed has its own track, textures and light."""
 
-    seed: of the first drive, the others follow. count: of drives. hz: pictures per second.
-    """
-
-    seed: int = 900
-    count: int = 4
-    seconds: float = 20.0
-    hz: float = 2.0
+    seed: int = option(900, 'of the first drive, the others follow (900)')
+    count: int = option(4, 'drives (4)')
+    seconds: float = option(20.0, 'length of a drive (20)')
+    hz: float = option(2.0, 'pictures per second (2)')
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """One training run.
+class ClockedRun:
+    """One training run."""
 
-    model: architecture (.yaml) or weights to go on from (.pt).
-    minutes: training time. batch: pictures per step. lr: peak learning rate of AdamW.
-    final_lr: learning rate at the end as a share of the peak. mosaic: its probability.
-    workers: processes that prepare pictures beside the training.
-    """
-
-    model: str = 'yolo26n.yaml'
-    minutes: float = 90.0
-    batch: int = 16
-    lr: float = 0.002
-    final_lr: float = 0.01
-    mosaic: float = 0.5
-    seed: int = 0
-    workers: int = 1
+    model: str = option('yolo26n.yaml', 'architecture (.yaml) or weights to go on from (.pt)')
+    minutes: float = option(90.0, 'training time (90)')
+    batch: int = option(16, 'pictures per step (16)')
+    lr: float = option(0.002, 'peak learning rate of AdamW (0.002)')
+    final_lr: float = option(0.01, 'learning rate at the end as a share of the peak (0.01)')
+    mosaic: float = option(0.5, 'its probability (0.5)')
+    seed: int = option(0, 'of everything that is drawn by chance (0)')
+    workers: int = option(1, 'processes that prepare pictures beside the training (1)')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the steps crops, drives and train."""
     steps = parser.add_subparsers(dest='step', required=True)
     crops = steps.add_parser('crops', help='cut rendered YOLO data sets into training crops')
     crops.add_argument('--data', type=Path, nargs='+', required=True, help='rendered data sets')
-    crops.add_argument('--out', type=Path, required=True)
-    _add_fields(crops, CropRules())
     drives = steps.add_parser('drives', help='render drives as a YOLO data set to judge on')
-    drives.add_argument('--out', type=Path, required=True)
-    _add_fields(drives, Drives())
     train = steps.add_parser('train', help='train on crops; started again, it goes on')
     train.add_argument('--data', type=Path, required=True, help='folder that `crops` wrote')
-    train.add_argument('--out', type=Path, required=True)
-    _add_fields(train, Recipe())
+    for step, options in ((crops, CropRules), (drives, Drives), (train, ClockedRun)):
+        step.add_argument('--out', type=Path, required=True, help='folder to write')
+        add_fields(step, options)
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run a step; prints what it made."""
     if args.step == 'crops':
-        rules = CropRules(**_field_values(args, CropRules))
-        counts = cut_datasets(args.data, args.out, rules)
+        counts = cut_datasets(args.data, args.out, read_fields(CropRules, args))
         print(', '.join(f'{split}: {count} crops' for split, count in counts.items()))
     elif args.step == 'drives':
-        print(f'{write_drives(args.out, Drives(**_field_values(args, Drives)))} pictures')
+        print(f'{write_drives(args.out, read_fields(Drives, args))} pictures')
     else:
-        print(train(args.data, args.out, Recipe(**_field_values(args, Recipe))))
+        print(train(args.data, args.out, read_fields(ClockedRun, args)))
     return 0
-
-
-def _add_fields(parser: argparse.ArgumentParser, defaults: CropRules | Drives | Recipe) -> None:
-    for name, value in asdict(defaults).items():
-        flag = f'--{name.replace("_", "-")}'
-        parser.add_argument(flag, type=type(value), default=value, help=f'default: {value}')
-
-
-def _field_values(
-    args: argparse.Namespace, of: type[CropRules] | type[Drives] | type[Recipe]
-) -> dict[str, Any]:
-    return {field.name: getattr(args, field.name) for field in fields(of)}
 
 
 def cut_datasets(datasets: list[Path], out: Path, rules: CropRules) -> dict[str, int]:
@@ -112,9 +91,7 @@ def cut_datasets(datasets: list[Path], out: Path, rules: CropRules) -> dict[str,
                 raise SourceError(f'{data / split}/images holds no pictures. Render some first.')
             images += found
         counts[split] = write_crops(images, out / split, rules)
-    layout = {'path': str(out.resolve()), 'train': 'train/images', 'val': 'val/images'}
-    names = dict(enumerate(CLASS_NAMES))
-    (out / 'data.yaml').write_text(yaml.safe_dump({**layout, 'names': names}), encoding='utf-8')
+    write_data_yaml(out, ('train', 'val'))
     return counts
 
 
@@ -134,12 +111,11 @@ def write_drives(out: Path, drives: Drives) -> int:
             text = label_lines(frame.labels, width, height)
             (out / 'test' / 'labels' / f'{name}.txt').write_text(text, encoding='utf-8')
             written += 1
-    layout = {'path': '.', 'test': 'test/images', 'names': dict(enumerate(CLASS_NAMES))}
-    (out / 'data.yaml').write_text(yaml.safe_dump(layout), encoding='utf-8')
+    write_data_yaml(out, ['test'])
     return written
 
 
-def train(data: Path, out: Path, recipe: Recipe) -> Path:
+def train(data: Path, out: Path, recipe: ClockedRun) -> Path:
     """Train, or go on with the run that lies in `out`. Returns the weights' path.
 
     Raises SourceError when data or weights are missing, or `out` holds a run of another recipe.
@@ -157,7 +133,7 @@ def train(data: Path, out: Path, recipe: Recipe) -> Path:
         if not path.is_file():  # Ultralytics would look for it on the network
             raise SourceError(f'{path} does not exist. Give a path that does.')
     out.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(wanted, indent=2) + '\n', encoding='utf-8')
+    write_json(record, wanted)
 
     from training.ultralytics_cpu import prepare_ultralytics
 

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
 from tqdm import tqdm
 
-from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.labels import label_rows, label_text
+from cone_perception.dataset.layout import write_data_yaml
 from cone_perception.errors import OutputError
 from cone_perception.files import write_json, write_whole
 from training.simulate.labels import Label
@@ -181,12 +180,7 @@ def write_dataset(
         for kind in ('images', 'labels'):
             (out / split / kind).mkdir(parents=True, exist_ok=True)
     write_json(record, about)
-    data = {
-        **{split: f'{split}/images' for split in SPLITS},
-        'nc': len(CLASS_NAMES),
-        'names': list(CLASS_NAMES),
-    }
-    write_whole(out / 'data.yaml', yaml.safe_dump(data, sort_keys=False))
+    write_data_yaml(out, SPLITS)
     jobs = [
         (split, list(range(start, min(start + 8, counts[split]))))
         for split in SPLITS

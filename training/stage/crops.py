@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from cone_perception.arguments import option
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.labels import corners_px, label_rows, label_text, read_labels
 from cone_perception.dataset.layout import label_path
@@ -23,21 +24,14 @@ from cone_perception.types import Float32, UInt8
 
 @dataclass(frozen=True, slots=True)
 class CropRules:
-    """How pictures are cut.
+    """How pictures are cut; every second crop of a picture is aimed at a cone."""
 
-    per_picture: crops of each picture; every second one is aimed at a cone.
-    size_px: side of a crop. width_px: the picture's width at the network's scale.
-    visible: least share of a box's area inside the crop, else the box is dropped.
-    height_px: least height of a clipped box, in network pixels.
-    seed: of the crops' positions.
-    """
-
-    per_picture: int = 2
-    size_px: int = 320
-    width_px: int = 640
-    visible: float = 0.3
-    height_px: float = 4.0
-    seed: int = 0
+    per_picture: int = option(2, 'crops of each picture (2)')
+    size_px: int = option(320, 'side of a crop (320)')
+    width_px: int = option(640, "the picture's width at the network's scale (640)")
+    visible: float = option(0.3, "least share of a box's area inside the crop, else dropped (0.3)")
+    height_px: float = option(4.0, 'least height of a clipped box, in network pixels (4)')
+    seed: int = option(0, "of the crops' positions (0)")
 
 
 def write_crops(images: Iterable[Path], split: Path, rules: CropRules) -> int:
