@@ -20,8 +20,8 @@ from test_plan_adoption import with_reference, write_engine
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, FrameEngine
-from cone_perception.engines.cuda.device import Stream
 from cone_perception.engines.cuda.engine import CudaEngine
+from cone_perception.engines.cuda.network import Stream
 from cone_perception.engines.latency import Latency
 from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import adopt as adoption
@@ -99,12 +99,12 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], B
 @pytest.fixture
 def driver(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     driver = HostDriver(library)
-    module = 'cone_perception.engines.cuda.device'
-    monkeypatch.setattr(f'{module}._import_pycuda', lambda: driver)
-    monkeypatch.setattr(f'{module}._bindings', lambda: driver.bindings)
-    monkeypatch.setattr(f'{module}.load_kernels', lambda options, compiler: b'code')
-    monkeypatch.setattr(f'{module}.find_compiler', lambda: None)
-    monkeypatch.setattr(f'{module}.ROOM_BYTES', 1000)
+    cuda = 'cone_perception.engines.cuda'
+    monkeypatch.setattr(f'{cuda}.device._import_pycuda', lambda: driver)
+    monkeypatch.setattr(f'{cuda}.graph.import_bindings', lambda: driver.bindings)
+    monkeypatch.setattr(f'{cuda}.device.load_kernels', lambda options, compiler: b'code')
+    monkeypatch.setattr(f'{cuda}.device.find_compiler', lambda: None)
+    monkeypatch.setattr(f'{cuda}.memory.ROOM_BYTES', 1000)
     return driver
 
 

@@ -6,18 +6,20 @@ GPU's primary context, so that PyTorch in the same process works on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cone_perception.engines.cuda.compile import KernelOptions, find_compiler, load_kernels
+from cone_perception.engines.cuda.graph import CudaGraph
+from cone_perception.engines.cuda.memory import Slot
+from cone_perception.engines.cuda.network import Network
 from cone_perception.engines.cuda.request import (
     ANSWER,
-    CANDIDATE_BYTES,
-    FIRST_PICTURE,
     MAX_BATCH,
     MAX_CANDIDATES,
     MAX_CLASSES,
@@ -33,41 +35,12 @@ from cone_perception.types import CameraPicture, Float32
 SLOTS = 2
 """Frames under way at once: one goes up while the other is computed."""
 
-ROOM_BYTES = 1920 * 1200 * 3
-"""Reserved per picture. A larger one makes its slot grow, once."""
-
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: does not wait for PyTorch's default stream in the same process."""
 
 LETTERBOX_BLOCK = (32, 8, 1)
 SELECT_BLOCK = (256, 1, 1)
 SUPPRESS_BLOCK = (256, 1, 1)
-
-
-class Stream(Protocol):
-    """Of pycuda."""
-
-    @property
-    def handle(self) -> int: ...
-
-
-class Network(Protocol):
-    """What is computed between letterbox and decoding. Called in the device's thread only.
-
-    input_shape: (B, 3, H, W). output_shape: (B, 4 + classes, A) or (B, N, 6).
-    half_input, half_output: float16 instead of float32.
-    """
-
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    half_input: bool
-    half_output: bool
-
-    def enqueue(self, stream: Stream, input_address: int, output_address: int) -> None:
-        """Queue one run on pycuda's stream. Raises EngineError."""
-        ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,67 +64,6 @@ class CameraAnswer:
     output: Float32 | None
 
 
-class _Slot:
-    """Memory of one frame under way, on both sides."""
-
-    def __init__(self, drv: Any, network: Network) -> None:
-        batch = network.input_shape[0]
-        self._drv = drv
-        self._device_memory: list[Any] = []
-        self._host_memory: list[Any] = []
-        self.graph: Any = None
-        self.raw = False
-        self.pictures = 0
-        self.upload: Any = None
-        self.upload_host: Any = None
-        try:
-            flags = drv.event_flags.BLOCKING_SYNC | drv.event_flags.DISABLE_TIMING
-            self.uploaded = drv.Event(flags)
-            self.done = drv.Event(flags)
-            self.input = self._on_device(_bytes(network.input_shape, network.half_input))
-            self.output = self._on_device(_bytes(network.output_shape, network.half_output))
-            self.candidates = self._on_device(batch * MAX_CANDIDATES * CANDIDATE_BYTES)
-            self.answers = self._on_device(batch * ANSWER.itemsize)
-            self.answers_host = self._on_host(batch * ANSWER.itemsize, np.uint8)
-            kind = np.float16 if network.half_output else np.float32
-            self.output_host = self._on_host(network.output_shape, kind)
-            self.reserve(FIRST_PICTURE + batch * ROOM_BYTES)
-        except BaseException:
-            self.free()
-            raise
-
-    def reserve(self, size: int) -> None:
-        """Make room for uploads of `size` bytes."""
-        self._free_upload()
-        self.upload = self._drv.mem_alloc(size)
-        self.upload_host = self._drv.pagelocked_empty(size, np.uint8)
-
-    def free(self) -> None:
-        self._free_upload()
-        while self._device_memory:
-            self._device_memory.pop().free()
-        while self._host_memory:
-            self._host_memory.pop().base.free()
-        self.uploaded = self.done = None
-
-    def _on_device(self, size: int) -> Any:
-        self._device_memory.append(self._drv.mem_alloc(size))
-        return self._device_memory[-1]
-
-    def _on_host(self, shape: int | tuple[int, ...], kind: type[np.generic]) -> Any:
-        """A page-locked array: the GPU copies from and to it without the driver's own buffer."""
-        self._host_memory.append(self._drv.pagelocked_empty(shape, kind))
-        return self._host_memory[-1]
-
-    def _free_upload(self) -> None:
-        if self.upload is not None:
-            self.upload.free()
-            self.upload = None
-        if self.upload_host is not None:
-            self.upload_host.base.free()
-            self.upload_host = None
-
-
 class CudaDevice:
     """Runs a network on camera pictures. A worker.Device."""
 
@@ -171,7 +83,7 @@ class CudaDevice:
         self._load_network = load_network
         self._preprocessing = preprocessing
         self._network: Network | None = None
-        self._slots: list[_Slot] = []
+        self._slots: list[Slot] = []
         self._module: Any = None
         self._kernels: dict[str, Any] = {}
         self._no_graph = '' if use_graph else 'a graph was not wanted'
@@ -189,16 +101,15 @@ class CudaDevice:
             ) from error
         self._context.push()
         try:
-            self._copies = self._drv.Stream(_NON_BLOCKING)
-            self._work = self._drv.Stream(_NON_BLOCKING)
-            self._load()
-        except BaseException as error:
-            raised = self._translated(error) if isinstance(error, self._drv.Error) else error
-            if not isinstance(raised, EngineLostError):
-                self.close()
-            if raised is error:
-                raise
-            raise raised from error
+            with self._translating():
+                self._copies = self._drv.Stream(_NON_BLOCKING)
+                self._work = self._drv.Stream(_NON_BLOCKING)
+                self._load()
+        except EngineLostError:
+            raise
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def launches(self) -> str:
@@ -211,10 +122,8 @@ class CudaDevice:
         return self._network
 
     def start(self, slot: int, job: CameraJob) -> None:
-        try:
+        with self._translating():
             self._start(self._slots[slot], job)
-        except (self._drv.Error, EngineError) as error:
-            raise self._translated(error) from error
 
     def is_done(self, slot: int) -> bool:
         try:
@@ -223,17 +132,13 @@ class CudaDevice:
             return True  # finish meets it too, and says what it is
 
     def finish(self, slot: int) -> CameraAnswer:
-        try:
+        with self._translating():
             return self._finish(self._slots[slot])
-        except (self._drv.Error, EngineError) as error:
-            raise self._translated(error) from error
 
     def reload(self) -> None:
-        try:
+        with self._translating():
             self._unload()
             self._load()
-        except self._drv.Error as error:
-            raise self._translated(error) from error
 
     def close(self) -> None:
         """Give back graphs, network, memory, kernels, streams and context, in this order.
@@ -277,7 +182,7 @@ class CudaDevice:
         grey = CameraPicture.of_bgr(np.full((32, 32, 3), 114, np.uint8))
         warm_up = CameraJob([grey] * network.input_shape[0], np.ones(MAX_CLASSES, np.float32), 0.5)
         for _ in range(SLOTS):
-            slot = _Slot(self._drv, network)
+            slot = Slot(self._drv, network)
             self._slots.append(slot)
             # TensorRT wants one run before a capture, and the first one allocates.
             self._start(slot, warm_up)
@@ -289,7 +194,7 @@ class CudaDevice:
         if self._slots:
             self._drv.Context.synchronize()
         for slot in self._slots:
-            self._drop_graph(slot)
+            slot.drop_graph()
         if self._network is not None:
             self._network.close()
             self._network = None
@@ -301,10 +206,10 @@ class CudaDevice:
 
     # --- running ---
 
-    def _start(self, slot: _Slot, job: CameraJob) -> None:
+    def _start(self, slot: Slot, job: CameraJob) -> None:
         needed = upload_bytes(job.pictures)
         if needed > len(slot.upload_host):
-            self._drop_graph(slot)
+            slot.drop_graph()
             slot.reserve(needed)
             self._capture(slot)
         # The upload stays outside of the graph: it runs while the frame before is computed, and the
@@ -319,12 +224,12 @@ class CudaDevice:
         if slot.graph is None:
             self._launch(slot)
         else:
-            _checked(_bindings().cuGraphLaunch(slot.graph, self._stream))
+            slot.graph.launch()
         if job.raw:
             self._drv.memcpy_dtoh_async(slot.output_host, slot.output, self._work)
         slot.done.record(self._work)
 
-    def _finish(self, slot: _Slot) -> CameraAnswer:
+    def _finish(self, slot: Slot) -> CameraAnswer:
         slot.done.synchronize()
         answers = slot.answers_host.view(ANSWER)[: slot.pictures].copy()
         over = (answers['candidates'] > MAX_CANDIDATES) | (answers['kept'] > MAX_KEPT)
@@ -335,7 +240,7 @@ class CudaDevice:
             self._copies.synchronize()
         return CameraAnswer(answers, slot.output_host.astype(np.float32))
 
-    def _launch(self, slot: _Slot) -> None:
+    def _launch(self, slot: Slot) -> None:
         """Queue everything between upload and answer; also what a graph is captured from."""
         network, kernels, work = self.network, self._kernels, self._work
         batch, _, height, width = network.input_shape
@@ -367,46 +272,32 @@ class CudaDevice:
         )
         self._drv.memcpy_dtoh_async(slot.answers_host, slot.answers, work)
 
-    # --- CUDA graph ---
-
-    @property
-    def _stream(self) -> Any:
-        return _bindings().CUstream(int(self._work.handle))
-
-    def _capture(self, slot: _Slot) -> None:
+    def _capture(self, slot: Slot) -> None:
         """Put what _launch queues into one graph; where that cannot be, say why in `launches`."""
         if self._no_graph:
             return
         try:
-            cu = _bindings()
-        except (ImportError, RuntimeError) as error:
-            self._no_graph = f"no cuda-bindings ({error}); pip install 'cuda-bindings>=13'"
-            return
-        try:
             self._work.synchronize()
-            # Thread-local: what other threads, PyTorch's say, do meanwhile does not break it.
-            mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-            _checked(cu.cuStreamBeginCapture(self._stream, mode))
-            try:
-                self._launch(slot)
-            finally:
-                ended = cu.cuStreamEndCapture(self._stream)
-            (graph,) = _checked(ended)
-            try:
-                (slot.graph,) = _checked(cu.cuGraphInstantiate(graph, 0))
-            finally:
-                _checked(cu.cuGraphDestroy(graph))
+            slot.graph = CudaGraph(self._work, lambda: self._launch(slot))
+        except ImportError as error:
+            self._no_graph = f"no cuda-bindings ({error}); pip install 'cuda-bindings>=13'"
         except (EngineError, self._drv.Error, RuntimeError) as error:
             for captured in self._slots:
-                self._drop_graph(captured)
+                captured.drop_graph()
             self._no_graph = f'the capture of a CUDA graph failed ({error})'
 
-    def _drop_graph(self, slot: _Slot) -> None:
-        if slot.graph is not None:
-            _checked(_bindings().cuGraphExecDestroy(slot.graph))
-            slot.graph = None
-
     # --- errors ---
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        """Raise pycuda's errors as this package's, see `_translated`."""
+        try:
+            yield
+        except (self._drv.Error, EngineError) as error:
+            translated = self._translated(error)
+            if translated is error:
+                raise
+            raise translated from error
 
     def _translated(self, error: Exception) -> Exception:
         """The error as this package's: no memory, lost for ever, or of this frame alone."""
@@ -437,23 +328,6 @@ def _import_pycuda() -> Any:
     return pycuda.driver
 
 
-def _bindings() -> Any:
-    from cuda.bindings import driver
-
-    return driver
-
-
-def _checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of cuda-bindings returned, without its status. Raises EngineError."""
-    status, *values = answer
-    code = int(status)
-    if code == 2:  # CUDA_ERROR_OUT_OF_MEMORY
-        raise GpuMemoryError('the GPU has no memory left for a graph.')
-    if code:
-        raise EngineError(f'CUDA answers {status.name}')
-    return tuple(values)
-
-
 def _check_limits(network: Network) -> None:
     batch, rows = network.input_shape[0], network.output_shape[1]
     if batch > MAX_BATCH:
@@ -462,10 +336,6 @@ def _check_limits(network: Network) -> None:
         raise EngineError(
             f'the GPU decodes at most {MAX_CLASSES} classes, the plan has {rows - 4}.'
         )
-
-
-def _bytes(shape: tuple[int, ...], half: bool) -> int:
-    return int(np.prod(shape)) * (2 if half else 4)
 
 
 def _blocks(count: int, size: int) -> int:

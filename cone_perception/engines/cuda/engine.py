@@ -8,7 +8,8 @@ import numpy as np
 
 from cone_perception.decode import decode
 from cone_perception.engines import EngineInfo
-from cone_perception.engines.cuda.device import CameraAnswer, CameraJob, CudaDevice, Network
+from cone_perception.engines.cuda.device import CameraAnswer, CameraJob, CudaDevice
+from cone_perception.engines.cuda.network import Network
 from cone_perception.engines.cuda.request import FORMATS, guess_layout, read_answer, upload_bytes
 from cone_perception.engines.cuda.worker import CudaWorker
 from cone_perception.errors import EngineError
