@@ -22,7 +22,7 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages import charts
-from cone_perception.replay.pages.charts import MAX_FRAMES, STATION_NAMES, Timeline
+from cone_perception.replay.pages.charts import MAX_FRAMES, STATION_LOOKS, Timeline
 from cone_perception.replay.pages.figure_text import figure_text
 from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample
@@ -151,7 +151,7 @@ def test_summary_has_latency_with_its_interval_and_the_largest_station(page_of):
     )
     assert 'at most 43.1 ms (42.0 – 44.9) after their picture was sent' in page.text
     assert '99 of 100 at most 88.0 ms (80.0 – 95.0)' in page.text
-    assert 'Most of it: network, 20.0 ms (median).' in page.text
+    assert 'The slowest station: network, 20.0 ms (median).' in page.text
 
 
 def test_cost_of_measuring_stands_beside_the_latency(page_of):
@@ -497,11 +497,11 @@ def latency_traces(frames: list[FrameTrace]) -> dict[str, dict[str, object]]:
 
 def test_areas_of_the_stations_stack_up_to_the_latency():
     traces = latency_traces(answered(4))
-    layers = [traces[STATION_NAMES[name]] for name in STATIONS]
+    layers = [traces[STATION_LOOKS[name].name] for name in STATIONS]
     assert {each['stackgroup'] for each in layers} == {'1'}
     assert sum(each['y'] for each in layers) == pytest.approx(np.full(4, 29.0))
     assert traces['latency']['y'] == pytest.approx(np.full(4, 29.0))
-    assert traces[STATION_NAMES['preprocess']]['y'] == pytest.approx(np.full(4, 3.0))
+    assert traces[STATION_LOOKS['preprocess'].name]['y'] == pytest.approx(np.full(4, 3.0))
     assert len({each['fillcolor'] for each in layers}) == len(STATIONS)
 
 
@@ -513,9 +513,9 @@ def test_slow_station_shows_in_its_own_colour():
         **{n: getattr(late, n) + 50_000_000 for n in ('decoded_ns', 'published_ns', 'returned_ns')},
     )
     traces = latency_traces(slow)
-    decode = traces[STATION_NAMES['decode']]['y']
+    decode = traces[STATION_LOOKS['decode'].name]['y']
     assert max(decode) == decode[2] > 10 * decode[1]
-    assert len(set(traces[STATION_NAMES['inference']]['y'])) == 1
+    assert len(set(traces[STATION_LOOKS['inference'].name]['y'])) == 1
 
 
 def test_cameras_that_send_at_the_same_moment_do_not_hide_one_another():
@@ -564,17 +564,17 @@ def test_losses_are_drawn_where_they_were_in_the_colour_of_their_cause():
     for index in (30, 31, 50):
         frames[index] = trace(index, 'dropped' if index < 50 else 'transport')
     traces = loss_traces(frames)
-    dropped = traces[charts.FATE_NAMES['dropped'], 'left']
+    dropped = traces[charts.FATE_LOOKS['dropped'].name, 'left']
     assert dropped['x'] == pytest.approx([1.5, 1.55])
-    assert dropped['marker']['color'] == charts.FATE_COLOURS['dropped']
-    assert traces[charts.FATE_NAMES['transport'], 'left']['x'] == pytest.approx([2.5])
+    assert dropped['marker']['color'] == charts.FATE_LOOKS['dropped'].colour
+    assert traces[charts.FATE_LOOKS['transport'].name, 'left']['x'] == pytest.approx([2.5])
     assert len(traces) == 3
 
 
 def test_a_single_loss_among_ten_thousand_is_still_seen():
     frames = [trace(i, 'dropped' if i < 400 else 'answered') for i in range(10_000)]
     frames[5000] = trace(5000, 'failed')
-    failed = loss_traces(frames)[charts.FATE_NAMES['failed'], 'left']
+    failed = loss_traces(frames)[charts.FATE_LOOKS['failed'].name, 'left']
     assert failed['x'] == pytest.approx([250.0])
     assert failed['marker']['size'] >= 3
     (latency,) = charts.latency_charts([frames], Timeline.of([frames]), {})

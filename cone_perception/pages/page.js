@@ -24,7 +24,8 @@ const shared = {template: {layout: {
   modebar: {bgcolor: 'rgba(0,0,0,0)', color: '--dim', activecolor: '--blue'},
   hoverlabel: {bgcolor: '--card', bordercolor: '--line', font: {color: '--ink'}},
   title: {x: 0, xref: 'paper', font: {size: 14, color: '--ink'}},
-  legend: {orientation: 'h', x: 0, y: -0.16, yanchor: 'top', traceorder: 'normal'},
+  legend: {orientation: 'h', x: 0, y: 0, yref: 'container', yanchor: 'bottom',
+    traceorder: 'normal'},
   xaxis: axis, yaxis: axis}}};
 
 function draw(chart, element = document.documentElement) {

@@ -24,39 +24,30 @@ from cone_perception.pages.charts import (
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.traces import FATES, MOMENTS, STATIONS, Fate, FrameTrace, LoadSample
 
-STATION_NAMES = {
-    'transport_in': 'over DDS to the node',
-    'wait': 'waiting for the one before',
-    'preprocess': 'message to network input',
-    'inference': 'network',
-    'decode': 'decoding',
-    'publish': 'publishing',
-    'transport_out': 'over DDS to the monitor',
+
+class Look(NamedTuple):
+    """How a station or a fate is shown."""
+
+    name: str
+    colour: str
+
+
+STATION_LOOKS = {
+    'transport_in': Look('over DDS to the node', '--dim'),
+    'wait': Look('waiting for the one before', '--yellow'),
+    'preprocess': Look('message to network input', '--violet'),
+    'inference': Look('network', '--blue'),
+    'decode': Look('decoding', '--orange'),
+    'publish': Look('publishing', '--green'),
+    'transport_out': Look('over DDS to the monitor', '--teal'),
 }
-STATION_COLOURS = {
-    'transport_in': '--dim',
-    'wait': '--yellow',
-    'preprocess': '--violet',
-    'inference': '--blue',
-    'decode': '--orange',
-    'publish': '--green',
-    'transport_out': '--teal',
-}
-FATE_NAMES: dict[Fate, str] = {
-    'answered': 'answered',
-    'transport': 'lost on the way to the node',
-    'dropped': 'dropped for a newer one',
-    'failed': 'failed',
-    'return': 'lost on the way back',
-    'unknown': 'no answer, cause not known',
-}
-FATE_COLOURS: dict[Fate, str] = {
-    'answered': '--green',
-    'transport': '--violet',
-    'dropped': '--orange',
-    'failed': '--red',
-    'return': '--pink',
-    'unknown': '--dim',
+FATE_LOOKS: dict[Fate, Look] = {
+    'answered': Look('answered', '--green'),
+    'transport': Look('lost on the way to the node', '--violet'),
+    'dropped': Look('dropped for a newer one', '--orange'),
+    'failed': Look('failed', '--red'),
+    'return': Look('lost on the way back', '--pink'),
+    'unknown': Look('no answer, cause not known', '--dim'),
 }
 
 CAMERA_STEP = 1_000_000
@@ -165,11 +156,8 @@ def _latency_traces(shown: Sequence[SentFrame]) -> Iterator[Trace]:
             told = dict(frame.stations_ms())
             row[:] = [told.get(name, math.nan) for name in STATIONS]
     untold = np.maximum(latency_ms - np.nansum(stations, axis=1), 0.0)
-    layers = [('not told apart', untold, '--line')]
-    layers += [
-        (STATION_NAMES[n], stations[:, i], STATION_COLOURS[n]) for i, n in enumerate(STATIONS)
-    ]
-    for name, values, colour in layers:
+    looks = [Look('not told apart', '--line'), *(STATION_LOOKS[name] for name in STATIONS)]
+    for (name, colour), values in zip(looks, [untold, *stations.T], strict=True):
         if np.nanmax(values, initial=0.0) > 1e-3:
             yield area(name, at_s, values, colour, hovertemplate='%{y:.1f} ms')
     yield line(
@@ -204,7 +192,8 @@ def loss_chart(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> Ch
         lost = [s for sent in cameras.values() for s in sent if s.frame.fate == fate]
         if lost:
             rows = [each.frame.camera for each in lost]
-            traces.append(_frame_dots(FATE_NAMES[fate], lost, rows, FATE_COLOURS[fate]))
+            name, colour = FATE_LOOKS[fate]
+            traces.append(_frame_dots(name, lost, rows, colour))
     height_px = 110 + 34 * len(cameras)
     rows_axis = {'type': 'category', 'range': [-0.6, len(cameras) - 0.4]}
     return timeline.chart('lost frames', traces, '', height_px=height_px, y_axis=rows_axis)
@@ -344,7 +333,7 @@ def latency_histogram(latencies_ms: Sequence[float], marks: Mapping[str, float])
 def station_bar(medians_ms: Mapping[str, float]) -> list[Chart]:
     """The stations' medians one after another; empty where none is known."""
     parts = [
-        (STATION_NAMES[name], ms, STATION_COLOURS[name])
+        (STATION_LOOKS[name].name, ms, STATION_LOOKS[name].colour)
         for name, ms in medians_ms.items()
         if math.isfinite(ms) and ms > 0
     ]
@@ -359,7 +348,7 @@ def _frame_dots(name: str, sent: Sequence[SentFrame], y: ArrayLike, colour: str)
         y,
         colour,
         customdata=[each.number for each in sent],
-        text=[f'{_label(each.frame)}: {FATE_NAMES[each.frame.fate]}' for each in sent],
+        text=[f'{_label(each.frame)}: {FATE_LOOKS[each.frame.fate].name}' for each in sent],
         hovertemplate='%{text}<extra></extra>',
         cliponaxis=False,
     )

@@ -203,7 +203,7 @@ def _forest(compared: ComparedResults, names: Sequence[str], unit: str) -> list[
     for number, (who, result) in enumerate(results):
         rows = [(name, *astuple(_value(result, name))) for name in shown]
         traces.append(intervals(who, rows, series_colour(number), unit=unit))
-    return [forest('figures with intervals', traces, unit, margin={'l': 220})]
+    return [forest('figures with intervals', traces, unit)]
 
 
 def _figures_table(compared: ComparedResults) -> Table:

@@ -14,7 +14,7 @@ from cone_perception.errors import ImageError
 from cone_perception.images import to_bgr
 from cone_perception.pictures.draw import draw_caption, draw_cones, shrink
 from cone_perception.replay.figures.result import ReplayResult
-from cone_perception.replay.pages.charts import FATE_NAMES
+from cone_perception.replay.pages.charts import FATE_LOOKS
 from cone_perception.replay.traces import FrameTrace
 from cone_perception.types import Detections, UInt8
 
@@ -118,7 +118,7 @@ def describe(frame: FrameTrace) -> str:
     """A caption: which picture, and what became of it."""
     which = f'{frame.camera} {frame.index}  {frame.stamp_ns / 1e9:.3f} s  '
     if frame.fate != 'answered':
-        return which + FATE_NAMES[frame.fate]
+        return which + FATE_LOOKS[frame.fate].name
     latency = '' if frame.latency_ms is None else f'{frame.latency_ms:.0f} ms  '
     return f'{which}{latency}{len(frame.found or ())} cones'
 

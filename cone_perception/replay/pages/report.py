@@ -26,9 +26,9 @@ from cone_perception.pages.page import write_page
 from cone_perception.replay.figures.names import kind_of
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages.charts import (
-    FATE_NAMES,
-    STATION_COLOURS,
-    STATION_NAMES,
+    FATE_LOOKS,
+    STATION_LOOKS,
+    Look,
     Timeline,
     cones_charts,
     latency_charts,
@@ -72,6 +72,13 @@ CONSISTENCY = re.compile(
     r'(flicker_share|detections_per_frame|agreement_(?:precision|recall|f1))(?: (.+))?'
 )
 BAND = ' px'
+
+LATENCIES = {f'station_{name}': look for name, look in STATION_LOOKS.items()} | {
+    'own_cost': Look('the node without the network', 'none'),
+    'latency': Look('all together', 'none'),
+    'overhead_latency': Look('with a node that only answers', 'none'),
+}
+"""Figures of time, without their percentile, as the table shows them."""
 
 LOADS = (
     ('Processor', False, 'cpu_cores', 'cores'),
@@ -158,7 +165,7 @@ def _losses(result: ReplayResult, timeline: Timeline) -> Section:
     blocks: list[Block] = []
     if len(fates) > 1 or len(cameras) > 1:
         blocks.append(loss_chart(result.passes, timeline))
-    blocks.append(Table(['camera', 'sent', *(FATE_NAMES[fate] for fate in fates)], rows))
+    blocks.append(Table(['camera', 'sent', *(FATE_LOOKS[fate].name for fate in fates)], rows))
     reasons = [[text, str(n)] for text, n in count_reasons(frames).most_common(REASONS)]
     if reasons:
         blocks += [Heading('Why frames failed'), Table(['reason', 'frames'], reasons)]
@@ -174,23 +181,10 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
     levels = {at: figures.get(f'latency_{at}_ms', UNKNOWN).value for at in ('p50', 'p99')}
     medians = {name: figures.get(f'station_{name}_p50_ms', UNKNOWN).value for name in STATIONS}
     rows: list[list[Piece]] = []
-    told = [
-        (f'station_{name}', STATION_NAMES[name], STATION_COLOURS[name])
-        for name in STATIONS
-        if figures.get(f'station_{name}_p99_ms', UNKNOWN).value > 0
-    ]
-    told += [
-        (name, text, 'none')
-        for name, text in (
-            ('own_cost', 'the node without the network'),
-            ('latency', 'all together'),
-            ('overhead_latency', 'with a node that only answers'),
-        )
-        if f'{name}_p50_ms' in figures
-    ]
-    for name, text, colour in told:
-        whole = (f'{name}_p50_ms', f'{name}_p99_ms')
-        rows.append([Cell(text, colour=colour), *(_cell(result, each) for each in whole)])
+    for name, (text, colour) in LATENCIES.items():
+        if figures.get(f'{name}_p99_ms', UNKNOWN).value > 0:
+            whole = (f'{name}_p50_ms', f'{name}_p99_ms')
+            rows.append([Cell(text, colour=colour), *(_cell(result, each) for each in whole)])
     others: list[list[Piece]] = [
         [at, _cell(result, f'latency_{at}_ms')]
         for at in ('min', 'mean', 'p90', 'p95', 'max', 'jitter')

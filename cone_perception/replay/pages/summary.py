@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from cone_perception.pages.blocks import Banner, Block, Tile, Tiles, Tone
 from cone_perception.replay.figures.result import ReplayResult
-from cone_perception.replay.pages.charts import FATE_NAMES, STATION_NAMES
+from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS
 from cone_perception.replay.pages.figure_text import (
     UNKNOWN,
     figure_text,
@@ -29,6 +30,39 @@ TILES = (
     ('recall_sent', 'of the cones found, all frames'),
     ('precision_sent', 'of what was found is right'),
 )
+
+
+SENTENCES = (
+    (
+        'latency_p50_ms',
+        'Half of the answers came at most {latency_p50_ms} after their picture was sent, 99 of 100 '
+        'at most {latency_p99_ms}.',
+    ),
+    ('largest_station', 'The slowest station: {largest_station} (median).'),
+    ('own_cost_p50_ms', 'The node without the network, waiting included: {own_cost_p50_ms}.'),
+    (
+        'overhead_latency_p50_ms',
+        'With a node that only sends headers back it takes {overhead_latency_p50_ms} in the median '
+        'and {overhead_latency_p99_ms} at the 99th percentile: the cost of player, DDS, monitor.',
+    ),
+    (
+        'rate_in_hz',
+        'Pictures were sent at {rate_in_hz}, answers came at {rate_out_hz}, all cameras together.',
+    ),
+    ('max_rate_hz', 'The highest rate of a camera that was kept: {max_rate_hz}.'),
+    (
+        'recall_sent',
+        'Of the cones in all frames sent {recall_sent} were found; of those found '
+        '{precision_sent} are right. Boxes of every height count.',
+    ),
+    (
+        'agreement_recall',
+        'Of the cones that the reference model found {agreement_recall} were found here too; of '
+        'those found here it has {agreement_precision}.',
+    ),
+    ('flicker_share', '{flicker_share} of tracked cones flicker (missing for one frame).'),
+)
+"""Figure that a sentence needs, and the sentence."""
 
 
 def all_frames(result: ReplayResult) -> list[FrameTrace]:
@@ -127,12 +161,26 @@ def tiles(result: ReplayResult) -> Tiles:
 
 def summary_items(result: ReplayResult) -> list[str]:
     """Sentences: frames, latency, rates, accuracy."""
-    return [
-        *_frame_items(result),
-        *_latency_items(result),
-        *_rate_items(result),
-        *_accuracy_items(result),
-    ]
+    known = {name: f for name, f in result.figures.items() if math.isfinite(f.value)}
+    texts = {name: figure_text(name, figure) for name, figure in known.items()}
+    for name in chain.from_iterable(re.findall(r'{(\w+)}', text) for _, text in SENTENCES):
+        texts.setdefault(name, figure_text(name, UNKNOWN))
+    medians = {
+        name: known[figure].value
+        for name in STATIONS
+        if (figure := f'station_{name}_p50_ms') in known
+    }
+    if medians:
+        largest = max(medians, key=medians.__getitem__)
+        texts['largest_station'] = f'{STATION_LOOKS[largest].name}, {medians[largest]:.1f} ms'
+        known['largest_station'] = UNKNOWN
+    items = list(_frame_items(result))
+    items += [text.format_map(texts) for needed, text in SENTENCES if needed in known]
+    if 'overhead_latency_p50_ms' not in known and result.configuration.get('through') == 'ros':
+        items.append('The cost of the measuring itself was not measured.')
+    if 'recall_sent' not in result.figures:
+        items.append('Accuracy was not judged: there is no ground truth.')
+    return items
 
 
 def _frame_items(result: ReplayResult) -> Iterator[str]:
@@ -149,62 +197,11 @@ def _frame_items(result: ReplayResult) -> Iterator[str]:
         yield f'Most frequent cause of failure ({count}): {reason}'
 
 
-def _latency_items(result: ReplayResult) -> Iterator[str]:
-    if not _known(result, 'latency_p50_ms'):
-        return
-    yield (
-        f'Half of the answers came at most {_text(result, "latency_p50_ms")} after their picture '
-        f'was sent, 99 of 100 at most {_text(result, "latency_p99_ms")}.'
-    )
-    stations = [name for name in STATIONS if _known(result, f'station_{name}_p50_ms')]
-    if stations:
-        medians = {name: result.figures[f'station_{name}_p50_ms'].value for name in stations}
-        largest = max(medians, key=medians.__getitem__)
-        own = ''
-        if _known(result, 'own_cost_p50_ms'):
-            own = f' The node without the network: {_text(result, "own_cost_p50_ms")}.'
-        yield f'Most of it: {STATION_NAMES[largest]}, {medians[largest]:.1f} ms (median).{own}'
-    if 'overhead_latency_p50_ms' in result.figures:
-        yield (
-            'With a node that only sends headers back it takes '
-            f'{_text(result, "overhead_latency_p50_ms")} in the median and '
-            f'{_text(result, "overhead_latency_p99_ms")} at the 99th percentile: the cost of '
-            'player, DDS and monitor.'
-        )
-    elif result.configuration.get('through') == 'ros':
-        yield 'The cost of the measuring itself was not measured.'
-
-
-def _rate_items(result: ReplayResult) -> Iterator[str]:
-    if _known(result, 'rate_in_hz'):
-        yield (
-            f'Pictures were sent at {_text(result, "rate_in_hz")}, answers came at '
-            f'{_text(result, "rate_out_hz")}, all cameras together.'
-        )
-    if 'max_rate_hz' in result.figures:
-        yield f'The highest rate of a camera that was kept: {_text(result, "max_rate_hz")}.'
-
-
-def _accuracy_items(result: ReplayResult) -> Iterator[str]:
-    if 'recall_sent' in result.figures:
-        yield (
-            f'Of the cones in all frames sent {_text(result, "recall_sent")} were found; of those '
-            f'found {_text(result, "precision_sent")} are right.'
-        )
-    else:
-        yield 'Accuracy was not judged: there is no ground truth.'
-    if 'agreement_recall' in result.figures:
-        yield (
-            f'Of the cones that the reference model found {_text(result, "agreement_recall")} were '
-            f'found here too; of those found here it has {_text(result, "agreement_precision")}.'
-        )
-    if _known(result, 'flicker_share'):
-        yield f'{_text(result, "flicker_share")} of tracked cones flicker (missing for one frame).'
-
-
 def _where_lost(frames: Iterable[FrameTrace]) -> str:
     counts = count_fates(frames)
-    return ', '.join(f'{counts[fate]} {FATE_NAMES[fate]}' for fate in FATES[1:] if counts[fate])
+    return ', '.join(
+        f'{counts[fate]} {FATE_LOOKS[fate].name}' for fate in FATES[1:] if counts[fate]
+    )
 
 
 def _pace(pace: object) -> str:
@@ -216,11 +213,3 @@ def _pace(pace: object) -> str:
         return f'as fast as possible, {pace.get("in_flight")} in flight'
     rate = pace.get('rate', 1.0)
     return 'as recorded' if rate == 1 else f'{rate:g} times as fast as recorded'
-
-
-def _known(result: ReplayResult, name: str) -> bool:
-    return math.isfinite(result.figures.get(name, UNKNOWN).value)
-
-
-def _text(result: ReplayResult, name: str) -> str:
-    return figure_text(name, result.figures.get(name, UNKNOWN))

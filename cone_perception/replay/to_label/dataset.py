@@ -324,12 +324,11 @@ def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> N
     write_whole(folder.root / 'why.csv', rows.getvalue().encode())
     pictures = [_picture(rank, each, found) for rank, each in enumerate(shown, 1)]
     table = Text(['The weightiest first; the same as a table: ', Cell('why.csv', href='why.csv')])
-    kinds: list[Piece] = ['White: the labels that were written. ']
+    legend: list[Piece] = ['A box tells its class and score under the pointer. White: the labels.']
     for colour, meaning in BOXES:
-        kinds += [Cell(meaning, colour=colour), ' ']
-    legend = Text([*kinds, 'A box tells its class and score under the pointer.'])
+        legend += [' ', Cell(meaning, colour=colour)]
     title = f'{len(shown)} frames of {found.bag.resolve().name} worth labelling'
-    sections = [Section('', [table, legend, *pictures])]
+    sections = [Section('', [table, Text(legend), *pictures])]
     write_page(folder.root / 'index.html', Page(title, sections=sections))
 
 
