@@ -21,6 +21,8 @@ CLASS_COLOURS: dict[str, Colour] = {
 """Blue, green, red; told apart on asphalt, grass and sky."""
 
 OTHER_COLOUR: Colour = (220, 220, 220)
+BLACK: Colour = (0, 0, 0)
+WHITE: Colour = (255, 255, 255)
 REFERENCE_HEIGHT_PX = 720
 """Height of the picture at which a line is 1 px wide; larger pictures get wider ones."""
 
@@ -76,17 +78,13 @@ def draw_caption(picture: UInt8, text: str) -> None:
     (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale * 1.2, thickness)
     strip = picture[: height + 2 * base + 4, : width + 2 * base + 4]
     strip[:] = strip // 4
-    at = (base + 2, height + base + 2)
-    cv2.putText(
-        picture,
-        text,
-        at,
-        cv2.FONT_HERSHEY_SIMPLEX,
-        scale * 1.2,
-        (255, 255, 255),
-        thickness,
-        cv2.LINE_AA,
-    )
+    _write(picture, text, (base + 2, height + base + 2), scale * 1.2, WHITE, thickness)
+
+
+def _write(
+    picture: UInt8, text: str, at: tuple[int, int], scale: float, ink: Colour, thickness: int
+) -> None:
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)
 
 
 def _font(picture: UInt8) -> tuple[float, int]:
@@ -108,32 +106,17 @@ def _draw_labels(picture: UInt8, found: Detections, class_names: Sequence[str]) 
         left, top, right, bottom = label.astype(int).tolist()
         colour = class_colour(name)
         cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
-        cv2.putText(
-            picture,
-            text,
-            (left + 2, bottom - base),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            scale,
-            (255, 255, 255) if name == 'large_orange_cone' else (0, 0, 0),
-            thickness,
-            cv2.LINE_AA,
-        )
+        ink = WHITE if name == 'large_orange_cone' else BLACK
+        _write(picture, text, (left + 2, bottom - base), scale, ink, thickness)
 
 
 def _place(box: Float32, width: int, height: int, taken: Float32, picture: UInt8) -> Float32:
     """(4,) float32: the place above, below, right or left of a box that hides least."""
     left, top, right, bottom = np.round(box)
-    corners = np.array(
-        [
-            (left, top - height),
-            (left, bottom + 1),
-            (right + 1, top),
-            (left - width, top),
-            (left, top - 2 * height),
-            (left, bottom + 1 + height),
-        ],
-        np.float32,
-    )
+    above, below = (left, top - height), (left, bottom + 1)
+    farther = [(left, top - 2 * height), (left, bottom + 1 + height)]
+    beside = [(right + 1, top), (left - width, top)]
+    corners = np.array([above, below, *beside, *farther], np.float32)
     room = np.array([picture.shape[1] - width, picture.shape[0] - height], np.float32)
     corners = np.clip(corners, 0, np.maximum(room, 0))
     places = np.concatenate([corners, corners + np.array([width, height], np.float32)], axis=1)
@@ -144,9 +127,7 @@ def _place(box: Float32, width: int, height: int, taken: Float32, picture: UInt8
     return best
 
 
-def _draw_dashed(
-    picture: UInt8, box: Float32, colour: Colour, width_px: int, dash: int = 4
-) -> None:
+def _draw_dashed(picture: UInt8, box: Float32, colour: Colour, width_px: int) -> None:
     """A box of dashes, one pixel outside of where a detection's box would be."""
     left, top, right, bottom = (np.round(box) + np.array([-2, -2, 2, 2])).astype(int).tolist()
     dash = 4 * width_px

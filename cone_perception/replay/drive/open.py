@@ -24,9 +24,10 @@ from cone_perception.bags.reader import (
     bag_types,
     data_files,
     header_stamp_ns,
+    image_topics,
     open_bag,
 )
-from cone_perception.bags.report import FirstPicture, inspect_bag, storage_of
+from cone_perception.bags.report import inspect_bag, storage_of
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
 from cone_perception.replay.drive.labels import read_labels
@@ -40,10 +41,10 @@ HASH_BLOCK_BYTES = 4 * 2**20
 
 @dataclass(slots=True)
 class _Pictures:
-    """What was seen of a camera.
+    """The pictures of a camera.
 
-    headers_ns, times_ns: stamp (0 where it has none) and recording of each picture, in their order.
-    unreadable: why, of the first one.
+    headers_ns, times_ns: stamp (0 where it has none) and recording of each, in their order.
+    unreadable: why the first one cannot be read.
     """
 
     headers_ns: array[int] = field(default_factory=lambda: array('q'))
@@ -51,7 +52,7 @@ class _Pictures:
     unreadable: str = ''
 
     def stamps(self, recorded: bool) -> list[PictureStamps]:
-        """Of each picture, sent with the stamp of its header or with the time of its recording."""
+        """Pair the header's stamp of each with the one it is sent with, which may be its time."""
         sent = self.times_ns if recorded else self.headers_ns
         return [PictureStamps(*both) for both in zip(self.headers_ns, sent, strict=True)]
 
@@ -82,10 +83,7 @@ def open_drive(
         raise SourceError('--truth and --labels are two answers to one question: leave one out.')
     with open_bag(bag) as reader:
         storage = storage_of(reader)
-        types = _types(reader)
-        expected = Counter({c.topic: 0 for c in reader.connections})
-        for connection in reader.connections:
-            expected[connection.topic] += connection.msgcount
+        types, counts = _types(reader), image_topics(reader)
     chosen = _choose_topics(bag, types, topics)
     names = camera_names(chosen)
     truths: dict[str, TruthTopic] = {}
@@ -94,7 +92,7 @@ def open_drive(
         truths = choose_truth(bag, types, chosen, truth_topics, bool(topics), problems)
     seen = {topic: _Pictures() for topic in chosen}
     by_truth = {truth.topic: truth for truth in truths.values()}
-    total = sum(expected[topic] for topic in chosen)
+    total = sum(counts[topic] for topic in chosen)
     bar = tqdm(total=total, desc='reading', unit='picture', disable=None, leave=False)
 
     def see(message: BagMessage) -> None:
@@ -119,7 +117,11 @@ def open_drive(
             f'{found.topic}: {found.text}' if found.topic else found.text
             for found in report.problems
         ),
-        *(f'{topic}: the first picture: {seen[topic].unreadable}' for topic in _unreadable(seen)),
+        *(
+            f'{topic}: the first picture: {camera.unreadable}'
+            for topic, camera in seen.items()
+            if camera.unreadable
+        ),
         *problems,
     ]
     pictures = {entry.topic: entry for entry in report.topics if entry.topic in seen}
@@ -131,8 +133,15 @@ def open_drive(
     }
     truth: Mapping[tuple[str, int], Detections] | None = None
     if labels is not None:
-        sizes = {names[topic]: pictures[topic].picture for topic in chosen}
-        truth = read_labels(labels, bag, stamps_of, _known_sizes(sizes), class_names, problems)
+        sizes = {}
+        for topic, entry in pictures.items():
+            if entry.picture is None:
+                raise SourceError(
+                    f'camera {names[topic]}: its first picture cannot be read, so the size that '
+                    'its labels are fractions of is not known.'
+                )
+            sizes[names[topic]] = (entry.picture.width_px, entry.picture.height_px)
+        truth = read_labels(labels, bag, stamps_of, sizes, class_names, problems)
     elif truths:
         truth = {}
         for topic, one in list(truths.items()):
@@ -176,7 +185,7 @@ def camera_names(topics: Sequence[str]) -> dict[str, str]:
 
 
 def bag_sha256(bag: Path, stop: threading.Event | None = None) -> str:
-    """Of the bag's data files, one after another by name: `cat BAG/*.mcap | sha256sum`.
+    """Hash the bag's data files, one after another by name: `cat BAG/*.mcap | sha256sum`.
 
     Neither their names nor metadata.yaml count. `stop` ends it early, with an empty answer.
     """
@@ -257,18 +266,3 @@ def _duration_s(cameras: Collection[_Pictures]) -> float:
     """From the first picture to the last; those recorded at time zero say nothing of it."""
     times_ns = [time_ns for camera in cameras for time_ns in camera.times_ns if time_ns]
     return (max(times_ns) - min(times_ns)) / 1e9 if times_ns else 0.0
-
-
-def _unreadable(seen: Mapping[str, _Pictures]) -> Collection[str]:
-    return [topic for topic, camera in seen.items() if camera.unreadable]
-
-
-def _known_sizes(sizes: Mapping[str, FirstPicture | None]) -> dict[str, tuple[int, int]]:
-    """Camera -> (width, height) in pixels. Raises SourceError where no picture can be read."""
-    for name, picture in sizes.items():
-        if picture is None:
-            raise SourceError(
-                f'camera {name}: its first picture cannot be read, so the size that its labels are '
-                'fractions of is not known.'
-            )
-    return {name: (p.width_px, p.height_px) for name, p in sizes.items() if p is not None}
