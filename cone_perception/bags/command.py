@@ -84,7 +84,7 @@ def _info(args: argparse.Namespace) -> int:
 def _cut(args: argparse.Namespace) -> int:
     with _new_bag(args.out) as out:
         count, before = cut_bag(args.bag, out, args.start, args.duration, args.topic)
-    held = f', {before} of them said before and still valid' if before else ''
+    held = f', {before} of them latched before the cut' if before else ''
     print(f'{args.out}: {count} messages{held}')
     return 0
 

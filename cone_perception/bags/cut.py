@@ -34,7 +34,7 @@ def cut_bag(
 
     start_s: after the first message. duration_s: None goes to the end. topics: none means all;
     the camera_info beside one and tf_static come along. Returns the number of messages, and of
-    those among them that were said once before the span (see `_kept_from_before`): these are
+    latched ones among them from before the span (see `_kept_from_before`): these are
     recorded at its beginning, all others when they were. Raises SourceError.
     """
     with open_bag(path) as reader:
@@ -79,7 +79,7 @@ def _choose_topics(reader: BagReader, topics: Sequence[str]) -> set[str]:
 def _kept_from_before(
     reader: BagReader, wanted: set[str], start_ns: int, stop_ns: int
 ) -> list[BagMessage]:
-    """What is said once and holds from then on: without it the cut could not be used.
+    """Find latched messages from before the cut: without them it could not be used.
 
     All of tf_static, for each message holds other frames; of other latched topics (durability
     transient local) the last message before the span; of a camera_info the same, unless the

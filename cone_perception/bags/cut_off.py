@@ -157,7 +157,7 @@ def _mcap_records(stream: IO[bytes]) -> Iterator[tuple[McapRecord, int]]:
 def _read_mcap(
     file: Path, connections: dict[int, Connection], cuts: list[str]
 ) -> Iterator[tuple[int, int, bytes]]:
-    """As `_read`; chunks that overlap in time are merged."""
+    """Read an MCAP file, see `_read`; chunks that overlap in time are merged."""
     schemas: dict[int, Schema] = {}
     waiting: list[Message] = []
     end = 0
@@ -210,7 +210,7 @@ def _connection(channel: Channel, schema: Schema | None) -> Connection:
 def _read_sqlite(
     file: Path, connections: dict[int, Connection], cuts: list[str]
 ) -> Iterator[tuple[int, int, bytes]]:
-    """As `_read`, in the order in which the messages were written."""
+    """Read a .db3 file, see `_read`, in the order in which the messages were written."""
     # Whoever reads ahead may close it in another thread than the one that opened it.
     url = f'file:{file}?immutable=1'
     with closing(sqlite3.connect(url, uri=True, check_same_thread=False)) as database:

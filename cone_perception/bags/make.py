@@ -10,7 +10,7 @@ from cone_perception.pictures.sources import Source, Unreadable
 from cone_perception.types import Frame
 
 FIRST_STAMP_NS = 1_760_000_000 * 10**9
-"""Of every bag made: a plausible time, the same in every run. Zero would mean unset."""
+"""The first stamp of every bag made: a plausible time. Zero would mean unset."""
 
 
 def stamp_frames(

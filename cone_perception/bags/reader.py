@@ -150,7 +150,7 @@ def read_messages(
 def read_until_damage(
     reader: BagReader, topics: Iterable[str], problems: list[str]
 ) -> Iterator[BagMessage]:
-    """As read_messages, but damage ends it: what is wrong is appended to `problems`."""
+    """Read messages; damage ends it, and what is wrong is appended to `problems`."""
     try:
         yield from read_messages(reader, topics)
     except SourceError as error:

@@ -30,7 +30,7 @@ VIDEO_SUFFIXES = (
 """Only these: FFmpeg finds a video in any file that has JPEGs inside."""
 
 MISSING_SHARE = 0.02
-"""Of a video's frames: a container's count may be off by this much without the video being cut."""
+"""A container's count of frames may be off by this share without the video being cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where pictures come from.
+    """A source of pictures.
 
     kind: `pictures` have names of their own; a `video` or a `bag` is one sequence in time.
     count: pictures in it; None where that is not known beforehand.

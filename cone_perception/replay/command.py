@@ -1,4 +1,4 @@
-"""`cone-perception replay BAG`: how old, how complete and how good a drive's detections are."""
+"""`cone-perception replay BAG`: measures latency, dropped frames and accuracy of a drive."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _through_ros(
 
 
 def summary_line(result: ReplayResult) -> str:
-    """The last line, to be read by programs."""
+    """Make the last line, to be read by programs."""
     figures = result.figures
 
     def number(name: str, digits: int) -> str:
@@ -158,7 +158,7 @@ def summary_line(result: ReplayResult) -> str:
 
 
 def _as_parameters(settings: DetectorSettings) -> dict[str, str]:
-    """What differs from the defaults, as ROS parameters; cameras and topics are the drive's."""
+    """Give what differs from the defaults as ROS parameters; the drive has cameras and topics."""
     by_drive = ('cameras', 'image_topics', 'transport', 'autostart', 'build_only')
     return {
         entry.name: json.dumps(value)
@@ -168,7 +168,7 @@ def _as_parameters(settings: DetectorSettings) -> dict[str, str]:
 
 
 def answers_of_reference(args: argparse.Namespace, drive: Drive) -> Answers | None:
-    """What the bundle of --reference finds in the same pictures; on the CPU, one by one."""
+    """Let the bundle of --reference answer the same pictures, on the CPU, one by one."""
     if args.reference is None:
         return None
     bundle = read_bundle(args.reference)

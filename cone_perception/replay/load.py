@@ -1,4 +1,4 @@
-"""What a replay's processes and the GPU do meanwhile, sampled."""
+"""Samples of the load of a replay's processes and of the GPU."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class _Gpu:
         self._handle = nvml.nvmlDeviceGetHandleByIndex(0)
 
     def sample(self) -> LoadSample | None:
-        """What this GPU tells; not each of them tells everything."""
+        """Ask the GPU; not each of them tells everything."""
         nvml, handle = self._nvml, self._handle
         asked: dict[str, Callable[[], float]] = {
             'load_percent': lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu,

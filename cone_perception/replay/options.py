@@ -24,7 +24,7 @@ from cone_perception.settings import DetectorSettings, read_params_file
 
 @dataclass(frozen=True)
 class DriveOptions:
-    """What is replayed, how often, and through what."""
+    """The pictures that are replayed, and through what."""
 
     through: Literal['ros', 'pipeline'] = option(
         'ros', 'ros: player, DDS, the real node, monitor; pipeline: without ROS (ros)'
@@ -39,7 +39,7 @@ class DriveOptions:
 
 @dataclass(frozen=True)
 class PaceOptions:
-    """When the pictures are sent; one of these at most."""
+    """The pace of the pictures; one of these at most."""
 
     rate: float = option(1.0, 'times as fast as it was recorded (1)', type=above_zero)
     hz: float | None = option(None, 'each camera at this rate, evenly', type=above_zero)
@@ -54,7 +54,7 @@ class PaceOptions:
 
 @dataclass(frozen=True)
 class AccuracyOptions:
-    """What the answers are compared with."""
+    """The truth, or the model, that the answers are compared with."""
 
     truth: tuple[str, ...] = repeatable('topic of ground truth; one for each --topic')
     labels: Path | None = option(None, 'folder of YOLO labels instead')

@@ -178,7 +178,7 @@ class Replay:
 
 
 def _overhead_figures(echo: Pass) -> dict[str, Interval]:
-    """What player, DDS and monitor cost: the latency of a node that does nothing."""
+    """Give the cost of player, DDS and monitor: the latency of a node that does nothing."""
     echoed = {**pass_figures([echo]), **load_figures([echo])}
     return {
         f'overhead_{name}': echoed[name]

@@ -1,4 +1,4 @@
-"""What became of each picture of a replay."""
+"""The types of a replay: its drive, its pace, and the fate of each picture."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Camera:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drive:
-    """What is replayed.
+    """The drive that is replayed.
 
     truth: (camera name, stamp_ns) -> cones, also for pictures without any; None: not known.
     problems: what is wrong with the bag, one sentence each; it can be replayed all the same.
@@ -123,7 +123,7 @@ class Drive:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """When each picture is sent.
+    """The times at which pictures are sent.
 
     bag: at its recorded time, divided by `rate`. hz: each camera at `hz`, evenly.
     fast: the next one as soon as fewer than `in_flight` of its camera wait for their answers; one
@@ -139,7 +139,7 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class LoadSample:
-    """What one process, or the machine's GPU, did at one moment.
+    """The load of one process, or of the machine's GPU, at one moment.
 
     who: 'node', 'player', 'monitor', 'replay' (the pipeline without ROS), 'gpu'.
     time_ns: of the monotonic clock. values: 'cpu_cores' (1.0: one core busy since the last sample),

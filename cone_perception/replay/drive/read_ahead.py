@@ -59,7 +59,7 @@ class ReadAhead:
             self._changed.wait_for(lambda: self._full or self._ended)
 
     def ready(self) -> bool:
-        """Whether `take` would answer at once."""
+        """Tell whether `take` would answer at once."""
         with self._changed:
             return bool(self._ahead) or self._ended
 

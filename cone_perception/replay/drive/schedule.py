@@ -1,4 +1,4 @@
-"""Which picture of a drive is due when."""
+"""A drive -> its pictures in the order in which they are due."""
 
 from __future__ import annotations
 

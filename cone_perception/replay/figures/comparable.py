@@ -115,7 +115,7 @@ def find_warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> I
 
 
 def pace_text(result: ReplayResult) -> str:
-    """When the pictures were sent, in a few words."""
+    """Tell when the pictures were sent, in a few words."""
     pace = result.configuration.get('pace') or {}
     kind = pace.get('kind')
     if kind == 'bag':

@@ -45,7 +45,7 @@ on."""
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """What counts as equal: the larger of an absolute difference and a share of the baseline's."""
+    """The largest equal difference: an absolute one or a share of the baseline, if that is more."""
 
     absolute: float
     relative: float = 0.0
@@ -195,7 +195,7 @@ def to_json(compared: ComparedResults) -> dict[str, Any]:
 
 
 def verdict_of(name: str, difference: Interval, margin: float) -> Verdict:
-    """What the interval of a difference, other minus baseline, says."""
+    """Judge the interval of a difference, other minus baseline."""
     if math.isnan(difference.low) or math.isnan(difference.high):
         return 'inconclusive'
     if -margin <= difference.low and difference.high <= margin:

@@ -38,7 +38,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flicker:
-    """What a frame did not show, though the ones before and after it did.
+    """The cones that a frame did not show, though the ones before and after it did.
 
     gone: the cones that vanished, where they should have been. steady_class_id: (N,) int64, classes
     of those that could be followed through all three.
@@ -51,7 +51,7 @@ class Flicker:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Motion:
-    """How cones move from one frame to the next.
+    """The way that cones move from one frame to the next.
 
     A cone whose box is h tall moves by shift + h * (growth * centre - pull), and becomes
     h * (1 + growth * h) tall: the shift is the camera's turning and pitching. A camera that drives
@@ -77,7 +77,7 @@ class Motion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Followed:
-    """Which cone of the next frame each cone is: (N,) int64; -1: it was not found again."""
+    """The cones of a frame in the next one: (N,) int64 indices; -1: not found again."""
 
     onto: Int64
     motion: Motion
@@ -139,7 +139,7 @@ def follow(a: Detections, b: Detections) -> Followed:
 
 
 def same_view(a: Detections, b: Detections) -> bool:
-    """Whether two pictures show their cones in the same places: at least SAME_VIEW_SHARE of them.
+    """Tell whether two pictures show at least SAME_VIEW_SHARE of their cones in the same places.
 
     Pictures without a cone tell nothing of it.
     """
@@ -220,6 +220,6 @@ def _centre(cones: Detections) -> Float64:
 
 
 def _length(vectors: Float64) -> Float64:
-    """Of the last axis."""
+    """Give the length of vectors along the last axis."""
     length: Float64 = np.hypot(vectors[..., 0], vectors[..., 1])
     return length

@@ -16,7 +16,7 @@ Better = Literal['lower', 'higher']
 
 @dataclass(frozen=True, slots=True)
 class FigureKind:
-    """What a figure is.
+    """The unit and the meaning of a figure.
 
     unit: 'ms', 'Hz', 'share' (0..1), 'frames', 'cones', 'cores', 'MB', 'MB/min', '%', 'MHz', '°C',
     'W'. better: None where neither way is. what: one line, without a full stop.
@@ -145,7 +145,7 @@ _SUFFIXES = {
 
 
 def kind_of(name: str) -> FigureKind:
-    """What the figure of this name is.
+    """Describe the figure of this name.
 
     A name that no pattern of FIGURES has, of a newer version say: its unit by its ending, no
     better way, and a text that says so.
@@ -159,7 +159,7 @@ def kind_of(name: str) -> FigureKind:
 
 
 def is_known(name: str) -> bool:
-    """Whether FIGURES has this name."""
+    """Tell whether FIGURES has this name."""
     return any(re.fullmatch(pattern, name) for pattern in FIGURES)
 
 

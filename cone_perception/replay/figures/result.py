@@ -21,7 +21,7 @@ from cone_perception.types import Detections
 
 SCHEMA = 1
 KIND = 'cone_perception replay'
-"""What result.json says of itself: other JSON files carry a schema too."""
+"""The kind that result.json names: other JSON files carry a schema too."""
 
 PIXEL_DECIMALS = 2
 SCORE_STEPS = 10_000

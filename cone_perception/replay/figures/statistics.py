@@ -233,7 +233,7 @@ def blocks_of_frames(passes: Sequence[Pass]) -> Int64:
 
 
 def _latency_changes(passes: Sequence[Pass]) -> Series:
-    """How far each latency is from that of the camera's answer before.
+    """Find how far each latency is from that of the camera's answer before.
 
     Its mean is the jitter: the difference D of RFC 3550, 6.4.1, averaged over all instead of
     running. Frames lost in between are passed over.

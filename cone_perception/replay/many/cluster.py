@@ -26,7 +26,7 @@ BROUGHT_BACK = (REPLAY_MARK, 'report.html', 'annotated.mp4', 'log/**/*', 'result
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What a worker sends back. status: of the process; negative: the signal that ended it."""
+    """The answer of a worker. status: of the process; negative: the signal that ended it."""
 
     status: int
     seconds: float

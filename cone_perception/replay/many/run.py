@@ -74,7 +74,7 @@ def run_many(
 
 
 def _finished_before(jobs: Sequence[BagJob], out: Path) -> dict[str, BagOutcome]:
-    """Those that an earlier run finished with the same options, bag and program."""
+    """Find the bags that an earlier run finished with the same options, bag and program."""
     before = {(each.name, each.key): each for each in read_table(out)}
     found = {}
     for job in jobs:

@@ -163,7 +163,7 @@ def _make(args: argparse.Namespace) -> int:
 
 
 def _origin(args: argparse.Namespace, found: Findings) -> str:
-    """Where the labels are from."""
+    """Name the origin of the labels."""
     if found.known is None:
         return "the model's own"
     return "the reference's" if args.reference else 'the truth'
@@ -172,7 +172,7 @@ def _origin(args: argparse.Namespace, found: Findings) -> str:
 def _request(
     args: argparse.Namespace, drive: Drive, bundle: Bundle | None, reference: Bundle | None
 ) -> dict[str, Any]:
-    """All that decides what is written."""
+    """Collect all that decides what is written."""
     asked = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in vars(args).items()
@@ -225,7 +225,7 @@ class _Folder:
         return (self.root / STATE / 'finished').is_file()
 
     def log(self, name: str) -> Path:
-        """Of answers, so that a model need not be run again on what it has answered."""
+        """Name the file of a model's answers, which are not asked for again."""
         return self.root / STATE / f'{name}.jsonl'
 
     def finish(self) -> None:
@@ -280,7 +280,7 @@ def _write_pictures(
 
 
 def _labels_of(frame: FrameTrace, found: Findings, least: Float32) -> Detections:
-    """What is known to be there, or what the model found."""
+    """Give the cones that are known to be there, or those that the model found."""
     cones = None if found.known is None else found.known.get((frame.camera, frame.stamp_ns))
     return cones if cones is not None else published(frame.found or Detections.empty(), least)
 

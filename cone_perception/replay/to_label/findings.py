@@ -33,7 +33,7 @@ from cone_perception.types import Detections, Frame
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Findings:
-    """What a model found in a drive.
+    """The cones that a model found in a drive.
 
     frames: `found` goes below the thresholds where the model was run for this.
     thresholds: per class name. known: see `find_doubts`; the labels too, where it is known.
@@ -166,7 +166,7 @@ def _log_line(frame: FrameTrace) -> str:
 
 
 def _read_log(log: Path) -> list[FrameTrace]:
-    """What an earlier run has answered; a last line that was cut off is taken away."""
+    """Read the answers of an earlier run; a last line that was cut off is taken away."""
     if not log.is_file():
         return []
     text = log.read_bytes()

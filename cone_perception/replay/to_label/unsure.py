@@ -29,7 +29,7 @@ KINDS: tuple[Kind, ...] = ('missed', 'false', 'vanished', 'unsure')
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mark:
-    """Where in a picture something is in doubt. xyxy_px: (4,) float32."""
+    """A box of a picture that is in doubt. xyxy_px: (4,) float32."""
 
     kind: Kind
     xyxy_px: Float32
@@ -101,7 +101,7 @@ def find_doubts(
 
 
 def published(found: Detections, least: Float32) -> Detections:
-    """Those from their class's threshold up. least: (classes,) float32."""
+    """Keep those from their class's threshold up. least: (classes,) float32."""
     return found[found.score >= least[found.class_id]]
 
 
@@ -129,7 +129,7 @@ def spread(doubts: Sequence[Doubt], apart_ns: int, limit: int) -> list[Doubt]:
 
 
 def _time_ns(frame: FrameTrace) -> int:
-    """Of its stamp; a driver that sets none is taken for one of 15 Hz."""
+    """Give the time of its stamp; a driver that sets none is taken for one of 15 Hz."""
     return frame.stamp_ns or frame.index * PERIOD_NS
 
 
