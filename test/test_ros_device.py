@@ -29,139 +29,7 @@ pytestmark = pytest.mark.ros
 WARN, ERROR = 1, 2
 LIMIT_S = 3.0
 GREY, WHITE = 114, 255
-
-FAILING_ENGINE = """
-import sys
-from pathlib import Path
-
-from cone_perception import cli, errors
-from cone_perception.engines.open import PlacedEngine, open_engine
-from cone_perception.ros import loading
-
-
-class FailingEngine:
-    '''A real engine; a bright picture makes it fail as a GPU does.'''
-
-    def __init__(self, engine):
-        self._engine = engine
-        self.info = engine.info
-
-    def run(self, pictures):
-        if pictures.max() >= int(sys.argv[2]):
-            raise getattr(errors, sys.argv[1])('the GPU said so')
-        return self._engine.run(pictures)
-
-    def close(self):
-        self._engine.close()
-
-
-def place(bundle, settings, on_event, cancelled, streams):
-    return PlacedEngine(FailingEngine(open_engine(bundle)), Path('/cache/tiny.plan'))
-
-
-loading.place_network = place
-sys.exit(cli.main(sys.argv[3:]))
-"""
-
-FRAME_ENGINE = """
-import sys
-
-import numpy as np
-
-from cone_perception import cli
-from cone_perception.decode import decode
-from cone_perception.engines import FrameEngine
-from cone_perception.engines.open import open_engine
-from cone_perception.images import to_bgr
-from cone_perception.engines.open import PlacedEngine
-from cone_perception.preprocess import Letterbox
-from cone_perception.ros import loading
-
-
-class CameraEngine:
-    '''A real engine that takes the camera's own bytes, as the one on the GPU does.'''
-
-    encodings = frozenset({'bgr8', 'yuv422'})
-    launches = 'none: this is a CPU'
-    overflows = 3
-
-    def __init__(self, engine):
-        self._engine = engine
-        self.info = engine.info
-        self.run = engine.run
-        self.close = engine.close
-
-    def detect(self, pictures, thresholds, nms_iou):
-        (picture,) = pictures
-        print(f'got {picture.encoding} of {picture.step} bytes a row', flush=True)
-        letterboxed = np.full((1, 384, 640, 3), 114, np.uint8)
-        bgr = to_bgr(picture)
-        Letterbox(*bgr.shape[:2], 384, 640).apply(bgr, letterboxed[0])
-        return [decode(self.run(letterboxed)[0], 'end_to_end', thresholds, nms_iou)]
-
-
-def place(bundle, settings, on_event, cancelled, streams):
-    engine = CameraEngine(open_engine(bundle))
-    assert isinstance(engine, FrameEngine)
-    return PlacedEngine(engine)
-
-
-loading.place_network = place
-sys.exit(cli.main(sys.argv[1:]))
-"""
-
-TWO_AT_ONCE = """
-import sys
-import threading
-import time
-from pathlib import Path
-
-from cone_perception import cli, errors
-from cone_perception.engines import FrameEngine
-from cone_perception.engines.open import open_engine
-from cone_perception.images import to_bgr
-from cone_perception.engines.open import PlacedEngine
-from cone_perception.ros import loading
-from cone_perception.types import Detections
-
-
-class TwoAtOnce:
-    '''Stands for a GPU: what a picture's grey makes it do is written below.'''
-
-    encodings = frozenset({'bgr8'})
-
-    def __init__(self, engine):
-        self.info, self.run, self.close = engine.info, engine.run, engine.close
-        self._second_is_through = threading.Event()
-        self._lost = threading.Barrier(2)
-
-    def detect(self, pictures, thresholds, nms_iou):
-        grey = int(to_bgr(pictures[0])[0, 0, 0])
-        print(f'in {grey}.', flush=True)
-        if grey in (100, 102):  # the first one: waits for the second
-            assert self._second_is_through.wait(20)
-            self._second_is_through.clear()
-        if grey in (101, 103):
-            self._second_is_through.set()
-        if grey in (102, 103):
-            raise errors.EngineError(f'{grey} failed')
-        while grey in (120, 121) and not Path(sys.argv[1]).exists():
-            time.sleep(0.01)
-        if grey == 130:
-            self._lost.wait(20)
-            raise errors.EngineLostError('the GPU said so')
-        return [Detections.empty() for _ in pictures]
-
-
-def place(bundle, settings, on_event, cancelled, streams):
-    engine = TwoAtOnce(open_engine(bundle))
-    assert isinstance(engine, FrameEngine)
-    return PlacedEngine(engine)
-
-
-loading.place_network = place
-sys.exit(cli.main(sys.argv[2:]))
-"""
+PLANTED = str(Path(__file__).with_name('planted_engine.py'))
 
 HANGING_COMPILER = """
 import time
@@ -236,12 +104,13 @@ def send_until(observer, publisher, grey: int, condition) -> None:
     wait_for(send, 'what the pictures lead to')
 
 
-def start(folder: Path, name: str, *script: str, **parameters: str) -> NodeProcess:
+def start(folder: Path, name: str, *planted: str, **parameters: str) -> NodeProcess:
+    """Start a node. planted: kind and arguments of an engine of planted_engine.py."""
     bundle = folder / 'tiny'
     if not bundle.exists():
         write_tiny_bundle(bundle)
     given = {'model': str(bundle)} | parameters
-    program = {'program': script} if script else {}
+    program = {'program': (PLANTED, *planted)} if planted else {}
     return NodeProcess(folder / 'node.log', given, '-r', f'__ns:=/{name}', **program)
 
 
@@ -288,9 +157,7 @@ def test_build_only_without_a_gpu_ends_with_a_failure_that_launch_does_not_repea
 
 
 def start_failing(tmp_path, error, brightness, **parameters):
-    script = tmp_path / 'failing_engine.py'
-    script.write_text(FAILING_ENGINE)
-    return start(tmp_path, 'lost', str(script), error, str(brightness), **parameters)
+    return start(tmp_path, 'lost', 'FailingEngine', error, str(brightness), **parameters)
 
 
 def test_build_only_says_where_the_engine_lies_and_ends_well(ros, tmp_path):
@@ -362,9 +229,7 @@ def descendants_named(text: str) -> list[int]:
 
 def test_engine_that_reads_the_cameras_bytes_gets_them_unconverted(observer, tmp_path):
     """Padding included; what it does not read comes as bgr8, and what is too short fails alone."""
-    script = tmp_path / 'frame_engine.py'
-    script.write_text(FRAME_ENGINE)
-    process = start(tmp_path, 'bytes', str(script))
+    process = start(tmp_path, 'bytes', 'CameraEngine')
     process.wait_for_output('active: listening')
     answers = observer.listen('/bytes/camera/detections', Detection2DArray)
     debug = observer.listen('/bytes/camera/debug_image', Image)
@@ -409,12 +274,10 @@ class Pipelined:
     """A node whose engine takes two frames at once, and pictures that it answers one by one."""
 
     def __init__(self, observer, folder):
-        script = folder / 'two_at_once.py'
-        script.write_text(TWO_AT_ONCE)
         self.release = folder / 'release'
         # Each picture counts: one that gets lost on the way is sent again.
         given = {'reliability': 'reliable'}
-        self.process = start(folder, 'two', str(script), str(self.release), **given)
+        self.process = start(folder, 'two', 'TwoAtOnce', str(self.release), **given)
         self.process.wait_for_output('active: listening')
         self._observer = observer
         self._answers = observer.listen('/two/camera/detections', Detection2DArray)
