@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from training.campaign import plan as plans
+from training.campaign.cost import known_cost, measure_cost
 from training.campaign.plan import (
     CampaignPlan,
     count_batches,
@@ -20,6 +21,7 @@ from training.campaign.plan import (
     optimizer_steps,
     stage_rates,
 )
+from training.campaign.plan_command import MISSING
 from training.cli import main
 from training.recipe.find import find_recipe
 from training.recipe.load import load_recipe
@@ -182,7 +184,7 @@ def test_everything_missing_is_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plans, 'read_gpus', list)
-    assert main(['plan', 'two_stage']) == plans.MISSING
+    assert main(['plan', 'two_stage']) == MISSING
     printed = capsys.readouterr().out
     for told in (
         f'weights {tmp_path}/yolo12n.pt are not there',
@@ -216,33 +218,31 @@ def test_each_seed_has_a_folder(tmp_path: Path) -> None:
 
 def test_cost_is_looked_up_scaled_or_unknown_and_says_which() -> None:
     mini = load_recipe(find_recipe('mini'))
-    known = plans.known_cost(mini, mini.stages[0])
+    known = known_cost(mini, mini.stages[0])
     assert (known.s_per_image, known.memory_gb) == (0.051, 1.6)
     assert 'float32' in known.basis
-    bfloat16 = plans.known_cost(replace(mini, amp=True), mini.stages[0])
+    bfloat16 = known_cost(replace(mini, amp=True), mini.stages[0])
     assert (bfloat16.s_per_image, bfloat16.memory_gb) == (0.025, 1.1)
     assert 'bfloat16' in bfloat16.basis
-    unknown = plans.known_cost(replace(mini, model='yolo12n.pt'), mini.stages[0])
+    unknown = known_cost(replace(mini, model='yolo12n.pt'), mini.stages[0])
     assert unknown.s_per_image is None
     assert 'yolo12n with amp=false' in unknown.basis
-    scaled = plans.known_cost(mini, replace(mini.stages[0], imgsz=640))
+    scaled = known_cost(mini, replace(mini.stages[0], imgsz=640))
     assert scaled.s_per_image == pytest.approx(4 * 0.051)
     assert scaled.memory_gb == pytest.approx(0.5 + 4 * 1.1)
     assert 'at 320 px, scaled to 640 px' in scaled.basis
     gpu = replace(mini, device=0)
-    assert plans.known_cost(gpu, mini.stages[0]).s_per_image is None
-    assert plans.known_cost(gpu, mini.stages[0]).memory_gb == pytest.approx(1.6)
+    assert known_cost(gpu, mini.stages[0]).s_per_image is None
+    assert known_cost(gpu, mini.stages[0]).memory_gb == pytest.approx(1.6)
     two = replace(gpu, device=(0, 1), amp=True, model='yolo12n.pt')
-    assert plans.known_cost(two, mini.stages[0]).memory_gb == pytest.approx(0.5 + 0.6 / 2)
-    assert (
-        'does not name' in plans.known_cost(replace(gpu, model='yolo12n.pt'), mini.stages[0]).basis
-    )
+    assert known_cost(two, mini.stages[0]).memory_gb == pytest.approx(0.5 + 0.6 / 2)
+    assert 'does not name' in known_cost(replace(gpu, model='yolo12n.pt'), mini.stages[0]).basis
 
 
 def test_measuring_times_steps_of_the_recipes_network() -> None:
     pytest.importorskip('ultralytics')
     smoke = load_recipe(find_recipe('smoke'))
-    cost = plans.measure_cost(smoke, replace(smoke.stages[0], imgsz=64, batch=2))
+    cost = measure_cost(smoke, replace(smoke.stages[0], imgsz=64, batch=2))
     assert cost.s_per_image is not None
     assert cost.s_per_image > 0
     assert '3 steps of 2 pictures measured on cpu' in cost.basis
@@ -252,7 +252,7 @@ def test_json_holds_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(['plan', 'smoke', '--json', '--name', 'mine']) == plans.MISSING
+    assert main(['plan', 'smoke', '--json', '--name', 'mine']) == MISSING
     found = json.loads(capsys.readouterr().out)
     assert found['folder'] == 'runs/mine'
     assert found['stages'][0]['weights']['final'] == pytest.approx(0.002 * 0.1)

@@ -18,7 +18,7 @@ SUBCOMMANDS = {
     'thresholds': ('training.export.thresholds', 'least score per class, where F1 is best'),
     'judge': ('training.judging.judge', 'the old name of evaluate --operating-point card'),
     'data': ('training.data.command', 'fetch, verify and compare data sets'),
-    'plan': ('training.campaign.plan', 'what a training recipe would do, without starting it'),
+    'plan': ('training.campaign.plan_command', 'what a recipe would do, without starting it'),
     'evaluate': (
         'training.judging.evaluate_command',
         'figures of a model on a labelled data set, any format',

@@ -1,25 +1,19 @@
-"""The command `cone-training plan`: what a recipe would do, without starting or writing anything.
+"""What a recipe would do, without starting or writing anything.
 
 recipe -> arms -> a plan per stage: pictures, steps, learning rates, time, memory, folders
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-import resource
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import DataError, RecipeError
-from cone_perception.files import to_json
-from training.recipe.find import find_model, find_recipe
-from training.recipe.load import load_recipe, recipe_sha256
+from training.campaign.cost import Cost, known_cost, measure_cost
+from training.recipe.find import find_model
 from training.recipe.recipe import Arm, Recipe, Stage, arms, used_datasets
 from training.runs.folder import CampaignFolder, run_id
 from training.runs.machine import read_gpus
@@ -30,34 +24,6 @@ from training.stage.guards import (
     rate_share,
     warmup_batches,
 )
-
-MISSING = 3
-"""Exit status when something that the campaign needs is not there."""
-
-MEASURED_PX, MEASURED_BATCH = 320, 16
-MEASURED = {
-    ('yolo12n', True): (42, 1.1),
-    ('yolo26n', True): (25, 1.1),
-    ('yolo26n', False): (51, 1.6),
-}
-"""Network, amp -> milliseconds per training image on a CPU, and resident memory in GB.
-
-On a CPU amp means bfloat16 (`training/stage/sharded_trainer.py`).
-Measured as `--measure` does, the quickest
-of two to four runs on two cores of an AMD EPYC with avx512_bf16 and torch 2.13; reading pictures
-and validation come on top, and beside other work it takes up to twice as long.
-"""
-
-BASE_GB = 0.5
-"""Memory without a picture. The rest grows with pixels: a YOLO12n at 640 px took, with batches
-of 8 and 16 in bfloat16, 1.9 and 3.3 GB."""
-
-STRATEGY_S_PER_IMAGE = 4.5 * 86400 / (200 * 19975 + 150 * 7120)
-"""YOLO12n at 640 on the GPU of the strategy, which it does not name: 4 to 5 days in all."""
-
-MEASURED_STEPS = 3
-BOXES = 17
-"""Per picture when steps are measured: the mean of FSOCO-12 (12,054 on 689 pictures)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +38,6 @@ class Rates:
     warm: float
     last: float
     final: float
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Measured or estimated. s_per_image: of training alone; None: not known. basis: from what."""
-
-    s_per_image: float | None
-    memory_gb: float | None
-    basis: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,35 +83,6 @@ class CampaignPlan:
         """Of training, all arms and seeds; None where one is not known."""
         known = [stage.hours for stage in self.stages if stage.hours is not None]
         return sum(known) * len(self.recipe.seeds) if len(known) == len(self.stages) else None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('recipe', help='name of a shipped recipe, or a file')
-    parser.add_argument(
-        'overrides',
-        nargs='*',
-        metavar='KEY=VALUE',
-        help='as stage2.lr0=0.0005; they follow the recipe, before any option',
-    )
-    parser.add_argument(
-        '--runs', type=Path, default=Path('runs'), help='folder of all campaigns (default: runs)'
-    )
-    parser.add_argument('--name', help="the campaign's folder there (default: the recipe's name)")
-    parser.add_argument(
-        '--measure', action='store_true', help=f'time {MEASURED_STEPS} training steps here'
-    )
-    parser.add_argument('--json', action='store_true', help='print JSON')
-    parser.epilog = f'Exit status {MISSING}: data, weights or a GPU of the recipe are not there.'
-
-
-def run(args: argparse.Namespace) -> int:
-    recipe = load_recipe(find_recipe(args.recipe), args.overrides)
-    plan = make_plan(recipe, args.runs / (args.name or recipe.name), args.measure)
-    if args.json:
-        print(to_json(plan_json(plan), indent=2))
-    else:
-        print('\n'.join(plan_lines(plan)))
-    return MISSING if plan.missing else 0
 
 
 def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> CampaignPlan:
@@ -286,236 +214,3 @@ def optimizer_steps(stage: Stage, batches: int) -> int:
         if batch - last >= max(1, round(1 + (full - 1) * batch / warmup)):
             steps, last = steps + 1, batch
     return steps + (total - 1 - last) // full
-
-
-def known_cost(recipe: Recipe, stage: Stage) -> Cost:
-    """Cost of a training image from what was measured; time by area, memory by a batch's area.
-
-    Memory is of one GPU, which has its share of the batch; what a CPU takes is taken for a GPU's.
-    """
-    network = Path(recipe.model).stem
-    measured = MEASURED.get((network, recipe.amp))
-    area = (stage.imgsz / MEASURED_PX) ** 2
-    batch = stage.batch / max(len(recipe.gpus), 1)
-    memory_gb = None
-    if measured:
-        memory_gb = BASE_GB + (measured[1] - BASE_GB) * area * batch / MEASURED_BATCH
-    if recipe.gpus:
-        if network != 'yolo12n':
-            rough = 'rough, from a CPU; ' if measured else ''
-            basis = f'{rough}{network} was timed on no GPU: --measure does it here'
-            return Cost(None, memory_gb, basis)
-        return Cost(
-            STRATEGY_S_PER_IMAGE * (stage.imgsz / 640) ** 2 / len(recipe.gpus),
-            memory_gb,
-            "rough: time from the strategy's 4 to 5 days on one GPU that it does not name, memory "
-            'from a CPU; --measure takes both here',
-        )
-    if not measured:
-        told = f'{network} with amp={str(recipe.amp).lower()}'
-        return Cost(None, None, f'{told} was not measured on a CPU: --measure does it here')
-    kind = 'bfloat16 in hardware' if recipe.amp else 'float32'
-    here = (stage.imgsz, stage.batch) == (MEASURED_PX, MEASURED_BATCH)
-    scaled = '' if here else f' at {MEASURED_PX} px, scaled to {stage.imgsz} px, {stage.batch}'
-    return Cost(
-        measured[0] * area / 1000,
-        memory_gb,
-        f'measured on two cores with {kind}, batch {MEASURED_BATCH}{scaled}',
-    )
-
-
-def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
-    """Time a few training steps on noise; nothing is written, and no picture is read.
-
-    On a CPU at most 16 pictures make a step, in bfloat16 with amp, shared among the cores as when a
-    stage trains; memory is that of this process. Raises RecipeError when the network or the device
-    cannot be had.
-    """
-    from training.ultralytics_cpu import prepare_ultralytics
-
-    prepare_ultralytics()
-    import torch
-    from ultralytics import YOLO
-    from ultralytics.cfg import get_cfg
-    from ultralytics.nn.tasks import DetectionModel
-
-    from training.stage.sharded_trainer import ShardedLoss
-
-    path = Path(recipe.model)
-    if path.suffix == '.pt' and path.is_file():
-        model = YOLO(str(path)).model
-    else:
-        architecture = path.with_suffix('.yaml').name if path.suffix == '.pt' else recipe.model
-        model = DetectionModel(str(find_model(architecture)), nc=5)
-    device = f'cuda:{recipe.gpus[0]}' if recipe.gpus else 'cpu'
-    if recipe.gpus and recipe.gpus[0] >= torch.cuda.device_count():
-        raise RecipeError(f'{device} cannot be measured: torch sees none here (device=cpu)')
-    batch = max(stage.batch // len(recipe.gpus), 1) if recipe.gpus else min(stage.batch, 16)
-    model.args = get_cfg()
-    model = model.to(device).train()
-    for parameter in model.parameters():
-        parameter.requires_grad = parameter.dtype.is_floating_point
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-    pictures = {
-        'img': torch.rand(batch, 3, stage.imgsz, stage.imgsz, device=device),
-        'cls': torch.randint(0, 5, (batch * BOXES, 1), device=device).float(),
-        'bboxes': 0.05 + 0.1 * torch.rand(batch * BOXES, 4, device=device),
-        'batch_idx': torch.arange(batch, device=device).repeat_interleave(BOXES).float(),
-    }
-    loss_of = model
-    if not recipe.gpus:  # as a stage trains
-        model = model.to(memory_format=torch.channels_last)
-        pictures['img'] = pictures['img'].contiguous(memory_format=torch.channels_last)
-        loss_of = ShardedLoss(model, os.cpu_count() or 1, recipe.amp)
-    start = 0.0
-    for step in range(MEASURED_STEPS + 1):
-        if step == 1:  # the first one warms up
-            start = _now(torch, device)
-        with torch.autocast('cuda', enabled=recipe.amp and bool(recipe.gpus)):
-            loss = loss_of(pictures)[0].sum()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    seconds = (_now(torch, device) - start) / MEASURED_STEPS / batch / max(len(recipe.gpus), 1)
-    used = (
-        torch.cuda.max_memory_allocated(device) / 1e9
-        if recipe.gpus
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    )
-    return Cost(seconds, used, f'{MEASURED_STEPS} steps of {batch} pictures measured on {device}')
-
-
-def _now(torch: Any, device: str) -> float:
-    if device != 'cpu':
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def plan_json(plan: CampaignPlan) -> dict[str, Any]:
-    """The plan for programs; hours: of all arms and seeds."""
-    return {
-        'recipe': plan.recipe,
-        'recipe_sha256': recipe_sha256(plan.recipe),
-        'folder': str(plan.folder),
-        'stages': list(plan.stages),
-        'hours': plan.hours,
-        'missing': list(plan.missing),
-        'notes': list(plan.notes),
-    }
-
-
-def plan_lines(plan: CampaignPlan) -> list[str]:
-    """The plan for people."""
-    recipe = plan.recipe
-    lines = [
-        f'{recipe.name}: {recipe.description}',
-        f'from {recipe.model} on {_device(recipe)}, seeds {_join(recipe.seeds)}, '
-        f'judged on the test split of {recipe.target} at {recipe.judging.imgsz} px',
-    ]
-    for group in _groups(plan.stages):
-        seeds = f', once per seed ({len(recipe.seeds)})' if len(recipe.seeds) > 1 else ''
-        lines += ['', f'{group[0].arm}{seeds}']
-        rows = [row for planned in group for row in _rows(planned)]
-        head = ['', 'pictures', 'epochs', 'batch', 'steps', 'hours', 'optimizer', 'of']
-        head += ['lr start', 'warm', 'last epoch', 'final', 'final as lrf']
-        lines += _table([head, *rows])
-        lines += [
-            f'  {planned.stage.name}: {planned.stage.data}, {planned.counted}; {_detail(planned)}'
-            for planned in group
-        ]
-    lines += ['', 'writes']
-    lines += [f'  {folder}/' for planned in plan.stages for folder in planned.folders]
-    folder = CampaignFolder(plan.folder)
-    lines += [
-        f'  {path}'
-        for path in (folder.recipe, folder.state, folder.events, folder.verdict, folder.report_html)
-    ]
-    lines += [f'  {plan.folder}/data/ and {plan.folder}/evaluations/', '']
-    total = 'not known' if plan.hours is None else _duration(plan.hours)
-    lines.append(f'training in all: {total}, validation and judging not counted')
-    for cost in dict.fromkeys(planned.cost for planned in plan.stages):
-        known = [f'{cost.s_per_image * 1000:.0f} ms an image'] if cost.s_per_image else []
-        known += [f'{cost.memory_gb:.1f} GB of memory'] if cost.memory_gb is not None else []
-        lines.append(f'  {", ".join(known)}{": " if known else ""}{cost.basis}')
-    lines += [f'note: {note}' for note in plan.notes]
-    lines += [f'missing: {what}' for what in plan.missing]
-    return lines
-
-
-def _groups(stages: Sequence[StagePlan]) -> list[list[StagePlan]]:
-    return [
-        [planned for planned in stages if planned.arm == arm]
-        for arm in dict.fromkeys(planned.arm for planned in stages)
-    ]
-
-
-def _rows(planned: StagePlan) -> list[list[str]]:
-    stage = planned.stage
-    first = [
-        stage.name,
-        _number(planned.pictures),
-        str(stage.epochs),
-        str(stage.batch),
-        _number(planned.steps),
-        '?' if planned.hours is None else f'{planned.hours:.1f}',
-        stage.optimizer,
-    ]
-    groups = {'weights': planned.weights, 'biases': planned.biases, 'class head': planned.head}
-    rows: list[list[str]] = []
-    for name, rates in groups.items():
-        if rates is not None:
-            values = (rates.start, rates.warm, rates.last, rates.final)
-            shown = [f'{value:.3g}' for value in values] + [f'{stage.lrf:g}']
-            rows.append([*(first if not rows else [''] * len(first)), name, *shown])
-    return rows
-
-
-def _detail(planned: StagePlan) -> str:
-    stage = planned.stage
-    if planned.batches is None:
-        return 'batches and steps not known'
-    parts = [
-        f'{planned.batches:,} batches an epoch, {planned.accumulation} to an optimizer step '
-        f'(nbs {stage.nbs})',
-        f'warm-up {planned.warmup:,} batches',
-        f'{planned.images:,} image passes',
-        f'stops after {stage.patience} epochs without a better one'
-        if 0 < stage.patience < stage.epochs
-        else 'never stops early',
-    ]
-    if stage.freeze:
-        parts.append(f'first {stage.freeze} layers frozen')
-    if stage.crops_per_picture:
-        parts.append(f'{stage.crops_per_picture} crops of {stage.imgsz} px per picture')
-    return ', '.join(parts)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    texts = (0, 6, 7)
-    return [
-        '  '
-        + '  '.join(
-            cell.ljust(width) if place in texts else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-
-
-def _device(recipe: Recipe) -> str:
-    return f'GPU {_join(recipe.gpus)}' if recipe.gpus else 'the CPU'
-
-
-def _join(values: Sequence[int]) -> str:
-    return ', '.join(map(str, values))
-
-
-def _number(value: int | None) -> str:
-    return '?' if value is None else f'{value:,}'
-
-
-def _duration(hours: float) -> str:
-    if hours < 1:
-        return f'{hours * 60:.0f} minutes'
-    return f'{hours:.1f} hours' if hours < 48 else f'{hours / 24:.1f} days'
