@@ -15,6 +15,8 @@ import pytest
 onnx = pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
 
+from tiny_network import quantised_share  # noqa: E402
+
 from cone_perception.errors import SourceError  # noqa: E402
 from training.export import quantise as quantise_module  # noqa: E402
 from training.export.calibration import Calibration  # noqa: E402
@@ -27,7 +29,6 @@ from training.export.quantise import (  # noqa: E402
     kept_by_default,
     measure_steps,
     quantise,
-    quantised_share,
     steps_of,
 )
 

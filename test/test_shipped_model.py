@@ -74,7 +74,9 @@ def test_it_holds_what_a_cpu_and_a_gpu_take_and_all_of_it_passed(bundle):
 def test_int8_for_gpus_has_the_scales_of_the_one_for_cpus_whose_weights_have_7_bits(bundle):
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
-    from training.export.quantise import quantised_share, steps_of
+    from tiny_network import quantised_share
+
+    from training.export.quantise import steps_of
 
     for_cpu, for_gpu = (
         onnx.load(bundle.checked_path(bundle.network('int8', encoding)))

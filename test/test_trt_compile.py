@@ -18,6 +18,8 @@ pytest.importorskip('ultralytics')
 pytest.importorskip('onnxruntime')
 onnx = pytest.importorskip('onnx')
 
+from tiny_network import quantised_share  # noqa: E402
+
 from cone_perception.engines.tensorrt.compile_process import compile_network  # noqa: E402
 from training.export.calibration import Calibration  # noqa: E402
 from training.export.half_precision import convert_to_half, decoding_nodes  # noqa: E402
@@ -26,7 +28,6 @@ from training.export.quantise import (  # noqa: E402
     kept_by_default,
     measure_steps,
     quantise,
-    quantised_share,
 )
 from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 

@@ -117,3 +117,10 @@ def tiny_network(layout: str, batch: int, height_px: int, width_px: int) -> onnx
 def paint(bgr: np.ndarray, class_name: str, left: int, top: int, width: int, height: int) -> None:
     """Paint a cone of that class into a picture, in source pixels."""
     bgr[top : top + height, left : left + width] = BGR_OF_CLASS[class_name]
+
+
+def quantised_share(network: onnx.ModelProto) -> tuple[int, int]:
+    """How many convolutions have quantised inputs, and how many there are."""
+    from training.export.quantise import convolutions_of, steps_of
+
+    return len(steps_of(network)), len(convolutions_of(network))

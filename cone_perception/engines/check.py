@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cone_perception.decode import decode
 from cone_perception.engines import Engine
 from cone_perception.engines.tensorrt.plans import record_check
 from cone_perception.errors import ModelError, RefusedPlanError
+from cone_perception.files import without_nan
 from cone_perception.model_card import Bundle, ModelCard, file_sha256
 from cone_perception.types import Detections, Float32, Int64, Precision, UInt8
 
@@ -78,11 +79,7 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """For the passport and for JSON."""
-        values = {
-            key: None if isinstance(value, float) and math.isnan(value) else value
-            for key, value in asdict(self).items()
-        }
-        return {'passed': self.passed, **values, 'reasons': list(self.reasons)}
+        return {'passed': self.passed, **without_nan(self)}
 
 
 def read_reference(bundle: Bundle) -> tuple[UInt8, Float32]:

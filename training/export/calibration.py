@@ -66,8 +66,7 @@ class Calibration:
                 f'{folder} holds no pictures that are not of a test split. Give the training '
                 'pictures of a data set.'
             )
-        chosen = np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int)
-        return cls(tuple(found[index] for index in chosen), height_px, width_px)
+        return cls(_evenly_spaced(found, count), height_px, width_px)
 
     @classmethod
     def from_split(
@@ -87,9 +86,7 @@ class Calibration:
         candidates = layout.splits.get(split, ())
         if not candidates:
             raise DataError(f'{layout.data_yaml} has no pictures for the split {split!r}.')
-        if len(candidates) > MOST_CANDIDATES:
-            chosen = np.linspace(0, len(candidates) - 1, MOST_CANDIDATES).round().astype(int)
-            candidates = tuple(candidates[index] for index in chosen)
+        candidates = _evenly_spaced(candidates, MOST_CANDIDATES)
         strata = _strata(candidates, len(layout.names), height_px, width_px)
         order = cover(strata, min(count, len(candidates)))
         calibration = cls(tuple(sorted(candidates[i] for i in order)), height_px, width_px)
@@ -214,6 +211,11 @@ def _strata(pictures: Sequence[Path], classes: int, height_px: int, width_px: in
         row[classes * sizes] = not len(labels)
         row[classes * sizes + 1 + int(np.searchsorted(GREYS, float(small.mean())))] = 1
     return strata
+
+
+def _evenly_spaced(paths: Sequence[Path], count: int) -> tuple[Path, ...]:
+    chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
+    return tuple(paths[index] for index in chosen)
 
 
 def _read(path: Path) -> UInt8:

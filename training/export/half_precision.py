@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from training.export.quantise import remove_unused
+from training.export.quantise import convolutions_of, with_nodes
 
 FLOAT_INPUTS = {'Resize': (1, 2)}
 """Inputs that are FP32 whatever the operator computes in."""
 
 OPSET = 19
-"""The first in which scales may be FP16."""
+"""The first in which the scales of INT8 may be FP16, as TensorRT wants them beside FP16 layers."""
 
 LARGE = 256
 """Values from which a tensor of weights is worth a cast."""
@@ -82,45 +82,31 @@ def convert_to_half(network: onnx.ModelProto, kept: Collection[str]) -> onnx.Mod
                     attribute.t.CopyFrom(_to_half(attribute.t, attribute.t.name))
             in_half |= {o for o in node.output if kind.get(o) == TensorProto.FLOAT}
         nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
     del graph.value_info[:]
     for entry in half.opset_import:
         if entry.domain in ('', 'ai.onnx'):
             entry.version = max(entry.version, OPSET)
-    remove_unused(graph)
-    onnx.checker.check_model(half, full_check=True)
-    return half
+    return with_nodes(half, nodes)
 
 
 def store_weights_in_half(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with its FP32 weights of convolutions stored as FP16, cast when it is loaded."""
+    """Store the FP32 weights of convolutions as FP16, cast when the network is loaded."""
     small = onnx.ModelProto()
     small.CopyFrom(network)
-    graph = small.graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    nodes: list[onnx.NodeProto] = []
-    cast: set[str] = set()
-    for node in graph.node:
-        weight = stored.get(node.input[1]) if node.op_type == 'Conv' else None
-        if weight is not None and int(np.prod(weight.dims)) >= LARGE:
-            name = weight.name
-            if name not in cast:
-                cast.add(name)
-                graph.initializer.append(_to_half(weight, f'{name}_half'))
-                nodes.append(
-                    helper.make_node(
-                        'Cast', [f'{name}_half'], [f'{name}_float'], f'{name}_Cast',
-                        to=TensorProto.FLOAT,
-                    )
-                )  # fmt: skip
-            node.input[1] = f'{name}_float'
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    remove_unused(graph)
-    onnx.checker.check_model(small, full_check=True)
-    return small
+    taken = {node.input[1] for node in convolutions_of(small)}
+    weights = [t for t in small.graph.initializer if t.name in taken and np.prod(t.dims) >= LARGE]
+    nodes = []
+    for weight in weights:
+        half, back = f'{weight.name}_half', f'{weight.name}_float'
+        small.graph.initializer.append(_to_half(weight, half))
+        nodes.append(
+            helper.make_node('Cast', [half], [back], f'{weight.name}_Cast', to=TensorProto.FLOAT)
+        )
+    names = {weight.name for weight in weights}
+    for node in convolutions_of(small):
+        if node.input[1] in names:
+            node.input[1] = f'{node.input[1]}_float'
+    return with_nodes(small, [*nodes, *small.graph.node])
 
 
 def _to_half(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

@@ -15,7 +15,12 @@ from cone_perception.engines.agreement import class_names_from
 from cone_perception.errors import SourceError
 from cone_perception.model_card import NetworkFile, file_sha256
 from cone_perception.types import Encoding, OutputLayout, Precision
-from training.export.half_precision import convert_to_half, decoding_nodes, store_weights_in_half
+from training.export.half_precision import (
+    OPSET,
+    convert_to_half,
+    decoding_nodes,
+    store_weights_in_half,
+)
 from training.export.quantise import Steps, quantise
 
 NETWORKS: dict[str, tuple[Precision, Encoding]] = {
@@ -25,9 +30,6 @@ NETWORKS: dict[str, tuple[Precision, Encoding]] = {
     'int8-int8': ('int8', 'int8'),
 }
 """Networks of a bundle: the reference, its twin for GPUs, INT8 for OpenVINO and for TensorRT."""
-
-OPSET = 19
-"""The first in which the scales of INT8 may be FP16, as TensorRT wants them beside FP16 layers."""
 
 KEPT_METADATA = ('names', 'imgsz', 'stride', 'task', 'license', 'version')
 

@@ -12,7 +12,7 @@ and takes uint8 with zero point 128: the same grid.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -158,32 +158,27 @@ def quantise(
                 dequantise(f'{weight}_int8', weight, f'{weight}_zero', axis=0)
             node.input[0], node.input[1] = f'{taken}_dequantised', f'{weight}_dequantised'
         nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in added.items())
-    remove_unused(graph)
-    onnx.checker.check_model(network, full_check=True)
-    return network
+    return with_nodes(network, nodes)
 
 
-def quantised_share(network: onnx.ModelProto) -> tuple[int, int]:
-    """Count the convolutions with quantised inputs, and all convolutions."""
-    return len(steps_of(network)), len(convolutions_of(network))
-
-
-def remove_unused(graph: onnx.GraphProto) -> None:
-    """Remove nodes that nothing reads, then the tensors that nothing reads."""
+def with_nodes(network: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> onnx.ModelProto:
+    """Give a network these nodes, without those and the tensors that nothing reads; check it."""
+    graph, nodes = network.graph, list(nodes)
     outputs = {output.name for output in graph.output}
     while True:
-        used = outputs.union(*(node.input for node in graph.node))
-        nodes = [node for node in graph.node if used.intersection(node.output)]
-        if len(nodes) == len(graph.node):
+        used = outputs.union(*(node.input for node in nodes))
+        needed = [node for node in nodes if used.intersection(node.output)]
+        if len(needed) == len(nodes):
             break
-        del graph.node[:]
-        graph.node.extend(nodes)
+        nodes = needed
+    del graph.node[:]
+    graph.node.extend(nodes)
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(tensors)
+    onnx.checker.check_model(network, full_check=True)
+    return network
 
 
 def _quantise_weights(weights: Float32, largest: int) -> tuple[NDArray[np.int8], Float32]:
