@@ -47,14 +47,14 @@ class NetworkFile:
             raise ValueError(f'batch must be a whole number from 1, got {self.batch!r}')
 
     def kind(self, arithmetic: Arithmetic = 'float32') -> str:
-        """As the figures of the card's gate are keyed: int8-uint8, fp16-float-bfloat16, ..."""
+        """Key of its figures in the card's gate: int8-uint8, fp16-float-bfloat16, ..."""
         usual = f'{self.precision}-{self.encoding}'
         return usual if arithmetic == 'float32' else f'{usual}-{arithmetic}'
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What happens to a picture before the network: read by every engine.
+    """Preparation of a picture for the network: read by every engine.
 
     resize: always `letterbox`, see preprocess.py. pad_value: grey of its border, 0..255.
     colour_order: order of the network's three input planes.
@@ -76,7 +76,7 @@ class Preprocessing:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a model is and what it may be used for.
+    """Description of a model: its networks, its classes, how it was made and judged.
 
     class_names: in the order of the network's class indices.
     height_px, width_px: the network's input.
@@ -131,13 +131,13 @@ class ModelCard:
 
     @property
     def verdict(self) -> Literal['passed', 'FAILED', 'not judged']:
-        """Whether the quantised networks are as good as FP32, by the limits of the export."""
+        """Outcome of the gate: are the quantised networks as good as FP32, within the limits?"""
         if 'passed' not in self.gate:
             return 'not judged'
         return 'passed' if self.gate['passed'] is True else 'FAILED'
 
     def passed_gate(self, network: NetworkFile, arithmetic: Arithmetic = 'float32') -> bool:
-        """Whether this network may be chosen by its speed: FP32 is what others are held against."""
+        """True where this network may be chosen by its speed; FP32 always may."""
         if network.precision == 'fp32' and arithmetic == 'float32':
             return True
         found = self.gate.get('figures', {}).get(network.kind(arithmetic), {})
@@ -145,7 +145,7 @@ class ModelCard:
 
     @property
     def int8_convolutions(self) -> int:
-        """How many convolutions compute in INT8, by the gate; at least 1, whatever it says."""
+        """Convolutions that compute in INT8, by the gate; at least 1, whatever it says."""
         stated = self.gate.get('int8_convolutions') or [1]
         return max(1, int(stated[0]))
 

@@ -1,4 +1,4 @@
-"""The one seam where hardware differs: an engine runs a network on a batch of pictures."""
+"""Engines run a network on a batch of pictures: the one seam where hardware differs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cone_perception.types import (
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine runs, and on what.
+    """Facts of an engine: its network, its runtime, its device.
 
     runtime: name and version. device: as the runtime calls it.
     input_shape: (B, 3, H, W). output_shape: (B, 4 + classes, A) or (B, N, 6).
@@ -71,7 +71,7 @@ class FrameEngine(Engine, Protocol):
 
     @property
     def encodings(self) -> frozenset[str]:
-        """Of sensor_msgs/Image: those that `detect` takes; bgr8 is among them."""
+        """Encodings of sensor_msgs/Image that `detect` takes; bgr8 is among them."""
         ...
 
     def detect(

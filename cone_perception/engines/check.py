@@ -36,7 +36,7 @@ SURE = 0.15
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an engine may differ by from FP32.
+    """Limits of the difference between an engine and FP32.
 
     score_error: mean over the matched boxes. lost: share of the sure boxes of one side that the
     other lacks; one is always allowed. mean_iou: least mean overlap of the matched boxes.
@@ -124,7 +124,7 @@ def check_engine(engine: Engine, bundle: Bundle) -> Check:
 
 
 def check_plan(engine: Engine, bundle: Bundle, plan: Path) -> Check:
-    """As check_engine, kept in the plan's passport: an engine is checked before it may drive.
+    """Check an engine before it may drive, and note the result in its plan's passport.
 
     Raises RefusedPlanError when the engine is beyond the limits.
     """

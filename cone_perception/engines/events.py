@@ -1,4 +1,4 @@
-"""What happens on the way to a compiled engine, told step by step."""
+"""Events on the way to a compiled engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the network runs: on this machine's NVIDIA GPU where that is possible, else on its CPU."""
+"""Opens a bundle's network on this machine's NVIDIA GPU where that is possible, else on its CPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cone_perception.engines.tensorrt.engine import TensorRtEngine
 
 LEAST_CAPABILITY = (7, 5)
-"""Of a GPU: TensorRT 10 and our kernels start with Turing."""
+"""Compute capability of Turing: TensorRT 10 and our kernels start with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def place_network(
 
 
 def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
-    """The compiler and the GPU to use. Raises EngineError that says what is missing for it."""
+    """Find the runtime and the GPU to use. Raises EngineError: when something is missing for it."""
     gpu = read_gpu()
     major, _, minor = gpu.compute_capability.partition('.')
     if (int(major), int(minor)) < LEAST_CAPABILITY:

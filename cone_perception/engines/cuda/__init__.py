@@ -1,1 +1,1 @@
-"""What runs on an NVIDIA GPU around the network: kernels, memory, the thread that owns both."""
+"""The GPU's work around the network: kernels, memory, the thread that owns both."""

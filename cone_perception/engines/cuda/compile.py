@@ -20,14 +20,14 @@ LOWEST_ARCHITECTURE = 75
 """Turing: the first that TensorRT 10 still serves."""
 
 TOOLKIT_NVCC = Path('/usr/local/cuda/bin/nvcc')
-"""Where NVIDIA's installer puts it, which is on nobody's PATH by default."""
+"""NVIDIA's installer puts it here, which is on nobody's PATH by default."""
 
 _FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
 class KernelOptions:
-    """What the kernels are compiled for.
+    """Options that the kernels are compiled with.
 
     architecture: compute capability of the GPU, 89 for 8.9.
     half_input, half_output: whether the network takes and gives float16 instead of float32.
@@ -39,7 +39,7 @@ class KernelOptions:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Of the compiler. Without fused multiply-add, the sums are those of the CPU."""
+        """Arguments of the compiler. Without fused multiply-add, the sums are those of the CPU."""
         return (
             f'-arch=sm_{self.architecture}',
             '-std=c++17',

@@ -113,7 +113,7 @@ class CudaDevice:
 
     @property
     def launches(self) -> str:
-        """How the work reaches the GPU: 'one CUDA graph', or 'plain launches: ' and why."""
+        """Launch of the work: 'one CUDA graph', or 'plain launches: ' and the reason."""
         return f'plain launches: {self._no_graph}' if self._no_graph else 'one CUDA graph'
 
     @property

@@ -28,7 +28,7 @@ class CudaEngine:
     """
 
     encodings = frozenset(FORMATS)
-    """Of sensor_msgs/Image, that detect takes as the camera sends them."""
+    """Encodings of sensor_msgs/Image that detect takes as the camera sends them."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class CudaEngine:
 
     @property
     def launches(self) -> str:
-        """How the work reaches the GPU: 'one CUDA graph', or 'plain launches: ' and why."""
+        """Launch of the work: 'one CUDA graph', or 'plain launches: ' and the reason."""
         return self._device.launches
 
     @property
     def reloads(self) -> int:
-        """How often the network was loaded again because memory had run out."""
+        """Number of times that the network was loaded again because memory had run out."""
         return self._worker.reloads
 
     def run(self, pictures: UInt8) -> Float32:

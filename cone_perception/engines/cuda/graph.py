@@ -52,7 +52,7 @@ def import_bindings() -> Any:
 
 
 def _checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
-    """What a call of cuda-bindings returned, without its status. Raises EngineError."""
+    """Take the status off the answer of cuda-bindings. Raises EngineError: when it is an error."""
     status, *values = answer
     code = int(status)
     if code == _OUT_OF_MEMORY:

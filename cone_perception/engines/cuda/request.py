@@ -1,4 +1,4 @@
-"""What travels to the GPU and back, byte for byte: the structs of request.cuh for numpy."""
+"""Requests to the GPU and its answers, byte for byte: the structs of request.cuh for numpy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cone_perception.preprocess import Letterbox
 from cone_perception.types import CameraPicture, Detections, Float32, OutputLayout, UInt8
 
 MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT = 2, 128, 1024, 256
-"""Of request.cuh. More candidates or boxes than these are decoded on the CPU, and counted."""
+"""Limits of request.cuh. Pictures with more candidates or boxes are decoded on the CPU."""
 
 FORMATS = {
     'bgr8': 0,
@@ -65,11 +65,11 @@ ANSWER = np.dtype(
 
 _ALIGNMENT = 256
 FIRST_PICTURE = -(-REQUEST.itemsize // _ALIGNMENT) * _ALIGNMENT
-"""Where the first picture begins in an upload, in bytes."""
+"""Offset of the first picture in an upload, in bytes."""
 
 
 def upload_bytes(pictures: Sequence[CameraPicture]) -> int:
-    """How many bytes these pictures need in an upload, the request in front of them included.
+    """Size in bytes of an upload of these pictures, the request in front of them included.
 
     Raises ImageError for a picture that the GPU cannot read.
     """
@@ -146,7 +146,7 @@ def guess_layout(output_shape: tuple[int, ...]) -> OutputLayout:
 
 
 def _starts(pictures: Sequence[CameraPicture]) -> list[int]:
-    """Where each picture begins in an upload, and where the last one ends."""
+    """Offsets in bytes of each picture in an upload, and of the end."""
     starts = [FIRST_PICTURE]
     for picture in pictures:
         starts.append(starts[-1] - (-_length(picture) // _ALIGNMENT) * _ALIGNMENT)
@@ -154,7 +154,7 @@ def _starts(pictures: Sequence[CameraPicture]) -> list[int]:
 
 
 def _length(picture: CameraPicture) -> int:
-    """How many bytes of a picture are read. Raises ImageError when it has not got them."""
+    """Number of bytes that are read of a picture. Raises ImageError: when it has fewer."""
     what = f'{picture.width}x{picture.height} picture with encoding {picture.encoding!r}'
     if picture.encoding not in FORMATS:
         raise ImageError(f'{what}: the GPU reads {", ".join(FORMATS)}; convert it to bgr8')

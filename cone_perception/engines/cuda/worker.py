@@ -1,4 +1,4 @@
-"""The one thread that owns the GPU's context, and the watch over it from outside.
+"""A thread owns the GPU's context; it is watched from outside.
 
 CUDA contexts are a stack per thread: whatever touches the GPU runs in here. A call that hangs in
 the driver cannot be interrupted, so callers wait with a time limit and give the thread up.
@@ -30,14 +30,14 @@ ResultOut = TypeVar('ResultOut', covariant=True)
 
 
 class Device(Protocol[JobIn, ResultOut]):
-    """What the thread drives; only ever called from it.
+    """A device that the thread drives; only ever called from it.
 
     start and finish raise GpuMemoryError, EngineLostError, or whatever is wrong with the job alone.
     """
 
     @property
     def slots(self) -> int:
-        """How many jobs may be under way at once."""
+        """Number of jobs that may be under way at once."""
         ...
 
     def start(self, slot: int, job: JobIn) -> None:
@@ -45,7 +45,7 @@ class Device(Protocol[JobIn, ResultOut]):
         ...
 
     def is_done(self, slot: int) -> bool:
-        """Whether finish would return at once, or raise. Never raises."""
+        """True where finish would return at once, or raise. Never raises."""
         ...
 
     def finish(self, slot: int) -> ResultOut:

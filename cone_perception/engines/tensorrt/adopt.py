@@ -81,7 +81,7 @@ def adopt_plan(
 
 
 def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -> list[str]:
-    """What an engine of Ultralytics is by its header, and is not by the card; in words."""
+    """Name what the header of an engine of Ultralytics says otherwise than the model card."""
     arguments = _arguments(header)
     size = header.get('imgsz')
     names = header.get('names')
@@ -110,7 +110,7 @@ def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -
 
 
 def header_precision(header: Mapping[str, Any]) -> Precision | None:
-    """What an engine of Ultralytics computes in; None where its header does not say."""
+    """Precision of an engine of Ultralytics; None where its header does not say."""
     arguments = _arguments(header)
     if 'quantize' in arguments:
         return QUANTISED.get(arguments['quantize'])

@@ -83,7 +83,7 @@ def count_layers(
     plan: bytes,
     on_event: Callable[[BuildEvent], None] = ignore,
 ) -> Compiled:
-    """What a plan that was compiled elsewhere computes of this ONNX file, by its own account.
+    """Count the layers of a plan that was compiled elsewhere, and this ONNX file's convolutions.
 
     Raises EngineError when TensorRT does not take the plan here.
     """
@@ -146,7 +146,7 @@ def _set_target(trt: Any, config: Any, target: str) -> None:
 
 
 def _use_timing_cache(config: Any, path: Path) -> None:
-    """What was measured in earlier builds; one of another GPU or version is left aside."""
+    """Give the compiler its earlier measurements; those of another GPU or version do not fit."""
     earlier = path.read_bytes() if path.is_file() else b''
     if not config.set_timing_cache(config.create_timing_cache(earlier), False):
         config.set_timing_cache(config.create_timing_cache(b''), False)

@@ -1,4 +1,4 @@
-"""Which of several ordered engines is fastest on this GPU: built, checked, timed, and kept."""
+"""Builds, checks and times several ordered engines, and keeps which is fastest on this GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPU is there, asked of the driver itself: no context is made, nothing is loaded."""
+"""Asks the NVIDIA driver for the GPU: no context is made, nothing is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a compiler made of each layer: read from its build log or from its engine inspector.
+"""Layers of a compiled engine, read from the compiler's log or from its engine inspector.
 
 The file that goes in says what should be INT8. Only this says what is.
 """
@@ -40,7 +40,7 @@ class Layer:
 
     @property
     def precision(self) -> str:
-        """What it computes in: int8, fp16, bf16, fp32, or other."""
+        """Precision that it computes in: int8, fp16, bf16, fp32, or other."""
         return next((p for p in (self.weights, *self.inputs[:1]) if p and p != 'other'), 'other')
 
 
@@ -75,7 +75,7 @@ def layers_from_inspector(text: str) -> tuple[Layer, ...]:
 def convolution_precisions(
     layers: Iterable[Layer], convolutions: Iterable[str]
 ) -> Mapping[str, int]:
-    """How many of the network's convolutions run in each precision.
+    """Count the network's convolutions by the precision that they run in.
 
     convolutions: names of the ONNX nodes. One that no layer owns up to counts as `unknown`.
     """

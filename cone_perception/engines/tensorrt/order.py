@@ -30,7 +30,7 @@ _DRIVING: tuple[Precision, ...] = ('int8', 'fp16')
 
 @dataclass(frozen=True, slots=True)
 class BuildPolicy:
-    """What may be done to have an engine, and who hears of it.
+    """Permissions to build an engine, and who hears of it.
 
     build: never refuses an engine that would have to be compiled. retry: compile what was compiled
     before and refused, or what failed to compile; else RefusedPlanError. cache: of the engines.

@@ -29,12 +29,12 @@ HEADER_BYTES = 4
 MIN_BYTES = 64
 RTX_MAGIC = b'vtrt'
 _RTX_SIZE = slice(16, 24)
-"""Where a TensorRT-RTX plan holds its own length: seen in plans of 1.7.1."""
+"""A TensorRT-RTX plan holds its own length here: seen in plans of 1.7.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """What a plan was made for; all of it must match where it is loaded.
+    """Network and machine that a plan was made for; all of it must match where it is loaded.
 
     network_sha256: of the ONNX file. provider_version: of the compiler. gpu, compute_capability,
     driver, cuda: of the machine; a plan compiled for any machine with one compute capability (only
@@ -52,7 +52,7 @@ class PlanKey:
     cuda: str
 
     def differences(self, other: PlanKey) -> list[str]:
-        """What differs, in words: "driver is 560.35, the plan's is 550.54"."""
+        """Name what differs: "driver is 560.35, the plan's is 550.54"."""
         return [
             f'{f.name} is {_short(getattr(self, f.name))}, '
             f"the plan's is {_short(getattr(other, f.name))}"
@@ -65,13 +65,13 @@ class PlanKey:
         return replace(self, gpu='', driver='', cuda='')
 
     def sha256(self) -> str:
-        """Of everything above: names the plan in the cache."""
+        """Hash of everything above: names the plan in the cache."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Passport:
-    """What a plan is: the JSON file beside it.
+    """Description of a plan: the JSON file beside it.
 
     model: name on the card. plan_sha256, plan_bytes: of the file beside it. convolutions: precision
     -> how many compute in it. layers: kind -> precision -> how many. built: time, ISO 8601.
@@ -148,7 +148,7 @@ class PlanCache:
     folder: Path = field(default_factory=lambda: cache_folder('engines'))
 
     def path(self, model: str, key: PlanKey) -> Path:
-        """Where the plan of this key lies, or would lie."""
+        """Path of this key's plan, there or not."""
         return self.folder / f'{_stem(model, key)}-{key.sha256()[:12]}.plan'
 
     def load(self, model: str, key: PlanKey) -> EnginePlan:
@@ -182,7 +182,7 @@ class PlanCache:
         path.unlink(missing_ok=True)
 
     def failure(self, model: str, key: PlanKey) -> FailedBuild | None:
-        """What the last build of this plan failed of; None where it did not, or was never tried."""
+        """Read why the last build of this plan failed; None where it did not."""
         try:
             return FailedBuild(**json.loads(self._failure_path(model, key).read_text('utf-8')))
         except (OSError, ValueError, TypeError):
@@ -201,7 +201,7 @@ class PlanCache:
             yield waited
 
     def timing_cache(self, key: PlanKey) -> Path:
-        """Where the compiler keeps what it measured of this GPU: the next build is faster."""
+        """File of the compiler's measurements on this GPU: the next build is faster."""
         name = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
         return self.folder / f'timing-{name}.bin'
 
