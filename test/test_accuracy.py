@@ -4,9 +4,9 @@ import io
 import numpy as np
 import pytest
 
-from cone_perception.accuracy.average_precision import RECALL_POINTS, rank
+from cone_perception.accuracy.average_precision import RECALL_POINTS, band_name, map50, rank
+from cone_perception.accuracy.bootstrap import resampled
 from cone_perception.accuracy.matching import Matches, box_iou, match_detections
-from cone_perception.accuracy.summary import map50_interval, summarise
 from cone_perception.types import Detections
 
 
@@ -34,10 +34,12 @@ def test_iou_of_boxes_without_area_is_zero():
     assert box_iou(point, point)[0, 0] == 0
 
 
-def summary_of(*pairs, classes=1, low_px=0.0):
-    """Accuracy of pictures (found, truth), of the classes a, b, ... at a threshold of 0.5."""
-    names = 'abc'[:classes]
-    return summarise(Matches.of(pairs, classes), names, dict.fromkeys(names, 0.5), low_px)
+def accuracy_of(*pairs, classes=1, low_px=0.0):
+    """Cones, detections from 0.5 up, right ones, (classes, 3); AP50 of each class."""
+    once = np.ones((1, len(pairs)), np.int32)
+    ranked = rank(Matches.of(pairs, classes), low_px)
+    counts = np.array([each.counts(once, 0.5)[:, 0] for each in ranked])
+    return counts.tolist(), [each.average_precisions(once)[0, 0] for each in ranked]
 
 
 def test_second_detection_of_one_cone_is_wrong():
@@ -46,43 +48,36 @@ def test_second_detection_of_one_cone_is_wrong():
 
 
 def test_right_place_with_wrong_class_is_wrong():
-    overall = summary_of((boxes((*A, 0.9, 1)), boxes((*A, 1, 0))), classes=2).overall
-    assert (overall.truths, overall.found, overall.correct) == (1, 1, 0)
+    counts, _ = accuracy_of((boxes((*A, 0.9, 1)), boxes((*A, 1, 0))), classes=2)
+    assert counts == [[1, 0, 0], [0, 1, 0]]
 
 
 def test_cone_too_small_to_count_neither_helps_nor_harms():
     found = boxes((*A, 0.9, 0), (*SMALL, 0.8, 0), (*(200, 0, 204, 10), 0.7, 0))
-    summary = summary_of((found, boxes((*A, 1, 0), (*SMALL, 1, 0))), low_px=24)
-    overall = summary.overall
-    assert (overall.truths, overall.found, overall.correct) == (1, 1, 1)
-    assert summary.boxes == 'from 24 px'
+    counts, _ = accuracy_of((found, boxes((*A, 1, 0), (*SMALL, 1, 0))), low_px=24)
+    assert counts == [[1, 1, 1]]
+    assert band_name(24, np.inf) == 'from 24 px'
 
 
 def test_large_box_over_nothing_counts_as_wrong():
-    overall = summary_of((boxes((*B, 0.9, 0)), boxes((*A, 1, 0))), low_px=24).overall
-    assert (overall.truths, overall.found, overall.correct) == (1, 1, 0)
+    counts, _ = accuracy_of((boxes((*B, 0.9, 0)), boxes((*A, 1, 0))), low_px=24)
+    assert counts == [[1, 1, 0]]
 
 
 def test_precision_and_recall_by_hand():
     # Class 0: two cones, one found, one wrong above the threshold, one wrong below it.
     found = boxes((*A, 0.9, 0), (100, 0, 110, 30, 0.8, 0), (150, 0, 160, 30, 0.2, 0))
-    summary = summary_of((found, boxes((*A, 1, 0), (*B, 1, 0))), classes=2)
-    a = summary.per_class['a']
-    assert (a.truths, a.found, a.correct) == (2, 2, 1)
-    assert (a.precision, a.recall) == (0.5, 0.5)
-    assert a.ap50 == pytest.approx(0.495)  # precision 1 up to recall 0.5, nothing beyond
-    assert np.isnan(summary.per_class['b'].ap50)
-    assert summary.overall.ap50 == a.ap50
-    assert summary.boxes == 'all boxes'
+    counts, ap50 = accuracy_of((found, boxes((*A, 1, 0), (*B, 1, 0))), classes=2)
+    assert counts == [[2, 2, 1], [0, 0, 0]]
+    assert ap50[0] == pytest.approx(0.495)  # precision 1 up to recall 0.5, nothing beyond
+    assert np.isnan(ap50[1])
+    assert band_name(0, np.inf) == 'all boxes'
 
 
-def test_nothing_found_is_recall_zero_and_nothing_there_is_not_a_number():
-    missed = summary_of((boxes(), boxes((*A, 1, 0))))
-    assert missed.overall.recall == 0
-    assert missed.overall.ap50 == 0
-    assert np.isnan(missed.overall.precision)
-    assert np.isnan(summary_of((boxes(), boxes())).overall.recall)
-    assert np.isnan(summary_of().overall.ap50)
+def test_nothing_found_is_zero_and_nothing_there_is_not_a_number():
+    assert accuracy_of((boxes(), boxes((*A, 1, 0)))) == ([[1, 0, 0]], [0])
+    assert np.isnan(accuracy_of((boxes(), boxes()))[1])
+    assert np.isnan(accuracy_of()[1])
 
 
 def random_pictures(seed, count=30):
@@ -167,15 +162,19 @@ def coco_average_precision(ranked):
 def test_perfect_model_has_1_by_the_interpolation_of_coco_and_0_995_by_ours():
     pair = (boxes((*A, 0.9, 0)), boxes((*A, 1, 0)))
     assert coco_average_precision(rank(Matches.of([pair], 1))[0]) == 1
-    assert summary_of(pair).overall.ap50 == pytest.approx(0.995)
+    assert accuracy_of(pair)[1] == pytest.approx([0.995])
+
+
+def map50_interval(pictures, group):
+    ranked = rank(Matches.of(pictures, 3))
+    return resampled(lambda weights: map50(ranked, weights), group, 200)
 
 
 def test_interval_holds_the_value_and_widens_with_blocks_of_alike_pictures():
     pictures = random_pictures(5)
-    own = map50_interval(rank(Matches.of(pictures, 3)), np.arange(30), resamples=200)
-    assert own.value == pytest.approx(summary_of(*pictures, classes=3).overall.ap50)
+    own = map50_interval(pictures, np.arange(30))
+    assert own.value == pytest.approx(np.mean(accuracy_of(*pictures, classes=3)[1]))
     assert own.low < own.value < own.high
-    alike = rank(Matches.of([picture for picture in pictures for _ in range(5)], 3))
-    narrow = map50_interval(alike, np.arange(150), resamples=200)
-    wide = map50_interval(alike, np.arange(150) // 5, resamples=200)
+    alike = [picture for picture in pictures for _ in range(5)]
+    narrow, wide = (map50_interval(alike, np.arange(150) // n) for n in (1, 5))
     assert wide.width > 1.5 * narrow.width

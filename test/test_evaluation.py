@@ -181,7 +181,7 @@ def test_each_class_has_a_threshold_of_its_own():
     least = {**dict.fromkeys(NAMES, 0.6), 'yellow_cone': 0.4}
     figures = metrics(judged, confidence=least)
     assert figures.per_class['blue_cone'].found == figures.per_class['yellow_cone'].found == 1
-    assert (figures.fixed.precision, figures.fixed.recall) == (1, 1)
+    assert (figures.fixed.precision, figures.alike.recall) == (1, 1)
     assert confusion(judged, least).sum() == 2
     assert metrics(judged, confidence=0.6).fixed.recall == 0.5
 
@@ -227,8 +227,8 @@ def test_bands_leave_out_the_detections_of_cones_outside():
     figures = metrics(evaluate_boxes([(found, [(0, near), (0, far)])]))
     first, last = figures.bands[0], figures.bands[-1]
     assert (first.low_px, first.high_px, first.truths, last.truths) == (0, 12, 1, 1)
-    assert first.precision == 0.5
-    assert last.precision == 1.0
+    assert first.fixed.precision == first.alike.precision == 0.5
+    assert last.fixed.precision == 1.0
     assert last.map50 == pytest.approx(0.995)
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from cone_perception.accuracy.average_precision import band_name, map50, rank
 from cone_perception.accuracy.matching import Matches
-from cone_perception.accuracy.summary import band_name, summarise
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.filters import Filters
 from cone_perception.replay.drive.open import open_drive
@@ -150,13 +150,14 @@ def test_figures_are_those_of_the_data_sets_own_summary():
     one, truth = random_drive(1)
     figures = accuracy_figures([one], truth, NAMES, HALF)
     pairs = [(f.found or Detections.empty(), truth[f.camera, f.stamp_ns]) for f in one.frames]
-    matches = Matches.of(pairs, len(NAMES))
-    summary = summarise(matches, NAMES, HALF)
-    assert figures['precision_sent'].value == pytest.approx(summary.overall.precision)
-    assert figures['recall_sent'].value == pytest.approx(summary.overall.recall)
-    assert figures['map50_sent'].value == pytest.approx(summary.overall.ap50)
-    for name in NAMES:
-        assert figures[f'ap50_sent {name}'].value == pytest.approx(summary.per_class[name].ap50)
+    ranked, once = rank(Matches.of(pairs, len(NAMES))), np.ones((1, len(pairs)), np.int32)
+    truths, found, correct = sum(each.counts(once, 0.5) for each in ranked)
+    assert figures['precision_sent'].value == pytest.approx(correct / found)
+    assert figures['recall_sent'].value == pytest.approx(correct / truths)
+    assert figures['map50_sent'].value == pytest.approx(map50(ranked, once))
+    for name, each in zip(NAMES, ranked, strict=True):
+        ap50 = each.average_precisions(once)[0, 0]
+        assert figures[f'ap50_sent {name}'].value == pytest.approx(ap50)
 
 
 def test_intervals_hold_the_value_and_come_again_with_the_same_seed():

@@ -143,6 +143,13 @@ def rank(
     return tuple(result)
 
 
+def band_name(low_px: float, high_px: float) -> str:
+    """Name of a band of box heights: `16-32 px`, `from 64 px`, `all boxes`."""
+    if math.isinf(high_px):
+        return f'from {low_px:g} px' if low_px else 'all boxes'
+    return f'{low_px:g}-{high_px:g} px'
+
+
 def best_f1(curves: Float64) -> int:
     """Index into CONFIDENCE_POINTS where the smoothed F1, mean over the classes, is best.
 

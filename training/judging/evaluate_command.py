@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cone_perception.accuracy.average_precision import rank
+from cone_perception.accuracy.average_precision import map50, rank
+from cone_perception.accuracy.bootstrap import resampled
 from cone_perception.accuracy.intervals import Interval
-from cone_perception.accuracy.summary import AccuracySummary, map50_interval, summarise
 from cone_perception.arguments import add_fields, read_fields, zero_or_more
 from cone_perception.classes import CLASS_NAMES, UNKNOWN
 from cone_perception.errors import SettingsError
@@ -26,7 +26,6 @@ from training.judging.metrics import (
     HEIGHT_BANDS_PX,
     Confidence,
     Metrics,
-    least_scores,
     metrics,
 )
 from training.judging.predictions import ModelOptions
@@ -107,7 +106,8 @@ def tabulate(args: argparse.Namespace) -> Tables:
         own = {told.get(name, name): score for name, score in thresholds.items()}
         confidence = dict.fromkeys(evaluation.class_names, args.confidence) | own
     limits = [0.0, *sorted(set(args.heights) - {0.0}), math.inf]
-    found = Tables.of(evaluation, confidence, list(pairwise(limits)), args.block)
+    figures = metrics(evaluation, confidence=confidence, bands_px=list(pairwise(limits)))
+    found = Tables(evaluation, figures, colour_map50(evaluation, args.block))
     if args.out:
         write_evaluation(evaluation, args.out, confidence)
         print(f'written to {args.out}', file=sys.stderr)
@@ -116,40 +116,11 @@ def tabulate(args: argparse.Namespace) -> Tables:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tables:
-    """What `evaluate` tells.
-
-    figures: mean of the classes. summaries: all cones counted alike, of all boxes, then of those in
-    each band of heights. colours: mean AP50 of the classes that have a colour and a cone.
-    """
+    """What `evaluate` tells; colours: mean AP50 of the classes that have a colour and a cone."""
 
     evaluation: Evaluation
     figures: Metrics
-    summaries: tuple[AccuracySummary, ...]
     colours: Interval
-
-    @classmethod
-    def of(
-        cls,
-        evaluation: Evaluation,
-        confidence: Confidence,
-        bands_px: Sequence[tuple[float, float]],
-        block: int,
-    ) -> Tables:
-        """The tables at a least score of all classes, or of each; block: see `group_images`."""
-        names, matches = evaluation.class_names, evaluation.matches
-        least = least_scores(names, confidence)
-        coloured = [
-            each
-            for name, each in zip(names, rank(matches), strict=True)
-            if name in COLOURS and each.truths.any()
-        ]
-        group = evaluation.groups(block)[0]
-        return cls(
-            evaluation,
-            metrics(evaluation, confidence=confidence, bands_px=bands_px),
-            tuple(summarise(matches, names, least, *b) for b in ((0.0, math.inf), *bands_px)),
-            map50_interval(coloured, group) if coloured else Interval(math.nan),
-        )
 
     def to_json(self) -> dict[str, Any]:
         """The tables for programs."""
@@ -157,16 +128,19 @@ class Tables:
             'origin': self.evaluation.origin,
             'figures': self.figures,
             'colour_map50': self.colours,
-            'bands': [
-                {
-                    'boxes': each.boxes,
-                    'height_px': (each.low_px, each.high_px),
-                    'overall': each.overall,
-                    'per_class': each.per_class,
-                }
-                for each in self.summaries
-            ],
         }
+
+
+def colour_map50(evaluation: Evaluation, block: int) -> Interval:
+    """Mean AP50 of the four colours with its interval over groups, see `group_images`."""
+    ranked = [
+        each
+        for name, each in zip(evaluation.class_names, rank(evaluation.matches), strict=True)
+        if name in COLOURS and each.truths.any()
+    ]
+    if not ranked:
+        return Interval(math.nan)
+    return resampled(lambda weights: map50(ranked, weights), evaluation.groups(block)[0], 1000)
 
 
 def card_thresholds(weights: Path) -> Mapping[str, float]:
@@ -192,9 +166,7 @@ def read_mapping(entries: Sequence[str]) -> dict[str, str]:
 
 def print_tables(found: Tables) -> None:
     """Print all boxes, each class, each band of box heights."""
-    evaluation, figures, summaries = found.evaluation, found.figures, found.summaries
-    colours = found.colours
-    origin = evaluation.origin
+    origin, figures, colours = found.evaluation.origin, found.figures, found.colours
     print(
         f'{origin.weights} on {origin.data}, split {origin.split}: {figures.images:g} pictures, '
         f'{figures.truths:g} cones\n'
@@ -205,7 +177,7 @@ def print_tables(found: Tables) -> None:
         print(f"the model's {own} is {name}")
     for note in origin.notes:
         print(f'note: {note}')
-    best, fixed, overall = figures.best_f1, figures.fixed, summaries[0].overall
+    best, fixed = figures.best_f1, figures.fixed
     at = 'card' if math.isnan(fixed.confidence) else f'{fixed.confidence:g}'
     where = "the card's thresholds" if at == 'card' else f'the fixed confidence, {at}'
     print(f'\nmAP50 {figures.map50:.4f}   mAP50-95 {figures.map50_95:.4f}', end='')
@@ -216,7 +188,7 @@ def print_tables(found: Tables) -> None:
     for place, one in (
         (f"the model's best F1, {best.confidence:.3f}", best),
         (where, fixed),
-        (f'{where}, all cones counted alike', overall),
+        (f'{where}, all cones counted alike', figures.alike),
     ):
         print(f'precision {one.precision:.4f}   recall {one.recall:.4f}   at {place}')
     print(
@@ -233,9 +205,9 @@ def print_tables(found: Tables) -> None:
         f'\n{title:20}{"cones":>7}{"mAP50":>8}{"mAP50-95":>9}'
         f'{f"P {at}":>9}{f"R {at}":>8}{"P alike":>9}{"R alike":>8}'
     )
-    for band, summary in zip(figures.bands, summaries[1:], strict=True):
-        alike = summary.overall
+    for band in figures.bands:
         print(
-            f'{summary.boxes:20}{band.truths:7g}{band.map50:8.3f}{band.map50_95:9.3f}'
-            f'{band.precision:9.3f}{band.recall:8.3f}{alike.precision:9.3f}{alike.recall:8.3f}'
+            f'{band.boxes:20}{band.truths:7g}{band.map50:8.3f}{band.map50_95:9.3f}'
+            f'{band.fixed.precision:9.3f}{band.fixed.recall:8.3f}'
+            f'{band.alike.precision:9.3f}{band.alike.recall:8.3f}'
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from cone_perception.accuracy.average_precision import (
     CONFIDENCE_POINTS,
+    band_name,
     best_f1,
     map50,
     mean_known,
@@ -21,7 +22,6 @@ from cone_perception.accuracy.average_precision import (
 from cone_perception.accuracy.bootstrap import Int32
 from cone_perception.accuracy.intervals import Float64
 from cone_perception.accuracy.matching import Bool
-from cone_perception.accuracy.summary import band_name
 from cone_perception.files import without_nan
 from cone_perception.types import Int64
 from training.judging.evaluation import Evaluation
@@ -37,7 +37,7 @@ HEIGHT_BANDS_PX = ((0.0, 12.0), (12.0, 24.0), (24.0, 48.0), (48.0, 96.0), (96.0,
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Precision and recall at IoU 0.5 above a confidence, mean over the classes with truth."""
+    """Precision and recall at IoU 0.5 above a confidence; NaN: each class has its own."""
 
     confidence: float
     precision: float
@@ -65,28 +65,14 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class BandMetrics:
-    """Figures of the cones whose height is in [low_px, high_px) at REFERENCE_WIDTH_PX.
-
-    A detection of a cone outside does not count, nor does one of no cone whose own height is
-    outside. precision, recall: at the fixed confidence. Means over the classes with truth.
-    """
-
-    low_px: float
-    high_px: float
-    truths: float
-    map50: float
-    map50_95: float
-    precision: float
-    recall: float
-
-
-@dataclass(frozen=True, slots=True)
 class Metrics:
-    """Figures of a model, 0..1. Means over the classes with truth; NaN without any.
+    """Figures of a model, 0..1, of the cones whose height is in [low_px, high_px).
 
+    Heights are those at REFERENCE_WIDTH_PX; a detection of a cone outside does not count, nor does
+    one of no cone whose own height is outside. Means over the classes with truth; NaN without any.
     best_f1: where the model's own smoothed mean F1 is best, as Ultralytics reports it.
-    fixed: at one confidence, so that models are judged at the same point.
+    fixed: at one confidence, so that models are judged at the same point. alike: there, not the
+    mean of the classes, but all cones counted alike. bands: the same of each band of heights.
     """
 
     images: float
@@ -95,8 +81,16 @@ class Metrics:
     map50_95: float
     best_f1: OperatingPoint
     fixed: OperatingPoint
+    alike: OperatingPoint
     per_class: Mapping[str, ClassMetrics]
-    bands: tuple[BandMetrics, ...]
+    low_px: float = 0.0
+    high_px: float = math.inf
+    bands: tuple[Metrics, ...] = ()
+
+    @property
+    def boxes(self) -> str:
+        """Which boxes count, in words."""
+        return band_name(self.low_px, self.high_px)
 
     def as_json(self) -> dict[str, Any]:
         """The figures with null for what is not a finite number."""
@@ -120,11 +114,28 @@ def metrics(
     weight = np.ones((1, images), np.int32) if weights is None else np.array([weights], np.int32)
     if weight.shape != (1, images):
         raise ValueError(f'weights must be ({images},), got {weight.shape[1:]}')
-    ranked = rank(evaluation.matches)
+    every, *bands = (
+        _figures(evaluation, weight, confidence, *band) for band in ((0.0, math.inf), *bands_px)
+    )
+    return replace(every, bands=tuple(bands))
+
+
+def _figures(
+    evaluation: Evaluation, weight: Int32, confidence: Confidence, low_px: float, high_px: float
+) -> Metrics:
+    """Figures of the cones of some heights, without bands."""
+    names = evaluation.class_names
+    least = least_scores(names, confidence)
+    ranked = rank(evaluation.matches, low_px, high_px)
     ap = np.stack([each.average_precisions(weight)[0] for each in ranked])
     curves = np.stack([each.curves(weight)[0] for each in ranked])
-    truths, found, correct, precision, recall = _fixed(evaluation, weight, confidence)
+    counts = np.stack(
+        [each.counts(weight, least[name])[:, 0] for name, each in zip(names, ranked, strict=True)]
+    )
+    truths, found, correct = counts.T
     judged = truths > 0
+    precision = np.where(judged, correct / np.maximum(found, 1), np.nan)
+    recall = share(correct, truths)
     at = best_f1(curves[judged])
     own = curves[:, :, at]
     own[~judged] = np.nan
@@ -132,22 +143,22 @@ def metrics(
         *(truths, ap[:, 0], ap.mean(axis=1), own[:, 0], own[:, 1]),
         *(found, correct, precision, recall),
     )
+    fixed = math.nan if isinstance(confidence, Mapping) else confidence
+    cones, seen, right = counts.sum(axis=0)
     return Metrics(
         images=float(weight.sum()),
-        truths=float(truths.sum()),
+        truths=float(cones),
         map50=_mean(ap[:, 0]),
         map50_95=_mean(ap.mean(axis=1)),
         best_f1=OperatingPoint(float(CONFIDENCE_POINTS[at]), _mean(own[:, 0]), _mean(own[:, 1])),
-        fixed=OperatingPoint(
-            math.nan if isinstance(confidence, Mapping) else confidence,
-            _mean(precision),
-            _mean(recall),
-        ),
+        fixed=OperatingPoint(fixed, _mean(precision), _mean(recall)),
+        alike=OperatingPoint(fixed, float(share(right, seen)), float(share(right, cones))),
         per_class={
             name: ClassMetrics(*map(float, row))
-            for name, row in zip(evaluation.class_names, np.stack(columns, axis=1), strict=True)
+            for name, row in zip(names, np.stack(columns, axis=1), strict=True)
         },
-        bands=tuple(_band(evaluation, weight, confidence, low, high) for low, high in bands_px),
+        low_px=low_px,
+        high_px=high_px,
     )
 
 
@@ -254,48 +265,6 @@ def errors_per_image(
     return (
         np.bincount(missed, minlength=images).astype(np.int64),
         np.bincount(wrong, minlength=images).astype(np.int64),
-    )
-
-
-def _fixed(
-    evaluation: Evaluation,
-    weight: Int32,
-    confidence: Confidence,
-    low_px: float = 0.0,
-    high_px: float = math.inf,
-) -> tuple[Float64, ...]:
-    """(classes,) each: cones, found, correct, precision (0 where nothing is found), and recall."""
-    names = evaluation.class_names
-    least = least_scores(names, confidence)
-    truths, found, correct = np.stack(
-        [
-            each.counts(weight, least[name])[:, 0]
-            for name, each in zip(names, rank(evaluation.matches, low_px, high_px), strict=True)
-        ],
-        axis=1,
-    )
-    precision = np.where(truths > 0, correct / np.maximum(found, 1), np.nan)
-    return truths, found, correct, precision, share(correct, truths)
-
-
-def _band(
-    evaluation: Evaluation,
-    weight: Int32,
-    confidence: Confidence,
-    low_px: float,
-    high_px: float,
-) -> BandMetrics:
-    ranked = rank(evaluation.matches, low_px, high_px)
-    ap = np.stack([each.average_precisions(weight)[0] for each in ranked])
-    truths, _, _, precision, recall = _fixed(evaluation, weight, confidence, low_px, high_px)
-    return BandMetrics(
-        low_px,
-        high_px,
-        float(truths.sum()),
-        _mean(ap[:, 0]),
-        _mean(ap.mean(axis=1)),
-        _mean(precision),
-        _mean(recall),
     )
 
 

@@ -10,11 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.accuracy.average_precision import RankedClass, mean_known, rank, share
+from cone_perception.accuracy.average_precision import (
+    RankedClass,
+    band_name,
+    mean_known,
+    rank,
+    share,
+)
 from cone_perception.accuracy.bootstrap import Int32, draw
 from cone_perception.accuracy.intervals import Float64, Interval, percentile_interval
 from cone_perception.accuracy.matching import Matches, find_errors, match_detections
-from cone_perception.accuracy.summary import band_name
 from cone_perception.errors import SourceError
 from cone_perception.filters import Filters
 from cone_perception.pictures.sources import Unreadable, read_bag_frames
