@@ -22,6 +22,7 @@ import pytest
 from planted_data import COUNTS, DATA_YAML, plant
 
 from cone_perception.errors import DataError, InstallError
+from cone_perception.files import locked
 from training.cli import main
 from training.data import download, fetch
 from training.data.manifest import check_manifest, read_manifest
@@ -338,7 +339,7 @@ def test_folder_that_changed_is_said(
 
 def test_two_downloads_at_once_are_refused(roboflow: Roboflow, folder: Path) -> None:
     part(folder).mkdir(parents=True)
-    with fetch._alone(part(folder)), pytest.raises(DataError, match='another download'):
+    with locked(part(folder) / 'lock'), pytest.raises(DataError, match='another download'):
         fetch.fetch_dataset(SOURCE, folder, COUNTS)
 
 

@@ -121,7 +121,7 @@ def test_manifest_that_cannot_be_written_is_an_error(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(Path, 'write_text', full)
+    monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(DataError, match='No space left'):
         write_manifest(data)
 
