@@ -11,7 +11,7 @@ from recorded_drive import LATCHED, at, camera_info, image, write
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from cone_perception.bags.camera_info import camera_info_topic, load_camera_info
-from cone_perception.bags.make import FIRST_STAMP_NS
+from cone_perception.bags.command import FIRST_STAMP_NS
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     IMAGE,

@@ -6,7 +6,8 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,12 +16,15 @@ from tqdm import tqdm
 from cone_perception.arguments import above_zero, zero_or_more
 from cone_perception.bags.camera_info import load_camera_info
 from cone_perception.bags.cut import cut_bag
-from cone_perception.bags.make import stamp_frames
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.bags.report import BagReport, TopicReport, inspect_bag
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import to_json, whole_folder
-from cone_perception.pictures.sources import Unreadable, open_source
+from cone_perception.pictures.sources import Source, Unreadable, open_source
+from cone_perception.types import Frame
+
+FIRST_STAMP_NS = 1_760_000_000 * 10**9
+"""The first stamp of every bag made: a plausible time. Zero would mean unset."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +106,7 @@ def _make(args: argparse.Namespace) -> int:
     info = load_camera_info(args.camera_info) if args.camera_info else None
     failures: list[Unreadable] = []
     with _new_bag(args.out) as out:
-        stamped = stamp_frames(source, args.hz, args.frame_id, failures.append)
+        stamped = _stamped(source, args.hz, args.frame_id, failures.append)
         frames = tqdm(stamped, 'writing', source.count, unit='picture', disable=None)
         count = write_image_bag(out, frames, topic, args.compressed, args.storage, info)
         if not count:
@@ -111,6 +115,29 @@ def _make(args: argparse.Namespace) -> int:
     for failure in failures:
         print(f'left out: {failure.source}: {failure.reason}', file=sys.stderr)
     return 1 if failures else 0
+
+
+def _stamped(
+    source: Source, hz: float | None, frame_id: str, note_failure: Callable[[Unreadable], None]
+) -> Iterator[Frame]:
+    """Yield each readable picture with its stamp.
+
+    An unreadable one keeps its place in time and goes to `note_failure`.
+    hz: pictures per second; None keeps a video's own times. Raises SourceError where it has none.
+    """
+    previous_ns = -1
+    for index, frame in enumerate(source.frames):
+        if isinstance(frame, Unreadable):
+            note_failure(frame)
+            continue
+        stamp_ns = frame.stamp_ns if hz is None else round(index * 1e9 / hz)
+        if stamp_ns <= previous_ns:
+            raise SourceError(
+                f'{frame.source}: frame {index} is at {stamp_ns / 1e9:.3f} s, not after the one '
+                f'before at {previous_ns / 1e9:.3f} s. Say how many there are per second: --hz.'
+            )
+        previous_ns = stamp_ns
+        yield replace(frame, stamp_ns=FIRST_STAMP_NS + stamp_ns, frame_id=frame_id)
 
 
 @contextlib.contextmanager

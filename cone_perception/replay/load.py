@@ -150,17 +150,15 @@ class _Gpu:
 
 
 def _open_gpu() -> _Gpu | None:
-    """None without nvidia-ml-py, without a driver or without a GPU."""
+    """Open the GPU; None without nvidia-ml-py, without a driver or without a GPU."""
     try:
         nvml: Any = importlib.import_module('pynvml')
     except ImportError:
         return None
-    try:
+    with contextlib.suppress(nvml.NVMLError):
         nvml.nvmlInit()
-    except nvml.NVMLError:
-        return None
-    try:
-        return _Gpu(nvml)
-    except nvml.NVMLError:
-        nvml.nvmlShutdown()
-        return None
+        try:
+            return _Gpu(nvml)
+        except nvml.NVMLError:
+            nvml.nvmlShutdown()
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -41,36 +41,31 @@ class Way:
     overhead: Callable[[Pace], Pass] | None = None
 
 
+@dataclass(slots=True, eq=False)
 class Replay:
     """Plays the passes and joins them to a result."""
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        drive: Drive,
-        bundle: Bundle,
-        settings: DetectorSettings,
-        way: Way,
-        reference: Answers | None,
-    ) -> None:
-        self._args = args
-        self._drive = drive
-        self._bundle = bundle
-        self._settings = settings
-        self._way = way
-        self._reference = reference
-        self._pace = pace_of(args)
-        self._started = datetime.now(timezone.utc)
-        self._host = describe_host()
-        self._passes: list[Pass] = []
-        self._figures = {'frames_sent': Interval(0), 'frames_answered': Interval(0)}
-        self._per_pass: list[Mapping[str, Interval]] = []
-        self._max_rate: MaxRate | None = None
-        self._interrupted = False
-        self._problems: list[str] = []
+    _args: argparse.Namespace
+    _drive: Drive
+    _bundle: Bundle
+    _settings: DetectorSettings
+    _way: Way
+    _reference: Answers | None
+    _started: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    _host: dict[str, Any] = field(default_factory=describe_host)
+    _passes: list[Pass] = field(default_factory=list)
+    _figures: dict[str, Interval] = field(
+        default_factory=lambda: {'frames_sent': Interval(0), 'frames_answered': Interval(0)}
+    )
+    _per_pass: list[Mapping[str, Interval]] = field(default_factory=list)
+    _max_rate: MaxRate | None = None
+    _pace: Pace = Pace()
+    _interrupted: bool = False
+    _problems: list[str] = field(default_factory=list)
 
     def run(self) -> ReplayResult:
-        """All passes; result.json is written after each, so that a kill loses one at most."""
+        """Play all passes; result.json is written after each: a kill loses one at most."""
+        self._pace = pace_of(self._args)
         with_overhead = self._way.overhead is not None and self._args.overhead
         if self._args.find_max_rate:
             self._search()
@@ -163,10 +158,7 @@ class Replay:
 
     def _configuration(self) -> dict[str, Any]:
         return {
-            'arguments': [
-                str(self._drive.bag),
-                *map(str, words_for_each_bag(self._args)),
-            ],
+            'arguments': [str(self._drive.bag), *map(str, words_for_each_bag(self._args))],
             'jobs': jobs_at_once(),
             'through': self._args.through,
             'pace': asdict(self._pace),

@@ -16,8 +16,15 @@ from typing import Any
 
 from cone_perception.errors import InstallError, OutputError, SettingsError, SourceError
 from cone_perception.files import write_whole
-from cone_perception.replay.many.jobs import BagJob, BagOutcome, Keep, outcome_of
-from cone_perception.replay.many.local import POLL_S, STOP_TIMEOUT_S, JobProcess
+from cone_perception.replay.many.jobs import (
+    POLL_S,
+    STOP_TIMEOUT_S,
+    BagJob,
+    BagOutcome,
+    JobProcess,
+    Keep,
+    outcome_of,
+)
 from cone_perception.replay.output_folder import REPLAY_MARK
 
 BROUGHT_BACK = (REPLAY_MARK, 'report.html', 'annotated.mp4', 'log/**/*', 'result.json')

@@ -13,8 +13,7 @@ from tqdm import tqdm
 from cone_perception.errors import OutputError
 from cone_perception.files import LockedError, locked
 from cone_perception.replay.many.cluster import replay_on_ray
-from cone_perception.replay.many.jobs import COMMAND, BagJob, BagOutcome, plan_jobs
-from cone_perception.replay.many.local import replay_here
+from cone_perception.replay.many.jobs import COMMAND, BagJob, BagOutcome, plan_jobs, replay_here
 from cone_perception.replay.many.table import read_table, table_text, write_table
 from cone_perception.replay.processes import signals_as_interrupt
 
