@@ -1,0 +1,106 @@
+"""The walls of the house: layers, circles, sizes, names. benchmarks/house.py measures them."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / 'benchmarks'))
+
+import house  # noqa: E402
+
+LAYERS = [
+    'errors types classes files process arguments interfaces',
+    'filters model_card settings settings_text',
+    'images preprocess decode',
+    'accuracy bags dataset pages pictures',
+    'engines',
+    'pipeline',
+    'answering',
+    'detect ros engines.build_command engines.verify_command engines.verify',
+    'replay',
+    'cli',
+]
+"""cone_perception from the ground up: a module imports from its own layer and earlier ones."""
+
+TRAINING_LAYERS = [
+    'ultralytics_cpu',
+    'recipe runs',
+    'data',
+    'judging simulate stage',
+    'demo_model export',
+    'campaign report',
+    'cli',
+]
+"""training, which stands on cone_perception."""
+
+RANKS = {
+    '.'.join(filter(None, (package, name))): rank
+    for rank, (package, names) in enumerate(
+        [
+            ('cone_perception', ''),
+            *(('cone_perception', names) for names in LAYERS),
+            ('training', ''),
+            *(('training', names) for names in TRAINING_LAYERS),
+        ]
+    )
+    for name in names.split() or ['']
+}
+
+
+def rank(module: str) -> int:
+    """Rank of the longest known name that the module is or lies in."""
+    parts = module.split('.')
+    names = ('.'.join(parts[:n]) for n in range(len(parts), 0, -1))
+    known = next(name for name in names if name in RANKS)
+    assert '.' in known or module == known, f'{module} belongs to no layer: add it to LAYERS'
+    return RANKS[known]
+
+
+def test_no_import_points_upwards() -> None:
+    graph = house.import_graph()
+    assert len(graph) > 150
+    upwards = [
+        f'{module} imports {other}'
+        for module, others in sorted(graph.items())
+        for other in sorted(others)
+        if rank(other) > rank(module)
+    ]
+    assert not upwards
+
+
+def test_nothing_but_the_command_line_imports_the_replay() -> None:
+    importers = [
+        module
+        for module, others in house.import_graph().items()
+        if any(other.startswith('cone_perception.replay') for other in others)
+        and not module.startswith(('cone_perception.replay', 'training.'))
+    ]
+    assert importers in ([], ['cone_perception.cli'])
+
+
+def test_there_is_no_import_circle() -> None:
+    assert house.import_circle(house.import_graph()) == []
+
+
+def test_import_circle_is_found() -> None:
+    graph = {'a': {'b'}, 'b': {'c'}, 'c': {'a'}, 'd': {'a'}}
+    assert set(house.import_circle(graph)) == {'a', 'b', 'c'}
+
+
+def test_public_class_names_stand_once() -> None:
+    assert house.repeated_classes() == {}
+
+
+def test_files_are_short_enough_to_read() -> None:
+    lines = {
+        house.short_name(p): house.count_lines(p) for p in house.product_files(*house.SUFFIXES)
+    }
+    assert {name: n for name, n in lines.items() if n > house.LONGEST} == {}
+
+
+def test_folders_hold_few_modules() -> None:
+    modules = Counter(path.parent for path in house.product_files('.py') if path.stem != '__init__')
+    assert {folder.name: n for folder, n in modules.items() if n > house.MODULES} == {}
