@@ -27,7 +27,7 @@ from cone_perception.replay.processes import (
     our_node,
     private_domain,
 )
-from cone_perception.replay.through_ros import Answers, join, play_through_ros
+from cone_perception.replay.through_ros import Answers, find_fates, play_through_ros
 from cone_perception.replay.traces import Camera, Drive, Pace
 from cone_perception.types import Detections, Frame
 
@@ -282,7 +282,7 @@ def answers_of(found=(), told=(), back=()):
 
 def joined(sent, answers, node=NODE, died=False):
     problems = []
-    return join(sent, answers, node, died, problems), problems
+    return find_fates(sent, answers, node, died, problems), problems
 
 
 def test_each_fate_is_told_from_what_node_and_monitor_say():

@@ -121,21 +121,21 @@ class _Play:
     problems: list[str] = field(default_factory=list)
     load: list[LoadSample] = field(default_factory=list)
 
-    def run(self, team: ProcessGroup) -> None:
+    def run(self, group: ProcessGroup) -> None:
         """Start node, monitor and player; end them when all was sent, or when something fails."""
         node = self.node
         refusals = {'node': node.refuses} if node.refuses else {}
-        team.start('node', node.command)
+        group.start('node', node.command)
         if node.ready:
-            team.wait_for_text('node', node.ready, READY_TIMEOUT_S, refusals)
-        team.start('monitor', self._monitor_command())
-        team.wait_for_text('monitor', 'ready\n', CONNECT_TIMEOUT_S, refusals)
-        team.start('player', self._player_command(), show=True)
-        pids = {name: team.pid(name) for name in ('node', 'player', 'monitor')}
+            group.wait_for_text('node', node.ready, READY_TIMEOUT_S, refusals)
+        group.start('monitor', self._monitor_command())
+        group.wait_for_text('monitor', 'ready\n', CONNECT_TIMEOUT_S, refusals)
+        group.start('player', self._player_command(), show=True)
+        pids = {name: group.pid(name) for name in ('node', 'player', 'monitor')}
         with LoadSampler(pids) if self.sample_load else contextlib.nullcontext() as sampler:
-            self._wait(team)
+            self._wait(group)
         self.load = sampler.samples if sampler else []
-        self._end(team)
+        self._end(group)
 
     def result(self) -> Pass:
         """Join what player, node and monitor have said."""
@@ -154,7 +154,7 @@ class _Play:
         answers = _read_answers(self.folder, self.node, self.ended_ns, self.problems)
         if not sent and not self.interrupted:
             raise ProcessError('\n'.join(['nothing was sent.', *self.problems]))
-        frames = join(sent, answers, self.node, self.node_died, self.problems)
+        frames = find_fates(sent, answers, self.node, self.node_died, self.problems)
         return Pass(
             pace=self.pace,
             frames=frames,
@@ -165,35 +165,35 @@ class _Play:
             process_failed=self.process_failed,
         )
 
-    def _wait(self, team: ProcessGroup) -> None:
+    def _wait(self, group: ProcessGroup) -> None:
         """Wait until all was sent and answered, or until a process ends that should not."""
         try:
-            team.wait('player', self._longest_s())
+            group.wait('player', self._longest_s())
         except KeyboardInterrupt:
             self.interrupted = True
         except ProcessError as error:
             self.process_failed = True
-            self.node_died = team.status('node') is not None
+            self.node_died = group.status('node') is not None
             problem = str(error)
             if self.node_died:
                 problem = (
-                    f'the node ended by itself, with status {team.status("node")}, while pictures '
+                    f'the node ended by itself, with status {group.status("node")}, while pictures '
                     f'were sent; the last lines of {self.folder / "log" / "node.log"}: '
-                    + ' | '.join(team.last_words('node')[-LAST_WORDS:])
+                    + ' | '.join(group.last_words('node')[-LAST_WORDS:])
                 )
             self.problems.append(problem)
-        team.end('player')
+        group.end('player')
         try:
             time.sleep(LAST_ANSWERS_S)
         except KeyboardInterrupt:
             self.interrupted = True
 
-    def _end(self, team: ProcessGroup) -> None:
+    def _end(self, group: ProcessGroup) -> None:
         """End the node first: what becomes of its last pictures is recorded."""
         self.ended_ns = time.time_ns()
         for name in ('node', 'monitor'):
             try:
-                team.stop(name)
+                group.stop(name)
             except ProcessError as error:
                 self.process_failed = True
                 if name != 'node' or not self.node_died:
@@ -248,7 +248,7 @@ class Answers:
     health: dict[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-def join(
+def find_fates(
     sent: Sequence[Mapping[str, Any]],
     answers: Answers,
     node: NodeCommand,
@@ -258,7 +258,7 @@ def join(
     """Give every picture that was sent its fate, in that order. The answers are used up.
 
     sent: camera and SENT of each, as the player logged them. Pictures with one stamp are told
-    apart by their order only, and `problems` gets to know it. Raises SourceError when most are
+    apart by their order only, which `problems` then says. Raises SourceError when most are
     such.
     """
     _check_stamps(sent, problems)

@@ -108,7 +108,7 @@ class DetectorNode(RobustLifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def stop(self) -> bool:
-        """Answer no more frames; False when one, or a load, goes on behind our back."""
+        """Answer no more frames; False when one, or a load, could not be stopped."""
         self._stopping.set()
         finished = self._stop_session()
         finished = self._loader.stop(STOP_TIMEOUT_S) and finished

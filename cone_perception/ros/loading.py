@@ -59,7 +59,7 @@ class Loader:
         raise EngineError('the node was stopped while it loaded')
 
     def stop(self, timeout_s: float) -> bool:
-        """Give up a load, a build with its compiler; False when it goes on behind our back."""
+        """Give up a load, a build with its compiler; False when it could not be stopped."""
         self._stopping.set()
         return self._loading is None or bool(wait([self._loading], timeout=timeout_s).done)
 

@@ -107,13 +107,13 @@ class AnswerPublishers:
         drawn = draw_cones(bgr_of(picture), found, self._class_names)
         publisher.publish(_image_message(drawn, answer.arrival.message.header))
 
-    def tell(self, answer: Answer) -> None:
+    def publish_timing(self, answer: Answer) -> None:
         """Send what became of a frame, if somebody listens."""
         if self._timing.get_subscription_count():
             stamp = answer.arrival.message.header.stamp
             self._timing.publish(diagnostic_array(stamp, [timing_status(answer)]))
 
-    def wait_until_told(self, timeout_s: float) -> None:
+    def wait_for_timing(self, timeout_s: float) -> None:
         """Let who listens to ~/timing acknowledge what was sent."""
         self._timing.wait_for_all_acked(Duration(seconds=timeout_s))
 

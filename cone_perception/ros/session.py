@@ -94,7 +94,7 @@ class Session:
         return [subscription.topic_name for subscription in self._subscriptions]
 
     def stop(self) -> bool:
-        """Listen and answer no more; False when a frame goes on behind our back."""
+        """Listen and answer no more; False when a frame could not be stopped."""
         self._ended.set()
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
@@ -103,7 +103,7 @@ class Session:
         for arrival in left:
             self._drop(arrival, STOPPED)
         if left:
-            self._publishers.wait_until_told(LAST_WORDS_S)
+            self._publishers.wait_for_timing(LAST_WORDS_S)
         return finished
 
     def statuses(self, prefix: str) -> list[DiagnosticStatus]:
@@ -195,7 +195,7 @@ class Session:
         """Count what became of a picture, and tell whoever listens. Any thread; never raises."""
         self._health.ended(answer, time.monotonic())
         try:
-            self._publishers.tell(answer)
+            self._publishers.publish_timing(answer)
         except Exception as error:  # the node may be cleaned up at this moment
             if not self._ended.is_set():
                 self._node.get_logger().warning(
