@@ -148,6 +148,9 @@ def test_it_is_measured_for_all_that_it_depends_on(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu, 'vector_instructions', lambda: ['avx2'])
     open_with(bundle, 2, 2)
     assert len(timed) == 6
+    monkeypatch.setattr('openvino.__version__', '2099.1')
+    open_with(bundle, 2, 2)
+    assert len(timed) == 7
 
 
 def rounds(*ratios, spread=0.0):

@@ -252,7 +252,7 @@ def _conditions(order: CpuOrder, networks: Sequence[CpuNetwork]) -> dict[str, An
         'thresholds': [*card.thresholds.items()],
         'classes': card.class_names,
         'preprocessing': card.preprocessing,
-        'runtime': f'{order.runtime} {importlib.import_module(order.runtime).__version__}',
+        'release': importlib.import_module(order.runtime).__version__,
         'processor': processor_name(),
         'instructions': [*vector_instructions(), *os.environ.get('ONEDNN_MAX_CPU_ISA', '').split()],
         'cores': len(os.sched_getaffinity(0)),
