@@ -402,10 +402,9 @@ def folders(pair, tmp_path):
 
 
 def test_command_prints_a_table_and_writes_figures_and_plot(folders, capsys):
-    out, plot = folders / 'out' / 'comparison.json', folders / 'plot.svg'
+    out, plot = folders / 'out' / 'comparison.json', folders / 'plot.html'
     arguments = [f'two-stage={folders / "two"}', str(folders / 'one'), '--resamples', '100']
     arguments += ['--published', 'production=0.2', '--json', str(out), '--plot', str(plot)]
-    pytest.importorskip('matplotlib')
     assert main(['compare', *arguments]) == 0
     printed = capsys.readouterr().out
     assert 'two-stage against' in printed
@@ -416,7 +415,8 @@ def test_command_prints_a_table_and_writes_figures_and_plot(folders, capsys):
     first = Comparison.from_json(stored['comparisons'][0])
     assert f'{first["map50"].difference.low:+.4f} to' in printed
     assert stored['published']['production']['value'] == pytest.approx(first['map50'].a.value - 0.2)
-    assert plot.read_text().lstrip().startswith('<?xml')
+    assert f'two-stage minus {folders / "one"}' in plot.read_text()
+    assert 'mAP50-95' in plot.read_text()
 
 
 def test_command_takes_seeds_joined_by_commas(folders, capsys):
@@ -435,6 +435,7 @@ def test_command_takes_seeds_joined_by_commas(folders, capsys):
         (['{}/two', '--published', 'production'], 'production=0.6655'),
         (['{}/two', '--published', 'production=66'], 'production=0.6655'),
         (['{}/two', '{}/one', '--resamples', '5'], 'at least 100'),
+        (['{}/two', '{}/one', '--plot', 'differences.svg'], 'name it .html'),
     ],
 )
 def test_command_refuses_in_a_line(folders, capsys, arguments, said):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import sys
 from collections.abc import Sequence
@@ -12,8 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from cone_perception.accuracy.intervals import Interval
-from cone_perception.errors import InstallError, OutputError, SettingsError
-from cone_perception.files import to_json, write_whole
+from cone_perception.errors import OutputError, SettingsError
+from cone_perception.files import write_json
+from cone_perception.pages.blocks import Page, Section
+from cone_perception.pages.charts import forest, intervals
+from cone_perception.pages.page import write_page
 from training.judging.compare import (
     Comparison,
     against_published,
@@ -59,12 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--confidence', type=float, default=usual.confidence, help='the fixed operating point'
     )
     parser.add_argument('--json', type=Path, help='write all figures here')
-    parser.add_argument('--plot', type=Path, help='write a plot of the differences (svg or png)')
+    parser.add_argument(
+        '--plot', type=Path, help='write a page with plots of the differences (.html)'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     if args.resamples < 100 or args.block < 1:
         raise SettingsError('--resamples must be at least 100, --block at least 1.')
+    if args.plot and args.plot.suffix != '.html':
+        raise SettingsError(f'--plot {args.plot}: it is a page now, so name it .html.')
     published = dict(_published(text) for text in args.published)
     names, arms = zip(*map(_read_arm, args.models), strict=True)
     if len(arms) == 1 and not published:
@@ -89,9 +95,12 @@ def run(args: argparse.Namespace) -> int:
             'own': own,
             'published': against,
         }
-        _write(args.json, to_json(stored, indent=2) + '\n')
+        try:
+            write_json(args.json, stored)
+        except OSError as error:
+            raise OutputError(f'{args.json} cannot be written: {error}') from error
     if args.plot:
-        _write(args.plot, plot(comparisons, args.margin, args.plot.suffix.lstrip('.') or 'svg'))
+        write_page(args.plot, plot(comparisons, args.margin))
     return 0
 
 
@@ -140,49 +149,42 @@ def seed_text(values: Sequence[float]) -> str:
     return f'{each} (standard deviation {np.std(values, ddof=1):.4f})'
 
 
-def plot(comparisons: Sequence[Comparison], margin: float, kind: str = 'svg') -> bytes:
-    """A forest plot: each figure's difference with its interval, beside what counts as equal."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InstallError(
-            'a plot needs matplotlib: install the extra `train`, or leave --plot out.'
-        ) from error
+def plot(comparisons: Sequence[Comparison], margin: float) -> Page:
+    """A page of forest plots: each figure's difference with its interval, and what counts as equal.
+
+    Raises SettingsError without a second model.
+    """
     if not comparisons:
         raise SettingsError('--plot needs a second model: a published figure alone is one number.')
-    rows = [row for comparison in comparisons for row in comparison.differences]
-    height = 0.8 + 0.26 * len(rows) + 0.5 * len(comparisons)
-    figure = Figure(figsize=(8.5, height), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(comparisons), 1, squeeze=False, sharex=True)[:, 0]
-    for axis, comparison in zip(axes, comparisons, strict=True):
-        shown = [row for row in comparison.differences if math.isfinite(row.difference.low)]
-        axis.axvspan(-margin, margin, color='0.9', label=f'equal within {margin:g}')
-        axis.axvline(0, color='0.4', linewidth=0.8)
-        for place, row in enumerate(shown):
-            found = row.difference
-            clear = found.low > 0 or found.high < 0
-            colour = '#1f6fb4' if clear else '0.45'
-            if row.strategy:
-                axis.plot([row.strategy.low, row.strategy.high], [place] * 2, color=colour, lw=0.8)
-            axis.plot([found.low, found.high], [place] * 2, color=colour, lw=3, alpha=0.6)
-            axis.plot([found.value], [place], 'o', color=colour, markersize=5)
-        axis.set_yticks(range(len(shown)), [row.title for row in shown])
-        axis.invert_yaxis()
-        axis.set_title(f'{comparison.a} minus {comparison.b}', loc='left', fontsize=10)
-        axis.tick_params(labelsize=8)
-    axes[-1].set_xlabel(
-        'difference, 95 % interval over pictures (thin: over trainings too); right of 0: '
-        f'{comparisons[0].a} is better; grey: equal within {margin:g}',
-        fontsize=8,
+    return Page('Differences', sections=[_forest(each, margin) for each in comparisons])
+
+
+def _forest(comparison: Comparison, margin: float) -> Section:
+    traces = []
+    for name, colour, found in (
+        ('over pictures', '--blue', [row.difference for row in comparison.differences]),
+        ('over pictures and trainings', '--dim', [row.strategy for row in comparison.differences]),
+    ):
+        rows = [
+            (row.title, each.value, each.low, each.high)
+            for row, each in zip(comparison.differences, found, strict=True)
+            if each is not None and each.known
+        ]
+        if rows:
+            traces.append(intervals(name, rows, colour))
+    caption = (
+        f'Differences with 95 % intervals; right of 0 {comparison.a} is better. '
+        f'Shaded: equal within {margin:g}.'
     )
-    stream = io.BytesIO()
-    try:
-        figure.savefig(stream, format=kind)
-    except ValueError as error:
-        raise SettingsError(f'a plot cannot be written as {kind}: name it .svg or .png.') from error
-    return stream.getvalue()
+    chart = forest(
+        f'{comparison.a} minus {comparison.b}',
+        traces,
+        'difference',
+        band=(-margin, margin),
+        marks=[(0.0, '')],
+        caption=caption,
+    )
+    return Section(f'{comparison.a} minus {comparison.b}', [chart])
 
 
 def _read_arm(text: str) -> tuple[str, list[Evaluation]]:
@@ -202,10 +204,3 @@ def _published(text: str) -> tuple[str, float]:
     if not name or not 0 <= value <= 1:
         raise SettingsError(f'--published {text}: give a name and a figure, production=0.6655.')
     return name, value
-
-
-def _write(path: Path, content: bytes | str) -> None:
-    try:
-        write_whole(path, content)
-    except OSError as error:
-        raise OutputError(f'{path} cannot be written: {error}') from error
