@@ -21,9 +21,9 @@ from cone_perception.cli import main
 from cone_perception.errors import SourceError
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, file_sha256
 from cone_perception.replay.demo.command import write_results
-from cone_perception.replay.demo.contact_sheet import contact_sheet
 from cone_perception.replay.demo.result import demo_result, last_line
 from cone_perception.replay.figures.result import read_result
+from cone_perception.replay.pages.pictures import tile
 from cone_perception.replay.processes import ProcessError, ProcessGroup
 from cone_perception.replay.traces import Camera, Drive, FrameTrace, Pace, Pass
 from cone_perception.types import Detections, Frame
@@ -167,7 +167,7 @@ def test_film_and_contact_sheet_show_every_picture(tmp_path, played):
 
 def test_contact_sheet_puts_pictures_in_rows():
     pictures = [np.full((36, 64, 3), 10 * i, np.uint8) for i in range(4)]
-    sheet = contact_sheet(pictures, columns=3)
+    sheet = tile(pictures, 3, (36, 64), 8, 255)
     assert sheet.shape == (2 * 44 + 8, 3 * 72 + 8, 3)
     assert sheet[8 + 44 + 5, 8 + 5, 0] == 30
 

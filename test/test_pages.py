@@ -20,7 +20,6 @@ from cone_perception.pages.blocks import (
     Chart,
     Folded,
     Gallery,
-    Heading,
     Listing,
     Page,
     Picture,
@@ -85,8 +84,7 @@ def every_block() -> Page:
     pictures = [Picture(PIXEL, f'frame {n}', frame=n, tags=[f'class_{n}']) for n in (1, 20)]
     blocks = [
         Text(['pieces: ', Cell('a file', href='a.json'), ' with `code`'], strong=True),
-        Heading('Below'),
-        Bullets(['one', Cell('two', tone='bad', title='why')]),
+        Bullets(['one', Cell('two', tone='bad', title='why')], title='Below'),
         Table(
             ['name', 'value'], [[Cell('A', colour='--blue'), Cell('1', small='0 – 2')]], [1], [0]
         ),
@@ -106,7 +104,7 @@ def every_block() -> Page:
             Section('', top),
             Section('Blocks', blocks, 'a note'),
             Section('Charts', every_chart()),
-            Section('Empty', []),
+            Section('Empty', [Table(['a'], []), Bullets([]), Gallery([])]),
             Section('Facts', [Text(FATAL)], folded=True),
         ],
     )
@@ -168,6 +166,12 @@ def test_nothing_from_outside_is_taken_for_html():
     shown = render_page(Page('t', sections=[Section('a', [hostile])]))
     assert r'\u003c/script\u003e' in shown
     assert '"</script>' not in shown
+
+
+def test_section_whose_blocks_have_no_content_is_left_out():
+    text = render_page(every_block())
+    assert 'id="charts"' in text
+    assert 'id="empty"' not in text
 
 
 def test_page_without_charts_carries_no_plotly():

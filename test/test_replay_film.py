@@ -13,7 +13,7 @@ from replay_results import MS, cones, result, trace, write_bag
 from cone_perception.errors import SourceError
 from cone_perception.replay.pages import film, pictures
 from cone_perception.replay.pages.film import write_film
-from cone_perception.replay.pages.pictures import describe, read_pictures
+from cone_perception.replay.pages.pictures import describe, read_pictures, tile
 
 SHAPE = (240, 320)
 BOX = (200.0, 120.0, 240.0, 200.0)
@@ -122,17 +122,24 @@ def test_camera_that_starts_late_is_black_until_then(tmp_path):
 
 
 def test_pictures_of_another_size_keep_their_proportions():
-    grid = film._Grid(['left', 'right'])
     small, large = np.full((50, 100, 3), 200, np.uint8), np.full((300, 300, 3), 100, np.uint8)
-    whole = grid.lay_out({'left': (small, True), 'right': (large, True)})
+    whole = tile([small, large], 2, (50, 100))
     assert whole.shape == (50, 200, 3)
     assert (whole[:, 100:150] == 100).all()
     assert (whole[:, 150:] == 0).all()
 
 
-def test_four_cameras_are_two_by_two():
-    grid = film._Grid(['a', 'b', 'c', 'd'])
-    whole = grid.lay_out({'d': (np.full((10, 20, 3), 9, np.uint8), True)})
+def test_four_cameras_are_two_by_two(tmp_path):
+    bag = write_bag(tmp_path / 'bag', dict.fromkeys('abcd', 1), SHAPE)
+    cameras = [{'name': name, 'topic': f'/camera/{name}/image_raw'} for name in 'abcd']
+    frames = [trace(0, camera=name) for name in 'abd']
+    shown = result([frames], bag={'cameras': cameras})
+    write_film(tmp_path / 'three.mp4', shown, bag)
+    (three,), _ = film_pictures(tmp_path / 'three.mp4')
+    assert three.shape == (2 * SHAPE[0], 2 * SHAPE[1], 3)
+    assert grey(three, 60, 100 + SHAPE[0]) == pytest.approx(40, abs=4.5)
+    assert grey(three, 60 + SHAPE[1], 100 + SHAPE[0]) == pytest.approx(0, abs=4.5)
+    whole = tile([None, None, None, np.full((10, 20, 3), 9, np.uint8)], 2, (10, 20))
     assert whole.shape == (20, 40, 3)
     assert (whole[10:, 20:] == 9).all()
     assert (whole[:10] == 0).all()

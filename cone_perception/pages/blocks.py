@@ -57,18 +57,12 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Heading:
-    """A heading inside a section."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Bullets:
-    """A list."""
+    """A list, with a title above it."""
 
     items: Sequence[Piece]
     tone: Tone = ''
+    title: str = ''
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +96,7 @@ class Table:
     """A table; without columns it has no head.
 
     words: columns of words, aligned left as the first one is. strong: rows that stand out.
-    half: it takes the left or right half of its section.
+    half: it takes the left or right half of its section. title: above it.
     """
 
     columns: Sequence[Piece]
@@ -111,6 +105,7 @@ class Table:
     strong: Sequence[int] = ()
     note: str = ''
     half: bool = False
+    title: str = ''
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,14 +187,16 @@ class Folded:
 
 
 Block = (
-    Text | Heading | Bullets | Banner | Tiles | Table | Chart | Picture | Gallery | Viewer | Listing
+    Text | Bullets | Banner | Tiles | Table | Chart | Picture | Gallery | Viewer | Listing
     | Folded
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading and the blocks below it; left out of the page when it has none.
+    """A heading and the blocks below it.
+
+    A page leaves out blocks without rows, items or pictures, and sections without blocks.
 
     title: '' shows the blocks without a frame. half: beside another half section. folded: the
     reader opens it. note: a last paragraph.

@@ -6,6 +6,7 @@ import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,17 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from cone_perception.errors import OutputError
 from cone_perception.files import to_json, write_whole
-from cone_perception.pages.blocks import Chart, Folded, Page, Picture, Section, Table, Viewer
+from cone_perception.pages.blocks import (
+    Banner,
+    Block,
+    Chart,
+    Folded,
+    Page,
+    Picture,
+    Section,
+    Table,
+    Viewer,
+)
 
 DIGITS = 6
 """Significant ones of a number in a chart: a millisecond of ten minutes."""
@@ -38,7 +49,10 @@ def write_page(path: Path, page: Page) -> None:
 
 def render_page(page: Page) -> str:
     """The page as HTML. Without Plotly it has the numbers of its charts instead."""
-    sections = [section for section in page.sections if section.blocks]
+    sections = []
+    for section in page.sections:
+        if blocks := [block for block in section.blocks if _has_content(block)]:
+            sections.append(replace(section, blocks=blocks))
     blocks = _flat(sections)
     charts = any(isinstance(block, Chart) for block in blocks)
     return _environment().get_template('page.html').render(
@@ -94,6 +108,11 @@ def compact(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [compact(each) for each in value]
     return value
+
+
+def _has_content(block: Block) -> bool:
+    parts = (getattr(block, name, None) for name in ('rows', 'items', 'pictures', 'blocks'))
+    return isinstance(block, Banner) or all(part is None or len(part) for part in parts)
 
 
 def _flat(sections: Sequence[Section]) -> list[Any]:

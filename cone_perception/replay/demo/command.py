@@ -9,16 +9,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from cone_perception.bags.reader import choose_image_topic, is_bag, open_bag
 from cone_perception.errors import SourceError
+from cone_perception.files import write_whole
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pages.page import write_page
-from cone_perception.replay.demo.contact_sheet import write_contact_sheet
+from cone_perception.pictures.video import encode_picture
 from cone_perception.replay.demo.result import demo_result, last_line
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.output_folder import claim_folder
 from cone_perception.replay.pages.film import write_film
+from cone_perception.replay.pages.pictures import draw_frames, tile
 from cone_perception.replay.pages.report import report_page
 from cone_perception.replay.processes import (
     ProcessError,
@@ -31,6 +35,8 @@ from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, Pace
 
 RENDER_TIMEOUT_S = 600.0
+
+SHEET_PICTURES, SHEET_COLUMNS, SHEET_WIDTH_PX, SHEET_GAP_PX = 9, 3, 640, 8
 
 MARK = '.cone_perception_demo'
 """A file that says that a folder is the demo's: only in such a one is anything replaced."""
@@ -112,9 +118,20 @@ def write_results(out: Path, result: ReplayResult, bag: Path) -> None:
     write_result(out / 'demo.json', result)
     if result.passes[0]:
         write_film(out / 'demo.mp4', result, bag)
-        write_contact_sheet(out / 'contact_sheet.png', result, bag)
+        _write_contact_sheet(out / 'contact_sheet.png', result, bag)
     page = report_page(result, bag, files=FILES)
     write_page(out / 'index.html', replace(page, title='A drive through the detector'))
+
+
+def _write_contact_sheet(path: Path, result: ReplayResult, bag: Path) -> None:
+    """Write SHEET_PICTURES, evenly from the first to the last; nothing without any."""
+    frames = result.passes[0]
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(SHEET_PICTURES, len(frames))).round())
+    drawn = draw_frames(result, bag, [frames[int(at)] for at in chosen], SHEET_WIDTH_PX, [])
+    pictures = [picture for _, picture in drawn if not isinstance(picture, str)]
+    if pictures:
+        sheet = tile(pictures, SHEET_COLUMNS, pictures[0].shape[:2], SHEET_GAP_PX, 255)
+        write_whole(path, encode_picture('.png', sheet))
 
 
 def _render(args: argparse.Namespace, bag: Path, log: Path) -> None:

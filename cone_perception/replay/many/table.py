@@ -70,7 +70,7 @@ def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
             _summary(outcomes),
             sections=[
                 Section('', [Table(head, rows, words=[1])]),
-                Section('Why some are not done', [Table([], reasons, [1])] if reasons else []),
+                Section('Why some are not done', [Table([], reasons, [1])]),
             ],
             wide=True,
         ),

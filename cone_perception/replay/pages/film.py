@@ -8,7 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -23,6 +22,7 @@ from cone_perception.replay.pages.pictures import (
     describe,
     draw_border,
     read_pictures,
+    tile,
     topics_of,
 )
 from cone_perception.replay.traces import FrameTrace
@@ -38,7 +38,8 @@ DEFAULT_RATE_HZ = 15.0
 def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> None:
     """Write the film of one pass; `number` counts from 0.
 
-    Several cameras are side by side, as they were recorded; one that has no new picture is dark.
+    Several cameras are side by side, two in a row or more, each as large as the film's first
+    picture; one that has no new picture is dark.
     A frame that was lost has a red border. Frames that were not sent any more are not shown.
     Of a bag that is damaged further on it shows what comes before that, as the replay did.
     Raises SourceError when the bag cannot be opened or none of its pictures was sent, OutputError
@@ -50,10 +51,13 @@ def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> 
     if not names:
         raise SourceError(f'pass {number + 1} has no frame of which a film could be made.')
     film = Film(path, _rate_hz(frames))
-    grid = _Grid(names)
+    columns = math.ceil(math.sqrt(len(names)))
+    size: tuple[int, int] | None = None
     try:
         for shown in _rounds(_drawn(result, bag, names, traces)):
-            film.add('', grid.lay_out(shown))
+            size = size or next(iter(shown.values()))[0].shape[:2]
+            dimmed = {name: each if new else each // 4 for name, (each, new) in shown.items()}
+            film.add('', tile([dimmed.get(name) for name in names], columns, size))
     finally:
         film.close()
 
@@ -88,45 +92,6 @@ def _rounds(drawn: Iterable[tuple[str, UInt8]]) -> Iterator[dict[str, tuple[UInt
         shown[camera] = (picture, True)
     if shown:
         yield shown
-
-
-class _Grid:
-    """One picture of all cameras: two in a row, as many rows as it takes.
-
-    Every place is as large as the first picture of the film; others are fitted into it.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._columns = math.ceil(math.sqrt(len(names)))
-        self._size: tuple[int, int] | None = None
-
-    def lay_out(self, shown: Mapping[str, tuple[UInt8, bool]]) -> UInt8:
-        """shown: camera -> its latest picture, and whether it is new; old ones get dark."""
-        if self._size is None:
-            first = next(iter(shown.values()))[0]
-            self._size = (first.shape[0], first.shape[1])
-        height_px, width_px = self._size
-        rows = math.ceil(len(self._names) / self._columns)
-        whole = np.zeros((rows * height_px, self._columns * width_px, 3), np.uint8)
-        for number, name in enumerate(self._names):
-            if name not in shown:
-                continue
-            picture, new = shown[name]
-            fitted = _fit(picture, height_px, width_px)
-            top, left = number // self._columns * height_px, number % self._columns * width_px
-            part = whole[top : top + fitted.shape[0], left : left + fitted.shape[1]]
-            part[:] = fitted if new else fitted // 4
-        return whole
-
-
-def _fit(picture: UInt8, height_px: int, width_px: int) -> UInt8:
-    """Scaled so that it just fits, its proportions kept."""
-    scale = min(height_px / picture.shape[0], width_px / picture.shape[1])
-    if scale == 1:
-        return picture
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _unreadable(size: tuple[int, int], frame: FrameTrace, reason: str) -> UInt8:

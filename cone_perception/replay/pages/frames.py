@@ -68,8 +68,8 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
     pictures = _viewed_pictures(viewed, encoded)
     said = f'Boxes: cones found, with class and score.{dashes} A click in a chart shows its frame.'
     return [
-        Section(VIEWER, [Viewer(pictures, _rate_hz(viewed))] if pictures else [], said),
-        Section(GALLERY, [Gallery(gallery)] if gallery else [], note),
+        Section(VIEWER, [Viewer(pictures, _rate_hz(viewed))], said),
+        Section(GALLERY, [Gallery(gallery)], note),
     ]
 
 

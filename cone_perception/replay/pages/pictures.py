@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from cone_perception.bags.reader import BagMessage, bag_types, open_bag, read_until_damage
 from cone_perception.errors import ImageError
@@ -89,6 +90,34 @@ def annotate(
         draw_border(picture)
     draw_caption(picture, describe(frame))
     return picture
+
+
+def tile(
+    pictures: Sequence[UInt8 | None],
+    columns: int,
+    size_px: tuple[int, int],
+    gap_px: int = 0,
+    ground: int = 0,
+) -> UInt8:
+    """Pictures side by side, row by row, fitted into places of one size, their proportions kept.
+
+    size_px: height, width of a place. ground: grey of gaps and of places without a picture.
+    """
+    height, width = (length + gap_px for length in size_px)
+    rows = -(-len(pictures) // columns)
+    shape = (rows * height + gap_px, columns * width + gap_px, 3)
+    whole = np.full(shape, ground, np.uint8)
+    for number, picture in enumerate(pictures):
+        if picture is None:
+            continue
+        scale = min(size_px[0] / picture.shape[0], size_px[1] / picture.shape[1])
+        if scale != 1:
+            fitted_px = [max(1, round(length * scale)) for length in picture.shape[1::-1]]
+            picture = cv2.resize(picture, fitted_px, interpolation=cv2.INTER_AREA)
+        row, column = divmod(number, columns)
+        top, left = gap_px + row * height, gap_px + column * width
+        whole[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return whole
 
 
 def draw_border(picture: UInt8) -> None:

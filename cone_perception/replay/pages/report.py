@@ -14,7 +14,6 @@ from cone_perception.pages.blocks import (
     Block,
     Bullets,
     Cell,
-    Heading,
     Listing,
     Page,
     Piece,
@@ -25,20 +24,8 @@ from cone_perception.pages.blocks import (
 from cone_perception.pages.page import write_page
 from cone_perception.replay.figures.names import kind_of
 from cone_perception.replay.figures.result import ReplayResult
-from cone_perception.replay.pages.charts import (
-    FATE_LOOKS,
-    STATION_LOOKS,
-    Look,
-    Timeline,
-    cones_charts,
-    latency_charts,
-    latency_histogram,
-    load_chart,
-    loss_chart,
-    probe_charts,
-    rate_chart,
-    station_bar,
-)
+from cone_perception.replay.pages import charts, summary
+from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS, Look, Timeline
 from cone_perception.replay.pages.figure_text import (
     UNKNOWN,
     class_cell,
@@ -48,16 +35,6 @@ from cone_perception.replay.pages.figure_text import (
     value_text,
 )
 from cone_perception.replay.pages.frames import frame_sections
-from cone_perception.replay.pages.summary import (
-    all_frames,
-    bag_name,
-    banners,
-    count_fates,
-    count_reasons,
-    subtitle,
-    summary_items,
-    tiles,
-)
 from cone_perception.replay.traces import FATES, STATIONS
 
 PAGE = 'report.html'
@@ -114,29 +91,29 @@ def report_page(
 ) -> Page:
     """The page of a replay, see write_report. files: name and meaning of those it links to."""
     timeline = Timeline.of(result.passes)
-    problems = list(dict.fromkeys(result.problems))
-    listed: list[Block] = [Heading('Problems'), Bullets(problems, 'bad')] if problems else []
+    problems = Bullets(list(dict.fromkeys(result.problems)), 'bad', 'Problems')
+    max_rate_hz = result.figures.get('max_rate_hz', UNKNOWN).value
     return Page(
-        f'Replay of {bag_name(result)}',
-        subtitle(result),
+        f'Replay of {summary.bag_name(result)}',
+        summary.subtitle(result),
         sections=[
-            Section('', [*banners(result, over_budget), tiles(result)]),
-            Section('Summary', [Bullets(summary_items(result)), *listed]),
+            Section('', [*summary.banners(result, over_budget), summary.tiles(result)]),
+            Section('Summary', [Bullets(summary.summary_items(result)), problems]),
             _losses(result, timeline),
             *_latency(result, timeline),
             *frame_sections(result, bag, timeline),
             Section(
                 'Rates over time',
-                rate_chart(result.passes, timeline),
+                charts.rate_chart(result.passes, timeline),
                 'Frames per second, all cameras together.',
             ),
-            Section('Cones in each frame', cones_charts(result, timeline)),
+            Section('Cones in each frame', charts.cones_charts(result, timeline)),
             _accuracy(result),
             _consistency(result),
             _load(result, timeline),
             Section(
                 'The search for the highest rate',
-                probe_charts(result.probes, result.figures.get('max_rate_hz', UNKNOWN).value),
+                charts.probe_charts(result.probes, max_rate_hz),
                 'Each point is a replay of the whole bag at that rate per camera. It passes when '
                 'at most 5 % are missed and as much comes out as goes in (grey lines).',
             ),
@@ -149,31 +126,31 @@ def report_page(
 
 
 def _losses(result: ReplayResult, timeline: Timeline) -> Section:
-    frames = all_frames(result)
+    frames = summary.all_frames(result)
     if not frames:
         return Section('', [])
-    every = count_fates(frames)
+    every = summary.count_fates(frames)
     fates = [fate for fate in FATES if every[fate] or fate == 'answered']
     cameras = dict.fromkeys(frame.camera for frame in frames)
-    counts = {camera: count_fates(f for f in frames if f.camera == camera) for camera in cameras}
+    counts = {
+        camera: summary.count_fates(f for f in frames if f.camera == camera) for camera in cameras
+    }
     if len(counts) > 1:
         counts['all'] = every
     rows = [
         [camera, str(count.total()), *(str(count[fate]) for fate in fates)]
         for camera, count in counts.items()
     ]
-    blocks: list[Block] = []
-    if len(fates) > 1 or len(cameras) > 1:
-        blocks.append(loss_chart(result.passes, timeline))
-    blocks.append(Table(['camera', 'sent', *(FATE_LOOKS[fate].name for fate in fates)], rows))
-    reasons = [[text, str(n)] for text, n in count_reasons(frames).most_common(REASONS)]
-    if reasons:
-        blocks += [Heading('Why frames failed'), Table(['reason', 'frames'], reasons)]
-    return Section('Lost frames, and where', blocks)
+    chart = charts.loss_chart(result.passes, timeline)
+    table = Table(['camera', 'sent', *(FATE_LOOKS[fate].name for fate in fates)], rows)
+    reasons = [[text, str(n)] for text, n in summary.count_reasons(frames).most_common(REASONS)]
+    failed = Table(['reason', 'frames'], reasons, title='Why frames failed')
+    several = len(fates) > 1 or len(cameras) > 1
+    return Section('Lost frames, and where', [*([chart] if several else []), table, failed])
 
 
 def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
-    latencies = [ms for frame in all_frames(result) if (ms := frame.latency_ms) is not None]
+    latencies = [ms for frame in summary.all_frames(result) if (ms := frame.latency_ms) is not None]
     if not latencies:
         yield Section('Latency', [Text('No frame was answered, so there is no latency to show.')])
         return
@@ -192,13 +169,13 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
     ]
     yield Section(
         'Latency of each frame, by station',
-        latency_charts(result.passes, timeline, levels),
+        charts.latency_charts(result.passes, timeline, levels),
         'From the sending of a picture to the receipt of its cones, in milliseconds.',
     )
-    histogram = latency_histogram(latencies, levels)
+    histogram = charts.latency_histogram(latencies, levels)
     yield Section('Distribution of the latency', [histogram, Table([], others)], half=True)
     stations = Table(['station', 'median', 'p99'], rows)
-    yield Section('Where the time goes', [*station_bar(medians), stations], half=True)
+    yield Section('Where the time goes', [*charts.station_bar(medians), stations], half=True)
 
 
 def _accuracy(result: ReplayResult) -> Section:
@@ -210,7 +187,7 @@ def _accuracy(result: ReplayResult) -> Section:
             cells.setdefault(of or '', {})[column] = figure_cell(name, figure)
     if not cells:
         return Section('', [])
-    none_lost = all(frame.fate == 'answered' for frame in all_frames(result))
+    none_lost = all(frame.fate == 'answered' for frame in summary.all_frames(result))
     over = ('sent',) if none_lost else ('sent', 'answered')
     columns = [(what, whose) for whose in over for what in ACCURACY_COLUMNS]
     head = [ACCURACY_COLUMNS[what] + ('' if none_lost else f', {of}') for what, of in columns]
@@ -221,9 +198,8 @@ def _accuracy(result: ReplayResult) -> Section:
     classes = [(of, class_cell(of)) for of in cells if of and not of.endswith(BAND)]
     every = [('', Cell('all', colour='none'))] if '' in cells else []
     bands = [(of, of) for of in cells if of.endswith(BAND)]
-    blocks: list[Block] = [Table(['class', *head], rows([*classes, *every]))]
-    if bands:
-        blocks += [Heading('By height of the cone'), Table(['height', *head], rows(bands))]
+    by_class = Table(['class', *head], rows([*classes, *every]))
+    by_height = Table(['height', *head], rows(bands), title='By height of the cone')
     counted = (
         'No frame was lost, so all are judged. '
         if none_lost
@@ -234,7 +210,7 @@ def _accuracy(result: ReplayResult) -> Section:
         'Right: same class, and the boxes share half of what they cover together. '
         'In small: 95 % interval.'
     )
-    return Section('Accuracy', blocks, counted + note)
+    return Section('Accuracy', [by_class, by_height], counted + note)
 
 
 def _consistency(result: ReplayResult) -> Section:
@@ -254,15 +230,16 @@ def _consistency(result: ReplayResult) -> Section:
         for of in classes
     ]
     meanings = [f'{title}: {kind_of(n).what}.' for title, n in zip(titles, names, strict=True)]
-    table = [Table(['class', *titles], rows)] if rows else []
-    return Section('Steadiness and agreement', table, ' '.join(meanings))
+    return Section(
+        'Steadiness and agreement', [Table(['class', *titles], rows)], ' '.join(meanings)
+    )
 
 
 def _load(result: ReplayResult, timeline: Timeline) -> Section:
     blocks: list[Block] = []
     for title, gpu, key, unit in LOADS:
         samples = [[s for s in each if (s.who == 'gpu') == gpu] for each in result.load]
-        blocks += load_chart(samples, timeline, title, key, unit)
+        blocks += charts.load_chart(samples, timeline, title, key, unit)
     costs = [
         f'{who} {figure_text(name, result.figures[name])}'
         for who in ('player', 'monitor')
@@ -302,8 +279,7 @@ def _all_figures(result: ReplayResult) -> Section:
         for name, figure in result.figures.items()
     ]
     head = ['figure', 'value', '95 % interval', 'better', 'what it is']
-    table = [Table(head, rows, words=[4])] if rows else []
-    return Section(f'All {len(rows)} figures', table, folded=True)
+    return Section(f'All {len(rows)} figures', [Table(head, rows, words=[4])], folded=True)
 
 
 def _facts(result: ReplayResult) -> Iterator[Section]:
@@ -316,7 +292,7 @@ def _facts(result: ReplayResult) -> Iterator[Section]:
     )
     for title, facts in parts:
         rows = [[key, str(value)] for key, value in _leaves(facts) if value not in ('', None)]
-        yield Section(title, [Table([], rows, words=[1])] if rows else [], folded=True)
+        yield Section(title, [Table([], rows, words=[1])], folded=True)
 
 
 def _leaves(facts: Mapping[str, Any], above: str = '') -> Iterator[tuple[str, object]]:
