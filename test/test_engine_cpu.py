@@ -16,8 +16,8 @@ from tiny_network import paint, write_tiny_bundle
 from cone_perception.engines.cpu import fastest as cpu
 from cone_perception.engines.cpu import openvino as openvino_engine
 from cone_perception.engines.cpu.fastest import LEAST_GAIN, ROUNDS, CpuOrder, choose, open_fastest
-from cone_perception.engines.cpu.open import open_by_precision, open_network
-from cone_perception.engines.open import place_network
+from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.open import open_engine, place_network
 from cone_perception.errors import EngineError
 from cone_perception.model_card import Bundle, NetworkFile, file_sha256, read_bundle
 from cone_perception.settings import DetectorSettings
@@ -251,7 +251,7 @@ def test_what_was_measured_is_opened_as_it_was_compiled(tmp_path, compilations, 
     assert compilations == []
     engine = open_fastest(best(bundle), tmp_path / 'cache', nobody)
     assert len(compilations) == from_onnx
-    from_file = open_by_precision(bundle, threads=1, precision=engine.info.precision)
+    from_file = open_engine(bundle, threads=1, precision=engine.info.precision)
     assert engine.info == replace(from_file.info, class_names=engine.info.class_names)
     height_px, width_px = bundle.card.height_px, bundle.card.width_px
     noise = np.random.default_rng(1).integers(0, 256, (1, height_px, width_px, 3), np.uint8)

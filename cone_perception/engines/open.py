@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from cone_perception.engines import Engine
 from cone_perception.engines.cpu.fastest import CpuOrder, open_fastest
-from cone_perception.engines.cpu.open import open_by_precision
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.engines.tensorrt.bindings import choose_provider, import_provider
 from cone_perception.engines.tensorrt.fastest import fastest_order
@@ -73,7 +72,8 @@ def open_engine(
         provider = choose_provider(cast(GpuRuntime, runtime))
         return _open_on_gpu(bundle, precision or 'best', batch, BuildPolicy(retry=False), provider)
     on_cpu: CpuRuntime = 'onnxruntime' if runtime == 'onnxruntime' else 'openvino'
-    return open_by_precision(bundle, on_cpu, batch, threads, precision, streams)
+    order = CpuOrder(bundle, on_cpu, precision, batch, threads, streams)
+    return order.open(order.candidates()[0])
 
 
 def place_network(

@@ -50,19 +50,6 @@ def open_network(
     return engine
 
 
-def open_by_precision(
-    bundle: Bundle,
-    runtime: CpuRuntime = 'openvino',
-    batch: int = 1,
-    threads: int = 0,
-    precision: Precision | None = None,
-    streams: int = 1,
-) -> Engine:
-    """Load the bundle's network of a precision, see `network_of`, as `open_network` does."""
-    network = network_of(bundle, precision, batch)
-    return open_network(bundle, network, runtime, threads, streams=streams)
-
-
 def network_of(bundle: Bundle, precision: Precision | None, batch: int) -> NetworkFile:
     """Find the bundle's network for CPUs of a precision.
 

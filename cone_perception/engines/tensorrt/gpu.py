@@ -28,11 +28,6 @@ class Gpu:
     driver: str
     cuda: str
 
-    @property
-    def target(self) -> str:
-        """The compute capability as compilers write it: 'SM89'."""
-        return 'SM' + self.compute_capability.replace('.', '')
-
 
 def read_gpu(index: int = 0) -> Gpu:
     """The GPU that CUDA counts as `index`. Raises EngineError that says why there is none."""
