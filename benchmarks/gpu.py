@@ -60,7 +60,7 @@ THRESHOLDS = np.full(CLASSES, 0.5, np.float32)
 WARM_UP_RUNS = 20
 
 GROWTH_LIMIT_BYTES = 4 << 20
-"""Of host or device memory over all frames; one leaked frame each would be gigabytes."""
+"""Growth of host or device memory over all frames; one leaked frame each would be gigabytes."""
 
 COPY_RATIO_LIMIT = 1.5
 """Upload and letterbox together, beside a bare copy of the same bytes."""
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def find_problems(results: dict[str, Any]) -> list[str]:
-    """What is not as it must be, in words."""
+    """Name each figure that is not as it must be."""
     accuracy, leaks = results['accuracy'], results['leaks']
     problems = []
     for name, case in accuracy['letterbox'].items():

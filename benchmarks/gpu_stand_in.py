@@ -84,7 +84,7 @@ class StandIn:
 
 
 def scores_on_cpu(bgr: UInt8) -> Float32:
-    """What the stand-in computes from a letterboxed picture, (9, CELLS)."""
+    """Compute the stand-in's output for a letterboxed picture, (9, CELLS)."""
     planes = bgr[..., ::-1].astype(np.float32) / 255
     rows, columns = HEIGHT // CELL_PX, WIDTH // CELL_PX
     mean = planes.reshape(rows, CELL_PX, columns, CELL_PX, 3).mean((1, 3)).reshape(CELLS, 3)

@@ -45,7 +45,7 @@ from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 
 OURS, STRAIGHT = 'ours', 'straight'
 PEER_READY = 'active: listening'
-"""What peer_node.py logs when it is warm and subscribed."""
+"""Line that peer_node.py logs when it is warm and subscribed."""
 
 SETTLED_NS = 10**9
 """After the first picture. What no program has touched for a second answers slowly, on a virtual
@@ -281,7 +281,7 @@ def accuracy_beside(measured: Measured, name: str, card: ModelCard) -> dict[str,
 
 
 def _equal(passes: Sequence[Pass], card: ModelCard) -> list[Pass]:
-    """What reaches the thresholds of the card: a peer with one for all publishes more."""
+    """Keep the cones that reach the card's thresholds: a peer with one for all publishes more."""
     return [replace(seen, frames=[_above(frame, card) for frame in seen.frames]) for seen in passes]
 
 

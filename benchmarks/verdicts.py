@@ -1,4 +1,4 @@
-"""How often `replay compare` is wrong about two replays of one model: simulated, no network runs.
+"""The share of wrong verdicts of `replay compare` on two replays of one model, simulated.
 
     python benchmarks/verdicts.py --passes 1 --assumed 0 --seconds 20
 
@@ -20,7 +20,7 @@ from cone_perception.replay.traces import FrameTrace, Pace, Pass
 LATENCY_MS = 40.0
 HZ = 15
 CORRELATION = 0.93
-"""Of a frame's disturbance with the last one's: 1/e after 14 frames, about a second."""
+"""Correlation of a frame's disturbance with the last one's: 1/e after 14 frames, a second."""
 
 FIGURES = ('latency_mean_ms', 'latency_p50_ms', 'latency_p99_ms')
 

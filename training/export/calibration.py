@@ -30,7 +30,7 @@ ENOUGH_PICTURES = 300
 """Fewer than the first are refused by `export`, fewer than the second warned about."""
 
 MOST_CANDIDATES = 3000
-"""Of a larger split so many pictures, evenly spaced, are looked at."""
+"""Pictures of a larger split that are looked at, evenly spaced."""
 
 HEIGHTS_PX = (8, 16, 32, 64, 128)
 """Limits between box sizes, in pixels of the network's input."""

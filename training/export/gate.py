@@ -1,4 +1,4 @@
-"""Whether a bundle's quantised networks find what its FP32 network finds.
+"""The verdict on a bundle: do its quantised networks find what its FP32 network finds?
 
 bundle, labelled split -> predictions of each network -> differences -> limits -> verdict
 
@@ -192,7 +192,7 @@ def evaluate_network(
     split: LabelledSplit,
     arithmetic: Arithmetic = 'float32',
 ) -> Evaluated:
-    """What a network finds, and how it compares with the labels.
+    """Run a network over the split and compare it with the labels.
 
     FP32, OpenVINO's INT8 and bfloat16 in OpenVINO; what is for TensorRT in ONNX Runtime, which
     rounds every result to FP16 where the file says so.
@@ -285,7 +285,7 @@ def _above(found: Detections, confidence: float) -> Detections:
 
 
 def _without_partner(boxes: Detections, others: Detections) -> int:
-    """How many boxes are none of the others."""
+    """Count the boxes that are none of the others."""
     return int((match_detections(boxes, others) < 0).sum())
 
 

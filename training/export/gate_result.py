@@ -1,4 +1,4 @@
-"""What the gate found: each network against FP32, as a table, gate.json and the card's entry."""
+"""The result of the gate: each network against FP32, as a table, gate.json and the card's entry."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALL_PX = 16
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What a network finds beside what FP32 finds at the fixed confidence or above.
+    """The boxes of a network beside those of FP32 at the fixed confidence or above.
 
     boxes: of FP32. score_error, score_error_p95: absolute difference of a box's score; of a box
     that is not found at all, its whole score. missed: boxes that it does not find. extra: boxes
@@ -88,7 +88,7 @@ class GateResult:
         return tuple(each for each in self.networks if not (each.passed or each.optional))
 
     def to_json(self) -> dict[str, Any]:
-        """As gate.json holds it; null for what is not defined."""
+        """The content of gate.json; null for what is not defined."""
         networks = {each.kind: {'passed': each.passed, **asdict(each)} for each in self.networks}
         stored: dict[str, Any] = without_nan(
             {**asdict(self), 'passed': self.passed, 'networks': networks}
@@ -115,7 +115,7 @@ class GateResult:
 
 
 def table(result: GateResult) -> str:
-    """What is printed: a line for each network and each limit that it breaks."""
+    """Text with a line for each network and each limit that it breaks."""
     lines = [
         f'{result.split} of {result.data}: {result.pictures} pictures, {result.cones} cones; '
         f'FP32 {result.reference["map50"]:.4f} mAP50, {result.reference["map50_95"]:.4f} mAP50-95',
