@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from browser import open_page
 from plotly.offline import get_plotlyjs
 from recorded_campaign import write_campaign
 
@@ -439,3 +440,9 @@ def test_recipe_in_the_page_is_the_one_that_was_run(campaign: CampaignFolder) ->
     text = campaign.report_md.read_text()
     listed = text.partition('```yaml\n')[2].partition('\n```')[0]
     assert yaml.safe_load(listed) == yaml.safe_load(campaign.recipe.read_text())
+
+
+def test_browser_draws_every_chart_and_asks_no_host(campaign: CampaignFolder) -> None:
+    opened = open_page(campaign.report_html)
+    assert opened.drawn == len(figures(campaign)) > 10
+    assert (opened.console, opened.hosts) == ([], set())

@@ -166,8 +166,21 @@ class CampaignFolder:
         step: str = '',
         values: Mapping[str, Any] | None = None,
     ) -> None:
-        """Append one line to events.jsonl."""
-        append_event(self.events, kind, name, message, run=run, step=step, values=values)
+        """Append one line to events.jsonl. Any process may, at any time."""
+        event = {
+            'time': now(),
+            'run': run,
+            'step': step,
+            'kind': kind,
+            'name': name,
+            'message': message,
+            'values': dict(values or {}),
+        }
+        self.root.mkdir(parents=True, exist_ok=True)
+        with self.events.open('a+b') as file:
+            if file.tell() and not _ends_line(file):
+                file.write(b'\n')
+            file.write((json.dumps(event) + '\n').encode())
 
     def read_events(self) -> list[dict[str, Any]]:
         """All events, oldest first. A line that a kill cut short is left out."""
@@ -206,33 +219,6 @@ def run_id(arm: str, seed: int) -> str:
 def now() -> str:
     """UTC, ISO 8601, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
-
-
-def append_event(
-    path: Path,
-    kind: EventKind,
-    name: str,
-    message: str,
-    *,
-    run: str = '',
-    step: str = '',
-    values: Mapping[str, Any] | None = None,
-) -> None:
-    """Append one line to an event log. Any process may, at any time."""
-    event = {
-        'time': now(),
-        'run': run,
-        'step': step,
-        'kind': kind,
-        'name': name,
-        'message': message,
-        'values': dict(values or {}),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a+b') as file:
-        if file.tell() and not _ends_line(file):
-            file.write(b'\n')
-        file.write((json.dumps(event) + '\n').encode())
 
 
 def _ends_line(file: Any) -> bool:

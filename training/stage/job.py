@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from cone_perception.files import write_json, write_whole
 from training.recipe.kinds import SelectBy
 from training.recipe.recipe import Guards, Stage, Tracking
-from training.runs.folder import CampaignFolder, EventKind, append_event
+from training.runs.folder import CampaignFolder, EventKind
 from training.runs.results import MAP50, MAP50_95
 from training.stage.guards import (
     AGAINST_FORGETTING,
@@ -35,7 +37,7 @@ class StageJob:
 
     run: str
     stage: Stage
-    model: Path | str
+    model: str | Path
     data_yaml: Path
     target_yaml: Path
     folder: Path
@@ -92,20 +94,13 @@ class StageJob:
 
     @classmethod
     def read(cls, path: Path) -> StageJob:
-        stored = json.loads(path.read_text(encoding='utf-8'))
-        for name in ('data_yaml', 'target_yaml', 'folder', 'events'):
-            stored[name] = Path(stored[name])
-        for name, kind in (('stage', Stage), ('guards', Guards), ('tracking', Tracking)):
-            stored[name] = kind(**stored[name])
-        if isinstance(stored['device'], list):
-            stored['device'] = tuple(stored['device'])
-        return cls(**stored)
+        job: StageJob = TypeAdapter(cls).validate_json(path.read_bytes())
+        return job
 
     def log(self, kind: EventKind, name: str, message: str, **values: Any) -> None:
         """Append an event to the campaign's."""
-        append_event(
-            self.events, kind, name, message, run=self.run, step=self.stage.name, values=values
-        )
+        where = {'run': self.run, 'step': self.stage.name}
+        CampaignFolder(self.events.parent).log_event(kind, name, message, **where, values=values)
 
 
 @dataclass(frozen=True, slots=True)
