@@ -18,7 +18,7 @@ from cone_perception.types import Float32, Int64
 
 RECALL_POINTS = np.linspace(0, 1, 101)
 CONFIDENCE_POINTS = np.linspace(0, 1, 1000)
-"""Where Ultralytics reads its curves of precision and recall over the confidence."""
+"""Points at which Ultralytics reads its curves of precision and recall over the confidence."""
 
 SMOOTHING_POINTS = 101
 """Width of the box filter over the mean F1 curve, a tenth of it, as Ultralytics has it."""

@@ -21,7 +21,7 @@ ROWS = 32
 
 
 def draw(group: Int64, resamples: int, seed: int) -> Iterator[Int32]:
-    """How often each picture is drawn: (up to ROWS, pictures) int32, `resamples` rows in all.
+    """Draw pictures: multiplicities, (up to ROWS, pictures) int32, `resamples` rows in all.
 
     group: (pictures,) 0..G-1. G whole groups are drawn with replacement, so that pictures that are
     alike stay together (block bootstrap; Efron and Tibshirani 1993, chapter 8).

@@ -1,4 +1,4 @@
-"""Which cone each detection is: the one matching behind every figure of accuracy."""
+"""Match each detection with a cone: the one matching behind every figure of accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IOU_50 = IOU_THRESHOLDS[:1]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """What was found in some pictures, D detections, and what is there, T cones.
+    """D detections and T cones of some pictures, matched.
 
     pictures, classes: how many there are. image, class_id: (D,) int64. score: (D,) float32.
     height_px: (D,) float64. cone: (D, L) int64, the cone that a detection is at each of L overlaps,
@@ -97,7 +97,7 @@ def match(
     truth_class: Int64,
     overlaps: Float32 = IOU_THRESHOLDS,
 ) -> tuple[Int64, Int64]:
-    """Which cone each detection of one picture is: (N, L) by class and IoU, (N,) of any class.
+    """Match detections of one picture with its cones: (N, L) by class and IoU, (N,) of any class.
 
     found_box: (N, 4), best score first. truth_box: (M, 4), in the same pixels. overlaps: (L,),
     ascending. -1: none.

@@ -54,7 +54,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a data.yaml says.
+    """The content of a data.yaml.
 
     names: of the classes, in the data set's order. splits: train, val, test -> pictures, sorted;
     a split that data.yaml does not name is absent. ignored: other files in the pictures' folders.

@@ -22,7 +22,7 @@ from cone_perception.dataset.layout import PICTURE_FORMATS, label_path
 
 LEAST_SIDE_PX = 10
 FORMATS = frozenset([*PICTURE_FORMATS.split(), 'jpeg2000'])
-"""As Pillow calls them."""
+"""Names that Pillow has for them."""
 DECODED_OTHERWISE = ('.avif', '.heic', '.heif')
 """Ultralytics decodes these with Pillow when OpenCV cannot."""
 ROTATED = (5, 6, 7, 8)

@@ -1,4 +1,4 @@
-"""What a verification found: counts of each split, problems, and every picture."""
+"""Report of a verification: counts of each split, problems, and every picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEIGHT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True, slots=True)
 class SplitCounts:
-    """What a split holds.
+    """Counts of a split.
 
     pictures: as listed. background: without a box. dropped: what Ultralytics would leave out.
     boxes: per class of the project, faulty lines left out. height_px: quantiles
@@ -35,7 +35,7 @@ class SplitCounts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DataReport:
-    """What `verify_dataset` found.
+    """Findings of `verify_dataset`.
 
     path: data.yaml. expected: pictures per split, as asked. names: classes as data.yaml has them.
     mapping: class number in the labels -> class number of the project. counts: per split.

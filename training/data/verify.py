@@ -123,7 +123,7 @@ def _find_class_problems(
 def _find_picture_problems(
     layout: Layout, pictures: Mapping[str, Iterable[LabelledPicture]]
 ) -> Iterator[Problem]:
-    """What is wrong with single files. Whether too many would be dropped is judged elsewhere."""
+    """Problems of single files; `_find_drops` counts those that would be dropped."""
     for split, entries in pictures.items():
         for picture in entries:
             counts = split != 'train'

@@ -91,7 +91,7 @@ class Comparison:
         return primary.strategy or primary.difference
 
     def to_json(self) -> dict[str, Any]:
-        """As comparison.json holds it; NaN becomes null."""
+        """Content of comparison.json; NaN becomes null."""
         stored: dict[str, Any] = without_nan(asdict(self))
         return stored
 
@@ -190,7 +190,7 @@ def interval(
 
 
 def outcome_of(difference: Interval, margin: float) -> Outcome:
-    """What an interval says. The rule and its consequences: docs/decisions/verdict.md.
+    """Outcome that an interval means. The rule and its consequences: docs/decisions/verdict.md.
 
     Inside -margin..margin: equal, whatever side of 0 it lies on. Else all above 0: better; all
     below 0: worse. Else inconclusive, and so is what is not defined.

@@ -113,7 +113,7 @@ def published_meaning(name: str, published: str, difference: Interval, margin: f
 
 
 def table(comparison: Comparison, margin: float) -> str:
-    """What is printed: where it comes from, a line for each figure, what it means."""
+    """Table as it is printed: its origin, a line for each figure, the meaning."""
     a, b = comparison.a, comparison.b
     lines = [
         f'{a} against {b}: {comparison.pictures} pictures, {comparison.cones} cones; '

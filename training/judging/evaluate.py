@@ -231,7 +231,7 @@ def _open_onnx(path: Path, names: Sequence[str]) -> tuple[ModelCard, Engine]:
 
 
 def _precision(path: Path) -> Precision:
-    """What the file really computes in, not what it is called."""
+    """Precision that the file really computes in, whatever it is called."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph

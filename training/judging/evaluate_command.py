@@ -116,7 +116,7 @@ def tabulate(args: argparse.Namespace) -> Tables:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tables:
-    """What `evaluate` tells; colours: mean AP50 of the classes that have a colour and a cone."""
+    """Figures that `evaluate` tells; colours: mean AP50 of the classes with a colour and a cone."""
 
     evaluation: Evaluation
     figures: Metrics

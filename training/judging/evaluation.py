@@ -1,4 +1,4 @@
-"""What a model found on a labelled split, cone by cone.
+"""A model's detections on a labelled split, cone by cone.
 
 An Evaluation is kept as arrays, so that any two models can be compared later, without a GPU and
 without the pictures. No torch here.
@@ -137,7 +137,7 @@ class Evaluation:
 
     @property
     def matches(self) -> Matches:
-        """Which cone each detection is; heights at REFERENCE_WIDTH_PX."""
+        """Detections matched with cones; heights at REFERENCE_WIDTH_PX."""
         return Matches(
             len(self.image_names),
             len(self.class_names),

@@ -89,7 +89,7 @@ class Metrics:
 
     @property
     def boxes(self) -> str:
-        """Which boxes count, in words."""
+        """Name of the boxes that count."""
         return band_name(self.low_px, self.high_px)
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What to do after a verdict: sentences, and commands to be typed."""
+"""Next steps after a verdict: sentences, and commands to be typed."""
 
 from __future__ import annotations
 

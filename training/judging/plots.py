@@ -79,7 +79,7 @@ def pr_curves(evaluation: Evaluation) -> Figure:
 
 
 def confusion_plot(evaluation: Evaluation, confidence: Confidence) -> Figure:
-    """What cones were found as: counts, and shares of each class as shade."""
+    """Confusion of the classes: counts, and shares of each class as shade."""
     counts = confusion(evaluation, confidence)
     shares = counts / np.maximum(counts.sum(axis=0), 1)
     shares[-1, -1] = 0

@@ -1,4 +1,4 @@
-"""What a model found in the pictures of a split: one form, whatever file the model is."""
+"""Predictions for the pictures of a split: one form, whatever file the model is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NMS_IOU = 0.7
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How a model is run; imgsz, device and layout of weights (.pt), the others as they say."""
+    """Options of a run of a model; imgsz, device and layout are for weights (.pt) only."""
 
     imgsz: int = option(640, 'longer side in pixels, of .pt (640)')
     device: str | None = option(None, "cpu or a GPU's number, for .pt (a GPU if any)")
@@ -38,7 +38,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Found:
-    """What was found in one picture, best score first, in source pixels and the model's classes.
+    """Detections of one picture, best score first, in source pixels and the model's classes.
 
     network_box, network_truth: (N, 4) and (M, 4) float32, the same boxes and the picture's cones
     where they are matched, if not in source pixels: Ultralytics does it in those of the network's
@@ -68,12 +68,12 @@ class Predictions:
 
     @property
     def cones(self) -> list[Detections]:
-        """What was found in each picture."""
+        """Detections of each picture."""
         return [each.cones for each in self.pictures]
 
 
 def most_detections(split: LabelledSplit) -> int:
-    """How many detections of a picture are kept."""
+    """Number of detections of a picture that are kept."""
     return max(MOST_DETECTIONS, *(len(rows) for rows in split.rows))
 
 

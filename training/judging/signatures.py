@@ -64,7 +64,7 @@ class Signature:
         return MITIGATIONS[self.name]
 
     def to_json(self) -> dict[str, Any]:
-        """As campaign.json holds it."""
+        """Content for campaign.json."""
         return {**without_nan(self), 'remedies': list(self.remedies)}
 
 

@@ -250,4 +250,4 @@ class _Validator(UnhurriedValidator):
         return {}
 
     def print_results(self) -> None:
-        """Nothing: the figures are made from what was found."""
+        """Print nothing: the figures are made of the detections."""

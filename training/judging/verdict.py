@@ -1,4 +1,4 @@
-"""How a campaign can end, and what a verdict is made of: candidate, baselines, success table."""
+"""Outcomes of a campaign, and the parts of a verdict: candidate, baselines, success table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.judging.metrics import TITLES
 
 
 class Outcome(IntEnum):
-    """How a campaign can end, and the exit code of `cone-training two-stage` for it.
+    """Ways for a campaign to end, and the exit code of `cone-training two-stage` for it.
 
     1 and 2 are any command's: something asked for cannot be done, wrong arguments.
     BETTER to BETTER_BUT_BELOW_TARGET: the campaign is finished, and starting it again changes
@@ -37,12 +37,12 @@ class Outcome(IntEnum):
 
     @property
     def label(self) -> str:
-        """As campaign.json and the report have it: `stopped by guard`."""
+        """Name in campaign.json and the report: `stopped by guard`."""
         return self.name.lower().replace('_', ' ')
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to do."""
+        """True when nothing is left to do."""
         return self < Outcome.VERIFICATION_FAILED
 
     @classmethod
@@ -108,7 +108,7 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class CampaignCandidate:
-    """What is judged, and what the next steps need to know.
+    """The arm that is judged, with all that the next steps name.
 
     figures: its own, each with its interval (`Comparison.own`, `compare.interval`). weights: by
     name, of the candidate and of baselines that could be deployed instead. data, pretraining:
@@ -131,7 +131,7 @@ class CampaignCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a campaign found.
+    """The result of a campaign.
 
     outcome: of the whole, and the exit code. sentence: for people. reasons: how it came about and
     what limits it. gates: the success table. against: every baseline, the deciding one first.
@@ -152,7 +152,7 @@ class Verdict:
         return int(self.outcome)
 
     def to_json(self) -> dict[str, Any]:
-        """As verdict.json holds it; NaN becomes null."""
+        """Content of verdict.json; NaN becomes null."""
         stored: dict[str, Any] = without_nan(
             {
                 **asdict(self),

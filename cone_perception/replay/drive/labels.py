@@ -23,7 +23,7 @@ Ultralytics' (`names`), and those of the labelling tools (a name per line)."""
 
 
 def picture_name(bag: Path, camera: str, index: int) -> str:
-    """What `bag to-dataset` calls a picture of a bag, without suffix."""
+    """Name that `bag to-dataset` gives a picture of a bag, without suffix."""
     return f'{_bag_name(bag)}_{camera}_{index:06d}'
 
 
@@ -155,7 +155,7 @@ def _once(files: Mapping[int, Path], stamps: Sequence[PictureStamps]) -> dict[in
 
 
 def read_class_names(folder: Path) -> list[str] | None:
-    """What the numbers of the classes mean, by the file nearest to the labels; None without one.
+    """Names of the class numbers, by the file nearest to the labels; None without one.
 
     Raises SourceError when two files in the same folder say different things.
     """

@@ -16,7 +16,7 @@ from cone_perception.types import Detections
 
 
 class PictureStamps(NamedTuple):
-    """Of one picture, in nanoseconds: as recorded in its header, and as it is sent."""
+    """Stamps of one picture in nanoseconds: as recorded in its header, and as it is sent."""
 
     header_ns: int
     sent_ns: int

@@ -1,4 +1,4 @@
-"""How well the cones of a replay were found: against the truth, another model, and themselves."""
+"""Accuracy of a replay: against the truth, another model, and themselves."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def _accuracy(
 
 
 def _weights(stamps_ns: Iterable[int], seed: int) -> list[Int32]:
-    """How often each of the frames counts: rows of once each, then of each resample.
+    """Multiplicities of the frames: a row of ones, then those of each resample.
 
     Frames of one second are drawn together. There is no resample where all are of one second.
     """
