@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+
 FAILURE_STATUS = 1
 """Exit status of a node that the launch file starts again."""
 
@@ -84,3 +86,31 @@ def describe(error: Exception) -> str:
     """Say in one line what went wrong: of an error that is not ours, its type too."""
     ours = isinstance(error, ConePerceptionError)
     return one_line(str(error) if ours else f'{type(error).__name__}: {error}')
+
+
+class told_as:  # noqa: N801 (reads as a word after `with`)
+    """`with told_as(OutputError, f'{path} cannot be written')`: what fails is raised as that error.
+
+    text: what failed; the cause follows it, then `advice`. causes: exceptions that are turned.
+    """
+
+    def __init__(
+        self,
+        kind: type[ConePerceptionError],
+        text: str,
+        *causes: type[Exception],
+        advice: str = '',
+    ) -> None:
+        self._kind = kind
+        self._text = text
+        self._causes = causes or (OSError,)
+        self._advice = advice
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, self._causes) and not isinstance(error, ConePerceptionError):
+            raise self._kind(f'{self._text}: {error} {self._advice}'.rstrip()) from error

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import IO, Any, Literal
 
+from cone_perception.errors import ConePerceptionError, told_as
+
 
 @contextlib.contextmanager
 def whole_file(path: Path, mode: Literal['w', 'wb'] = 'wb') -> Iterator[IO[Any]]:
@@ -110,6 +112,14 @@ def without_nan(value: Any) -> Any:
     if hasattr(value, 'tolist'):  # numpy's scalars and arrays
         return without_nan(value.tolist())
     raise TypeError(f'{type(value).__name__} has no place in JSON: {value!r:.60}')
+
+
+def read_yaml(path: Path, kind: type[ConePerceptionError]) -> Any:
+    """Read a YAML or JSON file. Raises `kind` when it cannot be read or is no YAML."""
+    import yaml
+
+    with told_as(kind, f'{path} cannot be read as YAML', OSError, ValueError, yaml.YAMLError):
+        return yaml.safe_load(path.read_text(encoding='utf-8-sig'))
 
 
 def cache_folder(name: str) -> Path:

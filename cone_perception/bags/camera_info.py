@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cone_perception.errors import SourceError
+from cone_perception.files import read_yaml
 
 COEFFICIENTS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
 """Distortion model of sensor_msgs/distortion_models -> how many numbers it may have."""
@@ -34,10 +33,7 @@ class CameraInfo:
 
 def load_camera_info(path: Path) -> CameraInfo:
     """The calibration in a YAML file of camera_calibration. Raises SourceError."""
-    try:
-        read = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SourceError(f'{path} cannot be read as YAML: {error}') from error
+    read = read_yaml(path, SourceError)
     if not isinstance(read, dict):
         raise SourceError(f'{path} is no camera calibration: it holds no keys.')
     width_px, height_px = (_size(path, read, name) for name in ('image_width', 'image_height'))

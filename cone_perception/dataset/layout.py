@@ -17,7 +17,7 @@ import yaml
 
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import DataError
-from cone_perception.files import write_whole
+from cone_perception.files import read_yaml, write_whole
 
 TO_LABEL = 'TO_LABEL.md'
 """Says of a data set that a person has yet to look at its labels, and that it has no val."""
@@ -108,10 +108,7 @@ def read_layout(path: Path) -> Layout:
     Raises DataError when `path` is no data set; whatever is wrong inside becomes a problem.
     """
     data_yaml = find_data_yaml(path)
-    try:
-        content = yaml.safe_load(data_yaml.read_text(encoding='utf-8-sig'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f'{data_yaml} cannot be read: {error}. Mend or replace it.') from error
+    content = read_yaml(data_yaml, DataError)
     if not isinstance(content, dict):
         raise DataError(f'{data_yaml} holds no mapping: write lines such as `train: train/images`.')
     reader = _Reader(data_yaml, content)

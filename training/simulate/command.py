@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cone_perception.errors import SettingsError
+from cone_perception.files import read_yaml
 from training.simulate.settings import SimulateSettings
 
 
@@ -43,12 +42,7 @@ def read_settings(path: Path | None, scale: float) -> SimulateSettings:
     """
     values: Any = {}
     if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(
-                f'settings file {path} cannot be read: {error}. Give a YAML or JSON file.'
-            ) from error
+        values = read_yaml(path, SettingsError) or {}
     if not isinstance(values, dict):
         raise SettingsError(f'settings file {path} holds no mapping: write lines of `name: value`')
     settings = SimulateSettings.from_dict(values)

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import SettingsError
+from cone_perception.files import read_yaml
 from cone_perception.replay.figures.names import is_known
 from cone_perception.replay.figures.result import ReplayResult, first_mistake
 
@@ -64,10 +64,7 @@ Budget = Mapping[str, Limit]
 
 def load_budget(path: Path) -> Budget:
     """Read figure names with their limits. Raises SettingsError that names what is wrong."""
-    try:
-        read = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f'{path} cannot be read as a budget: {error}') from error
+    read = read_yaml(path, SettingsError)
     if not isinstance(read, Mapping) or not read:
         raise SettingsError(
             f'{path} is no budget: it needs lines as `latency_p99_ms: {{max: 80}}`.'
