@@ -240,7 +240,7 @@ def _paired(
     for name in rows_a:
         if part in name:
             difference = interval_of(rows_b[name] - rows_a[name])
-            yield _judged(
+            yield _difference(
                 name,
                 interval_of(rows_a[name]),
                 interval_of(rows_b[name]),
@@ -275,7 +275,7 @@ def _unpaired(
     if '_min_' in name or '_max_' in name:
         difference = Interval(difference.value)
         why = 'one frame decides it'
-    return _judged(name, mine, theirs, difference, why)
+    return _difference(name, mine, theirs, difference, why)
 
 
 def subtract(other: Interval, baseline: Interval) -> Interval:
@@ -324,7 +324,7 @@ def _figure(name: str, result: ReplayResult) -> Interval:
     return figure
 
 
-def _judged(
+def _difference(
     name: str, a: Interval, b: Interval, difference: Interval, why: str
 ) -> FigureDifference:
     margin = MARGINS.get(kind_of(name).unit, Margin(0)).of(a.value)
