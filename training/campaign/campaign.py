@@ -98,7 +98,7 @@ class Campaign:
         return float(self.stage_map50(run, -1, self.recipe.target) or 0.0)
 
     def best_candidate(self) -> str:
-        """Of the arms that are candidates, the one that did best in validation on the target."""
+        """Name the candidate that did best in validation on the target."""
         scores = {
             arm: statistics.mean(map(self.validation_map50, runs))
             for arm, runs in self.runs_by_arm().items()

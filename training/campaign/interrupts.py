@@ -1,4 +1,4 @@
-"""What may end a campaign from outside: signals, a full disk, no memory, a closed terminal."""
+"""Endings of a campaign from outside: signals, a full disk, no memory, a closed terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe would do, without starting or writing anything.
+"""Tells what a recipe would do, without starting or writing anything.
 
 recipe -> arms -> a plan per stage: pictures, steps, learning rates, time, memory, folders
 """
@@ -42,7 +42,7 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """What one stage of an arm would do, once per seed.
+    """Work of one stage of an arm, once per seed.
 
     pictures: of one epoch, crops counted; None: neither on disk nor in the recipe.
     counted: where that number is from. batches: of an epoch. accumulation: batches to an
@@ -80,13 +80,13 @@ class CampaignPlan:
 
     @property
     def hours(self) -> float | None:
-        """Of training, all arms and seeds; None where one is not known."""
+        """Hours of training, all arms and seeds; None where one is not known."""
         known = [stage.hours for stage in self.stages if stage.hours is not None]
         return sum(known) * len(self.recipe.seeds) if len(known) == len(self.stages) else None
 
 
 def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> CampaignPlan:
-    """What the recipe would do in the folder of its campaign.
+    """Plan what the recipe would do in the folder of its campaign.
 
     measure: time a few training steps instead of looking the cost up.
     """

@@ -1,4 +1,4 @@
-"""How far a campaign is.
+"""Tells how far a campaign is.
 
 campaign.json + results.csv of the stage that runs -> CampaignProgress -> one line
 """
@@ -24,7 +24,7 @@ REFERENCE_PX = 640
 
 @dataclass(frozen=True, slots=True)
 class CampaignProgress:
-    """How far a campaign is.
+    """Place of a campaign among its steps, and the time that is left.
 
     step: id of the one that runs, or is next; '' when none is left. place, steps: its place among
     all. epoch, epochs: finished and planned, of a training. map50, best_map50: in validation, as
@@ -58,7 +58,7 @@ class CampaignProgress:
 
 
 def read_progress(folder: CampaignFolder, state: State) -> CampaignProgress:
-    """How far a campaign is, from its files."""
+    """Read from its files how far a campaign is."""
     names = list(state.steps)
     step = next((name for name in names if state.steps[name].status != 'done'), '')
     if not step:
@@ -117,7 +117,7 @@ class _Pace:
         return left * self._work(name) * self._s_per_work if self._s_per_work else None
 
     def _mean_s(self, kind: str) -> float:
-        """Of steps of this kind that are done; 0 before the first, as they are short."""
+        """Mean time of such steps that are done; 0 before the first, as they are short."""
         seconds = [
             step.seconds
             for name, step in self._steps.items()
@@ -126,7 +126,7 @@ class _Pace:
         return statistics.mean(seconds) if seconds else 0.0
 
     def _work(self, name: str) -> float:
-        """Of one epoch, in pictures of REFERENCE_PX squared."""
+        """Work of one epoch, in pictures of REFERENCE_PX squared."""
         stage: Mapping[str, Any] | None = self._steps[name].result.get('stage')
         if stage is None:
             return 0.0

@@ -45,7 +45,7 @@ def find_campaigns(path: Path) -> list[CampaignFolder]:
 
 
 def describe(folder: CampaignFolder, events: int = 5) -> dict[str, Any]:
-    """What `cone-training status` tells of a campaign."""
+    """Collect what `cone-training status` tells of a campaign."""
     state = folder.read_state()
     progress = read_progress(folder, state)
     return {

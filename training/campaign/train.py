@@ -63,7 +63,7 @@ def train(
 def _go_on_or_stop(
     campaign: Campaign, run: Run, stage: Stage, stop: StageStopped
 ) -> dict[str, Any]:
-    """What follows from a guard's stop: another recipe's stage in its place, or the end."""
+    """Go on with another recipe's stage after a guard's stop, or end the campaign."""
     recipe, folder = campaign.recipe, campaign.folder
     other = recipe.guards.on_forgetting
     planned = {entry.name for arm in arms(recipe) for entry in arm.stages}

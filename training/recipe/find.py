@@ -1,4 +1,4 @@
-"""Where recipes and architectures lie: a file, the package's own, or one of Ultralytics'."""
+"""Finds recipes and architectures: a file, the package's own, or one of Ultralytics'."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NETWORKS = ('tiny',)
 
 
 def shipped_folder() -> Path | None:
-    """Where the recipes lie: in a checkout, or below the prefix that the package lies in.
+    """Folder of the recipes: in a checkout, or below the prefix that the package lies in.
 
     The prefix is found from this file upwards, which serves pip (any prefix) and colcon alike.
     """
@@ -50,7 +50,7 @@ def shipped_folder() -> Path | None:
 
 
 def find_model(model: str) -> Path | str:
-    """What Ultralytics is to load: a file that exists, or the name of its own architecture.
+    """Tell Ultralytics what to load: a file that exists, or the name of its own architecture.
 
     model: a path, the name of a shipped architecture, or one of Ultralytics' (yolo12n.yaml).
     Raises RecipeError: a path that Ultralytics does not find it would ask the network for.

@@ -20,7 +20,7 @@ from cone_perception.dataset.layout import SPLITS
 from training.recipe.sources import SOURCES
 
 STRIDE_PX = 32
-"""Of the network: an input's side is a multiple of it."""
+"""Stride of the network: an input's side is a multiple of it."""
 
 PROJECT_NEVER = frozenset('/\\#?%:')
 PROJECT_LENGTH = 128
@@ -139,7 +139,7 @@ Device = Annotated[
 ]
 TrackingProject = Annotated[str, AfterValidator(_check_project)]
 Optimizer = Annotated[Literal['SGD', 'AdamW', 'Adam', 'MuSGD'], BeforeValidator(_refuse_auto)]
-"""What Ultralytics knows, less `auto`, which would ignore lr0."""
+"""Ultralytics' optimizers, less `auto`, which would ignore lr0."""
 
 SelectBy = Literal['map50', 'map50_95']
 TrackingMode = Literal['off', 'offline', 'online']

@@ -69,7 +69,7 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Tree:
 
 
 def _file_problems(recipe: Recipe) -> Iterator[Problem]:
-    """What only files outside the recipe can tell."""
+    """Tell what only files outside the recipe show."""
     if recipe.guards.on_forgetting != 'stop':
         try:
             find_recipe(recipe.guards.on_forgetting)
@@ -95,6 +95,6 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def recipe_sha256(recipe: Recipe) -> str:
-    """Of every field, whatever the file's layout was. Two recipes that train alike are equal."""
+    """Hash of every field, whatever the file's layout. Recipes that train alike have the same."""
     text = json.dumps(without_nan(recipe), sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -118,7 +118,7 @@ class Stage:
 
 @recipe_part
 class Guards:
-    """When a stage is stopped, and what the report calls overfitted or mismatched.
+    """Limits at which a stage is stopped, and the report calls it overfitted or mismatched.
 
     forgetting_drop: validation mAP50 on the target below that of the starting weights by more than
     this, for forgetting_epochs epochs in a row, stops the stage. on_forgetting: `stop`, or the name
@@ -145,7 +145,7 @@ class Figures:
 
 @recipe_part
 class Judging:
-    """How models are evaluated and compared.
+    """Settings by which models are evaluated and compared.
 
     imgsz: longer side of the network input, pixels. confidence: the fixed operating point.
     margin: what counts as equal, absolute. resamples: of the bootstrap. block: consecutive files
@@ -164,7 +164,7 @@ class Judging:
 
 @recipe_part
 class GateLimits:
-    """How much a quantised network may lose against FP32 and still be bundled, absolute.
+    """Losses against FP32 up to which a quantised network is still bundled, absolute.
 
     map50: of the mAP50. small_recall: of the recall of boxes under 16 px. score_error: mean
     difference of a box's score.

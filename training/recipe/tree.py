@@ -1,4 +1,4 @@
-"""What a recipe's YAML says, and in which line: read, merged, changed from the command line.
+"""Values of a recipe's YAML with their lines: read, merged, changed from the command line.
 
 text -> Tree (plain values, and the place of each) -> merged with extensions and overrides
 """
@@ -68,7 +68,7 @@ class Tree:
             raise RecipeError('\n  '.join([f'{len(self.mistakes)} mistakes:', *self.mistakes]))
 
     def read(self, node: yaml.Node, key: Key = (), name: yaml.Node | None = None) -> Any:
-        """What a node says; its places, and keys that are given twice, are noted.
+        """Read the value of a node; note its places, and keys that are given twice.
 
         Not as YAML 1.1 reads it: there 1e-3 is a text, off is false and 010 is eight.
         Raises RecipeError for an alias within itself.

@@ -153,7 +153,7 @@ def curve_chart(
 
 
 def crossing(record: CampaignRecord) -> tuple[str, list[float]]:
-    """Where the best mAP50 so far of candidate and baseline change places, by pictures shown.
+    """Find where the best mAP50 so far of candidate and baseline cross, by pictures shown.
 
     In words, and as numbers of pictures.
     """

@@ -176,7 +176,7 @@ def _difference(line: Mapping[str, Any] | None) -> list[str]:
 
 
 def _printed_difference(record: CampaignRecord, printed: Mapping[str, Any]) -> list[str]:
-    """Of the candidate from a published figure, taken as exact."""
+    """Difference of the candidate from a published figure, taken as exact."""
     own, published = record.comparison.get('own', {}).get('map50'), printed.get('map50')
     if not own or published is None:
         return ['', '']

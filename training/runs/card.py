@@ -1,4 +1,4 @@
-"""What a campaign says of its model: the `training` and `metrics` entries of its model card.
+"""The `training` and `metrics` entries that a campaign gives to its model's card.
 
 campaign folder -> card.json, which `cone-training export --card` puts into the bundle's card
 """

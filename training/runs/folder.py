@@ -40,7 +40,7 @@ class Step:
 
 @dataclass(slots=True)
 class State:
-    """What campaign.json holds.
+    """Content of campaign.json.
 
     commit: of this software. versions: by package. hardware: what the machine has. pid: of the
     process that works, or worked last. outcome: `Outcome.label`; None: not ended. message: the
@@ -222,6 +222,6 @@ def now() -> str:
 
 
 def _ends_line(file: Any) -> bool:
-    """Whether the last line of an open file was written whole."""
+    """Tell whether the last line of an open file was written whole."""
     file.seek(-1, os.SEEK_END)
     return bool(file.read(1) == b'\n')

@@ -1,4 +1,4 @@
-"""What a campaign ran on: hardware, versions, commit, and the energy that its GPUs used."""
+"""Hardware, versions and commit that a campaign ran on, and the energy that its GPUs used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the files of a campaign say, finished or not: read for its report and its model card.
+"""Reads the files of a campaign, finished or not, for its report and its model's card.
 
 campaign folder -> CampaignRecord. Nothing here computes a figure anew.
 """
@@ -112,7 +112,7 @@ class CampaignRecord:
 
     @property
     def outcome(self) -> str:
-        """How the campaign ended; '' while it has not."""
+        """Label of the outcome; '' while there is none."""
         return str(self.state.outcome or self.verdict.get('outcome') or '')
 
     def tests(self) -> dict[str, list[dict[str, Any]]]:
@@ -204,7 +204,7 @@ def _trainings(record: CampaignRecord) -> list[Training]:
 
 
 def _pictures(record: CampaignRecord, settings: Mapping[str, Any]) -> float:
-    """Of a stage that is not done, from what was verified."""
+    """Pictures of a stage that is not done, from what was verified."""
     verified = record.state.result('verify').get('pictures', {})
     whole = verified.get(settings.get('data'), {}).get('train', 0)
     share = settings.get('fraction', 1) * max(settings.get('crops_per_picture', 0), 1)

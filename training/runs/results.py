@@ -30,7 +30,7 @@ def read_results(path: Path) -> dict[str, list[float]]:
 
 
 def epoch_seconds(columns: Columns) -> list[float]:
-    """How long each epoch took. A resumed training counts its time from zero."""
+    """Seconds that each epoch took. A resumed training counts its time from zero."""
     found, before = [], 0.0
     for at in columns.get('time', ()):
         found.append(at - before if at > before else at)
@@ -39,7 +39,7 @@ def epoch_seconds(columns: Columns) -> list[float]:
 
 
 def total(columns: Columns, prefix: str) -> list[float]:
-    """Sum of the columns that begin so, in each epoch."""
+    """Add the columns that begin so, in each epoch."""
     parts = [values for name, values in columns.items() if name.startswith(prefix)]
     return [sum(row) for row in zip(*parts, strict=True)]
 
