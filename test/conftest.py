@@ -74,7 +74,17 @@ def observer(ros: None) -> Iterator[Observer]:
     observer.close()
 
 
+LONG = {
+    *('bag_dataset', 'campaign', 'cuda_kernels', 'data_gap', 'data_leaks', 'demo', 'engine_cpu'),
+    *('evaluate', 'pages', 'replay_compare', 'replay_many', 'replay_report', 'report'),
+    *('simulate', 'simulate_bag', 'stages'),
+}
+"""Files whose tests take a second or more: `make test-fast` leaves them out."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.path.stem.removeprefix('test_') in LONG:
+            item.add_marker('long')
         if not any(item.iter_markers('ros')) and not any(item.iter_markers('slow')):
             item.add_marker('unit')
