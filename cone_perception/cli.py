@@ -6,10 +6,11 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 from cone_perception import __version__
 from cone_perception.arguments import CommandParser
-from cone_perception.errors import ConePerceptionError
+from cone_perception.errors import ConePerceptionError, InstallError
 
 SUBCOMMANDS = {
     'detect': ('cone_perception.detect', 'find cones in pictures, a video or a bag, without ROS'),
@@ -116,10 +117,24 @@ def make_parser(
     for name, (module_name, summary) in subcommands.items():
         subparser = choices.add_parser(name, help=summary, description=summary)
         if name == chosen:
-            module = importlib.import_module(module_name)
+            module = _import(module_name)
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
+
+
+def _import(name: str) -> ModuleType:
+    """Import a subcommand's module. Raises InstallError: when a package of an extra is missing."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition('.')[0]
+        if missing in ('cone_perception', 'training'):
+            raise
+        raise InstallError(
+            f'{missing} is not installed. Install what this command needs: '
+            "pip install -e '.[replay,train,data]'"
+        ) from error
 
 
 if __name__ == '__main__':

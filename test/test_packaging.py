@@ -160,6 +160,14 @@ def test_shell_completes_options_of_the_chosen_subcommand(tmp_path: Path) -> Non
     assert '--thresholds' in (tmp_path / 'found').read_text().split()
 
 
+def test_command_whose_package_is_not_installed_says_what_to_install(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    missing = {'go': ('no_such_package.command', 'a command of an extra')}
+    assert cli.run_command('cone-training', missing, {}, ['go']) == 1
+    assert capsys.readouterr().err.startswith('cone-training go: no_such_package is not installed.')
+
+
 def test_one_opencv_is_installed_here() -> None:
     names = {str(d.metadata['Name']).lower() for d in importlib.metadata.distributions()}
     assert [name for name in sorted(names) if name.startswith('opencv')] == ['opencv-python']
