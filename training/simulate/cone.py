@@ -8,14 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
-import numpy.typing as npt
 
 from cone_perception.classes import LARGE_ORANGE, ORANGE, UNKNOWN
-
-Array = npt.NDArray[np.float64]
-Bytes = npt.NDArray[np.uint8]
+from training.simulate.scenery.sketch import Colour, hsv_colour
 
 _DIRT = (90.0, 105.0, 115.0)
 
@@ -40,9 +36,9 @@ class Cone:
     lift_m: float
     class_id: int
     shape: int
-    body: tuple[float, float, float]
-    stripe: tuple[float, float, float]
-    plate: tuple[float, float, float]
+    body: Colour
+    stripe: Colour
+    plate: Colour
     stripes: tuple[tuple[float, float], ...]
     gloss: float = 0.2
     lit: float = 1.0
@@ -62,8 +58,8 @@ class Cone:
 class ConePalette:
     """Colours (BGR 0..255) and stripe places that all cones of one scene share."""
 
-    body: tuple[tuple[float, float, float], ...]
-    stripe: tuple[tuple[float, float, float], ...]
+    body: tuple[Colour, ...]
+    stripe: tuple[Colour, ...]
     band: tuple[float, float]
     large_bands: tuple[tuple[float, float], tuple[float, float]]
     dark_plate: float
@@ -73,11 +69,9 @@ class ConePalette:
 def make_palette(rng: np.random.Generator) -> ConePalette:
     """Colours of one set of cones, from new and vivid to faded."""
 
-    def hsv(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
-        pixel = np.array([[[hue % 180, saturation * 255, value * 255]]], np.float32)
-        pixel[..., 1:] = np.clip(pixel[..., 1:], 0, 255)
-        b, g, r = cv2.cvtColor(pixel.astype(np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist()
-        return float(b), float(g), float(r)
+    def hsv(hue: float, saturation: float, value: float) -> Colour:
+        share = np.clip(np.array([saturation * 255, value * 255], np.float32), 0, 255)
+        return hsv_colour(float(np.float32(hue % 180)), *share.tolist())
 
     fade = rng.uniform(0.0, 0.3) if rng.random() < 0.4 else 0.0
     orange = hsv(rng.uniform(-2, 12), rng.uniform(0.75, 0.98) - fade, rng.uniform(0.85, 1.0))
@@ -129,7 +123,7 @@ def make_cone(
     grey = rng.uniform(0, 0.25) if rng.random() < 0.25 else rng.uniform(0, 0.06)
     dirt = rng.uniform(0.6, 1.3)
 
-    def age(colour: tuple[float, float, float], extra: float = 1.0) -> tuple[float, float, float]:
+    def age(colour: Colour, extra: float = 1.0) -> Colour:
         b, g, r = (
             min(max((c * worn * (1 - grey) + d * dirt * grey) * tone * extra, 0.0), 255.0)
             for c, d, tone in zip(colour, _DIRT, rng.uniform(0.96, 1.04, 3).tolist(), strict=True)

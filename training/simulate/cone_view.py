@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from cone_perception.classes import LARGE_ORANGE
 from training.simulate.camera import PinholeCamera
 from training.simulate.cone import Cone
-from training.simulate.scenery.sketch import Bytes
+from training.simulate.scenery.sketch import Bytes, Colour
 
 Array = npt.NDArray[np.float64]
 
@@ -121,26 +122,32 @@ def cone_points(cones: Sequence[Cone]) -> tuple[Array, Array, list[bool]]:
     return rings, base + np.stack([square, 0.96 * square + thick], axis=1), sections[0][2]
 
 
+class Light(NamedTuple):
+    """What shines on cones.
+
+    sun: (3,) unit vector toward the sun. sunlight, skylight: their strengths, 1 together is normal.
+    horizon: colour (BGR) that haze mixes in, haze: the exponent at 100 m.
+    """
+
+    sun: Array
+    sunlight: float
+    skylight: float
+    horizon: Colour = (0.0, 0.0, 0.0)
+    haze: float = 0.0
+
+
 def view_cones(
     cones: Sequence[Cone],
     camera: PinholeCamera,
-    sun: Array,
-    sunlight: float,
-    skylight: float,
-    horizon: tuple[float, float, float] = (0.0, 0.0, 0.0),
-    haze: float = 0.0,
+    light: Light,
 ) -> list[ConeView | None]:
-    """The cones in the canvas of a camera without a lens; None for one that is not ahead of it.
-
-    sun: unit vector toward the sun. sunlight, skylight: their strengths, 1 together is normal.
-    horizon: colour (BGR) that haze mixes in, haze: the exponent at 100 m.
-    """
+    """The cones in the canvas of a camera without a lens; None for one that is not ahead of it."""
     found: list[ConeView | None] = [None] * len(cones)
     # Cones of one shape have the same number of points, and are looked at together.
     for kind in {_kind(cone) for cone in cones}:
         places = [k for k, cone in enumerate(cones) if _kind(cone) == kind]
         alike = [cones[k] for k in places]
-        for k, view in _view_alike(alike, camera, sun, sunlight, skylight, horizon, haze):
+        for k, view in _view_alike(alike, camera, light):
             found[places[k]] = view
     return found
 
@@ -150,15 +157,10 @@ def _kind(cone: Cone) -> int:
 
 
 def _view_alike(
-    cones: list[Cone],
-    camera: PinholeCamera,
-    sun: Array,
-    sunlight: float,
-    skylight: float,
-    horizon: tuple[float, float, float],
-    haze: float,
+    cones: list[Cone], camera: PinholeCamera, lamp: Light
 ) -> Iterator[tuple[int, ConeView]]:
     """Index and view of each of the cones that is ahead; all have the same number of stripes."""
+    sun, sunlight, skylight, horizon, haze = lamp
     rings, plates, marks = cone_points(cones)
     rings_px, depth = camera.project(rings)
     plates_px, plate_depth = camera.project(plates)

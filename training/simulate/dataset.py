@@ -60,18 +60,7 @@ def render_picture(
         )
         if bottom > 8 and fill == 0 and rng.random() < 0.5:
             _stamp(rng, np.asarray(image)[-bottom:])
-        labels = [
-            replace(
-                label,
-                xyxy_px=(
-                    label.xyxy_px[0] + left,
-                    label.xyxy_px[1] + top,
-                    label.xyxy_px[2] + left,
-                    label.xyxy_px[3] + top,
-                ),
-            )
-            for label in labels
-        ]
+        labels = [label.moved(left, top) for label in labels]
     return np.asarray(image, np.uint8), labels, photo.quality
 
 

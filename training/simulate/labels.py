@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,6 +24,12 @@ class Label:
     xyxy_px: tuple[float, float, float, float]
     visible: float
     depth_m: float
+
+    def moved(self, right_px: int, down_px: int) -> Label:
+        """The same cone in a picture with so much of a border."""
+        x0, y0, x1, y1 = self.xyxy_px
+        box = (x0 + right_px, y0 + down_px, x1 + right_px, y1 + down_px)
+        return replace(self, xyxy_px=box)
 
 
 def find_labels(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.simulate.camera import Lens, PinholeCamera, make_lens
-from training.simulate.cone_view import ConeView, paint_cone, view_cones
+from training.simulate.cone_view import ConeView, Light, paint_cone, view_cones
 from training.simulate.ground import draw_ground
 from training.simulate.labels import Label, find_labels
 from training.simulate.scene import Scene, Thing
@@ -108,11 +108,13 @@ def _cone_views(scene: Scene, canvas: PinholeCamera) -> list[tuple[int, ConeView
     views = view_cones(
         [scene.cones[index] for index in ahead],
         canvas,
-        np.array(scene.sun),
-        0.85 * scene.sunlight,
-        1.05 * scene.skylight,
-        scene.sky.horizon,
-        scene.haze,
+        Light(
+            np.array(scene.sun),
+            0.85 * scene.sunlight,
+            1.05 * scene.skylight,
+            scene.sky.horizon,
+            scene.haze,
+        ),
     )
     return [(index, view) for index, view in zip(ahead, views, strict=True) if view is not None]
 
