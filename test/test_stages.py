@@ -25,6 +25,7 @@ from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
 from training.recipe.recipe import Guards, Stage  # noqa: E402
+from training.runs.record import read_results  # noqa: E402
 from training.runs.results import MAP50, MAP50_95  # noqa: E402
 from training.stage import trainer as stages  # noqa: E402
 from training.stage.checkpoints import PREVIOUS, is_whole  # noqa: E402
@@ -231,23 +232,25 @@ def test_job_survives_its_file(job: StageJob) -> None:
     assert not job.file.is_relative_to(job.folder)
 
 
-def test_each_epoch_is_counted_once(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    points: list[tuple[int, dict[str, float]]] = []
+def test_each_epoch_is_counted_once_and_there_for_tracking(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[float], bool]] = []
 
     class Tracked:
-        def log(self, values: dict[str, float], step: int) -> None:
-            points.append((step, values))
-
-        def log_artifact(self, name: str, path: Path) -> None:
-            assert path.is_file()
+        def __init__(self, settings: Any, about: Any, source: Path, *_: Any) -> None:
+            assert about['name'] == 'two-stage/seed0/stage1'
+            self.source = source
 
         def finish(self, failed: bool = False) -> None:
-            points.append((-1, {}))
+            columns = read_results(self.source / 'results.csv')
+            assert {MAP50, 'train/box_loss', 'val/box_loss', 'lr/pg0'} <= set(columns)
+            assert (self.source / 'weights' / 'best.pt').is_file()
+            seen.append((columns['epoch'], failed))
 
-    monkeypatch.setattr(stages, 'open_tracking', lambda *_: Tracked())
+    monkeypatch.setattr(stages, 'TrackedRun', Tracked)
     train_stage(with_stage(job, epochs=2))
-    assert [step for step, _ in points] == [1, 2, -1]
-    assert {MAP50, 'train/box_loss', 'val/box_loss', 'lr/pg0'} <= set(points[0][1])
+    assert seen == [([1, 2], False)]
     assert [row['epoch'] for row in StageRecord(job).rows()] == ['1', '2']
 
 
