@@ -243,7 +243,7 @@ def _evaluation(folder: Path) -> dict[str, Any]:
     shown |= {f'{name}_fixed': figures['fixed'][name] for name in ('precision', 'recall')}
     classes = [{'class': name, **row} for name, row in figures['per_class'].items()]
     for name, rows in (('per class', classes), ('per box height', figures['bands'])):
-        columns = list(rows[0]) if rows else []
+        columns = [key for row in rows[:1] for key in row if not isinstance(row[key], dict)]
         shown[name] = wandb.Table(columns, [[row[key] for key in columns] for row in rows])
     for path in [*sorted(folder.glob('*.png')), *sorted(folder.glob('*.jpg'))]:
         shown[path.stem] = wandb.Image(str(path))
