@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -126,6 +128,26 @@ def cache_folder(name: str) -> Path:
     """Folder for what can be made again: `cone_perception/NAME` in XDG_CACHE_HOME or ~/.cache."""
     root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(root) / 'cone_perception' / name
+
+
+def keep(path: Path, code: bytes) -> None:
+    """Write compiled code behind its hash; a folder that cannot be written keeps none."""
+    with contextlib.suppress(OSError):
+        write_whole(path, hashlib.sha256(code).digest() + code)
+
+
+def read_kept(path: Path) -> bytes:
+    """The code of a file that `keep` wrote; empty where there is none that is whole."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return b''
+    return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else b''
+
+
+def slug(text: str) -> str:
+    """A text as part of a file's name."""
+    return re.sub(r'[^A-Za-z0-9_.]+', '-', text).strip('-').lower() or 'model'
 
 
 _HELD: set[IO[str]] = set()

@@ -20,8 +20,7 @@ from tiny_network import write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.engines.check import read_reference, run_all
-from cone_perception.engines.cpu.open import open_network
-from cone_perception.engines.cpu.processor import computes_bfloat16
+from cone_perception.engines.cpu.open import computes_bfloat16, open_network
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError, ModelError, SettingsError, SourceError
 from cone_perception.model_card import Bundle, file_sha256, read_bundle

@@ -20,7 +20,7 @@ pytest.importorskip('openvino')
 from tiny_network import CELL_PX, CLASS_NAMES, paint, write_tiny_bundle  # noqa: E402
 
 from cone_perception.dataset.split import read_split  # noqa: E402
-from cone_perception.engines.cpu.processor import computes_bfloat16  # noqa: E402
+from cone_perception.engines.cpu.open import computes_bfloat16  # noqa: E402
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
 from cone_perception.model_card import Bundle, NetworkFile, file_sha256, read_bundle  # noqa: E402
 from cone_perception.types import Detections  # noqa: E402

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cone_perception.engines.agreement import class_names_from
+from cone_perception.engines import class_names_from
 from cone_perception.engines.tensorrt.plans import (
     PlanCache,
     PlanKey,

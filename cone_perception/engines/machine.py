@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import cone_perception
-from cone_perception.engines.cpu.processor import processor_name
 from cone_perception.engines.tensorrt.gpu import read_gpu
 from cone_perception.errors import EngineError
 
@@ -37,6 +36,7 @@ PACKAGES = (
 
 NOT_TOLD = 'not told'
 GIT_TIMEOUT_S = 10.0
+CPUINFO = Path('/proc/cpuinfo')
 
 
 def describe_host() -> dict[str, Any]:
@@ -72,6 +72,24 @@ def describe_host() -> dict[str, Any]:
         'git_commit': commit,
         'git_dirty': dirty,
     }
+
+
+def processor_name() -> str:
+    """Name the processor as Linux does, or else by its architecture."""
+    return _cpuinfo('model name') or platform.machine()
+
+
+def vector_instructions() -> list[str]:
+    """List the vector instructions that Linux knows of: avx2, avx512_vnni, amx_int8 ..."""
+    flags = (_cpuinfo('flags') or _cpuinfo('Features')).split()
+    return sorted(f for f in flags if f.startswith(('avx', 'amx', 'fma', 'asimd', 'sve', 'i8mm')))
+
+
+def _cpuinfo(key: str) -> str:
+    """Value of the first such line of cpuinfo; empty without one."""
+    text = CPUINFO.read_text(encoding='utf-8') if CPUINFO.is_file() else ''
+    found = re.search(rf'^{key}\s*:\s*(.+)$', text, re.MULTILINE)
+    return found[1] if found else ''
 
 
 def read_governor(sys_folder: Path) -> str:

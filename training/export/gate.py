@@ -20,8 +20,7 @@ from cone_perception.accuracy.intervals import Float64, Interval
 from cone_perception.accuracy.matching import box_iou, match_detections
 from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.engines.cpu.fastest import networks_for_cpu
-from cone_perception.engines.cpu.open import open_network
-from cone_perception.engines.cpu.processor import computes_bfloat16
+from cone_perception.engines.cpu.open import computes_bfloat16, open_network
 from cone_perception.errors import ModelError
 from cone_perception.files import write_json
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from cone_perception.decode import read_layout
-from cone_perception.engines.agreement import class_names_from
+from cone_perception.engines import class_names_from
 from cone_perception.errors import SourceError
 from cone_perception.model_card import NetworkFile, file_sha256
 from cone_perception.types import Encoding, OutputLayout, Precision

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.engines import machine
-from cone_perception.engines.cpu.processor import processor_name
-from cone_perception.engines.machine import installed_versions
+from cone_perception.engines.machine import installed_versions, processor_name
 
 PACKAGES = ('torch', 'torchvision', 'ultralytics', 'numpy', 'opencv-python', 'wandb')
 MILLIJOULE_PER_WH = 3_600_000

@@ -24,16 +24,11 @@ import numpy as np
 from cone_perception.engines import Engine
 from cone_perception.engines.apart import run_apart, serve
 from cone_perception.engines.check import REFERENCE_FILE, check_engine
-from cone_perception.engines.cpu.open import network_of, open_network
-from cone_perception.engines.cpu.processor import (
-    computes_bfloat16,
-    processor_name,
-    vector_instructions,
-)
-from cone_perception.engines.kept import keep, read_kept, slug
+from cone_perception.engines.cpu.open import computes_bfloat16, network_of, open_network
 from cone_perception.engines.latency import Float64, measure_rounds
+from cone_perception.engines.machine import processor_name, vector_instructions
 from cone_perception.errors import EngineError
-from cone_perception.files import to_json, write_json
+from cone_perception.files import keep, read_kept, slug, to_json, write_json
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle
 from cone_perception.types import Arithmetic, CpuRuntime, PrecisionChoice
 

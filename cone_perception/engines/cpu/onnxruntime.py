@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from cone_perception.engines import EngineInfo
-from cone_perception.engines.agreement import class_names_from
+from cone_perception.engines import EngineInfo, class_names_from
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.types import Float32, UInt8

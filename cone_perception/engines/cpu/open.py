@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cone_perception.engines import Engine
-from cone_perception.engines.agreement import check_against_card
+from cone_perception.engines import Engine, check_against_card
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import Bundle, NetworkFile
 from cone_perception.types import Arithmetic, CpuRuntime, Precision
@@ -61,3 +60,10 @@ def network_of(bundle: Bundle, precision: Precision | None, batch: int) -> Netwo
         quantised = ('int8', 'uint8') in kinds
         precision = 'int8' if quantised else 'fp32' if ('fp32', 'float') in kinds else 'fp16'
     return bundle.network(precision, 'uint8' if precision == 'int8' else 'float', batch)
+
+
+def computes_bfloat16() -> bool:
+    """Tell whether this CPU has instructions for bfloat16; elsewhere it is imitated, and slow."""
+    import openvino
+
+    return 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')

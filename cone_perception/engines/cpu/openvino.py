@@ -14,8 +14,7 @@ import openvino.properties as properties
 import openvino.properties.hint as hint
 from openvino.preprocess import ColorFormat, PrePostProcessor
 
-from cone_perception.engines import EngineInfo
-from cone_perception.engines.agreement import class_names_from
+from cone_perception.engines import EngineInfo, class_names_from
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.types import Arithmetic, Float32, UInt8

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from cone_perception.engines.kept import keep, read_kept
 from cone_perception.errors import EngineError
-from cone_perception.files import cache_folder
+from cone_perception.files import cache_folder, keep, read_kept
 
 SOURCES = ('request.cuh', 'letterbox.cu', 'decode.cu')
 LOWEST_ARCHITECTURE = 75

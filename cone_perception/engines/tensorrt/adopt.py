@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cone_perception.engines.agreement import check_against_card
+from cone_perception.engines import check_against_card
 from cone_perception.engines.check import check_engine
 from cone_perception.engines.tensorrt.compiler import inspect_apart
 from cone_perception.engines.tensorrt.fastest import forget_choice

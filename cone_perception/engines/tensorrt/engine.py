@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cone_perception.engines.agreement import class_names_from
+from cone_perception.engines import class_names_from
 from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
 from cone_perception.engines.cuda.network import Stream
 from cone_perception.engines.tensorrt.bindings import import_provider, make_logger

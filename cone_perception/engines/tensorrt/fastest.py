@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cone_perception.engines.check import Check, check_plan, read_reference
-from cone_perception.engines.kept import slug
 from cone_perception.engines.latency import Latency, measure_latencies
 from cone_perception.engines.tensorrt.order import EngineOrder
 from cone_perception.engines.tensorrt.plans import EnginePlan, write_whole
 from cone_perception.engines.tensorrt.provide import provide_engine
 from cone_perception.errors import ConePerceptionError, EngineError, EngineLostError, ModelError
-from cone_perception.files import to_json
+from cone_perception.files import slug, to_json
 from cone_perception.types import Precision
 
 RUNS = 300

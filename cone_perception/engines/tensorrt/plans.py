@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception import files
-from cone_perception.engines.kept import slug
 from cone_perception.errors import PlanError
-from cone_perception.files import cache_folder, locked, to_json
+from cone_perception.files import cache_folder, locked, slug, to_json
 from cone_perception.types import GpuRuntime, Precision
 
 SCHEMA = 1

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from cone_perception.engines.agreement import check_against_card
+from cone_perception.engines import check_against_card
 from cone_perception.engines.check import check_plan
 from cone_perception.engines.events import BuildEvent
 from cone_perception.engines.tensorrt.compiler import compile_apart
