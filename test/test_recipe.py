@@ -363,6 +363,15 @@ def test_impossible_value_is_refused_in_code_too() -> None:
         Stage('stage1', 'cones', 1, lr0=-1)
 
 
+def test_home_folder_is_expanded(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', '/home/team')
+    words = ['data_root=~/sets', 'model=~/net.pt', 'datasets.more.path=~/more']
+    found = load_recipe(recipe, words)
+    assert found.data_folder('cones') == Path('/home/team/sets/cones')
+    assert found.data_folder('more') == Path('/home/team/more')
+    assert found.model == '/home/team/net.pt'
+
+
 def test_arms_are_the_candidate_and_the_baseline(recipe: Path) -> None:
     candidate, baseline = arms(load_recipe(recipe))
     assert (candidate.name, baseline.name) == ('two-stage', 'single-stage')

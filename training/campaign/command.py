@@ -99,5 +99,5 @@ def read_baselines(texts: Sequence[str]) -> dict[str, Path]:
                 f'--baseline {text}: write NAME=WEIGHTS, each name once, as '
                 'production=weights/team.pt'
             )
-        found[name] = Path(path)
+        found[name] = Path(path).expanduser()
     return found

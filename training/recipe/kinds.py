@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -100,7 +101,9 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Pixels = Annotated[int, Field(strict=True, ge=STRIDE_PX)]
 InputSide = Annotated[Pixels, AfterValidator(_check_side)]
-FilePath = Annotated[Path, refuse(lambda path: path == Path(), 'must be a path')]
+FilePath = Annotated[
+    Path, AfterValidator(Path.expanduser), refuse(lambda path: path == Path(), 'must be a path')
+]
 FolderName = Annotated[
     str,
     refuse(
@@ -120,6 +123,7 @@ Split = Annotated[
 ]
 Model = Annotated[
     str,
+    AfterValidator(os.path.expanduser),
     refuse(
         lambda name: not name.endswith(('.yaml', '.yml', '.pt')),
         '{value!r} is neither an architecture (.yaml) nor weights (.pt)',
