@@ -46,7 +46,7 @@ unexport PYTHONPATH AMENT_PREFIX_PATH LD_LIBRARY_PATH VIRTUAL_ENV PYTHONHOME
 
 MINUTES = 10
 
-.PHONY: help setup setup-run setup-train demo test test-fast test-latest check lint lock soak \
+.PHONY: help setup setup-run setup-train demo test test-fast test-latest check lint lock pages soak \
 	test-lower-bounds test-matrix colcon clean
 
 help:
@@ -97,6 +97,9 @@ lock: setup ## renew the locks: the newest versions that fit together, with thei
 	for distro in kilted jazzy; do $(BIN)/uv pip compile cone_perception/interfaces/build-$$distro.in -q \
 		--no-header --no-annotate --universal --python-version 3.10 --generate-hashes --upgrade \
 		-o cone_perception/interfaces/build-$$distro.txt || exit 1; done
+
+pages: setup ## one of every page, in build/pages, to look at
+	$(BIN)/python benchmarks/pages.py --out build/pages
 
 soak: setup ## ten minutes through the node: memory must not grow; MINUTES=60 for more
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --out build/soak
