@@ -104,3 +104,8 @@ def test_files_are_short_enough_to_read() -> None:
 def test_folders_hold_few_modules() -> None:
     modules = Counter(path.parent for path in house.product_files('.py') if path.stem != '__init__')
     assert {folder.name: n for folder, n in modules.items() if n > house.MODULES} == {}
+
+
+def test_folders_of_modules_are_packages() -> None:
+    folders = {path.parent for path in house.product_files('.py', folders=house.PACKAGES)}
+    assert [str(folder) for folder in folders if not (folder / '__init__.py').is_file()] == []

@@ -1,0 +1,1 @@
+"""The folder of a campaign: state, events, records, what its machine is."""
