@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from cone_perception.engines import Engine
-from cone_perception.engines.check import run_all
+from cone_perception.engines.check import REFERENCE_FILE, run_all
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from cone_perception.types import UInt8
-from training.export.reference_pictures import write_reference
 
 
 def hold_to(bundle: Bundle, engine: Engine, pictures: UInt8) -> Bundle:
     """The bundle with this engine's answers as its reference.npz; the engine is closed."""
-    path = write_reference(bundle.folder, pictures, run_all(engine, pictures))
+    path = bundle.folder / REFERENCE_FILE
+    np.savez_compressed(path, inputs=pictures, outputs=run_all(engine, pictures))
     engine.close()
     card = replace(bundle.card, other_files={path.name: file_sha256(path)})
     (bundle.folder / 'card.json').write_text(card.to_json())

@@ -20,16 +20,14 @@ from tiny_network import quantised_share  # noqa: E402
 from cone_perception.errors import SourceError  # noqa: E402
 from training.export import quantise as quantise_module  # noqa: E402
 from training.export.calibration import Calibration  # noqa: E402
-from training.export.half_precision import (  # noqa: E402
+from training.export.quantise import (  # noqa: E402  # noqa: E402
     convert_to_half,
     decoding_nodes,
-    store_weights_in_half,
-)
-from training.export.quantise import (  # noqa: E402
     kept_by_default,
     measure_steps,
     quantise,
     steps_of,
+    store_weights_in_half,
 )
 
 FIRST, BODY = '/model.0/conv/Conv', '/model.3/conv/Conv'

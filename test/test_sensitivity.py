@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +18,10 @@ from training.export.sensitivity import (  # noqa: E402
     BlockSensitivity,
     blocks_of,
     measure_blocks,
-    plot,
     score_error,
     search_float_blocks,
     steps_without,
-    to_json,
+    write_evidence,
 )
 
 NODES = (
@@ -146,10 +146,10 @@ def test_scores_are_compared_where_the_reference_is_sure() -> None:
     assert score_error(rows, rows * 0.5, 'end_to_end') == pytest.approx(0.4)
 
 
-def test_evidence_says_what_stays_in_float() -> None:
-    measured = blocks(a=0.4, b=0.1)
-    stored = json.loads(to_json(measured, ['a']))
+def test_evidence_says_what_stays_in_float(tmp_path: Path) -> None:
+    pytest.importorskip('matplotlib')
+    write_evidence(tmp_path, blocks(a=0.4, b=0.1), ['a'])
+    stored = json.loads((tmp_path / 'sensitivity.json').read_text())
     assert stored['kept_in_float'] == ['a']
     assert [block['in_float'] for block in stored['blocks']] == [True, False]
-    pytest.importorskip('matplotlib')
-    assert plot(measured, ['a']).startswith(b'\x89PNG')
+    assert (tmp_path / 'sensitivity.png').read_bytes().startswith(b'\x89PNG')

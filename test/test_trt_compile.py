@@ -22,9 +22,10 @@ from tiny_network import quantised_share  # noqa: E402
 
 from cone_perception.engines.tensorrt.compile_process import compile_network  # noqa: E402
 from training.export.calibration import Calibration  # noqa: E402
-from training.export.half_precision import convert_to_half, decoding_nodes  # noqa: E402
 from training.export.networks import export_onnx  # noqa: E402
-from training.export.quantise import (  # noqa: E402
+from training.export.quantise import (  # noqa: E402  # noqa: E402
+    convert_to_half,
+    decoding_nodes,
     kept_by_default,
     measure_steps,
     quantise,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cone_perception.accuracy.matching import box_iou, match_detections
 from cone_perception.decode import decode
 from cone_perception.engines import Engine
 from cone_perception.engines.tensorrt.plans import record_check
-from cone_perception.errors import ModelError, RefusedPlanError
+from cone_perception.errors import ModelError, RefusedPlanError, told_as
 from cone_perception.files import without_nan
 from cone_perception.model_card import Bundle, ModelCard, file_sha256
 from cone_perception.types import Detections, Float32, Int64, Precision, UInt8
@@ -99,11 +99,12 @@ def read_reference(bundle: Bundle) -> tuple[UInt8, Float32]:
         raise ModelError(
             f'{path} is not the file that the card lists. Copy the whole bundle, or export again.'
         )
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            inputs, outputs = arrays['inputs'], arrays['outputs']
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ModelError(f'{path} cannot be read: {error}. Export the model again.') from error
+    causes = OSError, ValueError, KeyError, zipfile.BadZipFile
+    damaged = told_as(
+        ModelError, f'{path} cannot be read', *causes, advice='Export the model again.'
+    )
+    with damaged, np.load(path, allow_pickle=False) as arrays:
+        inputs, outputs = arrays['inputs'], arrays['outputs']
     shape = (card.height_px, card.width_px, 3)
     if inputs.dtype != np.uint8 or inputs.shape[1:] != shape or len(inputs) != len(outputs):
         raise ModelError(
@@ -180,11 +181,7 @@ def compare_outputs(
         sure_here, sure_there = sure_here + sure[0].sum(), sure_there + sure[1].sum()
         extra += int(np.delete(sure[0], i).sum())
         missed += int(np.delete(sure[1], j).sum())
-    mean_iou, mean, p95 = (
-        (float(np.mean(overlaps)), float(np.mean(errors)), float(np.percentile(errors, 95)))
-        if overlaps
-        else (math.nan, math.nan, math.nan)
-    )
+    (mean_iou, _), (mean, p95) = mean_and_p95(overlaps), mean_and_p95(errors)
     limits = LIMITS[precision]
     reasons = []
     if not sure_there:
@@ -202,6 +199,13 @@ def compare_outputs(
     if extra > max(1, limits.lost * sure_here):
         reasons.append(f'{extra} of {sure_here} sure cones are not in the reference')
     return Check(tuple(reasons), len(answers), boxes, missed, extra, mean_iou, mean, p95)
+
+
+def mean_and_p95(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and 95th percentile; NaN without a value."""
+    if not len(values):
+        return math.nan, math.nan
+    return float(np.mean(values)), float(np.percentile(values, 95))
 
 
 def match_pairs(here: Detections, there: Detections) -> tuple[Int64, Int64, Float32]:

@@ -59,8 +59,13 @@ class Calibration:
         """`count` pictures of a folder, evenly spaced in the order of their names; fewer if it has
         fewer. Those of a test split are left out; SourceError when none is left.
         """
-        found = sorted(p for p in folder.rglob('*') if p.suffix.lower() in ('.jpg', '.png'))
-        found = [path for path in found if 'test' not in _folders(path, folder)]
+        above = folder.resolve().parts[-2:]
+        found = [
+            path
+            for path in sorted(folder.rglob('*'))
+            if path.suffix.lower() in ('.jpg', '.png')
+            and 'test' not in (*above, *path.relative_to(folder).parts[:-1])
+        ]
         if not found:
             raise SourceError(
                 f'{folder} holds no pictures that are not of a test split. Give the training '
@@ -122,7 +127,8 @@ class Calibration:
     def letterboxed(self) -> Iterator[UInt8]:
         """(H, W, 3) uint8 BGR each."""
         for path in self.pictures:
-            yield letterbox(_read(path), self.height_px, self.width_px)
+            bgr = _read(path, cv2.IMREAD_COLOR)
+            yield letterbox(bgr, self.height_px, self.width_px)
 
     def sha256(self) -> str:
         """Over the pictures' bytes in their order, lower-case hex."""
@@ -134,17 +140,11 @@ class Calibration:
     def listing(self) -> str:
         """A line for each picture: its hash and its name below the folder that holds them all."""
         root = shared_folder(self.pictures)
-        lines = (f'{file_sha256(p)}  {p.relative_to(root).as_posix()}\n' for p in self.pictures)
-        return ''.join(lines)
+        return ''.join(f'{file_sha256(p)}  {p.relative_to(root)}\n' for p in self.pictures)
 
 
 def choose_pictures(
-    data: Path | None,
-    split: str,
-    folder: Path | None,
-    count: int,
-    height_px: int,
-    width_px: int,
+    data: Path | None, split: str, folder: Path | None, count: int, height_px: int, width_px: int
 ) -> Calibration:
     """Take the pictures of `folder` where one is given, else those of the split of `data`.
 
@@ -201,9 +201,7 @@ def _strata(pictures: Sequence[Path], classes: int, height_px: int, width_px: in
     sizes = len(HEIGHTS_PX) + 1
     strata = np.zeros((len(pictures), classes * sizes + 1 + len(GREYS) + 1))
     for row, path in zip(strata, tqdm(pictures, desc='choose', unit='picture'), strict=True):
-        small = cv2.imread(str(path), cv2.IMREAD_REDUCED_GRAYSCALE_4)
-        if small is None:
-            raise SourceError(f'{path} cannot be decoded as a picture.')
+        small = _read(path, cv2.IMREAD_REDUCED_GRAYSCALE_4)
         labels = read_labels(label_path(path), classes).rows
         scale = min(height_px / small.shape[0], width_px / small.shape[1])
         size = np.searchsorted(HEIGHTS_PX, labels[:, 4] * small.shape[0] * scale, side='right')
@@ -218,15 +216,8 @@ def _evenly_spaced(paths: Sequence[Path], count: int) -> tuple[Path, ...]:
     return tuple(paths[index] for index in chosen)
 
 
-def _read(path: Path) -> UInt8:
-    picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+def _read(path: Path, flags: int) -> UInt8:
+    picture = cv2.imread(str(path), flags)
     if picture is None:
         raise SourceError(f'{path} cannot be decoded as a picture.')
-    bgr: UInt8 = picture.astype(np.uint8, copy=False)
-    return bgr
-
-
-def _folders(path: Path, folder: Path) -> tuple[str, ...]:
-    """Names of the folders of a picture from the data set's split on."""
-    below = path.relative_to(folder).parts[:-1]
-    return (folder.resolve().parent.name, folder.resolve().name, *below)
+    return np.asarray(picture, np.uint8)

@@ -6,7 +6,6 @@ weights -> FP32 -> FP16, INT8 in two encodings, for each batch -> gate -> the bu
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import math
 import sys
@@ -16,46 +15,52 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, get_args
+from typing import get_args
 
 from cone_perception.dataset.split import read_split
-from cone_perception.errors import ConePerceptionError, ModelError, SettingsError, SourceError
+from cone_perception.engines import build_command
+from cone_perception.errors import (
+    ConePerceptionError,
+    ModelError,
+    SettingsError,
+    SourceError,
+    told_as,
+)
 from cone_perception.files import write_json
 from cone_perception.model_card import CARD_FILE, Bundle, ModelCard, file_sha256, read_bundle
 from cone_perception.settings import read_params_file
 from cone_perception.types import OutputLayout
 from training.export.calibration import ENOUGH_PICTURES, Calibration, choose_pictures
 from training.export.gate import (
+    GateResult,
     add_limits,
     evaluate_network,
     judge_bundle,
     limits_from,
+    table,
 )
-from training.export.gate_result import GateResult, table
 from training.export.networks import (
     NETWORKS,
     Originals,
     export_batches,
     kind_of,
+    write_answers,
     write_network,
     write_networks,
 )
 from training.export.quantise import Steps, convolutions_of, kept_by_default, measure_steps
-from training.export.reference_pictures import write_answers
 from training.export.sensitivity import (
     blocks_with,
     measure_blocks,
-    plot,
     search_float_blocks,
     steps_without,
-    to_json,
+    write_evidence,
 )
 from training.runs.card import read_card
 from training.ultralytics_cpu import prepare_ultralytics
 
 CALIBRATION_FILE = 'calibration.txt'
 GATE_FILE = 'gate.json'
-SENSITIVITY_FILES = ('sensitivity.json', 'sensitivity.png')
 SENSITIVITY_PICTURES = 16
 SEARCH_RESAMPLES = 100
 CAMERA_PX = (1280, 720)
@@ -138,15 +143,10 @@ def run(args: argparse.Namespace) -> int:
     height_px, width_px = args.imgsz or letterbox_of(args.settings)
     originals = export_batches(args.weights, height_px, width_px, args.layout, args.batches)
     thresholds = _thresholds(args.threshold, originals.class_names)
-    calibration = choose_pictures(
-        args.data,
-        args.calibration_split,
-        args.calibration,
-        args.calibration_count,
-        height_px,
-        width_px,
-    )
-    limits = limits_from(args, _recipe_beside(args.card))
+    chosen = args.data, args.calibration_split, args.calibration, args.calibration_count
+    calibration = choose_pictures(*chosen, height_px, width_px)
+    recipe = args.card.with_name('recipe.yaml') if args.card else None
+    limits = limits_from(args, recipe if recipe and recipe.is_file() else None)
     judge = None
     if args.data:
         split = read_split(args.data, args.split)
@@ -156,8 +156,8 @@ def run(args: argparse.Namespace) -> int:
         card = ModelCard(
             name=args.name or out.resolve().name,
             class_names=originals.class_names,
-            height_px=originals.height_px,
-            width_px=originals.width_px,
+            height_px=height_px,
+            width_px=width_px,
             output_layout=originals.layout,
             thresholds=thresholds,
             networks=(write_network(draft, originals.first, {}, 'fp32'),),
@@ -167,6 +167,8 @@ def run(args: argparse.Namespace) -> int:
         passes = _search_gate(bundle, originals, judge) if judge and args.sensitivity else None
         steps, kept = _choose_steps(args, originals, calibration, draft, passes)
         share = len(steps), len(convolutions_of(originals.first))
+        files = {'training': args.training, 'metrics': args.metrics}
+        told = {name: json.loads(path.read_bytes()) for name, path in files.items() if path}
         (draft / LICENCE_FILE).write_text(WEIGHTS_LICENCE, encoding='utf-8')
         (draft / CALIBRATION_FILE).write_text(calibration.listing(), encoding='utf-8')
         card = replace(
@@ -174,12 +176,12 @@ def run(args: argparse.Namespace) -> int:
             networks=tuple(write_networks(draft, originals, steps, args.networks)),
             training={
                 **made,
-                **_json(args.training),
+                **told.get('training', {}),
                 'weights_sha256': file_sha256(args.weights),
                 'quantised': f'{share[0]} of {share[1]} convolutions are INT8',
                 'kept_in_float': kept,
             },
-            metrics={**measured, **_json(args.metrics)},
+            metrics={**measured, **told.get('metrics', {})},
             calibration={
                 'count': len(calibration.pictures),
                 'sha256': calibration.sha256(),
@@ -208,32 +210,27 @@ def run(args: argparse.Namespace) -> int:
 def _finish(draft: Path, card: ModelCard, wanted: Collection[str]) -> None:
     """Remove the networks that nobody asked for, and write the card with all hashes."""
     for network in card.networks:
-        path = draft / network.file
-        if kind_of(network) in wanted:
-            print(f'{network.file}: {path.stat().st_size / 1e6:.2f} MB')
-        else:
-            path.unlink()
+        if kind_of(network) not in wanted:
+            (draft / network.file).unlink()
     networks = tuple(n for n in card.networks if kind_of(n) in wanted)
-    others = [path for path in sorted(draft.iterdir()) if path.suffix != '.onnx']
-    hashes = {path.name: file_sha256(path) for path in others if path.name != CARD_FILE}
+    for path in sorted(draft.glob('*.onnx')):
+        print(f'{path.name}: {path.stat().st_size / 1e6:.2f} MB')
+    others = [p for p in sorted(draft.iterdir()) if p.suffix != '.onnx' and p.name != CARD_FILE]
+    hashes = {path.name: file_sha256(path) for path in others}
     _write_card(draft, replace(card, networks=networks, other_files=hashes))
 
 
 def _refuse(result: GateResult, force: bool) -> None:
     """Raise ModelError when the gate refuses the bundle and `force` is not given."""
-    if result.passed:
-        return
-    reasons = '; '.join(
-        f'{judged.kind}: {", ".join(judged.failures)}' for judged in result.refusals
-    )
-    if force:
+    reasons = '; '.join(f'{each.kind}: {", ".join(each.failures)}' for each in result.refusals)
+    if reasons and force:
         print(f'FAILED, bundled all the same: {reasons}', file=sys.stderr)
-        return
-    raise ModelError(
-        f'the gate refuses this model, and nothing was written: {reasons}. Keep more of it in '
-        'float (--sensitivity finds out what), calibrate with more pictures, or bundle it as '
-        'FAILED with --force.'
-    )
+    elif reasons:
+        raise ModelError(
+            f'the gate refuses this model, and nothing was written: {reasons}. Keep more of it in '
+            'float (--sensitivity finds out what), calibrate with more pictures, or bundle it as '
+            'FAILED with --force.'
+        )
 
 
 def _search_gate(
@@ -281,9 +278,7 @@ def _choose_steps(
         kept = search_float_blocks(
             measured, lambda names: passes(steps_without(steps, original, names))
         )
-        evidence = to_json(measured, kept).encode(), plot(measured, kept)
-        for name, content in zip(SENSITIVITY_FILES, evidence, strict=True):
-            (draft / name).write_bytes(content)
+        write_evidence(draft, measured, kept)
         print(f'stays in float: {", ".join(kept) or "no block"}')
         chosen = steps_without(steps, original, kept)
     elif args.keep_float is not None:
@@ -343,12 +338,11 @@ def letterbox_of(settings: Path | None) -> tuple[int, int]:
 
 def build_engines(bundle: Path, batches: Sequence[int]) -> int:
     """Build this machine's engines of the bundle, as `cone-perception build-engine` does."""
+    parser = argparse.ArgumentParser()
+    build_command.add_arguments(parser)
     try:
-        command = importlib.import_module('cone_perception.engines.build_command')
-        parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
         for batch in sorted(set(batches)):
-            command.run(parser.parse_args([str(bundle), '--batch', str(batch)]))
+            build_command.run(parser.parse_args([str(bundle), '--batch', str(batch)]))
     except (ConePerceptionError, ImportError) as error:
         raise ModelError(
             f'the bundle {bundle} is made, but its engine cannot be built here: {error} Run '
@@ -369,27 +363,12 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise SettingsError('--batches takes whole numbers from 1.')
 
 
-def _recipe_beside(card: Path | None) -> Path | None:
-    """The resolved recipe of the campaign that wrote this card."""
-    recipe = card.parent / 'recipe.yaml' if card else None
-    return recipe if recipe and recipe.is_file() else None
-
-
 def _thresholds(entries: list[str], names: tuple[str, ...]) -> dict[str, float]:
     thresholds = dict.fromkeys(names, 0.25)
     for entry in entries:
         name, _, score = entry.partition('=')
         if name not in thresholds:
             raise SourceError(f'--threshold {entry}: the model has no class {name!r}, only {names}')
-        try:
+        with told_as(SourceError, f'--threshold {entry}: write it as CLASS=SCORE', ValueError):
             thresholds[name] = float(score)
-        except ValueError as error:
-            raise SourceError(f'--threshold {entry}: write it as CLASS=SCORE') from error
     return thresholds
-
-
-def _json(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding='utf-8'))
-    return content

@@ -8,30 +8,26 @@ Same pictures, same code, the pipeline that drives. The limits come from the rec
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import fields, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cone_perception.accuracy.average_precision import rank, share
 from cone_perception.accuracy.bootstrap import Int32, resampled
 from cone_perception.accuracy.intervals import Float64, Interval
-from cone_perception.accuracy.matching import box_iou, match_detections
+from cone_perception.accuracy.matching import match_detections
 from cone_perception.dataset.split import LabelledSplit, read_split
+from cone_perception.engines.check import match_pairs, mean_and_p95
 from cone_perception.engines.cpu.fastest import networks_for_cpu
 from cone_perception.engines.cpu.open import computes_bfloat16, open_network
 from cone_perception.errors import ModelError
-from cone_perception.files import write_json
+from cone_perception.files import to_json, without_nan, write_json
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.types import Arithmetic, CpuRuntime, Detections
-from training.export.gate_result import (
-    SMALL_PX,
-    Agreement,
-    GateResult,
-    JudgedNetwork,
-    table,
-)
 from training.judging.compare import Comparison, compare
 from training.judging.evaluate import assemble, detect
 from training.judging.evaluation import Evaluation
@@ -43,8 +39,103 @@ from training.recipe.recipe import GateLimits
 SLACK = 0.05
 """A box below the fixed confidence by less than this is not missed: its score error counts."""
 
+SMALL_PX = 16
+"""Boxes lower than this, at 1280 px picture width, are small."""
 
 Evaluated = tuple[Evaluation, Predictions]
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The boxes of a network beside those of FP32 at the fixed confidence or above.
+
+    boxes: of FP32. score_error, score_error_p95: absolute difference of a box's score; of a box
+    that is not found at all, its whole score. missed: boxes that it does not find. extra: boxes
+    that only it finds. iou: mean overlap of those that both find.
+    """
+
+    boxes: int
+    score_error: float
+    score_error_p95: float
+    missed: int
+    extra: int
+    iou: float
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedNetwork:
+    """One network against FP32.
+
+    kind: of the network, see NetworkFile. optional: a CPU may compute it so, or leave it: its
+    failure is not the bundle's. map50, map50_95, small_recall: this less FP32, with the 95 %
+    interval over the pictures. small_boxes: that the recall is of. per_class: cones, AP50 and
+    AP50-95 of (FP32, this network). failures: limits it breaks.
+    """
+
+    kind: str
+    optional: bool
+    file: str
+    runtime: str
+    map50: Interval
+    map50_95: Interval
+    small_recall: Interval
+    small_boxes: int
+    per_class: Mapping[str, Mapping[str, Any]]
+    agreement: Agreement
+    failures: tuple[str, ...]
+    comparison: Comparison
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """The verdict on a bundle.
+
+    data: name of the data set's folder. reference: figures of FP32. notes: what limits it.
+    """
+
+    data: str
+    split: str
+    data_sha256: str
+    pictures: int
+    cones: int
+    confidence: float
+    reference: Mapping[str, float]
+    limits: GateLimits
+    networks: tuple[JudgedNetwork, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.refusals
+
+    @property
+    def refusals(self) -> tuple[JudgedNetwork, ...]:
+        """The networks for whose sake the bundle is refused."""
+        return tuple(each for each in self.networks if not (each.passed or each.optional))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of gate.json; null for what is not defined."""
+        networks = {each.kind: {'passed': each.passed, **asdict(each)} for each in self.networks}
+        stored = {**asdict(self), 'passed': self.passed, 'networks': networks}
+        entry: dict[str, Any] = without_nan(stored)
+        return entry
+
+    def card_entry(self, int8_convolutions: tuple[int, int]) -> dict[str, Any]:
+        """The model card's `gate`: the verdict, the limits and the figures they are held to."""
+        entry = self.to_json()
+        figures = entry.pop('networks')
+        for each in figures.values():
+            each |= each.pop('agreement')
+            for name in ('kind', 'file', 'per_class', 'comparison'):
+                del each[name]
+        del entry['confidence']
+        entry |= {'figures': figures, 'int8_convolutions': int8_convolutions}
+        rounded: dict[str, Any] = json.loads(to_json(entry), parse_float=_with_five_decimals)
+        return rounded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,14 +227,14 @@ def judge_bundle(
         names = network.kind(arithmetic), 'fp32'
         comparison = compare(own[0], first, resamples, names=names, confidence=confidence)
         notes += [note for note in comparison.warnings if not note.startswith(('precision', 'One'))]
-        networks.append(
-            _judge(network, arithmetic == 'float32', reference, own, comparison, limits)
-        )
+        optional = arithmetic != 'float32'
+        networks.append(_judge(network, reference, own, comparison, limits, optional))
     if not networks[0].small_boxes:
         notes.append(f'no cone under {SMALL_PX} px: their recall is not judged')
     figures = metrics(first, confidence=confidence)
+    folder = split.data.resolve()
     return GateResult(
-        data=_data_name(split.data),
+        data=(folder if folder.is_dir() else folder.parent).name,
         split=split.split,
         data_sha256=split.sha256,
         pictures=len(split),
@@ -160,29 +251,19 @@ def agreement(
     reference: Sequence[Detections], found: Sequence[Detections], confidence: float
 ) -> Agreement:
     """Compare what two networks found in the same pictures, class by class at IoU 0.5."""
-    errors: list[float] = []
-    overlaps: list[float] = []
+    errors, overlaps = [], []
     boxes = missed = extra = 0
     for all_ours, theirs in zip(reference, found, strict=True):
         ours, sure = _above(all_ours, confidence), _above(theirs, confidence)
         boxes += len(ours)
-        box = match_detections(theirs, ours)
-        partner = np.flatnonzero(box >= 0)
+        i, j, overlap = match_pairs(theirs, ours)
         error = ours.score.astype(np.float64)
-        error[box[partner]] = np.abs(theirs.score[partner] - ours.score[box[partner]])
+        error[j] = np.abs(theirs.score[i] - ours.score[j])
         errors += error.tolist()
-        pairs = box_iou(theirs.xyxy_px[partner], ours.xyxy_px[box[partner]])
-        overlaps += pairs.diagonal().tolist()
+        overlaps += overlap.tolist()
         missed += _without_partner(ours, _above(theirs, confidence - SLACK))
         extra += _without_partner(sure, _above(all_ours, confidence - SLACK))
-    return Agreement(
-        boxes,
-        float(np.mean(errors)) if errors else float('nan'),
-        float(np.percentile(errors, 95)) if errors else float('nan'),
-        missed,
-        extra,
-        float(np.mean(overlaps)) if overlaps else float('nan'),
-    )
+    return Agreement(boxes, *mean_and_p95(errors), missed, extra, mean_and_p95(overlaps)[0])
 
 
 def evaluate_network(
@@ -207,25 +288,25 @@ def evaluate_network(
 
 def _judge(
     network: NetworkFile,
-    required: bool,
     reference: Evaluated,
     judged: Evaluated,
     comparison: Comparison,
     limits: GateLimits,
+    optional: bool,
 ) -> JudgedNetwork:
     (first, found_first), (other, found) = reference, judged
     confidence = comparison.confidence
     met = agreement(found_first.cones, found.cones, confidence)
     small, small_boxes = _small_recall(other, first, confidence, comparison.resamples)
     map50 = comparison['map50'].difference
-    failures = []
-    if not map50.value >= -limits.map50:
-        failures.append(f'mAP50 falls by {-map50.value:.4f}, the limit is {limits.map50:g}')
-    if small_boxes and not small.value >= -limits.small_recall:
-        failures.append(
-            f'recall of boxes under {SMALL_PX} px falls by {-small.value:.4f}, the limit is '
-            f'{limits.small_recall:g}'
-        )
+    falls = [('mAP50', map50, limits.map50)]
+    if small_boxes:
+        falls.append((f'recall of boxes under {SMALL_PX} px', small, limits.small_recall))
+    failures = [
+        f'{what} falls by {-figure.value:.4f}, the limit is {limit:g}'
+        for what, figure, limit in falls
+        if not figure.value >= -limit
+    ]
     if not met.boxes:
         failures.append(
             f'FP32 itself finds nothing with a score of {confidence:g}: there is nothing to compare'
@@ -234,10 +315,10 @@ def _judge(
         failures.append(
             f'scores differ by {met.score_error:.4f}, the limit is {limits.score_error:g}'
         )
-    figures = [metrics(each, confidence=confidence) for each in (first, other)]
+    ours, theirs = (metrics(each, confidence=confidence).per_class for each in (first, other))
     return JudgedNetwork(
         kind=comparison.a,
-        optional=not required,
+        optional=optional,
         file=network.file,
         runtime=found.runtime,
         map50=map50,
@@ -246,13 +327,11 @@ def _judge(
         small_boxes=small_boxes,
         per_class={
             name: {
-                'truths': ours.truths,
-                'map50': (ours.ap50, theirs.ap50),
-                'map50_95': (ours.ap50_95, theirs.ap50_95),
+                'truths': figures.truths,
+                'map50': (figures.ap50, theirs[name].ap50),
+                'map50_95': (figures.ap50_95, theirs[name].ap50_95),
             }
-            for (name, ours), theirs in zip(
-                figures[0].per_class.items(), figures[1].per_class.values(), strict=True
-            )
+            for name, figures in ours.items()
         },
         agreement=met,
         failures=tuple(failures),
@@ -288,6 +367,26 @@ def _without_partner(boxes: Detections, others: Detections) -> int:
     return int((match_detections(boxes, others) < 0).sum())
 
 
-def _data_name(data: Path) -> str:
-    folder = data.resolve()
-    return (folder if folder.is_dir() else folder.parent).name
+def _with_five_decimals(text: str) -> float:
+    """A number of JSON, rounded for people."""
+    return round(float(text), 5)
+
+
+def table(result: GateResult) -> str:
+    """Text with a line for each network and each limit that it breaks."""
+    lines = [
+        f'{result.split} of {result.data}: {result.pictures} pictures, {result.cones} cones; '
+        f'FP32 {result.reference["map50"]:.4f} mAP50, {result.reference["map50_95"]:.4f} mAP50-95',
+        f'{"":20}{"mAP50":>9}{"mAP50-95":>10}{"small":>9}{"score":>8}{"p95":>8}'
+        f'{"missed":>8}{"extra":>7}{"IoU":>7}',
+    ]
+    for each in result.networks:
+        met = each.agreement
+        lines.append(
+            f'{each.kind:20}{each.map50.value:+9.4f}{each.map50_95.value:+10.4f}'
+            f'{each.small_recall.value:+9.4f}{met.score_error:8.4f}{met.score_error_p95:8.4f}'
+            f'{met.missed:8}{met.extra:7}{met.iou:7.3f}  {"passed" if each.passed else "FAILED"}'
+        )
+        lines += [f'  {failure}' for failure in each.failures]
+    lines += [f'Note: {note}' for note in result.notes]
+    return '\n'.join(lines)

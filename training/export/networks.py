@@ -1,27 +1,42 @@
-"""Ultralytics weights -> FP32 networks -> every network of a bundle, with one set of steps."""
+"""Ultralytics weights -> FP32 networks -> every network of a bundle, and FP32's answers.
+
+All networks are quantised with one set of steps. The answers, reference.npz, are what an engine is
+checked on before it may drive: rendered drives and noise only, so that a bundle holds nobody's
+pictures.
+"""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import cv2
+import numpy as np
 import onnx
 
 from cone_perception.decode import read_layout
 from cone_perception.engines import class_names_from
-from cone_perception.errors import SourceError
-from cone_perception.model_card import NetworkFile, file_sha256
-from cone_perception.types import Encoding, OutputLayout, Precision
-from training.export.half_precision import (
+from cone_perception.engines.check import REFERENCE_FILE, run_all
+from cone_perception.engines.cpu.open import open_network
+from cone_perception.errors import ModelError, SourceError
+from cone_perception.model_card import Bundle, NetworkFile, file_sha256
+from cone_perception.types import Encoding, OutputLayout, Precision, UInt8
+from training.export.calibration import letterbox
+from training.export.quantise import (
     OPSET,
+    Steps,
     convert_to_half,
     decoding_nodes,
+    quantise,
     store_weights_in_half,
 )
-from training.export.quantise import Steps, quantise
+from training.export.sensitivity import score_error
+from training.simulate.bag import drive_frames
+from training.simulate.settings import SimulateSettings
 
 NETWORKS: dict[str, tuple[Precision, Encoding]] = {
     'fp32': ('fp32', 'float'),
@@ -33,16 +48,20 @@ NETWORKS: dict[str, tuple[Precision, Encoding]] = {
 
 KEPT_METADATA = ('names', 'imgsz', 'stride', 'task', 'license', 'version')
 
+SEED = 7_041_776
+DRIVE_S, DRIVE_HZ = 3.0, 1.0
+NOISE_CELL_PX = 16
+SAME_SCORE = 0.001
+"""Mean score error between the exports for two batches of the same weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class Originals:
-    """FP32 networks by batch, of one set of weights, with their input and output."""
+    """FP32 networks by batch, of one set of weights, with their output."""
 
     by_batch: Mapping[int, onnx.ModelProto]
     class_names: tuple[str, ...]
     layout: OutputLayout
-    height_px: int
-    width_px: int
 
     @property
     def first(self) -> onnx.ModelProto:
@@ -69,7 +88,7 @@ def export_batches(
     found = read_layout(tuple(dimension.dim_value for dimension in output), len(names))
     if found != layout:
         raise SourceError(f'{weights} puts out {found}, not {layout}: it has no such head.')
-    return Originals(by_batch, names, layout, height_px, width_px)
+    return Originals(by_batch, names, layout)
 
 
 def export_onnx(
@@ -126,11 +145,46 @@ def write_network(
     return NetworkFile(path.name, file_sha256(path), *NETWORKS[kind], batch)
 
 
+def reference_pictures(height_px: int, width_px: int) -> UInt8:
+    """(4, height_px, width_px, 3) uint8 BGR, letterboxed: three of a rendered drive, then noise."""
+    drive = drive_frames(SimulateSettings(), SEED, DRIVE_S, DRIVE_HZ)
+    pictures = [letterbox(np.asarray(f.image, np.uint8), height_px, width_px) for f in drive]
+    random = np.random.default_rng(SEED)
+    shape = (height_px // NOISE_CELL_PX, width_px // NOISE_CELL_PX, 3)
+    coarse = random.integers(0, 256, shape, np.uint8)
+    noise = cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
+    return np.stack([*pictures, noise.astype(np.uint8)])
+
+
+def write_answers(bundle: Bundle) -> None:
+    """Write reference.npz, and check that every batch's FP32 network agrees with it.
+
+    Raises ModelError when the exports for two batches differ.
+    """
+    card = bundle.card
+    pictures = reference_pictures(card.height_px, card.width_px)
+    expected = None
+    for network in [each for each in card.networks if each.precision == 'fp32']:
+        with closing(open_network(bundle, network, 'onnxruntime')) as engine:
+            outputs = run_all(engine, pictures)
+        if expected is None:
+            expected = outputs
+            np.savez_compressed(bundle.folder / REFERENCE_FILE, inputs=pictures, outputs=outputs)
+        differs = max(
+            score_error(*pair, card.output_layout) for pair in zip(expected, outputs, strict=True)
+        )
+        if not differs <= SAME_SCORE:
+            raise ModelError(
+                f'the export for batch {network.batch} gives scores that differ from those for '
+                f'batch 1 by {differs:.3f}: this version of Ultralytics exports it wrongly. '
+                'Install another.'
+            )
+
+
 def kind_of(network: NetworkFile) -> str:
     """Key of the network in NETWORKS."""
-    return next(
-        k for k, typed in NETWORKS.items() if typed == (network.precision, network.encoding)
-    )
+    kind = network.precision, network.encoding
+    return next(name for name, typed in NETWORKS.items() if typed == kind)
 
 
 def _keep_metadata(network: onnx.ModelProto) -> None:

@@ -5,11 +5,11 @@ steps of all convolutions -> one block at a time -> score error -> order -> sear
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +19,8 @@ import onnx
 from tqdm import tqdm
 
 from cone_perception.engines.cpu.openvino import OpenVinoEngine
-from cone_perception.errors import InstallError, ModelError
+from cone_perception.errors import ModelError
+from cone_perception.files import write_json
 from cone_perception.model_card import NetworkFile, Preprocessing, file_sha256
 from cone_perception.types import Float32, OutputLayout, Precision, UInt8
 from training.export.quantise import LAST, Steps, convolutions_of, quantise
@@ -105,20 +106,14 @@ def search_float_blocks(
     """
     order = sorted(measured, key=lambda b: -b.score_error / max(1, b.parameters))
     names = [block.block for block in order]
-    low, high = 0, len(names)
-    while low < high:
-        middle = (low + high) // 2
-        if passes(names[:middle]):
-            high = middle
-        else:
-            low = middle + 1
-    if high == len(names):
+    count = bisect_left(range(len(names)), True, key=lambda number: passes(names[:number]))
+    if count == len(names):
         raise ModelError(
             'no network with a block in INT8 passes the gate: the limits are too tight for '
             'this split, or the calibration pictures are unlike it.'
         )
-    kept = names[:high]
-    for block in sorted(order[: max(0, high - 1)], key=lambda b: -b.parameters):
+    kept = names[:count]
+    for block in sorted(order[: max(0, count - 1)], key=lambda b: -b.parameters):
         fewer = [name for name in kept if name != block.block]
         if passes(fewer):
             kept = fewer
@@ -139,33 +134,25 @@ def steps_without(steps: Steps, original: onnx.ModelProto, kept: Collection[str]
     }
 
 
-def to_json(measured: Sequence[BlockSensitivity], kept: Collection[str]) -> str:
-    """The text of sensitivity.json."""
+def write_evidence(
+    folder: Path, measured: Sequence[BlockSensitivity], kept: Collection[str]
+) -> None:
+    """Write sensitivity.json, and sensitivity.png: a bar for each block, two colours."""
+    from matplotlib.figure import Figure
+
     rows = [{**asdict(block), 'in_float': block.block in kept} for block in measured]
-    return json.dumps({'blocks': rows, 'kept_in_float': list(kept)}, indent=2) + '\n'
-
-
-def plot(measured: Sequence[BlockSensitivity], kept: Collection[str]) -> bytes:
-    """Draw a bar for each block, those in float in another colour. Returns a PNG."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InstallError('a plot needs matplotlib: install the extra `train`.') from error
+    write_json(folder / 'sensitivity.json', {'blocks': rows, 'kept_in_float': [*kept]})
     figure = Figure(figsize=(7.5, 0.8 + 0.22 * len(measured)), layout='constrained')
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
-    colours: Mapping[bool, str] = {True: '#c05020', False: '#1f6fb4'}
-    for place, block in enumerate(measured):
-        axis.barh(place, block.score_error, color=colours[block.block in kept], height=0.7)
-    axis.set_yticks(range(len(measured)), [block.block for block in measured], fontsize=8)
+    names = [block.block for block in measured]
+    colours = ['#c05020' if name in kept else '#1f6fb4' for name in names]
+    axis.barh(range(len(names)), [block.score_error for block in measured], 0.7, color=colours)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
     axis.invert_yaxis()
     axis.set_xlabel(
         f'score error of the {TOP} best boxes with this block alone in INT8; orange: stays in float'
     )
-    stream = io.BytesIO()
-    figure.savefig(stream, format='png', dpi=110)
-    return stream.getvalue()
+    figure.savefig(folder / 'sensitivity.png', dpi=110)
 
 
 def _outputs(
@@ -176,8 +163,5 @@ def _outputs(
         path = Path(folder) / 'network.onnx'
         onnx.save(network, path)
         file = NetworkFile(path.name, file_sha256(path), precision, 'float')
-        engine = OpenVinoEngine(path, file, Preprocessing(), threads=0)
-        try:
+        with closing(OpenVinoEngine(path, file, Preprocessing(), threads=0)) as engine:
             return [engine.run(picture[None])[0].copy() for picture in pictures]
-        finally:
-            engine.close()
