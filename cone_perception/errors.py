@@ -113,4 +113,5 @@ class told_as:  # noqa: N801 (reads as a word after `with`)
         self, kind: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if isinstance(error, self._causes) and not isinstance(error, ConePerceptionError):
-            raise self._kind(f'{self._text}: {error} {self._advice}'.rstrip()) from error
+            cause = f'{self._text}: {error}'
+            raise self._kind(f'{cause}. {self._advice}' if self._advice else cause) from error

@@ -1,4 +1,4 @@
-"""Compile a network in this process: `compiler.py` runs it as a process of its own.
+"""Compile an ordered engine, or count the layers of a plan, in a process of its own.
 
 One code drives two compilers whose Python interface is the same: `tensorrt` (10 and 11) and
 `tensorrt_rtx`. Networks are strongly typed: what is INT8 and FP16 is written in the ONNX file.
@@ -6,16 +6,16 @@ One code drives two compilers whose Python interface is the same: `tensorrt` (10
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cone_perception.engines.apart import serve
+from cone_perception.engines.apart import run_apart, serve
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.engines.tensorrt.bindings import import_provider, make_logger
-from cone_perception.engines.tensorrt.compiler import Compiled
 from cone_perception.engines.tensorrt.layers import (
     Layer,
     convolution_precisions,
@@ -23,11 +23,65 @@ from cone_perception.engines.tensorrt.layers import (
     layers_from_inspector,
     layers_from_log,
 )
-from cone_perception.engines.tensorrt.plans import write_whole
+from cone_perception.engines.tensorrt.order import EngineOrder
+from cone_perception.engines.tensorrt.plans import writing
 from cone_perception.errors import EngineError
+from cone_perception.files import write_whole
 from cone_perception.types import GpuRuntime, Precision
 
 PROGRESS_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled network.
+
+    data: the plan. convolutions: precision -> how many. layers: kind -> precision -> how many.
+    """
+
+    data: bytes
+    convolutions: Mapping[str, int]
+    layers: Mapping[str, Mapping[str, int]]
+    build_s: float
+
+
+def compile_apart(order: EngineOrder) -> Compiled:
+    """Compile the ordered network.
+
+    Raises EngineError when the compiler refuses, crashes, hangs, or is stopped.
+    """
+    key = order.key
+    here = bool(key.gpu)  # else it is compiled for a GPU that is not here
+    options = {
+        'target': f'SM{key.compute_capability.replace(".", "")}',
+        'precision': key.precision,
+        'inspect': here,
+        'timing_cache': order.policy.cache.timing_cache(key) if here else None,
+    }
+    return _work_apart(order, options, ('the compiler', 'the network could not be compiled.'))
+
+
+def inspect_apart(order: EngineOrder, plan: bytes) -> Compiled:
+    """Count the layers of a plan: a foreign one may crash its reader.
+
+    order: of the network whose convolutions are looked up. Raises EngineError.
+    """
+    names = ('what reads the plan', 'the plan could not be read.')
+    return _work_apart(order, {'count': True}, names, plan)
+
+
+def _work_apart(
+    order: EngineOrder, options: Mapping[str, Any], names: tuple[str, str], data: bytes = b''
+) -> Compiled:
+    network = order.bundle.checked_path(order.network)
+    policy = order.policy
+    with tempfile.TemporaryDirectory(prefix='cone_perception_build_') as folder:
+        plan = Path(folder) / 'plan'
+        plan.write_bytes(data)
+        words = {'network': network, 'provider': order.key.provider, 'plan': plan, **options}
+        module = 'cone_perception.engines.tensorrt.compile_process'
+        counts = run_apart(module, words, *names, policy.on_event, policy.cancelled)
+        return Compiled(plan.read_bytes(), **counts)
 
 
 def compile_network(
@@ -48,8 +102,8 @@ def compile_network(
     started = time.monotonic()
     trt = import_provider(provider)
     logger = make_logger(trt, on_event)
-    parsed = _parse(trt, logger, provider, network)
-    config = parsed.builder.create_builder_config()
+    builder, definition, _parser, convolutions = _parse(trt, logger, provider, network)
+    config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if precision == 'fp32':
         config.clear_flag(trt.BuilderFlag.TF32)
@@ -59,19 +113,19 @@ def compile_network(
         _set_target(trt, config, target)
     elif timing_cache:
         _use_timing_cache(config, timing_cache)
-    data = parsed.builder.build_serialized_network(parsed.definition, config)
+    data = builder.build_serialized_network(definition, config)
     if data is None:
         raise EngineError(
             f'{provider} {trt.__version__} could not compile the network: {logger.take_errors()}'
         )
     if provider == 'tensorrt' and timing_cache:
-        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
+        with writing(timing_cache):
+            write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
     plan = bytes(data)
-    layers = _inspect(trt, logger, plan) if inspect else ()
-    layers = layers or layers_from_log(logger.layers)
+    layers = (inspect and _inspect(trt, logger, plan)) or layers_from_log(logger.layers)
     return Compiled(
         plan,
-        convolution_precisions(layers, parsed.convolutions),
+        convolution_precisions(layers, convolutions),
         layer_precisions(layers),
         time.monotonic() - started,
     )
@@ -94,26 +148,15 @@ def count_layers(
             f'{provider} {trt.__version__} refuses the plan on this machine: {logger.take_errors()}'
         )
     layers = _inspect(trt, logger, plan)
-    convolutions = _parse(trt, logger, provider, network).convolutions
-    return Compiled(
-        plan, convolution_precisions(layers, convolutions), layer_precisions(layers), 0.0
-    )
+    *_, convolutions = _parse(trt, logger, provider, network)
+    counts = convolution_precisions(layers, convolutions)
+    return Compiled(plan, counts, layer_precisions(layers), 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    """A network as the compiler has it. parser: holds its weights.
-
-    convolutions: names of the ONNX nodes.
-    """
-
-    builder: Any
-    definition: Any
-    parser: Any
-    convolutions: Sequence[str]
-
-
-def _parse(trt: Any, logger: Any, provider: GpuRuntime, network: bytes) -> _Parsed:
+def _parse(
+    trt: Any, logger: Any, provider: GpuRuntime, network: bytes
+) -> tuple[Any, Any, Any, Sequence[str]]:
+    """Builder, network definition, parser (which holds the weights), names of the convolutions."""
     try:
         builder = trt.Builder(logger)
     except (TypeError, RuntimeError) as error:  # what pybind11 makes of a null pointer
@@ -131,7 +174,7 @@ def _parse(trt: Any, logger: Any, provider: GpuRuntime, network: bytes) -> _Pars
         )
     layers = (definition.get_layer(index) for index in range(definition.num_layers))
     convolutions = [layer.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
-    return _Parsed(builder, definition, parser, convolutions)
+    return builder, definition, parser, convolutions
 
 
 def _set_target(trt: Any, config: Any, target: str) -> None:
@@ -212,7 +255,7 @@ def work(
     else:
         cache = Path(timing_cache) if timing_cache else None
         compiled = compile_network(onnx, provider, **options, timing_cache=cache, on_event=on_event)
-        write_whole(Path(plan), compiled.data)
+        Path(plan).write_bytes(compiled.data)
     entries = asdict(compiled)
     del entries['data']
     return entries

@@ -16,9 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from cone_perception import files
-from cone_perception.errors import PlanError
-from cone_perception.files import cache_folder, locked, slug, to_json
+from cone_perception.errors import PlanError, told_as
+from cone_perception.files import cache_folder, locked, slug, write_json, write_whole
 from cone_perception.types import GpuRuntime, Precision
 
 SCHEMA = 1
@@ -89,9 +88,6 @@ class Passport:
     check: Mapping[str, Any] | None = None
     origin: str = ''
     schema: int = SCHEMA
-
-    def to_json(self) -> str:
-        return to_json(self, indent=2) + '\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,16 +163,17 @@ class PlanCache:
         sha256 = hashlib.sha256(data).hexdigest()
         passport = Passport(model, key, sha256, len(data), built=_now(), **entries)
         passport_path(path).unlink(missing_ok=True)
-        write_whole(path, data)
-        write_whole(passport_path(path), passport.to_json())
+        with writing(path):
+            write_whole(path, data)
+            write_json(passport_path(path), passport)
         self._failure_path(model, key).unlink(missing_ok=True)
         return path
 
     def record_failure(self, model: str, key: PlanKey, reason: str) -> None:
         """Remember that this plan cannot be built, or not be loaded; what is there of it goes."""
         path = self.path(model, key)
-        failed = to_json(FailedBuild(reason, _now()), indent=2) + '\n'
-        write_whole(self._failure_path(model, key), failed)
+        with writing(path):
+            write_json(self._failure_path(model, key), FailedBuild(reason, _now()))
         passport_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
@@ -247,46 +244,35 @@ def passport_path(plan: Path) -> Path:
 
 def read_passport(path: Path) -> Passport:
     """Read a passport. Raises PlanError when it is missing or not readable."""
-    try:
-        raw = json.loads(path.read_text(encoding='utf-8'))
-        if raw['schema'] != SCHEMA:
-            raise ValueError(f'its schema is {raw["schema"]}, this version reads {SCHEMA}')
-        return Passport(**{**raw, 'key': PlanKey(**raw['key'])})
-    except FileNotFoundError as error:
+    if not path.exists():
         raise PlanError(
             f'{path} is missing, so nobody knows what its plan was built for. Build it again.'
-        ) from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise PlanError(
-            f'{path} is not readable as a passport: {error}. Build the engine again.'
-        ) from error
+        )
+    causes = (OSError, ValueError, TypeError, KeyError)
+    what, advice = f'{path} is not readable as a passport', 'Build the engine again.'
+    with told_as(PlanError, what, *causes, advice=advice):
+        raw = json.loads(path.read_text(encoding='utf-8'))
+        if raw['schema'] != SCHEMA:
+            raise ValueError(f'its schema is {raw["schema"]}, this version reads {SCHEMA}.')
+        return Passport(**{**raw, 'key': PlanKey(**raw['key'])})
 
 
-def record_check(plan: Path, check: Mapping[str, Any]) -> Passport:
+def record_check(plan: Path, check: Mapping[str, Any]) -> None:
     """Write the comparison with the reference into the passport of `plan`."""
     passport = replace(read_passport(passport_path(plan)), check=dict(check))
-    write_whole(passport_path(plan), passport.to_json())
-    return passport
+    with writing(plan):
+        write_json(passport_path(plan), passport)
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Write as `files.write_whole` does. Raises PlanError: when that cannot be."""
-    try:
-        files.write_whole(path, content)
-    except OSError as error:
-        raise PlanError(
-            f'{path} cannot be written: {error.strerror}. Make room, or set XDG_CACHE_HOME to a '
-            'folder that can be written.'
-        ) from error
+def writing(path: Path) -> told_as:
+    """`with writing(path)`: what cannot be written there is a PlanError."""
+    advice = 'Make room, or set XDG_CACHE_HOME to a folder that can be written.'
+    return told_as(PlanError, f'{path} cannot be written', advice=advice)
 
 
 def _read(path: Path) -> EnginePlan:
-    try:
+    with told_as(PlanError, f'{path} cannot be read', advice='Build the engine again.'):
         content = path.read_bytes()
-    except OSError as error:
-        raise PlanError(
-            f'{path} cannot be read: {error.strerror}. Build the engine again.'
-        ) from error
     metadata, data = _split_header(path, content)
     if len(data) < MIN_BYTES:
         raise PlanError(f'{path} holds {len(data)} bytes of plan: it was cut off. Build it again.')
@@ -306,13 +292,9 @@ def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
     body = content[HEADER_BYTES : HEADER_BYTES + length]
     if body[:1] != b'{':
         return {}, content
-    try:
+    what = f'{path} begins like an engine of Ultralytics, but was cut off or damaged'
+    with told_as(PlanError, what, ValueError, advice='Export it again.'):
         metadata = json.loads(body)
-    except ValueError as error:
-        raise PlanError(
-            f'{path} begins like an engine of Ultralytics, but its {length} bytes of JSON are not '
-            'readable: it was cut off or damaged. Export it again.'
-        ) from error
     names = metadata.get('names')
     if isinstance(names, dict):  # JSON has made texts of the class indices
         metadata['names'] = {int(k) if k.isdecimal() else k: v for k, v in names.items()}
