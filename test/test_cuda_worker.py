@@ -59,11 +59,11 @@ class Adder:
         self.log.append('close')
 
 
-def worker_of(device: Adder, limit_s: float = 30.0) -> CudaWorker[object, int]:
+def worker_of(device: Adder, limit_s: float = 30.0) -> CudaWorker:
     return CudaWorker(lambda: device, limit_s)
 
 
-def wait_until_all_came(worker: CudaWorker[object, int], device: Adder, jobs: int) -> None:
+def wait_until_all_came(worker: CudaWorker, device: Adder, jobs: int) -> None:
     """Until each job was started or waits to be, and the first one is being waited for."""
     while True:
         started = sum(line.startswith('start') for line in device.log)

@@ -60,7 +60,7 @@ def test_every_measurement_is_written_and_right(
     monkeypatch.setattr(f'{device}.load_kernels', lambda options, compiler: b'code')
     monkeypatch.setattr(f'{device}.find_compiler', lambda: compiler)
     monkeypatch.setattr(
-        'cone_perception.engines.cuda.graph.import_bindings', lambda: driver.bindings
+        'cone_perception.engines.cuda.slot.import_bindings', lambda: driver.bindings
     )
     monkeypatch.setattr(gpu, 'WARM_UP_RUNS', 1)
     monkeypatch.setattr(gpu, 'COPY_RATIO_LIMIT', 1e9)

@@ -20,13 +20,17 @@ from cone_perception.engines import Engine
 from cone_perception.engines import build_command as build_engine
 from cone_perception.engines.latency import Latency
 from cone_perception.engines.open import open_engine
-from cone_perception.engines.tensorrt import adopt as adoption
 from cone_perception.engines.tensorrt import order
-from cone_perception.engines.tensorrt.adopt import adopt_plan, header_differences, header_precision
-from cone_perception.engines.tensorrt.compiler import Compiled
+from cone_perception.engines.tensorrt import provide as adoption
+from cone_perception.engines.tensorrt.compile_process import Compiled
 from cone_perception.engines.tensorrt.fastest import read_choice, write_choice
 from cone_perception.engines.tensorrt.plans import EnginePlan, PlanCache, read_plan
-from cone_perception.engines.tensorrt.provide import provide_plan
+from cone_perception.engines.tensorrt.provide import (
+    adopt_plan,
+    header_differences,
+    header_precision,
+    provide_plan,
+)
 from cone_perception.errors import EngineError, ModelError, PlanError, RefusedPlanError
 from cone_perception.model_card import Bundle, read_bundle
 

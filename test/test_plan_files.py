@@ -21,7 +21,6 @@ from cone_perception.engines.tensorrt.plans import (
     read_passport,
     read_plan,
     record_check,
-    write_whole,
 )
 from cone_perception.errors import PlanError
 
@@ -123,7 +122,7 @@ def test_plan_without_passport_and_passport_without_plan_are_named(cache: PlanCa
         cache.load('my model', KEY)
     passport_path(path).write_text(text)
     path.unlink()
-    with pytest.raises(PlanError, match='plan cannot be read: No such file'):
+    with pytest.raises(PlanError, match=r'plan cannot be read: \[Errno 2\] No such file'):
         cache.load('my model', KEY)
 
 
@@ -150,7 +149,7 @@ def test_leftover_of_a_killed_build_is_not_taken_for_a_plan(cache: PlanCache) ->
 def test_new_plan_under_the_passport_of_the_old_one_is_named(cache: PlanCache) -> None:
     """What is left when a rebuild dies between its two files."""
     path = store(cache)
-    write_whole(path, PLAN[::-1])
+    path.write_bytes(PLAN[::-1])
     with pytest.raises(PlanError, match='is damaged'):
         cache.load('my model', KEY)
 
@@ -158,8 +157,14 @@ def test_new_plan_under_the_passport_of_the_old_one_is_named(cache: PlanCache) -
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     taken = tmp_path / 'taken'
     taken.write_bytes(b'')
-    with pytest.raises(PlanError, match='cannot be written: .* XDG_CACHE_HOME'):
-        write_whole(taken / 'plan', PLAN)
+    cache = PlanCache(taken / 'engines')
+    with pytest.raises(PlanError, match='plan cannot be written: .* XDG_CACHE_HOME'):
+        store(cache)
+    with (
+        pytest.raises(PlanError, match='lock cannot be written: .* XDG_CACHE_HOME'),
+        cache.lock('my model', KEY),
+    ):
+        pass
     assert list(tmp_path.iterdir()) == [taken]
 
 
@@ -206,7 +211,7 @@ def test_file_that_is_no_plan_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match='cannot be read: No such file'):
+    with pytest.raises(PlanError, match=r'cannot be read: \[Errno 2\] No such file'):
         read_plan(tmp_path / 'best.engine')
 
 

@@ -21,16 +21,14 @@ from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, FrameEngine
 from cone_perception.engines.cuda.engine import CudaEngine
-from cone_perception.engines.cuda.network import Stream
 from cone_perception.engines.latency import Latency
 from cone_perception.engines.open import open_engine
-from cone_perception.engines.tensorrt import adopt as adoption
 from cone_perception.engines.tensorrt import engine as tensorrt
-from cone_perception.engines.tensorrt.adopt import adopt_plan
-from cone_perception.engines.tensorrt.compiler import Compiled
+from cone_perception.engines.tensorrt import provide as adoption
+from cone_perception.engines.tensorrt.compile_process import Compiled
 from cone_perception.engines.tensorrt.fastest import fastest_order, read_choice, write_choice
 from cone_perception.engines.tensorrt.order import EngineOrder, make_orders
-from cone_perception.engines.tensorrt.provide import open_ordered
+from cone_perception.engines.tensorrt.provide import adopt_plan, open_ordered
 from cone_perception.errors import (
     EngineError,
     EngineLostError,
@@ -62,7 +60,7 @@ class OnnxNetwork:
         self.input_shape = self.engine.info.input_shape
         self.output_shape = self.engine.info.output_shape
 
-    def enqueue(self, stream: Stream, input_address: int, output_address: int) -> None:
+    def enqueue(self, stream: object, input_address: int, output_address: int) -> None:
         if self.refuse:
             raise EngineError(self.refuse)
         self.driver.queue(lambda: self._run(input_address, output_address))
@@ -101,10 +99,10 @@ def driver(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     driver = HostDriver(library)
     cuda = 'cone_perception.engines.cuda'
     monkeypatch.setattr(f'{cuda}.device._import_pycuda', lambda: driver)
-    monkeypatch.setattr(f'{cuda}.graph.import_bindings', lambda: driver.bindings)
+    monkeypatch.setattr(f'{cuda}.slot.import_bindings', lambda: driver.bindings)
     monkeypatch.setattr(f'{cuda}.device.load_kernels', lambda options, compiler: b'code')
     monkeypatch.setattr(f'{cuda}.device.find_compiler', lambda: None)
-    monkeypatch.setattr(f'{cuda}.memory.ROOM_BYTES', 1000)
+    monkeypatch.setattr(f'{cuda}.slot.ROOM_BYTES', 1000)
     return driver
 
 

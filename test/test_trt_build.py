@@ -38,8 +38,11 @@ from cone_perception.engines.tensorrt.bindings import (  # noqa: E402
     import_provider,
     make_logger,
 )
-from cone_perception.engines.tensorrt.compile_process import compile_network  # noqa: E402
-from cone_perception.engines.tensorrt.compiler import Compiled, compile_apart  # noqa: E402
+from cone_perception.engines.tensorrt.compile_process import (  # noqa: E402
+    Compiled,
+    compile_apart,
+    compile_network,
+)
 from cone_perception.engines.tensorrt.fastest import (  # noqa: E402
     build_engines,
     keep_fastest,

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import get_args
 
 from cone_perception.engines.events import print_event
-from cone_perception.engines.tensorrt.adopt import adopt_plan
 from cone_perception.engines.tensorrt.fastest import build_engines, describe_plan, keep_fastest
 from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders, target_gpu
 from cone_perception.engines.tensorrt.plans import passport_path
-from cone_perception.engines.tensorrt.provide import provide_plan
+from cone_perception.engines.tensorrt.provide import adopt_plan, provide_plan
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.types import GpuRuntime, GpuRuntimeChoice, PrecisionChoice
 

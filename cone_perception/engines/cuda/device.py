@@ -15,9 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.engines.cuda.compile import KernelOptions, find_compiler, load_kernels
-from cone_perception.engines.cuda.graph import CudaGraph
-from cone_perception.engines.cuda.memory import Slot
-from cone_perception.engines.cuda.network import Network
 from cone_perception.engines.cuda.request import (
     ANSWER,
     MAX_BATCH,
@@ -28,7 +25,8 @@ from cone_perception.engines.cuda.request import (
     upload_bytes,
     write_upload,
 )
-from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
+from cone_perception.engines.cuda.slot import CudaGraph, Network, Slot
+from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError, told_as
 from cone_perception.model_card import Preprocessing
 from cone_perception.types import CameraPicture, Float32
 
@@ -65,7 +63,10 @@ class CameraAnswer:
 
 
 class CudaDevice:
-    """Runs a network on camera pictures. A worker.Device."""
+    """Runs a network on camera pictures, up to `slots` jobs at once.
+
+    start and finish raise GpuMemoryError, EngineLostError, or what is wrong with the job alone.
+    """
 
     slots = SLOTS
 
@@ -122,20 +123,24 @@ class CudaDevice:
         return self._network
 
     def start(self, slot: int, job: CameraJob) -> None:
+        """Begin a job; return before it is done."""
         with self._translating():
             self._start(self._slots[slot], job)
 
     def is_done(self, slot: int) -> bool:
+        """True where finish would return at once, or raise. Never raises."""
         try:
             return bool(self._slots[slot].done.query())
         except self._drv.Error:
             return True  # finish meets it too, and says what it is
 
     def finish(self, slot: int) -> CameraAnswer:
+        """Wait for the slot's job."""
         with self._translating():
             return self._finish(self._slots[slot])
 
     def reload(self) -> None:
+        """Give back all memory and load again."""
         with self._translating():
             self._unload()
             self._load()
@@ -253,17 +258,14 @@ class CudaDevice:
         )
         network.enqueue(work, int(slot.input), int(slot.output))
         memory = (int(slot.output), int(slot.upload), int(slot.candidates))
-        anchors = guess_layout(network.output_shape) == 'anchors'
-        if anchors:
-            _, rows, boxes = network.output_shape
-            grid = (_blocks(boxes, SELECT_BLOCK[0]), batch, 1)
-            kernels['select_anchors'].prepared_async_call(
-                grid, SELECT_BLOCK, work, *memory, rows - 4, boxes
-            )
+        _, rows, boxes = network.output_shape
+        if anchors := guess_layout(network.output_shape) == 'anchors':
+            select, sizes = kernels['select_anchors'], [rows - 4, boxes]
         else:
-            boxes = network.output_shape[1]
-            grid = (_blocks(boxes, SELECT_BLOCK[0]), batch, 1)
-            kernels['select_boxes'].prepared_async_call(grid, SELECT_BLOCK, work, *memory, boxes)
+            boxes = rows
+            select, sizes = kernels['select_boxes'], [boxes]
+        grid = (_blocks(boxes, SELECT_BLOCK[0]), batch, 1)
+        select.prepared_async_call(grid, SELECT_BLOCK, work, *memory, *sizes)
         kernels['suppress'].prepared_async_call(
             (batch, 1, 1),
             SUPPRESS_BLOCK,
@@ -290,41 +292,33 @@ class CudaDevice:
 
     @contextmanager
     def _translating(self) -> Iterator[None]:
-        """Raise pycuda's errors as this package's, see `_translated`."""
+        """Raise pycuda's errors as this package's: no memory, lost for ever, or this frame's."""
         try:
             yield
+        except (EngineLostError, GpuMemoryError):
+            raise
+        except self._drv.MemoryError as error:
+            raise GpuMemoryError(f'the GPU has no memory left: {error}.') from error
         except (self._drv.Error, EngineError) as error:
-            translated = self._translated(error)
-            if translated is error:
+            try:
+                self._drv.Context.synchronize()
+            except self._drv.Error as lasting:  # the context answers nothing else any more
+                raise EngineLostError(
+                    f'the GPU failed for good: {lasting}. '
+                    'Only a new process can use it again: end this one.'
+                ) from error
+            if isinstance(error, EngineError):
                 raise
-            raise translated from error
-
-    def _translated(self, error: Exception) -> Exception:
-        """The error as this package's: no memory, lost for ever, or of this frame alone."""
-        if isinstance(error, (EngineLostError, GpuMemoryError)):
-            return error
-        if isinstance(error, self._drv.MemoryError):
-            return GpuMemoryError(f'the GPU has no memory left: {error}.')
-        try:
-            self._drv.Context.synchronize()
-        except self._drv.Error as lasting:  # the context answers nothing else any more
-            return EngineLostError(
-                f'the GPU failed for good: {lasting}. '
-                'Only a new process can use it again: end this one.'
-            )
-        if isinstance(error, EngineError):
-            return error
-        return EngineError(f'the GPU failed: {error}')
+            raise EngineError(f'the GPU failed: {error}') from error
 
 
 def _import_pycuda() -> Any:
-    try:
+    advice = (
+        'It needs an NVIDIA driver, and is built from source against the CUDA toolkit: '
+        'pip install pycuda'
+    )
+    with told_as(EngineError, 'pycuda cannot be imported', ImportError, advice=advice):
         import pycuda.driver
-    except ImportError as error:
-        raise EngineError(
-            f'pycuda cannot be imported ({error}). It needs an NVIDIA driver, and is built from '
-            'source against the CUDA toolkit: pip install pycuda'
-        ) from error
     return pycuda.driver
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from cone_perception.decode import decode
 from cone_perception.engines import EngineInfo
-from cone_perception.engines.cuda.device import CameraAnswer, CameraJob, CudaDevice
-from cone_perception.engines.cuda.network import Network
+from cone_perception.engines.cuda.device import CameraJob, CudaDevice
 from cone_perception.engines.cuda.request import FORMATS, guess_layout, read_answer, upload_bytes
+from cone_perception.engines.cuda.slot import Network
 from cone_perception.engines.cuda.worker import CudaWorker
 from cone_perception.errors import EngineError
 from cone_perception.model_card import NetworkFile, Preprocessing
@@ -51,7 +51,7 @@ class CudaEngine:
             opened.append(CudaDevice(load_network, preprocessing, use_graph))
             return opened[0]
 
-        self._worker: CudaWorker[CameraJob, CameraAnswer] = CudaWorker(open_device, limit_s)
+        self._worker = CudaWorker(open_device, limit_s)
         self._device = opened[0]
         self.overflows = 0
         self.info = EngineInfo(

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
 
+from cone_perception.engines.cuda.device import CameraAnswer, CameraJob, CudaDevice
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
 
 _POLL_S = 0.05
@@ -23,52 +23,15 @@ _POLL_S = 0.05
 _LOOK_S = 0.0001
 """While frames come faster than they are computed, a job's end is looked for this often."""
 
-Job = TypeVar('Job')
-Result = TypeVar('Result')
-JobIn = TypeVar('JobIn', contravariant=True)
-ResultOut = TypeVar('ResultOut', covariant=True)
-
-
-class Device(Protocol[JobIn, ResultOut]):
-    """A device that the thread drives; only ever called from it.
-
-    start and finish raise GpuMemoryError, EngineLostError, or whatever is wrong with the job alone.
-    """
-
-    @property
-    def slots(self) -> int:
-        """Number of jobs that may be under way at once."""
-        ...
-
-    def start(self, slot: int, job: JobIn) -> None:
-        """Begin a job; return before it is done."""
-        ...
-
-    def is_done(self, slot: int) -> bool:
-        """True where finish would return at once, or raise. Never raises."""
-        ...
-
-    def finish(self, slot: int) -> ResultOut:
-        """Wait for the slot's job."""
-        ...
-
-    def reload(self) -> None:
-        """Give back all memory and load again."""
-        ...
-
-    def close(self) -> None:
-        """Give everything back, in order."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
-class _Work(Generic[Job, Result]):
-    job: Job
-    answer: Future[Result] = field(default_factory=Future)
+class _Work:
+    job: CameraJob
+    answer: Future[CameraAnswer] = field(default_factory=Future)
 
 
-class CudaWorker(Generic[Job, Result]):
-    """Runs jobs on a device in a thread of its own. `run` may be called from several threads.
+class CudaWorker:
+    """Runs jobs on the device in a thread of its own. `run` may be called from several threads.
 
     While one job is under way the next one is started, as far as the device has slots: its upload
     overlaps the computing of the one before.
@@ -76,7 +39,7 @@ class CudaWorker(Generic[Job, Result]):
 
     def __init__(
         self,
-        open_device: Callable[[], Device[Job, Result]],
+        open_device: Callable[[], CudaDevice],
         limit_s: float,
         load_limit_s: float = 120.0,
     ) -> None:
@@ -86,7 +49,7 @@ class CudaWorker(Generic[Job, Result]):
         """
         self._limit_s = limit_s
         self._load_limit_s = load_limit_s
-        self._inbox: queue.SimpleQueue[_Work[Job, Result] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._lost: EngineLostError | None = None
         self._closed = False
@@ -94,7 +57,7 @@ class CudaWorker(Generic[Job, Result]):
         self._stuck = threading.Event()
         self._reloading_until_s: float | None = None
         self.reloads = 0
-        opened: Future[Device[Job, Result]] = Future()
+        opened: Future[CudaDevice] = Future()
         self._thread = threading.Thread(
             target=self._live, args=(open_device, opened), name='cuda', daemon=True
         )
@@ -103,9 +66,9 @@ class CudaWorker(Generic[Job, Result]):
             raise self._lose(f'the GPU was not ready after {load_limit_s:.0f} s')
         opened.result()
 
-    def run(self, job: Job) -> Result:
+    def run(self, job: CameraJob) -> CameraAnswer:
         """Do one job and wait for it. Raises what the device raised, or EngineLostError."""
-        work: _Work[Job, Result] = _Work(job)
+        work = _Work(job)
         with self._lock:
             if self._lost:
                 raise self._lost
@@ -141,8 +104,8 @@ class CudaWorker(Generic[Job, Result]):
 
     def _live(
         self,
-        open_device: Callable[[], Device[Job, Result]],
-        opened: Future[Device[Job, Result]],
+        open_device: Callable[[], CudaDevice],
+        opened: Future[CudaDevice],
     ) -> None:
         try:
             device = open_device()
@@ -168,10 +131,10 @@ class CudaWorker(Generic[Job, Result]):
         self._stuck.set()
         threading.Event().wait()
 
-    def _serve(self, device: Device[Job, Result]) -> None:
+    def _serve(self, device: CudaDevice) -> None:
         """Do what comes until close(). Raises EngineLostError after telling who waits."""
         free = list(range(device.slots))
-        under_way: deque[tuple[int, _Work[Job, Result]]] = deque()
+        under_way: deque[tuple[int, _Work]] = deque()
         may_reload = True
         # A job that came while the one before was waited for has waited in vain. From then on the
         # end is looked for, so that the next one is started when it comes; until none does. Jobs
@@ -208,7 +171,7 @@ class CudaWorker(Generic[Job, Result]):
                 work.answer.set_exception(error)
             free.append(slot)
 
-    def _next(self, wait_for_it: bool) -> _Work[Job, Result] | None:
+    def _next(self, wait_for_it: bool) -> _Work | None:
         """The next job, or None where there is none now; notes when there will be no more."""
         try:
             work = self._inbox.get(block=wait_for_it)
@@ -217,7 +180,7 @@ class CudaWorker(Generic[Job, Result]):
         self._ending = work is None
         return work
 
-    def _next_before_end(self, device: Device[Job, Result], slot: int) -> _Work[Job, Result] | None:
+    def _next_before_end(self, device: CudaDevice, slot: int) -> _Work | None:
         """The next job; None when the slot's is done before one comes."""
         while not device.is_done(slot):
             with contextlib.suppress(queue.Empty):
@@ -226,9 +189,7 @@ class CudaWorker(Generic[Job, Result]):
                 return work
         return None
 
-    def _reload(
-        self, device: Device[Job, Result], reason: GpuMemoryError, may_reload: bool
-    ) -> None:
+    def _reload(self, device: CudaDevice, reason: GpuMemoryError, may_reload: bool) -> None:
         lost: EngineLostError
         if not may_reload:
             lost = EngineLostError(
@@ -248,7 +209,7 @@ class CudaWorker(Generic[Job, Result]):
         self._give_up(lost, [])
         raise lost
 
-    def _give_up(self, error: EngineLostError, waiting: list[_Work[Job, Result]]) -> None:
+    def _give_up(self, error: EngineLostError, waiting: list[_Work]) -> None:
         with self._lock:
             self._lost = self._lost or error
         while (work := self._next(wait_for_it=False)) is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cone_perception.engines import class_names_from
-from cone_perception.engines.cuda.engine import LIMIT_S, CudaEngine
-from cone_perception.engines.cuda.network import Stream
+from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.engines.tensorrt.bindings import import_provider, make_logger
 from cone_perception.engines.tensorrt.plans import EnginePlan
 from cone_perception.errors import (
@@ -25,49 +24,38 @@ class TensorRtEngine(CudaEngine):
     """A plan of TensorRT or TensorRT-RTX: an Engine and a FrameEngine. plan: its file."""
 
     def __init__(
-        self,
-        plan: EnginePlan,
-        network: NetworkFile,
-        preprocessing: Preprocessing,
-        limit_s: float = LIMIT_S,
-        use_graph: bool = True,
+        self, plan: EnginePlan, network: NetworkFile, preprocessing: Preprocessing
     ) -> None:
         """Load the plan on this machine's GPU. network: the file that the plan was built from.
 
-        limit_s: a frame that takes longer raises EngineLostError.
         Raises UnloadablePlanError when TensorRT does not take the plan, PlanError when it is no
         detector's, EngineError when there is no GPU or a library is missing.
         """
-        provider = plan.provider
-        trt = import_provider(provider)
+        trt = import_provider(plan.provider)
         self.plan = plan.path
         super().__init__(
             lambda: TensorRtNetwork(trt, make_logger(trt), plan),
             preprocessing,
             network,
-            runtime=f'{_NAMES[provider]} {trt.__version__}',
+            runtime=f'{_NAMES[plan.provider]} {trt.__version__}',
             class_names=class_names_from(str(plan.metadata.get('names', ''))),
-            limit_s=limit_s,
-            use_graph=use_graph,
         )
 
 
 class TensorRtNetwork:
-    """A plan that is loaded on the GPU. A device.Network: used in the device's thread only."""
+    """A plan that is loaded on the GPU: the device's Network, used in its thread only."""
 
     def __init__(self, trt: Any, logger: Any, plan: EnginePlan) -> None:
         """Raises UnloadablePlanError when TensorRT does not take the plan; else PlanError."""
         self._logger = logger
-        self._runtime: Any = None
-        self._engine: Any = None
-        self._context: Any = None
+        self.close()
         try:
             self._open(trt, plan)
         except BaseException:
             self.close()
             raise
 
-    def enqueue(self, stream: Stream, input_address: int, output_address: int) -> None:
+    def enqueue(self, stream: Any, input_address: int, output_address: int) -> None:
         context = self._context
         if not (
             context.set_tensor_address(self._input, input_address)
@@ -77,9 +65,9 @@ class TensorRtNetwork:
             raise self._error(EngineError, 'TensorRT did not run')
 
     def close(self) -> None:
-        self._context = None
-        self._engine = None
-        self._runtime = None
+        self._context: Any = None
+        self._engine: Any = None
+        self._runtime: Any = None
 
     def _open(self, trt: Any, plan: EnginePlan) -> None:
         # The runtime must outlive its engine, the engine its context: freed in this order, too.
@@ -93,7 +81,10 @@ class TensorRtNetwork:
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._error(EngineError, f'{plan.path} cannot be made ready to run')
-        inputs, outputs = _tensors(trt, self._engine)
+        names = [str(self._engine.get_tensor_name(i)) for i in range(self._engine.num_io_tensors)]
+        mode, taken = self._engine.get_tensor_mode, trt.TensorIOMode.INPUT
+        inputs = [name for name in names if mode(name) == taken]
+        outputs = [name for name in names if name not in inputs]
         if len(inputs) != 1 or len(outputs) != 1:
             raise PlanError(
                 f'{plan.path} has the inputs {inputs} and the outputs {outputs}; one of each is '
@@ -121,10 +112,3 @@ class TensorRtNetwork:
         if 'out of memory' in said.lower() or 'outofmemory' in said.lower():
             return GpuMemoryError(f'{what}, the GPU has no memory left: {said}.')
         return kind(f'{what}: {said}.')
-
-
-def _tensors(trt: Any, engine: Any) -> tuple[list[str], list[str]]:
-    """Names of the inputs and of the outputs."""
-    names = [str(engine.get_tensor_name(index)) for index in range(engine.num_io_tensors)]
-    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-    return inputs, [name for name in names if name not in inputs]

@@ -6,15 +6,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cone_perception.engines.check import Check, check_plan, read_reference
 from cone_perception.engines.latency import Latency, measure_latencies
 from cone_perception.engines.tensorrt.order import EngineOrder
-from cone_perception.engines.tensorrt.plans import EnginePlan, write_whole
+from cone_perception.engines.tensorrt.plans import EnginePlan, writing
 from cone_perception.engines.tensorrt.provide import provide_engine
 from cone_perception.errors import ConePerceptionError, EngineError, EngineLostError, ModelError
-from cone_perception.files import slug, to_json
+from cone_perception.files import write_json
 from cone_perception.types import Precision
 
 RUNS = 300
@@ -125,14 +124,15 @@ def write_choice(
     medians_ms = {precision: round(each.median_ms, 4) for precision, each in latencies.items()}
     fastest = min(medians_ms, key=lambda precision: medians_ms[precision])
     content = {'precision': fastest, 'keys': _keys(orders), 'medians_ms': medians_ms}
-    write_whole(_choice_path(orders[0]), to_json(content, indent=2) + '\n')
+    with writing(orders[0].choice_file):
+        write_json(orders[0].choice_file, content)
     return fastest
 
 
 def read_choice(orders: Sequence[EngineOrder]) -> EngineOrder | None:
     """The order that was measured to be fastest; None where that was not done for these plans."""
     try:
-        choice = json.loads(_choice_path(orders[0]).read_text(encoding='utf-8'))
+        choice = json.loads(orders[0].choice_file.read_text(encoding='utf-8'))
         if choice['keys'] != _keys(orders):
             return None
         return next(each for each in orders if each.key.precision == choice['precision'])
@@ -140,15 +140,5 @@ def read_choice(orders: Sequence[EngineOrder]) -> EngineOrder | None:
         return None  # it is only a measurement: without it, it is made again
 
 
-def forget_choice(order: EngineOrder) -> None:
-    """Forget the measurement, as a plan that was measured has become another."""
-    _choice_path(order).unlink(missing_ok=True)
-
-
 def _keys(orders: Sequence[EngineOrder]) -> dict[Precision, str]:
     return {order.key.precision: order.key.sha256() for order in orders}
-
-
-def _choice_path(order: EngineOrder) -> Path:
-    name = f'best-{slug(order.model)}-b{order.network.batch}.json'
-    return order.policy.cache.folder / name

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 from cone_perception.engines.events import BuildEvent, EventKind, ignore
 from cone_perception.engines.tensorrt.bindings import choose_provider, import_provider
 from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
 from cone_perception.errors import EngineError, ModelError
+from cone_perception.files import slug
 from cone_perception.model_card import Bundle, NetworkFile
 from cone_perception.types import (
     BuildChoice,
@@ -64,6 +67,11 @@ class EngineOrder:
         return self.bundle.card.name
 
     @property
+    def choice_file(self) -> Path:
+        """Where the cache notes which precision is the fastest of this model and batch."""
+        return self.policy.cache.folder / f'best-{slug(self.model)}-b{self.network.batch}.json'
+
+    @property
     def command(self) -> str:
         """The command that builds this engine, for messages."""
         options = f' --batch {self.network.batch}' if self.network.batch != 1 else ''
@@ -107,14 +115,8 @@ def make_orders(
     gpu: Gpu | None = None,
 ) -> list[EngineOrder]:
     """Order the network of a precision, or for `best` all that may drive, as `make_order` does."""
-
-    def warn(text: str) -> None:
-        policy.tell('warning', text)
-
-    return [
-        make_order(bundle, network, policy, provider, gpu)
-        for network in driving_networks(bundle, precision, batch, warn)
-    ]
+    networks = driving_networks(bundle, precision, batch, partial(policy.tell, 'warning'))
+    return [make_order(bundle, network, policy, provider, gpu) for network in networks]
 
 
 def target_gpu(target: str, provider: GpuRuntime) -> Gpu:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -162,8 +162,8 @@ class PlanCache:
         path = self.path(model, key)
         sha256 = hashlib.sha256(data).hexdigest()
         passport = Passport(model, key, sha256, len(data), built=_now(), **entries)
-        passport_path(path).unlink(missing_ok=True)
         with writing(path):
+            passport_path(path).unlink(missing_ok=True)
             write_whole(path, data)
             write_json(passport_path(path), passport)
         self._failure_path(model, key).unlink(missing_ok=True)
@@ -192,8 +192,12 @@ class PlanCache:
         """Let only one process build a plan; ends with the process, however that ends.
 
         Yields whether another process held it, so that the plan may be there by now.
+        Raises PlanError when there can be no lock file.
         """
-        with locked(self.path(model, key).with_suffix('.lock'), wait=True) as waited:
+        path = self.path(model, key).with_suffix('.lock')
+        with ExitStack() as stack:
+            with writing(path):
+                waited = stack.enter_context(locked(path, wait=True))
             yield waited
 
     def timing_cache(self, key: PlanKey) -> Path:
@@ -253,7 +257,7 @@ def read_passport(path: Path) -> Passport:
     with told_as(PlanError, what, *causes, advice=advice):
         raw = json.loads(path.read_text(encoding='utf-8'))
         if raw['schema'] != SCHEMA:
-            raise ValueError(f'its schema is {raw["schema"]}, this version reads {SCHEMA}.')
+            raise ValueError(f'its schema is {raw["schema"]}, this version reads {SCHEMA}')
         return Passport(**{**raw, 'key': PlanKey(**raw['key'])})
 
 
@@ -265,7 +269,7 @@ def record_check(plan: Path, check: Mapping[str, Any]) -> None:
 
 
 def writing(path: Path) -> told_as:
-    """`with writing(path)`: what cannot be written there is a PlanError."""
+    """Turn what fails inside of its `with` into a PlanError about writing `path`."""
     advice = 'Make room, or set XDG_CACHE_HOME to a folder that can be written.'
     return told_as(PlanError, f'{path} cannot be written', advice=advice)
 

@@ -1,29 +1,43 @@
-"""An ordered engine, from the cache or compiled now, loaded, and checked before it may drive."""
+"""An ordered engine that may drive: its plan is in the cache, compiled now, or from elsewhere.
+
+Ultralytics writes what a plan is in front of it: that is compared with the card before the plan is
+touched. Then the plan is counted, loaded and compared with FP32, as every plan is.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cone_perception.engines import check_against_card
-from cone_perception.engines.check import check_plan
+from cone_perception.engines.check import check_engine, check_plan
 from cone_perception.engines.events import BuildEvent
-from cone_perception.engines.tensorrt.compiler import compile_apart
-from cone_perception.engines.tensorrt.order import EngineOrder
-from cone_perception.engines.tensorrt.plans import EnginePlan
+from cone_perception.engines.tensorrt.compile_process import compile_apart, inspect_apart
+from cone_perception.engines.tensorrt.order import (
+    BuildPolicy,
+    EngineOrder,
+    make_order,
+    network_for_gpu,
+)
+from cone_perception.engines.tensorrt.plans import EnginePlan, read_plan
 from cone_perception.errors import (
     EngineError,
     PlanError,
     RefusedPlanError,
     UnloadablePlanError,
+    told_as,
 )
-from cone_perception.model_card import ModelCard
+from cone_perception.model_card import Bundle, ModelCard
 from cone_perception.types import Precision
 
 if TYPE_CHECKING:
     from cone_perception.engines.tensorrt.engine import TensorRtEngine
+
+QUANTISED: Mapping[object, Precision] = {None: 'fp32', 32: 'fp32', 16: 'fp16', 8: 'int8'}
+"""Ultralytics' argument `quantize` -> precision; earlier versions had `half` and `int8`."""
 
 
 def open_ordered(order: EngineOrder) -> TensorRtEngine:
@@ -71,13 +85,10 @@ def provide_engine(
 
 def open_plan(order: EngineOrder, plan: EnginePlan) -> TensorRtEngine:
     """Load a plan on this machine's GPU. Raises EngineError, UnloadablePlanError."""
-    try:
+    what = 'the engine is built, but what runs it is not installed'
+    install = "Install it with: pip install 'cone_perception[tensorrt]'"
+    with told_as(EngineError, what, ImportError, advice=install):
         from cone_perception.engines.tensorrt.engine import TensorRtEngine
-    except ImportError as error:
-        raise EngineError(
-            f'the engine is built, but what runs it is not installed ({error}). '
-            "Install it with: pip install 'cone_perception[tensorrt]'"
-        ) from error
     return TensorRtEngine(plan, order.network, order.bundle.card.preprocessing)
 
 
@@ -88,6 +99,55 @@ def provide_plan(order: EngineOrder) -> EnginePlan:
     in INT8 than its card says, differed from FP32, or failed before and may not be tried again.
     """
     return _provide(order)[0]
+
+
+def adopt_plan(
+    bundle: Bundle, path: Path, precision: Precision | None, batch: int, policy: BuildPolicy
+) -> tuple[EngineOrder, EnginePlan]:
+    """Check a plan and put it into the cache as the bundle's for this machine.
+
+    precision: None takes what Ultralytics' header says. Returns what it was taken for, and the plan
+    as it is kept. Raises PlanError that names what differs, EngineError, ModelError. Then the cache
+    is as before.
+    """
+    plan = read_plan(path)
+    if differences := header_differences(plan.metadata, bundle.card, batch):
+        raise PlanError(
+            f'{path} is not an engine of {bundle.card.name}, by its header: '
+            f'{"; ".join(differences)}. Export it for this model, or give the bundle and the '
+            '--batch that it belongs to.'
+        )
+    network = network_for_gpu(bundle, _choose_precision(plan, precision), batch)
+    order = make_order(bundle, network, policy, plan.provider)
+    policy.tell('phase', 'counting its layers')
+    counted = inspect_apart(order, plan.data)
+    try:
+        check_convolutions(counted.convolutions, bundle.card, network.precision)
+    except RefusedPlanError as error:
+        hint = ' Unknown are those of a plan that was compiled without detailed profiling.'
+        said = f'{error}{hint if "unknown" in counted.convolutions else ""}'
+        raise RefusedPlanError(f'{path} is not taken: {said}') from error
+    policy.tell('phase', 'comparing it with FP32')
+    with contextlib.closing(open_plan(order, plan)) as engine:
+        check_against_card(engine.info, bundle, str(path), batch)
+        check = check_engine(engine, bundle)
+    if not check.passed:
+        raise RefusedPlanError(
+            f'{path} is not taken: it does not answer as the FP32 network of {bundle.folder} does: '
+            f'{"; ".join(check.reasons)}. Was it exported from the same weights?'
+        )
+    with policy.cache.lock(order.model, order.key):
+        policy.cache.store(
+            order.model,
+            order.key,
+            plan.data,
+            convolutions=counted.convolutions,
+            layers=counted.layers,
+            check=check.to_dict(),
+            origin=_origin(plan),
+        )
+        order.choice_file.unlink(missing_ok=True)  # what was measured is another plan
+        return order, policy.cache.load(order.model, order.key)
 
 
 def check_convolutions(
@@ -104,6 +164,74 @@ def check_convolutions(
             f'says {required} (the others: {rest or "none"}). It is not the network that was '
             'measured: use --precision fp16, and report it with `cone-perception verify-engine`.'
         )
+
+
+def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -> list[str]:
+    """Name what the header of an engine of Ultralytics says otherwise than the model card."""
+    arguments = _arguments(header)
+    size = header.get('imgsz')
+    names = header.get('names')
+    end_to_end = card.output_layout == 'end_to_end'
+    found = {
+        'its task': (header.get('task'), 'detect'),
+        'its batch': (header.get('batch'), batch),
+        'its input (height, width)': (
+            [size, size] if isinstance(size, int) else size,
+            [card.height_px, card.width_px],
+        ),
+        'its channels': (header.get('channels'), 3),
+        'its classes': (
+            [names[index] for index in sorted(names)] if isinstance(names, dict) else names,
+            list(card.class_names),
+        ),
+        'its dynamic shapes': (arguments.get('dynamic'), False),
+        'its own NMS': (arguments.get('nms'), False),
+        'its end-to-end output': (header.get('end2end'), end_to_end),
+    }
+    return [
+        f'{what}: {_text(value)}, not {_text(wanted)}'
+        for what, (value, wanted) in found.items()
+        if value is not None and value != wanted
+    ]
+
+
+def header_precision(header: Mapping[str, Any]) -> Precision | None:
+    """Precision of an engine of Ultralytics; None where its header does not say."""
+    arguments = _arguments(header)
+    if 'quantize' in arguments:
+        return QUANTISED.get(arguments['quantize'])
+    if not {'half', 'int8'} & set(arguments):
+        return None
+    if arguments.get('int8'):
+        return 'int8'
+    return 'fp16' if arguments.get('half') else 'fp32'
+
+
+def _choose_precision(plan: EnginePlan, asked: Precision | None) -> Precision:
+    stated = header_precision(plan.metadata)
+    if asked and stated and asked != stated:
+        raise PlanError(f'{plan.path} is {stated}, by its header, not {asked}.')
+    chosen = asked or stated
+    if chosen is None:
+        raise PlanError(
+            f'{plan.path} does not say what it computes in: give --precision int8, fp16 or fp32.'
+        )
+    return chosen
+
+
+def _origin(plan: EnginePlan) -> str:
+    header = plan.metadata
+    said = f', Ultralytics {header.get("version")} of {header.get("date")}' if header else ''
+    return f'{plan.path.name}{said}'
+
+
+def _arguments(header: Mapping[str, Any]) -> Mapping[str, Any]:
+    arguments = header.get('args')
+    return arguments if isinstance(arguments, dict) else {}
+
+
+def _text(value: object) -> str:
+    return ', '.join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _provide(order: EngineOrder, rebuild_for: str = '') -> tuple[EnginePlan, bool]:

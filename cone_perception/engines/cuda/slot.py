@@ -1,23 +1,45 @@
-"""Memory on the GPU and page-locked memory beside it, for the frames that are under way."""
+"""Frames under way on the GPU: their memory on both sides, and their work as a CUDA graph."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from cone_perception.engines.cuda.graph import CudaGraph
-from cone_perception.engines.cuda.network import Network
 from cone_perception.engines.cuda.request import (
     ANSWER,
     CANDIDATE_BYTES,
     FIRST_PICTURE,
     MAX_CANDIDATES,
 )
+from cone_perception.errors import EngineError, GpuMemoryError
+
+_OUT_OF_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY"""
 
 ROOM_BYTES = 1920 * 1200 * 3
 """Reserved per picture. A larger one makes its slot grow, once."""
+
+
+class Network(Protocol):
+    """Work between letterbox and decoding. Called in the device's thread only.
+
+    input_shape: (B, 3, H, W). output_shape: (B, 4 + classes, A) or (B, N, 6).
+    half_input, half_output: float16 instead of float32.
+    """
+
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    half_input: bool
+    half_output: bool
+
+    def enqueue(self, stream: Any, input_address: int, output_address: int) -> None:
+        """Queue one run on pycuda's stream. Raises EngineError."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Slot:
@@ -86,3 +108,56 @@ class Slot:
 
 def _bytes(shape: tuple[int, ...], half: bool) -> int:
     return int(np.prod(shape)) * (2 if half else 4)
+
+
+class CudaGraph:
+    """Queued work that is launched as one piece, on the stream that it was captured from.
+
+    By cuda-bindings: pycuda has no graphs.
+    """
+
+    def __init__(self, stream: Any, queue: Callable[[], None]) -> None:
+        """Capture what `queue` puts on the stream.
+
+        Raises EngineError; ImportError where there are no bindings.
+        """
+        cu = self._cu = import_bindings()
+        self._stream = cu.CUstream(int(stream.handle))
+        # Thread-local: what other threads, PyTorch's say, do meanwhile does not break it.
+        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        _checked(cu.cuStreamBeginCapture(self._stream, mode))
+        try:
+            queue()
+        finally:
+            ended = cu.cuStreamEndCapture(self._stream)
+        (graph,) = _checked(ended)
+        try:
+            (self._graph,) = _checked(cu.cuGraphInstantiate(graph, 0))
+        finally:
+            _checked(cu.cuGraphDestroy(graph))
+
+    def launch(self) -> None:
+        _checked(self._cu.cuGraphLaunch(self._graph, self._stream))
+
+    def close(self) -> None:
+        _checked(self._cu.cuGraphExecDestroy(self._graph))
+
+
+def import_bindings() -> Any:
+    """The module cuda.bindings.driver. Raises ImportError when it, or its library, is missing."""
+    try:
+        from cuda.bindings import driver
+    except RuntimeError as error:
+        raise ImportError(str(error)) from error
+    return driver
+
+
+def _checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Take the status off the answer of cuda-bindings. Raises EngineError: when it is an error."""
+    status, *values = answer
+    code = int(status)
+    if code == _OUT_OF_MEMORY:
+        raise GpuMemoryError('the GPU has no memory left for a graph.')
+    if code:
+        raise EngineError(f'CUDA answers {status.name}')
+    return tuple(values)
