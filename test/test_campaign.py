@@ -22,7 +22,7 @@ from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.layout import read_layout
 from cone_perception.types import Detections
 from training.campaign import judge
-from training.campaign.open import changed_keys
+from training.campaign.command import changed_keys
 from training.cli import main
 from training.judging.predictions import Found, Predictions
 from training.judging.signatures import RunFigures, find_signatures

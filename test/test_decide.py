@@ -15,7 +15,7 @@ from training.judging.compare import Comparison, PairedDifference
 from training.judging.decide import decide
 from training.judging.signatures import MITIGATIONS
 from training.judging.verdict import CampaignCandidate, Outcome
-from training.recipe.find import find_recipe
+from training.recipe.load import find_recipe
 from training.recipe.recipe import Figures, Judging
 
 SUCCESS = Figures(map50=0.71, map50_95=0.485, precision=0.84, recall=0.65)

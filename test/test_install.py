@@ -170,7 +170,7 @@ def test_launch_and_settings_files_are_shared(
 
 def test_recipes_are_found(installation: Installation, checkout: Path) -> None:
     found = installation.eval(
-        'from training.recipe.find import shipped_folder; '
+        'from training.recipe.load import shipped_folder; '
         'print(*sorted(p.name for p in shipped_folder().iterdir()))'
     )
     folder = checkout / 'config' / 'training'

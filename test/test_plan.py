@@ -15,16 +15,15 @@ import yaml
 from training.campaign import plan as plans
 from training.campaign.cost import known_cost, measure_cost
 from training.campaign.plan import (
+    MISSING,
     CampaignPlan,
     count_batches,
     make_plan,
     optimizer_steps,
     stage_rates,
 )
-from training.campaign.plan_command import MISSING
 from training.cli import main
-from training.recipe.find import find_recipe
-from training.recipe.load import load_recipe
+from training.recipe.load import find_recipe, load_recipe
 from training.recipe.recipe import Stage
 from training.stage.guards import warmup_batches
 

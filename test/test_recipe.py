@@ -9,9 +9,15 @@ import pytest
 import yaml
 
 from cone_perception.errors import RecipeError
-from training.recipe import find
-from training.recipe.find import find_model, find_recipe, shipped_recipes
-from training.recipe.load import load_recipe, recipe_sha256, save_recipe
+from training.recipe import load
+from training.recipe.load import (
+    find_model,
+    find_recipe,
+    load_recipe,
+    recipe_sha256,
+    save_recipe,
+    shipped_recipes,
+)
 from training.recipe.recipe import Recipe, Stage, arms
 
 SHIPPED = Path(__file__).parents[1] / 'config' / 'training'
@@ -417,7 +423,7 @@ def test_installed_recipes_are_found_below_their_prefix(
     shared = tmp_path / 'share' / 'training' / 'config'
     shared.mkdir(parents=True)
     installed = write(shared, RECIPE, 'two_stage.yaml')
-    monkeypatch.setattr(find, '__file__', str(tmp_path / lib / 'training' / 'recipe' / 'find.py'))
+    monkeypatch.setattr(load, '__file__', str(tmp_path / lib / 'training' / 'recipe' / 'load.py'))
     assert find_recipe('two_stage') == installed
     installed.unlink()
     shared.rmdir()

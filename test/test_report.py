@@ -29,8 +29,7 @@ from training.report.markdown import draw_chart, render_markdown
 from training.report.page import write_public, write_report
 from training.runs.card import read_card
 from training.runs.folder import CampaignFolder, Step
-from training.runs.record import Training, read_campaign
-from training.runs.results import read_results
+from training.runs.record import Training, read_campaign, read_results
 
 PUBLISHED = 'judging.published={single-stage: {map50: 0.7081, recall: 0.6542}}'
 SECTIONS = (

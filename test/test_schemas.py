@@ -17,8 +17,7 @@ from tiny_network import paint, write_tiny_bundle
 from cone_perception.cli import main
 from cone_perception.model_card import shipped_bundle
 from cone_perception.replay.figures.result import write_result
-from training.recipe.find import find_recipe, shipped_recipes
-from training.recipe.load import load_recipe, save_recipe
+from training.recipe.load import find_recipe, load_recipe, save_recipe, shipped_recipes
 from training.recipe.tree import plain_values, read_tree
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ SUBCOMMANDS = {
     'thresholds': ('training.export.thresholds', 'least score per class, where F1 is best'),
     'judge': ('training.judging.judge', 'the old name of evaluate --operating-point card'),
     'data': ('training.data.command', 'fetch, verify and compare data sets'),
-    'plan': ('training.campaign.plan_command', 'what a recipe would do, without starting it'),
+    'plan': ('training.campaign.plan', 'what a recipe would do, without starting it'),
     'evaluate': (
         'training.judging.evaluate_command',
         'figures of a model on a labelled data set, any format',
@@ -29,7 +29,7 @@ SUBCOMMANDS = {
     ),
     'two-stage': ('training.campaign.command', 'run a campaign: from data sets to a verdict'),
     'report': ('training.report.page', "write a campaign's page, Markdown and card again"),
-    'status': ('training.campaign.status', 'how far a campaign is, from any shell'),
+    'status': ('training.campaign.progress', 'how far a campaign is, from any shell'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.judging.verdict import Outcome
-from training.recipe.find import find_recipe
-from training.recipe.load import load_recipe
+from training.recipe.load import find_recipe, load_recipe
 from training.recipe.recipe import Recipe, Stage, arms
 from training.runs.folder import CampaignFolder, State, run_id
 from training.stage.training_set import write_training_set

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import RecipeError
-from training.recipe.find import find_model
+from training.recipe.load import find_model
 from training.recipe.recipe import Recipe, Stage
 
 MEASURED_PX, MEASURED_BATCH = 320, 16

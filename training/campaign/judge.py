@@ -15,7 +15,7 @@ from training.campaign.progress import say
 from training.judging.signatures import RunFigures, Signature, find_signatures
 from training.recipe.recipe import BASELINE, Figures, Stage
 from training.runs.folder import CampaignFolder
-from training.runs.results import read_results, total
+from training.runs.record import read_results, total
 
 WEIGHTS = 'weights'
 """Arm of the models that were not trained here."""

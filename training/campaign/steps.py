@@ -1,4 +1,4 @@
-"""The steps of a campaign, in their order.
+"""The steps of a campaign, in their order, and those that prepare data and train.
 
 Each writes files, returns what campaign.json keeps of it, and may be cut short and done again.
 """
@@ -6,18 +6,23 @@ Each writes files, returns what campaign.json keeps of it, and may be cut short 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import RecipeError
-from cone_perception.files import without_nan
-from training.campaign import judge, prepare
-from training.campaign.campaign import Campaign, Run
-from training.campaign.train import train
-from training.recipe.find import find_model
-from training.recipe.recipe import Stage, used_datasets
+from cone_perception.files import without_nan, write_json
+from training.campaign import judge
+from training.campaign.campaign import Campaign, CampaignStoppedError, Run, mitigation_stage
+from training.campaign.progress import say
+from training.judging.signatures import RunFigures, find_signatures
+from training.judging.verdict import Outcome
+from training.recipe.load import find_model
+from training.recipe.recipe import Stage, arms, used_datasets
+from training.stage.guards import GuardError, StageStopped
+from training.stage.job import StageJob
+from training.stage.training_set import write_splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +38,14 @@ class Task:
 def tasks(campaign: Campaign) -> Iterator[Task]:
     """All steps that are known by now, in order."""
     runs, target = campaign.runs(), campaign.recipe.target
-    yield Task('verify', 'every label and every picture', partial(prepare.verify, campaign))
+    yield Task('verify', 'every label and every picture', partial(verify, campaign))
     yield Task(
         'leaks',
         'near-duplicates between and within the data sets',
-        partial(prepare.find_leaks, campaign),
+        partial(find_leaks, campaign),
     )
     if any(stage.crops_per_picture for run in runs for stage in run.stages):
-        yield Task('crops', 'training crops', partial(prepare.cut_crops, campaign))
+        yield Task('crops', 'training crops', partial(cut_crops, campaign))
     for run in runs:
         yield from _stage_tasks(campaign, run)
     for run in runs:
@@ -124,3 +129,147 @@ def check_gpus(wanted: tuple[int, ...]) -> None:
             f'device {", ".join(map(str, wanted))}: PyTorch {torch.__version__} sees {count} CUDA '
             'devices here. Give device=cpu, or install a CUDA build of PyTorch and its driver.'
         )
+
+
+def verify(campaign: Campaign) -> dict[str, Any]:
+    """Check every data set, and link what is usable of it into the campaign's folder.
+
+    So the data sets themselves stay as they are, though Ultralytics mends pictures in place and
+    writes its caches beside the labels. Raises CampaignStoppedError for a fatal problem.
+    """
+    from training.data.distributions import write_distributions
+    from training.data.normalise import write_normalised
+    from training.data.verify import verify_dataset
+
+    folder, recipe = campaign.folder, campaign.recipe
+    pictures, paths, manifests, failed = {}, {}, {}, []
+    for name in used_datasets(recipe):
+        report = verify_dataset(recipe.data_folder(name), recipe.datasets[name].images)
+        write_json(folder.verification(name), report.to_json())
+        write_distributions(report, folder.distributions(name))
+        pictures[name] = {split: counts.pictures for split, counts in report.counts.items()}
+        manifests[name] = report.manifest_sha256
+        fatal = [str(p) for p in report.problems if p.fatal or p.kind == 'to-label']
+        say(f'{name}: {pictures[name]}, {len(fatal)} fatal of {len(report.problems)} problems')
+        if name == recipe.target and not pictures[name].get('test'):
+            fatal.append('data.yaml: the target has no test split, which judges')
+        for line in fatal[:10]:
+            say(f'  {line}')
+        if fatal:
+            failed.append(f'{name}: {len(fatal)} fatal, the first {fatal[0]}')
+            continue
+        paths[name] = str(write_normalised(report, folder.data(name) / 'linked'))
+        write_splits(folder.data_yaml(name), Path(paths[name]))
+    if failed:
+        raise CampaignStoppedError(
+            Outcome.VERIFICATION_FAILED,
+            f'{"; ".join(failed)}. All of them: {folder.root}/data/*/verify.json. Mend '
+            'the data, then give --resume.',
+        )
+    return {'pictures': pictures, 'paths': paths, 'manifests': manifests}
+
+
+def find_leaks(campaign: Campaign) -> dict[str, Any]:
+    """Find pictures that are too like ones that judge; they are left out of training."""
+    from training.data import leaks
+
+    names, rule = tuple(used_datasets(campaign.recipe)), campaign.recipe.leaks
+    place = campaign.folder.leaks(*names)
+    report = leaks.find_leaks(
+        {name: campaign.data_yaml(name) for name in names},
+        rule.bits,
+        cache=place.with_name('hashes.json'),
+    )
+    write_json(place, report.to_json(), indent=1)
+    report.write_contact_sheet(campaign.folder.leaks_sheet(*names))
+    excluded = {name: sorted(map(str, report.excluded(name))) for name in names}
+    for name, paths in excluded.items():
+        if paths:
+            verb = 'are left out' if rule.exclude else 'stay (leaks.exclude=false)'
+            message = f'{len(paths)} training pictures of {name} are like val or test: {verb}'
+            say(message)
+            campaign.folder.log_event('warning', 'leaks', message, step='leaks')
+    return {
+        'pairs': {f'{a} {b}': count for (a, b), count in report.counts.items()},
+        'excluded': excluded if rule.exclude else {},
+    }
+
+
+def cut_crops(campaign: Campaign) -> dict[str, Any]:
+    """Cut the crops of every stage that trains on some."""
+    counts = {}
+    for run in campaign.runs():
+        for stage in run.stages:
+            if stage.crops_per_picture:
+                data_yaml, count = campaign.write_training_set(stage)
+                counts[data_yaml.parent.name] = count
+    return {'crops': counts}
+
+
+def train(
+    campaign: Campaign, run: Run, stage: Stage, model: str | Path | None, place: Path
+) -> dict[str, Any]:
+    """Train a stage. model: what it starts from. place: folder that Ultralytics writes.
+
+    Raises CampaignStoppedError where a guard or the machine ends the campaign.
+    """
+    from training.stage.trainer import train_stage
+
+    data_yaml, pictures = campaign.write_training_set(stage)
+    folder, recipe = campaign.folder, campaign.recipe
+    job = StageJob(
+        run=run.id,
+        # The list of training pictures is cut already.
+        stage=replace(stage, fraction=1.0),
+        model=find_model(str(model)),
+        data_yaml=data_yaml,
+        target_yaml=folder.data_yaml(recipe.target),
+        folder=place,
+        events=folder.events,
+        campaign=folder.name,
+        seed=run.seed,
+        device=recipe.device,
+        amp=recipe.amp,
+        workers=recipe.workers,
+        cache=recipe.cache,
+        select_by=recipe.select_by,
+        guards=recipe.guards,
+        tracking=recipe.tracking,
+        imgsz_val=recipe.judging.imgsz,
+    )
+    try:
+        result = train_stage(job)
+    except StageStopped as stop:
+        return _go_on_or_stop(campaign, run, stage, stop)
+    except GuardError as error:
+        raise CampaignStoppedError(Outcome.STOPPED_BY_GUARD, str(error)) from error
+    found: dict[str, Any] = without_nan(result)
+    for name in ('best', 'last'):
+        found[name] = str(Path(found[name]).relative_to(folder.root))
+    return {**found, 'pictures': pictures}
+
+
+def _go_on_or_stop(
+    campaign: Campaign, run: Run, stage: Stage, stop: StageStopped
+) -> dict[str, Any]:
+    """Go on with another recipe's stage after a guard's stop, or end the campaign."""
+    recipe, folder = campaign.recipe, campaign.folder
+    other = recipe.guards.on_forgetting
+    planned = {entry.name for arm in arms(recipe) for entry in arm.stages}
+    if stop.reason == 'forgetting' and other != 'stop' and stage.name in planned:
+        goes_on = f'goes on with {other}: {mitigation_stage(stage, other).name}'
+        message = f'{stop} The campaign {goes_on}.'
+        folder.log_event('guard', 'mitigation', message, run=run.id, step=stage.name)
+        say(f'{run.id}/{stage.name} forgot; {goes_on}')
+        return {'stopped_by': stop.reason, 'goes_on_with': other, 'message': str(stop)}
+    if stop.reason == 'forgetting':
+        figures = RunFigures(forgot=True)
+        found = find_signatures(run.id, figures, recipe.guards, recipe.judging.margin)
+        campaign.state.signatures = [signature.to_json() for signature in found]
+    outcome = {
+        'disk_full': Outcome.OUT_OF_DISK,
+        'out_of_memory': Outcome.OUT_OF_MEMORY,
+        'terminated': Outcome.INTERRUPTED,
+    }.get(stop.reason, Outcome.STOPPED_BY_GUARD)
+    tried = f' Recipes to try: {", ".join(stop.mitigation)}.' if stop.mitigation else ''
+    raise CampaignStoppedError(outcome, f'{run.id}/{stage.name}: {stop}{tried}')

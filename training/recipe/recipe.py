@@ -14,7 +14,7 @@ from pydantic import Field, StrictBool, ValidationInfo, field_validator
 
 from cone_perception.errors import DataError, RecipeError
 from training.recipe import kinds
-from training.recipe.mistakes import Problem, raise_problems, recipe_part
+from training.recipe.kinds import Problem, raise_problems, recipe_part
 
 CANDIDATE = 'two-stage'
 BASELINE = 'single-stage'

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from cone_perception.errors import RecipeError
-from training.recipe.mistakes import Key, Problem, hint, show_key
+from training.recipe.kinds import Key, Problem, hint, show_key
 
 LISTS = ('stages', 'baseline')
 """Lists of a recipe whose items an override may name."""

@@ -13,8 +13,7 @@ from cone_perception.pages.charts import Trace, chart, line, series_colour
 from training.campaign.progress import duration
 from training.recipe.recipe import BASELINE
 from training.report.numbers import count, figure
-from training.runs.record import CampaignRecord, Training
-from training.runs.results import MAP50, MAP50_95, total
+from training.runs.record import MAP50, MAP50_95, CampaignRecord, Training, total
 
 Values = Callable[[Training], Sequence[float]]
 

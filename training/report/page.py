@@ -15,7 +15,7 @@ from cone_perception.files import write_whole
 from cone_perception.pages.blocks import Block, Page, Section, Text
 from cone_perception.pages.embed_picture import embed_picture
 from cone_perception.pages.page import render_page
-from training.report import breakdown, curves, inputs, verdict
+from training.report import curves, inputs, verdict
 from training.report.markdown import PictureFile, render_markdown, with_sources
 from training.report.numbers import TONES, time_text
 from training.runs.card import write_card
@@ -32,11 +32,11 @@ SECTIONS: Mapping[str, Callable[[CampaignRecord], Iterator[Block]]] = {
     'Verdict': verdict.verdict,
     'Against all baselines': verdict.baselines,
     'Success table': verdict.gates,
-    'Per class': breakdown.per_class,
-    'Per size': breakdown.per_size,
+    'Per class': verdict.per_class,
+    'Per size': verdict.per_size,
     'Stages': curves.stages,
     'Curves': curves.curves,
-    'Size of the pre-training set': breakdown.sweep,
+    'Size of the pre-training set': verdict.sweep,
     'Guards and warnings': inputs.events,
     'Data': inputs.data,
     'Leaks': inputs.leaks,

@@ -14,7 +14,7 @@ from cone_perception.files import write_json, write_whole
 from training.recipe.kinds import SelectBy
 from training.recipe.recipe import Guards, Stage, Tracking
 from training.runs.folder import CampaignFolder, EventKind
-from training.runs.results import MAP50, MAP50_95
+from training.runs.record import MAP50, MAP50_95
 from training.stage.guards import (
     AGAINST_FORGETTING,
     GuardError,

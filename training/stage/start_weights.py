@@ -15,8 +15,8 @@ from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
 
 from cone_perception.dataset.layout import read_layout  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
-from training.recipe.find import find_model  # noqa: E402
-from training.runs.results import MAP50  # noqa: E402
+from training.recipe.load import find_model  # noqa: E402
+from training.runs.record import MAP50  # noqa: E402
 from training.stage.endings import named_endings  # noqa: E402
 from training.stage.job import StageJob  # noqa: E402
 from training.stage.sharded_trainer import all_cores  # noqa: E402

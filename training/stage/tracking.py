@@ -25,7 +25,7 @@ from typing import IO, Any
 
 from cone_perception.files import write_json
 from training.recipe.recipe import Tracking
-from training.runs.results import read_results
+from training.runs.record import read_results
 
 INIT_S = int(os.environ.get('WANDB_INIT_TIMEOUT', '60'))  # to reach the server
 GRACE_S = 10  # beyond wandb's own limit

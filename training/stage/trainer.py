@@ -31,8 +31,8 @@ from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model  # noqa:
 from cone_perception.errors import EngineError, InstallError, ModelError  # noqa: E402
 from cone_perception.process import end_with_parent, on_sigterm  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
-from training.recipe.find import find_model  # noqa: E402
-from training.runs.results import MAP50, MAP50_95  # noqa: E402
+from training.recipe.load import find_model  # noqa: E402
+from training.runs.record import MAP50, MAP50_95  # noqa: E402
 from training.stage.checkpoints import PREVIOUS, last_checkpoint, replace_file  # noqa: E402
 from training.stage.endings import named_endings  # noqa: E402
 from training.stage.guards import (  # noqa: E402
