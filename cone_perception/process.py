@@ -1,9 +1,10 @@
-"""How a process ends: with its parent, and on SIGTERM as on Ctrl-C."""
+"""A process: the memory it keeps, and how it ends: with its parent, and on SIGTERM as on Ctrl-C."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import signal
 from collections.abc import Callable, Iterator
 
@@ -31,3 +32,40 @@ def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+"""mallopt(3)."""
+
+LARGEST_KEPT_BYTES = 32 << 20
+"""glibc's own upper limit (DEFAULT_MMAP_THRESHOLD_MAX): a bgra8 frame of 3840x2160 just fits."""
+
+KEPT_BYTES = 256 << 20
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a frame needed instead of giving it back to the kernel.
+
+    A 720p frame is copied three times between DDS and the network; given back each time, its 2,000
+    pages fault anew with every frame, which on a virtual machine can take longer than the search
+    for cones (docs/demo.md). All threads share one arena: what loading the network left behind in
+    its own would never be used again, 20 of the node's 300 MB. Call it at a process's start, before
+    there are threads. Does nothing where there is no mallopt.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_ARENA_MAX, 1)
+
+
+def give_back_free_memory() -> None:
+    """Return free memory to the kernel. Call it when the network is loaded and warm.
+
+    Reading and compiling it needs memory that no frame ever will. Does nothing where there is no
+    malloc_trim.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))

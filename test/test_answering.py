@@ -7,9 +7,7 @@ import pytest
 from image_messages import encode
 from test_replay_pipeline import CARD, Clock, SlowEngine
 
-from cone_perception.answering.answer import Answering
-from cone_perception.answering.inbox import NewestFrames, StereoPairs
-from cone_perception.answering.outcome import Arrival
+from cone_perception.answering.answer import Answering, Arrival, NewestFrames, StereoPairs
 from cone_perception.errors import EngineError, EngineLostError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector

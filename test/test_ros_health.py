@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cone_perception.answering.answer import Answer, Arrival
 from cone_perception.answering.health import Health
-from cone_perception.answering.outcome import Answer, Arrival
 from cone_perception.types import Frame
 
 PICTURE = Frame(np.zeros((720, 1280, 3), np.uint8))

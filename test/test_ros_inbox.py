@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cone_perception.answering.inbox import NewestFrames, StereoPairs
-from cone_perception.answering.outcome import Arrival
+from cone_perception.answering.answer import Arrival, NewestFrames, StereoPairs
 
 LEFT, RIGHT = 0, 1
 MS = 1_000_000

@@ -13,7 +13,7 @@ PAGES_PER_FRAME = 3 * 1280 * 720 * 3 // 4096  # message, converted picture, pict
 COUNT_FAULTS = f"""
 import resource, sys, threading
 import numpy as np
-from cone_perception.ros.memory import keep_freed_memory
+from cone_perception.process import keep_freed_memory
 
 def answer_frames():
     for _ in range({FRAMES}):

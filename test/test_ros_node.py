@@ -29,7 +29,7 @@ from vision_msgs.msg import Detection2DArray
 
 from cone_perception.bags.detections import from_message
 from cone_perception.ros import diagnostics
-from cone_perception.ros.lifecycle import RobustLifecycleNode
+from cone_perception.ros.rclpy_repairs import RobustLifecycleNode
 from cone_perception.ros.transport import NODE_PROFILE, NODE_SEGMENT_BYTES
 
 pytestmark = pytest.mark.ros

@@ -6,8 +6,7 @@ import threading
 
 import pytest
 
-from cone_perception.answering.inbox import NewestFrames
-from cone_perception.answering.outcome import Arrival
+from cone_perception.answering.answer import Arrival, NewestFrames
 from cone_perception.answering.worker import Worker
 
 LIMIT_S = 10.0

@@ -1,24 +1,158 @@
-"""The walk from a batch of messages to its answers; the node and the replay both take it."""
+"""From a message that arrived, by way of those that wait, to the answer of each of its pictures."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
 
-from cone_perception.answering.inbox import Inbox, NewestFrames, StereoPairs
-from cone_perception.answering.outcome import Answer, Arrival
+from cone_perception import pipeline
 from cone_perception.errors import EngineLostError, ImageError, describe
 from cone_perception.filters import Filters
 from cone_perception.images import as_sent, to_bgr
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import CameraPicture, Frame
+from cone_perception.types import CameraPicture, Detections, Frame
+
+Outcome = Literal['answered', 'dropped', 'failed']
+"""dropped: a newer picture took its place, or the node was deactivated."""
+
+STATIONS = ('wait', *pipeline.STATIONS, 'publish')
+"""Between the moments of a published answer. wait: from arrival to the start of its work.
+preprocess: message to network input. publish: building and sending the answer, after that of its
+partner in a batch."""
 
 
-def as_it_came(message: Any) -> Any:
-    """Return the message itself: an arrival carries a sensor_msgs Image or CompressedImage."""
-    return message
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One message that waits for its answer.
+
+    topic: index of the topic that it came on. stamp_ns: of the picture. received_ns: of the
+    monotonic clock. age_ms: from its stamp to its arrival; None where stamp and clock do not
+    belong together.
+    """
+
+    topic: int
+    stamp_ns: int
+    message: Any
+    received_ns: int = 0
+    age_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """Outcome of one picture of one camera.
+
+    moments_ns: name -> nanoseconds of the monotonic clock, in the order of: received_ns; started_ns
+    (its work began); prepared_ns, inferred_ns, decoded_ns (see StationTimes); published_ns (the
+    answer was sent). Those that never came are missing.
+    reason, error: why it was not answered. alone: it lacked the partner of its stereo pair.
+    picture, found: None unless it was answered.
+    """
+
+    camera: str
+    arrival: Arrival
+    outcome: Outcome
+    moments_ns: Mapping[str, int]
+    reason: str = ''
+    alone: bool = False
+    picture: Frame | CameraPicture | None = None
+    found: Detections | None = None
+    error: Exception | None = None
+
+    def instead(self, outcome: Outcome, reason: str, error: Exception | None = None) -> Answer:
+        """Return the same picture, but dropped or failed after the network had answered it."""
+        moments_ns = {name: self.moments_ns[name] for name in ('received_ns', 'started_ns')}
+        return Answer(
+            self.camera, self.arrival, outcome, moments_ns, reason, self.alone, error=error
+        )
+
+    def times_ms(self) -> dict[str, float]:
+        """Station -> milliseconds, of an answer that was published; total_ms: sum of STATIONS.
+
+        age_ms is missing where it is not known.
+        """
+        moments = list(self.moments_ns.values())
+        times = {
+            f'{station}_ms': (after - before) / 1e6
+            for station, (before, after) in zip(STATIONS, pairwise(moments), strict=True)
+        }
+        age = {} if self.arrival.age_ms is None else {'age_ms': self.arrival.age_ms}
+        return {**age, **times, 'total_ms': (moments[-1] - moments[0]) / 1e6}
+
+
+class NewestFrames:
+    """Inbox that gives out one frame at a time; the topic that has waited longest goes first.
+
+    offer returns the frames that the new one pushed out unanswered; take those to run now, as one
+    batch, empty when there is nothing to do yet; clear gives up all that wait and returns them.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, Arrival] = {}
+
+    def offer(self, frame: Arrival) -> list[Arrival]:
+        older = self._waiting.get(frame.topic)
+        # A key that is there keeps its place: a fast camera cannot overtake a slow one.
+        self._waiting[frame.topic] = frame
+        return [] if older is None else [older]
+
+    def take(self) -> list[Arrival]:
+        return [self._waiting.pop(next(iter(self._waiting)))] if self._waiting else []
+
+    def clear(self) -> list[Arrival]:
+        left = list(self._waiting.values())
+        self._waiting.clear()
+        return left
+
+
+class StereoPairs:
+    """Inbox that gives out pairs of topics 0 and 1 whose stamps differ by `tolerance_ns` at most.
+
+    A frame whose partner cannot come any more, because the other camera is already past it or
+    has fallen silent, goes alone: one dead camera does not blind the other.
+    """
+
+    def __init__(self, tolerance_ns: int) -> None:
+        self._tolerance_ns = tolerance_ns
+        self._waiting: dict[int, Arrival] = {}
+        self._ready: list[Arrival] = []
+        self._other_came = [True, True]  # since this topic's last frame
+
+    def offer(self, frame: Arrival) -> list[Arrival]:
+        topic, other = frame.topic, 1 - frame.topic
+        pushed_out = [self._waiting.pop(topic)] if topic in self._waiting else []
+        partner = self._waiting.get(other)
+        expects_partner = self._other_came[topic]
+        self._other_came[topic] = False
+        self._other_came[other] = True
+        if partner is None and expects_partner:
+            self._waiting[topic] = frame
+            return pushed_out
+        ready = [frame]
+        if partner is not None and abs(partner.stamp_ns - frame.stamp_ns) <= self._tolerance_ns:
+            self._waiting.clear()
+            self._other_came = [True, True]  # whichever of them was first this time
+            ready = [frame, partner] if topic == 0 else [partner, frame]
+        elif partner is not None and partner.stamp_ns < frame.stamp_ns:
+            self._waiting = {topic: frame}
+            ready = [partner]
+        pushed_out += self._ready
+        self._ready = ready
+        return pushed_out
+
+    def take(self) -> list[Arrival]:
+        ready, self._ready = self._ready, []
+        return ready
+
+    def clear(self) -> list[Arrival]:
+        left = [*self.take(), *self._waiting.values()]
+        self._waiting.clear()
+        return left
+
+
+Inbox = NewestFrames | StereoPairs
 
 
 class Answering:
@@ -26,7 +160,7 @@ class Answering:
 
     cameras: names, in the order of their topics. side_by_side: one topic carries two cameras, the
     left half of its pictures is the first. read: sensor_msgs Image or CompressedImage of what an
-    arrival carries; raises ImageError.
+    arrival carries, None where it carries that itself; raises ImageError.
     """
 
     def __init__(
@@ -34,7 +168,7 @@ class Answering:
         detector: ConeDetector,
         cameras: Sequence[str],
         side_by_side: bool = False,
-        read: Callable[[Any], Any] = as_it_came,
+        read: Callable[[Any], Any] | None = None,
     ) -> None:
         self.detector = detector
         self._cameras = tuple(cameras)
@@ -91,7 +225,7 @@ class Answering:
 
     def _decode(self, arrival: Arrival) -> list[tuple[str, Arrival, Frame | CameraPicture]]:
         """Return the picture of each camera of the message. Raises ImageError."""
-        message = self._read(arrival.message)
+        message = self._read(arrival.message) if self._read else arrival.message
         frames: list[Frame | CameraPicture]
         if self._side_by_side:
             bgr = to_bgr(message)

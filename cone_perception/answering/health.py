@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cone_perception.answering.outcome import Answer
+from cone_perception.answering.answer import Answer
 
 RATE_WINDOW_S = 5.0
 LATENCY_FRAMES = 512

@@ -8,8 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from cone_perception.answering.inbox import Inbox
-from cone_perception.answering.outcome import Arrival
+from cone_perception.answering.answer import Arrival, Inbox
 
 
 class Worker:

@@ -9,8 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cone_perception.answering.answer import Answering
-from cone_perception.answering.outcome import Answer, Arrival
+from cone_perception.answering.answer import Answer, Answering, Arrival
 from cone_perception.bags.reader import bag_types, header_stamp_ns
 from cone_perception.errors import EngineLostError, ImageError, SourceError
 from cone_perception.filters import Filters

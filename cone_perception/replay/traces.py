@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
-from cone_perception.answering import outcome
+from cone_perception.answering import answer
 from cone_perception.types import Detections
 
 Fate = Literal['answered', 'transport', 'dropped', 'failed', 'return', 'unknown']
@@ -32,7 +32,7 @@ MOMENTS = (
 worker takes it. prepared, inferred, decoded: the network's input is ready, its output, the cones.
 published: after publish(). returned: in the monitor's callback."""
 
-STATIONS = ('transport_in', *outcome.STATIONS, 'transport_out')
+STATIONS = ('transport_in', *answer.STATIONS, 'transport_out')
 """Each from one of MOMENTS to the next."""
 
 

@@ -23,10 +23,9 @@ from cone_perception.errors import (
     describe,
 )
 from cone_perception.ros.diagnostics import diagnostic_array, node_status
-from cone_perception.ros.lifecycle import RobustLifecycleNode
-from cone_perception.ros.loading import Loaded, Loader
-from cone_perception.ros.parameters import changed_settings, declare_settings
+from cone_perception.ros.loading import Loaded, Loader, changed_settings, declare_settings
 from cone_perception.ros.publishing import AnswerPublishers
+from cone_perception.ros.rclpy_repairs import RobustLifecycleNode
 from cone_perception.ros.session import LAST_WORDS_S, STOP_TIMEOUT_S, Session
 from cone_perception.ros.transport import shared_memory_shortage
 from cone_perception.settings import DetectorSettings

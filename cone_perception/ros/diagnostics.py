@@ -11,8 +11,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from rclpy.utilities import get_rmw_implementation_identifier
 
+from cone_perception.answering.answer import Answer
 from cone_perception.answering.health import RATE_WINDOW_S, CameraReport
-from cone_perception.answering.outcome import Answer
 from cone_perception.images import converter
 from cone_perception.ros.loading import Loaded, why_failed
 from cone_perception.ros.transport import PROFILE, profile_in_use, shared_memory_shortage

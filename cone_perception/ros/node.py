@@ -11,7 +11,7 @@ import traceback
 from typing import NoReturn
 
 from cone_perception.errors import ConePerceptionError
-from cone_perception.ros.memory import keep_freed_memory
+from cone_perception.process import keep_freed_memory
 from cone_perception.ros.transport import NODE_PROFILE, use_profile
 from cone_perception.settings import settings_help
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> NoReturn:
         from rclpy.signals import SignalHandlerOptions
 
         from cone_perception.ros.detector import DetectorNode
-        from cone_perception.ros.executors import FramesExecutor, OtherExecutor
+        from cone_perception.ros.rclpy_repairs import FramesExecutor, OtherExecutor
     except ImportError as error:
         raise ConePerceptionError(
             f'ROS 2 is not complete here ({error}). Source /opt/ros/DISTRO/setup.bash and install '

@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
 
-from cone_perception.answering.outcome import Answer
+from cone_perception.answering.answer import Answer
 from cone_perception.images import bgr_of
 from cone_perception.pictures.draw import draw_cones
 from cone_perception.ros.diagnostics import diagnostic_array, timing_status

@@ -14,7 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from cone_perception.ros.memory import keep_freed_memory
+from cone_perception.process import keep_freed_memory
 from cone_perception.ros.transport import use_profile
 
 WAKE_PERIOD_S = 0.05
