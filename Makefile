@@ -94,7 +94,7 @@ lock: setup ## renew the locks: the newest versions that fit together, with thei
 		--python-platform x86_64-manylinux_2_28 | awk '/^[a-z]/ { skip = \
 			/^(torch|torchvision|triton|cuda-toolkit|nvidia-)/ && !/^nvidia-(cuda-nvrtc|ml-py)==/ } !skip' \
 		> locks/$$what-$${each%-*}$$ros.txt || exit 1; done; done
-	for distro in kilted jazzy; do $(BIN)/uv pip compile cone_perception/interfaces/build-$$distro.in -q \
+	for distro in kilted jazzy; do $(BIN)/uv pip compile locks/messages-$$distro.in -q \
 		--no-header --no-annotate --universal --python-version 3.10 --generate-hashes --upgrade \
 		-o cone_perception/interfaces/build-$$distro.txt || exit 1; done
 
