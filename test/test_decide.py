@@ -86,7 +86,7 @@ def candidate(**facts):
 )
 def test_every_outcome_has_its_code_and_what_to_deploy(low, high, outcome, code, deploy):
     verdict = decide(candidate(), [comparison(low, high)], JUDGING)
-    assert (verdict.outcome, verdict.exit_code, verdict.deploy) == (outcome, code, deploy)
+    assert (verdict.outcome, int(verdict.outcome), verdict.deploy) == (outcome, code, deploy)
     assert verdict.recommendation in verdict.sentence
     stored = json.loads(json.dumps(verdict.to_json(), allow_nan=False))
     assert (stored['outcome'], stored['exit_code']) == (outcome.label, code)
@@ -114,7 +114,7 @@ def test_missed_gate_keeps_the_baseline_and_is_no_success_to_a_script():
     figures = {**GOOD, 'precision': Interval(0.82, 0.81, 0.83)}
     verdict = decide(candidate(figures=figures), [comparison(0.002, 0.03)], JUDGING)
     assert verdict.outcome is Outcome.BETTER_BUT_BELOW_TARGET
-    assert verdict.exit_code != 0
+    assert verdict.outcome != 0
     assert verdict.deploy == 'single-stage'
     assert 'misses the success table: precision' in verdict.sentence
     assert [gate.status for gate in verdict.gates] == ['passed', 'passed', 'failed', 'passed']
@@ -172,7 +172,7 @@ def test_published_figure_gives_way_to_the_paired_one():
 
 def test_without_a_baseline_nothing_is_compared():
     verdict = decide(candidate(), [comparison(0.1, 0.2, 'production')], Judging())
-    assert (verdict.outcome, verdict.exit_code) == (Outcome.NOT_COMPARED, 13)
+    assert (verdict.outcome, int(verdict.outcome)) == (Outcome.NOT_COMPARED, 13)
     assert not any('export' in step for step in verdict.next_steps)
     assert any('--baseline single-stage=WEIGHTS' in step for step in verdict.next_steps)
 

@@ -36,6 +36,10 @@ class Interval:
         """The interval has both ends."""
         return not (math.isnan(self.low) or math.isnan(self.high))
 
+    def __sub__(self, exact: float) -> Interval:
+        """The figure less one that is taken as exact, e.g. a published one."""
+        return Interval(self.value - exact, self.low - exact, self.high - exact)
+
     def __str__(self) -> str:
         return f'{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]'
 

@@ -20,7 +20,7 @@ from cone_perception.files import without_nan
 from cone_perception.types import Int64
 from training.judging.evaluation import Evaluation
 from training.judging.metrics import FIXED_CONFIDENCE, PRIMARY, TITLES, ResampledFigures
-from training.judging.verdict import Outcome
+from training.judging.verdict import finding
 
 FEW_GROUPS = 20
 """Below this many groups a percentile interval is visibly too narrow (see verdict.md)."""
@@ -48,6 +48,14 @@ class PairedDifference:
     @property
     def title(self) -> str:
         return TITLES.get(self.name, self.name.replace('map50', 'mAP50'))
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> PairedDifference:
+        """Read one entry of what `Comparison.to_json` made; null is NaN."""
+        seeds = (np.array(stored[name], float).tolist() for name in ('a_by_seed', 'b_by_seed'))
+        intervals = (Interval.from_json(stored[name]) for name in ('a', 'b', 'difference'))
+        strategy = Interval.from_json(stored['strategy']) if stored['strategy'] else None
+        return cls(stored['name'], *intervals, *map(tuple, seeds), strategy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +106,9 @@ class Comparison:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Comparison:
         """Read what `to_json` made."""
-        differences = tuple(
-            PairedDifference(
-                name=row['name'],
-                a=Interval.from_json(row['a']),
-                b=Interval.from_json(row['b']),
-                difference=Interval.from_json(row['difference']),
-                a_by_seed=tuple(map(_number, row['a_by_seed'])),
-                b_by_seed=tuple(map(_number, row['b_by_seed'])),
-                strategy=Interval.from_json(row['strategy']) if row['strategy'] else None,
-            )
-            for row in stored['differences']
-        )
-        warnings = tuple(stored['warnings'])
+        differences = tuple(PairedDifference.from_json(row) for row in stored['differences'])
         known = {name: stored[name] for name in cls.__slots__}
-        return cls(**{**known, 'differences': differences, 'warnings': warnings})
+        return cls(**{**known, 'differences': differences, 'warnings': tuple(stored['warnings'])})
 
 
 Arm = Evaluation | Sequence[Evaluation]
@@ -189,43 +185,14 @@ def interval(
     }
 
 
-def outcome_of(difference: Interval, margin: float) -> Outcome:
-    """Outcome that an interval means. The rule and its consequences: docs/decisions/verdict.md.
-
-    Inside -margin..margin: equal, whatever side of 0 it lies on. Else all above 0: better; all
-    below 0: worse. Else inconclusive, and so is what is not defined.
-    """
-    if -margin <= difference.low and difference.high <= margin:
-        return Outcome.EQUAL
-    if difference.low > 0:
-        return Outcome.BETTER
-    if difference.high < 0:
-        return Outcome.WORSE
-    return Outcome.INCONCLUSIVE
-
-
 def meaning(comparison: Comparison, margin: float) -> str:
     """One sentence: what the comparison says on the primary figure."""
-    found = comparison.deciding
     by = (
-        'over pictures and trainings'
+        ', over pictures and trainings'
         if comparison[PRIMARY].strategy
-        else 'over pictures, for this pair of weights, not for their ways of training'
+        else ', over pictures, for this pair of weights, not for their ways of training'
     )
-    size = f'by {abs(found.value):.4f} mAP50 (95 %: {found.low:+.4f} to {found.high:+.4f}, {by})'
-    a, b = comparison.a, comparison.b
-    return {
-        Outcome.EQUAL: f'{a} and {b} are equal within {margin:g}: they differ {size}.',
-        Outcome.BETTER: f'{a} is better than {b} {size}.',
-        Outcome.WORSE: f'{a} is worse than {b} {size}.',
-        Outcome.INCONCLUSIVE: f'Not enough evidence between {a} and {b}: they differ {size}.',
-    }[outcome_of(found, margin)]
-
-
-def against_published(own: Mapping[str, Interval], figure: float, name: str = PRIMARY) -> Interval:
-    """A model's figure less a published one, which is taken as exact: its own error is unknown."""
-    found = own[name]
-    return Interval(found.value - figure, found.low - figure, found.high - figure)
+    return finding(comparison.a, comparison.b, comparison.deciding, margin, by)
 
 
 def _resample(
@@ -351,7 +318,3 @@ def _warnings(
         if len(seen) > 1:
             found.append(f'{fact} is not the same for all: {", ".join(sorted(seen))}.')
     return tuple(found)
-
-
-def _number(stored: float | None) -> float:
-    return math.nan if stored is None else float(stored)

@@ -5,28 +5,21 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cone_perception.accuracy.intervals import Interval
-from cone_perception.errors import OutputError, SettingsError
+from cone_perception.errors import OutputError, SettingsError, told_as
 from cone_perception.files import write_json
 from cone_perception.pages.blocks import Page, Section
 from cone_perception.pages.charts import forest, intervals
 from cone_perception.pages.page import write_page
-from training.judging.compare import (
-    Comparison,
-    against_published,
-    compare,
-    interval,
-    meaning,
-    outcome_of,
-)
+from training.judging.compare import Comparison, compare, interval, meaning
 from training.judging.evaluation import Evaluation
 from training.judging.metrics import PRIMARY
 from training.judging.stored import load_evaluation
+from training.judging.verdict import outcome_of
 from training.recipe.recipe import Judging
 
 
@@ -73,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f'--plot {args.plot}: it is a page now, so name it .html.')
     published = dict(_published(text) for text in args.published)
     names, arms = zip(*map(_read_arm, args.models), strict=True)
+    if len(arms) == 1 and args.plot:
+        raise SettingsError('--plot needs a second model: a published figure alone is one number.')
     if len(arms) == 1 and not published:
         raise SettingsError('nothing to compare with: give a second folder, or --published.')
     settings = {name: getattr(args, name) for name in ('resamples', 'block', 'seed', 'confidence')}
@@ -83,9 +78,12 @@ def run(args: argparse.Namespace) -> int:
     own = comparisons[0].own if comparisons else interval(arms[0], **settings)
     for comparison in comparisons:
         print(table(comparison, args.margin), end='\n\n')
-    against = {name: against_published(own, value) for name, value in published.items()}
+    against = {name: own[PRIMARY] - value for name, value in published.items()}
     for name, difference in against.items():
-        print(published_meaning(names[0], name, difference, args.margin))
+        says = outcome_of(difference, args.margin).label
+        print(
+            f'{names[0]} against {name} (published, not paired): {difference.signed} mAP50: {says}.'
+        )
     if args.json:
         stored = {
             'margin': args.margin,
@@ -95,21 +93,12 @@ def run(args: argparse.Namespace) -> int:
             'own': own,
             'published': against,
         }
-        try:
+        with told_as(OutputError, f'{args.json} cannot be written'):
             write_json(args.json, stored)
-        except OSError as error:
-            raise OutputError(f'{args.json} cannot be written: {error}') from error
     if args.plot:
-        write_page(args.plot, plot(comparisons, args.margin))
+        sections = [_forest(each, args.margin) for each in comparisons]
+        write_page(args.plot, Page('Differences', sections=sections))
     return 0
-
-
-def published_meaning(name: str, published: str, difference: Interval, margin: float) -> str:
-    """One sentence on `against_published`."""
-    return (
-        f'{name} against {published} (published, not paired): {difference.signed} mAP50: '
-        f'{outcome_of(difference, margin).label}.'
-    )
 
 
 def table(comparison: Comparison, margin: float) -> str:
@@ -130,7 +119,13 @@ def table(comparison: Comparison, margin: float) -> str:
     primary = comparison[PRIMARY]
     if max(len(primary.a_by_seed), len(primary.b_by_seed)) > 1:
         for name, values in ((a, primary.a_by_seed), (b, primary.b_by_seed)):
-            lines.append(f'mAP50 by seed, {name}: {seed_text(values)}')
+            scatter = (
+                f'standard deviation {np.std(values, ddof=1):.4f}'
+                if len(values) > 1
+                else 'one training: nothing is known of the scatter'
+            )
+            each = ', '.join(f'{value:.4f}' for value in values)
+            lines.append(f'mAP50 by seed, {name}: {each} ({scatter})')
     if primary.strategy:
         lines.append(f'mAP50 over pictures and trainings: {primary.strategy.signed}')
     lines += [f'Note: {warning}' for warning in comparison.warnings]
@@ -141,25 +136,9 @@ def table(comparison: Comparison, margin: float) -> str:
     return '\n'.join([*lines, meaning(comparison, margin)])
 
 
-def seed_text(values: Sequence[float]) -> str:
-    """Figures of one arm's trainings, and how much they scatter."""
-    each = ', '.join(f'{value:.4f}' for value in values)
-    if len(values) == 1:
-        return f'{each} (one training: nothing is known of the scatter)'
-    return f'{each} (standard deviation {np.std(values, ddof=1):.4f})'
-
-
-def plot(comparisons: Sequence[Comparison], margin: float) -> Page:
-    """A page of forest plots: each figure's difference with its interval, and what counts as equal.
-
-    Raises SettingsError without a second model.
-    """
-    if not comparisons:
-        raise SettingsError('--plot needs a second model: a published figure alone is one number.')
-    return Page('Differences', sections=[_forest(each, margin) for each in comparisons])
-
-
 def _forest(comparison: Comparison, margin: float) -> Section:
+    """Each figure's difference with its interval, and what counts as equal."""
+    title = f'{comparison.a} minus {comparison.b}'
     traces = []
     for name, colour, found in (
         ('over pictures', '--blue', [row.difference for row in comparison.differences]),
@@ -176,23 +155,14 @@ def _forest(comparison: Comparison, margin: float) -> Section:
         f'Differences with 95 % intervals; right of 0 {comparison.a} is better. '
         f'Shaded: equal within {margin:g}.'
     )
-    chart = forest(
-        f'{comparison.a} minus {comparison.b}',
-        traces,
-        'difference',
-        band=(-margin, margin),
-        marks=[(0.0, '')],
-        caption=caption,
-    )
-    return Section(f'{comparison.a} minus {comparison.b}', [chart])
+    more: dict[str, Any] = {'band': (-margin, margin), 'marks': [(0.0, '')], 'caption': caption}
+    return Section(title, [forest(title, traces, 'difference', **more)])
 
 
 def _read_arm(text: str) -> tuple[str, list[Evaluation]]:
     """`[NAME=]FOLDER[,FOLDER]`."""
-    name, separator, folders = text.rpartition('=')
-    return name if separator else text, [
-        load_evaluation(Path(folder)) for folder in folders.split(',')
-    ]
+    name, _, folders = text.rpartition('=')
+    return name or text, [load_evaluation(Path(folder)) for folder in folders.split(',')]
 
 
 def _published(text: str) -> tuple[str, float]:

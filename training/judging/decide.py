@@ -6,14 +6,27 @@ Pure: reads no file, draws no number. The rule and its consequences: docs/decisi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import fields
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from training.judging.compare import Comparison, against_published, outcome_of
+from training.judging.compare import Comparison
 from training.judging.metrics import PRIMARY, TITLES
-from training.judging.next_steps import next_steps
-from training.judging.verdict import Against, CampaignCandidate, Gate, Outcome, Verdict
-from training.recipe.recipe import BASELINE, Figures, Judging
+from training.judging.signatures import MITIGATIONS
+from training.judging.verdict import (
+    Against,
+    CampaignCandidate,
+    Gate,
+    Outcome,
+    Verdict,
+    finding,
+    outcome_of,
+)
+from training.recipe.recipe import BASELINE, Judging
+
+FINE_TUNING_ONLY = ('higher_lr', 'longer', 'lower_lr', 'cosine')
+"""Recipes whose first stage is the plain one: its weights need not be trained again."""
 
 
 def decide(
@@ -28,108 +41,86 @@ def decide(
     baseline: the one that decides, the simpler way to the same model: paired if it is among the
     comparisons, else as published in `judging`. Without either the outcome is NOT_COMPARED.
     """
-    against = [_paired(comparison, judging.margin) for comparison in comparisons]
-    paired = {line.baseline for line in against}
-    for name, figures in judging.published.items():
-        if figures.map50 is not None and name not in paired:
-            against.append(_published(candidate, name, figures.map50, judging.margin))
+    against = list(_against(candidate, comparisons, judging))
     against.sort(key=lambda line: line.baseline != baseline)
-    gates = _gates(candidate, judging.success)
+    gates = tuple(
+        Gate(metric, limit, candidate.figures[metric])
+        for metric, limit in asdict(judging.success).items()
+        if limit is not None
+    )
+    failed = ', '.join(TITLES[gate.metric] for gate in gates if not gate.passed)
     deciding = against[0] if against and against[0].baseline == baseline else None
-    outcome = _outcome(deciding, gates)
+    if deciding is None:
+        outcome = Outcome.NOT_COMPARED
+        found = f'{candidate.name} was not compared with a baseline.'
+        why = [
+            f'There is no evaluation of {baseline}, and no published figure of it in the recipe.'
+        ]
+        limits = []
+    else:
+        outcome = deciding.outcome
+        found = finding(candidate.name, deciding.label, deciding.difference, judging.margin)
+        why, limits = [_rule(deciding, judging.margin)], [_subject(candidate, deciding)]
+        if outcome is Outcome.BETTER and failed:
+            outcome = Outcome.BETTER_BUT_BELOW_TARGET
+            found += f' It misses the success table: {failed}.'
     deploy = candidate.name if outcome is Outcome.BETTER else baseline
     reasons = [
-        _rule(deciding, judging.margin) if deciding else _nothing_to_compare(baseline),
-        *(f'{line}.' for line in against),
-        *(f'{gate}.' for gate in gates),
-        *([_subject(candidate, deciding)] if deciding else []),
+        *why,
+        *(f'{line}.' for line in (*against, *gates)),
+        *limits,
         *(warning for comparison in comparisons for warning in comparison.warnings),
     ]
     recommendation = _recommendation(candidate, outcome, against, baseline)
     return Verdict(
         outcome=outcome,
-        sentence=f'{_finding(candidate, outcome, deciding, gates, judging)} {recommendation}',
+        sentence=f'{found} {recommendation}',
         reasons=tuple(dict.fromkeys(reasons)),
         gates=gates,
         against=tuple(against),
         deploy=deploy,
         recommendation=recommendation,
-        next_steps=tuple(next_steps(candidate, outcome, deciding, deploy, comparisons)),
+        next_steps=tuple(_next_steps(candidate, outcome, deciding, deploy, comparisons)),
     )
 
 
-def _paired(comparison: Comparison, margin: float) -> Against:
-    row = comparison[PRIMARY]
-    return Against(
-        baseline=comparison.b,
-        published=False,
-        candidate_value=row.a.value,
-        baseline_value=row.b.value,
-        difference=comparison.deciding,
-        outcome=outcome_of(comparison.deciding, margin),
-        subject='strategy' if row.strategy else 'weights',
-    )
-
-
-def _published(candidate: CampaignCandidate, name: str, figure: float, margin: float) -> Against:
-    difference = against_published(candidate.figures, figure)
-    return Against(
-        baseline=name,
-        published=True,
-        candidate_value=candidate.figures[PRIMARY].value,
-        baseline_value=figure,
-        difference=difference,
-        outcome=outcome_of(difference, margin),
-        subject='weights',
-    )
-
-
-def _gates(candidate: CampaignCandidate, success: Figures) -> tuple[Gate, ...]:
-    gates = []
-    for metric in (entry.name for entry in fields(Figures)):
-        limit = getattr(success, metric)
-        if limit is None:
-            continue
-        figure = candidate.figures[metric]
-        passed = figure.value > limit
-        proven = figure.low > limit if passed else figure.high <= limit
-        gates.append(Gate(metric, limit, figure, passed, proven))
-    return tuple(gates)
-
-
-def _outcome(deciding: Against | None, gates: Sequence[Gate]) -> Outcome:
-    if deciding is None:
-        return Outcome.NOT_COMPARED
-    if deciding.outcome is Outcome.BETTER and not all(gate.passed for gate in gates):
-        return Outcome.BETTER_BUT_BELOW_TARGET
-    return deciding.outcome
+def _against(
+    candidate: CampaignCandidate, comparisons: Sequence[Comparison], judging: Judging
+) -> Iterator[Against]:
+    """Yield every baseline: those that were paired, then those that are only published."""
+    margin = judging.margin
+    for comparison in comparisons:
+        row, found = comparison[PRIMARY], comparison.deciding
+        values = (row.a.value, row.b.value, found, outcome_of(found, margin))
+        yield Against(comparison.b, *values, subject='strategy' if row.strategy else 'weights')
+    paired = {comparison.b for comparison in comparisons}
+    for name, figures in judging.published.items():
+        if figures.map50 is not None and name not in paired:
+            own = candidate.figures[PRIMARY]
+            found = own - figures.map50
+            values = (own.value, figures.map50, found, outcome_of(found, margin))
+            yield Against(name, *values, published=True)
 
 
 def _rule(deciding: Against, margin: float) -> str:
     found = deciding.difference
     inside = f'-{margin:g} to +{margin:g}'
-    return {
-        Outcome.BETTER: (
-            'The 95 % interval of the difference lies above 0'
-            + (
-                f', and all of it above the {margin:g} that count as equal.'
-                if found.low > margin
-                else f'; that the gain exceeds the {margin:g} that count as equal is not proven.'
-            )
-        ),
-        Outcome.WORSE: 'The 95 % interval of the difference lies below 0.',
-        Outcome.EQUAL: f'The 95 % interval of the difference lies within {inside}.',
+    if math.isnan(found.value):
+        return 'The difference is not defined: no cone was there to be judged.'
+    proven = (
+        f', and all of it above the {margin:g} that count as equal'
+        if found.low > margin
+        else f'; that the gain exceeds the {margin:g} that count as equal is not proven'
+    )
+    rule = {
+        Outcome.BETTER: f'lies above 0{proven}',
+        Outcome.WORSE: 'lies below 0',
+        Outcome.EQUAL: f'lies within {inside}',
         Outcome.INCONCLUSIVE: (
-            f'The 95 % interval of the difference holds 0 and leaves {inside}: better, equal and '
-            'worse remain possible.'
-            if math.isfinite(found.value)
-            else 'The difference is not defined: no cone was there to be judged.'
+            f'holds 0 and leaves {inside}: better, equal and worse remain possible'
         ),
     }[deciding.outcome]
-
-
-def _nothing_to_compare(baseline: str) -> str:
-    return f'There is no evaluation of {baseline}, and no published figure of it in the recipe.'
+    return f'The 95 % interval of the difference {rule}.'
 
 
 def _subject(candidate: CampaignCandidate, deciding: Against) -> str:
@@ -146,48 +137,100 @@ def _subject(candidate: CampaignCandidate, deciding: Against) -> str:
     return 'One training an arm: this judges this pair of weights, not the strategy.'
 
 
-def _finding(
-    candidate: CampaignCandidate,
-    outcome: Outcome,
-    deciding: Against | None,
-    gates: Sequence[Gate],
-    judging: Judging,
-) -> str:
-    if deciding is None:
-        return f'{candidate.name} was not compared with a baseline.'
-    found = deciding.difference
-    name, other = candidate.name, deciding.label
-    size = f'{found.value:+.4f} mAP50, 95 %: {found.low:+.4f} to {found.high:+.4f}'
-    failed = ', '.join(TITLES[gate.metric] for gate in gates if not gate.passed)
-    return {
-        Outcome.BETTER: f'{name} is better than {other} ({size}).',
-        Outcome.BETTER_BUT_BELOW_TARGET: (
-            f'{name} is better than {other} ({size}), but misses the success table: {failed}.'
-        ),
-        Outcome.EQUAL: f'{name} equals {other} within {judging.margin:g} ({size}).',
-        Outcome.WORSE: f'{name} is worse than {other} ({size}).',
-        Outcome.INCONCLUSIVE: (
-            f'Not enough evidence that {name} differs from {other} or equals it ({size}).'
-        ),
-    }[outcome]
-
-
 def _recommendation(
     candidate: CampaignCandidate, outcome: Outcome, against: Sequence[Against], baseline: str
 ) -> str:
-    better = [line.label for line in against if line.outcome is Outcome.WORSE]
-    if outcome is Outcome.BETTER and better:
-        return (
-            f'Deploy {candidate.name}, but not in place of {" or ".join(better)}: it is worse '
-            'than that.'
-        )
-    return {
-        Outcome.BETTER: f'Deploy {candidate.name}.',
+    better = ' or '.join(line.label for line in against if line.outcome is Outcome.WORSE)
+    if outcome is Outcome.BETTER:
+        but = f', but not in place of {better}: it is worse than that' if better else ''
+        return f'Deploy {candidate.name}{but}.'
+    why = {
         Outcome.BETTER_BUT_BELOW_TARGET: (
-            f'Keep {baseline}: what was set as success before the training is not reached.'
+            ': what was set as success before the training is not reached'
         ),
-        Outcome.EQUAL: f'Keep {baseline}: it is simpler, and nothing is lost.',
-        Outcome.WORSE: f'Keep {baseline}.',
-        Outcome.INCONCLUSIVE: f'Keep {baseline}: it is simpler, and nothing is shown to be lost.',
-        Outcome.NOT_COMPARED: f'Keep {baseline} until it has been compared.',
+        Outcome.EQUAL: ': it is simpler, and nothing is lost',
+        Outcome.WORSE: '',
+        Outcome.INCONCLUSIVE: ': it is simpler, and nothing is shown to be lost',
+        Outcome.NOT_COMPARED: ' until it has been compared',
     }[outcome]
+    return f'Keep {baseline}{why}.'
+
+
+def _next_steps(
+    candidate: CampaignCandidate,
+    outcome: Outcome,
+    deciding: Against | None,
+    deploy: str,
+    comparisons: Sequence[Comparison],
+) -> Iterator[str]:
+    """Yield sentences, and commands to be typed."""
+    if deploy in candidate.weights and outcome is not Outcome.NOT_COMPARED:
+        yield from _export(deploy, candidate)
+    if outcome is Outcome.INCONCLUSIVE and deciding:
+        yield from _more_evidence(candidate, deciding, comparisons)
+    if outcome in (Outcome.WORSE, Outcome.BETTER_BUT_BELOW_TARGET) or (
+        outcome is Outcome.INCONCLUSIVE and candidate.signatures
+    ):
+        yield from _mitigations(candidate)
+    if outcome is Outcome.EQUAL:
+        yield 'Write it down: pre-training brought nothing that counts on this benchmark.'
+    if outcome is Outcome.NOT_COMPARED:
+        yield (
+            'Give the baseline: its weights as --baseline single-stage=WEIGHTS, or its figures as '
+            'judging.published in the recipe.'
+        )
+    if deciding and deciding.published:
+        yield (
+            'Pair it: evaluate the baseline itself on the same pictures (--baseline '
+            f'{deciding.baseline}=WEIGHTS, or train it: baseline in the recipe). That is stronger '
+            'evidence, and the interval of a paired difference is usually narrower.'
+        )
+
+
+def _export(name: str, candidate: CampaignCandidate) -> Iterator[str]:
+    bundle, data, weights = f'models/{name}', candidate.data or 'DATASET', candidate.weights[name]
+    words: list[str | Path] = ['export', weights, '--data', data]
+    if candidate.card and candidate.card.parent in weights.parents:  # else trained elsewhere
+        words += ['--card', candidate.card]
+    yield f'Export {name} to INT8: {_command(*words)} --out {bundle}'
+    evaluate = _command('evaluate', bundle, '--data', data)
+    yield f'Judge what drives: {evaluate} --operating-point card'
+    yield (
+        f'Deploy: copy {bundle} to the car and start '
+        f'ros2 launch cone_perception detector.launch.py model:={bundle}'
+    )
+
+
+def _mitigations(candidate: CampaignCandidate) -> Iterator[str]:
+    names = candidate.signatures or ('',)
+    if 'mismatch' in names or not candidate.signatures:
+        sets = (candidate.pretraining or 'PRETRAINING_SET', candidate.data or 'TARGET_SET')
+        yield f'See how far the data sets are apart: {_command("data", "gap", *sets)}'
+    for recipe in dict.fromkeys(recipe for name in names for recipe in MITIGATIONS[name]):
+        words = ['two-stage', recipe]
+        if recipe in FINE_TUNING_ONLY and candidate.first_stage:
+            words += ['stage1.epochs=0', f'model={candidate.first_stage}']
+        yield f'Try {recipe}: {_command(*words)}'
+    if 'mismatch' in names:
+        yield 'Pre-train on another data set, or stay with single-stage training.'
+
+
+def _more_evidence(
+    candidate: CampaignCandidate, deciding: Against, comparisons: Sequence[Comparison]
+) -> Iterator[str]:
+    if not deciding.published and deciding.subject == 'weights':
+        seeds = _command('two-stage', candidate.recipe, 'seeds=[0,1,2]', '--name', 'three-seeds')
+        yield f'Learn how much a seed matters: {seeds}'
+    size, half = abs(deciding.difference.value), deciding.difference.width / 2
+    pictures = next((c.pictures for c in comparisons if c.b == deciding.baseline), 0)
+    if pictures and math.isfinite(half) and half > size > 0:
+        # An interval shrinks with the root of the number of pictures.
+        needed = math.ceil(pictures * (half / size) ** 2)
+        yield (
+            f'To tell a difference of {size:.4f} from 0 takes about {needed} test pictures, if '
+            f'more of them is all that is missing; there are {pictures}.'
+        )
+
+
+def _command(*words: str | Path) -> str:
+    return shlex.join(['cone-training', *map(str, words)])

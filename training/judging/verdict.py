@@ -1,4 +1,4 @@
-"""Outcomes of a campaign, and the parts of a verdict: candidate, baselines, success table."""
+"""Outcomes of a comparison and a campaign, and the parts of a verdict."""
 
 from __future__ import annotations
 
@@ -51,21 +51,47 @@ class Outcome(IntEnum):
         return cls[label.upper().replace(' ', '_')]
 
 
-Subject = Literal['weights', 'strategy']
+def outcome_of(difference: Interval, margin: float) -> Outcome:
+    """Outcome that an interval means. The rule and its consequences: docs/decisions/verdict.md.
+
+    Inside -margin..margin: equal, whatever side of 0 it lies on. Else all above 0: better; all
+    below 0: worse. Else inconclusive, and so is what is not defined.
+    """
+    if -margin <= difference.low and difference.high <= margin:
+        return Outcome.EQUAL
+    if difference.low > 0:
+        return Outcome.BETTER
+    return Outcome.WORSE if difference.high < 0 else Outcome.INCONCLUSIVE
+
+
+def finding(a: str, b: str, difference: Interval, margin: float, note: str = '') -> str:
+    """Sentence on a's mAP50 minus b's. note: stands after the interval."""
+    found = {
+        Outcome.BETTER: f'{a} is better than {b}',
+        Outcome.EQUAL: f'{a} equals {b} within {margin:g}',
+        Outcome.WORSE: f'{a} is worse than {b}',
+        Outcome.INCONCLUSIVE: f'Not enough evidence that {a} differs from {b} or equals it',
+    }[outcome_of(difference, margin)]
+    low, high = difference.low, difference.high
+    return f'{found} ({difference.value:+.4f} mAP50, 95 %: {low:+.4f} to {high:+.4f}{note}).'
 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One line of the success table.
-
-    passed: the figure itself exceeds `limit`. proven: its whole 95 % interval lies on that side.
-    """
+    """One line of the success table: the figure has to exceed `limit`."""
 
     metric: str
     limit: float
     figure: Interval
-    passed: bool
-    proven: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.figure.value > self.limit
+
+    @property
+    def proven(self) -> bool:
+        """True when the whole 95 % interval lies on the figure's side of the limit."""
+        return self.figure.low > self.limit if self.passed else self.figure.high <= self.limit
 
     @property
     def status(self) -> str:
@@ -74,6 +100,10 @@ class Gate:
 
     def __str__(self) -> str:
         return f'{TITLES[self.metric]} {self.figure} > {self.limit:g}: {self.status}'
+
+
+READINGS = ('passed', 'proven', 'status')
+"""Properties of a Gate that verdict.json holds too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +116,21 @@ class Against:
     """
 
     baseline: str
-    published: bool
     candidate_value: float
     baseline_value: float
     difference: Interval
     outcome: Outcome
-    subject: Subject
+    published: bool = False
+    subject: Literal['weights', 'strategy'] = 'weights'
 
     @property
     def label(self) -> str:
         return f'{self.baseline} (published, not paired)' if self.published else self.baseline
 
     def __str__(self) -> str:
-        found = self.difference
         return (
             f'{self.candidate_value:.4f} against {self.baseline_value:.4f} of {self.label}, '
-            f'{found.value:+.4f} (95 %: {found.low:+.4f} to {found.high:+.4f}): '
-            f'{self.outcome.label}'
+            f'{self.difference.signed}: {self.outcome.label}'
         )
 
 
@@ -147,18 +175,17 @@ class Verdict:
     recommendation: str
     next_steps: tuple[str, ...]
 
-    @property
-    def exit_code(self) -> int:
-        return int(self.outcome)
-
     def to_json(self) -> dict[str, Any]:
         """Content of verdict.json; NaN becomes null."""
         stored: dict[str, Any] = without_nan(
             {
                 **asdict(self),
                 'outcome': self.outcome.label,
-                'exit_code': self.exit_code,
-                'gates': [{**asdict(gate), 'status': gate.status} for gate in self.gates],
+                'exit_code': int(self.outcome),
+                'gates': [
+                    asdict(gate) | {key: getattr(gate, key) for key in READINGS}
+                    for gate in self.gates
+                ],
                 'against': [
                     {**asdict(line), 'outcome': line.outcome.label, 'label': line.label}
                     for line in self.against

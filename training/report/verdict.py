@@ -15,7 +15,7 @@ from cone_perception.pages.blocks import Block, Bullets, Table, Text, Tile, Tile
 from cone_perception.pages.charts import chart, forest, intervals, line
 from cone_perception.pictures.draw import short_name
 from training.campaign.progress import duration
-from training.judging.compare import against_published, outcome_of
+from training.judging.verdict import outcome_of
 from training.report.numbers import (
     OVERALL,
     TONES,
@@ -182,8 +182,7 @@ def _printed_difference(record: CampaignRecord, printed: Mapping[str, Any]) -> l
     own, published = record.comparison.get('own', {}).get('map50'), printed.get('map50')
     if not own or published is None:
         return ['', '']
-    interval = Interval(*(number(own[key]) for key in ('value', 'low', 'high')))
-    found = against_published({'map50': interval}, float(published))
+    found = Interval.from_json(own) - float(published)
     return [difference_text(asdict(found)), outcome_of(found, record.margin).label]
 
 
