@@ -52,10 +52,12 @@ class PairedDifference:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> PairedDifference:
         """Read one entry of what `Comparison.to_json` made; null is NaN."""
-        seeds = (np.array(stored[name], float).tolist() for name in ('a_by_seed', 'b_by_seed'))
-        intervals = (Interval.from_json(stored[name]) for name in ('a', 'b', 'difference'))
-        strategy = Interval.from_json(stored['strategy']) if stored['strategy'] else None
-        return cls(stored['name'], *intervals, *map(tuple, seeds), strategy)
+        known: dict[str, Any] = {'name': stored['name'], 'strategy': None}
+        for name in ('a', 'b', 'difference', *(['strategy'] if stored['strategy'] else [])):
+            known[name] = Interval.from_json(stored[name])
+        for name in ('a_by_seed', 'b_by_seed'):
+            known[name] = tuple(np.array(stored[name], float).tolist())
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
