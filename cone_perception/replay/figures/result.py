@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
 
 from cone_perception.accuracy.intervals import Interval
-from cone_perception.errors import OutputError, SourceError
+from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.files import to_json, whole_file
 from cone_perception.replay.figures.names import in_nvidia_names
 from cone_perception.replay.traces import MOMENTS, Fate, FrameTrace, LoadSample
@@ -25,7 +25,6 @@ KIND = 'cone_perception replay'
 
 PIXEL_DECIMALS = 2
 SCORE_STEPS = 10_000
-LATER_MOMENTS = MOMENTS[1:]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +50,6 @@ class ReplayResult:
     probes: Sequence[Mapping[str, Any]] = ()
     problems: Sequence[str] = ()
     interrupted: bool = False
-    schema: int = SCHEMA
     health: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -149,6 +147,42 @@ class FigureEntry(_Entry):
     high: Number
 
 
+def _frames_from(stored: PassEntry) -> list[FrameTrace]:
+    return [_frame_from(row, stored.origin_ns) for row in stored.frames.rows]
+
+
+def _frame_from(row: FrameRow, origin_ns: int) -> FrameTrace:
+    sent_ns = origin_ns + row.sent_ns
+    entries = row._asdict()
+    cones = entries.pop('cones')
+    moments = {name: sent_ns + ns for name in MOMENTS[1:] if (ns := entries[name]) is not None}
+    found = None if cones is None else cones_from(cones)
+    return FrameTrace(**{**entries, **moments, 'sent_ns': sent_ns, 'found': found})
+
+
+def cones_from(rows: Sequence[ConeRow]) -> Detections:
+    """Make cones from rows of CONE_COLUMNS."""
+    table = np.array(rows, np.float64).reshape(-1, len(CONE_COLUMNS))
+    boxes, score = np.split(table[:, :5].astype(np.float32), [4], axis=1)
+    return Detections(boxes, score[:, 0], table[:, 5].astype(np.int64))
+
+
+def _load_from(stored: FileTable[LoadRow]) -> list[LoadSample]:
+    return [
+        LoadSample(who, ns, {key: math.nan if v is None else v for key, v in values.items()})
+        for who, ns, values in stored.rows
+    ]
+
+
+def _truth_from(stored: FileTable[TruthRow]) -> dict[tuple[str, int], Detections]:
+    return {(row.camera, row.stamp_ns): cones_from(row.cones) for row in stored.rows}
+
+
+Figures = dict[
+    str, Annotated[FigureEntry, AfterValidator(lambda stored: Interval.from_json(dict(stored)))]
+]
+
+
 class ResultFile(_Entry):
     """The file as it is read; `ReplayResult` tells what the entries hold."""
 
@@ -158,13 +192,13 @@ class ResultFile(_Entry):
     bag: dict[str, Any]
     model: dict[str, Any]
     host: dict[str, Any]
-    figures: dict[str, FigureEntry]
-    per_pass: list[dict[str, FigureEntry]]
+    figures: Figures
+    per_pass: list[Figures]
     probes: list[dict[str, Any]]
     health: dict[str, dict[str, str]]
-    passes: list[PassEntry]
-    load: list[FileTable[LoadRow]]
-    truth: FileTable[TruthRow] | None
+    passes: list[Annotated[PassEntry, AfterValidator(_frames_from)]]
+    load: list[Annotated[FileTable[LoadRow], AfterValidator(_load_from)]]
+    truth: Annotated[FileTable[TruthRow], AfterValidator(_truth_from)] | None
 
 
 def write_result(path: Path, result: ReplayResult) -> None:
@@ -173,37 +207,25 @@ def write_result(path: Path, result: ReplayResult) -> None:
     Whoever reads `path` meanwhile, or after a crash, finds the old file or the new one, whole.
     Boxes are rounded to 0.01 px, scores up to 0.0001. Raises OutputError.
     """
-    entries: dict[str, Any] = {
-        'kind': KIND,
-        'schema': result.schema,
-        'interrupted': result.interrupted,
-        'problems': result.problems,
-        'configuration': result.configuration,
-        'bag': result.bag,
-        'model': result.model,
-        'host': result.host,
-        'figures': result.figures,
-        'ros2_benchmark': in_nvidia_names(result.figures, result.per_pass),
-        'per_pass': result.per_pass,
-        'probes': result.probes,
-        'health': result.health,
+    truth = None if result.truth is None else result.truth.items()
+    texts = {
+        'passes': _list(map(_pass_text, result.passes)),
+        'load': _list(_table(LOAD_COLUMNS, map(astuple, samples)) for samples in result.load),
+        'truth': 'null'
+        if truth is None
+        else _table(TRUTH_COLUMNS, ((*place, _cone_rows(cones)) for place, cones in truth)),
     }
-    texts = {key: to_json(value, indent=1) for key, value in entries.items()}
-    texts['passes'] = _list(map(_pass_text, result.passes))
-    texts['load'] = _list(
-        _table(LOAD_COLUMNS, ((each.who, each.time_ns, each.values) for each in samples))
-        for samples in result.load
-    )
-    texts['truth'] = 'null'
-    if result.truth is not None:
-        rows = ((*place, _cone_rows(cones)) for place, cones in result.truth.items())
-        texts['truth'] = _table(TRUTH_COLUMNS, rows)
-    try:
-        with whole_file(path, 'w') as stream:
-            stream.write('{\n' + ',\n'.join(f'"{key}": {text}' for key, text in texts.items()))
-            stream.write('\n}\n')
-    except OSError as error:
-        raise OutputError(f'{path} cannot be written: {error}. Give another --out.') from error
+    nvidia = in_nvidia_names(result.figures, result.per_pass)
+    entries = {'kind': KIND, 'schema': SCHEMA, 'ros2_benchmark': nvidia}
+    entries |= {n: getattr(result, n) for n in ResultFile.model_fields if n not in texts}
+    texts = {name: to_json(entry, indent=1) for name, entry in entries.items()} | texts
+    advice = '(give another --out)'
+    with (
+        told_as(OutputError, f'{path} cannot be written', advice=advice),
+        whole_file(path, 'w') as stream,
+    ):
+        stream.write('{\n' + ',\n'.join(f'"{name}": {text}' for name, text in texts.items()))
+        stream.write('\n}\n')
 
 
 def result_file(path: Path) -> Path:
@@ -217,17 +239,12 @@ def read_result(path: Path) -> ReplayResult:
     Raises SourceError when it is no such file, of another schema, or not whole.
     """
     file = result_file(path)
-    try:
-        text = file.read_text(encoding='utf-8')
-        record = json.loads(text, parse_constant=_refuse_constant)
-    except OSError as error:
-        raise SourceError(
-            f'{file} cannot be read: {error}. Give the result.json of a replay, or its folder.'
-        ) from error
-    except ValueError as error:
-        raise SourceError(
-            f'{file} is no result.json: {error}. It is damaged or another file: replay again.'
-        ) from error
+    advice = '(give the result.json of a replay, or its folder)'
+    with told_as(SourceError, f'{file} cannot be read', advice=advice):
+        content = file.read_bytes()
+    advice = '(it is damaged or another file: replay again)'
+    with told_as(SourceError, f'{file} is no result.json', ValueError, advice=advice):
+        record = json.loads(content, parse_constant=_refuse_constant)
     if not isinstance(record, dict) or record.get('kind') != KIND:
         raise SourceError(
             f'{file} is not the result of a replay: its "kind" is not "{KIND}". '
@@ -241,7 +258,7 @@ def read_result(path: Path) -> ReplayResult:
             'or replay the bag again with this one.'
         )
     try:
-        return _result_from(ResultFile.model_validate_json(text))
+        return ReplayResult(**dict(ResultFile.model_validate_json(content)))
     except ValidationError as error:
         raise SourceError(
             f'{file} is damaged, or was not written by `cone-perception replay`: '
@@ -268,38 +285,6 @@ def first_mistake(error: ValidationError, record: Any) -> str:
     return f'{place.lstrip(".")}: {first["msg"]}, got {first["input"]!r:.60}'.lstrip(': ')
 
 
-def _result_from(stored: ResultFile) -> ReplayResult:
-    return ReplayResult(
-        configuration=stored.configuration,
-        bag=stored.bag,
-        model=stored.model,
-        host=stored.host,
-        figures=_figures_from(stored.figures),
-        per_pass=[_figures_from(figures) for figures in stored.per_pass],
-        passes=[
-            [_frame_from(row, one.origin_ns) for row in one.frames.rows] for one in stored.passes
-        ],
-        load=[
-            [
-                LoadSample(row.who, row.time_ns, {key: _nan(v) for key, v in row.values.items()})
-                for row in samples.rows
-            ]
-            for samples in stored.load
-        ],
-        truth=None
-        if stored.truth is None
-        else {(row.camera, row.stamp_ns): cones_from(row.cones) for row in stored.truth.rows},
-        probes=stored.probes,
-        problems=stored.problems,
-        interrupted=stored.interrupted,
-        health=stored.health,
-    )
-
-
-def _figures_from(stored: Mapping[str, FigureEntry]) -> dict[str, Interval]:
-    return {name: Interval.from_json(figure.model_dump()) for name, figure in stored.items()}
-
-
 def _pass_text(frames: Sequence[FrameTrace]) -> str:
     origin_ns = frames[0].sent_ns if frames else 0
     table = _table(FRAME_COLUMNS, (_frame_row(frame, origin_ns) for frame in frames))
@@ -307,32 +292,11 @@ def _pass_text(frames: Sequence[FrameTrace]) -> str:
 
 
 def _frame_row(frame: FrameTrace, origin_ns: int) -> list[Any]:
-    later = (getattr(frame, name) for name in LATER_MOMENTS)
-    return [
-        frame.camera,
-        frame.index,
-        frame.stamp_ns,
-        frame.fate,
-        frame.sent_ns - origin_ns,
-        *(None if moment is None else moment - frame.sent_ns for moment in later),
-        frame.reason,
-        None if frame.found is None else _cone_rows(frame.found),
-    ]
-
-
-def _frame_from(row: FrameRow, origin_ns: int) -> FrameTrace:
-    sent_ns = origin_ns + row.sent_ns
-    later = {name: getattr(row, name) for name in LATER_MOMENTS}
-    return FrameTrace(
-        row.camera,
-        row.index,
-        row.stamp_ns,
-        row.fate,
-        sent_ns,
-        reason=row.reason,
-        found=None if row.cones is None else cones_from(row.cones),
-        **{name: None if ns is None else sent_ns + ns for name, ns in later.items()},
-    )
+    row = {name: getattr(frame, name, None) for name in FRAME_COLUMNS}
+    row |= {name: ns - frame.sent_ns for name in MOMENTS[1:] if (ns := row[name]) is not None}
+    row['sent_ns'] = frame.sent_ns - origin_ns
+    row['cones'] = None if frame.found is None else _cone_rows(frame.found)
+    return list(row.values())
 
 
 def _cone_rows(cones: Detections) -> list[list[float]]:
@@ -345,20 +309,6 @@ def _cone_rows(cones: Detections) -> list[list[float]]:
     return [
         [*box, score, class_id] for box, score, class_id in zip(boxes, scores, classes, strict=True)
     ]
-
-
-def cones_from(rows: Sequence[ConeRow]) -> Detections:
-    """Make cones from rows of CONE_COLUMNS."""
-    table = np.array(rows, np.float64).reshape(-1, len(CONE_COLUMNS))
-    return Detections(
-        table[:, :4].astype(np.float32),
-        table[:, 4].astype(np.float32),
-        table[:, 5].astype(np.int64),
-    )
-
-
-def _nan(value: Number) -> float:
-    return math.nan if value is None else value
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
