@@ -20,8 +20,7 @@ from cone_perception.bags.reader import header_stamp_ns, write_image_bag
 from cone_perception.cli import main
 from cone_perception.errors import SourceError
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, file_sha256
-from cone_perception.replay.demo.command import write_results
-from cone_perception.replay.demo.result import demo_result, last_line
+from cone_perception.replay.demo import demo_result, last_line, write_results
 from cone_perception.replay.figures.result import read_result
 from cone_perception.replay.pages.pictures import tile
 from cone_perception.replay.processes import ProcessError, ProcessGroup

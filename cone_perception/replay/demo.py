@@ -6,20 +6,25 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
+from cone_perception.arguments import add_fields, option
 from cone_perception.bags.reader import choose_image_topic, is_bag, open_bag
+from cone_perception.engines.machine import describe_host
 from cone_perception.errors import SourceError
 from cone_perception.files import write_whole
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pages.page import write_page
 from cone_perception.pictures.video import encode_picture
-from cone_perception.replay.demo.result import demo_result, last_line
+from cone_perception.replay.describe import describe_bag, describe_model
 from cone_perception.replay.drive.open import open_drive
+from cone_perception.replay.figures.accuracy import accuracy_figures, consistency_figures
 from cone_perception.replay.figures.result import ReplayResult, write_result
+from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.output_folder import claim_folder
 from cone_perception.replay.pages.film import write_film
 from cone_perception.replay.pages.pictures import draw_frames, tile
@@ -32,7 +37,7 @@ from cone_perception.replay.processes import (
     signals_as_interrupt,
 )
 from cone_perception.replay.through_ros import play_through_ros
-from cone_perception.replay.traces import Drive, Pace
+from cone_perception.replay.traces import Drive, Pace, Pass
 
 RENDER_TIMEOUT_S = 600.0
 
@@ -55,24 +60,27 @@ FILES = {
 """Files that the page links to, and what they are."""
 
 
+@dataclass(frozen=True)
+class DemoOptions:
+    """The drive of the demo, and the model that finds its cones."""
+
+    out: Path = option(Path('demo_output'), 'folder for the results (demo_output)')
+    bag: Path | None = option(
+        None, 'your own rosbag2 instead of a rendered drive; it is not judged'
+    )
+    topic: str | None = option(None, 'image topic of --bag; needed where it has several')
+    model: Path | None = option(None, 'bundle folder; without it the shipped model')
+    seconds: float = option(10.0, 'length of the rendered drive (10)')
+    hz: float = option(15.0, 'its pictures per second (15)')
+    seed: int = option(3, 'of its track, weather and light (3)')
+    domain: int | None = option(
+        None, 'ROS_DOMAIN_ID; without it one of its own, so that nobody else is disturbed'
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument(
-        '--out', type=Path, default=Path('demo_output'), help='folder for the results'
-    )
-    parser.add_argument(
-        '--bag', type=Path, help='your own rosbag2 instead of a rendered drive; it is not judged'
-    )
-    parser.add_argument('--topic', help='image topic of --bag; needed where it has several')
-    parser.add_argument('--model', type=Path, help='bundle folder; without it the shipped model')
-    parser.add_argument('--seconds', type=float, default=10.0, help='length of the rendered drive')
-    parser.add_argument('--hz', type=float, default=15.0, help='its pictures per second')
-    parser.add_argument('--seed', type=int, default=3, help='of its track, weather and light')
-    parser.add_argument(
-        '--domain',
-        type=int,
-        help='ROS_DOMAIN_ID; without it one of its own, so that nobody else is disturbed',
-    )
+    add_fields(parser, DemoOptions)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,6 +119,45 @@ def run(args: argparse.Namespace) -> int:
     print(last_line(result), flush=True)
     answered = any(frame.fate == 'answered' for frame in play.frames)
     return 0 if answered and not failed and not play.process_failed else 1
+
+
+def demo_result(args: argparse.Namespace, drive: Drive, bundle: Bundle, play: Pass) -> ReplayResult:
+    """Result of the only pass, as `cone-perception replay` would tell it; args: the demo's."""
+    card = bundle.card
+    figures = {**pass_figures([play]), **consistency_figures([play], card.class_names)}
+    if drive.truth is not None:
+        figures |= accuracy_figures([play], drive.truth, card.class_names, card.thresholds)
+    rendered = {} if args.bag else {name: getattr(args, name) for name in ('seconds', 'hz', 'seed')}
+    return ReplayResult(
+        configuration={
+            'arguments': [str(drive.bag)],
+            'through': 'ros',
+            'pace': {'kind': 'bag', 'rate': 1.0},
+            'started': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            'rendered': rendered,
+        },
+        bag=describe_bag(drive),
+        model={**describe_model(bundle, play.health), 'folder': str(bundle.folder)},
+        host=describe_host(),
+        figures=figures,
+        per_pass=[figures],
+        passes=[play.frames],
+        load=[()],
+        truth=drive.truth,
+        problems=list(dict.fromkeys((*drive.problems, *play.problems))),
+        health=play.health,
+    )
+
+
+def last_line(result: ReplayResult) -> str:
+    """The demo's last line, to be read by programs."""
+    text = 'demo: frames={frames_sent:.0f} answered={frames_answered:.0f} failed={failed} '
+    if result.truth is not None:
+        text += 'precision={precision_sent:.2f} recall={recall_sent:.2f} '
+    text += 'p50_ms={latency_p50_ms:.1f} p99_ms={latency_p99_ms:.1f}'
+    failed = sum(frame.fate == 'failed' for frame in result.passes[0])
+    values = {name: figure.value for name, figure in result.figures.items()}
+    return text.format_map(values | {'failed': failed})
 
 
 def write_results(out: Path, result: ReplayResult, bag: Path) -> None:
