@@ -24,7 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 from output import benchmark_parser, print_table, write_result
-from peer import load_peer
+from peer_node import load_peer
 from tqdm import tqdm
 
 from cone_perception.engines import Engine

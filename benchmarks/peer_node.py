@@ -11,13 +11,14 @@ that this package ships, and nothing copied that need not be. Needs ROS 2 and th
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from peer import load_peer
+import numpy as np
 
 from cone_perception.images import converter
 from cone_perception.ros.transport import use_profile
@@ -39,6 +40,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     serve(args, load_peer(args.weights, args.imgsz, args.confidence, args.iou, args.threads))
     return 0
+
+
+def load_peer(
+    weights: Path, imgsz: int, confidence: float, iou: float, threads: int = 0
+) -> Callable[[Any], Any]:
+    """`ultralytics predict`, FP32 on the CPU: picture, (H, W, 3) uint8 BGR, to result; warm.
+
+    imgsz: 640 makes 384x640 of a 720p picture. threads: 0 is one for each core.
+    """
+    from training.ultralytics_cpu import prepare_ultralytics
+
+    prepare_ultralytics()
+    import torch
+    from ultralytics import YOLO
+
+    model = YOLO(weights)
+    options = {'imgsz': imgsz, 'conf': confidence, 'iou': iou, 'device': 'cpu', 'verbose': False}
+    grey = np.full((720, 1280, 3), 114, np.uint8)
+    model.predict(grey, **options)
+    # After the first call: that sets its own number of threads.
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    for _ in range(3):
+        model.predict(grey, **options)
+    return lambda bgr: model.predict(bgr, **options)[0]
 
 
 def serve(args: argparse.Namespace, predict: Any) -> None:

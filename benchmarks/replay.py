@@ -23,15 +23,15 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from output import benchmark_parser, write_result
-from replay_tables import ACCURACY, FAST, ONE_CORE, ONE_CORE_HZ, draw, print_tables
+from output import benchmark_parser, print_table, write_result
 
-from cone_perception.accuracy.intervals import Float64
+from cone_perception.accuracy.intervals import Float64, Interval
 from cone_perception.engines.machine import describe_host
 from cone_perception.model_card import Bundle, ModelCard, read_bundle
 from cone_perception.replay.describe import describe_bag
@@ -43,7 +43,11 @@ from cone_perception.replay.processes import NodeCommand, our_node
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 
-OURS, STRAIGHT = 'ours', 'straight'
+OURS, STRAIGHT, ONE_CORE = 'ours', 'straight', 'one core'
+FAST = 'as fast as possible'
+ONE_CORE_HZ = 10.0
+"""Slow enough for one core: what is measured is the cost, not a queue."""
+
 PEER_READY = 'active: listening'
 """Line that peer_node.py logs when it is warm and subscribed."""
 
@@ -51,7 +55,8 @@ SETTLED_NS = 10**9
 """After the first picture. What no program has touched for a second answers slowly, on a virtual
 machine several times so, and the nodes have waited for the player."""
 
-OWN = (OURS, ONE_CORE)
+OWN_STATIONS = ('wait', 'preprocess', 'decode', 'publish')
+ACCURACY = ('precision_answered', 'recall_answered', 'map50_answered')
 COMPARED = (
     ('rate_out_hz', FAST, 'throughput (Hz)'),
     *(
@@ -69,20 +74,16 @@ COMPARED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Contender:
-    """A node to be measured. command_for: of a drive."""
+CHARTS = (
+    ('rate_out_hz', (FAST,), 'answers per second, as fast as possible'),
+    ('latency_p50_ms', ('15 Hz', '30 Hz'), 'latency p50 (ms)'),
+    ('latency_p99_ms', ('15 Hz', '30 Hz'), 'latency p99 (ms)'),
+    ('node_memory_peak_mb', (FAST,), 'memory (MB)'),
+)
 
-    name: str
-    command_for: Callable[[Drive], NodeCommand]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Measured:
-    """Everything that was seen on one drive. passes: (contender, pace) -> one for each round."""
-
-    drive: Drive
-    passes: Mapping[tuple[str, str], Sequence[Pass]]
+NodeFor = Callable[[Drive], NodeCommand]
+Passes = Mapping[tuple[str, str], Sequence[Pass]]
+"""(node, pace) -> a pass for each round."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,17 +100,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--plots', type=Path, help='folder for charts (PNG)')
     args = parser.parse_args(argv)
     bundle = read_bundle(args.bundle)
-    contenders = [
-        Contender(OURS, lambda drive: our_node(drive, bundle, {'device': 'cpu'})),
-        Contender(STRAIGHT, lambda drive: straight_node(drive, bundle, args.weights)),
-        *(Contender(*_named(text, bundle)) for text in args.node),
-    ]
+    nodes: dict[str, NodeFor] = {
+        OURS: partial(our_node, bundle=bundle, settings={'device': 'cpu'}),
+        STRAIGHT: partial(straight_node, bundle=bundle, weights=args.weights),
+    }
+    for text in args.node:
+        name, _, command = text.partition('=')
+        nodes[name] = partial(foreign_node, bundle=bundle, command=command)
     load_before = os.getloadavg()[0]
     drives = []
     for bag in args.bag:
         drive = open_drive(bag, class_names=bundle.card.class_names)
-        measured = measure(drive, contenders, args.rounds, args.faster_hz)
-        drives.append(summarise(measured, bundle.card, f'{args.faster_hz:g} Hz'))
+        passes = measure(drive, nodes, args.rounds, args.faster_hz)
+        drives.append(summarise(drive, passes, bundle.card, f'{args.faster_hz:g} Hz'))
     result = {
         'rounds': args.rounds,
         'load_before': load_before,
@@ -117,58 +120,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         'bundle': bundle.card.name,
         'drives': drives,
     }
-    print_tables(result)
+    for of_drive in drives:
+        print_tables(of_drive, args.rounds)
     write_result(args.json, result)
     if args.plots:
         draw(args.plots, result)
     return 0
 
 
+def foreign_node(drive: Drive, bundle: Bundle, command: str) -> NodeCommand:
+    """Any node. command: a shell's words, in which {image} and {detections} become topics."""
+    (camera,) = drive.cameras
+    answers = f'/{camera.name}/detections'
+    words = shlex.split(command.format(image=camera.topic, detections=answers))
+    return NodeCommand(tuple(words), {camera.name: answers}, bundle.card.class_names)
+
+
 def straight_node(drive: Drive, bundle: Bundle, weights: Path) -> NodeCommand:
     """The peer, with the lowest threshold of the card: it has one for all classes."""
-    (camera,) = drive.cameras
     card = bundle.card
-    options = {
-        'weights': weights.resolve(),
-        'image-topic': camera.topic,
-        'detections': f'/{camera.name}/detections',
-        'imgsz': max(card.height_px, card.width_px),
-        'confidence': min(card.thresholds.values()),
-        'iou': card.nms_iou,
-    }
-    script = Path(__file__).with_name('peer_node.py')
-    given = [part for name, value in options.items() for part in (f'--{name}', str(value))]
-    node = _foreign_node(drive, bundle, (sys.executable, str(script), *given))
-    return replace(node, ready=PEER_READY)
-
-
-def _named(text: str, bundle: Bundle) -> tuple[str, Callable[[Drive], NodeCommand]]:
-    name, _, command = text.partition('=')
-
-    def command_for(drive: Drive) -> NodeCommand:
-        (camera,) = drive.cameras
-        filled = command.format(image=camera.topic, detections=f'/{camera.name}/detections')
-        return _foreign_node(drive, bundle, tuple(shlex.split(filled)))
-
-    return name, command_for
-
-
-def _foreign_node(drive: Drive, bundle: Bundle, command: tuple[str, ...]) -> NodeCommand:
-    (camera,) = drive.cameras
-    return NodeCommand(
-        command=command,
-        detections={camera.name: f'/{camera.name}/detections'},
-        class_names=bundle.card.class_names,
+    paths = map(str, (sys.executable, Path(__file__).with_name('peer_node.py')))
+    command = (
+        f'{shlex.join(paths)} --weights {shlex.quote(str(weights.resolve()))} '
+        f'--imgsz {max(card.height_px, card.width_px)} --iou {card.nms_iou} '
+        f'--confidence {min(card.thresholds.values())} '
+        '--image-topic {image} --detections {detections}'
     )
+    return replace(foreign_node(drive, bundle, command), ready=PEER_READY)
 
 
-def measure(
-    drive: Drive, contenders: Sequence[Contender], rounds: int, faster_hz: float
-) -> Measured:
+def measure(drive: Drive, nodes: Mapping[str, NodeFor], rounds: int, faster_hz: float) -> Passes:
     """All passes over one drive."""
-    paces = {FAST: Pace('fast')}
-    paces |= {f'{hz} Hz': Pace('hz', hz=hz) for hz in (15, 30, 60)}
-    ours = contenders[0].command_for(drive)
+    paces = {FAST: Pace('fast')} | {f'{hz} Hz': Pace('hz', hz=hz) for hz in (15, 30, 60)}
+    ours = nodes[OURS](drive)
     pinned = ours.started_by('taskset', '-c', '0')
     passes: dict[tuple[str, str], list[Pass]] = {}
 
@@ -181,26 +165,22 @@ def measure(
         passes.setdefault((name, pace_name), []).append(seen)
 
     for number in range(rounds):
-        shift = number % len(contenders)
         for pace_name, pace in paces.items():
-            for contender in (*contenders[shift:], *contenders[:shift]):
-                play(contender.name, contender.command_for(drive), pace_name, pace)
+            for name in np.roll([*nodes], -number).tolist():
+                play(name, nodes[name](drive), pace_name, pace)
         play(OURS, ours, f'{faster_hz:g} Hz', Pace('hz', hz=faster_hz))
         play(ONE_CORE, pinned, f'{ONE_CORE_HZ:g} Hz', Pace('hz', hz=ONE_CORE_HZ))
-    return Measured(drive, passes)
+    return passes
 
 
-def summarise(measured: Measured, card: ModelCard, faster: str) -> dict[str, Any]:
-    """Figures of one drive: of each contender and pace, and the ratios."""
+def summarise(drive: Drive, passes: Passes, card: ModelCard, faster: str) -> dict[str, Any]:
+    """Figures of one drive: of each node and pace, and the ratios."""
+    named = {f'{name}, {pace}': seen for (name, pace), seen in passes.items()}
     per_round = {
-        f'{name}, {pace}': [figures_of([seen], measured.drive, card) for seen in passes]
-        for (name, pace), passes in measured.passes.items()
+        key: [figures_of([one], drive, card) for one in seen] for key, seen in named.items()
     }
-    together = {
-        f'{name}, {pace}': figures_of(passes, measured.drive, card)
-        for (name, pace), passes in measured.passes.items()
-    }
-    others = [name for name in dict.fromkeys(n for n, _ in measured.passes) if name not in OWN]
+    together = {key: figures_of(seen, drive, card) for key, seen in named.items()}
+    others = [n for n in dict.fromkeys(n for n, _ in passes) if n not in (OURS, ONE_CORE)]
     ratios = []
     for name in others:
         for figure, pace, title in COMPARED:
@@ -222,17 +202,14 @@ def summarise(measured: Measured, card: ModelCard, faster: str) -> dict[str, Any
                     'ratios': of_rounds.tolist(),
                 }
             )
+    known = others if drive.truth is not None else []
     return {
-        'bag': describe_bag(measured.drive),
+        'bag': describe_bag(drive),
         'ratios': ratios,
-        'accuracy': [
-            accuracy_beside(measured, name, card)
-            for name in others
-            if measured.drive.truth is not None
-        ],
+        'accuracy': [accuracy_beside(drive, passes, name, card) for name in known],
         'figures': together,
         'per_round': per_round,
-        'age_when_faster': age_when_faster(measured.passes[OURS, faster]),
+        'age_when_faster': age_when_faster(passes[OURS, faster]),
         'faster': faster,
     }
 
@@ -256,21 +233,19 @@ def _settled(seen: Pass) -> Pass:
     return replace(seen, frames=[frame for frame in seen.frames if frame.sent_ns >= from_ns])
 
 
-def accuracy_beside(measured: Measured, name: str, card: ModelCard) -> dict[str, Any]:
+def accuracy_beside(drive: Drive, passes: Passes, name: str, card: ModelCard) -> dict[str, Any]:
     """Accuracy of ours and of another, on the pictures of FAST that both answered."""
-    truth = measured.drive.truth
-    assert truth is not None
+    assert drive.truth is not None
     kept: tuple[list[Pass], list[Pass]] = ([], [])
-    both = (measured.passes[OURS, FAST], measured.passes[name, FAST])
-    for of_round in zip(*both, strict=True):
+    for of_round in zip(passes[OURS, FAST], passes[name, FAST], strict=True):
         answered = [{f.stamp_ns for f in p.frames if f.fate == 'answered'} for p in of_round]
         common = set.intersection(*answered)
-        for seen, passes in zip(of_round, kept, strict=True):
+        for seen, of_node in zip(of_round, kept, strict=True):
             frames = [frame for frame in seen.frames if frame.stamp_ns in common]
-            passes.append(replace(seen, frames=frames))
+            of_node.append(replace(seen, frames=frames))
     ours, theirs = (
-        accuracy_figures(_equal(passes, card), truth, card.class_names, card.thresholds)
-        for passes in kept
+        accuracy_figures(_equal(seen, card), drive.truth, card.class_names, card.thresholds)
+        for seen in kept
     )
     return {
         'other': name,
@@ -329,6 +304,94 @@ def median(values: Float64) -> float:
     """Median of the known values; NaN without one."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if len(known) else math.nan
+
+
+def print_tables(drive: Mapping[str, Any], rounds: int) -> None:
+    """Print every table of docs/results/replay.md for one drive."""
+    figures = drive['figures']
+    print_table(
+        ('', 'ours', 'other', '', 'ours / other', 'in the rounds', 'of all pictures'),
+        (
+            f'{each["what"]}|{each["ours"]:.4g}|{each["theirs"]:.4g}|{each["other"]}|'
+            f'{each["ratio"]:.2f}|{min(each["ratios"]):.2f} to {max(each["ratios"]):.2f}|'
+            f'{each["ratio_of_all_frames"]:.2f}'.split('|')
+            for each in drive['ratios']
+        ),
+        f'## {Path(str(drive["bag"]["path"])).name}, {rounds} rounds',
+    )
+    fates = ('answered', 'transport', 'dropped', 'failed', 'return', 'unknown')
+    print_table(
+        ('', 'sent', *(f'{fate} %' for fate in fates)),
+        (
+            (name, f'{of["frames_sent"]:.0f}', *(f'{of[f"{f}_share"]:.2%}' for f in fates))
+            for name, of in figures.items()
+        ),
+        'What became of the pictures, all rounds:',
+    )
+    stations = ('own_cost', *(f'station_{n}' for n in (*OWN_STATIONS, 'inference', 'transport_in')))
+    print_table(
+        ('', *(name.removeprefix('station_').replace('_', ' ') for name in stations)),
+        (
+            (name, *(f'{of[f"{n}_p50_ms"]:.2f}, {of[f"{n}_p99_ms"]:.2f}' for n in stations))
+            for name, of in figures.items()
+            if 'own_cost_p50_ms' in of
+        ),
+        'Own cost, ms, p50 and p99 (everything from receipt to publishing but the run):',
+    )
+    for each in drive['accuracy']:
+        pairs = [
+            [Interval(**each[whose][what]) for whose in ('ours', 'theirs')] for what in ACCURACY
+        ]
+        print_table(
+            ('at the thresholds of the card', 'ours', each['other'], 'difference'),
+            (
+                (what.removesuffix('_answered'), str(a), str(b), f'{a.value - b.value:+.4f}')
+                for what, (a, b) in zip(ACCURACY, pairs, strict=True)
+            ),
+            f'Accuracy on the {each["pictures"]} pictures that both answered:',
+        )
+    print(
+        '\nInput at {faster}: age at publishing p50 {age_p50_ms:.1f} ms, p99 {age_p99_ms:.1f} ms; '
+        'the run of the network p50 {inference_p50_ms:.1f} ms, p99 {inference_p99_ms:.1f} ms; '
+        '{older_than_bound:.0f} of {frames} answers are older than two runs and their transport; '
+        'the 99th percentile of age over that is {p99_of_age_over_bound:.2f}.'.format(
+            faster=drive['faster'], **drive['age_when_faster']
+        )
+    )
+
+
+def draw(folder: Path, result: Mapping[str, Any]) -> None:
+    """Charts of the figures; no picture of a camera is in them."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drives = {Path(str(drive['bag']['path'])).name: drive['figures'] for drive in result['drives']}
+    for name, figures in drives.items():
+        nodes = [n for n in dict.fromkeys(k.rpartition(', ')[0] for k in figures) if n != ONE_CORE]
+        page = Figure(figsize=(12, 3.4), layout='constrained')
+        for axes, (figure, paces, title) in zip(page.subplots(1, 4), CHARTS, strict=True):
+            bars = [(node, pace) for pace in paces for node in nodes]
+            labels = [f'{node}\n{pace}' if len(paces) > 1 else node for node, pace in bars]
+            heights = [figures[f'{node}, {pace}'][figure] for node, pace in bars]
+            colours = [f'C{nodes.index(node)}' for node, _ in bars]
+            drawn = axes.bar(range(len(bars)), heights, color=colours)
+            axes.bar_label(drawn, fmt='%.4g', fontsize=8)
+            axes.set_xticks(range(len(bars)), labels, fontsize=7)
+            axes.set_title(title, fontsize=9)
+            axes.spines[['top', 'right']].set_visible(False)
+        page.suptitle(f'{name}: {result["rounds"]} interleaved rounds', fontsize=10)
+        page.savefig(folder / f'{name}.png', dpi=110)
+    page = Figure(figsize=(8, 2.6), layout='constrained')
+    axes = page.subplots()
+    left = np.zeros(len(drives))
+    for station in OWN_STATIONS:
+        figure = f'station_{station}_p50_ms'
+        width = [of[f'{ONE_CORE}, {ONE_CORE_HZ:g} Hz'][figure] for of in drives.values()]
+        axes.barh([*drives], width, left=left, label=station)
+        left += width
+    axes.set_xlabel('own cost on one core, medians of the stations (ms); 8 ms are allowed')
+    page.legend(ncols=len(OWN_STATIONS), fontsize=8, loc='outside upper center')
+    page.savefig(folder / 'own_cost.png', dpi=110)
 
 
 if __name__ == '__main__':
