@@ -28,14 +28,14 @@ from peer_node import load_peer
 from tqdm import tqdm
 
 from cone_perception.engines import Engine
-from cone_perception.engines.check import match_pairs
+from cone_perception.engines.check import match_pairs, mean_and_p95
 from cone_perception.engines.cpu.fastest import networks_for_cpu
 from cone_perception.engines.cpu.open import computes_bfloat16, open_network
 from cone_perception.engines.machine import describe_host
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pipeline import STATIONS, ConeDetector
-from cone_perception.types import Arithmetic, Detections, Frame
+from cone_perception.types import Arithmetic, CpuRuntime, Detections, Frame
 
 WARM_UP_ROUNDS = 3
 REST_S = 0.05
@@ -66,20 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = max(bundle.card.height_px, bundle.card.width_px)
     peer = load_peer(args.weights, size, args.confidence, bundle.card.nms_iou, args.threads)
     runners: dict[str, Runner] = {
-        PEER: lambda frames: [(cones_of(peer(frame.bgr)), {}) for frame in frames]
+        PEER: lambda frames: [(cones_of(peer(frame.bgr).boxes), {}) for frame in frames]
     }
     for name, engine in open_all(bundle, args.threads, two_at_once=args.in_a_row > 1):
         runners[name] = bundle_runner(bundle, engine, args.confidence)
+    load_before = os.getloadavg()[0]
     result = {
-        'machine': {
-            **describe_host(),
-            'load_before': os.getloadavg()[0],
-            'threads': args.threads,
-        },
-        'bundle': {
-            'name': bundle.card.name,
-            'quantised': bundle.card.training.get('quantised'),
-        },
+        'machine': {**describe_host(), 'load_before': load_before, 'threads': args.threads},
+        'bundle': {'name': bundle.card.name, 'quantised': bundle.card.training.get('quantised')},
         **measure(runners, frames, args.in_a_row),
     }
     show(result)
@@ -104,11 +98,10 @@ def open_all(bundle: Bundle, threads: int, two_at_once: bool) -> Iterator[tuple[
     single = [network for network in bundle.card.networks if network.batch == 1]
     for network in sorted(single, key=lambda n: n.file):
         encoding = f' ({network.encoding})' if network.precision == 'int8' else ''
-        if network.encoding != 'int8':
-            name = f'openvino {network.precision}{encoding}'
-            yield name, open_network(bundle, network, 'openvino', threads)
-        name = f'onnxruntime {network.precision}{encoding}'
-        yield name, open_network(bundle, network, 'onnxruntime', threads)
+        runtimes: list[CpuRuntime] = ['openvino', 'onnxruntime']
+        for runtime in runtimes[network.encoding == 'int8' :]:
+            name = f'{runtime} {network.precision}{encoding}'
+            yield name, open_network(bundle, network, runtime, threads)
     arithmetics: list[Arithmetic] = ['bfloat16'] if computes_bfloat16() else []
     for network in networks_for_cpu(bundle.card, 1):
         for arithmetic in arithmetics:
@@ -135,14 +128,9 @@ def bundle_runner(bundle: Bundle, engine: Engine, confidence: float) -> Runner:
     return run
 
 
-def cones_of(result: Any) -> Detections:
-    """Detections of a result of Ultralytics."""
-    boxes = result.boxes
-    return Detections(
-        boxes.xyxy.numpy().astype(np.float32),
-        boxes.conf.numpy().astype(np.float32),
-        boxes.cls.numpy().astype(np.int64),
-    )
+def cones_of(boxes: Any) -> Detections:
+    """Detections of a result's boxes in Ultralytics."""
+    return Detections(boxes.xyxy.numpy(), boxes.conf.numpy(), boxes.cls.numpy().astype(np.int64))
 
 
 def measure(runners: dict[str, Runner], frames: Sequence[Frame], in_a_row: int) -> dict[str, Any]:
@@ -155,8 +143,7 @@ def measure(runners: dict[str, Runner], frames: Sequence[Frame], in_a_row: int) 
     answers: dict[str, list[Answer]] = {name: [] for name in names}
     rounds = [frames[start : start + in_a_row] for start in range(0, len(frames), in_a_row)]
     for index, of_round in enumerate(tqdm(rounds, unit='round')):
-        shift = index % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in np.roll(names, -index).tolist():
             time.sleep(REST_S)
             started = time.perf_counter()
             found = runners[name](of_round)
@@ -188,52 +175,38 @@ def measure(runners: dict[str, Runner], frames: Sequence[Frame], in_a_row: int) 
 
 def difference(reference: Sequence[Detections], found: Sequence[Detections]) -> dict[str, float]:
     """Boxes of the reference that were missed, boxes more than it has, and how the rest differ."""
-    errors: list[float] = []
-    overlaps: list[float] = []
+    errors, overlaps = [], []
     for wanted, given in zip(reference, found, strict=True):
         i, j, overlap = match_pairs(wanted, given)
         errors += np.abs(wanted.score[i] - given.score[j]).tolist()
         overlaps += overlap.tolist()
+    boxes = sum(map(len, reference))
     return {
-        'boxes': sum(map(len, reference)),
-        'missed': sum(map(len, reference)) - len(errors),
+        'boxes': boxes,
+        'missed': boxes - len(errors),
         'extra': sum(map(len, found)) - len(errors),
-        'mean_iou': float(np.mean(overlaps)) if overlaps else float('nan'),
-        'mean_score_error': float(np.mean(errors)) if errors else float('nan'),
+        'mean_iou': mean_and_p95(overlaps)[0],
+        'mean_score_error': mean_and_p95(errors)[0],
     }
 
 
 def show(result: dict[str, Any]) -> None:
     """Print a row for each runner."""
-    rows = []
-    for name, entry in result['runners'].items():
-        other = entry['against_fp32']
-        rows.append(
-            (
-                name,
-                f'{entry["median_ms"]:.1f}',
-                f'{entry["p90_ms"]:.1f}',
-                f'{entry["times_faster_than_peer"]:.1f}x',
-                ', '.join(f'{v:.2f}' for v in entry['stations_median_ms'].values()),
-                f'{other["missed"]}, {other["extra"]}',
-                f'{other["mean_iou"]:.3f}',
-                f'{other["mean_score_error"]:.3f}',
-            )
-        )
-    head = (
-        'ms',
-        'p90',
-        'faster',
-        ', '.join(STATIONS),
-        'missed, extra',
-        'IoU',
-        'score error',
-    )
-    title = (
+    rows = [
+        (
+            f'{name}|{of["median_ms"]:.1f}|{of["p90_ms"]:.1f}|{of["times_faster_than_peer"]:.1f}x|'
+            f'{", ".join(f"{each:.2f}" for each in of["stations_median_ms"].values())}|'
+            '{missed}, {extra}|{mean_iou:.3f}|{mean_score_error:.3f}'.format(**of['against_fp32'])
+        ).split('|')
+        for name, of in result['runners'].items()
+    ]
+    stations = ', '.join(STATIONS)
+    print_table(
+        ('', 'ms', 'p90', 'faster', stations, 'missed, extra', 'IoU', 'score error'),
+        rows,
         f'medians of {result["rounds"]} interleaved rounds, {result["in_a_row"]} in a row, '
-        f'{result["machine"]["threads"]} threads'
+        f'{result["machine"]["threads"]} threads',
     )
-    print_table(('', *head), rows, title)
 
 
 if __name__ == '__main__':

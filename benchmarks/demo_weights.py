@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -35,33 +34,28 @@ def write_weights(bundle: Bundle, architecture: str, out: Path) -> None:
 
     Raises ValueError when the network is of another architecture.
     """
-    model = load_model(architecture, bundle.card.class_names)
-    network = onnx.load(bundle.checked_path(bundle.network('fp16', 'float')))
-    arrays = {
-        weight.name.removesuffix('_half'): numpy_helper.to_array(weight).astype(np.float32)
-        for weight in network.graph.initializer
-    }
     import torch
 
-    wanted = model.state_dict()
-    wrong = [n for n, v in wanted.items() if n not in arrays or arrays[n].shape != tuple(v.shape)]
-    if wrong:
-        raise ValueError(f'{bundle.folder} is no {architecture}: {wrong[0]} is not in it as such')
-    model.load_state_dict({name: torch.from_numpy(arrays[name].copy()) for name in wanted})
-    torch.save({'model': model, 'train_args': {'task': 'detect'}}, out)
-
-
-def load_model(architecture: str, class_names: Sequence[str]) -> Any:
-    """The architecture as it runs: batch normalisation folded into the convolutions."""
     from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
 
-    model = DetectionModel(architecture, nc=len(class_names), verbose=False)
-    model.names = dict(enumerate(class_names))
-    model.fuse(verbose=False)
-    return model.eval()
+    names = bundle.card.class_names
+    model = DetectionModel(architecture, nc=len(names), verbose=False)
+    model.names = dict(enumerate(names))
+    model.fuse(verbose=False)  # as it runs: batch normalisation in the convolutions
+    network = onnx.load(bundle.checked_path(bundle.network('fp16', 'float')))
+    arrays = {
+        weight.name.removesuffix('_half'): numpy_helper.to_array(weight).astype(np.float32)
+        for weight in network.graph.initializer
+    }
+    wanted = model.state_dict()
+    wrong = [n for n, v in wanted.items() if n not in arrays or arrays[n].shape != tuple(v.shape)]
+    if wrong:
+        raise ValueError(f'{bundle.folder} is no {architecture}: {wrong[0]} is not in it as such')
+    model.load_state_dict({name: torch.from_numpy(arrays[name].copy()) for name in wanted})
+    torch.save({'model': model.eval(), 'train_args': {'task': 'detect'}}, out)
 
 
 if __name__ == '__main__':

@@ -12,7 +12,6 @@ when something is not as it must be. Needs pycuda, and NVRTC or nvcc. Under comp
 from __future__ import annotations
 
 import gc
-import platform
 import statistics
 import sys
 import time
@@ -20,6 +19,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timezone
+from functools import partial
+from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,19 @@ from cone_perception.engines.cuda.device import (
 )
 from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.engines.cuda.request import FIRST_PICTURE, FORMATS, read_answer
+from cone_perception.engines.machine import describe_host
 from cone_perception.errors import ConePerceptionError
 from cone_perception.images import to_bgr
 from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.preprocess import Letterbox
-from cone_perception.types import CameraPicture, Detections
+from cone_perception.types import CameraPicture, Detections, Int64
 
 NMS_IOU = 0.6
 THRESHOLDS = np.full(CLASSES, 0.5, np.float32)
 
 WARM_UP_RUNS = 20
 
+GROWTHS = ('host_growth_bytes', 'device_growth_bytes')
 GROWTH_LIMIT_BYTES = 4 << 20
 """Growth of host or device memory over all frames; one leaked frame each would be gigabytes."""
 
@@ -101,10 +104,9 @@ def find_problems(results: dict[str, Any]) -> list[str]:
     for name, case in accuracy['boxes'].items():
         if not case['same_classes'] or case['worst_px'] > 0.5:
             problems.append(f'boxes of {name}: {case}')
-    for name in ('host_growth_bytes', 'device_growth_bytes'):
-        for what in ('frames', 'loads'):
-            if leaks[what][name] > GROWTH_LIMIT_BYTES:
-                problems.append(f'{name} of {what}: {leaks[what][name]}')
+    for what, name in product(('frames', 'loads'), GROWTHS):
+        if leaks[what][name] > GROWTH_LIMIT_BYTES:
+            problems.append(f'{name} of {what}: {leaks[what][name]}')
     ratio = results['stations']['upload_and_letterbox_over_copy']
     if ratio > COPY_RATIO_LIMIT:
         problems.append(f'upload and letterbox take {ratio:.2f} times a copy of the same bytes')
@@ -116,29 +118,25 @@ def open_device(use_graph: bool = True) -> closing[CudaDevice]:
     return closing(CudaDevice(lambda: StandIn(1), Preprocessing(), use_graph))
 
 
-def open_engine(batch: int = 1, use_graph: bool = True) -> CudaEngine:
-    nothing = NetworkFile('stand_in', '0' * 64, 'fp32', 'float', batch)
-    return CudaEngine(
-        lambda: StandIn(batch), Preprocessing(), nothing, 'stand-in', use_graph=use_graph
-    )
+def open_engine(batch: int = 1, use_graph: bool = True) -> closing[CudaEngine]:
+    network = NetworkFile('stand_in', '0' * 64, 'fp32', 'float', batch)
+    make = partial(StandIn, batch)
+    return closing(CudaEngine(make, Preprocessing(), network, 'stand-in', use_graph=use_graph))
 
 
 def describe_machine() -> dict[str, Any]:
     with open_device() as device:
-        import pycuda
         import pycuda.driver as drv
 
         return {
+            **describe_host(),
             'time': datetime.now(timezone.utc).isoformat(timespec='seconds'),
             'gpu': device.name,
             'architecture': device.architecture,
             'driver_cuda': drv.get_driver_version(),
-            'pycuda': pycuda.VERSION_TEXT,
             'pycuda_cuda': '.'.join(map(str, drv.get_version())),
             'compiler': find_compiler().version,
             'launches': device.launches,
-            'python': platform.python_version(),
-            'cpu': platform.processor() or platform.machine(),
         }
 
 
@@ -165,12 +163,11 @@ def measure_accuracy() -> dict[str, Any]:
                 'worst_grey_levels': float(off.max()),
                 'share_that_differs': round(float((off > 0).mean()), 5),
             }
-            output = answer.output
-            assert output is not None
+            assert answer.output is not None
+            decoded = decode(answer.output[0], 'anchors', THRESHOLDS, NMS_IOU)
             found = read_answer(answer.answers[0], CLASSES)
-            if found is None:  # more than the lists hold: the engine decodes on the CPU then
-                found = decode(output[0], 'anchors', THRESHOLDS, NMS_IOU)
-            boxes[name] = compare(found, decode(output[0], 'anchors', THRESHOLDS, NMS_IOU))
+            # None: more than the lists hold; the engine decodes on the CPU then.
+            boxes[name] = compare(decoded if found is None else found, decoded)
             whole = decode(scores_on_cpu(expected), 'anchors', THRESHOLDS, NMS_IOU)
             boxes[name]['found_from_the_cpu_s_picture'] = len(whole)
     return {'letterbox': letterboxed, 'boxes': boxes}
@@ -277,19 +274,18 @@ def measure_frames(runs: int) -> dict[str, Any]:
     for batch in (1, 2):
         pictures = camera_job(batch).pictures
         for use_graph in (True, False):
-            engine = open_engine(batch, use_graph)
-
-            def ask(engine: CudaEngine = engine, pictures: Any = pictures) -> object:
-                return engine.detect(pictures, THRESHOLDS, NMS_IOU)
-
-            name = f'batch {batch}, {"graph" if use_graph else "launches"}'
-            found[name] = {'launches': engine.launches, 'one_caller_ms': median_ms(ask, runs)}
-            with ThreadPoolExecutor(2) as pool:
+            with open_engine(batch, use_graph) as engine, ThreadPoolExecutor(2) as pool:
+                ask = partial(engine.detect, pictures, THRESHOLDS, NMS_IOU)
+                alone_ms = median_ms(ask, runs)
                 started = time.perf_counter()
-                list(pool.map(lambda _: ask(), range(runs)))
+                for answer in [pool.submit(ask) for _ in range(runs)]:
+                    answer.result()
                 each_ms = (time.perf_counter() - started) / runs * 1e3
-            found[name]['two_callers_ms_per_frame'] = round(each_ms, 4)
-            engine.close()
+                found[f'batch {batch}, {"graph" if use_graph else "launches"}'] = {
+                    'launches': engine.launches,
+                    'one_caller_ms': alone_ms,
+                    'two_callers_ms_per_frame': round(each_ms, 4),
+                }
     return found
 
 
@@ -299,35 +295,27 @@ def search_leaks(frames: int, loads: int) -> dict[str, Any]:
     pictures = [
         CameraPicture.of_bgr(road(random, *size)) for size in (CAMERA, (1080, 1920), (376, 672))
     ]
-    engine = open_engine()
-    for picture in pictures * WARM_UP_RUNS:
-        engine.detect([picture], THRESHOLDS, NMS_IOU)
+    with open_engine() as engine:
+        for picture in pictures * WARM_UP_RUNS:
+            engine.detect([picture], THRESHOLDS, NMS_IOU)
+        before = memory_bytes()
+        for picture in islice(cycle(pictures), frames):
+            engine.detect([picture], THRESHOLDS, NMS_IOU)
+        by_frames = memory_bytes() - before
+    with open_engine():
+        pass
     before = memory_bytes()
-    for index in range(frames):
-        engine.detect([pictures[index % 3]], THRESHOLDS, NMS_IOU)
-    after = memory_bytes()
-    engine.close()
-    open_engine().close()
-    loads_before = memory_bytes()
     for _ in range(loads):
-        engine = open_engine()
-        engine.detect([pictures[0]], THRESHOLDS, NMS_IOU)
-        engine.close()
-    loads_after = memory_bytes()
+        with open_engine() as engine:
+            engine.detect([pictures[0]], THRESHOLDS, NMS_IOU)
+    by_loads = memory_bytes() - before
     return {
-        'frames': {'count': frames, **growth(before, after)},
-        'loads': {'count': loads, **growth(loads_before, loads_after)},
+        what: {'count': count, **dict(zip(GROWTHS, grown.tolist(), strict=True))}
+        for what, count, grown in (('frames', frames, by_frames), ('loads', loads, by_loads))
     }
 
 
-def growth(before: tuple[int, int], after: tuple[int, int]) -> dict[str, int]:
-    return {
-        'host_growth_bytes': after[0] - before[0],
-        'device_growth_bytes': after[1] - before[1],
-    }
-
-
-def memory_bytes() -> tuple[int, int]:
+def memory_bytes() -> Int64:
     """Resident memory of this process, and what is taken of the GPU."""
     import pycuda.driver as drv
 
@@ -340,7 +328,7 @@ def memory_bytes() -> tuple[int, int]:
     finally:
         context.pop()
     context.detach()
-    return pages * 4096, total - free
+    return np.array([pages * 4096, total - free], np.int64)
 
 
 if __name__ == '__main__':
