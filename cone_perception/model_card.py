@@ -12,13 +12,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from cone_perception.errors import ModelError
+from cone_perception.errors import ModelError, told_as
 from cone_perception.types import Arithmetic, Encoding, OutputLayout, Precision
 
 CARD_FILE = 'card.json'
-SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +36,10 @@ class NetworkFile:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        _check_text('file', self.file)
+        _check_fields(self)
         if Path(self.file).name != self.file:
             raise ValueError(f'file must be a plain name inside the bundle, got {self.file!r}')
-        _check_text('sha256', self.sha256)
-        _check_choice('precision', self.precision, get_args(Precision))
-        _check_choice('encoding', self.encoding, get_args(Encoding))
-        if type(self.batch) is not int or self.batch < 1:
+        if self.batch < 1:
             raise ValueError(f'batch must be a whole number from 1, got {self.batch!r}')
 
     def kind(self, arithmetic: Arithmetic = 'float32') -> str:
@@ -62,14 +58,12 @@ class Preprocessing:
     """
 
     resize: Literal['letterbox'] = 'letterbox'
-    pad_value: int = 114
+    pad_value: Literal[114] = 114
     colour_order: Literal['rgb', 'bgr'] = 'rgb'
     scale: float = 1 / 255
 
     def __post_init__(self) -> None:
-        _check_choice('resize', self.resize, ('letterbox',))
-        _check_choice('pad_value', self.pad_value, (114,))
-        _check_choice('colour_order', self.colour_order, ('rgb', 'bgr'))
+        _check_fields(self)
         if not math.isclose(self.scale, 1 / 255, rel_tol=1e-6):
             raise ValueError(f'scale must be 1/255, got {self.scale!r}')
 
@@ -103,21 +97,18 @@ class ModelCard:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     calibration: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
+    schema: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        _check_choice('schema', self.schema, (SCHEMA,))
-        _check_text('name', self.name)
-        _check_text('licence', self.licence)
+        _check_fields(self)
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f'class_names must be distinct names, got {list(self.class_names)}')
         for name in self.class_names:
-            _check_text('class_names', name)
+            _check_value('class_names', name, str)
         for side in ('height_px', 'width_px'):
             length = getattr(self, side)
-            if type(length) is not int or length < 32 or length % 32:
+            if length < 32 or length % 32:
                 raise ValueError(f'{side} must be a positive multiple of 32, got {length!r}')
-        _check_choice('output_layout', self.output_layout, get_args(OutputLayout))
         if set(self.thresholds) != set(self.class_names):
             raise ValueError(
                 f'thresholds must name each class once, got {sorted(self.thresholds)} '
@@ -218,12 +209,9 @@ def read_bundle(path: Path | str | None = None) -> Bundle:
         raise ModelError(
             f'{file} is not a model card, and a network without a card is not run: {hint}.'
         )
-    try:
+    what, advice = f'{file} is not a valid model card', 'Export the model again.'
+    with told_as(ModelError, what, OSError, ValueError, TypeError, KeyError, advice=advice):
         return Bundle(file.parent, _card_from(json.loads(file.read_text(encoding='utf-8'))))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ModelError(
-            f'{file} is not a valid model card: {error}. Export the model again.'
-        ) from error
 
 
 def file_sha256(path: Path) -> str:
@@ -244,9 +232,6 @@ def _card_from(raw: Any) -> ModelCard:
     values['preprocessing'] = Preprocessing(
         **_known_keys(values.get('preprocessing', {}), Preprocessing)
     )
-    for key in ('thresholds', 'other_files', 'training', 'metrics', 'calibration', 'gate'):
-        if not isinstance(values.get(key, {}), dict):
-            raise ValueError(f'{key} must be a JSON object, got {values[key]!r}')
     return ModelCard(**values)
 
 
@@ -265,11 +250,19 @@ def _list_of(values: dict[str, Any], key: str) -> list[Any]:
     return list(values[key])
 
 
-def _check_text(name: str, value: object) -> None:
-    if not isinstance(value, str) or not value:
+def _check_fields(of: Any) -> None:
+    """Raise ValueError: when a field is not of its type, or is an empty text."""
+    for name, kind in get_type_hints(type(of)).items():
+        _check_value(name, getattr(of, name), kind)
+
+
+def _check_value(name: str, value: object, kind: Any) -> None:
+    if kind is str and not (isinstance(value, str) and value):
         raise ValueError(f'{name} must be a text that is not empty, got {value!r}')
-
-
-def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}')
+    if kind is int and type(value) is not int:
+        raise ValueError(f'{name} must be a whole number, got {value!r}')
+    if get_origin(kind) is Mapping and not isinstance(value, dict):
+        raise ValueError(f'{name} must be a JSON object, got {value!r}')
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        known = ', '.join(map(repr, get_args(kind)))
+        raise ValueError(f'{name} must be one of {known}, got {value!r}')

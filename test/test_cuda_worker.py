@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cone_perception.engines.cuda.worker import CudaWorker
+from cone_perception.engines.cuda.engine import CudaWorker
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
 
 

@@ -22,6 +22,7 @@ from tiny_yolo import write_architecture
 from cone_perception.engines.check import read_reference, run_all
 from cone_perception.engines.cpu.open import computes_bfloat16, open_network
 from cone_perception.engines.open import open_engine
+from cone_perception.engines.tensorrt import gpu
 from cone_perception.errors import EngineError, ModelError, SettingsError, SourceError
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from training.export import export
@@ -290,11 +291,8 @@ def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a compiler, as on most machines that train on a CPU."""
-    from cone_perception.engines.tensorrt import bindings
 
-    monkeypatch.setattr(
-        bindings, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)}
-    )
+    monkeypatch.setattr(gpu, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)})
     bundle = write_tiny_bundle(tmp_path / 'bundle')
     with pytest.raises(ModelError) as refusal:
         export.build_engines(bundle, [1, 2])

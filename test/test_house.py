@@ -19,7 +19,7 @@ LAYERS = [
     'engines',
     'pipeline',
     'answering',
-    'detect ros engines.build_command engines.verify_command engines.verify',
+    'detect ros engines.build_command engines.verify_command',
     'replay',
     'cli',
 ]

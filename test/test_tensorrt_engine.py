@@ -415,8 +415,8 @@ def test_missing_tensorrt_is_named(bundles: dict[tuple[str, int], Bundle]) -> No
 
 def test_plan_that_tensorrt_refuses_is_named_with_its_words(tmp_path: Path) -> None:
     trt = pytest.importorskip('tensorrt_rtx_bindings')
-    from cone_perception.engines.tensorrt.bindings import make_logger
     from cone_perception.engines.tensorrt.engine import TensorRtNetwork
+    from cone_perception.engines.tensorrt.gpu import make_logger
     from cone_perception.engines.tensorrt.plans import EnginePlan
 
     plan = EnginePlan(tmp_path / 'foreign.plan', b'vtrt' + bytes(200))

@@ -43,7 +43,7 @@ NAMES = """
 CHECK = """
 import inspect, sys
 import tensorrt_bindings as trt
-from cone_perception.engines.tensorrt import bindings, compile_process
+from cone_perception.engines.tensorrt import compile_process, gpu
 
 for path in sys.argv[1:]:
     found = trt
@@ -64,13 +64,13 @@ for name in ('phase_start', 'step_complete', 'phase_finish'):
     assert list(inspect.signature(getattr(type(monitor), name)).parameters) == theirs, theirs
 monitor.phase_start('Building', None, 3)
 assert monitor.step_complete('Building', 0) is True
-logger = bindings.make_logger(trt, events.append)
+logger = gpu.make_logger(trt, events.append)
 for _ in range(2):
     logger.log(trt.ILogger.WARNING, 'careful')
 logger.log(trt.ILogger.VERBOSE, 'Name: a, LayerType: b')
 assert [event.message for event in events] == ['Building', 'careful']
 assert logger.layers == ['Name: a, LayerType: b']
-bindings.MODULES = {'tensorrt': ('tensorrt_bindings',)}
+gpu.MODULES = {'tensorrt': ('tensorrt_bindings',)}
 try:
     compile_process.compile_network(b'', 'tensorrt', 'SM89', 'int8')
 except compile_process.EngineError as error:

@@ -26,18 +26,12 @@ pytest.importorskip('onnxruntime')
 from cone_perception.decode import decode  # noqa: E402
 from cone_perception.engines import Engine  # noqa: E402
 from cone_perception.engines import build_command as build_engine  # noqa: E402
-from cone_perception.engines import verify as verifying  # noqa: E402
 from cone_perception.engines import verify_command as verify_engine  # noqa: E402
 from cone_perception.engines.apart import follow  # noqa: E402
 from cone_perception.engines.cpu.open import open_network  # noqa: E402
 from cone_perception.engines.events import BuildEvent  # noqa: E402
-from cone_perception.engines.tensorrt import bindings, fastest, gpu, provide  # noqa: E402
+from cone_perception.engines.tensorrt import fastest, gpu, provide  # noqa: E402
 from cone_perception.engines.tensorrt import order as ordering  # noqa: E402
-from cone_perception.engines.tensorrt.bindings import (  # noqa: E402
-    choose_provider,
-    import_provider,
-    make_logger,
-)
 from cone_perception.engines.tensorrt.compile_process import (  # noqa: E402
     Compiled,
     compile_apart,
@@ -48,7 +42,13 @@ from cone_perception.engines.tensorrt.fastest import (  # noqa: E402
     keep_fastest,
     read_choice,
 )
-from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu  # noqa: E402
+from cone_perception.engines.tensorrt.gpu import (  # noqa: E402  # noqa: E402
+    Gpu,
+    choose_provider,
+    import_provider,
+    make_logger,
+    read_gpu,
+)
 from cone_perception.engines.tensorrt.layers import (  # noqa: E402
     convolution_precisions,
     layers_from_inspector,
@@ -68,7 +68,7 @@ from cone_perception.engines.tensorrt.plans import (  # noqa: E402
     record_check,
 )
 from cone_perception.engines.tensorrt.provide import provide_engine, provide_plan  # noqa: E402
-from cone_perception.engines.verify import difference_on_gpu, verify  # noqa: E402
+from cone_perception.engines.verify_command import difference_on_gpu, verify  # noqa: E402
 from cone_perception.errors import (  # noqa: E402
     EngineError,
     PlanError,
@@ -588,7 +588,7 @@ def test_plan_that_tensorrt_refuses_fresh_from_its_compiler_is_a_failed_build(
 
 
 def test_provider_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bindings, 'MODULES', {'tensorrt': ('no_a',), 'tensorrt_rtx': ('no_b',)})
+    monkeypatch.setattr(gpu, 'MODULES', {'tensorrt': ('no_a',), 'tensorrt_rtx': ('no_b',)})
     with pytest.raises(EngineError, match=r'^TensorRT, version 10 or 11 .* or TensorRT-RTX .* not'):
         choose_provider()
     with pytest.raises(EngineError, match=r'^TensorRT-RTX .*\[rtx\].* is not installed'):
@@ -602,7 +602,7 @@ def test_machine_without_a_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(f'{name}: cannot open shared object file')
 
     monkeypatch.setattr(gpu.ctypes, 'CDLL', refuse)
-    with pytest.raises(EngineError, match=r'no NVIDIA driver \(libcuda\.so\.1: cannot open'):
+    with pytest.raises(EngineError, match=r'no NVIDIA driver: libcuda\.so\.1: cannot open'):
         read_gpu()
 
 
@@ -757,7 +757,6 @@ def test_page_is_written_where_nothing_works(
     def crash(*arguments: object) -> Gpu:
         raise AttributeError('a name that the bindings lack')
 
-    monkeypatch.setattr(verifying, 'read_gpu', refuse)
     pretend_tensorrt(monkeypatch)
     monkeypatch.setattr(ordering, 'read_gpu', crash_once(crash, refuse))
     out = tmp_path / 'page'

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, cast, get_args
 from cone_perception.engines import Engine
 from cone_perception.engines.cpu.fastest import CpuOrder, open_fastest
 from cone_perception.engines.events import BuildEvent, ignore
-from cone_perception.engines.tensorrt.bindings import choose_provider, import_provider
 from cone_perception.engines.tensorrt.fastest import fastest_order
-from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
+from cone_perception.engines.tensorrt.gpu import Gpu, choose_provider, import_provider, read_gpu
 from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders
 from cone_perception.engines.tensorrt.provide import open_ordered
 from cone_perception.errors import EngineError, EngineLostError, ModelError

@@ -1,28 +1,94 @@
-"""`cone-perception verify-engine`: what the first owner of a GPU runs, and sends the page back."""
+"""`cone-perception verify-engine`: what the first owner of a GPU runs, and sends the page back.
+
+Every network of a bundle that TensorRT takes is built, compared and timed on this machine.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+import numpy as np
+
+from cone_perception.decode import decode
+from cone_perception.engines import Engine, FrameEngine
 from cone_perception.engines.build_command import add_bundle
-from cone_perception.engines.events import print_event
-from cone_perception.engines.latency import Latency
-from cone_perception.engines.tensorrt.order import BuildPolicy
-from cone_perception.engines.verify import EngineReport, Verification, verify
-from cone_perception.errors import OutputError
-from cone_perception.files import write_whole
-from cone_perception.model_card import read_bundle
+from cone_perception.engines.check import check_engine, match_pairs, read_reference, run_all
+from cone_perception.engines.events import BuildEvent, print_event
+from cone_perception.engines.latency import Latency, measure_latencies
+from cone_perception.engines.machine import describe_host, installed_versions
+from cone_perception.engines.tensorrt.order import BuildPolicy, EngineOrder, for_gpu, make_order
+from cone_perception.engines.tensorrt.plans import EnginePlan, record_check
+from cone_perception.engines.tensorrt.provide import provide_engine
+from cone_perception.errors import EngineError, ModelError, OutputError, told_as
+from cone_perception.files import to_json, write_whole
+from cone_perception.filters import Filters
+from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pages.blocks import Banner, Block, Cell, Listing, Page, Section, Table, Text
 from cone_perception.pages.page import write_page
-from cone_perception.types import GpuRuntimeChoice
+from cone_perception.pipeline import ConeDetector
+from cone_perception.types import CameraPicture, Frame, GpuRuntimeChoice
 
+FRAME_HEIGHT_PX, FRAME_WIDTH_PX = 720, 1280
+BOX_TOLERANCE_PX = 0.5
+DISTRIBUTIONS = (
+    'tensorrt', 'tensorrt_cu12', 'tensorrt_cu13', 'tensorrt-rtx-cu13-bindings', 'pycuda',
+    'cuda-bindings', 'numpy', 'opencv-python',
+)  # fmt: skip
 COLUMNS = (
     'network', 'precision', 'batch', 'result', 'convolutions', 'score error', 'mean IoU',
     'network, ms', '720p to cones, ms', 'build, s', 'MB',
 )  # fmt: skip
+
+
+@dataclass(slots=True)
+class EngineReport:
+    """One network of the bundle on this machine.
+
+    failure: empty when it was built and answers as FP32 does; else the reason.
+    passport, check: as in the passport beside the plan. latency, frame_latency: of the engine
+    alone, and from a 720p picture to cones; None where it did not come that far.
+    launches: how the work reaches the GPU, as the engine says. messages: warnings and errors of
+    the compiler.
+    """
+
+    network: str
+    precision: str
+    batch: int
+    failure: str = ''
+    passport: Mapping[str, Any] | None = None
+    check: Mapping[str, Any] | None = None
+    latency: Latency | None = None
+    frame_latency: Latency | None = None
+    launches: str = ''
+    messages: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Everything on the page."""
+
+    time: str
+    command: str
+    machine: Mapping[str, Any]
+    model: Mapping[str, Any]
+    engines: Sequence[EngineReport]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.engines) and not any(report.failure for report in self.engines)
+
+    def to_json(self) -> str:
+        """All of it, for who reads it with a program."""
+        return to_json({'passed': self.passed, **asdict(self)}, indent=2) + '\n'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,12 +103,8 @@ def run(args: argparse.Namespace) -> int:
     found = verify(bundle, args.provider, BuildPolicy(on_event=print_event), args.runs)
     path = args.out / f'verify-engine-{bundle.card.name}.html'
     write_page(path, make_page(found))
-    try:
+    with told_as(OutputError, f'{path} cannot be written', advice='Give a folder with --out.'):
         write_whole(path.with_suffix('.json'), found.to_json())
-    except OSError as error:
-        raise OutputError(
-            f'{path} cannot be written: {error.strerror}. Give a folder with --out.'
-        ) from error
     for report in found.engines:
         passed = f'passed, {_ms(report.latency)} ms a run, {_ms(report.frame_latency)} ms from 720p'
         print(f'{report.precision}, batch {report.batch}: {report.failure or passed}')
@@ -50,9 +112,125 @@ def run(args: argparse.Namespace) -> int:
     return 0 if found.passed else 1
 
 
+def verify(
+    bundle: Bundle, provider: GpuRuntimeChoice, policy: BuildPolicy, runs: int
+) -> Verification:
+    """Build, compare and time every network of the bundle that TensorRT takes."""
+    networks = [n for n in bundle.card.networks if for_gpu(n)]
+    reports = [EngineReport(n.file, n.precision, n.batch) for n in networks]
+    with ExitStack() as stack:
+        working: list[tuple[EngineReport, Engine]] = []
+        for network, report in zip(networks, reports, strict=True):
+            with _noting_failure(report):
+                engine = _build(bundle, network, report, provider, policy)
+                stack.callback(engine.close)
+                working.append((report, engine))
+        for batch in sorted({report.batch for report, _ in working}):
+            same = [(report, engine) for report, engine in working if report.batch == batch]
+            with _noting_failure(same[0][0]):
+                _time(bundle, same, runs)
+    return Verification(
+        time=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        command=' '.join(sys.argv),
+        machine={**describe_host(), 'versions': installed_versions(DISTRIBUTIONS)},
+        model={
+            'name': bundle.card.name,
+            'networks': [asdict(network) for network in bundle.card.networks],
+            'gate': bundle.card.verdict,
+            'int8_convolutions': bundle.card.int8_convolutions,
+        },
+        engines=reports,
+    )
+
+
+def _build(
+    bundle: Bundle,
+    network: NetworkFile,
+    report: EngineReport,
+    provider: GpuRuntimeChoice,
+    policy: BuildPolicy,
+) -> Engine:
+    def listen(event: BuildEvent) -> None:
+        if event.kind in ('warning', 'error'):
+            report.messages.append(event.message)
+        policy.on_event(event)
+
+    def note(order: EngineOrder, plan: EnginePlan) -> None:
+        assert plan.passport is not None
+        report.passport = asdict(plan.passport)
+
+    policy.tell('reason', f'{network.file}:')
+    order = make_order(bundle, network, replace(policy, on_event=listen), provider)
+    plan, engine = provide_engine(order, note)
+    try:
+        check = check_engine(engine, bundle)
+    except Exception:
+        engine.close()
+        raise
+    report.check = check.to_dict()
+    record_check(plan.path, report.check)
+    if not check.passed:
+        report.failure = f'differs from FP32: {"; ".join(check.reasons)}'
+    report.launches = str(getattr(engine, 'launches', ''))
+    if isinstance(engine, FrameEngine) and not report.failure:
+        report.failure = difference_on_gpu(bundle, engine)
+    return engine
+
+
+def difference_on_gpu(bundle: Bundle, engine: FrameEngine) -> str:
+    """Compare letterbox and decoding on the GPU with the CPU's; empty where they agree."""
+    card = bundle.card
+    thresholds = np.array([card.thresholds[name] for name in card.class_names], np.float32)
+    pictures, _ = read_reference(bundle)
+    for index, (picture, output) in enumerate(
+        zip(pictures, run_all(engine, pictures), strict=True)
+    ):
+        (here,) = engine.detect([CameraPicture.of_bgr(picture)], thresholds, card.nms_iou)
+        there = decode(output, card.output_layout, thresholds, card.nms_iou)
+        i, j, _ = match_pairs(here, there)
+        moved = float(np.abs(here.xyxy_px[i] - there.xyxy_px[j]).max(initial=0.0))
+        if len(i) != max(len(here), len(there)) or moved > BOX_TOLERANCE_PX:
+            return (
+                f'decoding on the GPU differs from the CPU: picture {index} has {len(here)} cones '
+                f'there and {len(there)} here, {len(i)} of them the same, boxes up to '
+                f'{moved:.2f} px apart'
+            )
+    return ''
+
+
+def _time(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], runs: int) -> None:
+    pictures, _ = read_reference(bundle)
+    engines = [engine for _, engine in same]
+    for (report, _), latency in zip(same, measure_latencies(engines, pictures, runs), strict=True):
+        report.latency = latency
+    random = np.random.default_rng(0)
+    frame = Frame(random.integers(0, 256, (FRAME_HEIGHT_PX, FRAME_WIDTH_PX, 3), np.uint8))
+    for report, engine in same:
+        detector = ConeDetector(bundle.card, engine)
+        times_ms = []
+        for _ in range(runs):
+            _, stations = detector.detect([frame] * detector.batch, Filters())
+            times_ms.append(sum(asdict(stations).values()))
+        report.frame_latency = Latency(
+            float(np.median(times_ms)), float(np.percentile(times_ms, 99)), runs
+        )
+
+
+@contextmanager
+def _noting_failure(report: EngineReport) -> Iterator[None]:
+    """Run a step of which anything that goes wrong, foreseen or not, is noted in the report."""
+    try:
+        yield
+    except (EngineError, ModelError) as error:
+        report.failure = str(error)
+    except Exception:
+        report.failure = traceback.format_exc(limit=8)
+
+
 def make_page(found: Verification) -> Page:
     """One page for a person; the JSON is inside of it too."""
-    machine = {'command': found.command, **found.machine}
+    machine = {'command': found.command, **found.machine, **found.machine['versions']}
+    facts = [[name, str(value)] for name, value in machine.items() if name != 'versions']
     return Page(
         f'Engines of {found.model["name"]}',
         f'{found.time}. Each engine built on this machine, compared with stored FP32 answers, '
@@ -65,7 +243,7 @@ def make_page(found: Verification) -> Page:
                 [Table(COLUMNS, [_row(report) for report in found.engines], words=(1, 3, 4))],
                 note='Milliseconds: median (99th percentile), picture and answer in host memory.',
             ),
-            Section('Machine', [Table((), [list(entry) for entry in machine.items()], words=(1,))]),
+            Section('Machine', [Table((), facts, words=(1,))]),
             *(
                 Section(f'{r.network}: {r.precision}, batch {r.batch}', _details(r))
                 for r in found.engines

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cone_perception.errors import EngineError
 from cone_perception.files import cache_folder, keep, read_kept
@@ -48,17 +48,6 @@ class KernelOptions:
         )
 
 
-class Compiler(Protocol):
-    """version: name and version, part of the cache's key."""
-
-    @property
-    def version(self) -> str: ...
-
-    def compile(self, source: str, arguments: tuple[str, ...]) -> bytes:
-        """Machine code (a cubin) of a CUDA source. Raises EngineError with the compiler's words."""
-        ...
-
-
 def kernel_source() -> str:
     """The kernels as one text that needs no include."""
     text = '\n'.join((_FOLDER / name).read_text(encoding='utf-8') for name in SOURCES)
@@ -66,7 +55,7 @@ def kernel_source() -> str:
 
 
 def load_kernels(
-    options: KernelOptions, cache: Path | None = None, compiler: Compiler | None = None
+    options: KernelOptions, cache: Path | None = None, compiler: Nvrtc | Nvcc | None = None
 ) -> bytes:
     """The kernels' machine code, from the folder `cache` or compiled now.
 
@@ -88,7 +77,7 @@ def load_kernels(
     return code
 
 
-def find_compiler() -> Compiler:
+def find_compiler() -> Nvrtc | Nvcc:
     """NVRTC where its Python packages are, else nvcc. Raises EngineError when there is neither."""
     try:
         return Nvrtc()
@@ -103,7 +92,10 @@ def find_compiler() -> Compiler:
 
 
 class Nvrtc:
-    """NVIDIA's runtime compiler, of the packages cuda-bindings and nvidia-cuda-nvrtc."""
+    """NVIDIA's runtime compiler, of the packages cuda-bindings and nvidia-cuda-nvrtc.
+
+    version: name and version, part of the cache's key.
+    """
 
     def __init__(self) -> None:
         from cuda.bindings import nvrtc
@@ -113,6 +105,7 @@ class Nvrtc:
         self.version = f'NVRTC {major}.{minor}'
 
     def compile(self, source: str, arguments: tuple[str, ...]) -> bytes:
+        """Machine code (a cubin) of a CUDA source. Raises EngineError with the compiler's words."""
         nvrtc = self._nvrtc
         (program,) = self._checked(
             nvrtc.nvrtcCreateProgram(source.encode(), b'cone_perception.cu', 0, [], [])
@@ -144,7 +137,7 @@ class Nvrtc:
 
 
 class Nvcc:
-    """The CUDA toolkit's compiler; needs a C++ compiler beside it."""
+    """The CUDA toolkit's compiler, as Nvrtc; needs a C++ compiler beside it."""
 
     def __init__(self, path: str) -> None:
         self._path = path

@@ -1,6 +1,6 @@
 """One NVIDIA GPU through pycuda: upload, letterbox, network, decoding, a few kB back.
 
-Everything in here runs in one thread, the one that made the object (see worker.py). It shares the
+Everything in here runs in one thread, the one that made the object (see engine.py). It shares the
 GPU's primary context, so that PyTorch in the same process works on.
 """
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from cone_perception.engines.apart import run_apart, serve
 from cone_perception.engines.events import BuildEvent, ignore
-from cone_perception.engines.tensorrt.bindings import import_provider, make_logger
+from cone_perception.engines.tensorrt.gpu import import_provider, make_logger
 from cone_perception.engines.tensorrt.layers import (
     Layer,
     convolution_precisions,

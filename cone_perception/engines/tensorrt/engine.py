@@ -6,7 +6,7 @@ from typing import Any
 
 from cone_perception.engines import class_names_from
 from cone_perception.engines.cuda.engine import CudaEngine
-from cone_perception.engines.tensorrt.bindings import import_provider, make_logger
+from cone_perception.engines.tensorrt.gpu import import_provider, make_logger
 from cone_perception.engines.tensorrt.plans import EnginePlan
 from cone_perception.errors import (
     EngineError,

@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from cone_perception.engines.events import BuildEvent, EventKind, ignore
-from cone_perception.engines.tensorrt.bindings import choose_provider, import_provider
-from cone_perception.engines.tensorrt.gpu import Gpu, read_gpu
+from cone_perception.engines.tensorrt.gpu import Gpu, choose_provider, import_provider, read_gpu
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.files import slug
@@ -153,22 +152,22 @@ def driving_networks(
     Raises ModelError when the bundle has no such network.
     """
     card = bundle.card
+    judged = card.verdict != 'not judged'
     if choice != 'best':
         network = network_for_gpu(bundle, choice, batch)
-        if card.verdict != 'not judged' and not card.passed_gate(network):
+        if judged and not card.passed_gate(network):
             warn(f'{choice} did not pass the gate: it is taken because precision asks for it.')
         return [network]
     usable = {n.precision: n for n in card.networks if n.batch == batch and for_gpu(n)}
     found = [usable[precision] for precision in _DRIVING if precision in usable]
-    if card.verdict == 'not judged':
+    if not judged:
         warn(
             f'{card.name} was never compared with FP32 on labelled pictures: '
             'run `cone-training gate` on it.'
         )
-    else:
-        for network in [n for n in found if not card.passed_gate(n)]:
-            warn(f'{network.precision} is left out: it did not pass the gate, by its card.')
-            found.remove(network)
+    for network in [n for n in found if judged and not card.passed_gate(n)]:
+        warn(f'{network.precision} is left out: it did not pass the gate, by its card.')
+        found.remove(network)
     if not found and 'fp32' in usable:
         found.append(usable['fp32'])
     if not found:
