@@ -1,10 +1,10 @@
-"""Command lines: types for argparse, and options that are derived from a dataclass."""
+"""Command lines: argparse types, options derived from a dataclass, tables for the terminal."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from functools import partial
 from pathlib import Path
@@ -152,3 +152,14 @@ def _argparse_words(default: Any, kind: Any) -> dict[str, Any]:
 def read_fields(options: type[T], args: argparse.Namespace) -> T:
     """Make the dataclass from what `add_fields` declared."""
     return options(**{entry.name: getattr(args, entry.name) for entry in fields(options)})  # type: ignore[arg-type]
+
+
+def text_table(rows: Sequence[Sequence[str]], words: Container[int]) -> Iterator[str]:
+    """Make the lines of a table; columns in `words` are aligned to the left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.ljust(width) if column in words else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield '  '.join(cells).rstrip()

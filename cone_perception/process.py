@@ -20,9 +20,16 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def on_sigterm(act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` when this process is asked to end. Only a main thread can be told."""
+def on_sigterm(act: Callable[[], None] = _interrupt) -> Iterator[None]:
+    """Call `act` when this process is asked to end; by default SIGTERM is taken for Ctrl-C.
+
+    Only a main thread can be told.
+    """
     try:
         before = signal.signal(signal.SIGTERM, lambda *_: act())
     except ValueError:

@@ -27,7 +27,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 
-from cone_perception.bags.detections import from_message
+from cone_perception.bags.reader import detections_of
 from cone_perception.ros import diagnostics
 from cone_perception.ros.rclpy_repairs import RobustLifecycleNode
 from cone_perception.ros.transport import NODE_PROFILE, NODE_SEGMENT_BYTES
@@ -122,7 +122,7 @@ def test_answer_has_the_header_and_the_boxes_of_the_picture(observer, node):
     answer = ask(observer, encode(picture(), 'bgr8'))
     assert answer.header.frame_id == 'camera_link'
     assert all(d.header == answer.header for d in answer.detections)
-    found = from_message(answer, CLASS_NAMES)
+    found = detections_of(answer, CLASS_NAMES)
     names = [CLASS_NAMES[index] for index in found.class_id]
     assert sorted(names) == ['blue_cone', 'yellow_cone']
     for name, box in zip(names, found.xyxy_px, strict=True):

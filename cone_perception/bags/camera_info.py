@@ -13,6 +13,8 @@ from cone_perception.files import read_yaml
 COEFFICIENTS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
 """Distortion model of sensor_msgs/distortion_models -> how many numbers it may have."""
 
+MATRICES = {'camera_matrix': (9,), 'rectification_matrix': (9,), 'projection_matrix': (12,)}
+
 
 @dataclass(frozen=True, slots=True)
 class CameraInfo:
@@ -36,19 +38,15 @@ def load_camera_info(path: Path) -> CameraInfo:
     read = read_yaml(path, SourceError)
     if not isinstance(read, dict):
         raise SourceError(f'{path} is no camera calibration: it holds no keys.')
-    width_px, height_px = (_size(path, read, name) for name in ('image_width', 'image_height'))
+    for name in ('image_width', 'image_height'):
+        if not isinstance(size := read.get(name), int) or size <= 0:
+            raise SourceError(f'{path}: {name} is {size!r}, but must be a number of pixels.')
     model = read.get('distortion_model')
     if model not in COEFFICIENTS:
         raise SourceError(f'{path}: distortion_model is {model!r}, not one of {list(COEFFICIENTS)}')
-    info = CameraInfo(
-        width_px,
-        height_px,
-        model,
-        _matrix(path, read, 'distortion_coefficients', COEFFICIENTS[model]),
-        _matrix(path, read, 'camera_matrix', (9,)),
-        _matrix(path, read, 'rectification_matrix', (9,)),
-        _matrix(path, read, 'projection_matrix', (12,)),
-    )
+    lengths = {'distortion_coefficients': COEFFICIENTS[model], **MATRICES}
+    d, k, r, p = (_numbers(path, read, name, length) for name, length in lengths.items())
+    info = CameraInfo(read['image_width'], read['image_height'], model, d, k, r, p)
     if info.k[0] <= 0 or info.k[4] <= 0:
         raise SourceError(f'{path}: camera_matrix has no focal length; the camera is uncalibrated.')
     return info
@@ -60,14 +58,7 @@ def camera_info_topic(image_topic: str) -> str:
     return base.rpartition('/')[0] + '/camera_info'
 
 
-def _size(path: Path, read: dict[str, Any], name: str) -> int:
-    value = read.get(name)
-    if not isinstance(value, int) or value <= 0:
-        raise SourceError(f'{path}: {name} is {value!r}, but must be a number of pixels.')
-    return value
-
-
-def _matrix(
+def _numbers(
     path: Path, read: dict[str, Any], name: str, lengths: tuple[int, ...]
 ) -> tuple[float, ...]:
     entry = read.get(name)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cone_perception.arguments import above_zero, zero_or_more
+from cone_perception.arguments import above_zero, text_table, zero_or_more
 from cone_perception.bags.camera_info import load_camera_info
 from cone_perception.bags.cut import cut_bag
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.bags.report import BagReport, TopicReport, inspect_bag
-from cone_perception.errors import OutputError, SourceError
+from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.files import to_json, whole_folder
 from cone_perception.pictures.sources import Source, Unreadable, open_source
 from cone_perception.types import Frame
@@ -97,12 +97,9 @@ def _make(args: argparse.Namespace) -> int:
     topic = args.topic or f'/camera/image{"/compressed" if args.compressed else ""}'
     source = open_source(args.source)
     if source.kind != args.kind:
-        hint = {
-            'pictures': 'from-images takes it',
-            'video': 'from-video takes it',
-            'bag': 'it is a bag already',
-        }
-        raise SourceError(f'{args.source} is no {args.kind}: {hint[source.kind]}.')
+        right = {'pictures': 'from-images takes it', 'video': 'from-video takes it'}
+        hint = right.get(source.kind, 'it is a bag already')
+        raise SourceError(f'{args.source} is no {args.kind}: {hint}.')
     info = load_camera_info(args.camera_info) if args.camera_info else None
     failures: list[Unreadable] = []
     with _new_bag(args.out) as out:
@@ -148,11 +145,8 @@ def _new_bag(out: Path) -> Iterator[Path]:
     """
     if out.exists():
         raise OutputError(f'{out} exists already: give another --out, or remove it.')
-    try:
-        with whole_folder(out) as place:
-            yield place
-    except OSError as error:
-        raise OutputError(f'{out} cannot be written: {error}') from error
+    with told_as(OutputError, f'{out} cannot be written'), whole_folder(out) as place:
+        yield place
 
 
 def report_text(report: BagReport) -> str:
@@ -166,9 +160,7 @@ def report_text(report: BagReport) -> str:
     ]
     head = ('topic', 'type', 'messages', 'rate', 'first stamp', 'last stamp', 'size', 'picture')
     rows = [head, *(_row(topic) for topic in report.topics)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ['  '.join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines.append('')
+    lines += [*text_table(rows, words=range(len(head))), '']
     lines += [
         f'wrong: {f"{problem.topic}: " if problem.topic else ""}{problem.text}'
         for problem in report.problems

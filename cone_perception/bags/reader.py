@@ -1,9 +1,10 @@
-"""rosbag2 folders and files, read and written without ROS."""
+"""rosbag2 folders and files, read and written without ROS, and what their messages say."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -19,12 +20,13 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from cone_perception.bags.camera_info import CameraInfo, camera_info_topic
 from cone_perception.bags.cut_off import SQLITE, CutOffReader, open_cut_off
 from cone_perception.errors import SourceError
-from cone_perception.types import Frame
+from cone_perception.types import Detections, Frame
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 DETECTIONS = 'vision_msgs/msg/Detection2DArray'
+PICTURES = (IMAGE, COMPRESSED_IMAGE)
 BAG_FILES = ('.mcap', '.db3')
 MCAP = b'\x89MCAP0\r\n'
 
@@ -169,12 +171,36 @@ def header_stamp_ns(data: bytes) -> int:
     return int(sec) * 10**9 + int(nanosec)
 
 
+def detections_of(message: Any, class_names: Sequence[str]) -> Detections:
+    """The likeliest class of each detection of a Detection2DArray, whichever library read it.
+
+    Raises ValueError for a class that is not named, and for a detection without any.
+    """
+    rows = []
+    for index, detection in enumerate(message.detections):
+        if not detection.results:
+            raise ValueError(f'detection {index} of the message has no class')
+        best = max(detection.results, key=lambda result: result.hypothesis.score).hypothesis
+        if best.class_id not in class_names:
+            raise ValueError(
+                f'the message has the class {best.class_id!r}; known are {", ".join(class_names)}'
+            )
+        box = detection.bbox
+        x, y, half = box.center.position.x, box.center.position.y, (box.size_x / 2, box.size_y / 2)
+        corners = (x - half[0], y - half[1], x + half[0], y + half[1])
+        rows.append((*corners, best.score, class_names.index(best.class_id)))
+    xyxy_px, score, class_id = np.split(np.array(rows, np.float64).reshape(-1, 6), [4, 5], axis=1)
+    return Detections(
+        xyxy_px.astype(np.float32), score[:, 0].astype(np.float32), class_id[:, 0].astype(np.int64)
+    )
+
+
 def image_topics(reader: BagReader) -> dict[str, int]:
     """Topic -> number of pictures, of all topics with raw or compressed images."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for connection in reader.connections:
-        if connection.msgtype in (IMAGE, COMPRESSED_IMAGE):
-            counts[connection.topic] = counts.get(connection.topic, 0) + connection.msgcount
+        if connection.msgtype in PICTURES:
+            counts[connection.topic] += connection.msgcount
     return counts
 
 
@@ -229,21 +255,13 @@ def write_image_bag(
 
 def image_message(store: Any, frame: Frame, compressed: bool, quality: int = 95) -> Any:
     """Make an Image in bgr8, or a CompressedImage: JPEG of this quality."""
-    types = store.types
     header = message_header(store, frame)
     if compressed:
         options = [cv2.IMWRITE_JPEG_QUALITY, quality]
         encoded = cv2.imencode('.jpg', frame.bgr, options)[1].reshape(-1)
-        return types[COMPRESSED_IMAGE](header, 'jpeg', encoded)
-    return types[IMAGE](
-        header,
-        frame.height_px,
-        frame.width_px,
-        'bgr8',
-        0,
-        frame.width_px * 3,
-        np.ascontiguousarray(frame.bgr).reshape(-1),
-    )
+        return store.types[COMPRESSED_IMAGE](header, 'jpeg', encoded)
+    size, pixels = (frame.height_px, frame.width_px), np.ascontiguousarray(frame.bgr).reshape(-1)
+    return store.types[IMAGE](header, *size, 'bgr8', 0, frame.width_px * 3, pixels)
 
 
 def camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
@@ -254,16 +272,10 @@ def camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
             f'calibrated on {info.width_px}x{info.height_px}: give the calibration of these '
             'pictures.'
         )
-    return store.types[CAMERA_INFO](
-        message_header(store, frame),
-        info.height_px,
-        info.width_px,
-        info.distortion_model,
-        *(np.array(numbers, np.float64) for numbers in (info.d, info.k, info.r, info.p)),
-        0,
-        0,
-        store.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False),
-    )
+    header, size = message_header(store, frame), (info.height_px, info.width_px)
+    arrays = (np.array(numbers, np.float64) for numbers in (info.d, info.k, info.r, info.p))
+    region = store.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
+    return store.types[CAMERA_INFO](header, *size, info.distortion_model, *arrays, 0, 0, region)
 
 
 def message_header(store: Any, frame: Frame) -> Any:

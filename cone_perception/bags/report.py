@@ -18,6 +18,7 @@ from cone_perception.bags.reader import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
     IMAGE,
+    PICTURES,
     BagMessage,
     BagReader,
     bag_types,
@@ -33,7 +34,6 @@ from cone_perception.images import to_bgr
 GAP_PERIODS = 3.0
 """A pause longer than this many periods is a gap: one lost picture makes two."""
 ZSTD = b'\x28\xb5\x2f\xfd'
-PICTURES = (IMAGE, COMPRESSED_IMAGE)
 TYPES_BY_NAME = {
     **dict.fromkeys(('image', 'image_raw', 'image_color', 'image_rect', 'image_rect_color'), IMAGE),
     'compressed': COMPRESSED_IMAGE,
@@ -181,11 +181,9 @@ def inspect_bag(
                 see(message)
         storage, compression = storage_of(reader), compression_of(reader)
     problems += [BagProblem(None, 'damaged', text) for text in damage]
-    for track in tracks if not damage else ():
-        problems += _miscounted(track)
     problems += _types(there)
     for track in tracks:
-        problems += [*_stamps(track), *_gaps(track)]
+        problems += [*_counts_and_stamps(track, complete=not damage), *_gaps(track)]
     problems += [*_stopped(tracks), *_contradictions(tracks)]
     first_ns = min((min(t.times_ns) for t in tracks if t.times_ns), default=None)
     last_ns = max((max(t.times_ns) for t in tracks if t.times_ns), default=None)
@@ -268,15 +266,6 @@ def _take_first(message: BagMessage, track: _Track) -> Iterator[BagProblem]:
         track.camera_info = first
 
 
-def _miscounted(track: _Track) -> Iterator[BagProblem]:
-    if track.promised != len(track.times_ns):
-        yield track.problem(
-            'count',
-            f'{track.promised} messages are announced, but {len(track.times_ns)} are there: the '
-            'metadata is of another file, or the file was cut off',
-        )
-
-
 def _types(tracks: list[_Track]) -> Iterator[BagProblem]:
     types: dict[str, list[str]] = {}
     for track in tracks:
@@ -292,36 +281,35 @@ def _types(tracks: list[_Track]) -> Iterator[BagProblem]:
             )
 
 
-def _stamps(track: _Track) -> Iterator[BagProblem]:
-    """Find stamps that are missing, zero, or go back."""
-    count = len(track.stamps_ns)
-    if track.headless:
-        yield track.problem(
-            'type',
-            f'{track.headless} messages are too short for the header of a {track.type_name}',
-        )
+def _counts_and_stamps(track: _Track, complete: bool) -> Iterator[BagProblem]:
+    """Find messages that are missing or too short, and stamps that are zero, equal, or go back."""
+    count, all_stamps = len(track.times_ns), len(track.stamps_ns)
     stamps = [stamp for stamp in track.stamps_ns if stamp]
-    if len(stamps) < count:
-        yield track.problem(
-            'zero stamp',
-            f'{count - len(stamps)} of {count} stamps are zero: the driver does not set them',
-        )
     backward = [before - after for before, after in pairwise(stamps) if after < before]
+    zero, equal = all_stamps - len(stamps), len(stamps) - len(set(stamps))
+    if complete and track.promised != count:
+        yield track.problem(
+            'count',
+            f'{track.promised} messages are announced, but {count} are there: the '
+            'metadata is of another file, or the file was cut off',
+        )
+    if track.headless:
+        text = f'{track.headless} messages are too short for the header of a {track.type_name}'
+        yield track.problem('type', text)
+    if zero:
+        text = f'{zero} of {all_stamps} stamps are zero: the driver does not set them'
+        yield track.problem('zero stamp', text)
     if backward:
         yield track.problem(
             'unsorted',
             f'{len(backward)} of {len(stamps)} stamps are earlier than the one before, '
             f'by up to {max(backward) / 1e9:.3f} s',
         )
-    equal = len(stamps) - len(set(stamps))
     if equal and track.type_name in PICTURES:
-        yield track.problem(
-            'equal stamp', f'{equal} of {len(stamps)} stamps are those of another picture'
-        )
-    if 0 in track.times_ns:
-        yield track.problem(
-            'zero time', f'{track.times_ns.count(0)} messages were recorded at time zero'
-        )
+        text = f'{equal} of {len(stamps)} stamps are those of another picture'
+        yield track.problem('equal stamp', text)
+    if at_zero := track.times_ns.count(0):
+        yield track.problem('zero time', f'{at_zero} messages were recorded at time zero')
 
 
 def _gaps(track: _Track) -> Iterator[BagProblem]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from cone_perception.bags.detections import from_message
 from cone_perception.bags.reader import (
     bag_types,
+    detections_of,
     header_stamp_ns,
     open_bag,
     read_until_damage,
@@ -331,7 +331,7 @@ def _read_answers(
                 if recorded.topic in detections:
                     stamp_ns = header_stamp_ns(recorded.data)
                     try:
-                        found = from_message(message, node.class_names)
+                        found = detections_of(message, node.class_names)
                     except ValueError as error:
                         raise SourceError(f'{recorded.topic}: {error}') from error
                     answers.found[recorded.topic, stamp_ns].append(found)

@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from cone_perception.arguments import text_table
 from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import DataError, RecipeError
 from cone_perception.files import to_json
@@ -287,7 +288,9 @@ def plan_lines(plan: CampaignPlan) -> Iterator[str]:
     for arm, stages in groupby(plan.stages, key=lambda planned: planned.arm):
         group = list(stages)
         yield from ('', f'{arm}{seeds}')
-        yield from _table([HEAD, *(row for planned in group for row in _rows(planned))])
+        rows = [HEAD, *(row for planned in group for row in _rows(planned))]
+        words = [column for column, title in enumerate(HEAD) if title in WORDS]
+        yield from (f'  {line}' for line in text_table(rows, words))
         for planned in group:
             name, data = planned.stage.name, planned.stage.data
             yield f'  {name}: {data}, {planned.counted}; {_detail(planned)}'
@@ -342,16 +345,6 @@ def _detail(planned: StagePlan) -> str:
         f'{crops} crops of {stage.imgsz} px per picture' if crops else '',
     ]
     return ', '.join(filter(None, parts))
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if title in WORDS else cell.rjust(width)
-            for title, cell, width in zip(HEAD, row, widths, strict=True)
-        ]
-        yield f'  {"  ".join(cells)}'.rstrip()
 
 
 def _join(values: Sequence[int]) -> str:

@@ -19,6 +19,7 @@ from cone_perception.bags.reader import (
     COMPRESSED_IMAGE,
     DETECTIONS,
     IMAGE,
+    PICTURES,
     BagMessage,
     BagReader,
     bag_types,
@@ -35,7 +36,6 @@ from cone_perception.replay.drive.truth import PictureStamps, TruthTopic, choose
 from cone_perception.replay.traces import Camera, Drive
 from cone_perception.types import Detections
 
-PICTURES = (IMAGE, COMPRESSED_IMAGE)
 HASH_BLOCK_BYTES = 4 * 2**20
 
 

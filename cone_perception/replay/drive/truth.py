@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cone_perception.bags.camera_info import camera_info_topic
-from cone_perception.bags.detections import from_message
-from cone_perception.bags.reader import COMPRESSED_IMAGE, DETECTIONS, IMAGE, BagMessage, bag_types
+from cone_perception.bags.reader import (
+    DETECTIONS,
+    PICTURES,
+    BagMessage,
+    bag_types,
+    detections_of,
+)
 from cone_perception.errors import SourceError
 from cone_perception.types import Detections
 
@@ -49,7 +54,7 @@ class TruthTopic:
             array = bag_types().deserialize_cdr(message.data, message.type_name)
             stamp = array.header.stamp
             stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
-            found = from_message(array, class_names)
+            found = detections_of(array, class_names)
         except ValueError as error:
             if not self.asked_for:
                 self.guesses = True
@@ -140,7 +145,7 @@ def choose_truth(
         inside = [topic for topic in there if topic.rpartition('/')[0] == space]
         if len(inside) == 1:
             chosen[camera] = TruthTopic(inside[0], False)
-    all_spaces = {_namespace(t) for t, kind in types.items() if kind in (IMAGE, COMPRESSED_IMAGE)}
+    all_spaces = {_namespace(t) for t, kind in types.items() if kind in PICTURES}
     if not chosen and len(there) == len(all_spaces) == len(cameras) == 1:
         return {cameras[0]: TruthTopic(there[0], False)}
     if there and len(chosen) < len(cameras):

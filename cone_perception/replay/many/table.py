@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from cone_perception.accuracy.intervals import Interval
+from cone_perception.arguments import text_table
 from cone_perception.errors import OutputError
 from cone_perception.files import write_json
 from cone_perception.pages.blocks import Cell, Page, Piece, Section, Table
@@ -80,23 +81,12 @@ def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
 def table_text(outcomes: Sequence[BagOutcome]) -> str:
     """The table for a terminal: a line for each bag, then why some are not done."""
     columns = _columns(outcomes)
-    head = [
-        'bag',
-        'state',
-        *(name.removesuffix('_share').removesuffix('_sent') for name in columns),
+    short = (name.removesuffix('_share').removesuffix('_sent') for name in columns)
+    rows = [['bag', 'state', *short]] + [
+        [each.name, each.state, *_cells(each, columns)] for each in outcomes
     ]
-    rows = [head] + [[each.name, each.state, *_cells(each, columns)] for each in outcomes]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = [
-        '  '.join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    for each in outcomes:
-        lines += [f'{each.name}: {line}' for line in each.reason.splitlines()]
-    return '\n'.join([*lines, _summary(outcomes)])
+    reasons = [f'{each.name}: {line}' for each in outcomes for line in each.reason.splitlines()]
+    return '\n'.join([*text_table(rows, words=(0, 1)), *reasons, _summary(outcomes)])
 
 
 def _columns(outcomes: Sequence[BagOutcome]) -> list[str]:
