@@ -18,7 +18,7 @@ from tiny_yolo import write_architecture
 
 from cone_perception.engines import Engine
 from cone_perception.engines import build_command as build_engine
-from cone_perception.engines.latency import Latency
+from cone_perception.engines.check import Latency
 from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import order
 from cone_perception.engines.tensorrt import provide as adoption

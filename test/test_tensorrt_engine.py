@@ -20,8 +20,8 @@ from test_plan_adoption import with_reference, write_engine
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, FrameEngine
+from cone_perception.engines.check import Latency
 from cone_perception.engines.cuda.engine import CudaEngine
-from cone_perception.engines.latency import Latency
 from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import engine as tensorrt
 from cone_perception.engines.tensorrt import provide as adoption

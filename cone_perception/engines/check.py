@@ -1,4 +1,4 @@
-"""The answers of an engine, compared with stored ones of FP32.
+"""The answers of an engine, compared with stored ones of FP32, and the time that it takes.
 
 A bundle holds `reference.npz`: rendered pictures, letterboxed, and what the FP32 network puts out
 for them. An engine must give the same cones on this machine before it may drive.
@@ -7,6 +7,7 @@ for them. An engine must give the same cones on this machine before it may drive
 from __future__ import annotations
 
 import math
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.accuracy.matching import box_iou, match_detections
 from cone_perception.decode import decode
 from cone_perception.engines import Engine
@@ -32,6 +34,8 @@ LEAST_SCORE = 0.02
 
 SURE = 0.15
 """A box this far above its class's threshold must be found by both: nearer, rounding decides."""
+
+WARM_UP_RUNS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,3 +230,44 @@ def _scale(expected: Float32, card: ModelCard) -> float:
     best = float(scores.max())
     confident = min(card.thresholds.values()) + 2 * SURE
     return min(1.0, best / confident) if best >= LEAST_SCORE else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Milliseconds from the picture in host memory to the raw output in host memory."""
+
+    median_ms: float
+    p99_ms: float
+    runs: int
+
+
+def measure_latencies(engines: Sequence[Engine], pictures: UInt8, runs: int) -> list[Latency]:
+    """Latency of each engine, see `measure_rounds`."""
+    return [
+        Latency(float(np.median(times_ms)), float(np.percentile(times_ms, 99)), runs)
+        for times_ms in measure_rounds(engines, pictures, runs).T
+    ]
+
+
+def measure_rounds(engines: Sequence[Engine], pictures: UInt8, rounds: int) -> Float64:
+    """Time engines in turns, so that a clock or another program that changes hits them alike.
+
+    pictures: (N, H, W, 3) uint8; as many as a batch takes are run, repeated where there are fewer.
+    Returns milliseconds, (rounds, engines). Each round begins with another engine.
+    """
+    batches = [_batch(pictures, engine) for engine in engines]
+    for engine, batch in zip(engines, batches, strict=True):
+        for _ in range(WARM_UP_RUNS):
+            engine.run(batch)
+    times_ms = np.zeros((rounds, len(engines)))
+    for number, of_round in enumerate(times_ms):
+        for index in np.roll(range(len(engines)), -number):
+            started = time.perf_counter_ns()
+            engines[index].run(batches[index])
+            of_round[index] = (time.perf_counter_ns() - started) / 1e6
+    return times_ms
+
+
+def _batch(pictures: UInt8, engine: Engine) -> UInt8:
+    count = engine.info.input_shape[0]
+    return np.ascontiguousarray(np.resize(pictures, (count, *pictures.shape[1:])))

@@ -21,9 +21,15 @@ import numpy as np
 from cone_perception.decode import decode
 from cone_perception.engines import Engine, FrameEngine
 from cone_perception.engines.build_command import add_bundle
-from cone_perception.engines.check import check_engine, match_pairs, read_reference, run_all
+from cone_perception.engines.check import (
+    Latency,
+    check_engine,
+    match_pairs,
+    measure_latencies,
+    read_reference,
+    run_all,
+)
 from cone_perception.engines.events import BuildEvent, print_event
-from cone_perception.engines.latency import Latency, measure_latencies
 from cone_perception.engines.machine import describe_host, installed_versions
 from cone_perception.engines.tensorrt.order import BuildPolicy, EngineOrder, for_gpu, make_order
 from cone_perception.engines.tensorrt.plans import EnginePlan, record_check

@@ -50,10 +50,6 @@ class Calibration:
     height_px: int
     width_px: int
 
-    def __post_init__(self) -> None:
-        if not self.pictures:
-            raise ValueError('calibration needs at least one picture')
-
     @classmethod
     def from_folder(cls, folder: Path, count: int, height_px: int, width_px: int) -> Calibration:
         """`count` pictures of a folder, evenly spaced in the order of their names; fewer if it has

@@ -14,18 +14,18 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.engines import Engine
 from cone_perception.engines.apart import run_apart, serve
-from cone_perception.engines.check import REFERENCE_FILE, check_engine
+from cone_perception.engines.check import REFERENCE_FILE, check_engine, measure_rounds
 from cone_perception.engines.cpu.open import computes_bfloat16, network_of, open_network
-from cone_perception.engines.latency import Float64, measure_rounds
 from cone_perception.engines.machine import processor_name, vector_instructions
 from cone_perception.errors import EngineError
 from cone_perception.files import keep, read_kept, slug, to_json, write_json
@@ -44,9 +44,6 @@ cases (order statistics, Binomial(30, 1/2)), whatever their distribution."""
 
 LEAST_GAIN = 0.05
 """A network takes the place of the usual one only when it is surely faster by this share."""
-
-ORDER_WORDS = ('runtime', 'precision', 'batch', 'threads', 'streams')
-"""Fields of CpuOrder beside the bundle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +75,11 @@ class CpuOrder:
     streams: int = 1
 
     @property
+    def words(self) -> dict[str, Any]:
+        """Everything but the bundle."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'bundle'}
+
+    @property
     def is_choice(self) -> bool:
         """The speed decides, among networks that were judged."""
         judged = self.bundle.card.verdict != 'not judged'
@@ -106,15 +108,9 @@ class CpuOrder:
 
     def open(self, chosen: CpuNetwork, compiled: bytes = b'') -> Engine:
         """Open one of the candidates. compiled: see OpenVinoEngine."""
-        return open_network(
-            self.bundle,
-            chosen.network,
-            self.runtime,
-            self.threads,
-            chosen.arithmetic,
-            self.streams,
-            compiled,
-        )
+        network, arithmetic = chosen.network, chosen.arithmetic
+        rest = arithmetic, self.streams, compiled
+        return open_network(self.bundle, network, self.runtime, self.threads, *rest)
 
 
 def open_fastest(
@@ -182,11 +178,10 @@ def choose(names: Sequence[str], times_ms: Float64) -> str:
 
 def examine_apart(order: CpuOrder, kept: Path, cancelled: Callable[[], bool]) -> dict[str, Any]:
     """Run `examine` in a process of its own."""
-    words = {**{name: getattr(order, name) for name in ORDER_WORDS}, 'kept': kept}
     try:
         found: dict[str, Any] = run_apart(
             'cone_perception.engines.cpu.fastest',
-            {**words, 'bundle': order.bundle.folder},
+            {**order.words, 'bundle': order.bundle.folder, 'kept': kept},
             'the measuring of the CPU',
             f'the networks of {order.bundle.card.name} could not be examined on this CPU.',
             cancelled=cancelled,
@@ -251,19 +246,18 @@ def _conditions(order: CpuOrder, networks: Sequence[CpuNetwork]) -> dict[str, An
         'processor': processor_name(),
         'instructions': [*vector_instructions(), *os.environ.get('ONEDNN_MAX_CPU_ISA', '').split()],
         'cores': len(os.sched_getaffinity(0)),
-        **{name: getattr(order, name) for name in ORDER_WORDS},
+        **order.words,
     }
 
 
 def _read(kept: Path, names: Container[str]) -> dict[str, Any]:
     """The kept result; empty where there is none that can be read."""
-    try:
+    # It is only a measurement: without it, it is made again.
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         raw = json.loads(kept.read_text(encoding='utf-8'))
         refused = [(str(name), str(why)) for name, why in raw['refused']]
         if raw['fastest'] in names or (raw['fastest'] is None and refused):
             return {**raw, 'refused': refused}
-    except (OSError, ValueError, TypeError, KeyError):
-        pass  # it is only a measurement: without it, it is made again
     return {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cone_perception.engines import Engine, check_against_card
-from cone_perception.errors import EngineError, ModelError
+from cone_perception.errors import EngineError, ModelError, told_as
 from cone_perception.model_card import Bundle, NetworkFile
 from cone_perception.types import Arithmetic, CpuRuntime, Precision
 
@@ -25,7 +25,9 @@ def open_network(
     """
     path = bundle.checked_path(network)
     engine: Engine
-    try:
+    advice = "Install it with: pip install 'cone_perception[cpu]'"
+    missing = f'the runtime of engine {runtime!r} is not installed'
+    with told_as(EngineError, missing, ImportError, advice=advice):
         if runtime == 'openvino':
             from cone_perception.engines.cpu.openvino import OpenVinoEngine
 
@@ -36,11 +38,6 @@ def open_network(
             from cone_perception.engines.cpu.onnxruntime import OnnxRuntimeEngine
 
             engine = OnnxRuntimeEngine(path, network, bundle.card.preprocessing, threads)
-    except ImportError as error:
-        raise EngineError(
-            f'the runtime of engine {runtime!r} is not installed ({error}). '
-            "Install it with: pip install 'cone_perception[cpu]'"
-        ) from error
     try:
         check_against_card(engine.info, bundle, str(path), network.batch)
     except ModelError:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -51,8 +51,10 @@ class OpenVinoEngine:
             config[properties.inference_num_threads] = threads
         if streams > 1:
             config[properties.num_streams] = streams
-        loaded = _import(core, compiled, config) or _compile(core, path, preprocessing, config)
-        self._compiled = loaded.model
+        kept = _import(core, compiled, config)
+        model, names = (kept, '') if kept else _compile(core, path, preprocessing, config)
+        batch, height_px, width_px, channels = model.input().shape
+        self._compiled = model
         self._has_run = False
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         for _ in range(streams):
@@ -61,10 +63,10 @@ class OpenVinoEngine:
             runtime=f'OpenVINO {ov.__version__.split("-")[0]}',
             device='CPU',
             precision=network.precision,
-            input_shape=loaded.input_shape,
-            output_shape=loaded.output_shape,
+            input_shape=(batch, channels, height_px, width_px),
+            output_shape=tuple(model.output().shape),
             network_sha256=network.sha256,
-            class_names=class_names_from(loaded.class_names),
+            class_names=class_names_from(names),
             arithmetic=arithmetic,
             at_once=streams,
         )
@@ -97,45 +99,35 @@ class OpenVinoEngine:
         del self._idle, self._compiled
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """Shapes as of EngineInfo. class_names: as written in the ONNX file."""
-
-    model: ov.CompiledModel
-    input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
-    class_names: str
-
-
-def _import(core: ov.Core, compiled: bytes, config: dict[str, object]) -> _Loaded | None:
+def _import(core: ov.Core, compiled: bytes, config: dict[str, object]) -> ov.CompiledModel | None:
     """None where there is nothing, or nothing that OpenVINO takes."""
-    if not compiled:
-        return None
-    try:
-        model = core.import_model(compiled, 'CPU', config)
-        batch, height_px, width_px, channels = model.input().shape
-        shape = (batch, channels, height_px, width_px)
-        return _Loaded(model, shape, tuple(model.output().shape), '')
-    except (RuntimeError, ValueError):
-        return None
+    with contextlib.suppress(RuntimeError, ValueError):
+        if (
+            compiled
+            and len((model := core.import_model(compiled, 'CPU', config)).input().shape) == 4
+        ):
+            return model
+    return None
 
 
 def _compile(
     core: ov.Core, path: Path, preprocessing: Preprocessing, config: dict[str, object]
-) -> _Loaded:
-    """Raises ModelError for a file that cannot be read, EngineError for one not to be compiled."""
+) -> tuple[ov.CompiledModel, str]:
+    """The network, and its class names as the ONNX file has them.
+
+    Raises ModelError for a file that cannot be read, EngineError for one not to be compiled.
+    """
     try:
         model = core.read_model(path)
-        shapes = tuple(model.input().shape), tuple(model.output().shape)
+        _ = model.input().shape, model.output().shape  # a dynamic one has none
         metadata = model.get_rt_info()
         names = model.get_rt_info(['framework', 'names']).value if 'framework' in metadata else ''
     except RuntimeError as error:
         raise ModelError(f'{path} cannot be read as ONNX: {_first_line(error)}') from error
     try:
-        compiled = core.compile_model(_with_preprocessing(model, preprocessing), 'CPU', config)
+        return core.compile_model(_with_preprocessing(model, preprocessing), 'CPU', config), names
     except RuntimeError as error:
         raise EngineError(f'OpenVINO cannot compile {path.name}: {_first_line(error)}') from error
-    return _Loaded(compiled, *shapes, names)
 
 
 def _with_preprocessing(model: ov.Model, preprocessing: Preprocessing) -> ov.Model:

@@ -7,8 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from cone_perception.engines.check import Check, check_plan, read_reference
-from cone_perception.engines.latency import Latency, measure_latencies
+from cone_perception.engines.check import (
+    Check,
+    Latency,
+    check_plan,
+    measure_latencies,
+    read_reference,
+)
 from cone_perception.engines.tensorrt.order import EngineOrder
 from cone_perception.engines.tensorrt.plans import EnginePlan, writing
 from cone_perception.engines.tensorrt.provide import provide_engine
