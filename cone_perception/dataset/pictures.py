@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -27,6 +28,9 @@ DECODED_OTHERWISE = ('.avif', '.heic', '.heif')
 """Ultralytics decodes these with Pillow when OpenCV cannot."""
 ROTATED = (5, 6, 7, 8)
 ORIENTATION_TAG = 274
+
+Item = TypeVar('Item')
+Result = TypeVar('Result')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,13 +59,28 @@ class LabelledPicture:
         return self.labels.usable and not broken
 
 
+def map_in_threads(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    description: str,
+    unit: str = 'picture',
+    workers: int | None = None,
+) -> list[Result]:
+    """Results of `work`, in the items' order, with a progress bar; workers: default one a core.
+
+    Threads: decoding and hashing run outside of Python's lock, and starting processes costs more
+    than they save.
+    """
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        return list(tqdm(pool.map(work, items), description, len(items), unit=unit, delay=1))
+
+
 def read_pictures(
     paths: Sequence[Path], classes: int, description: str, workers: int | None = None
 ) -> tuple[LabelledPicture, ...]:
     """Decode pictures and read their labels, in their order, with a progress bar.
 
-    classes: how many the data set has. workers: threads (decoding runs outside of Python's lock,
-    and starting processes costs more than they save); default: one per core.
+    classes: how many the data set has. workers: threads; default: one per core.
     """
 
     def read(path: Path) -> LabelledPicture:
@@ -72,9 +91,7 @@ def read_pictures(
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            pictures = pool.map(read, paths)
-            return tuple(tqdm(pictures, description, total=len(paths), unit='picture'))
+        return tuple(map_in_threads(read, paths, description, workers=workers))
     finally:
         cv2.setNumThreads(threads)
 

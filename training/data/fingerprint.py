@@ -9,16 +9,14 @@ give every picture of a set the same bits.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
-from cone_perception.files import write_whole
+from cone_perception.dataset.pictures import map_in_threads
+from cone_perception.files import write_json
 from cone_perception.types import UInt8
 
 BITS = 256
@@ -38,22 +36,20 @@ FRAME_EDGE = 0.1
 DEEPEST_FRAME = 0.4
 
 
-def hash_pictures(paths: Sequence[Path], workers: int, cache: Path | None = None) -> list[UInt8]:
+def hash_pictures(
+    paths: Sequence[Path], workers: int | None, cache: Path | None = None
+) -> list[UInt8]:
     """Per picture (2, 32) uint8: the bits as it is and mirrored; (0, 32) if it cannot be decoded.
 
     Computed in `workers` threads. cache: JSON file of bits by path, size and time of change.
     """
     stored = _read_cache(cache)
     keys = [_key(path) for path in paths]
-    todo = [index for index, key in enumerate(keys) if key not in stored]
-    bar = tqdm(total=len(paths), initial=len(paths) - len(todo), unit='picture', desc='hash')
-    # Threads: decoding, which takes most of the time, runs outside of Python's lock.
-    with bar, ThreadPoolExecutor(workers) as pool:
-        for index, text in zip(todo, pool.map(_hash_text, (paths[i] for i in todo)), strict=True):
-            stored[keys[index]] = text
-            bar.update()
+    todo = {key: path for key, path in zip(keys, paths, strict=True) if key not in stored}
+    hashes = map_in_threads(hash_picture, list(todo.values()), 'hash', workers=workers)
+    stored |= {key: bits.tobytes().hex() for key, bits in zip(todo, hashes, strict=True)}
     if cache is not None and todo:
-        write_whole(cache, json.dumps({'version': VERSION, 'bits': stored}))
+        write_json(cache, {'version': VERSION, 'bits': stored}, indent=None)
     return [np.frombuffer(bytes.fromhex(stored[key]), np.uint8).reshape(-1, 32) for key in keys]
 
 
@@ -62,19 +58,14 @@ def hash_picture(path: Path) -> UInt8:
     grey = _decode(path)
     if grey is None:
         return np.zeros((0, 32), np.uint8)
-    return hash_grey(cut_frame(grey))
-
-
-def hash_grey(grey: UInt8) -> UInt8:
-    """(2, 32) uint8 of an (H, W) picture, as it is and mirrored."""
-    means = cv2.resize(grey.astype(np.float32), (17, 16), interpolation=cv2.INTER_AREA)
+    inside = cut_frame(grey).astype(np.float32)
+    means = cv2.resize(inside, (17, 16), interpolation=cv2.INTER_AREA)
     return np.stack([np.packbits(m[:, 1:] > m[:, :-1]) for m in (means, means[:, ::-1])])
 
 
 def cut_frame(grey: UInt8) -> UInt8:
     """The part of an (H, W) picture inside its frame."""
-    rows, columns = find_inside(grey)
-    return grey[rows, columns]
+    return grey[find_inside(grey)]
 
 
 def find_inside(grey: UInt8) -> tuple[slice, slice]:
@@ -137,16 +128,11 @@ def _decode(path: Path) -> UInt8 | None:
     if not len(data):
         return None
     sizes = (cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_GRAYSCALE)
-    grey: UInt8 | None = None
     for size in sizes:
         grey = cv2.imdecode(data, size)
         if grey is None or min(grey.shape) >= LEAST_SIDE_PX:
             break
-    return grey
-
-
-def _hash_text(path: Path) -> str:
-    return hash_picture(path).tobytes().hex()
+    return grey  # type: ignore[return-value]
 
 
 def _key(path: Path) -> str:
@@ -159,15 +145,8 @@ def _key(path: Path) -> str:
 
 def _read_cache(cache: Path | None) -> dict[str, str]:
     """What was hashed before; empty when the file is missing, damaged, or of another version."""
-    if cache is None:
-        return {}
     try:
-        stored = json.loads(cache.read_text(encoding='utf-8'))
+        stored = json.loads(cache.read_text(encoding='utf-8')) if cache else {}
         return dict(stored['bits']) if stored['version'] == VERSION else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-
-
-def default_workers() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -22,7 +22,7 @@ from cone_perception.errors import DataError, OutputError, SettingsError
 from cone_perception.files import write_json
 from cone_perception.pictures.draw import draw_caption
 from cone_perception.types import UInt8
-from training.data.fingerprint import BITS, default_workers, hash_pictures
+from training.data.fingerprint import BITS, hash_pictures
 from training.data.like_pictures import (
     BIN,
     RELATIONS,
@@ -145,7 +145,7 @@ def find_leaks(
         for split, paths in layout.splits.items()
         for path in paths
     ]
-    hashes = hash_pictures([path for _, path in listed], workers or default_workers(), cache)
+    hashes = hash_pictures([path for _, path in listed], workers, cache)
     found = list(zip((picture for picture, _ in listed), hashes, strict=True))
     pictures = [picture for picture, bits_ in found if len(bits_)]
     table = np.concatenate([np.zeros((0, 32), np.uint8), *hashes]).reshape(-1, 2, 32)

@@ -8,17 +8,17 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from cone_perception.dataset.labels import read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
-from cone_perception.errors import DataError
-from cone_perception.files import write_whole
+from cone_perception.dataset.pictures import map_in_threads
+from cone_perception.errors import DataError, told_as
+from cone_perception.files import to_json, write_whole
 from cone_perception.model_card import file_sha256
 
 MANIFEST = 'manifest.jsonl'
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     return 0 if check.ok else 1
 
 
-def write_manifest(path: Path, workers: int | None = None) -> Manifest:
+def write_manifest(path: Path) -> Manifest:
     """Hash every file of the data set at `path` and write manifest.jsonl beside its data.yaml.
 
     Raises DataError when `path` is no data set, or cannot be written.
@@ -109,15 +109,11 @@ def write_manifest(path: Path, workers: int | None = None) -> Manifest:
         split = split_of.get(name, '')
         return ManifestFile(name, stat.st_size, stat.st_mtime_ns, file_sha256(file), split, boxes)
 
-    try:
-        with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
-            bar = tqdm(pool.map(describe, names), total=len(names), unit='file', desc='hash')
-            manifest = Manifest(tuple(bar))
+    with told_as(DataError, f'the manifest of {layout.root} cannot be written'):
+        manifest = Manifest(tuple(map_in_threads(describe, names, 'hash', 'file')))
         head = {'schema': SCHEMA, 'sha256': manifest.sha256, 'counts': _count(manifest)}
-        lines = [json.dumps(entry) for entry in (head, *map(asdict, manifest.files))]
-        write_whole(layout.root / MANIFEST, '\n'.join(lines) + '\n')
-    except OSError as error:
-        raise DataError(f'the manifest of {layout.root} cannot be written: {error}') from error
+        lines = ''.join(f'{to_json(entry)}\n' for entry in (head, *manifest.files))
+        write_whole(layout.root / MANIFEST, lines)
     return manifest
 
 
@@ -127,15 +123,12 @@ def read_manifest(path: Path) -> Manifest:
     Raises DataError when there is none, or it was edited.
     """
     folder = path if path.is_dir() else path.parent
-    try:
+    advice = f'Write it when the data is as it should be: cone-training data manifest {folder}'
+    failures = (OSError, ValueError, KeyError, TypeError)
+    with told_as(DataError, f'{folder / MANIFEST} cannot be read', *failures, advice=advice):
         head, *lines = (folder / MANIFEST).read_text(encoding='utf-8').splitlines()
         manifest = Manifest(tuple(ManifestFile(**json.loads(line)) for line in lines))
         said = json.loads(head)['sha256']
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f'{folder / MANIFEST} cannot be read: {error!r}. '
-            f'Write it when the data is as it should be: cone-training data manifest {folder}'
-        ) from error
     if manifest.sha256 != said:
         raise DataError(
             f'{folder / MANIFEST} is damaged or was edited: its lines do not give the hash in its '
@@ -167,19 +160,10 @@ def check_manifest(path: Path, *, full: bool = False) -> ManifestCheck:
         return file_sha256(file) != before.sha256
 
     common = sorted(there & set(listed))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = tqdm(
-            pool.map(differs, common),
-            total=len(common),
-            unit='file',
-            desc='manifest',
-            delay=2,
-        )
-        changed = tuple(name for name, result in zip(common, results, strict=True) if result)
     return ManifestCheck(
         missing=tuple(sorted(set(listed) - there)),
         extra=tuple(sorted(there - set(listed))),
-        changed=changed,
+        changed=tuple(compress(common, map_in_threads(differs, common, 'manifest', 'file'))),
     )
 
 

@@ -8,7 +8,6 @@ alike, so halves are drawn by blocks of them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -56,7 +55,6 @@ def measure_gap(
     the frames around them. splits: the ones that count; by default all.
     Raises DataError when a path is no data set, has no picture, or one cannot be decoded.
     """
-    workers = workers or len(os.sched_getaffinity(0))
     one, two = (measure_set(path, splits, workers) for path in (a, b))
     rng = np.random.default_rng(seed)
     names = [name for name in one.figures if name in two.figures]

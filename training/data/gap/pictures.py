@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from cone_perception.classes import CLASS_NAMES, map_classes
 from cone_perception.dataset.labels import read_labels
 from cone_perception.dataset.layout import label_path, read_layout
+from cone_perception.dataset.pictures import map_in_threads
 from cone_perception.errors import DataError
 from cone_perception.pictures.draw import short_name
 from cone_perception.types import UInt8
@@ -57,13 +57,11 @@ BOX_FIGURES = (
 )
 
 
-def measure_set(path: Path, splits: Sequence[str], workers: int) -> Sample:
+def measure_set(path: Path, splits: Sequence[str], workers: int | None) -> Sample:
     """Measure each picture and box of a data set; splits: those that count, none: all."""
     layout = read_layout(path)
-    listed = [
-        file for name, files in layout.splits.items() if not splits or name in splits
-        for file in files
-    ]  # fmt: skip
+    chosen = [files for name, files in layout.splits.items() if not splits or name in splits]
+    listed = list(chain.from_iterable(chosen))
     if not listed:
         raise DataError(f'{layout.data_yaml} lists no picture in {", ".join(splits) or "it"}.')
     mapping = map_classes(layout.names)
@@ -71,15 +69,7 @@ def measure_set(path: Path, splits: Sequence[str], workers: int) -> Sample:
     def measure(file: Path) -> _Picture:
         return _measure_picture(file, len(layout.names), mapping)
 
-    with ThreadPoolExecutor(workers) as pool:
-        measured = list(
-            tqdm(
-                pool.map(measure, listed),
-                total=len(listed),
-                unit='picture',
-                desc=layout.root.name,
-            )
-        )
+    measured = map_in_threads(measure, listed, layout.root.name, workers=workers)
     return Sample(layout.root.name, tuple(listed), _blocks(listed), dict(_gather_figures(measured)))
 
 
