@@ -89,7 +89,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setattr('training.judging.evaluate.predict', stand_in.predict)
     monkeypatch.setattr(judge, 'write_pages', write_nothing)
     monkeypatch.setattr('os.fsync', lambda _: None)
-    for plots in ('data.distributions.write_distributions', 'judging.plots.write_plots'):
+    for plots in ('data.report.write_distributions', 'judging.plots.write_plots'):
         monkeypatch.setattr(f'training.{plots}', lambda *_: None)
     return stand_in
 

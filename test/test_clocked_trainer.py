@@ -22,8 +22,7 @@ from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 prepare_ultralytics()
 
-from training.demo_model.camera_faults import spoil  # noqa: E402
-from training.demo_model.clocked_trainer import Schedule  # noqa: E402
+from training.demo_model.clocked_trainer import Schedule, spoil  # noqa: E402
 from training.stage.checkpoints import is_whole, last_checkpoint  # noqa: E402
 from training.stage.sharded_trainer import ShardedLoss, split_batch  # noqa: E402
 

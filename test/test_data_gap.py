@@ -8,9 +8,9 @@ from plotly.offline import get_plotlyjs
 
 from cone_perception.errors import DataError, ModelError
 from training.cli import main
+from training.data.gap.command import write_gap_page
 from training.data.gap.embedding import embed_pictures
 from training.data.gap.measure import measure_gap
-from training.data.gap.page import write_gap_page
 
 NAMES = ['blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone']
 COLOURS = {0: (200, 80, 20), 2: (20, 120, 240), 4: (20, 210, 230)}

@@ -18,8 +18,7 @@ from cone_perception.dataset.layout import Problem, label_path, read_layout
 from cone_perception.dataset.split import read_split
 from cone_perception.errors import DataError
 from training.cli import main
-from training.data.normalise import write_normalised
-from training.data.report import DataReport
+from training.data.report import DataReport, write_normalised
 from training.data.verify import verify_dataset
 
 NOT_DROPPED = {

@@ -18,7 +18,7 @@ from training.demo_model.command import (
     train,
     write_drives,
 )
-from training.stage.crops import CropRules, clip_boxes, crops_of
+from training.stage.training_set import CropRules, clip_boxes, crops_of
 
 
 def make_dataset(folder: Path, names: tuple[str, ...] = CLASS_NAMES) -> Path:

@@ -13,7 +13,6 @@ import yaml
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import DataError
 from training.recipe.recipe import Guards, Stage
-from training.stage.endings import named_endings
 from training.stage.guards import (
     GuardError,
     StageStopped,
@@ -24,6 +23,7 @@ from training.stage.guards import (
     expected_accumulation,
     expected_rate,
     forgotten,
+    named_endings,
     rate_share,
 )
 

@@ -137,8 +137,7 @@ def verify(campaign: Campaign) -> dict[str, Any]:
     So the data sets themselves stay as they are, though Ultralytics mends pictures in place and
     writes its caches beside the labels. Raises CampaignStoppedError for a fatal problem.
     """
-    from training.data.distributions import write_distributions
-    from training.data.normalise import write_normalised
+    from training.data.report import write_distributions, write_normalised
     from training.data.verify import verify_dataset
 
     folder, recipe = campaign.folder, campaign.recipe

@@ -129,10 +129,10 @@ def _decode(path: Path) -> UInt8 | None:
         return None
     sizes = (cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_GRAYSCALE)
     for size in sizes:
-        grey = cv2.imdecode(data, size)
+        grey: UInt8 | None = cv2.imdecode(data, size)
         if grey is None or min(grey.shape) >= LEAST_SIDE_PX:
             break
-    return grey  # type: ignore[return-value]
+    return grey
 
 
 def _key(path: Path) -> str:

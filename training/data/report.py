@@ -1,8 +1,9 @@
-"""Report of a verification: counts of each split, problems, and every picture."""
+"""A data set as verified: its counts and problems, their picture, and a set to train on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from cone_perception.classes import CLASS_NAMES
-from cone_perception.dataset.layout import Problem
+from cone_perception.dataset.labels import label_text
+from cone_perception.dataset.layout import Problem, write_data_yaml
 from cone_perception.dataset.pictures import LabelledPicture
+from cone_perception.errors import DataError
+from cone_perception.pictures.draw import CLASS_COLOURS, short_name
 from cone_perception.types import Float32
 
 HEIGHT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -111,3 +115,90 @@ def count_split(pictures: Iterable[LabelledPicture], mapping: Mapping[int, int])
         if len(heights)
         else (),
     )
+
+
+MOST_HEIGHT_PX = 400
+
+
+def write_distributions(report: DataReport, path: Path) -> None:
+    """Draw the report's counts and sizes into a PNG file, one line per split."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    splits = [split for split, pictures in report.pictures.items() if pictures]
+    figure = Figure(figsize=(15, 1 + 2.8 * max(1, len(splits))), layout='constrained')
+    FigureCanvasAgg(figure)
+    figure.suptitle(report.path.parent.name)
+    axes = figure.subplots(max(1, len(splits)), 4, squeeze=False)
+    colours = [tuple(value / 255 for value in CLASS_COLOURS[name][::-1]) for name in CLASS_NAMES]
+    edges_px = np.geomspace(2, MOST_HEIGHT_PX, 40)
+    for line, split in zip(axes, splits, strict=False):
+        pictures, counts = report.pictures[split], report.counts[split]
+        names = [short_name(name) for name in CLASS_NAMES]
+        bars = line[0].barh(names, [counts.boxes[name] for name in CLASS_NAMES], color=colours)
+        line[0].bar_label(bars, padding=2, fontsize=8)
+        line[0].margins(x=0.2)
+        line[0].invert_yaxis()
+        line[0].set(title=f'{split}: {counts.pictures} pictures', xlabel='boxes')
+        heights_px = box_heights_px(pictures)
+        line[1].hist(heights_px.clip(edges_px[0], edges_px[-1]), bins=edges_px, color='0.4')
+        line[1].set(title='box heights', xlabel='pixels of the picture', xscale='log')
+        boxes = [len(picture.labels.rows) for picture in pictures]
+        line[2].hist(boxes, bins=np.arange(max(boxes) + 2) - 0.5, color='0.4')
+        line[2].set(title='boxes per picture', xlabel='boxes')
+        sizes = [picture.size_px for picture in pictures]
+        found, number = np.unique(np.array(sizes), axis=0, return_counts=True)
+        line[3].scatter(found[:, 0], found[:, 1], s=10 + 200 * number / number.sum(), alpha=0.5)
+        line[3].set(title='picture sizes', xlabel='width, px', ylabel='height, px')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
+def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path] = ()) -> Path:
+    """Write FOLDER/{train,val,test}/{images,labels} and data.yaml; the original stays untouched.
+
+    Pictures are links, so that nothing is copied, and a picture that Ultralytics would rewrite is
+    replaced here and not there. Labels are written anew: the project's class numbers, polygons as
+    boxes, no repeated rows. Left out are the pictures named in `exclude` (as the report has them)
+    and those of the training split whose file or label cannot be read. What was there of an
+    earlier call is replaced; data.yaml is written last.
+
+    Returns data.yaml. Raises DataError when the report has a fatal problem, or FOLDER cannot be
+    written.
+    """
+    if not report.ok:
+        fatal = [problem for problem in report.problems if problem.fatal]
+        raise DataError(
+            f'{report.path} has {len(fatal)} fatal problems, the first: {fatal[0]}. '
+            f'See all: cone-training data verify {report.path.parent}'
+        )
+    folder = folder.absolute()
+    if folder == report.path.parent.absolute():
+        raise DataError(f'{folder} is the original data set: give another folder')
+    left_out = set(exclude)
+    try:
+        (folder / 'data.yaml').unlink(missing_ok=True)
+        for split, pictures in report.pictures.items():
+            shutil.rmtree(folder / split, ignore_errors=True)
+            kept = [entry for entry in pictures if entry.usable and entry.path not in left_out]
+            _write_split(report, folder / split, kept)
+        return write_data_yaml(folder, report.pictures)
+    except OSError as error:
+        raise DataError(f'{folder} cannot be written: {error}. Is there space left?') from error
+
+
+def _write_split(report: DataReport, split: Path, pictures: Collection[LabelledPicture]) -> None:
+    """Links and labels; pictures of several folders keep apart, in numbered folders."""
+    parents = sorted({entry.path.parent for entry in pictures})
+    for number, parent in enumerate(parents):
+        below = str(number) if len(parents) > 1 else ''
+        images, labels = split / 'images' / below, split / 'labels' / below
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for entry in pictures:
+            if entry.path.parent != parent:
+                continue
+            (images / entry.path.name).symlink_to(entry.path.absolute())
+            if not entry.labels.missing:
+                text = label_text(map_rows(entry.labels.rows, report.mapping), exact=True)
+                (labels / f'{entry.path.stem}.txt').write_text(text, encoding='ascii')

@@ -261,11 +261,11 @@ def run(args: argparse.Namespace) -> int:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(report.to_json(), indent=2) + '\n', encoding='utf-8')
     if args.plot:
-        from training.data.distributions import write_distributions
+        from training.data.report import write_distributions
 
         write_distributions(report, args.plot)
     if args.normalise:
-        from training.data.normalise import write_normalised
+        from training.data.report import write_normalised
 
         print(f'normalised: {write_normalised(report, args.normalise)}')
     return 1 if not report.ok or (args.strict and report.problems) else 0

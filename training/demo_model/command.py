@@ -21,7 +21,7 @@ from cone_perception.files import write_json
 from training.simulate.bag import drive_frames
 from training.simulate.dataset import label_lines
 from training.simulate.settings import SimulateSettings
-from training.stage.crops import CropRules, write_crops
+from training.stage.training_set import CropRules, write_crops
 
 
 @dataclass(frozen=True, slots=True)

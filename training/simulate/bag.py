@@ -27,9 +27,8 @@ from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
 from cone_perception.types import Frame
 from training.simulate.camera import PinholeCamera, load_camera, make_lens
-from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
-from training.simulate.renderer import render
+from training.simulate.renderer import Label, render
 from training.simulate.scene import Thing, make_scene
 from training.simulate.scenery.ego import make_ego
 from training.simulate.scenery.library import make_library

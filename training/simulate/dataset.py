@@ -17,9 +17,8 @@ from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.dataset.layout import write_data_yaml
 from cone_perception.errors import OutputError
 from cone_perception.files import write_json, write_whole
-from training.simulate.labels import Label
 from training.simulate.photo import apply_photo, make_photo
-from training.simulate.renderer import render
+from training.simulate.renderer import Label, render
 from training.simulate.scene import make_camera, make_scene
 from training.simulate.scenery.ego import make_ego
 from training.simulate.scenery.library import Library, make_library

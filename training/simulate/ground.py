@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from training.simulate.camera import PinholeCamera
 from training.simulate.cone_view import ConeView, shadow_points
-from training.simulate.paint import Paint
 from training.simulate.scene import Scene, Thing
 from training.simulate.scenery.library import Library
 from training.simulate.scenery.sketch import Bytes
+from training.simulate.track import Paint
 
 Array = npt.NDArray[np.float64]
 

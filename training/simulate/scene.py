@@ -11,12 +11,17 @@ import numpy.typing as npt
 from cone_perception.classes import LARGE_ORANGE, UNKNOWN
 from training.simulate.camera import PinholeCamera, load_camera
 from training.simulate.cone import Cone, make_cone, make_palette
-from training.simulate.paint import Paint, make_paint
-from training.simulate.scenery.library import Library
+from training.simulate.scenery.library import KINDS, Library
 from training.simulate.scenery.sketch import Colour
-from training.simulate.scenery.sprites import KINDS
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import Track, make_circuit, make_group, make_straight
+from training.simulate.track import (
+    Paint,
+    Track,
+    make_circuit,
+    make_group,
+    make_paint,
+    make_straight,
+)
 
 Array = npt.NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from cone_perception.dataset.layout import read_layout  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.load import find_model  # noqa: E402
 from training.runs.record import MAP50  # noqa: E402
-from training.stage.endings import named_endings  # noqa: E402
+from training.stage.guards import named_endings  # noqa: E402
 from training.stage.job import StageJob  # noqa: E402
 from training.stage.sharded_trainer import all_cores  # noqa: E402
 

@@ -34,7 +34,6 @@ from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.load import find_model  # noqa: E402
 from training.runs.record import MAP50, MAP50_95  # noqa: E402
 from training.stage.checkpoints import PREVIOUS, last_checkpoint, replace_file  # noqa: E402
-from training.stage.endings import named_endings  # noqa: E402
 from training.stage.guards import (  # noqa: E402
     MACHINE,
     GuardError,
@@ -43,6 +42,7 @@ from training.stage.guards import (  # noqa: E402
     check_data,
     check_rates,
     expected_accumulation,
+    named_endings,
     warmup_batches,
 )
 from training.stage.job import StageJob, StageRecord, StageResult  # noqa: E402

@@ -10,18 +10,24 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
 import yaml
 
+from cone_perception.arguments import option
 from cone_perception.classes import CLASS_NAMES
-from cone_perception.dataset.layout import SPLITS, Layout, read_layout
-from cone_perception.errors import DataError
+from cone_perception.dataset.labels import corners_px, label_rows, label_text, read_labels
+from cone_perception.dataset.layout import SPLITS, Layout, label_path, read_layout
+from cone_perception.errors import DataError, SourceError
 from cone_perception.files import write_whole
+from cone_perception.preprocess import PAD_VALUE, Letterbox
+from cone_perception.types import Float32, UInt8
 from training.recipe.recipe import Stage
 from training.runs.folder import CampaignFolder
-from training.stage.crops import CropRules, write_crops
 
 
 def training_pictures(layout: Layout, excluded: Collection[Path], fraction: float) -> list[Path]:
@@ -87,3 +93,93 @@ def _write_data_yaml(data_yaml: Path, splits: dict[str, list[Path]]) -> None:
             content[name] = listed.name
     content['names'] = dict(enumerate(CLASS_NAMES))
     write_whole(data_yaml, yaml.safe_dump(content, sort_keys=False))
+
+
+@dataclass(frozen=True, slots=True)
+class CropRules:
+    """How pictures are cut; every second crop of a picture is aimed at a cone."""
+
+    per_picture: int = option(2, 'crops of each picture (2)')
+    size_px: int = option(320, 'side of a crop (320)')
+    width_px: int = option(640, "the picture's width at the network's scale (640)")
+    visible: float = option(0.3, "least share of a box's area inside the crop, else dropped (0.3)")
+    height_px: float = option(4.0, 'least height of a clipped box, in network pixels (4)')
+    seed: int = option(0, "of the crops' positions (0)")
+
+
+def write_crops(images: Iterable[Path], split: Path, rules: CropRules) -> int:
+    """Cut pictures into `split`/images and `split`/labels. Returns the number of crops.
+
+    Labels have the project's classes and lie where Ultralytics looks for them.
+    Raises SourceError for a picture or a label that cannot be read.
+    """
+    random = np.random.default_rng(rules.seed)
+    for folder in ('images', 'labels'):
+        (split / folder).mkdir(parents=True, exist_ok=True)
+    count = 0
+    for path in images:
+        picture, labels = _at_network_scale(path, rules.width_px)
+        for crop, inside in crops_of(picture, labels, rules, random):
+            name = f'{count:06d}'
+            image = split / 'images' / f'{name}.jpg'
+            if not cv2.imwrite(str(image), crop, [cv2.IMWRITE_JPEG_QUALITY, 95]):
+                raise SourceError(f'{image} cannot be written. Is there space left?')
+            rows = label_rows(inside[:, 0], inside[:, 1:], rules.size_px, rules.size_px)
+            (split / 'labels' / f'{name}.txt').write_text(label_text(rows), encoding='utf-8')
+            count += 1
+    return count
+
+
+def crops_of(
+    picture: UInt8, labels: Float32, rules: CropRules, random: np.random.Generator
+) -> Iterator[tuple[UInt8, Float32]]:
+    """Cut square crops out of one picture at network scale.
+
+    labels: (N, 5) class, left, top, right, bottom in pixels; the crops' labels are the same.
+    """
+    size_px = rules.size_px
+    height, width = picture.shape[:2]
+    room = np.array([max(width - size_px, 0), max(height - size_px, 0)])
+    for index in range(rules.per_picture):
+        corner = random.integers(0, room + 1)
+        if index % 2 == 0 and len(labels):
+            box = labels[random.integers(len(labels))]
+            aim = (box[1:3] + box[3:5]) / 2 - random.uniform(0.2, 0.8, 2) * size_px
+            corner = np.clip(aim, 0, room).astype(int)
+        left, top = (int(value) for value in corner)
+        crop = np.full((size_px, size_px, 3), PAD_VALUE, np.uint8)
+        part = picture[top : top + size_px, left : left + size_px]
+        crop[: part.shape[0], : part.shape[1]] = part
+        yield crop, clip_boxes(labels, left, top, rules)
+
+
+def clip_boxes(labels: Float32, left_px: int, top_px: int, rules: CropRules) -> Float32:
+    """Labels of the crop with this corner: moved, clipped, and dropped where little is left."""
+    moved = labels - np.array([0, left_px, top_px, left_px, top_px], np.float32)
+    clipped = moved.copy()
+    clipped[:, 1:] = np.clip(moved[:, 1:], 0, rules.size_px)
+    visible = _area(clipped) / np.maximum(_area(moved), 1e-6)
+    tall_px = clipped[:, 4] - clipped[:, 2]
+    selected: Float32 = clipped[(visible >= rules.visible) & (tall_px >= rules.height_px)]
+    return selected
+
+
+def _at_network_scale(image: Path, width_px: int) -> tuple[UInt8, Float32]:
+    """One picture as the network sees it, without the grey border, and its labels in pixels."""
+    source = cv2.imread(str(image), cv2.IMREAD_COLOR)
+    if source is None:
+        raise SourceError(f'{image} cannot be decoded as a picture: replace or remove it.')
+    height = max(1, round(source.shape[0] * width_px / source.shape[1]))
+    picture = np.empty((height, width_px, 3), np.uint8)
+    letterbox = Letterbox(source.shape[0], source.shape[1], height, width_px)
+    letterbox.apply(source.astype(np.uint8, copy=False), picture)
+    labels = read_labels(label_path(image), len(CLASS_NAMES))
+    for fault in labels.refused:
+        raise SourceError(f'{label_path(image)}:{fault.line}: {fault.message}. Mend the label.')
+    boxes = corners_px(labels.rows, width_px, height)
+    return picture, np.concatenate([labels.rows[:, :1], boxes], axis=1)
+
+
+def _area(labels: Float32) -> Float32:
+    area: Float32 = (labels[:, 3] - labels[:, 1]) * (labels[:, 4] - labels[:, 2])
+    return area
