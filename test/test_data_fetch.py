@@ -24,7 +24,7 @@ from planted_data import COUNTS, DATA_YAML, plant
 from cone_perception.errors import DataError, InstallError
 from cone_perception.files import locked
 from training.cli import main
-from training.data import download, fetch
+from training.data import fetch
 from training.data.manifest import check_manifest, read_manifest
 from training.recipe.sources import SOURCES
 
@@ -147,8 +147,8 @@ def roboflow(archive: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Robofl
     worker.start()
     monkeypatch.setattr(rfapi, 'API_URL', server.url)
     monkeypatch.setenv('ROBOFLOW_API_KEY', KEY)
-    monkeypatch.setattr(download, 'BLOCK', 1000)
-    monkeypatch.setattr(download.time, 'sleep', lambda seconds: None)
+    monkeypatch.setattr(fetch, 'BLOCK', 1000)
+    monkeypatch.setattr(fetch.time, 'sleep', lambda seconds: None)
     yield server
     server.hold.set()
     server.thinking.set()
@@ -195,7 +195,7 @@ def test_broken_connection_is_continued(roboflow: Roboflow, folder: Path) -> Non
 
 
 def test_other_version_on_the_server_starts_anew(roboflow: Roboflow, folder: Path) -> None:
-    roboflow.cuts = [1000] + [0] * download.ATTEMPTS
+    roboflow.cuts = [1000] + [0] * fetch.ATTEMPTS
     with pytest.raises(DataError, match='goes on from there'):
         fetch.fetch_dataset(SOURCE, folder, COUNTS)
     assert (part(folder) / 'roboflow.zip').stat().st_size == 1000
@@ -234,7 +234,7 @@ def test_archive_of_unknown_length_is_judged_by_its_content(
 def test_server_that_falls_silent_is_not_waited_for(
     roboflow: Roboflow, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, 'SILENCE_S', 0.2)
+    monkeypatch.setattr(fetch, 'SILENCE_S', 0.2)
     roboflow.hold.clear()
     with pytest.raises(DataError, match='stopped at'):
         fetch.fetch_dataset(SOURCE, folder, COUNTS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cone_perception.cli import run_command
 
 SUBCOMMANDS = {
-    'simulate': ('training.simulate', 'render labelled pictures and drives'),
+    'simulate': ('training.simulate.command', 'render labelled pictures and drives'),
     'demo-model': (
         'training.demo_model.command',
         'train the shipped demo model on rendered pictures',

@@ -37,6 +37,7 @@ from training.simulate.settings import SimulateSettings
 from training.simulate.track import Track
 
 BASELINE_M = 0.12
+EYES = ('left', 'right')
 START_NS = 1_760_000_000_000_000_000
 """Stamp of the first picture of seed 0: a plausible time, the same in every run."""
 
@@ -93,7 +94,7 @@ def drive_frames(
         roll = 0.008 * math.sin(4 * t + shake[3]) + 0.002 * math.sin(37 * t + shake[4])
         up = camera.position_m[2] + 0.006 * math.sin(11 * t + shake[5])
         stamp_ns = start_ns + round(index * 1e9 / hz)
-        for eye in ('left', 'right') if stereo else ('left',):
+        for eye in EYES if stereo else EYES[:1]:
             shift = -BASELINE_M if eye == 'right' else 0.0
             position = (x - shift * math.sin(yaw), y + shift * math.cos(yaw), up)
             here = camera.moved(position, yaw, pitch, roll)
@@ -144,21 +145,17 @@ def write_drive(
     if out.exists():
         raise OutputError(f'{out} exists: choose another name or delete it')
     store = bag_types()
-    total = round(seconds * hz) * (2 if stereo else 1)
-    topics = {
-        'image/compressed' if compressed else 'image': COMPRESSED_IMAGE if compressed else IMAGE,
-        'camera_info': CAMERA_INFO,
-        'ground_truth': DETECTIONS,
-    }
+    total = round(seconds * hz) * (1 + stereo)
+    image = ('image/compressed', COMPRESSED_IMAGE) if compressed else ('image', IMAGE)
+    topics = (image, ('camera_info', CAMERA_INFO), ('ground_truth', DETECTIONS))
+    prefixes = {eye: f'/camera/{eye}' for eye in EYES} if stereo else {'left': '/camera'}
     with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connections = {
             eye: [
-                writer.add_connection(
-                    f'/camera/{eye}/{name}' if stereo else f'/camera/{name}', kind, typestore=store
-                )
-                for name, kind in topics.items()
+                writer.add_connection(f'{prefix}/{name}', kind, typestore=store)
+                for name, kind in topics
             ]
-            for eye in (('left', 'right') if stereo else ('left',))
+            for eye, prefix in prefixes.items()
         }
         drive = drive_frames(settings, seed, seconds, hz, stereo)
         for taken in tqdm(drive, total=total, unit='picture', desc='drive'):

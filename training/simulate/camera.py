@@ -66,18 +66,12 @@ class PinholeCamera:
     @property
     def matrix(self) -> Array:
         """(3, 3) intrinsic matrix K."""
-        return np.array(
-            [[self.fx_px, 0, self.cx_px], [0, self.fy_px, self.cy_px], [0, 0, 1]], np.float64
-        )
+        return np.array([[self.fx_px, 0, self.cx_px], [0, self.fy_px, self.cy_px], [0, 0, 1.0]])
 
     @property
     def rotation(self) -> Array:
         """(3, 3) world to optical frame: its rows are right, down and forward in the world."""
         return _rotation(self.yaw_rad, self.pitch_rad, self.roll_rad)
-
-    @property
-    def distorted(self) -> bool:
-        return any(self.distortion)
 
     def to_optical(self, points_m: npt.ArrayLike) -> Array:
         """(..., 3) world points to (..., 3) points of the optical frame, metres."""
@@ -92,14 +86,9 @@ class PinholeCamera:
         optical = self.to_optical(points_m)
         depth = optical[..., 2]
         safe = np.maximum(depth, 0.05)
-        pixels = np.stack(
-            [
-                self.fx_px * optical[..., 0] / safe + self.cx_px,
-                self.fy_px * optical[..., 1] / safe + self.cy_px,
-            ],
-            axis=-1,
-        )
-        return pixels, depth
+        x_px = self.fx_px * optical[..., 0] / safe + self.cx_px
+        y_px = self.fy_px * optical[..., 1] / safe + self.cy_px
+        return np.stack([x_px, y_px], axis=-1), depth
 
     def distort(self, normalised: Array) -> Array:
         """(..., 2) undistorted normalised coordinates to (..., 2) pixels through the lens."""
@@ -113,11 +102,9 @@ class PinholeCamera:
 
     def ground_homography(self) -> Array:
         """(3, 3) from ground (x_m, y_m, 1) to homogeneous pixels, without the lens."""
-        rotation = self.rotation
-        shift = -rotation @ np.array(self.position_m)
-        return np.asarray(
-            self.matrix @ np.column_stack([rotation[:, 0], rotation[:, 1], shift]), np.float64
-        )
+        shift = -self.rotation @ np.array(self.position_m)
+        plane = np.column_stack([self.rotation[:, :2], shift])
+        return np.asarray(self.matrix @ plane, np.float64)
 
     def moved(
         self,
@@ -162,7 +149,7 @@ def make_lens(camera: PinholeCamera) -> Lens:
 
     Raises ValueError for a lens that folds: one that shows two places at one pixel.
     """
-    if not camera.distorted:
+    if not any(camera.distortion):
         return Lens(camera, None, None)
     cell = 16
     xs = (np.arange(-1, camera.width_px // cell + 2) + 0.5) * cell - 0.5
@@ -211,15 +198,9 @@ def load_camera(name: str = 'zed2i') -> PinholeCamera:
     """
     text = resources.files(__package__).joinpath(f'{name}.yaml').read_text(encoding='utf-8')
     values = yaml.safe_load(text)
-    k1, k2, p1, p2, k3 = (float(value) for value in values['distortion'])
-    return PinholeCamera(
-        width_px=int(values['width_px']),
-        height_px=int(values['height_px']),
-        fx_px=float(values['fx_px']),
-        fy_px=float(values['fy_px']),
-        cx_px=float(values['cx_px']),
-        cy_px=float(values['cy_px']),
-        distortion=(k1, k2, p1, p2, k3),
-        position_m=(0.0, 0.0, float(values['height_m'])),
-        pitch_rad=math.radians(float(values['pitch_deg'])),
-    )
+    place = {
+        'distortion': tuple(values.pop('distortion')),
+        'position_m': (0.0, 0.0, values.pop('height_m')),
+        'pitch_rad': math.radians(values.pop('pitch_deg')),
+    }
+    return PinholeCamera(**values, **place)

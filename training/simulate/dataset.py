@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from functools import lru_cache
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from functools import lru_cache, partial
+from itertools import product, starmap
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import Label, render
 from training.simulate.scene import make_camera, make_scene
 from training.simulate.scenery.ego import make_ego
-from training.simulate.scenery.library import Library, make_library
+from training.simulate.scenery.library import make_library
 from training.simulate.scenery.sketch import Bytes, random_colour
 from training.simulate.settings import SimulateSettings
 
@@ -30,9 +31,7 @@ RENDERER_VERSION = 4
 """Raised whenever the same seed gives another picture."""
 
 
-@lru_cache(maxsize=3)
-def _library(seed: int) -> Library:
-    return make_library(seed)
+_library = lru_cache(maxsize=3)(make_library)
 
 
 def render_picture(
@@ -42,25 +41,20 @@ def render_picture(
     number = SPLITS.index(split)
     rng = np.random.default_rng([seed, number, index])
     library = _library(seed * 3 + number)
-    border, fill, inner = (0, 0, 0, 0), 0, settings
+    x, y, fill, inner = 0, 0, 0, settings
     if settings.vary_aspect:
-        border, fill, inner = _choose_frame(rng, settings)
+        x, y, fill, inner = _choose_frame(rng, settings)
     scene = make_scene(rng, inner, library)
     camera = make_camera(rng, inner, scene)
     ego = make_ego(rng, inner.width_px, inner.height_px)
     result = render(scene, camera, library, inner, ego)
     photo = make_photo(rng, settings.photo, settings.width_px)
     image = apply_photo(result.image, photo, library.sensor, rng)
-    labels = result.labels
-    left, top, right, bottom = border
-    if any(border):
-        image = cv2.copyMakeBorder(
-            image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(fill, fill, fill)
-        )
-        if bottom > 8 and fill == 0 and rng.random() < 0.5:
-            _stamp(rng, np.asarray(image)[-bottom:])
-        labels = [label.moved(left, top) for label in labels]
-    return np.asarray(image, np.uint8), labels, photo.quality
+    if x or y:
+        image = np.pad(image, ((y, y), (x, x), (0, 0)), constant_values=fill)
+        if y > 8 and fill == 0 and rng.random() < 0.5:
+            _stamp(rng, image[-y:])
+    return image, [label.moved(x, y) for label in result.labels], photo.quality
 
 
 def _stamp(rng: np.random.Generator, window: Bytes) -> None:
@@ -80,35 +74,28 @@ def _stamp(rng: np.random.Generator, window: Bytes) -> None:
 
 def _choose_frame(
     rng: np.random.Generator, settings: SimulateSettings
-) -> tuple[tuple[int, int, int, int], int, SimulateSettings]:
-    """A border (left, top, right, bottom), its grey level, and the settings of the inner picture.
+) -> tuple[int, int, int, SimulateSettings]:
+    """Width at the sides and height above and below of a border, its grey, the inner settings.
 
     Collections print black frames around their pictures; a letterbox to the network's own shape
     pads with grey 114.
     """
     width, height = settings.width_px, settings.height_px
     kind = rng.random()
-    fill = 0
-    if kind < 0.52:
-        return (0, 0, 0, 0), 0, settings
-    if kind < 0.7:
+    x, y, fill = 0, 0, 0
+    if 0.52 <= kind < 0.7:
         x, y = int(width * rng.uniform(0.02, 0.1)), int(height * rng.uniform(0.02, 0.12))
-        border = (x, y, x, y)
-    elif kind < 0.82:
-        y = int(height * rng.uniform(0.05, 0.3))
-        border = (0, y, 0, y)
-        fill = int(rng.choice([0, 114]))
-    else:
-        x = int(width * rng.uniform(0.05, 0.2))
-        border = (x, 0, x, 0)
-        fill = int(rng.choice([0, 114]))
+    elif 0.7 <= kind < 0.82:
+        y, fill = int(height * rng.uniform(0.05, 0.3)), int(rng.choice([0, 114]))
+    elif kind >= 0.82:
+        x, fill = int(width * rng.uniform(0.05, 0.2)), int(rng.choice([0, 114]))
     inner = replace(
         settings,
-        width_px=width - border[0] - border[2],
-        height_px=height - border[1] - border[3],
-        min_height_px=settings.min_height_px * width / (width - border[0] - border[2]),
+        width_px=width - 2 * x,
+        height_px=height - 2 * y,
+        min_height_px=settings.min_height_px * width / (width - 2 * x),
     )
-    return border, fill, inner
+    return x, y, fill, inner
 
 
 def label_lines(labels: list[Label], width_px: int, height_px: int) -> str:
@@ -128,17 +115,7 @@ def write_picture(out: Path, settings: SimulateSettings, seed: int, split: str, 
     if not written:
         raise RuntimeError(f'OpenCV could not encode {name} as JPEG: reinstall opencv-python')
     write_whole(out / split / 'images' / f'{name}.jpg', data.tobytes())
-    text = label_lines(labels, image.shape[1], image.shape[0])
-    write_whole(label_path, text)
-
-
-def _write_many(
-    out: Path, settings: SimulateSettings, seed: int, split: str, indices: list[int]
-) -> int:
-    cv2.setNumThreads(1)
-    for index in indices:
-        write_picture(out, settings, seed, split, index)
-    return len(indices)
+    write_whole(label_path, label_lines(labels, image.shape[1], image.shape[0]))
 
 
 def write_dataset(
@@ -152,38 +129,31 @@ def write_dataset(
     about = {
         'seed': seed,
         'renderer_version': RENDERER_VERSION,
-        'settings': settings.as_dict(),
+        'settings': asdict(settings),
         'versions': {'numpy': np.__version__, 'opencv': cv2.__version__},
     }
     record = out / 'simulate.json'
     if record.exists():
         before = json.loads(record.read_text(encoding='utf-8'))
-        changed = [key for key in about if before.get(key) != about[key]]
-        if changed:
+        if changed := [key for key in about if before.get(key) != about[key]]:
             raise OutputError(
                 f'{out} was rendered with another {", ".join(changed)}: '
                 'choose an empty folder or delete this one'
             )
-    for split in SPLITS:
-        for kind in ('images', 'labels'):
-            (out / split / kind).mkdir(parents=True, exist_ok=True)
+    for split, kind in product(SPLITS, ('images', 'labels')):
+        (out / split / kind).mkdir(parents=True, exist_ok=True)
     write_json(record, about)
     write_data_yaml(out, SPLITS)
-    jobs = [
-        (split, list(range(start, min(start + 8, counts[split]))))
-        for split in SPLITS
-        for start in range(0, counts[split], 8)
-    ]
-    with tqdm(total=sum(counts.values()), unit='picture', desc='render') as bar:
+    places = [(split, index) for split in SPLITS for index in range(counts[split])]
+    write = partial(write_picture, out, settings, seed)
+    with tqdm(total=len(places), unit='picture', desc='render') as bar:
         if workers <= 1:
-            for split, indices in jobs:
-                bar.update(_write_many(out, settings, seed, split, indices))
+            cv2.setNumThreads(1)
+            for _ in starmap(write, places):
+                bar.update()
             return
         # A fork of a process with threads, OpenCV's say, can hang.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn')) as pool:
-            running = [
-                pool.submit(_write_many, out, settings, seed, split, indices)
-                for split, indices in jobs
-            ]
-            for done in as_completed(running):
-                bar.update(done.result())
+        spawn = multiprocessing.get_context('spawn')
+        with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
+            for _ in pool.map(write, *zip(*places, strict=True), chunksize=8):
+                bar.update()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from cone_perception.errors import SettingsError
+from cone_perception.files import read_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,18 @@ class SimulateSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(f'{name} is {getattr(self, name)}, expected 0..1')
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SimulateSettings:
-        """Settings from a mapping; an unknown key is refused by name with SettingsError."""
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            known = ', '.join(field.name for field in fields(cls))
-            raise SettingsError(f'unknown setting {", ".join(unknown)}: known are {known}')
-        return cls(**values)
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+def read_settings(path: Path | None, scale: float = 1.0) -> SimulateSettings:
+    """Settings of a YAML or JSON file, or the defaults, with the picture size scaled.
+
+    Raises SettingsError when the file cannot be read or says what is not known, by name.
+    """
+    values = (path and read_yaml(path, SettingsError)) or {}
+    if not isinstance(values, dict):
+        raise SettingsError(f'settings file {path} holds no mapping: write lines of `name: value`')
+    known = [field.name for field in fields(SimulateSettings)]
+    if unknown := sorted(set(values) - set(known)):
+        raise SettingsError(f'unknown setting {", ".join(unknown)}: known are {", ".join(known)}')
+    settings = SimulateSettings(**values)
+    width_px, height_px = round(settings.width_px * scale), round(settings.height_px * scale)
+    return replace(settings, width_px=width_px, height_px=height_px)
