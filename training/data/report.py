@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.labels import label_text
 from cone_perception.dataset.layout import Problem, write_data_yaml
 from cone_perception.dataset.pictures import LabelledPicture
-from cone_perception.errors import DataError
+from cone_perception.errors import DataError, told_as
+from cone_perception.files import without_nan
 from cone_perception.pictures.draw import CLASS_COLOURS, short_name
 from cone_perception.types import Float32
 
@@ -73,18 +74,10 @@ class DataReport:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures, as JSON has it."""
-        return {
-            'schema': 1,
-            'data': str(self.path),
-            'ok': self.ok,
-            'manifest_sha256': self.manifest_sha256,
-            'names': list(self.names),
-            'mapping': self.class_mapping,
-            'expected': dict(self.expected),
-            'counts': {split: asdict(counts) for split, counts in self.counts.items()},
-            'would_drop': list(map(str, self.would_drop)),
-            'problems': list(map(asdict, self.problems)),
-        }
+        names = ('manifest_sha256', 'names', 'expected', 'counts', 'would_drop', 'problems')
+        found = {name: getattr(self, name) for name in names}
+        head = {'schema': 1, 'data': self.path, 'ok': self.ok, 'mapping': self.class_mapping}
+        return without_nan(head | found)  # type: ignore[no-any-return]
 
 
 def map_rows(rows: Float32, mapping: Mapping[int, int]) -> Float32:
@@ -117,9 +110,6 @@ def count_split(pictures: Iterable[LabelledPicture], mapping: Mapping[int, int])
     )
 
 
-MOST_HEIGHT_PX = 400
-
-
 def write_distributions(report: DataReport, path: Path) -> None:
     """Draw the report's counts and sizes into a PNG file, one line per split."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -130,11 +120,11 @@ def write_distributions(report: DataReport, path: Path) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(report.path.parent.name)
     axes = figure.subplots(max(1, len(splits)), 4, squeeze=False)
+    names = [short_name(name) for name in CLASS_NAMES]
     colours = [tuple(value / 255 for value in CLASS_COLOURS[name][::-1]) for name in CLASS_NAMES]
-    edges_px = np.geomspace(2, MOST_HEIGHT_PX, 40)
+    edges_px = np.geomspace(2, 400, 40)
     for line, split in zip(axes, splits, strict=False):
         pictures, counts = report.pictures[split], report.counts[split]
-        names = [short_name(name) for name in CLASS_NAMES]
         bars = line[0].barh(names, [counts.boxes[name] for name in CLASS_NAMES], color=colours)
         line[0].bar_label(bars, padding=2, fontsize=8)
         line[0].margins(x=0.2)
@@ -146,8 +136,8 @@ def write_distributions(report: DataReport, path: Path) -> None:
         boxes = [len(picture.labels.rows) for picture in pictures]
         line[2].hist(boxes, bins=np.arange(max(boxes) + 2) - 0.5, color='0.4')
         line[2].set(title='boxes per picture', xlabel='boxes')
-        sizes = [picture.size_px for picture in pictures]
-        found, number = np.unique(np.array(sizes), axis=0, return_counts=True)
+        sizes = np.array([picture.size_px for picture in pictures])
+        found, number = np.unique(sizes, axis=0, return_counts=True)
         line[3].scatter(found[:, 0], found[:, 1], s=10 + 200 * number / number.sum(), alpha=0.5)
         line[3].set(title='picture sizes', xlabel='width, px', ylabel='height, px')
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,16 +165,13 @@ def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path]
     folder = folder.absolute()
     if folder == report.path.parent.absolute():
         raise DataError(f'{folder} is the original data set: give another folder')
-    left_out = set(exclude)
-    try:
+    with told_as(DataError, f'{folder} cannot be written', advice='Is there space left?'):
         (folder / 'data.yaml').unlink(missing_ok=True)
         for split, pictures in report.pictures.items():
             shutil.rmtree(folder / split, ignore_errors=True)
-            kept = [entry for entry in pictures if entry.usable and entry.path not in left_out]
+            kept = [entry for entry in pictures if entry.usable and entry.path not in exclude]
             _write_split(report, folder / split, kept)
         return write_data_yaml(folder, report.pictures)
-    except OSError as error:
-        raise DataError(f'{folder} cannot be written: {error}. Is there space left?') from error
 
 
 def _write_split(report: DataReport, split: Path, pictures: Collection[LabelledPicture]) -> None:

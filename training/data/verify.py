@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
+import filecmp
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,9 @@ from cone_perception.dataset.layout import (
 )
 from cone_perception.dataset.pictures import LabelledPicture, read_pictures
 from cone_perception.errors import DataError
+from cone_perception.files import write_json
 from training.data.manifest import MANIFEST, check_manifest, read_manifest
-from training.data.report import DataReport, count_split
+from training.data.report import DataReport, count_split, write_distributions, write_normalised
 from training.recipe.sources import SOURCES, parse_counts
 
 DROPPED_SHARE = 0.01
@@ -71,9 +73,7 @@ def verify_dataset(
         mapping=mapping,
         counts={split: count_split(entries, mapping) for split, entries in pictures.items()},
         problems=tuple(sorted(problems, key=lambda problem: not problem.fatal)),
-        would_drop=tuple(
-            picture.path for entries in pictures.values() for picture in entries if picture.dropped
-        ),
+        would_drop=tuple(p.path for entries in pictures.values() for p in entries if p.dropped),
         manifest_sha256=manifest_sha256,
         pictures=pictures,
     )
@@ -126,15 +126,12 @@ def _find_picture_problems(
     """Problems of single files; `_find_drops` counts those that would be dropped."""
     for split, entries in pictures.items():
         for picture in entries:
-            counts = split != 'train'
-            for fault in picture.faults:
-                fatal = fault.kind == 'undecodable' or (fault.drops and counts)
-                name = layout.shorten(picture.path)
-                yield Problem(name, fault.line, fault.kind, fault.message, fatal)
-            for fault in picture.labels.faults:
+            faults = [(picture.path, fault) for fault in picture.faults]
+            for path, fault in [*faults, *((picture.label, f) for f in picture.labels.faults)]:
                 # A picture with boxes and polygons is dropped as it is, but not once normalised.
-                fatal = fault.drops and counts and fault.kind != 'mixed-rows'
-                name = layout.shorten(picture.label)
+                costs = fault.drops and split != 'train' and fault.kind != 'mixed-rows'
+                fatal = costs or fault.kind == 'undecodable'
+                name = layout.shorten(path)
                 yield Problem(name, fault.line, fault.kind, fault.message, fatal)
             if picture.labels.missing and (stray := stray_label(picture.path)):
                 yield Problem(layout.shorten(stray), 0, 'stray-label', STRAY, True)
@@ -169,28 +166,23 @@ def _find_double_names(layout: Layout) -> Iterator[Problem]:
         for path in paths:
             places[path.stem].append((split, path))
     for found in places.values():
-        for i, (split, path) in enumerate(found):
-            for other_split, other in found[:i]:
-                yield _double_name(layout, split, path, other_split, other)
-
-
-def _double_name(layout: Layout, split: str, path: Path, other_split: str, other: Path) -> Problem:
-    name, twin = layout.shorten(path), layout.shorten(other)
-    if path == other and split == other_split:
-        return Problem(name, 0, 'listed-twice', f'is listed twice in {split}', True)
-    if path == other:
-        message = f'is in {other_split} and in {split}: figures on it are worth nothing'
-        return Problem(name, 0, 'in-two-splits', message, True)
-    if label_path(path) == label_path(other):
-        return Problem(name, 0, 'shared-label', f'has the same label file as {twin}', True)
-    if split == other_split:
-        message = f'has the name of {twin}: results per picture go by the name'
-        return Problem(name, 0, 'double-name', message, split != 'train')
-    same = path.stat().st_size == other.stat().st_size and path.read_bytes() == other.read_bytes()
-    if same:
-        message = f'is the same picture as {twin}, in {other_split}: see the leak check'
-        return Problem(name, 0, 'same-picture', message, False)
-    return Problem(name, 0, 'double-name', f'has the name of {twin}, in {other_split}', False)
+        for (other_split, other), (split, path) in combinations(found, 2):
+            twin = layout.shorten(other)
+            kind, message, fatal = 'double-name', f'has the name of {twin}, in {other_split}', False
+            if path == other and split == other_split:
+                kind, message, fatal = 'listed-twice', f'is listed twice in {split}', True
+            elif path == other:
+                message = f'is in {other_split} and in {split}: figures on it are worth nothing'
+                kind, fatal = 'in-two-splits', True
+            elif label_path(path) == label_path(other):
+                kind, message, fatal = 'shared-label', f'has the same label file as {twin}', True
+            elif split == other_split:
+                message = f'has the name of {twin}: results per picture go by the name'
+                fatal = split != 'train'
+            elif filecmp.cmp(path, other, shallow=False):
+                message = f'is the same picture as {twin}, in {other_split}: see the leak check'
+                kind = 'same-picture'
+            yield Problem(layout.shorten(path), 0, kind, message, fatal)
 
 
 def _find_strays(layout: Layout) -> Iterator[Problem]:
@@ -258,15 +250,10 @@ def run(args: argparse.Namespace) -> int:
     report = verify_dataset(args.path, expected, args.workers, full=args.full)
     print_report(report)
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report.to_json(), indent=2) + '\n', encoding='utf-8')
+        write_json(args.json, report.to_json())
     if args.plot:
-        from training.data.report import write_distributions
-
         write_distributions(report, args.plot)
     if args.normalise:
-        from training.data.report import write_normalised
-
         print(f'normalised: {write_normalised(report, args.normalise)}')
     return 1 if not report.ok or (args.strict and report.problems) else 0
 

@@ -10,16 +10,13 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
-import yaml
-
 from cone_perception.arguments import add_fields, option, read_fields
 from cone_perception.classes import CLASS_NAMES
-from cone_perception.dataset.layout import write_data_yaml
+from cone_perception.dataset.layout import read_layout, write_data_yaml
 from cone_perception.errors import SourceError
 from cone_perception.files import write_json
 from training.simulate.bag import drive_frames
-from training.simulate.dataset import label_lines
+from training.simulate.dataset import write_labelled
 from training.simulate.settings import SimulateSettings
 from training.stage.training_set import CropRules, write_crops
 
@@ -79,8 +76,7 @@ def cut_datasets(datasets: list[Path], out: Path, rules: CropRules) -> dict[str,
     Returns crops per split. Raises SourceError when a data set has no pictures or other classes.
     """
     for data in datasets:
-        names = yaml.safe_load((data / 'data.yaml').read_text(encoding='utf-8'))['names']
-        if list(names.values() if isinstance(names, dict) else names) != list(CLASS_NAMES):
+        if (names := read_layout(data).names) != CLASS_NAMES:
             raise SourceError(f'{data}/data.yaml names {names}, not {CLASS_NAMES}: render it here.')
     counts = {}
     for split in ('train', 'val'):
@@ -97,19 +93,11 @@ def cut_datasets(datasets: list[Path], out: Path, rules: CropRules) -> dict[str,
 
 def write_drives(out: Path, drives: Drives) -> int:
     """Render drives into the split `test` of a YOLO data set. Returns the number of pictures."""
-    for folder in ('images', 'labels'):
-        (out / 'test' / folder).mkdir(parents=True, exist_ok=True)
     written = 0
     for seed in range(drives.seed, drives.seed + drives.count):
-        for index, frame in enumerate(
-            drive_frames(SimulateSettings(), seed, drives.seconds, drives.hz)
-        ):
-            name = f'{seed}_{index:04d}'
-            quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
-            cv2.imwrite(str(out / 'test' / 'images' / f'{name}.jpg'), frame.image, quality)
-            height, width = frame.image.shape[:2]
-            text = label_lines(frame.labels, width, height)
-            (out / 'test' / 'labels' / f'{name}.txt').write_text(text, encoding='utf-8')
+        drive = drive_frames(SimulateSettings(), seed, drives.seconds, drives.hz)
+        for index, frame in enumerate(drive):
+            write_labelled(out / 'test', f'{seed}_{index:04d}', frame.image, frame.labels, 95)
             written += 1
     write_data_yaml(out, ['test'])
     return written

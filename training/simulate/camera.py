@@ -198,9 +198,9 @@ def load_camera(name: str = 'zed2i') -> PinholeCamera:
     """
     text = resources.files(__package__).joinpath(f'{name}.yaml').read_text(encoding='utf-8')
     values = yaml.safe_load(text)
-    place = {
-        'distortion': tuple(values.pop('distortion')),
-        'position_m': (0.0, 0.0, values.pop('height_m')),
-        'pitch_rad': math.radians(values.pop('pitch_deg')),
-    }
-    return PinholeCamera(**values, **place)
+    position_m, pitch_rad = (
+        (0.0, 0.0, values.pop('height_m')),
+        math.radians(values.pop('pitch_deg')),
+    )
+    values['distortion'] = tuple(values['distortion'])
+    return PinholeCamera(**values, position_m=position_m, pitch_rad=pitch_rad)

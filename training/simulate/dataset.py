@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
@@ -98,24 +99,24 @@ def _choose_frame(
     return x, y, fill, inner
 
 
-def label_lines(labels: list[Label], width_px: int, height_px: int) -> str:
-    """YOLO text: class, centre x, centre y, width, height as fractions of the picture."""
-    boxes = [label.xyxy_px for label in labels]
-    return label_text(label_rows([label.class_id for label in labels], boxes, width_px, height_px))
+def write_labelled(
+    split: Path, name: str, image: Bytes, labels: Sequence[Label], quality: int
+) -> None:
+    """Write SPLIT/images/NAME.jpg and its label, the label last: it marks a finished pair."""
+    data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    write_whole(split / 'images' / f'{name}.jpg', data.tobytes())
+    class_ids, boxes = [label.class_id for label in labels], [label.xyxy_px for label in labels]
+    rows = label_rows(class_ids, boxes, image.shape[1], image.shape[0])
+    write_whole(split / 'labels' / f'{name}.txt', label_text(rows))
 
 
-def write_picture(out: Path, settings: SimulateSettings, seed: int, split: str, index: int) -> None:
-    """Render one picture into its place; the label last, so that it marks a finished pair."""
+def _write_picture(
+    out: Path, settings: SimulateSettings, seed: int, split: str, index: int
+) -> None:
+    """Render one picture into its place, unless it is there."""
     name = f'{split}_{index:06d}'
-    label_path = out / split / 'labels' / f'{name}.txt'
-    if label_path.exists():
-        return
-    image, labels, quality = render_picture(settings, seed, split, index)
-    written, data = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not written:
-        raise RuntimeError(f'OpenCV could not encode {name} as JPEG: reinstall opencv-python')
-    write_whole(out / split / 'images' / f'{name}.jpg', data.tobytes())
-    write_whole(label_path, label_lines(labels, image.shape[1], image.shape[0]))
+    if not (out / split / 'labels' / f'{name}.txt').exists():
+        write_labelled(out / split, name, *render_picture(settings, seed, split, index))
 
 
 def write_dataset(
@@ -145,7 +146,7 @@ def write_dataset(
     write_json(record, about)
     write_data_yaml(out, SPLITS)
     places = [(split, index) for split in SPLITS for index in range(counts[split])]
-    write = partial(write_picture, out, settings, seed)
+    write = partial(_write_picture, out, settings, seed)
     with tqdm(total=len(places), unit='picture', desc='render') as bar:
         if workers <= 1:
             cv2.setNumThreads(1)
