@@ -17,9 +17,8 @@ from cone_perception.files import without_nan
 from training.data.report import DataReport, SplitCounts
 from training.judging.compare import compare, meaning
 from training.judging.decide import decide
-from training.judging.evaluation import Evaluation, Origin
+from training.judging.evaluation import Evaluation, Origin, save_evaluation
 from training.judging.metrics import metrics
-from training.judging.stored import save_evaluation
 from training.judging.verdict import CampaignCandidate
 from training.recipe.load import load_recipe, recipe_sha256, save_recipe
 from training.recipe.recipe import arms
@@ -193,8 +192,9 @@ def _save(
     folder: CampaignFolder, run: str, what: str, quality: float, seed: int, pictures: int = 20
 ) -> Evaluation:
     evaluation = invent_evaluation(pictures, quality, seed)
-    save_evaluation(evaluation, folder.evaluation(run, what))
-    assert math.isfinite(metrics(evaluation).map50)
+    figures = metrics(evaluation)
+    save_evaluation(evaluation, folder.evaluation(run, what), figures)
+    assert math.isfinite(figures.map50)
     if what == 'test':
         noise = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
         cv2.imwrite(str(folder.evaluation(run, what) / 'worst.jpg'), noise)

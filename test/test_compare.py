@@ -19,9 +19,8 @@ from training.judging.compare import (
     interval,
     meaning,
 )
-from training.judging.evaluation import Evaluation, Origin
+from training.judging.evaluation import Evaluation, Origin, save_evaluation
 from training.judging.metrics import ResampledFigures, metrics
-from training.judging.stored import save_evaluation
 from training.judging.verdict import Outcome, outcome_of
 
 CLASSES = ('blue_cone', 'yellow_cone')
@@ -395,7 +394,7 @@ def test_outcome_by_interval(low, high, expected):
 @pytest.fixture
 def folders(pair, tmp_path):
     for name, each in zip(('two', 'one'), pair, strict=True):
-        save_evaluation(each, tmp_path / name)
+        save_evaluation(each, tmp_path / name, metrics(each))
     return tmp_path
 
 

@@ -64,8 +64,8 @@ def _evaluate(
     judging, gpus = campaign.recipe.judging, campaign.recipe.gpus
     options = ModelOptions(judging.imgsz, str(gpus[0]) if gpus else 'cpu')
     evaluation = evaluate(weights, campaign.folder.data_yaml(dataset), split, options)
-    write_evaluation(evaluation, campaign.folder.evaluation(run, what), judging.confidence)
     found = metrics(evaluation, confidence=judging.confidence)
+    write_evaluation(evaluation, campaign.folder.evaluation(run, what), found, judging.confidence)
     say(f'{run} {what}: mAP50 {found.map50:.4f}, mAP50-95 {found.map50_95:.4f}')
     return {
         'map50': found.map50,
@@ -81,7 +81,7 @@ def compare(campaign: Campaign) -> dict[str, Any]:
     Of several candidates, the arms of a sweep, it is the one that did best in validation.
     """
     from training.judging import compare as paired
-    from training.judging.stored import load_evaluation
+    from training.judging.evaluation import load_evaluation
 
     folder, judging = campaign.folder, campaign.recipe.judging
     candidate = campaign.best_candidate()

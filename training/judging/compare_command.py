@@ -16,9 +16,8 @@ from cone_perception.pages.blocks import Page, Section
 from cone_perception.pages.charts import forest, intervals
 from cone_perception.pages.page import write_page
 from training.judging.compare import Comparison, compare, interval, meaning
-from training.judging.evaluation import Evaluation
+from training.judging.evaluation import Evaluation, load_evaluation
 from training.judging.metrics import PRIMARY
-from training.judging.stored import load_evaluation
 from training.judging.verdict import outcome_of
 from training.recipe.recipe import Judging
 

@@ -19,8 +19,8 @@ from cone_perception.filters import Filters
 from cone_perception.model_card import CARD_FILE, ModelCard, NetworkFile, file_sha256, read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame, Precision
-from training.judging.evaluation import Evaluation, Origin
-from training.judging.metrics import FIXED_CONFIDENCE, Confidence
+from training.judging.evaluation import Evaluation, Origin, save_evaluation
+from training.judging.metrics import Confidence, Metrics
 from training.judging.predictions import (
     LEAST_SCORE,
     NMS_IOU,
@@ -30,7 +30,6 @@ from training.judging.predictions import (
     class_mapping,
     most_detections,
 )
-from training.judging.stored import save_evaluation
 
 
 def evaluate(
@@ -178,12 +177,12 @@ def assemble(
 
 
 def write_evaluation(
-    evaluation: Evaluation, folder: Path, confidence: Confidence = FIXED_CONFIDENCE
+    evaluation: Evaluation, folder: Path, figures: Metrics, confidence: Confidence
 ) -> None:
-    """Write the arrays, the figures and the plots. Raises OutputError."""
+    """Write the arrays, their figures, and plots at that confidence. Raises OutputError."""
     from training.judging.plots import write_plots
 
-    save_evaluation(evaluation, folder, confidence)
+    save_evaluation(evaluation, folder, figures)
     pictures = named_pictures(Path(evaluation.origin.data), evaluation.origin.split)
     write_plots(evaluation, pictures, folder, confidence)
 

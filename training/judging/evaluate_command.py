@@ -109,7 +109,7 @@ def tabulate(args: argparse.Namespace) -> Tables:
     figures = metrics(evaluation, confidence=confidence, bands_px=list(pairwise(limits)))
     found = Tables(evaluation, figures, colour_map50(evaluation, args.block))
     if args.out:
-        write_evaluation(evaluation, args.out, confidence)
+        write_evaluation(evaluation, args.out, figures, confidence)
         print(f'written to {args.out}', file=sys.stderr)
     return found
 
@@ -132,7 +132,7 @@ class Tables:
 
 
 def colour_map50(evaluation: Evaluation, block: int) -> Interval:
-    """Mean AP50 of the four colours with its interval over groups, see `group_images`."""
+    """Mean AP50 of the four colours with its interval over groups, see `Evaluation.groups`."""
     ranked = [
         each
         for name, each in zip(evaluation.class_names, rank(evaluation.matches), strict=True)

@@ -6,16 +6,25 @@ without the pictures. No torch here.
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
 from cone_perception.accuracy.intervals import Float64
-from cone_perception.accuracy.matching import IOU_THRESHOLDS, Bool, Matches
+from cone_perception.accuracy.matching import IOU_THRESHOLDS, Matches
+from cone_perception.errors import OutputError, SourceError, told_as
+from cone_perception.files import whole_file, write_json
 from cone_perception.types import Float32, Int64
+
+SCHEMA = 1
+ARRAYS_FILE = 'evaluation.npz'
+FACTS_FILE = 'evaluation.json'
 
 REFERENCE_WIDTH_PX = 1280
 """Box heights are stated as they would be in a picture this wide."""
@@ -80,30 +89,22 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         images, found, truths = len(self.image_names), len(self.detection_score), self.truth_count
-        shapes = {
-            'image_size_px': (images, 2),
-            'detection_image': (found,),
-            'detection_class': (found,),
-            'detection_box_px': (found, 4),
-            'detection_match': (found, len(IOU_THRESHOLDS)),
-            'detection_overlaps': (found,),
-            'truth_class': (truths,),
-            'truth_box_px': (truths, 4),
-        }
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(f'{name} must be {shape}, got {getattr(self, name).shape}')
-        limits = {
-            'detection_image': (0, images),
-            'detection_class': (0, len(self.class_names)),
-            'detection_match': (-1, truths),
-            'detection_overlaps': (-1, truths),
-            'truth_image': (0, images),
-            'truth_class': (0, len(self.class_names)),
-        }
-        for name, (least, end) in limits.items():
+        classes = len(self.class_names)
+        for name, shape, least, end in (
+            ('image_size_px', (images, 2), 1, math.inf),
+            ('detection_image', (found,), 0, images),
+            ('detection_class', (found,), 0, classes),
+            ('detection_box_px', (found, 4), -math.inf, math.inf),
+            ('detection_match', (found, len(IOU_THRESHOLDS)), -1, truths),
+            ('detection_overlaps', (found,), -1, truths),
+            ('truth_image', (truths,), 0, images),
+            ('truth_class', (truths,), 0, classes),
+            ('truth_box_px', (truths, 4), -math.inf, math.inf),
+        ):
             values = getattr(self, name)
-            if values.size and not least <= values.min() <= values.max() < end:
+            if values.shape != shape:
+                raise ValueError(f'{name} must be {shape}, got {values.shape}')
+            if values.size and (values.min() < least or values.max() >= end):
                 raise ValueError(
                     f'{name} must lie in {least}..{end - 1}, got {values.min()}..{values.max()}'
                 )
@@ -114,23 +115,8 @@ class Evaluation:
     def truth_count(self) -> int:
         return len(self.truth_image)
 
-    @property
-    def correct(self) -> Bool:
-        """(D, 10) bool: right at each of IOU_THRESHOLDS."""
-        right: Bool = self.detection_match >= 0
-        return right
-
-    @property
-    def detection_height_px(self) -> Float64:
-        """(D,) float64: of the box, at REFERENCE_WIDTH_PX."""
-        return self._height_px(self.detection_box_px, self.detection_image)
-
-    @property
-    def truth_height_px(self) -> Float64:
-        """(T,) float64: of the box, at REFERENCE_WIDTH_PX."""
-        return self._height_px(self.truth_box_px, self.truth_image)
-
     def _height_px(self, box_px: Float32, image: Int64) -> Float64:
+        """(N,) float64: heights of (N, 4) boxes in these pictures, at REFERENCE_WIDTH_PX."""
         scale = REFERENCE_WIDTH_PX / self.image_size_px[image, 0]
         height: Float64 = (box_px[:, 3] - box_px[:, 1]) * scale
         return height
@@ -144,16 +130,32 @@ class Evaluation:
             self.detection_image,
             self.detection_class,
             self.detection_score,
-            self.detection_height_px,
+            self._height_px(self.detection_box_px, self.detection_image),
             self.detection_match,
             self.truth_image,
             self.truth_class,
-            self.truth_height_px,
+            self._height_px(self.truth_box_px, self.truth_image),
         )
 
     def groups(self, block: int = 1) -> tuple[Int64, str]:
-        """(I,) int64 group of each picture, and a line on what a group is. See group_images."""
-        return group_images(self.image_names, block)
+        """(I,) int64 group of each picture, and a line on what a group is.
+
+        A drive, where the file name begins with one (`autox2_17.jpg`); else `block` consecutive
+        file numbers of one series (`amz_00053j.jpg`); else, and with block 1, the picture itself.
+        """
+        labels: list[tuple[str, str, int]] = []
+        for name in self.image_names:
+            parts = re.fullmatch(r'(.*?)(\d+)(\D*)', Path(name).stem.split('.rf.')[0])
+            if parts and DRIVE.fullmatch(parts[1]):
+                labels.append(('drive', parts[1], 0))
+            elif parts and block > 1:
+                series = f'{parts[1]}*{parts[3]}'
+                labels.append((f'block of {block} file numbers', series, int(parts[2]) // block))
+            else:
+                labels.append(('picture', name, 0))
+        number = {label: index for index, label in enumerate(dict.fromkeys(labels))}
+        kinds = sorted({kind for kind, _, _ in labels})
+        return np.array([number[label] for label in labels], np.int64), ' or '.join(kinds)
 
 
 ARRAYS = tuple(
@@ -161,22 +163,54 @@ ARRAYS = tuple(
 )
 
 
-def group_images(names: Sequence[str], block: int = 1) -> tuple[Int64, str]:
-    """(I,) int64 group of each picture, and a line on what a group is.
+def save_evaluation(evaluation: Evaluation, folder: Path, figures: object) -> None:
+    """Write evaluation.npz with the arrays, and evaluation.json with what `metrics` made of them.
 
-    A drive, where the file name begins with one (`autox2_17.jpg`); else `block` consecutive file
-    numbers of one series (`amz_00053j.jpg`); else, and with block 1, the picture itself.
+    Raises OutputError: when the folder takes neither.
     """
-    labels: list[tuple[str, str, int]] = []
-    for name in names:
-        parts = re.fullmatch(r'(.*?)(\d+)(\D*)', Path(name).stem.split('.rf.')[0])
-        if parts and DRIVE.fullmatch(parts[1]):
-            labels.append(('drive', parts[1], 0))
-        elif parts and block > 1:
-            series = f'{parts[1]}*{parts[3]}'
-            labels.append((f'block of {block} file numbers', series, int(parts[2]) // block))
-        else:
-            labels.append(('picture', name, 0))
-    number = {label: index for index, label in enumerate(dict.fromkeys(labels))}
-    kinds = sorted({kind for kind, _, _ in labels})
-    return np.array([number[label] for label in labels], np.int64), ' or '.join(kinds)
+    arrays = {name: getattr(evaluation, name) for name in ARRAYS}
+    arrays = {
+        name: array.astype(np.int32) if array.dtype == np.int64 else array
+        for name, array in arrays.items()
+    }
+    facts = {
+        'schema': SCHEMA,
+        'origin': evaluation.origin,
+        'class_names': evaluation.class_names,
+        'images': len(evaluation.image_names),
+        'truths': evaluation.truth_count,
+        'detections': len(evaluation.detection_score),
+        'figures': figures,
+    }
+    with told_as(OutputError, f'{folder} cannot take the evaluation'):
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / ARRAYS_FILE) as stream:
+            np.savez_compressed(
+                stream,
+                class_names=np.array(evaluation.class_names, np.str_),
+                image_names=np.array(evaluation.image_names, np.str_),
+                **arrays,
+            )
+        write_json(folder / FACTS_FILE, facts)
+
+
+def load_evaluation(folder: Path) -> Evaluation:
+    """Read what `save_evaluation` wrote. Raises SourceError when that is not there, or damaged."""
+    damages = (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile)
+    advice = 'Make it again with `cone-training evaluate ... --out`.'
+    with told_as(
+        SourceError, f'{folder} holds no evaluation that can be read', *damages, advice=advice
+    ):
+        facts = json.loads((folder / FACTS_FILE).read_text(encoding='utf-8'))
+        if facts['schema'] != SCHEMA:
+            raise ValueError(f'schema {facts["schema"]} is not {SCHEMA}')
+        raw = {entry.name: facts['origin'][entry.name] for entry in fields(Origin)}
+        raw |= {'imgsz': tuple(raw['imgsz']), 'notes': tuple(raw['notes'])}
+        with np.load(folder / ARRAYS_FILE, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ARRAYS}
+            names = {key: tuple(stored[key].tolist()) for key in ('class_names', 'image_names')}
+        arrays = {
+            name: array.astype(np.int64) if array.dtype.kind == 'i' else array
+            for name, array in arrays.items()
+        }
+        return Evaluation(origin=Origin(**raw), **names, **arrays)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cone_perception.accuracy.average_precision import (
     CONFIDENCE_POINTS,
+    RankedClass,
     band_name,
     best_f1,
     map50,
@@ -22,7 +22,6 @@ from cone_perception.accuracy.average_precision import (
 from cone_perception.accuracy.bootstrap import Int32
 from cone_perception.accuracy.intervals import Float64
 from cone_perception.accuracy.matching import Bool
-from cone_perception.files import without_nan
 from cone_perception.types import Int64
 from training.judging.evaluation import Evaluation
 
@@ -92,11 +91,6 @@ class Metrics:
         """Name of the boxes that count."""
         return band_name(self.low_px, self.high_px)
 
-    def as_json(self) -> dict[str, Any]:
-        """The figures with null for what is not a finite number."""
-        cleaned: dict[str, Any] = without_nan(self)
-        return cleaned
-
 
 def metrics(
     evaluation: Evaluation,
@@ -110,10 +104,9 @@ def metrics(
     confidence: the fixed operating point, for all classes or for each by its name.
     Equal to what Ultralytics 8.4 makes of the same detections.
     """
-    images = len(evaluation.image_names)
-    weight = np.ones((1, images), np.int32) if weights is None else np.array([weights], np.int32)
-    if weight.shape != (1, images):
-        raise ValueError(f'weights must be ({images},), got {weight.shape[1:]}')
+    weight = np.ones((1, len(evaluation.image_names)), np.int32)
+    if weights is not None:
+        weight[0] = weights
     every, *bands = (
         _figures(evaluation, weight, confidence, *band) for band in ((0.0, math.inf), *bands_px)
     )
@@ -126,25 +119,14 @@ def _figures(
     """Figures of the cones of some heights, without bands."""
     names = evaluation.class_names
     least = least_scores(names, confidence)
-    ranked = rank(evaluation.matches, low_px, high_px)
-    ap = np.stack([each.average_precisions(weight)[0] for each in ranked])
-    curves = np.stack([each.curves(weight)[0] for each in ranked])
-    counts = np.stack(
-        [each.counts(weight, least[name])[:, 0] for name, each in zip(names, ranked, strict=True)]
-    )
-    truths, found, correct = counts.T
-    judged = truths > 0
-    precision = np.where(judged, correct / np.maximum(found, 1), np.nan)
-    recall = share(correct, truths)
+    read = _read(rank(evaluation.matches, low_px, high_px), weight, least)
+    ap, curves, counts, precision, recall = (each[0] for each in read)
+    judged = counts[0] > 0
     at = best_f1(curves[judged])
-    own = curves[:, :, at]
-    own[~judged] = np.nan
-    columns = (
-        *(truths, ap[:, 0], ap.mean(axis=1), own[:, 0], own[:, 1]),
-        *(found, correct, precision, recall),
-    )
+    own = np.where(judged[:, None], curves[:, :, at], np.nan)
+    columns = (counts[0], ap[:, 0], ap.mean(axis=1), *own.T, *counts[1:], precision, recall)
     fixed = math.nan if isinstance(confidence, Mapping) else confidence
-    cones, seen, right = counts.sum(axis=0)
+    cones, seen, right = counts.sum(axis=1)
     return Metrics(
         images=float(weight.sum()),
         truths=float(cones),
@@ -162,10 +144,6 @@ def _figures(
     )
 
 
-OVERALL = ('map50', 'map50_95', 'precision', 'recall', 'precision_fixed', 'recall_fixed')
-"""precision, recall: at the model's best F1; fixed: at one confidence for all models."""
-
-
 PRIMARY = 'map50'
 """The figure that decides."""
 
@@ -177,61 +155,71 @@ TITLES = {
     'precision_fixed': 'precision (fixed confidence)',
     'recall_fixed': 'recall (fixed confidence)',
 }
+"""Overall figures: at each model's own best F1, and at one confidence for all models."""
 
 
 class ResampledFigures:
     """One evaluation, ranked, ready for its figures under any multiplicities of the pictures.
 
-    names: of the figures: OVERALL; `map50 CLASS`; `map50 LOW-HIGH px`. They equal what
+    names: of the figures: those of TITLES; `map50 CLASS`; `map50 LOW-HIGH px`. They equal what
     `metrics` says with the same weights.
     """
 
-    def __init__(
-        self,
-        evaluation: Evaluation,
-        confidence: float,
-        bands_px: Sequence[tuple[float, float]] = HEIGHT_BANDS_PX,
-    ) -> None:
+    def __init__(self, evaluation: Evaluation, confidence: float) -> None:
         matches = evaluation.matches
-        self._confidence = confidence
+        self._least = dict.fromkeys(evaluation.class_names, confidence)
         self._classes = rank(matches)
-        self._bands = [rank(matches, *band) for band in bands_px]
+        self._bands = [rank(matches, *band) for band in HEIGHT_BANDS_PX]
         self.names = (
-            *OVERALL,
+            *TITLES,
             *(f'map50 {name}' for name in evaluation.class_names),
-            *(f'map50 {band_name(*band)}' for band in bands_px),
+            *(f'map50 {band_name(*band)}' for band in HEIGHT_BANDS_PX),
         )
 
     def __call__(self, weights: Int32) -> Float64:
         """(R, figures) float64. weights: (R, pictures) int32. NaN: no cone in that resample."""
-        ap = np.stack([each.average_precisions(weights) for each in self._classes], axis=1)
-        curves = np.stack([each.curves(weights) for each in self._classes], axis=1)
-        truths, found, correct = np.stack(
-            [each.counts(weights, self._confidence) for each in self._classes], axis=2
-        )
-        there = np.where(truths > 0, truths, np.nan)
+        ap, curves, _, precision, recall = _read(self._classes, weights, self._least)
         best = [_at_best_f1(row[~np.isnan(ap[r, :, 0])]) for r, row in enumerate(curves)]
         columns = [
             mean_known(ap[:, :, 0]),
             mean_known(ap.mean(axis=2)),
             *np.array(best).T,
-            mean_known(np.where(truths > 0, correct / np.maximum(found, 1), np.nan)),
-            mean_known(correct / there),
+            mean_known(precision),
+            mean_known(recall),
             *ap[:, :, 0].T,
             *(map50(band, weights) for band in self._bands),
         ]
         return np.stack(columns, axis=1)
 
 
+def _read(
+    ranked: Sequence[RankedClass], weights: Int32, least: Mapping[str, float]
+) -> tuple[Float64, Float64, Float64, Float64, Float64]:
+    """Readings of R resamples and C classes, whose least scores are in their order.
+
+    (R, C, overlaps) average precision; (R, C, 2, 1000) curves; (R, 3, C) cones, detections, right
+    ones; (R, C) precision (0 where nothing is found) and recall. NaN without a cone.
+    """
+    ap = np.stack([each.average_precisions(weights) for each in ranked], axis=1)
+    curves = np.stack([each.curves(weights) for each in ranked], axis=1)
+    pairs = zip(ranked, least.values(), strict=True)
+    counts = np.stack([each.counts(weights, score) for each, score in pairs], axis=2)
+    truths, found, correct = counts
+    precision = np.where(truths > 0, correct / np.maximum(found, 1), np.nan)
+    return ap, curves, counts.swapaxes(0, 1), precision, share(correct, truths)
+
+
 def least_scores(names: Sequence[str], confidence: Confidence) -> Mapping[str, float]:
-    """Least score of each class."""
-    return confidence if isinstance(confidence, Mapping) else dict.fromkeys(names, confidence)
+    """Least score of each class, in their order."""
+    return {
+        name: confidence[name] if isinstance(confidence, Mapping) else confidence for name in names
+    }
 
 
 def confident(evaluation: Evaluation, confidence: Confidence) -> Bool:
     """(D,) bool: detections of at least this confidence."""
     least = least_scores(evaluation.class_names, confidence)
-    scores = np.array([least[name] for name in evaluation.class_names], np.float32)
+    scores = np.array([*least.values()], np.float32)
     kept: Bool = evaluation.detection_score >= scores[evaluation.detection_class]
     return kept
 

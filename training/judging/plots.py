@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -11,34 +12,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cone_perception.accuracy.average_precision import rank
-from cone_perception.errors import OutputError, SourceError
-from cone_perception.pictures.draw import class_colour, draw_caption, draw_cones, short_name
+from cone_perception.errors import OutputError, SourceError, told_as
+from cone_perception.pictures.draw import class_colour, draw_caption, draw_cones, short_name, shrink
 from cone_perception.types import Detections, UInt8
 from training.judging.evaluation import Evaluation
-from training.judging.metrics import (
-    FIXED_CONFIDENCE,
-    Confidence,
-    confident,
-    confusion,
-    errors_per_image,
-)
+from training.judging.metrics import Confidence, confident, confusion, errors_per_image
 
 PR_FILE = 'pr_curves.png'
 CONFUSION_FILE = 'confusion.png'
 WORST_FILE = 'worst.jpg'
 
-TILE_WIDTH_PX, TILE_HEIGHT_PX, CAPTION_PX, COLUMNS = 960, 600, 40, 2
-WORST_COUNT = 8
+TILE_WIDTH_PX, TILE_HEIGHT_PX, CAPTION_PX = 960, 640, 40
+ROWS, COLUMNS = 4, 2
 
 
 def write_plots(
     evaluation: Evaluation,
     pictures: Mapping[str, Path],
     folder: Path,
-    confidence: Confidence = FIXED_CONFIDENCE,
+    confidence: Confidence,
 ) -> None:
     """Write all plots into a folder. pictures: name in the evaluation -> file. OutputError."""
-    try:
+    with told_as(OutputError, f'{folder} cannot take the plots'):
         folder.mkdir(parents=True, exist_ok=True)
         pr_curves(evaluation).savefig(folder / PR_FILE, dpi=120)
         confusion_plot(evaluation, confidence).savefig(folder / CONFUSION_FILE, dpi=120)
@@ -47,8 +42,6 @@ def write_plots(
         if sheet is not None:
             _, jpeg = cv2.imencode('.jpg', sheet, [cv2.IMWRITE_JPEG_QUALITY, 85])
             (folder / WORST_FILE).write_bytes(jpeg.tobytes())
-    except OSError as error:
-        raise OutputError(f'{folder} cannot take the plots: {error}') from error
 
 
 def pr_curves(evaluation: Evaluation) -> Figure:
@@ -115,59 +108,41 @@ def worst_sheet(
     """
     missed, wrong = errors_per_image(evaluation, confidence)
     errors = missed + wrong
-    worst = [index for index in np.argsort(-errors, kind='stable')[:WORST_COUNT] if errors[index]]
-    if not worst:
+    worst = np.argsort(-errors, kind='stable')[: min(ROWS * COLUMNS, np.count_nonzero(errors))]
+    if not len(worst):
         return None
-    tiles = [
-        _tile(
-            evaluation,
-            int(index),
-            pictures[evaluation.image_names[index]],
-            confidence,
-            f'{evaluation.image_names[index]}: {missed[index]} missed, {wrong[index]} wrong',
-        )
-        for index in worst
-    ]
-    rows = [_row(tiles[start : start + COLUMNS]) for start in range(0, len(tiles), COLUMNS)]
-    sheet: UInt8 = np.vstack(rows)
-    return sheet
+    rows = math.ceil(len(worst) / COLUMNS)
+    tiles = np.zeros((rows * COLUMNS, TILE_HEIGHT_PX, TILE_WIDTH_PX, 3), np.uint8)
+    for tile, index in zip(tiles, worst.tolist(), strict=False):
+        name = evaluation.image_names[index]
+        shown = _draw(evaluation, index, pictures[name], confidence)
+        tile[CAPTION_PX:][: shown.shape[0], : shown.shape[1]] = shown
+        draw_caption(tile, f'{name}: {missed[index]} missed, {wrong[index]} wrong')
+    by_place = tiles.reshape(rows, COLUMNS, *tiles.shape[1:])
+    return by_place.swapaxes(1, 2).reshape(rows * TILE_HEIGHT_PX, -1, 3)
 
 
-def _row(tiles: Sequence[UInt8]) -> UInt8:
-    """Tiles beside one another, as high as the highest; room is left for missing ones."""
-    row: UInt8 = np.zeros((max(len(tile) for tile in tiles), COLUMNS * TILE_WIDTH_PX, 3), np.uint8)
-    for column, tile in enumerate(tiles):
-        row[: len(tile), column * TILE_WIDTH_PX : (column + 1) * TILE_WIDTH_PX] = tile
-    return row
-
-
-def _tile(
-    evaluation: Evaluation, index: int, path: Path, confidence: Confidence, caption: str
-) -> UInt8:
-    """(H, TILE_WIDTH_PX, 3) uint8: a line of text, and one picture with what was found in it."""
+def _draw(evaluation: Evaluation, index: int, path: Path, confidence: Confidence) -> UInt8:
+    """(H, W, 3) uint8: a picture that fits a tile, with what was found in it and what is there."""
     bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if bgr is None:
         raise SourceError(f'{path} cannot be decoded as a picture: replace it.')
-    height, width = bgr.shape[:2]
-    scale = min(TILE_WIDTH_PX / width, TILE_HEIGHT_PX / height)
-    size = (round(width * scale), round(height * scale))
-    shown = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
     kept = (evaluation.detection_image == index) & confident(evaluation, confidence)
     there = evaluation.truth_image == index
     found = Detections(
-        (evaluation.detection_box_px[kept] * scale).astype(np.float32),
+        evaluation.detection_box_px[kept],
         evaluation.detection_score[kept],
         evaluation.detection_class[kept],
     )
     truth = Detections(
-        (evaluation.truth_box_px[there] * scale).astype(np.float32),
+        evaluation.truth_box_px[there],
         np.ones(int(there.sum()), np.float32),
         evaluation.truth_class[there],
     )
-    tile: UInt8 = np.zeros((CAPTION_PX + size[1], TILE_WIDTH_PX, 3), np.uint8)
-    tile[CAPTION_PX:, : size[0]] = draw_cones(shown, found, evaluation.class_names, truth)
-    draw_caption(tile, caption)
-    return tile
+    height, width = bgr.shape[:2]
+    width_px = min(TILE_WIDTH_PX, round(width * (TILE_HEIGHT_PX - CAPTION_PX) / height))
+    shown, found, scaled = shrink(np.asarray(bgr, np.uint8), found, truth, width_px)
+    return draw_cones(shown, found, evaluation.class_names, scaled)
 
 
 def _frame(axes: Axes, x: str, y: str, title: str) -> None:
