@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -207,10 +208,10 @@ def load_evaluation(folder: Path) -> Evaluation:
         raw = {entry.name: facts['origin'][entry.name] for entry in fields(Origin)}
         raw |= {'imgsz': tuple(raw['imgsz']), 'notes': tuple(raw['notes'])}
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in ARRAYS}
-            names = {key: tuple(stored[key].tolist()) for key in ('class_names', 'image_names')}
-        arrays = {
-            name: array.astype(np.int64) if array.dtype.kind == 'i' else array
-            for name, array in arrays.items()
-        }
-        return Evaluation(origin=Origin(**raw), **names, **arrays)
+            known: dict[str, Any] = {name: stored[name] for name in ARRAYS}
+            for name in ('class_names', 'image_names'):
+                known[name] = tuple(stored[name].tolist())
+        for name in ARRAYS:
+            if known[name].dtype.kind == 'i':
+                known[name] = known[name].astype(np.int64)
+        return Evaluation(origin=Origin(**raw), **known)

@@ -119,7 +119,8 @@ def worst_sheet(
         tile[CAPTION_PX:][: shown.shape[0], : shown.shape[1]] = shown
         draw_caption(tile, f'{name}: {missed[index]} missed, {wrong[index]} wrong')
     by_place = tiles.reshape(rows, COLUMNS, *tiles.shape[1:])
-    return by_place.swapaxes(1, 2).reshape(rows * TILE_HEIGHT_PX, -1, 3)
+    sheet: UInt8 = by_place.swapaxes(1, 2).reshape(rows * TILE_HEIGHT_PX, -1, 3)
+    return sheet
 
 
 def _draw(evaluation: Evaluation, index: int, path: Path, confidence: Confidence) -> UInt8:
