@@ -11,6 +11,7 @@ import ctypes
 import struct
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,38 +118,28 @@ class HostDriver:
                 driver.fail('event.synchronize')
                 return self
 
-        class DeviceAllocation:
-            def __init__(self, size: int) -> None:
+        class Allocation:
+            def __init__(self, shape: Any, kind: Any = np.uint8) -> None:
+                form = tuple(np.atleast_1d(shape).tolist())
+                size = int(np.prod(form)) * np.dtype(kind).itemsize
                 self.memory = ctypes.create_string_buffer(size)
                 driver.alive[id(self)] = self
                 driver.allocations += 1
+                self._array = {'shape': form, 'typestr': np.dtype(kind).str, 'version': 3}
 
+            def free(self) -> None:
+                driver.alive_in_context()
+                del driver.alive[id(self)]
+
+        class DeviceAllocation(Allocation):
             def __int__(self) -> int:
                 assert id(self) in driver.alive, 'used after it was freed'
                 return ctypes.addressof(self.memory)
 
-            def free(self) -> None:
-                driver.alive_in_context()
-                del driver.alive[id(self)]
-
-        class PagelockedHostAllocation:
-            def __init__(self, shape: Any, kind: Any) -> None:
-                size = int(np.prod(shape)) * np.dtype(kind).itemsize
-                self.memory = ctypes.create_string_buffer(size)
-                at = ctypes.addressof(self.memory)
-                form = tuple(shape) if isinstance(shape, tuple) else (shape,)
-                self.__array_interface__ = {
-                    'data': (at, False),
-                    'shape': form,
-                    'typestr': np.dtype(kind).str,
-                    'version': 3,
-                }
-                driver.alive[id(self)] = self
-                driver.allocations += 1
-
-            def free(self) -> None:
-                driver.alive_in_context()
-                del driver.alive[id(self)]
+        class PagelockedHostAllocation(Allocation):
+            @property
+            def __array_interface__(self) -> dict[str, Any]:
+                return {'data': (ctypes.addressof(self.memory), False), **self._array}
 
         self.Context, self.Device, self.Stream, self.Event = Context, Device, Stream, Event
         self._device_allocation = DeviceAllocation
@@ -214,19 +205,11 @@ class HostDriver:
 
     def module_from_buffer(self, buffer: bytes) -> Any:
         assert buffer
-        return _Module(self)
+        return SimpleNamespace(get_function=lambda name: _Function(self, name))
 
     @property
     def bindings(self) -> _Bindings:
         return _Bindings(self)
-
-
-class _Module:
-    def __init__(self, driver: HostDriver) -> None:
-        self._driver = driver
-
-    def get_function(self, name: str) -> _Function:
-        return _Function(self._driver, name)
 
 
 class _Function:
@@ -244,14 +227,8 @@ class _Function:
         assert len(grid) == 3
         assert len(block) == 3
         values = struct.unpack(self._format, struct.pack(self._format, *args))
-        given = [
-            ctypes.c_void_p(value)
-            if kind == 'P'
-            else ctypes.c_float(value)
-            if kind == 'f'
-            else value
-            for kind, value in zip(self._format, values, strict=True)
-        ]
+        kinds = {'P': ctypes.c_void_p, 'f': ctypes.c_float, 'i': ctypes.c_int}
+        given = [kinds[kind](value) for kind, value in zip(self._format, values, strict=True)]
         library = self._driver.library
         if self._name == 'letterbox':
             width, height = values[2:4]
@@ -292,9 +269,6 @@ class _Bindings:
     def cuGraphInstantiate(self, graph: Any, flags: int) -> tuple[Any, ...]:  # noqa: N802
         return CUresult.CUDA_SUCCESS, list(graph)
 
-    def cuGraphDestroy(self, graph: Any) -> tuple[Any, ...]:  # noqa: N802
-        return (CUresult.CUDA_SUCCESS,)
-
     def cuGraphLaunch(self, graph: Any, stream: int) -> tuple[Any, ...]:  # noqa: N802
         self._driver.fail('cuGraphLaunch')
         self._driver.replays += 1
@@ -302,5 +276,7 @@ class _Bindings:
             work()
         return (CUresult.CUDA_SUCCESS,)
 
-    def cuGraphExecDestroy(self, graph: Any) -> tuple[Any, ...]:  # noqa: N802
+    def cuGraphDestroy(self, graph: Any) -> tuple[Any, ...]:  # noqa: N802
         return (CUresult.CUDA_SUCCESS,)
+
+    cuGraphExecDestroy = cuGraphDestroy  # noqa: N815

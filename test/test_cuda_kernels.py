@@ -90,54 +90,32 @@ def assert_within_one_level(network: Float32, expected: UInt8) -> None:
 
 def test_structs_are_those_of_the_kernels(kernels: Kernels) -> None:
     sizes = [kernels.library.sizes(which) for which in range(9)]
-    assert sizes[:5] == [
-        PICTURE.itemsize,
-        REQUEST.itemsize,
-        CANDIDATE_BYTES,
-        BOX.itemsize,
-        ANSWER.itemsize,
-    ]
+    picture, request, box, answer = (each.itemsize for each in (PICTURE, REQUEST, BOX, ANSWER))
+    assert sizes[:5] == [picture, request, CANDIDATE_BYTES, box, answer]
     assert sizes[5:] == [MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT]
 
 
 # --- letterbox ---
 
 
-@pytest.mark.parametrize('encoding', ENCODINGS)
-def test_every_encoding_is_within_one_grey_level_of_opencv(
-    kernels: Kernels, random: np.random.Generator, encoding: str
-) -> None:
-    picture = camera_picture(random, encoding, 90, 162, padding=13)
-    network = kernels.letterbox([picture], HEIGHT, WIDTH)
-    assert_within_one_level(network[0], on_cpu(picture, HEIGHT, WIDTH))
-
-
 @pytest.mark.parametrize(
-    'height, width',
+    'encoding, height, width, padding',
     [
-        (1, 1),
-        (1, 40),
-        (40, 1),
-        (3, 2),
-        (37, 53),
-        (HEIGHT, WIDTH),
-        (200, 90),
-        (720, 1280),
-        (192, 320),
+        *((encoding, 90, 162, 13) for encoding in ENCODINGS),
+        *(('bgr8', *size, 0) for size in [(1, 1), (1, 40), (40, 1), (3, 2), (37, 53)]),
+        *(('bgr8', *size, 0) for size in [(HEIGHT, WIDTH), (200, 90), (720, 1280), (192, 320)]),
+        ('uyvy', 3000, 4096, 0),
     ],
 )
-def test_every_size_is_within_one_grey_level_of_opencv(
-    kernels: Kernels, random: np.random.Generator, height: int, width: int
+def test_every_encoding_and_size_is_within_one_grey_level_of_opencv(
+    kernels: Kernels,
+    random: np.random.Generator,
+    encoding: str,
+    height: int,
+    width: int,
+    padding: int,
 ) -> None:
-    picture = camera_picture(random, 'bgr8', height, width)
-    network = kernels.letterbox([picture], HEIGHT, WIDTH)
-    assert_within_one_level(network[0], on_cpu(picture, HEIGHT, WIDTH))
-
-
-def test_largest_picture_is_within_one_grey_level_of_opencv(
-    kernels: Kernels, random: np.random.Generator
-) -> None:
-    picture = camera_picture(random, 'uyvy', 3000, 4096)
+    picture = camera_picture(random, encoding, height, width, padding)
     network = kernels.letterbox([picture], HEIGHT, WIDTH)
     assert_within_one_level(network[0], on_cpu(picture, HEIGHT, WIDTH))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import importlib.util
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +43,7 @@ from cone_perception.files import cache_folder
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import CameraPicture, Frame, UInt8
+from cone_perception.types import CameraPicture, Detections, Frame, UInt8
 
 HEIGHT, WIDTH = 96, 160
 
@@ -110,20 +112,21 @@ Opener = Callable[..., CudaEngine]
 
 
 @pytest.fixture
-def open_cuda(driver: HostDriver, bundles: dict[tuple[str, int], Bundle]) -> Opener:
+def open_cuda(driver: HostDriver, bundles: dict[tuple[str, int], Bundle]) -> Iterator[Opener]:
+    opened = contextlib.ExitStack()
+
     def open_one(layout: str = 'anchors', batch: int = 1, **options: object) -> CudaEngine:
         bundle = bundles[layout, batch]
         engine = open_engine(bundle, 'onnxruntime', batch, threads=1)
         network = bundle.card.networks[0]
-        return CudaEngine(
-            lambda: OnnxNetwork(driver, engine),
-            bundle.card.preprocessing,
-            network,
-            'ONNX Runtime',
-            **options,  # type: ignore[arg-type]
-        )
+        preprocessing = bundle.card.preprocessing
+        load = functools.partial(OnnxNetwork, driver, engine)
+        found = CudaEngine(load, preprocessing, network, 'ONNX Runtime', **options)  # type: ignore[arg-type]
+        opened.callback(found.close)
+        return found
 
-    return open_one
+    with opened:
+        yield open_one
 
 
 def road(cones: int = 2, height: int = 200, width: int = 330) -> UInt8:
@@ -134,8 +137,13 @@ def road(cones: int = 2, height: int = 200, width: int = 330) -> UInt8:
     return bgr
 
 
-def thresholds() -> np.ndarray:
-    return np.full(len(CLASS_NAMES), 0.5, np.float32)
+THRESHOLDS = np.full(len(CLASS_NAMES), 0.5, np.float32)
+
+
+def detect(engine: CudaEngine, bgr: UInt8 | None = None) -> Detections:
+    """What the engine finds in a picture: that of a road with two cones, or this one."""
+    picture = CameraPicture.of_bgr(road() if bgr is None else bgr)
+    return engine.detect([picture], THRESHOLDS, 0.6)[0]
 
 
 # --- the way of a frame ---
@@ -187,7 +195,6 @@ def test_raw_output_is_the_network_s_own(
     cpu = open_engine(bundles['anchors', 1], 'onnxruntime', 1, 1)
     gpu = open_cuda()
     np.testing.assert_allclose(gpu.run(pictures), cpu.run(pictures), atol=1e-4)
-    gpu.close()
 
 
 def test_it_is_a_frame_engine_and_others_are_not(
@@ -196,28 +203,25 @@ def test_it_is_a_frame_engine_and_others_are_not(
     engine = open_cuda()
     assert isinstance(engine, FrameEngine)
     assert not isinstance(open_engine(bundles['anchors', 1], 'onnxruntime', 1, 1), FrameEngine)
-    engine.close()
 
 
 def test_frames_allocate_nothing(open_cuda: Opener, driver: HostDriver) -> None:
     engine = open_cuda()
-    engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)  # its slots may still grow
-    engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+    detect(engine)  # its slots may still grow
+    detect(engine)
     before = driver.allocations
     for _ in range(20):
-        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
-        engine.detect([CameraPicture.of_bgr(road(1, 30, 40))], thresholds(), 0.6)
+        detect(engine)
+        detect(engine, road(1, 30, 40))
     assert driver.allocations == before
-    engine.close()
 
 
 def test_graph_is_replayed_and_said(open_cuda: Opener, driver: HostDriver) -> None:
     engine = open_cuda()
     assert engine.launches == 'one CUDA graph'
     before = driver.replays
-    engine.detect([CameraPicture.of_bgr(road(0, 9, 9))], thresholds(), 0.6)
+    detect(engine, road(0, 9, 9))
     assert driver.replays == before + 1
-    engine.close()
 
 
 def test_capture_that_fails_leaves_plain_launches_and_says_so(
@@ -227,34 +231,30 @@ def test_capture_that_fails_leaves_plain_launches_and_says_so(
     engine = open_cuda()
     assert engine.launches.startswith('plain launches: ')
     assert 'CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED' in engine.launches
-    assert len(engine.detect([CameraPicture.of_bgr(road(2))], thresholds(), 0.6)[0]) >= 2
+    assert len(detect(engine)) >= 2
     assert driver.replays == 0
-    engine.close()
 
 
 def test_list_that_runs_over_is_counted_and_decoded_on_the_cpu(
     open_cuda: Opener, monkeypatch: pytest.MonkeyPatch, bundles: dict[tuple[str, int], Bundle]
 ) -> None:
     engine = open_cuda()
-    picture = CameraPicture.of_bgr(road(3))
-    expected = engine.detect([picture], thresholds(), 0.6)[0]
+    expected = detect(engine, road(3))
     monkeypatch.setattr('cone_perception.engines.cuda.request.MAX_KEPT', 1)
     monkeypatch.setattr('cone_perception.engines.cuda.device.MAX_KEPT', 1)
-    found = engine.detect([picture], thresholds(), 0.6)[0]
+    found = detect(engine, road(3))
     assert engine.overflows == 1
     assert np.array_equal(found.xyxy_px, expected.xyxy_px)
     assert np.array_equal(found.class_id, expected.class_id)
-    engine.close()
 
 
 def test_two_threads_may_ask_at_once(open_cuda: Opener) -> None:
     engine = open_cuda()
-    pictures = [CameraPicture.of_bgr(road(count)) for count in (0, 1, 2, 3)] * 4
+    pictures = [road(count) for count in (0, 1, 2, 3)] * 4
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda p: len(engine.detect([p], thresholds(), 0.6)[0]), pictures)
-        alone = [len(engine.detect([p], thresholds(), 0.6)[0]) for p in pictures]
+        found = pool.map(lambda bgr: len(detect(engine, bgr)), pictures)
+        alone = [len(detect(engine, bgr)) for bgr in pictures]
         assert list(found) == alone
-    engine.close()
 
 
 # --- what goes wrong ---
@@ -264,9 +264,8 @@ def test_bad_picture_fails_alone(open_cuda: Opener) -> None:
     engine = open_cuda()
     short = CameraPicture(np.zeros(5, np.uint8), 'bgr8', 10, 10, 30)
     with pytest.raises(ImageError):
-        engine.detect([short], thresholds(), 0.6)
-    assert engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
-    engine.close()
+        engine.detect([short], THRESHOLDS, 0.6)
+    assert detect(engine)
 
 
 def test_no_memory_fails_the_frame_and_loads_again(open_cuda: Opener, driver: HostDriver) -> None:
@@ -274,21 +273,19 @@ def test_no_memory_fails_the_frame_and_loads_again(open_cuda: Opener, driver: Ho
     before = len(driver.alive)
     driver.failing.append(('memcpy_htod_async', NoMemory('out of memory')))
     with pytest.raises(GpuMemoryError, match='no memory left'):
-        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
-    assert len(engine.detect([CameraPicture.of_bgr(road(2))], thresholds(), 0.6)[0]) >= 2
+        detect(engine)
+    assert len(detect(engine)) >= 2
     assert engine.reloads == 1
     assert len(driver.alive) == before
-    engine.close()
 
 
 def test_error_that_passes_fails_the_frame_only(open_cuda: Opener, driver: HostDriver) -> None:
     engine = open_cuda()
     driver.failing.append(('record', LogicError('invalid value')))
     with pytest.raises(EngineError, match='invalid value') as caught:
-        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+        detect(engine)
     assert not isinstance(caught.value, (EngineLostError, GpuMemoryError))
-    assert engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
-    engine.close()
+    assert detect(engine)
 
 
 def test_error_that_lasts_is_lost_and_nothing_is_touched_again(
@@ -298,7 +295,7 @@ def test_error_that_lasts_is_lost_and_nothing_is_touched_again(
     driver.broken = LogicError('an illegal memory access was encountered')
     for _ in range(2):
         with pytest.raises(EngineLostError, match='illegal memory access'):
-            engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+            detect(engine)
     engine.close()
     assert driver.pushed == 1  # its thread stays: pycuda aborts where one ends with a context
 
@@ -315,7 +312,7 @@ def test_hang_is_lost(open_cuda: Opener, driver: HostDriver) -> None:
     let_go = threading.Event()
     driver.Event.synchronize = lambda self: let_go.wait()  # type: ignore[attr-defined]
     with pytest.raises(EngineLostError, match=r'within 0\.2 s'):
-        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+        detect(engine)
     engine.close()
     let_go.set()
 
@@ -323,7 +320,7 @@ def test_hang_is_lost(open_cuda: Opener, driver: HostDriver) -> None:
 def test_fifty_loads_leave_nothing_behind(open_cuda: Opener, driver: HostDriver) -> None:
     for _ in range(50):
         engine = open_cuda()
-        engine.detect([CameraPicture.of_bgr(road())], thresholds(), 0.6)
+        detect(engine)
         engine.close()
         assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
 
@@ -365,7 +362,6 @@ def test_wrong_number_of_thresholds_is_named(open_cuda: Opener) -> None:
     engine = open_cuda()
     with pytest.raises(EngineError, match='2 thresholds for the 5 classes'):
         engine.detect([CameraPicture.of_bgr(road())], np.ones(2, np.float32), 0.6)
-    engine.close()
 
 
 def test_plan_of_ultralytics_is_adopted_and_drives(
@@ -424,15 +420,7 @@ def test_plan_that_tensorrt_refuses_is_named_with_its_words(tmp_path: Path) -> N
         TensorRtNetwork(trt, make_logger(trt), plan)
 
 
-def test_bindings_have_what_the_engine_calls() -> None:
-    trt = pytest.importorskip('tensorrt_rtx_bindings')
-    for owner, names in (
-        (trt.Runtime, ['deserialize_cuda_engine']),
-        (trt.ICudaEngine, ['create_execution_context', 'num_io_tensors', 'get_tensor_name']),
-        (trt.ICudaEngine, ['get_tensor_mode', 'get_tensor_shape', 'get_tensor_dtype']),
-        (trt.IExecutionContext, ['set_tensor_address', 'execute_async_v3']),
-    ):
-        assert not [name for name in names if not hasattr(owner, name)]
+def test_bindings_of_cuda_have_what_the_graph_calls() -> None:
     bindings = pytest.importorskip('cuda.bindings.driver')
     for name in ('BeginCapture', 'EndCapture'):
         assert hasattr(bindings, f'cuStream{name}')

@@ -90,28 +90,11 @@ def test_names_and_signatures_are_those_of_the_bindings(tmp_path: Path, reposito
     for name in LIBRARIES:
         for version in (10, 11):
             file = f'lib{name}.so.{version}'
-            subprocess.run(
-                [
-                    compiler,
-                    '-shared',
-                    '-fPIC',
-                    f'-Wl,-soname,{file}',
-                    source,
-                    '-o',
-                    tmp_path / file,
-                ],
-                check=True,
-            )
+            options = ('-shared', '-fPIC', f'-Wl,-soname,{file}')
+            subprocess.run([compiler, *options, source, '-o', tmp_path / file], check=True)
     paths = [str(repository), *filter(None, [os.environ.get('PYTHONPATH')])]
-    environment = os.environ | {
-        'LD_LIBRARY_PATH': str(tmp_path),
-        'PYTHONPATH': os.pathsep.join(paths),
-    }
-    done = subprocess.run(
-        [sys.executable, '-c', CHECK, *NAMES.split()],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    given = {'LD_LIBRARY_PATH': str(tmp_path), 'PYTHONPATH': os.pathsep.join(paths)}
+    command = [sys.executable, '-c', CHECK, *NAMES.split()]
+    done = subprocess.run(command, env=os.environ | given, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('tensorrt 1')

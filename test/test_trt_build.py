@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import operator
 import subprocess
 import sys
 import textwrap
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from held_bundle import hold_to
 from tensorrt_machine import CAR, BuildPolicy, order_for, pretend_tensorrt
+from test_trt_bindings import NAMES
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -244,19 +246,9 @@ def test_gpu_that_the_compiler_does_not_know_is_named(rtx: None) -> None:
 
 
 def test_every_name_used_of_the_bindings_exists(rtx: None) -> None:
-    """What the builder takes of them, also on the way that only a GPU can go."""
+    """What builder and engine take of them, also on the way that only a GPU can go."""
     trt = import_provider('tensorrt_rtx')
-    for path in (
-        'Builder.create_network', 'Builder.create_builder_config',
-        'Builder.build_serialized_network', 'IBuilderConfig.create_timing_cache',
-        'IBuilderConfig.set_timing_cache', 'IBuilderConfig.get_timing_cache',
-        'ITimingCache.serialize', 'Runtime.deserialize_cuda_engine',
-        'ICudaEngine.create_engine_inspector', 'EngineInspector.get_engine_information',
-        'LayerInformationFormat.JSON', 'NetworkDefinitionCreationFlag.STRONGLY_TYPED',
-    ):  # fmt: skip
-        found = trt
-        for name in path.split('.'):
-            found = getattr(found, name)
+    operator.attrgetter(*NAMES.split())(trt)
     assert trt.Runtime(make_logger(trt)) is not None
 
 
@@ -264,38 +256,23 @@ def test_every_name_used_of_the_bindings_exists(rtx: None) -> None:
 
 
 def test_layers_of_tensorrt_are_read_from_its_inspector() -> None:
-    text = json.dumps(
-        {
-            'Layers': [
-                {
-                    'Name': 'Reformatting CopyNode for Input Tensor 0 to /model.0/Conv',
-                    'LayerType': 'Reformat',
-                    'Inputs': [{'Name': 'images', 'Format/Datatype': 'Row major linear FP32'}],
-                    'Metadata': '[ONNX Layer: /model.0/Conv]',
-                },
-                {
-                    'Name': '/model.0/Conv + PWN(/model.0/Sigmoid) || /model.1/Conv',
-                    'LayerType': 'CaskConvolution',
-                    'Inputs': [
-                        {
-                            'Name': 'x',
-                            'Format/Datatype': 'Thirty-two wide channel vectorized row major Int8',
-                        }
-                    ],
-                    'Weights': {'Type': 'Int8', 'Count': 512},
-                },
-                {
-                    'Name': 'fused',
-                    'LayerType': 'CaskConvolution',
-                    'Inputs': [{'Name': 'y', 'Format/Datatype': 'Channel major FP16 format'}],
-                    'Metadata': '[ONNX Layer: w_dq]\x1e[ONNX Layer: /model.2/Conv]',
-                },
-            ]
-        }
-    )
-    layers = layers_from_inspector(text)
-    names = (*CONVOLUTIONS, '/model.9/Conv')
-    assert convolution_precisions(layers, names) == {'fp16': 1, 'int8': 2, 'unknown': 1}
+    def layer(name: str, kind: str, datatype: str, **more: object) -> dict[str, object]:
+        inputs = [{'Name': 'x', 'Format/Datatype': datatype}]
+        return {'Name': name, 'LayerType': kind, 'Inputs': inputs, **more}
+
+    copied = 'Reformatting CopyNode for Input Tensor 0 to /model.0/Conv'
+    fused = '/model.0/Conv + PWN(/model.0/Sigmoid) || /model.1/Conv'
+    names = '[ONNX Layer: w_dq]\x1e[ONNX Layer: /model.2/Conv]'
+    layers = layers_from_inspector(
+        json.dumps({'Layers': [
+            layer(copied, 'Reformat', 'Row major FP32', Metadata='[ONNX Layer: /model.0/Conv]'),
+            layer(fused, 'CaskConvolution', 'Thirty-two wide channel vectorized row major Int8',
+                  Weights={'Type': 'Int8', 'Count': 512}),
+            layer('fused', 'CaskConvolution', 'Channel major FP16 format', Metadata=names),
+        ]})
+    )  # fmt: skip
+    wanted = (*CONVOLUTIONS, '/model.9/Conv')
+    assert convolution_precisions(layers, wanted) == {'fp16': 1, 'int8': 2, 'unknown': 1}
 
 
 def test_line_that_names_no_layer_is_no_layer() -> None:
@@ -751,14 +728,13 @@ def test_decoding_on_the_gpu_is_held_against_the_cpu(
 def test_page_is_written_where_nothing_works(
     bundle: Bundle, cache: PlanCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse() -> Gpu:
-        raise EngineError('this machine has no NVIDIA driver.')
+    errors = [EngineError('no NVIDIA driver.'), AttributeError('a name that the bindings lack')]
 
-    def crash(*arguments: object) -> Gpu:
-        raise AttributeError('a name that the bindings lack')
+    def fail() -> Gpu:
+        raise errors.pop()
 
     pretend_tensorrt(monkeypatch)
-    monkeypatch.setattr(ordering, 'read_gpu', crash_once(crash, refuse))
+    monkeypatch.setattr(ordering, 'read_gpu', fail)
     out = tmp_path / 'page'
     assert run_command(verify_engine, str(bundle.folder), '--out', str(out)) == 1
     page = (out / 'verify-engine-tiny.html').read_text()
@@ -767,13 +743,3 @@ def test_page_is_written_where_nothing_works(
     assert 'Traceback' in page
     assert 'no NVIDIA driver' in page
     assert json.loads((out / 'verify-engine-tiny.json').read_text())['passed'] is False
-
-
-def crash_once(first: object, then: object) -> object:
-    calls: list[int] = []
-
-    def call(*arguments: object, **named: object) -> object:
-        calls.append(1)
-        return first() if len(calls) == 1 else then()
-
-    return call

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 _KIND = re.compile(r'Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+)')
 _INPUTS = re.compile(r'Inputs: \[(.*?)\], (?:Constants|Outputs)')
@@ -18,6 +17,12 @@ _DATATYPE = re.compile(r'(?:Format/)?Datatype: ([^,}\]]+)')
 _WEIGHTS = re.compile(r'Weights: \{[^}]*?Type: (\w+)')
 _ONNX = re.compile(r'\[ONNX Layer: ([^\]]+)\]')
 _FUSED = re.compile(r' \+ | \|\| ')
+
+_PRECISIONS = {
+    'int8': 'int8', 'bf16': 'bf16', 'bfloat': 'bf16', 'half': 'fp16', 'fp16': 'fp16',
+    'float': 'fp32', 'fp32': 'fp32',
+}  # fmt: skip
+"""Word in the name of a type -> precision; the first that fits."""
 
 _POINTWISE = ('kgen', 'reformat', 'pointwise', 'signal', 'wait', 'noop', 'shuffle')
 """Kinds of layers that carry the names of convolutions whose remains (a bias, a rounding) they
@@ -32,7 +37,6 @@ class Layer:
     the weights, empty where the compiler does not say. onnx: names of the ONNX nodes in it.
     """
 
-    name: str
     kind: str
     inputs: tuple[str, ...]
     weights: str
@@ -48,28 +52,25 @@ def layers_from_log(lines: Iterable[str]) -> tuple[Layer, ...]:
     """Layers that a build with a verbose logger and detailed profiling prints, one per line."""
     found = []
     for line in lines:
-        head = _KIND.match(line)
-        if not head:
-            continue
-        inputs = _INPUTS.search(line)
-        weights = _WEIGHTS.search(line)
-        name = head['name']
-        found.append(
-            Layer(
-                name,
-                head['kind'].strip(),
-                tuple(_precision(t) for t in _DATATYPE.findall(inputs[1] if inputs else '')),
-                _precision(weights[1]) if weights else '',
-                frozenset(_ONNX.findall(line)) | _parts(name),
-            )
-        )
+        if head := _KIND.match(line):
+            inputs, weights = _INPUTS.search(line), _WEIGHTS.search(line)
+            kinds = _DATATYPE.findall(inputs[1]) if inputs else []
+            of_weights = weights[1] if weights else ''
+            found.append(_layer(head['name'], head['kind'], kinds, of_weights, line))
     return tuple(found)
 
 
 def layers_from_inspector(text: str) -> tuple[Layer, ...]:
     """Layers of EngineInspector.get_engine_information(LayerInformationFormat.JSON)."""
-    entries = json.loads(text).get('Layers', [])
-    return tuple(_from_entry(entry) for entry in entries if isinstance(entry, dict))
+    found = []
+    for entry in json.loads(text).get('Layers', []):
+        if isinstance(entry, dict):
+            words = [str(entry.get(key, '')) for key in ('Name', 'LayerType', 'Metadata')]
+            weights, tensors = entry.get('Weights'), entry.get('Inputs', [])
+            of_weights = str(weights.get('Type', '')) if isinstance(weights, dict) else ''
+            kinds = [str(t.get('Format/Datatype', t.get('Datatype', ''))) for t in tensors]
+            found.append(_layer(words[0], words[1], kinds, of_weights, words[2]))
+    return tuple(found)
 
 
 def convolution_precisions(
@@ -79,7 +80,9 @@ def convolution_precisions(
 
     convolutions: names of the ONNX nodes. One that no layer owns up to counts as `unknown`.
     """
-    computing = [layer for layer in layers if not _is_pointwise(layer.kind)]
+    computing = [
+        layer for layer in layers if not any(word in layer.kind.lower() for word in _POINTWISE)
+    ]
     counts: Counter[str] = Counter()
     for name in convolutions:
         owners = [layer for layer in computing if name in layer.onnx]
@@ -96,42 +99,12 @@ def layer_precisions(layers: Iterable[Layer]) -> Mapping[str, Mapping[str, int]]
     return {kind: dict(sorted(counts[kind].items())) for kind in sorted(counts)}
 
 
-def _from_entry(entry: Mapping[str, Any]) -> Layer:
-    inputs = tuple(
-        _precision(str(tensor.get('Format/Datatype', tensor.get('Datatype', ''))))
-        for tensor in entry.get('Inputs', [])
-    )
-    weights = entry.get('Weights')
-    name = str(entry.get('Name', ''))
-    return Layer(
-        name,
-        str(entry.get('LayerType', '')),
-        inputs,
-        _precision(str(weights.get('Type', ''))) if isinstance(weights, dict) else '',
-        frozenset(_ONNX.findall(str(entry.get('Metadata', '')))) | _parts(name),
-    )
-
-
-def _parts(name: str) -> frozenset[str]:
-    """The layers that were fused into one, from its name: `a + b || c`."""
-    return frozenset(_FUSED.split(name))
-
-
-def _is_pointwise(kind: str) -> bool:
-    return any(word in kind.lower() for word in _POINTWISE)
+def _layer(name: str, kind: str, inputs: Iterable[str], weights: str, metadata: str) -> Layer:
+    """A layer, whose name has those that were fused into it: `a + b || c`."""
+    onnx = frozenset([*_ONNX.findall(metadata), *_FUSED.split(name)])
+    taken = tuple(map(_precision, inputs))
+    return Layer(kind.strip(), taken, weights and _precision(weights), onnx)
 
 
 def _precision(text: str) -> str:
-    lower = text.lower()
-    for word, precision in (
-        ('int8', 'int8'),
-        ('bf16', 'bf16'),
-        ('bfloat', 'bf16'),
-        ('half', 'fp16'),
-        ('fp16', 'fp16'),
-        ('float', 'fp32'),
-        ('fp32', 'fp32'),
-    ):
-        if word in lower:
-            return precision
-    return 'other'
+    return next((found for word, found in _PRECISIONS.items() if word in text.lower()), 'other')
