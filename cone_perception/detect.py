@@ -22,9 +22,8 @@ from cone_perception.errors import EngineError, EngineLostError, ModelError, Out
 from cone_perception.files import write_json
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
-from cone_perception.pictures.draw import draw_cones
+from cone_perception.pictures.draw import Film, draw_cones, encode_picture
 from cone_perception.pictures.sources import Source, Unreadable, open_source
-from cone_perception.pictures.video import Album, Film, PictureFolder
 from cone_perception.pipeline import STATIONS, ConeDetector, StationTimes, warm_detector
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame
@@ -137,12 +136,9 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
     Writes detections.jsonl, the annotated pictures or film, and summary.json; they are complete
     and valid for what was done, also when it is interrupted. Raises SourceError and OutputError.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    album: Album
-    if source.kind == 'pictures':
-        album = PictureFolder(out / 'pictures')
-    else:
-        album = Film(out / 'detections.mp4', source.rate_hz or DEFAULT_RATE_HZ)
+    pictures = out / 'pictures'
+    (pictures if source.kind == 'pictures' else out).mkdir(parents=True, exist_ok=True)
+    film = Film(out / 'detections.mp4', source.rate_hz or DEFAULT_RATE_HZ)
     tally, names = Tally(), detector.card.class_names
     started = time.monotonic()
     lines = (out / 'detections.jsonl').open('w', encoding='utf-8', buffering=1)
@@ -161,7 +157,12 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
                 tally.fail(Unreadable(frame.source, str(error)))
                 continue
             lines.write(json.dumps(detection_record(frame, found, names)) + '\n')
-            album.add(frame.source, draw_cones(frame.bgr, found, names))
+            drawn = draw_cones(frame.bgr, found, names)
+            if source.kind == 'pictures':
+                suffix = Path(frame.source).suffix
+                (pictures / frame.source).write_bytes(encode_picture(suffix, drawn))
+            else:
+                film.add(drawn)
             tally.answered += 1
             tally.cones.update(names[class_id] for class_id in found.class_id)
             for station, spent_ms in times.stations_ms().items():
@@ -171,7 +172,7 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
         raise
     finally:
         lines.close()
-        album.close()
+        film.close()
         tally.wall_s = time.monotonic() - started
         write_summary(out / 'summary.json', source, detector, tally)
     return tally
@@ -182,7 +183,6 @@ def _searched(
 ) -> Iterator[Unreadable | tuple[Frame, Future[Found]]]:
     """Yield each picture in its order, with its answer to come: the next are searched meanwhile."""
     begun: deque[Unreadable | tuple[Frame, Future[Found]]] = deque()
-    ended_by: BaseException | None = None
     with ThreadPoolExecutor(detector.at_once) as pool:
         try:
             for picture in pictures:
@@ -192,11 +192,10 @@ def _searched(
                     begun.append((picture, pool.submit(detector.detect, [picture], filters)))
                 if len(begun) > detector.at_once:
                     yield begun.popleft()
-        except (Exception, KeyboardInterrupt) as error:  # what was read before has its answer
-            ended_by = error
+        except (Exception, KeyboardInterrupt):  # what was read before has its answer
+            yield from begun
+            raise
         yield from begun
-    if ended_by is not None:
-        raise ended_by
 
 
 def detection_record(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cone_perception.accuracy.average_precision import RECALL_POINTS, band_name, map50, rank
-from cone_perception.accuracy.bootstrap import resampled
+from cone_perception.accuracy.intervals import resampled
 from cone_perception.accuracy.matching import Matches, box_iou, match_detections
 from cone_perception.types import Detections
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from cone_perception.accuracy.average_precision import rank
-from cone_perception.accuracy.bootstrap import draw
-from cone_perception.accuracy.intervals import Interval, t_quantile
+from cone_perception.accuracy.intervals import Interval, draw, t_quantile
 from cone_perception.accuracy.matching import IOU_THRESHOLDS
 from cone_perception.errors import DataError
 from training.cli import main

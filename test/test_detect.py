@@ -15,8 +15,8 @@ from cone_perception.cli import main
 from cone_perception.engines.open import open_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
+from cone_perception.pictures.draw import Film
 from cone_perception.pictures.sources import Source
-from cone_perception.pictures.video import Film
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame
 
@@ -135,8 +135,8 @@ def test_video_becomes_a_film_of_as_many_pictures(tmp_path, model):
 def test_film_of_any_size_has_every_picture(tmp_path, size):
     film = Film(tmp_path / 'a.mp4', 15)
     for value in (0, 120, 240):
-        film.add('', np.full((*size, 3), value, np.uint8))
-    film.add('', np.full((100, 100, 3), 0, np.uint8))
+        film.add(np.full((*size, 3), value, np.uint8))
+    film.add(np.full((100, 100, 3), 0, np.uint8))
     film.close()
     pictures = read_film(tmp_path / 'a.mp4')
     assert len(pictures) == 4

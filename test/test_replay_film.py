@@ -201,9 +201,9 @@ def test_pictures_are_written_while_others_are_still_read(tmp_path, monkeypatch)
             yield camera, picture
 
     class Counter(film.Film):
-        def add(self, name, bgr):
+        def add(self, bgr):
             written.append(len(read))
-            super().add(name, bgr)
+            super().add(bgr)
 
     monkeypatch.setattr(film, '_drawn', counted)
     monkeypatch.setattr(film, 'Film', Counter)

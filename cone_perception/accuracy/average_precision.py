@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cone_perception.accuracy.bootstrap import Int32
-from cone_perception.accuracy.intervals import Float64
+from cone_perception.accuracy.intervals import Float64, Int32
 from cone_perception.accuracy.matching import Bool, Matches
 from cone_perception.types import Float32, Int64
 

@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from cone_perception.classes import CLASS_NAMES, map_classes
-from cone_perception.dataset.labels import corners_px
+from cone_perception.dataset.labels import corners_px, read_pictures
 from cone_perception.dataset.layout import STRAY, Layout, label_path, read_layout, stray_label
-from cone_perception.dataset.pictures import read_pictures
 from cone_perception.errors import DataError
 from cone_perception.model_card import file_sha256
 from cone_perception.types import Float32, Int64

@@ -1,12 +1,14 @@
-"""Cones drawn into a picture: boxes, names and scores, and the ground truth beside them."""
+"""Cones drawn into a picture, the ground truth beside them, and annotated pictures as files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
+from cone_perception.errors import OutputError
 from cone_perception.types import Detections, Float32, UInt8
 
 Colour = tuple[int, int, int]
@@ -137,3 +139,50 @@ def _draw_dashed(picture: UInt8, box: Float32, colour: Colour, width_px: int) ->
     for x in (left, right):
         for y in range(top, bottom, 2 * dash):
             cv2.line(picture, (x, y), (x, min(y + dash, bottom)), colour, width_px)
+
+
+def encode_picture(suffix: str, bgr: UInt8, jpeg_quality: int = 95) -> bytes:
+    """A file of the format that `suffix` stands for, e.g. `.png`. Raises OutputError."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if suffix in ('.jpg', '.jpeg') else []
+    done, encoded = cv2.imencode(suffix, bgr, options)
+    if not done:
+        raise OutputError(f'a picture of {bgr.shape} cannot be written as {suffix}')
+    return bytes(encoded.tobytes())
+
+
+class Film:
+    """Annotated pictures as an MP4 (MPEG-4 part 2: the codec that every OpenCV can write).
+
+    All have the first one's size; a picture of another size is scaled to it, and a side that is
+    odd or below 16 px is padded in black.
+    """
+
+    def __init__(self, path: Path, rate_hz: float) -> None:
+        self._path = path
+        self._rate_hz = min(max(rate_hz, 1.0), 240.0)
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, bgr: UInt8) -> None:
+        if self._writer is None:
+            self._size = (bgr.shape[1], bgr.shape[0])
+            padded = (_video_side(bgr.shape[1]), _video_side(bgr.shape[0]))
+            code = cv2.VideoWriter.fourcc(*'mp4v')
+            self._writer = cv2.VideoWriter(str(self._path), code, self._rate_hz, padded)
+            if not self._writer.isOpened():
+                raise OutputError(
+                    f'{self._path} cannot be written as MP4: the disk, or the OpenCV installed, '
+                    'does not allow it'
+                )
+        right, below = (_video_side(side) - side for side in self._size)
+        scaled = cv2.resize(bgr, self._size)  # a copy where it has that size
+        self._writer.write(cv2.copyMakeBorder(scaled, 0, below, 0, right, cv2.BORDER_CONSTANT))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+
+def _video_side(side_px: int) -> int:
+    return max(16, side_px + side_px % 2)

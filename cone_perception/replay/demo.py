@@ -19,7 +19,7 @@ from cone_perception.errors import SourceError
 from cone_perception.files import write_whole
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pages.page import write_page
-from cone_perception.pictures.video import encode_picture
+from cone_perception.pictures.draw import encode_picture
 from cone_perception.replay.describe import describe_bag, describe_model
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import accuracy_figures, consistency_figures

@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cone_perception.dataset.pictures import map_in_threads
+from cone_perception.dataset.labels import map_in_threads
 from cone_perception.files import write_json
 from cone_perception.types import UInt8
 

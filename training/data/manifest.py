@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cone_perception.dataset.labels import read_labels
+from cone_perception.dataset.labels import map_in_threads, read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
-from cone_perception.dataset.pictures import map_in_threads
 from cone_perception.errors import DataError, told_as
 from cone_perception.files import to_json, write_whole
 from cone_perception.model_card import file_sha256

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from cone_perception.classes import CLASS_NAMES
-from cone_perception.dataset.labels import label_text
+from cone_perception.dataset.labels import LabelledPicture, label_text
 from cone_perception.dataset.layout import Problem, write_data_yaml
-from cone_perception.dataset.pictures import LabelledPicture
 from cone_perception.errors import DataError, told_as
 from cone_perception.files import without_nan
 from cone_perception.pictures.draw import CLASS_COLOURS, short_name

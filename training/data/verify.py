@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from cone_perception.classes import CLASS_NAMES, map_classes
+from cone_perception.dataset.labels import LabelledPicture, read_pictures
 from cone_perception.dataset.layout import (
     STRAY,
     Layout,
@@ -20,7 +21,6 @@ from cone_perception.dataset.layout import (
     read_layout,
     stray_label,
 )
-from cone_perception.dataset.pictures import LabelledPicture, read_pictures
 from cone_perception.errors import DataError
 from cone_perception.files import write_json
 from training.data.manifest import MANIFEST, check_manifest, read_manifest

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from cone_perception.accuracy.average_precision import rank, share
-from cone_perception.accuracy.bootstrap import Int32, resampled
-from cone_perception.accuracy.intervals import Float64, Interval
+from cone_perception.accuracy.intervals import Float64, Int32, Interval, resampled
 from cone_perception.accuracy.matching import match_detections
 from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.engines.check import match_pairs, mean_and_p95

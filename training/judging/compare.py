@@ -13,8 +13,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.accuracy.bootstrap import Int32, draw
-from cone_perception.accuracy.intervals import Float64, Interval, percentile_interval, t_interval
+from cone_perception.accuracy.intervals import (
+    Float64,
+    Int32,
+    Interval,
+    draw,
+    percentile_interval,
+    t_interval,
+)
 from cone_perception.errors import DataError
 from cone_perception.files import without_nan
 from cone_perception.types import Int64

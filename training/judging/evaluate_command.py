@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.accuracy.average_precision import map50, rank
-from cone_perception.accuracy.bootstrap import resampled
-from cone_perception.accuracy.intervals import Interval
+from cone_perception.accuracy.intervals import Interval, resampled
 from cone_perception.arguments import add_fields, read_fields, zero_or_more
 from cone_perception.classes import CLASS_NAMES, UNKNOWN
 from cone_perception.errors import SettingsError

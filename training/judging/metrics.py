@@ -19,8 +19,7 @@ from cone_perception.accuracy.average_precision import (
     rank,
     share,
 )
-from cone_perception.accuracy.bootstrap import Int32
-from cone_perception.accuracy.intervals import Float64
+from cone_perception.accuracy.intervals import Float64, Int32
 from cone_perception.accuracy.matching import Bool
 from cone_perception.types import Int64
 from training.judging.evaluation import Evaluation

@@ -17,8 +17,7 @@ from cone_perception.accuracy.average_precision import (
     rank,
     share,
 )
-from cone_perception.accuracy.bootstrap import Int32, draw
-from cone_perception.accuracy.intervals import Float64, Interval, percentile_interval
+from cone_perception.accuracy.intervals import Float64, Int32, Interval, draw, percentile_interval
 from cone_perception.accuracy.matching import Matches, find_errors, match_detections
 from cone_perception.errors import SourceError
 from cone_perception.filters import Filters

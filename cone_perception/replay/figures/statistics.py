@@ -24,10 +24,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from cone_perception.accuracy.bootstrap import draw_blocks
 from cone_perception.accuracy.intervals import (
     Float64,
     Interval,
+    draw_blocks,
     expanded_tail,
     percentile_interval,
     share_interval,

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cone_perception.accuracy.bootstrap import draw_blocks
-from cone_perception.accuracy.intervals import CONFIDENCE, Interval
+from cone_perception.accuracy.intervals import CONFIDENCE, Interval, draw_blocks
 from cone_perception.replay.figures.statistics import (
     BLOCK_NS,
     MIN_BLOCKS,

@@ -12,8 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.errors import SourceError
-from cone_perception.pictures.draw import draw_caption
-from cone_perception.pictures.video import Film
+from cone_perception.pictures.draw import Film, draw_caption
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages.pictures import (
     Place,
@@ -57,7 +56,7 @@ def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> 
         for shown in _rounds(_drawn(result, bag, names, traces)):
             size = size or next(iter(shown.values()))[0].shape[:2]
             dimmed = {name: each if new else each // 4 for name, (each, new) in shown.items()}
-            film.add('', tile([dimmed.get(name) for name in names], columns, size))
+            film.add(tile([dimmed.get(name) for name in names], columns, size))
     finally:
         film.close()
 

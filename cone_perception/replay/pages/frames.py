@@ -12,7 +12,7 @@ import numpy as np
 from cone_perception.errors import SourceError
 from cone_perception.pages.blocks import Block, Bullets, Gallery, Picture, Section, Text, Viewer
 from cone_perception.pages.page import embed
-from cone_perception.pictures.video import encode_picture
+from cone_perception.pictures.draw import encode_picture
 from cone_perception.replay.figures.accuracy import worst_frames
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages.charts import SentFrame, Timeline

@@ -25,7 +25,7 @@ from cone_perception.files import write_whole
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from cone_perception.pages.blocks import Box, Cell, Page, Picture, Piece, Section, Text
 from cone_perception.pages.page import write_page
-from cone_perception.pictures.video import encode_picture
+from cone_perception.pictures.draw import encode_picture
 from cone_perception.replay.drive.labels import picture_name
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.result import read_result, result_file

@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 
 from cone_perception.classes import CLASS_NAMES, map_classes
-from cone_perception.dataset.labels import read_labels
+from cone_perception.dataset.labels import map_in_threads, read_labels
 from cone_perception.dataset.layout import label_path, read_layout
-from cone_perception.dataset.pictures import map_in_threads
 from cone_perception.errors import DataError
 from cone_perception.pictures.draw import short_name
 from cone_perception.types import UInt8
