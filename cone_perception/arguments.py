@@ -48,7 +48,7 @@ def count(text: str) -> int:
 def zero_or_more(text: str) -> float:
     """A finite number that is not negative."""
     value = float(text)
-    if not (math.isfinite(value) and value >= 0):
+    if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f'{text} must be zero or more')
     return value
 
@@ -56,25 +56,23 @@ def zero_or_more(text: str) -> float:
 def above_zero(text: str) -> float:
     """A finite number above zero."""
     value = float(text)
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f'{text} must be more than zero')
     return value
 
 
-def option(default: Any, description: str, **argparse_words: Any) -> Any:
+def option(default: Any, description: str, /, **argparse_words: Any) -> Any:
     """Declare a dataclass field that is an option, too.
 
     argparse_words: passed on to `add_argument` (type, metavar, nargs ...), above what the field's
     type says.
     """
-    metadata = {'description': description, 'argparse': argparse_words}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={'description': description, 'argparse': argparse_words})
 
 
 def repeatable(description: str) -> Any:
     """Declare a dataclass field that is an option to be given several times; by default never."""
-    words: dict[str, Any] = {'action': 'append', 'nargs': None, 'default': []}
-    return field(default=(), metadata={'description': description, 'argparse': words})
+    return option((), description, action='append', nargs=None, default=[])
 
 
 def add_fields(
@@ -85,16 +83,9 @@ def add_fields(
     `count_px: int = 3` becomes `--count-px`, whose default is 3. A Literal becomes choices, a
     tuple takes several words, False a flag, True a flag `--no-...`.
     """
-    kinds = get_type_hints(options)
-    for entry in fields(options):
-        if names is None or entry.name in names:
-            words = _words_of_field(entry, kinds[entry.name])
-            parser.add_argument(
-                _flag(entry.name, words),
-                dest=entry.name,
-                help=str(entry.metadata['description']).replace('%', '%%'),
-                **words,
-            )
+    for entry, flag, words in _options(options, names):
+        about = str(entry.metadata['description']).replace('%', '%%')
+        parser.add_argument(flag, dest=entry.name, help=about, **words)
 
 
 def words_of(
@@ -104,33 +95,33 @@ def words_of(
 
     Options that have their defaults are left out. A path stands for itself.
     """
-    kinds = get_type_hints(options)
     found: list[str | Path] = []
-    for entry in fields(options):
-        if names is None or entry.name in names:
-            words = _words_of_field(entry, kinds[entry.name])
-            flag, value = _flag(entry.name, words), getattr(args, entry.name)
-            if value == words['default']:
-                continue
-            if words.get('action') == 'append':
-                found += [f'{flag}={each}' for each in value]
-            elif 'action' in words:
-                found.append(flag)
-            elif isinstance(value, (list, tuple)):
-                found += [flag, *map(str, value)]
-            else:
-                found += [flag, value] if isinstance(value, Path) else [f'{flag}={value}']
+    for entry, flag, words in _options(options, names):
+        value = getattr(args, entry.name)
+        if value == words['default']:
+            continue
+        if words.get('action') == 'append':
+            found += [f'{flag}={each}' for each in value]
+        elif 'action' in words:
+            found.append(flag)
+        elif isinstance(value, (list, tuple)):
+            found += [flag, *map(str, value)]
+        else:
+            found += [flag, value] if isinstance(value, Path) else [f'{flag}={value}']
     return found
 
 
-def _words_of_field(entry: Field[Any], kind: Any) -> dict[str, Any]:
-    """Join what a field's type says to argparse with what the field itself says."""
-    return {**_argparse_words(entry.default, kind), **entry.metadata.get('argparse', {})}
-
-
-def _flag(name: str, words: Mapping[str, Any]) -> str:
-    flag = name.replace('_', '-')
-    return f'--no-{flag}' if words.get('action') == 'store_false' else f'--{flag}'
+def _options(
+    options: type, names: Container[str] | None
+) -> Iterator[tuple[Field[Any], str, dict[str, Any]]]:
+    """Yield fields, their flags, and the words that their types and they themselves say."""
+    kinds = get_type_hints(options)
+    for entry in fields(options):
+        if names is None or entry.name in names:
+            words = _argparse_words(entry.default, kinds[entry.name])
+            words |= entry.metadata.get('argparse', {})
+            no = 'no-' if words.get('action') == 'store_false' else ''
+            yield entry, f'--{no}{entry.name.replace("_", "-")}', words
 
 
 def _argparse_words(default: Any, kind: Any) -> dict[str, Any]:

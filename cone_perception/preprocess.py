@@ -53,17 +53,6 @@ class Letterbox:
     def _scale(self) -> float:
         return min(self.height_px / self.source_height_px, self.width_px / self.source_width_px)
 
-    @property
-    def _scale_xyxy(self) -> Float32:
-        """(4,) float32: network pixels per source pixel, as really resized (rounding included)."""
-        x = self.inner_width_px / self.source_width_px
-        y = self.inner_height_px / self.source_height_px
-        return np.array([x, y, x, y], np.float32)
-
-    @property
-    def _offset_xyxy(self) -> Float32:
-        return np.array([self.left_px, self.top_px, self.left_px, self.top_px], np.float32)
-
     def apply(self, bgr: UInt8, out: UInt8) -> None:
         """Write the letterboxed picture into `out`, (height_px, width_px, 3) uint8."""
         size = (self.inner_width_px, self.inner_height_px)
@@ -78,13 +67,11 @@ class Letterbox:
         else:  # straight into its place: a picture between them takes as long again
             cv2.resize(bgr, size, dst=inner, interpolation=cv2.INTER_LINEAR)
 
-    def to_network(self, xyxy_px: Float32) -> Float32:
-        """(N, 4) boxes from source pixels to network pixels."""
-        return (xyxy_px * self._scale_xyxy + self._offset_xyxy).astype(np.float32)
-
     def to_source(self, xyxy_px: Float32) -> Float32:
         """(N, 4) boxes from network pixels to source pixels, clipped to the picture."""
-        boxes = (xyxy_px - self._offset_xyxy) / self._scale_xyxy
-        limit = [self.source_width_px, self.source_height_px] * 2
-        clipped: Float32 = np.clip(boxes, 0, np.array(limit, np.float32)).astype(np.float32)
+        offset = np.array([self.left_px, self.top_px] * 2, np.float32)
+        source = np.array([self.source_width_px, self.source_height_px] * 2, np.float32)
+        inner = np.array([self.inner_width_px, self.inner_height_px] * 2)
+        scale = (inner / source).astype(np.float32)  # as really resized, rounding included
+        clipped: Float32 = np.clip((xyxy_px - offset) / scale, 0, source).astype(np.float32)
         return clipped

@@ -10,11 +10,10 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-
-from cone_perception.errors import SettingsError
+from cone_perception.errors import SettingsError, told_as
+from cone_perception.files import read_yaml
 from cone_perception.filters import Filters
 from cone_perception.types import (
     BuildChoice,
@@ -236,13 +235,10 @@ def read_params_file(path: Path) -> dict[str, Any]:
 
     Raises SettingsError when it cannot be read, or holds several nodes' parameters.
     """
-    try:
-        nodes = yaml.safe_load(path.read_text(encoding='utf-8'))
+    nodes = read_yaml(path, SettingsError)
+    text, advice = f'{path} is no file of ROS parameters', 'See config/detector.yaml.'
+    with told_as(SettingsError, text, TypeError, LookupError, ValueError, advice=advice):
         found = [dict(node['ros__parameters']) for node in dict(nodes).values()]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError, ValueError) as error:
-        raise SettingsError(
-            f'{path} is no file of ROS parameters: {error!r}. See config/detector.yaml.'
-        ) from error
     if len(found) != 1:
         raise SettingsError(f'{path} has parameters of {len(found)} nodes; give those of one.')
     return found[0]
@@ -258,20 +254,17 @@ def _parse_threshold(text: str) -> tuple[str, float]:
 
 def _check_value(entry: Field[Any], kind: Any, value: Any) -> None:
     """Raise SettingsError unless the value has the field's type and lies in its range."""
-    choices = get_args(kind) if getattr(kind, '__origin__', None) is Literal else ()
-    if choices:
-        if value not in choices:
-            raise SettingsError(f'{entry.name} must be one of {", ".join(choices)}, got {value!r}')
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            choices = ', '.join(get_args(kind))
+            raise SettingsError(f'{entry.name} must be one of {choices}, got {value!r}')
         return
-    if kind is float and type(value) is int:
-        value = float(value)
-    if get_args(kind):
-        item = get_args(kind)[0]
-        accepted = (int, float) if item is float else (item,)
-        if not isinstance(value, tuple) or any(type(part) not in accepted for part in value):
-            raise SettingsError(f'{entry.name} must be a list of {item.__name__}, got {value!r}')
-    elif type(value) is not kind:
-        raise SettingsError(f'{entry.name} must be of type {kind.__name__}, got {value!r}')
+    item, *more = get_args(kind) or (kind,)
+    accepted = (int, float) if item is float else (item,)
+    values = value if more else (value,)
+    if not isinstance(values, tuple) or any(type(part) not in accepted for part in values):
+        wanted = 'a list of' if more else 'of type'
+        raise SettingsError(f'{entry.name} must be {wanted} {item.__name__}, got {value!r}')
     low, high = entry.metadata['low'], entry.metadata['high']
     if low is not None and not low <= value <= high:
         raise SettingsError(f'{entry.name} must lie in {low}..{high}, got {value!r}')
