@@ -20,7 +20,7 @@ from cone_perception.cli import main
 from cone_perception.replay.drive.open import bag_sha256
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.to_label.dataset import STATE, yolo_text
-from cone_perception.replay.to_label.unsure import find_doubts, spread
+from cone_perception.replay.to_label.findings import find_doubts, spread
 from cone_perception.replay.traces import FrameTrace
 from cone_perception.types import Detections, Frame
 from training.data.verify import verify_dataset
@@ -83,7 +83,8 @@ def test_missed_false_and_vanished_cones_are_named():
         '1 vanished for this frame (blue_cone 1)'
     )
     assert doubt.weight == 3
-    assert doubt.counts == {'missed': 1, 'false': 1, 'vanished': 1, 'unsure': 0}
+    counts = {kind: len(found) for kind, found in doubt.cones.items()}
+    assert counts == {'missed': 1, 'false': 1, 'vanished': 1, 'unsure': 0}
 
 
 def test_small_cones_are_no_reason():

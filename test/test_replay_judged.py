@@ -353,8 +353,8 @@ def test_worst_frames_name_what_is_wrong_and_are_not_neighbours():
     answers[30] = cones(LEFT)
     frames = [frame(i, found, latency_ms=90 if i == 20 else 20) for i, found in enumerate(answers)]
     one = Pass(Pace(), frames)
-    worst = worst_frames(one, truth_of(one, *[both] * 40), NAMES, count=4)
-    places = [(each.stamp_ns - START_NS) // PERIOD_NS for each in worst]
+    worst = worst_frames(frames, truth_of(one, *[both] * 40), NAMES, count=4)
+    places = [(each.frame.stamp_ns - START_NS) // PERIOD_NS for each in worst]
     assert places[:2] == [10, 20]
     assert 30 in places
     assert 12 not in places
@@ -367,6 +367,6 @@ def test_worst_frames_name_what_is_wrong_and_are_not_neighbours():
 
 def test_worst_frames_of_a_drive_without_truth_are_the_slow_and_the_flickering():
     one = drive(*[cones(LEFT)] * 3, cones(), *[cones(LEFT)] * 3)
-    worst = worst_frames(one, None, NAMES, count=1)
+    worst = worst_frames(one.frames, None, NAMES, count=1)
     assert worst[0].why == '1 vanished for this frame (blue_cone 1)'
-    assert worst_frames(Pass(Pace(), []), None, NAMES) == []
+    assert worst_frames([], None, NAMES) == []

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
 import markupsafe
 import numpy as np
@@ -32,6 +33,9 @@ from cone_perception.pages.blocks import (
 
 DIGITS = 6
 """Significant ones of a number in a chart: a millisecond of ten minutes."""
+
+PNG_BYTES = 300_000
+"""A PNG of at most so many bytes, a drawing as a rule, stays one; others become JPEG."""
 
 LISTED = 24
 """A trace with at most so many points is listed in full where there is no script."""
@@ -67,6 +71,19 @@ def render_page(page: Page) -> str:
 def embed(data: bytes, kind: str = 'jpeg') -> str:
     """An encoded picture as a data URI."""
     return f'data:image/{kind};base64,{base64.b64encode(data).decode("ascii")}'
+
+
+def embed_picture(path: Path, width_px: int) -> str:
+    """A picture file as a data URI, at most `width_px` wide; '' when it is none."""
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if bgr is None:
+        return ''
+    if bgr.shape[1] > width_px:
+        height = round(bgr.shape[0] * width_px / bgr.shape[1])
+        bgr = cv2.resize(bgr, (width_px, height), interpolation=cv2.INTER_AREA)
+    if path.suffix.lower() == '.png' and path.stat().st_size < PNG_BYTES:
+        return embed(cv2.imencode('.png', bgr)[1].tobytes(), 'png')
+    return embed(cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, 82])[1].tobytes())
 
 
 def anchor(title: str) -> str:

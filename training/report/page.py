@@ -13,8 +13,7 @@ from pathlib import Path
 from cone_perception.errors import OutputError
 from cone_perception.files import write_whole
 from cone_perception.pages.blocks import Block, Page, Section, Text
-from cone_perception.pages.embed_picture import embed_picture
-from cone_perception.pages.page import render_page
+from cone_perception.pages.page import embed_picture, render_page
 from training.report import curves, inputs, verdict
 from training.report.markdown import PictureFile, render_markdown, with_sources
 from training.report.numbers import TONES, time_text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -44,12 +45,29 @@ WORST_MIN_HEIGHT_PX = 16.0
 WORST_APART_NS = BLOCK_NS // 2
 
 
-class WorstFrame(NamedTuple):
-    """A frame to be shown, and why."""
+class FrameFaults(NamedTuple):
+    """The cones of a frame that were missed, found where none is, and not seen in it alone."""
 
-    camera: str
-    stamp_ns: int
+    missed: Detections
+    false: Detections
+    gone: Detections
+
+    def why(self, class_names: Sequence[str]) -> str:
+        """`2 missed (blue_cone 1, yellow_cone 1), 1 false (blue_cone 1)`; '' without a fault."""
+        kinds = zip(('missed', 'false', 'vanished for this frame'), self, strict=True)
+        *errors, gone = (
+            f'{len(cones)} {what} ({_listed(cones, class_names)})' if len(cones) else ''
+            for what, cones in kinds
+        )
+        return '; '.join(filter(None, (', '.join(filter(None, errors)), gone)))
+
+
+class WorstFrame(NamedTuple):
+    """A frame to be shown, and why. classes: indices of the classes of its faults."""
+
+    frame: FrameTrace
     why: str
+    classes: frozenset[int]
 
 
 def accuracy_figures(
@@ -159,11 +177,11 @@ def consistency_figures(
     """
     classes = len(class_names)
     answered = [frame for one in passes for frame in one.frames if frame.found is not None]
-    flickers = {id(each.frame): each for one in passes for each in find_flicker(one.frames)}
+    flickers = {each.frame: each for one in passes for each in find_flicker(one.frames)}
     counts = np.zeros((len(answered), 2 + 2 * classes))
     for row, frame in zip(counts, answered, strict=True):
         row[:2] = 1, len(frame.found or ())
-        if each := flickers.get(id(frame)):
+        if each := flickers.get(frame):
             row[2:] = np.concatenate(
                 [
                     np.bincount(each.steady_class_id, minlength=classes),
@@ -182,22 +200,28 @@ def consistency_figures(
     return figures
 
 
-def tell_errors(missed: Detections, false: Detections, class_names: Sequence[str]) -> str:
-    """`2 missed (blue_cone 1, yellow_cone 1), 1 false (blue_cone 1)`; empty without an error."""
-    return ', '.join(
-        f'{len(cones)} {what} ({_listed(cones, class_names)})'
-        for what, cones in (('missed', missed), ('false', false))
-        if len(cones)
-    )
+def find_faults(
+    frames: Sequence[FrameTrace], truth: Answers | None, min_height_px: float
+) -> dict[FrameTrace, FrameFaults]:
+    """Find the faults of each frame.
 
-
-def tell_flicker(gone: Detections, class_names: Sequence[str]) -> str:
-    """`2 vanished for this frame (blue_cone 1, yellow_cone 1)`."""
-    return f'{len(gone)} vanished for this frame ({_listed(gone, class_names)})'
+    Misses and false finds are of cones from `min_height_px` up, in answered frames whose truth is
+    known.
+    """
+    none = Detections.empty()
+    gone = {each.frame: each.gone for each in find_flicker(frames)}
+    faults = {}
+    for frame in frames:
+        cones = (truth or {}).get((frame.camera, frame.stamp_ns))
+        wrong = (none, none)
+        if cones is not None and frame.found is not None:
+            wrong = find_errors(frame.found, cones, min_height_px)
+        faults[frame] = FrameFaults(*wrong, gone.get(frame, none))
+    return faults
 
 
 def worst_frames(
-    one: Pass,
+    frames: Sequence[FrameTrace],
     truth: Answers | None,
     class_names: Sequence[str],
     count: int = 12,
@@ -208,34 +232,65 @@ def worst_frames(
     half a second apart at least. A frame that is among the worst in several ways is shown once,
     with all of its reasons.
     """
-    errors: dict[int, tuple[float, str]] = {}
-    slow: dict[int, tuple[float, str]] = {}
-    for position, frame in enumerate(one.frames):
-        cones = (truth or {}).get((frame.camera, frame.stamp_ns))
-        if cones is not None and frame.found is not None:
-            missed, false = find_errors(frame.found, cones, WORST_MIN_HEIGHT_PX)
-            if wrong := len(missed) + len(false):
-                errors[position] = (wrong, tell_errors(missed, false, class_names))
-        if frame.latency_ms is not None:
-            slow[position] = (frame.latency_ms, f'answered after {frame.latency_ms:.1f} ms')
-    place_of = {id(frame): position for position, frame in enumerate(one.frames)}
-    flicker = {
-        place_of[id(each.frame)]: (float(len(each.gone)), tell_flicker(each.gone, class_names))
-        for each in find_flicker(one.frames)
-        if len(each.gone)
-    }
-    kinds = [_apart(kind, one.frames) for kind in (errors, flicker, slow)]
-    turns = zip(*(_padded(kind, count) for kind in kinds), strict=True)
-    places = [place for turn in turns for place in turn if place is not None]
-    typical_ms = float(np.median([value for value, _ in slow.values()])) if slow else math.nan
+    faults = find_faults(frames, truth, WORST_MIN_HEIGHT_PX)
+    kinds: tuple[dict[FrameTrace, float], ...] = (
+        {frame: len(each.missed) + len(each.false) for frame, each in faults.items()},
+        {frame: len(each.gone) for frame, each in faults.items()},
+        {frame: frame.latency_ms or 0.0 for frame in frames},
+    )
+    turns = zip_longest(*(islice(_apart(kind), count) for kind in kinds))
+    chosen = dict.fromkeys(frame for turn in turns for frame in turn if frame is not None)
+    known_ms = [ms for frame in frames if (ms := frame.latency_ms) is not None]
+    slow_ms = 1.5 * float(np.median(known_ms)) if known_ms else math.inf
     shown = []
-    for place in list(dict.fromkeys(places))[:count]:
-        reasons = [kind[place][1] for kind in (errors, flicker) if place in kind]
-        if place in slow and (slow[place][0] > 1.5 * typical_ms or not reasons):
-            reasons.append(slow[place][1])
-        frame = one.frames[place]
-        shown.append(WorstFrame(frame.camera, frame.stamp_ns, '; '.join(reasons)))
+    for frame in islice(chosen, count):
+        why, latency_ms = faults[frame].why(class_names), frame.latency_ms
+        if latency_ms is not None and (latency_ms > slow_ms or not why):
+            why = '; '.join(filter(None, (why, f'answered after {latency_ms:.1f} ms')))
+        classes = np.concatenate([cones.class_id for cones in faults[frame]]).tolist()
+        shown.append(WorstFrame(frame, why, frozenset(classes)))
     return shown
+
+
+def answer_pictures(
+    drive: Drive,
+    detector: ConeDetector,
+    filters: Filters,
+    title: str,
+    known: Collection[tuple[str, int]] = (),
+) -> Iterator[FrameTrace]:
+    """Answer each picture of the drive, one after another, without times.
+
+    title: of the progress bar. known: camera and index of the pictures that are left out.
+    Raises SourceError, EngineError, ModelError.
+    """
+    with tqdm(
+        total=drive.frames, initial=len(known), desc=title, unit='picture', disable=None
+    ) as bar:
+        for camera in drive.cameras:
+            try:
+                for index, picture in enumerate(read_bag_frames(drive.bag, camera.topic)):
+                    if (camera.name, index) in known:
+                        continue
+                    bar.update()
+                    if isinstance(picture, Unreadable):
+                        why = f'{picture.source}: {picture.reason}'
+                        yield FrameTrace(camera.name, index, 0, 'failed', 0, reason=why)
+                        continue
+                    (found,), _ = detector.detect([picture], filters)
+                    stamp_ns = picture.stamp_ns
+                    yield FrameTrace(camera.name, index, stamp_ns, 'answered', 0, found=found)
+            except SourceError:
+                if not drive.problems:  # damage that is named there ends the replay too, no more
+                    raise
+
+
+def by_stamp(frames: Iterable[FrameTrace]) -> Answers:
+    """The answers by stamp; of several frames with one stamp none can be told to be meant."""
+    answers = [(frame.camera, frame.stamp_ns, frame.found) for frame in frames]
+    known = {(name, stamp_ns): found for name, stamp_ns, found in answers if found is not None}
+    times = Counter((name, stamp_ns) for name, stamp_ns, found in answers if found is not None)
+    return {place: found for place, found in known.items() if times[place] == 1}
 
 
 def reference_answers(drive: Drive, detector: ConeDetector, filters: Filters) -> Answers:
@@ -243,21 +298,7 @@ def reference_answers(drive: Drive, detector: ConeDetector, filters: Filters) ->
 
     Raises SourceError, EngineError, ModelError.
     """
-    answers: dict[tuple[str, int], Detections] = {}
-    stamps: Counter[tuple[str, int]] = Counter()
-    with tqdm(total=drive.frames, desc='reference', unit='picture', disable=None) as bar:
-        for camera in drive.cameras:
-            try:
-                for frame in read_bag_frames(drive.bag, camera.topic):
-                    bar.update()
-                    if not isinstance(frame, Unreadable):
-                        (found,), _ = detector.detect([frame], filters)
-                        stamps[camera.name, frame.stamp_ns] += 1
-                        answers[camera.name, frame.stamp_ns] = found
-            except SourceError:
-                if not drive.problems:  # damage that is named there ends the replay too, no more
-                    raise
-    return {place: found for place, found in answers.items() if stamps[place] == 1}
+    return by_stamp(answer_pictures(drive, detector, filters, 'reference'))
 
 
 def _accuracy(
@@ -306,16 +347,10 @@ def _listed(cones: Detections, class_names: Sequence[str]) -> str:
     )
 
 
-def _apart(kind: Mapping[int, tuple[float, str]], frames: Sequence[FrameTrace]) -> Iterator[int]:
-    """Places from the worst on, those left out that are close in time to a worse one."""
+def _apart(weights: Mapping[FrameTrace, float]) -> Iterator[FrameTrace]:
+    """Frames from the weightiest on, those left out that are close in time to one before."""
     taken: dict[str, list[int]] = defaultdict(list)
-    for place in sorted(kind, key=lambda place: (-kind[place][0], place)):
-        frame = frames[place]
+    for frame in sorted(filter(weights.get, weights), key=lambda frame: -weights[frame]):
         if all(abs(frame.stamp_ns - other) >= WORST_APART_NS for other in taken[frame.camera]):
             taken[frame.camera].append(frame.stamp_ns)
-            yield place
-
-
-def _padded(places: Iterator[int], count: int) -> list[int | None]:
-    some = [place for _, place in zip(range(count), places, strict=False)]
-    return [*some, *([None] * (count - len(some)))]
+            yield frame

@@ -70,7 +70,7 @@ def find_obstacles(a: ReplayResult, b: ReplayResult) -> list[Obstacle]:
         if a.configuration.get(what) != b.configuration.get(what):
             differs = _both(a.configuration, b.configuration, what)
             if what == 'pace':
-                differs = f'{pace_text(a)} and {pace_text(b)}'
+                differs = f'{pace_text(a.configuration)} and {pace_text(b.configuration)}'
             found.append(Obstacle(f'not the same {title}', differs, 'times'))
     if a.model.get('class_names') != b.model.get('class_names'):
         differs = _both(a.model, b.model, 'class_names')
@@ -83,7 +83,7 @@ def find_obstacles(a: ReplayResult, b: ReplayResult) -> list[Obstacle]:
 def find_warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> Iterator[str]:
     """Find what limits the comparison without stopping a figure, a sentence each."""
     for name, result in zip(names, (a, b), strict=True):
-        frames = sum(map(len, result.passes))
+        frames = len(result.frames)
         if result.interrupted:
             yield f'{name} was interrupted: it saw {frames} frames.'
         elif frames < FEW_FRAMES:
@@ -114,13 +114,17 @@ def find_warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> I
         yield 'The code was changed since its commit.'
 
 
-def pace_text(result: ReplayResult) -> str:
-    """Tell when the pictures were sent, in a few words."""
-    pace = result.configuration.get('pace') or {}
-    kind = pace.get('kind')
-    if kind == 'bag':
-        return f'as recorded, times {pace.get("rate", 1):g}'
-    return f'{pace.get("hz", 0):g} Hz' if kind == 'hz' else 'as fast as possible'
+def pace_text(configuration: Mapping[str, Any]) -> str:
+    """Tell when the pictures were sent, in a few words; '' where it is not known."""
+    pace = configuration.get('pace')
+    if not isinstance(pace, Mapping):
+        return ''
+    rate = pace.get('rate', 1.0)
+    as_recorded = 'as recorded' if rate == 1 else f'{rate:g} times as fast as recorded'
+    return {
+        'hz': f'each camera at {pace.get("hz", 0):g} Hz',
+        'fast': f'as fast as possible, {pace.get("in_flight")} in flight',
+    }.get(str(pace.get('kind')), as_recorded)
 
 
 def _truth_differs(a: ReplayResult, b: ReplayResult) -> bool:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
 
@@ -51,6 +52,11 @@ class ReplayResult:
     problems: Sequence[str] = ()
     interrupted: bool = False
     health: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> list[FrameTrace]:
+        """The frames of all passes."""
+        return list(chain.from_iterable(self.passes))
 
 
 Number = float | None
@@ -213,7 +219,7 @@ def write_result(path: Path, result: ReplayResult) -> None:
         'load': _list(_table(LOAD_COLUMNS, map(astuple, samples)) for samples in result.load),
         'truth': 'null'
         if truth is None
-        else _table(TRUTH_COLUMNS, ((*place, _cone_rows(cones)) for place, cones in truth)),
+        else _table(TRUTH_COLUMNS, ((*place, cone_rows(cones)) for place, cones in truth)),
     }
     nvidia = in_nvidia_names(result.figures, result.per_pass)
     entries = {'kind': KIND, 'schema': SCHEMA, 'ros2_benchmark': nvidia}
@@ -295,11 +301,11 @@ def _frame_row(frame: FrameTrace, origin_ns: int) -> list[Any]:
     row = {name: getattr(frame, name, None) for name in FRAME_COLUMNS}
     row |= {name: ns - frame.sent_ns for name in MOMENTS[1:] if (ns := row[name]) is not None}
     row['sent_ns'] = frame.sent_ns - origin_ns
-    row['cones'] = None if frame.found is None else _cone_rows(frame.found)
+    row['cones'] = None if frame.found is None else cone_rows(frame.found)
     return list(row.values())
 
 
-def _cone_rows(cones: Detections) -> list[list[float]]:
+def cone_rows(cones: Detections) -> list[list[float]]:
     """(N) rows of CONE_COLUMNS."""
     boxes = np.round(cones.xyxy_px.astype(np.float64), PIXEL_DECIMALS).tolist()
     # Up, so that no cone falls below the threshold that it passed; but for float32's own rounding.

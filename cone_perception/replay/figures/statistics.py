@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -265,29 +265,32 @@ def _rates(passes: Sequence[Pass], resamples: Resamples) -> dict[str, Interval]:
         for each in passes
         for sent, later in pairwise([f.sent_ns for f in (*each.frames, *each.frames[-1:])])
     ]
-    moments: dict[str, Callable[[FrameTrace], int | None]] = {
-        'rate_in_hz': lambda frame: frame.sent_ns,
-        'rate_received_hz': lambda frame: frame.received_ns,
-        'rate_out_hz': lambda frame: frame.answered_ns,
+    moments = {
+        'rate_in_hz': 'sent_ns',
+        'rate_received_hz': 'received_ns',
+        'rate_out_hz': 'answered_ns',
     }
     if all(frame.received_ns is None for frame in frames):
         del moments['rate_received_hz']
     figures = {}
-    for name, moment_of in moments.items():
-        series = Series.of((i, 1.0) for i, f in enumerate(frames) if moment_of(f) is not None)
-        rate = _rate_hz(passes, moment_of)
+    for name, moment in moments.items():
+        series = Series.of(
+            (i, None if getattr(f, moment) is None else 1.0) for i, f in enumerate(frames)
+        )
+        rate = _rate_hz(passes, moment)
         figures[name] = resamples.rate(rate, series, np.array(lasts_s))
     return figures
 
 
-def _rate_hz(passes: Sequence[Pass], moment_of: Callable[[FrameTrace], int | None]) -> float:
+def _rate_hz(passes: Sequence[Pass], moment: str) -> float:
     rates = []
     for camera in sorted({frame.camera for each in passes for frame in each.frames}):
         counted = seconds = 0.0
         for each in passes:
             frames = [frame for frame in each.frames if frame.camera == camera]
             sent = [frame.sent_ns for frame in frames]
-            known = [at_ns for frame in frames if (at_ns := moment_of(frame)) is not None]
+            moments = (getattr(frame, moment) for frame in frames)
+            known = [at_ns for at_ns in moments if at_ns is not None]
             if len(sent) > 1:
                 counted += len(known) / len(sent) * (len(sent) - 1)
                 seconds += max(_span_ns(sent), _span_ns(known)) / 1e9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -225,17 +225,18 @@ def cones_charts(result: ReplayResult, timeline: Timeline) -> list[Chart]:
 
 def rate_chart(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> list[Chart]:
     """Frames per second: sent, received by the node, answered; empty where none is known."""
-    moments: tuple[tuple[str, str, Callable[[FrameTrace], int | None]], ...] = (
-        ('sent', '--dim', lambda frame: frame.sent_ns),
-        ('received by the node', '--violet', lambda frame: frame.received_ns),
-        ('answered', '--blue', _answered_ns),
+    moments = (
+        ('sent', '--dim', 'sent_ns'),
+        ('received by the node', '--violet', 'received_ns'),
+        ('answered', '--blue', 'answered_ns'),
     )
     step_s = max(1.0, timeline.total_s / 150)
     traces = []
-    for name, colour, moment_of in moments:
+    for name, colour, moment in moments:
         x, y = [math.nan], [math.nan]  # the line is broken between two passes
         for number, frames in enumerate(passes):
-            times = [time_ns for frame in frames if (time_ns := moment_of(frame)) is not None]
+            known = (getattr(frame, moment) for frame in frames)
+            times = [time_ns for time_ns in known if time_ns is not None]
             start_s, length_s = timeline.starts_s[number], timeline.length_s(number)
             if length_s <= 0 or not times:
                 continue
@@ -371,13 +372,6 @@ def _slowest_of_each(sent: Sequence[SentFrame], several: int) -> list[SentFrame]
 
 def _label(frame: FrameTrace) -> str:
     return f'{frame.camera} frame {frame.index}, stamp {frame.stamp_ns / 1e9:.3f} s'
-
-
-def _answered_ns(frame: FrameTrace) -> int | None:
-    """Moment at which its answer was there."""
-    if frame.fate != 'answered':
-        return None
-    return frame.returned_ns if frame.returned_ns is not None else frame.decoded_ns
 
 
 def _last_moment_ns(frame: FrameTrace) -> int:

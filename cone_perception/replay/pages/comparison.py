@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
-from itertools import chain
 from pathlib import Path
 
 from cone_perception.accuracy.intervals import Interval
@@ -177,7 +176,7 @@ def _summary(comparison: ReplayComparison) -> Section:
 def _latency_charts(compared: ComparedResults) -> Iterator[Chart | Text]:
     """Share of the answers that came within a time: all of them, and the last tenth."""
     latencies = [
-        [ms for frame in chain.from_iterable(result.passes) if (ms := frame.latency_ms) is not None]
+        [ms for frame in result.frames if (ms := frame.latency_ms) is not None]
         for result in compared.results
     ]
     if not any(latencies):
@@ -242,7 +241,7 @@ def _facts_table(compared: ComparedResults) -> Table:
         'bag': [result.bag.get('path') for result in results],
         'its sha256': [str(result.bag.get('sha256'))[:16] for result in results],
         'through': [result.configuration.get('through') for result in results],
-        'pace': [pace_text(result) for result in results],
+        'pace': [pace_text(result.configuration) for result in results],
         'passes': [len(result.passes) for result in results],
         'model': [result.model.get('name') for result in results],
         'engine': [result.model.get('engine') for result in results],

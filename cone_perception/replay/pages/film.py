@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -15,12 +15,9 @@ from cone_perception.errors import SourceError
 from cone_perception.pictures.draw import Film, draw_caption
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages.pictures import (
-    Place,
-    annotate,
-    class_names,
     describe,
     draw_border,
-    read_pictures,
+    draw_frames,
     tile,
     topics_of,
 )
@@ -45,15 +42,15 @@ def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> 
     when the film cannot be written.
     """
     frames = result.passes[number] if number < len(result.passes) else ()
-    traces = {(frame.camera, frame.index): frame for frame in frames}
     names = [name for name in topics_of(result) if any(frame.camera == name for frame in frames)]
     if not names:
         raise SourceError(f'pass {number + 1} has no frame of which a film could be made.')
     film = Film(path, _rate_hz(frames))
+    width_px = FULL_WIDTH_PX if len(names) == 1 else SHARED_WIDTH_PX
     columns = math.ceil(math.sqrt(len(names)))
     size: tuple[int, int] | None = None
     try:
-        for shown in _rounds(_drawn(result, bag, names, traces)):
+        for shown in _rounds(_drawn(result, bag, frames, width_px)):
             size = size or next(iter(shown.values()))[0].shape[:2]
             dimmed = {name: each if new else each // 4 for name, (each, new) in shown.items()}
             film.add(tile([dimmed.get(name) for name in names], columns, size))
@@ -62,23 +59,16 @@ def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> 
 
 
 def _drawn(
-    result: ReplayResult, bag: Path, names: Sequence[str], traces: Mapping[Place, FrameTrace]
+    result: ReplayResult, bag: Path, frames: Sequence[FrameTrace], width_px: int
 ) -> Iterator[tuple[str, UInt8]]:
     """Camera and annotated picture of each frame, in the order of recording."""
-    classes, truth = class_names(result), result.truth or {}
-    topics = topics_of(result)
-    width_px = FULL_WIDTH_PX if len(names) == 1 else SHARED_WIDTH_PX
-    sizes: dict[str, tuple[int, int]] = {}
-    pictures = read_pictures(bag, {name: topics[name] for name in names}, traces, [])
-    for place, picture in tqdm(pictures, 'filming', total=len(traces), unit='picture'):
-        frame = traces[place]
+    sizes: dict[str, tuple[int, ...]] = {}
+    drawn = draw_frames(result, bag, frames, width_px, [])
+    for frame, picture in tqdm(drawn, 'filming', total=len(frames), unit='picture'):
         if isinstance(picture, str):
-            yield frame.camera, _unreadable(sizes.get(frame.camera, (360, 640)), frame, picture)
-            continue
-        there = truth.get((frame.camera, frame.stamp_ns))
-        drawn = annotate(picture, frame, classes, there, width_px)
-        sizes[frame.camera] = (drawn.shape[0], drawn.shape[1])
-        yield frame.camera, drawn
+            picture = _unreadable(sizes.get(frame.camera, (360, 640)), frame, picture)
+        sizes[frame.camera] = picture.shape[:2]
+        yield frame.camera, picture
 
 
 def _rounds(drawn: Iterable[tuple[str, UInt8]]) -> Iterator[dict[str, tuple[UInt8, bool]]]:
@@ -93,7 +83,7 @@ def _rounds(drawn: Iterable[tuple[str, UInt8]]) -> Iterator[dict[str, tuple[UInt
         yield shown
 
 
-def _unreadable(size: tuple[int, int], frame: FrameTrace, reason: str) -> UInt8:
+def _unreadable(size: tuple[int, ...], frame: FrameTrace, reason: str) -> UInt8:
     """A dark picture that says why it is one."""
     picture = np.full((*size, 3), 24, np.uint8)
     draw_border(picture)

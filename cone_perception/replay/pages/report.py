@@ -126,7 +126,7 @@ def report_page(
 
 
 def _losses(result: ReplayResult, timeline: Timeline) -> Section:
-    frames = summary.all_frames(result)
+    frames = result.frames
     if not frames:
         return Section('', [])
     every = summary.count_fates(frames)
@@ -150,7 +150,7 @@ def _losses(result: ReplayResult, timeline: Timeline) -> Section:
 
 
 def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
-    latencies = [ms for frame in summary.all_frames(result) if (ms := frame.latency_ms) is not None]
+    latencies = [ms for frame in result.frames if (ms := frame.latency_ms) is not None]
     if not latencies:
         yield Section('Latency', [Text('No frame was answered, so there is no latency to show.')])
         return
@@ -187,7 +187,7 @@ def _accuracy(result: ReplayResult) -> Section:
             cells.setdefault(of or '', {})[column] = figure_cell(name, figure)
     if not cells:
         return Section('', [])
-    none_lost = all(frame.fate == 'answered' for frame in summary.all_frames(result))
+    none_lost = all(frame.fate == 'answered' for frame in result.frames)
     over = ('sent',) if none_lost else ('sent', 'answered')
     columns = [(what, whose) for whose in over for what in ACCURACY_COLUMNS]
     head = [ACCURACY_COLUMNS[what] + ('' if none_lost else f', {of}') for what, of in columns]

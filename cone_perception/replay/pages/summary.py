@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
 from cone_perception.pages.blocks import Banner, Block, Tile, Tiles, Tone
+from cone_perception.replay.figures.comparable import pace_text
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS
 from cone_perception.replay.pages.figure_text import (
@@ -65,11 +66,6 @@ SENTENCES = (
 """Figure that a sentence needs, and the sentence."""
 
 
-def all_frames(result: ReplayResult) -> list[FrameTrace]:
-    """Frames of all passes."""
-    return list(chain.from_iterable(result.passes))
-
-
 def count_fates(frames: Iterable[FrameTrace]) -> Counter[Fate]:
     """Number of frames by fate."""
     return Counter(frame.fate for frame in frames)
@@ -93,11 +89,11 @@ def subtitle(result: ReplayResult) -> str:
         'ros': 'sent over DDS by one process, searched for cones by a second, recorded by a third',
         'pipeline': 'through the detector without ROS',
     }.get(str(through), str(through or ''))
-    cameras = list(dict.fromkeys(frame.camera for frame in all_frames(result)))
+    cameras = list(dict.fromkeys(frame.camera for frame in result.frames))
     parts = [
         f'{len(cameras)} cameras ({", ".join(cameras)})' if len(cameras) > 1 else '',
         f'{len(result.passes)} passes' if len(result.passes) > 1 else '',
-        _pace(configuration.get('pace')),
+        pace_text(configuration),
         way,
         f'model {model["name"]}' if model.get('name') else '',
         str(configuration.get('started', '')).replace('T', ' ').replace('+00:00', ' UTC'),
@@ -107,37 +103,30 @@ def subtitle(result: ReplayResult) -> str:
 
 def banners(result: ReplayResult, over_budget: Sequence[str] | None) -> list[Block]:
     """Messages that must be seen first. over_budget: reasons; None: there was no budget."""
-    shown: list[Block] = []
-    frames = all_frames(result)
-    if result.interrupted:
-        in_bag, repeat = result.bag.get('frames'), result.configuration.get('repeat', 1)
-        of = f' of {in_bag * repeat}' if isinstance(in_bag, int) else ''
-        shown.append(
-            Banner(
-                'Interrupted: somebody ended the replay early. The page tells of the '
-                f'{len(frames)} frames sent until then{of}.',
-                'unsure',
-            )
-        )
-    if result.model.get('verdict') == 'FAILED':
-        shown.append(
-            Banner(
-                'This model FAILED its gate: it loses more against FP32 than its limits allow. '
-                'Do not drive with it.'
-            )
-        )
-    if not any(frame.fate == 'answered' for frame in frames):
-        shown.append(Banner('No frame was answered.'))
-    if over_budget:
-        shown.append(Banner('Over the budget:', items=over_budget))
-    elif over_budget is not None:
-        shown.append(Banner('Within the budget.', 'good'))
-    return shown
+    frames = result.frames
+    in_bag, repeat = result.bag.get('frames'), result.configuration.get('repeat', 1)
+    of = f' of {in_bag * repeat}' if isinstance(in_bag, int) else ''
+    interrupted = (
+        'Interrupted: somebody ended the replay early. The page tells of the '
+        f'{len(frames)} frames sent until then{of}.'
+    )
+    failed = (
+        'This model FAILED its gate: it loses more against FP32 than its limits allow. '
+        'Do not drive with it.'
+    )
+    shown = (
+        (result.interrupted, Banner(interrupted, 'unsure')),
+        (result.model.get('verdict') == 'FAILED', Banner(failed)),
+        (count_fates(frames)['answered'] == 0, Banner('No frame was answered.')),
+        (bool(over_budget), Banner('Over the budget:', items=over_budget or ())),
+        (over_budget is not None and not over_budget, Banner('Within the budget.', 'good')),
+    )
+    return [banner for applies, banner in shown if applies]
 
 
 def tiles(result: ReplayResult) -> Tiles:
     """Figures at a glance."""
-    frames = all_frames(result)
+    frames = result.frames
     answered = count_fates(frames)['answered']
     lost = len(frames) - answered
     tone: Tone = 'bad' if lost > MANY_LOST_SHARE * len(frames) else ''
@@ -184,7 +173,7 @@ def summary_items(result: ReplayResult) -> list[str]:
 
 
 def _frame_items(result: ReplayResult) -> Iterator[str]:
-    frames = all_frames(result)
+    frames = result.frames
     if not frames:
         yield 'No frame was sent.'
         return
@@ -202,14 +191,3 @@ def _where_lost(frames: Iterable[FrameTrace]) -> str:
     return ', '.join(
         f'{counts[fate]} {FATE_LOOKS[fate].name}' for fate in FATES[1:] if counts[fate]
     )
-
-
-def _pace(pace: object) -> str:
-    if not isinstance(pace, Mapping):
-        return ''
-    if pace.get('kind') == 'hz':
-        return f'each camera at {pace.get("hz", 0):g} Hz'
-    if pace.get('kind') == 'fast':
-        return f'as fast as possible, {pace.get("in_flight")} in flight'
-    rate = pace.get('rate', 1.0)
-    return 'as recorded' if rate == 1 else f'{rate:g} times as fast as recorded'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,8 +19,8 @@ from cone_perception.arguments import count, zero_or_more
 from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.dataset.layout import TO_LABEL
 from cone_perception.engines.events import print_warning
-from cone_perception.errors import OutputError, SourceError
-from cone_perception.files import write_whole
+from cone_perception.errors import OutputError, SourceError, told_as
+from cone_perception.files import whole_file, write_whole
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from cone_perception.pages.blocks import Box, Cell, Page, Picture, Piece, Section, Text
 from cone_perception.pages.page import write_page
@@ -31,17 +30,15 @@ from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.result import read_result, result_file
 from cone_perception.replay.pages.pictures import read_pictures
 from cone_perception.replay.to_label.findings import (
-    Findings,
-    drive_of,
-    findings_of,
-    run_model,
-    run_reference,
-)
-from cone_perception.replay.to_label.unsure import (
     KINDS,
     Doubt,
+    Findings,
+    drive_of,
     find_doubts,
+    findings_of,
     published,
+    run_model,
+    run_reference,
     spread,
 )
 from cone_perception.replay.traces import Drive, FrameTrace
@@ -113,10 +110,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.out.resolve() in (args.bag.resolve(), *args.bag.resolve().parents):
         raise OutputError(f'{args.out} holds the bag {args.bag}: give another --out.')
-    try:
+    with told_as(OutputError, f'{args.out} cannot be written'):
         return _make(args)
-    except OSError as error:
-        raise OutputError(f'{args.out} cannot be written: {error}') from error
 
 
 def _make(args: argparse.Namespace) -> int:
@@ -128,8 +123,8 @@ def _make(args: argparse.Namespace) -> int:
     else:
         names = bundle.card.class_names
         drive = open_drive(args.bag, args.topic, args.truth, args.labels, names)
-        for problem in drive.problems:
-            print_warning(problem)
+    for problem in drive.problems:
+        print_warning(problem)
     if reference is not None and drive.truth is not None:
         raise SourceError('the truth of this drive is known: leave out --reference.')
     folder = _Folder(args.out, _request(args, drive, None if result else bundle, reference))
@@ -214,7 +209,7 @@ class _Folder:
         else:
             # The state first: whatever a kill leaves behind is known for ours by it.
             (root / STATE).mkdir(parents=True, exist_ok=True)
-            write_whole(self._request, text.encode())
+            write_whole(self._request, text)
         for name in (IMAGES, LABELS):
             (root / name).mkdir(parents=True, exist_ok=True)
             for unfinished in (root / name).glob('.*.part'):
@@ -250,27 +245,27 @@ def _write_pictures(
     """Pictures and labels, those that are not there yet; a label before its picture."""
     doubts = {(doubt.frame.camera, doubt.frame.index): doubt for doubt in chosen}
     paths = {
-        place: folder.root / IMAGES / f'{picture_name(found.bag, *place)}{suffix}'
+        place: folder.root / IMAGES / f'{picture_name(found.drive.bag, *place)}{suffix}'
         for place in doubts
     }
     least = np.array([found.thresholds[name] for name in found.class_names], np.float32)
-    topics = {camera.name: camera.topic for camera in found.cameras}
+    topics = {camera.name: camera.topic for camera in found.drive.cameras}
     missing = {place for place, path in paths.items() if not path.is_file()}
     problems: list[str] = []
     with tqdm(total=len(missing), desc='writing', unit='picture', disable=None) as bar:
-        for place, bgr in read_pictures(found.bag, topics, list(missing), problems):
+        for place, bgr in read_pictures(found.drive.bag, topics, list(missing), problems):
             if isinstance(bgr, str):
-                raise SourceError(f'{found.bag}: picture {place[1]} of {place[0]}: {bgr}')
+                raise SourceError(f'{found.drive.bag}: picture {place[1]} of {place[0]}: {bgr}')
             labels = _labels_of(doubts[place].frame, found, least)
             size = (bgr.shape[1], bgr.shape[0])
             label = folder.root / LABELS / f'{paths[place].stem}.txt'
-            write_whole(label, yolo_text(labels, *size).encode())
+            write_whole(label, yolo_text(labels, *size))
             write_whole(paths[place], encode_picture(suffix, bgr, JPEG_QUALITY))
             missing.discard(place)
             bar.update()
     if missing:
         raise SourceError(
-            f'{found.bag}: {len(missing)} of the pictures cannot be found again: '
+            f'{found.drive.bag}: {len(missing)} of the pictures cannot be found again: '
             f'{"; ".join(problems) or "the bag has changed"}'
         )
     return [
@@ -304,30 +299,27 @@ def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> N
     """Write data.yaml, TO_LABEL.md, classes.txt, why.csv, index.html."""
     names = ''.join(f'  {number}: {name}\n' for number, name in enumerate(found.class_names))
     # No other key: CVAT takes each that it does not know for a split.
-    write_whole(folder.root / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}'.encode())
-    write_whole(folder.root / TO_LABEL, NOTE.encode())
+    write_whole(folder.root / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}')
+    write_whole(folder.root / TO_LABEL, NOTE)
     # Label Studio asks for the names in a file of their own.
     lines = ''.join(f'{name}\n' for name in found.class_names)
-    write_whole(folder.root / 'classes.txt', lines.encode())
-    rows = io.StringIO()
-    writer = csv.writer(rows, lineterminator='\n')
-    writer.writerow(['rank', 'picture', 'camera', 'index', 'stamp_ns', 'weight', *KINDS, 'why'])
-    for rank, each in enumerate(shown, 1):
-        doubt, frame = each.doubt, each.doubt.frame
-        counts = [doubt.counts[kind] for kind in KINDS]
-        writer.writerow(
-            [
-                *(rank, f'{IMAGES}/{each.path.name}', frame.camera, frame.index, frame.stamp_ns),
-                *(round(doubt.weight, 2), *counts, doubt.why),
-            ]
-        )
-    write_whole(folder.root / 'why.csv', rows.getvalue().encode())
+    write_whole(folder.root / 'classes.txt', lines)
+    with whole_file(folder.root / 'why.csv', 'w') as stream:
+        writer = csv.writer(stream, lineterminator='\n')
+        writer.writerow(['rank', 'picture', 'camera', 'index', 'stamp_ns', 'weight', *KINDS, 'why'])
+        for rank, each in enumerate(shown, 1):
+            doubt, frame = each.doubt, each.doubt.frame
+            place = (frame.camera, frame.index, frame.stamp_ns)
+            counts = (len(doubt.cones[kind]) for kind in KINDS)
+            weight = round(doubt.weight, 2)
+            picture = f'{IMAGES}/{each.path.name}'
+            writer.writerow([rank, picture, *place, weight, *counts, doubt.why])
     pictures = [_picture(rank, each, found) for rank, each in enumerate(shown, 1)]
     table = Text(['The weightiest first; the same as a table: ', Cell('why.csv', href='why.csv')])
     legend: list[Piece] = ['A box tells its class and score under the pointer. White: the labels.']
     for colour, meaning in BOXES:
         legend += [' ', Cell(meaning, colour=colour)]
-    title = f'{len(shown)} frames of {found.bag.resolve().name} worth labelling'
+    title = f'{len(shown)} frames of {found.drive.bag.resolve().name} worth labelling'
     sections = [Section('', [table, Text(legend), *pictures])]
     write_page(folder.root / 'index.html', Page(title, sections=sections))
 
@@ -339,11 +331,12 @@ def _picture(rank: int, shown: _Shown, found: Findings) -> Picture:
     boxes = [Box(box, 'label', names[class_id]) for box, class_id in labels]
     boxes += [
         Box(
-            (mark.xyxy_px + np.array([-3, -3, 3, 3])).tolist(),
-            mark.kind,
-            f'{mark.kind}: {names[mark.class_id]} {mark.score:.2f}',
+            (box + np.array([-3, -3, 3, 3])).tolist(),
+            kind,
+            f'{kind}: {names[class_id]} {score:.2f}',
         )
-        for mark in shown.doubt.marks
+        for kind, cones in shown.doubt.cones.items()
+        for box, score, class_id in zip(cones.xyxy_px, cones.score, cones.class_id, strict=True)
     ]
     stamp_s = shown.doubt.frame.stamp_ns / 1e9
     caption = f'{rank} {shown.path.name}, {stamp_s:.3f} s: {shown.doubt.why}'

@@ -1,34 +1,52 @@
-"""A drive -> what a model found in it: run on its pictures, or read from a replay's result."""
+"""A drive -> what a model found in it -> the frames worth a person's labels.
+
+What a model found is read from a replay's result, or the model runs on the drive's pictures. Worth
+a label is a frame where the model is unsure, or was wrong.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from cone_perception.detect import open_detector
-from cone_perception.engines.events import print_warning
 from cone_perception.errors import SourceError
 from cone_perception.files import write_whole
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle
-from cone_perception.pictures.sources import Unreadable, read_bag_frames
-from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.drive.open import bag_sha256
-from cone_perception.replay.figures.accuracy import Answers
-from cone_perception.replay.figures.result import ReplayResult, cones_from
-from cone_perception.replay.to_label.unsure import MARGIN
+from cone_perception.replay.figures.accuracy import (
+    Answers,
+    FrameFaults,
+    answer_pictures,
+    by_stamp,
+    find_faults,
+)
+from cone_perception.replay.figures.flicker import same_view
+from cone_perception.replay.figures.result import ReplayResult, cone_rows, cones_from
 from cone_perception.replay.traces import Camera, Drive, FrameTrace
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import Detections, Frame
+from cone_perception.types import Detections, Float32
+
+MARGIN = 0.1
+"""A score this far from its class's threshold is no longer in doubt."""
+
+PERIOD_NS = 10**9 // 15 + 1
+
+LISTED = 4
+"""Scores that a reason names; of the others it says how many there are."""
+
+Kind = Literal['missed', 'false', 'vanished', 'unsure']
+KINDS: tuple[Kind, ...] = ('missed', 'false', 'vanished', 'unsure')
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +57,7 @@ class Findings:
     thresholds: per class name. known: see `find_doubts`; the labels too, where it is known.
     """
 
-    bag: Path
-    cameras: tuple[Camera, ...]
+    drive: Drive
     frames: Sequence[FrameTrace]
     class_names: tuple[str, ...]
     thresholds: Mapping[str, float]
@@ -63,6 +80,7 @@ def drive_of(result: ReplayResult, bag: Path) -> Drive:
         result.bag['duration_s'],
         result.bag['storage'],
         result.truth,
+        tuple(result.bag.get('problems', ())),
     )
 
 
@@ -75,8 +93,7 @@ def findings_of(result: ReplayResult, drive: Drive) -> Findings:
             if earlier is None or earlier.found is None:
                 frames[frame.camera, frame.index] = frame
     return Findings(
-        drive.bag,
-        drive.cameras,
+        drive,
         list(frames.values()),
         tuple(result.model['class_names']),
         result.model['thresholds'],
@@ -87,10 +104,8 @@ def findings_of(result: ReplayResult, drive: Drive) -> Findings:
 def run_model(args: argparse.Namespace, drive: Drive, bundle: Bundle, log: Path) -> Findings:
     card = bundle.card
     lower = {name: max(value - MARGIN, 0.01) for name, value in card.thresholds.items()}
-    frames = list(_answer(args, drive, bundle, Filters(lower), log))
-    return Findings(
-        drive.bag, drive.cameras, frames, card.class_names, card.thresholds, drive.truth
-    )
+    frames = _answer(args, drive, bundle, Filters(lower), log)
+    return Findings(drive, frames, card.class_names, card.thresholds, drive.truth)
 
 
 def run_reference(
@@ -101,67 +116,36 @@ def run_reference(
     number = np.array(
         [names.index(n) if n in names else -1 for n in reference.card.class_names], np.int64
     )
-    frames = list(_answer(args, drive, reference, Filters(), log))
-    stamps = Counter((frame.camera, frame.stamp_ns) for frame in frames)
     answers = {}
-    for frame in frames:
-        # Which of several frames with one stamp is meant cannot be told.
-        if frame.found is not None and stamps[frame.camera, frame.stamp_ns] == 1:
-            class_id = number[frame.found.class_id]
-            same = Detections(frame.found.xyxy_px, frame.found.score, class_id)
-            answers[frame.camera, frame.stamp_ns] = same[class_id >= 0]
+    for place, cones in by_stamp(_answer(args, drive, reference, Filters(), log)).items():
+        class_id = number[cones.class_id]
+        answers[place] = Detections(cones.xyxy_px, cones.score, class_id)[class_id >= 0]
     return answers
 
 
 def _answer(
     args: argparse.Namespace, drive: Drive, bundle: Bundle, filters: Filters, log: Path
-) -> Iterator[FrameTrace]:
+) -> list[FrameTrace]:
     """Each picture of the drive with its cones; what the log has already is not searched again."""
-    earlier = _read_log(log)
-    known = {(frame.camera, frame.index) for frame in earlier}
-    yield from earlier
-    if len(known) >= drive.frames:
-        return
+    frames = _read_log(log)
+    if len(frames) >= drive.frames:
+        return frames
+    known = {(frame.camera, frame.index) for frame in frames}
     settings = DetectorSettings(device=args.device, engine=args.engine)
     with (
         open_detector(bundle, settings) as detector,
         log.open('a', encoding='utf-8', buffering=1) as lines,
-        tqdm(
-            total=drive.frames,
-            initial=len(known),
-            desc=bundle.card.name,
-            unit='picture',
-            disable=None,
-        ) as bar,
     ):
-        for camera in drive.cameras:
-            try:
-                for index, picture in enumerate(read_bag_frames(drive.bag, camera.topic)):
-                    if (camera.name, index) not in known:
-                        frame = _search(detector, filters, camera.name, index, picture)
-                        lines.write(_log_line(frame))
-                        bar.update()
-                        yield frame
-            except SourceError as error:  # what comes before the damage is worth a label too
-                print_warning(str(error))
-
-
-def _search(
-    detector: ConeDetector, filters: Filters, camera: str, index: int, picture: Frame | Unreadable
-) -> FrameTrace:
-    if isinstance(picture, Unreadable):
-        tqdm.write(f'left out: {picture.source}: {picture.reason}', file=sys.stderr)
-        return FrameTrace(camera, index, 0, 'failed', 0, reason=picture.reason)
-    (found,), _ = detector.detect([picture], filters)
-    return FrameTrace(camera, index, picture.stamp_ns, 'answered', 0, found=found)
+        for frame in answer_pictures(drive, detector, filters, bundle.card.name, known):
+            if frame.fate == 'failed':
+                tqdm.write(f'left out: {frame.reason}', file=sys.stderr)
+            lines.write(_log_line(frame))
+            frames.append(frame)
+    return frames
 
 
 def _log_line(frame: FrameTrace) -> str:
-    found = frame.found
-    cones = None
-    if found is not None:
-        columns = (found.xyxy_px, found.score[:, None], found.class_id[:, None])
-        cones = np.concatenate(columns, axis=1).round(4).tolist()
+    cones = None if frame.found is None else cone_rows(frame.found)
     return json.dumps([frame.camera, frame.index, frame.stamp_ns, cones]) + '\n'
 
 
@@ -181,3 +165,103 @@ def _frame_of(line: Sequence[Any]) -> FrameTrace:
     if cones is None:
         return FrameTrace(camera, index, stamp_ns, 'failed', 0)
     return FrameTrace(camera, index, stamp_ns, 'answered', 0, found=cones_from(cones))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Doubt:
+    """A frame and why it should be looked at.
+
+    weight: of each cone missed, found falsely or vanished 1, of each score 1 at its threshold down
+    to 0 at MARGIN from it; summed. cones: those in doubt. why: for the person who labels.
+    """
+
+    frame: FrameTrace
+    weight: float
+    cones: Mapping[Kind, Detections]
+    why: str
+
+
+def find_doubts(
+    frames: Sequence[FrameTrace],
+    class_names: Sequence[str],
+    thresholds: Mapping[str, float],
+    known: Answers | None = None,
+    min_height_px: float = 0.0,
+) -> list[Doubt]:
+    """Answered frames with any doubt, the weightiest first.
+
+    frames: their `found` may go below the thresholds, so that it tells of scores on both sides.
+    known: what is there, for sure (truth) or likely (a reference's answers); None: not known.
+    min_height_px: smaller boxes neither count as unsure nor as vanished, missed or false.
+    """
+    least = np.array([thresholds[name] for name in class_names], np.float32)
+    shown = [_only_published(frame, least) for frame in frames]
+    faults = find_faults(shown, known, min_height_px)
+    doubts = []
+    for frame, seen in zip(frames, shown, strict=True):
+        if frame.found is None:
+            continue
+        missed, false, gone = faults[seen]
+        wrong = FrameFaults(missed, false, _tall(gone, min_height_px))
+        found = _tall(frame.found, min_height_px)
+        doubt = 1 - np.abs(found.score - least[found.class_id]) / MARGIN
+        unsure = found[doubt > 0]
+        weight = sum(map(len, wrong)) + float(doubt[doubt > 0].sum())
+        if weight:
+            cones = dict(zip(KINDS, (*wrong, unsure), strict=True))
+            reasons = (wrong.why(class_names), _tell_unsure(unsure, class_names))
+            doubts.append(Doubt(frame, weight, cones, '; '.join(filter(None, reasons))))
+    return sorted(doubts, key=lambda doubt: -doubt.weight)
+
+
+def published(found: Detections, least: Float32) -> Detections:
+    """Keep those from their class's threshold up. least: (classes,) float32."""
+    return found[found.score >= least[found.class_id]]
+
+
+def spread(doubts: Sequence[Doubt], apart_ns: int, limit: int) -> list[Doubt]:
+    """The first `limit` in this order that show something new.
+
+    Left out is a frame less than `apart_ns` from one that was taken, of the same camera, and one
+    that shows the same view (`same_view`): a car that stands sends the same picture for minutes.
+    """
+    taken: dict[str, list[Doubt]] = defaultdict(list)
+    chosen: list[Doubt] = []
+    for doubt in doubts:
+        if len(chosen) == limit:
+            break
+        frame = doubt.frame
+        near = any(
+            abs(_time_ns(frame) - _time_ns(other.frame)) < apart_ns
+            or same_view(frame.found or Detections.empty(), other.frame.found or Detections.empty())
+            for other in taken[frame.camera]
+        )
+        if not near:
+            taken[frame.camera].append(doubt)
+            chosen.append(doubt)
+    return chosen
+
+
+def _time_ns(frame: FrameTrace) -> int:
+    """Give the time of its stamp; a driver that sets none is taken for one of 15 Hz."""
+    return frame.stamp_ns or frame.index * PERIOD_NS
+
+
+def _only_published(frame: FrameTrace, least: Float32) -> FrameTrace:
+    return frame if frame.found is None else replace(frame, found=published(frame.found, least))
+
+
+def _tall(cones: Detections, min_height_px: float) -> Detections:
+    return cones[cones.height_px >= min_height_px]
+
+
+def _tell_unsure(unsure: Detections, class_names: Sequence[str]) -> str:
+    """`5 with scores near the threshold (blue_cone 0.27, and 4 more)`; '' for none."""
+    if not len(unsure):
+        return ''
+    named = [
+        f'{class_names[class_id]} {score:.2f}'
+        for score, class_id in zip(unsure.score[:LISTED], unsure.class_id[:LISTED], strict=True)
+    ]
+    more = [f'and {len(unsure) - LISTED} more'] if len(unsure) > LISTED else []
+    return f'{len(unsure)} with scores near the threshold ({", ".join(named + more)})'

@@ -25,8 +25,7 @@ from cone_perception.pages.blocks import (
     Text,
 )
 from cone_perception.pages.charts import chart, dots, line
-from cone_perception.pages.embed_picture import embed_picture
-from cone_perception.pages.page import write_page
+from cone_perception.pages.page import embed_picture, write_page
 from cone_perception.pictures.draw import short_name
 from training.data.gap.measure import measure_gap
 from training.data.gap.report import HALVINGS, GapReport
