@@ -32,16 +32,12 @@ def evaluate_stage(campaign: Campaign, run: Run, stage: Stage) -> dict[str, Any]
     }
 
 
-def test_run(campaign: Campaign, run: Run) -> dict[str, Any]:
-    """Evaluate what a run trained on the test pictures."""
-    return test(campaign, run.id, campaign.best(run))
-
-
-def test(campaign: Campaign, run: str, weights: Path) -> dict[str, Any]:
-    """Evaluate weights on the test pictures, and show the figures to W&B."""
+def test(campaign: Campaign, run: str, model: Run | Path) -> dict[str, Any]:
+    """Evaluate a run's or given weights on the test pictures, and show the figures to W&B."""
     from training.stage.tracking import TrackedRun
 
     folder, recipe = campaign.folder, campaign.recipe
+    weights = model if isinstance(model, Path) else campaign.best(model)
     found = {'test': _evaluate(campaign, run, 'test', weights, recipe.target, 'test')}
     TrackedRun(
         recipe.tracking,
@@ -91,11 +87,7 @@ def compare(campaign: Campaign) -> dict[str, Any]:
         name: [load_evaluation(folder.evaluation(run, 'test')) for run in runs]
         for name, runs in names.items()
     }
-    settings: dict[str, Any] = {
-        'resamples': judging.resamples,
-        'block': judging.block,
-        'confidence': judging.confidence,
-    }
+    settings: Any = {key: getattr(judging, key) for key in ('resamples', 'block', 'confidence')}
     comparisons = [
         paired.compare(tests[candidate], test, **settings, names=(candidate, name))
         for name, test in tests.items()

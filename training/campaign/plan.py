@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from cone_perception.arguments import text_table
 from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import DataError, RecipeError
-from cone_perception.files import to_json
+from cone_perception.files import to_json, without_nan
 from training.campaign.cost import MEASURED_STEPS, Cost, known_cost, measure_cost
 from training.campaign.progress import duration
 from training.recipe.load import find_model, find_recipe, load_recipe, recipe_sha256
@@ -256,38 +255,27 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(find_recipe(args.recipe), args.overrides)
     plan = make_plan(recipe, args.runs / (args.name or recipe.name), args.measure)
     if args.json:
-        print(to_json(plan_json(plan), indent=2))
+        known = {'recipe_sha256': recipe_sha256(recipe), 'hours': plan.hours}
+        print(to_json({**without_nan(plan), **known}, indent=2))
     else:
         print('\n'.join(plan_lines(plan)))
     return MISSING if plan.missing else 0
 
 
-def plan_json(plan: CampaignPlan) -> dict[str, Any]:
-    """The plan for programs; hours: of all arms and seeds."""
-    return {
-        'recipe': plan.recipe,
-        'recipe_sha256': recipe_sha256(plan.recipe),
-        'folder': str(plan.folder),
-        'stages': list(plan.stages),
-        'hours': plan.hours,
-        'missing': list(plan.missing),
-        'notes': list(plan.notes),
-    }
-
-
 def plan_lines(plan: CampaignPlan) -> Iterator[str]:
     """The plan for people."""
     recipe, folder = plan.recipe, CampaignFolder(plan.folder)
-    device = f'GPU {_join(recipe.gpus)}' if recipe.gpus else 'the CPU'
+    gpus, seeds = (', '.join(map(str, numbers)) for numbers in (recipe.gpus, recipe.seeds))
+    device = f'GPU {gpus}' if gpus else 'the CPU'
     yield f'{recipe.name}: {recipe.description}'
     yield (
-        f'from {recipe.model} on {device}, seeds {_join(recipe.seeds)}, '
+        f'from {recipe.model} on {device}, seeds {seeds}, '
         f'judged on the test split of {recipe.target} at {recipe.judging.imgsz} px'
     )
-    seeds = f', once per seed ({len(recipe.seeds)})' if len(recipe.seeds) > 1 else ''
+    times = f', once per seed ({len(recipe.seeds)})' if len(recipe.seeds) > 1 else ''
     for arm, stages in groupby(plan.stages, key=lambda planned: planned.arm):
         group = list(stages)
-        yield from ('', f'{arm}{seeds}')
+        yield from ('', f'{arm}{times}')
         rows = [HEAD, *(row for planned in group for row in _rows(planned))]
         words = [column for column, title in enumerate(HEAD) if title in WORDS]
         yield from (f'  {line}' for line in text_table(rows, words))
@@ -312,15 +300,14 @@ def plan_lines(plan: CampaignPlan) -> Iterator[str]:
 def _rows(planned: StagePlan) -> Iterator[list[str]]:
     """A row for each group of parameters; the first one tells of the stage too."""
     stage = planned.stage
-    first = [
-        stage.name,
-        _number(planned.pictures),
-        str(stage.epochs),
-        str(stage.batch),
-        _number(planned.steps),
-        '?' if planned.hours is None else f'{planned.hours:.1f}',
-        stage.optimizer,
+    known = [
+        '?' if value is None else f'{value:{form}}'
+        for value, form in (
+            *((planned.pictures, ','), (stage.epochs, ''), (stage.batch, '')),
+            *((planned.steps, ','), (planned.hours, '.1f')),
+        )
     ]
+    first = [stage.name, *known, stage.optimizer]
     groups = {'weights': planned.weights, 'biases': planned.biases, 'class head': planned.head}
     for name, rates in groups.items():
         if rates is not None:
@@ -345,11 +332,3 @@ def _detail(planned: StagePlan) -> str:
         f'{crops} crops of {stage.imgsz} px per picture' if crops else '',
     ]
     return ', '.join(filter(None, parts))
-
-
-def _join(values: Sequence[int]) -> str:
-    return ', '.join(map(str, values))
-
-
-def _number(value: int | None) -> str:
-    return '?' if value is None else f'{value:,}'

@@ -140,10 +140,6 @@ def _tolerate_full_disk() -> Iterator[None]:
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Interrupted(KeyboardInterrupt):
-    """SIGINT, SIGTERM or SIGHUP came."""
-
-
 def ending_of(error: BaseException, folder: CampaignFolder) -> tuple[Outcome, str] | None:
     """Outcome and message of what a person or the machine can cause; None: something else."""
     again = f'Go on with --resume --runs {folder.root.parent} --name {folder.name}.'
@@ -151,32 +147,25 @@ def ending_of(error: BaseException, folder: CampaignFolder) -> tuple[Outcome, st
         return error.outcome, str(error)
     if isinstance(error, KeyboardInterrupt):
         return Outcome.INTERRUPTED, f'interrupted. {again}'
-    for cause in _causes(error):
+    cause: BaseException | None = error
+    while cause is not None:
         if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             return Outcome.OUT_OF_DISK, f'no space is left: {cause}. Make room. {again}'
         # torch.OutOfMemoryError, without importing torch for it.
         if isinstance(cause, MemoryError) or type(cause).__name__ == 'OutOfMemoryError':
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip('.')
             return (
                 Outcome.OUT_OF_MEMORY,
-                f'memory ran out: {_first_line(cause)}. Free the device, or give its stage a '
-                f'smaller batch, as stage1.batch=16. {again}',
+                f'memory ran out: {reason}. Free the device, or give its stage a smaller batch, as '
+                f'stage1.batch=16. {again}',
             )
+        cause = cause.__cause__ or cause.__context__
     return None
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
 
 
 @contextlib.contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise Interrupted here; a second one ends the process at once.
+    """SIGINT, SIGTERM, SIGHUP raise KeyboardInterrupt here; a second one ends the process at once.
 
     A signal that is ignored, SIGHUP under nohup say, stays so. Processes that were forked off get
     what they had been sent, not an exception.
@@ -189,7 +178,7 @@ def raise_on_signals() -> Iterator[None]:
             signal.signal(name, signal.SIG_DFL)
         if os.getpid() != owner:
             signal.raise_signal(number)
-        raise Interrupted(signal.Signals(number).name)
+        raise KeyboardInterrupt(signal.Signals(number).name)
 
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(name) is not signal.SIG_IGN:

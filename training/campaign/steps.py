@@ -37,30 +37,20 @@ class Task:
 
 def tasks(campaign: Campaign) -> Iterator[Task]:
     """All steps that are known by now, in order."""
-    runs, target = campaign.runs(), campaign.recipe.target
+    runs = campaign.runs()
     yield Task('verify', 'every label and every picture', partial(verify, campaign))
-    yield Task(
-        'leaks',
-        'near-duplicates between and within the data sets',
-        partial(find_leaks, campaign),
-    )
+    alike = 'near-duplicates between and within the data sets'
+    yield Task('leaks', alike, partial(find_leaks, campaign))
     if any(stage.crops_per_picture for run in runs for stage in run.stages):
         yield Task('crops', 'training crops', partial(cut_crops, campaign))
     for run in runs:
         yield from _stage_tasks(campaign, run)
-    for run in runs:
-        yield Task(
-            f'{run.id}/test',
-            f'figures on the test pictures of {target}',
-            partial(judge.test_run, campaign, run),
-        )
-    for name, path in campaign.state.baselines.items():
-        run_of = f'{judge.WEIGHTS}/{name}'
-        yield Task(
-            f'{run_of}/test',
-            f'figures of {path} on the same pictures',
-            partial(judge.test, campaign, run_of, Path(path)),
-        )
+    models: dict[str, Run | Path] = {run.id: run for run in runs}
+    given = campaign.state.baselines
+    models |= {f'{judge.WEIGHTS}/{name}': Path(path) for name, path in given.items()}
+    for name, model in models.items():
+        title = f'figures on the test pictures of {campaign.recipe.target}'
+        yield Task(f'{name}/test', title, partial(judge.test, campaign, name, model))
     yield Task('compare', 'paired differences with intervals', partial(judge.compare, campaign))
     yield Task('decide', 'the verdict', partial(judge.decide, campaign))
     yield Task('report', 'pages and model card', lambda: judge.write_pages(campaign.folder))
@@ -71,33 +61,22 @@ def _stage_tasks(campaign: Campaign, run: Run) -> Iterator[Task]:
     model: str | Path | None = campaign.recipe.model
     for stage in run.stages:
         name = f'{run.id}/{stage.name}'
-        yield _training(campaign, run, stage, model)
+        place = campaign.folder.stage(campaign.recipe, run.id, stage)
+        about = {
+            'run': run.id,
+            'arm': run.arm,
+            'seed': run.seed,
+            'stage': without_nan(stage),
+            'folder': str(place.relative_to(campaign.folder.root)),
+        }
+        work = partial(train, campaign, run, stage, model, place)
+        yield Task(name, f'{stage.epochs} epochs on {stage.data}', work, about)
         result = campaign.result(name)
         if result.get('stopped_by') == 'forgetting':
             continue
         model = campaign.best(run, stage) if 'best' in result else None
-        yield Task(
-            f'{name}/evaluate',
-            'figures on validation pictures',
-            partial(judge.evaluate_stage, campaign, run, stage),
-        )
-
-
-def _training(campaign: Campaign, run: Run, stage: Stage, model: str | Path | None) -> Task:
-    place = campaign.folder.stage(campaign.recipe, run.id, stage)
-    about = {
-        'run': run.id,
-        'arm': run.arm,
-        'seed': run.seed,
-        'stage': without_nan(stage),
-        'folder': str(place.relative_to(campaign.folder.root)),
-    }
-    return Task(
-        f'{run.id}/{stage.name}',
-        f'{stage.epochs} epochs on {stage.data}',
-        partial(train, campaign, run, stage, model, place),
-        about,
-    )
+        work = partial(judge.evaluate_stage, campaign, run, stage)
+        yield Task(f'{name}/evaluate', 'figures on validation pictures', work)
 
 
 def check(campaign: Campaign) -> None:
@@ -112,22 +91,19 @@ def check(campaign: Campaign) -> None:
             )
     for name in used_datasets(recipe):
         recipe.check_data_folder(name)
-    if recipe.gpus:
-        check_gpus(recipe.gpus)
-
-
-def check_gpus(wanted: tuple[int, ...]) -> None:
-    """Raises RecipeError when PyTorch does not see them here."""
+    if not recipe.gpus:
+        return
     from training.ultralytics_cpu import prepare_ultralytics
 
     prepare_ultralytics()
     import torch
 
     count = torch.cuda.device_count()
-    if not torch.cuda.is_available() or any(number >= count for number in wanted):
+    if not torch.cuda.is_available() or max(recipe.gpus) >= count:
+        wanted = ', '.join(map(str, recipe.gpus))
         raise RecipeError(
-            f'device {", ".join(map(str, wanted))}: PyTorch {torch.__version__} sees {count} CUDA '
-            'devices here. Give device=cpu, or install a CUDA build of PyTorch and its driver.'
+            f'device {wanted}: PyTorch {torch.__version__} sees {count} CUDA devices here. Give '
+            'device=cpu, or install a CUDA build of PyTorch and its driver.'
         )
 
 

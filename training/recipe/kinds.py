@@ -44,7 +44,7 @@ def list_names(names: Iterable[str]) -> str:
     return ', '.join(names) or 'there is none'
 
 
-def refuse(wrong: Callable[[Any], object], why: str) -> AfterValidator:
+def refuse(wrong: Callable[[Any], object], why: str, when: Any = AfterValidator) -> Any:
     """A validator that raises ValueError where `wrong` holds. why: may show the `value`."""
 
     def check(value: Any) -> Any:
@@ -52,7 +52,7 @@ def refuse(wrong: Callable[[Any], object], why: str) -> AfterValidator:
             raise ValueError(why.format(value=value))
         return value
 
-    return AfterValidator(check)
+    return when(check)
 
 
 def _check_side(side_px: int) -> int:
@@ -63,15 +63,6 @@ def _check_side(side_px: int) -> int:
             f'{below} or {below + STRIDE_PX}'
         )
     return side_px
-
-
-def _refuse_auto(optimizer: Any) -> Any:
-    if optimizer == 'auto':
-        raise ValueError(
-            "'auto' is refused: it ignores lr0 and takes a learning rate of its own, 0.01 in a "
-            'long run; name SGD, AdamW, Adam or MuSGD (why: docs/decisions/optimizer.md)'
-        )
-    return optimizer
 
 
 def _check_project(name: str) -> str:
@@ -153,7 +144,15 @@ Device = Annotated[
     WrapValidator(_check_device),
 ]
 TrackingProject = Annotated[str, AfterValidator(_check_project)]
-Optimizer = Annotated[Literal['SGD', 'AdamW', 'Adam', 'MuSGD'], BeforeValidator(_refuse_auto)]
+Optimizer = Annotated[
+    Literal['SGD', 'AdamW', 'Adam', 'MuSGD'],
+    refuse(
+        lambda name: name == 'auto',
+        "'auto' is refused: it ignores lr0 and takes a learning rate of its own, 0.01 in a long "
+        'run; name SGD, AdamW, Adam or MuSGD (why: docs/decisions/optimizer.md)',
+        BeforeValidator,
+    ),
+]
 """Ultralytics' optimizers, less `auto`, which would ignore lr0."""
 
 SelectBy = Literal['map50', 'map50_95']

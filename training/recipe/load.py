@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from cone_perception.errors import OutputError, RecipeError
+from cone_perception.errors import OutputError, RecipeError, told_as
 from cone_perception.files import without_nan, write_whole
 from training.recipe.kinds import Key, Problem, problems_of
 from training.recipe.recipe import Recipe
@@ -89,10 +89,8 @@ def _file_problems(recipe: Recipe) -> Iterator[Problem]:
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Write every field, so that the file loads back equal. OutputError when it cannot be."""
     text = yaml.safe_dump(without_nan(recipe), sort_keys=False, allow_unicode=True, width=100)
-    try:
+    with told_as(OutputError, f'recipe {path} cannot be written'):
         write_whole(path, text)
-    except OSError as error:
-        raise OutputError(f'recipe {path} cannot be written: {error}') from error
 
 
 def recipe_sha256(recipe: Recipe) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from cone_perception.errors import RecipeError
+from cone_perception.errors import RecipeError, told_as
 from training.recipe.kinds import Key, Problem, hint, show_key
 
 LISTS = ('stages', 'baseline')
@@ -73,7 +73,7 @@ class Tree:
         Not as YAML 1.1 reads it: there 1e-3 is a text, off is false and 010 is eight.
         Raises RecipeError for an alias within itself.
         """
-        place = _place(name or node)
+        place = _place((name or node).start_mark)
         self.places[key] = place
         if len(key) > 50:
             raise RecipeError(f'{place}: {show_key(key[:3])}: holds itself as an alias')
@@ -84,7 +84,7 @@ class Tree:
                 text = str(name.value)
                 if text in first:
                     twice = f'given twice, first in line {first[text]}'
-                    self.add(_place(name), (*key, text), twice)
+                    self.add(_place(name.start_mark), (*key, text), twice)
                 first.setdefault(text, name.start_mark.line + 1)
                 found[text] = self.read(child, (*key, text), name)
             return found
@@ -126,28 +126,21 @@ def compose(text: str, name: str) -> yaml.Node | None:
     try:
         loader = yaml.SafeLoader(text)
         loader.name = name
-        node: yaml.Node | None = loader.get_single_node()
-        return node
+        return loader.get_single_node()
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)
         problem = getattr(error, 'problem', None) or error
-        raise RecipeError(f'{_at(mark) if mark else name}: not YAML: {problem}') from error
+        raise RecipeError(f'{_place(mark) if mark else name}: not YAML: {problem}') from error
 
 
-def _place(node: yaml.Node) -> str:
-    return _at(node.start_mark)
-
-
-def _at(mark: Any) -> str:
+def _place(mark: Any) -> str:
     return mark.name if mark.name.startswith('override ') else f'{mark.name}:{mark.line + 1}'
 
 
 def read_tree(path: Path) -> Tree:
     """The values of a YAML file that holds a mapping. Raises RecipeError when it cannot be read."""
-    try:
+    with told_as(RecipeError, f'recipe {path} cannot be read', OSError, UnicodeDecodeError):
         text = path.read_text(encoding='utf-8')
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f'recipe {path} cannot be read: {error}') from error
     node = compose(text, str(path))
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f'{path}: holds no mapping: write lines of `key: value`')
@@ -169,8 +162,7 @@ def _scalar(node: yaml.Node) -> Any:
         return text.lower() == 'true'
     for kind in (int, float):
         with contextlib.suppress(ValueError):
-            number = kind(text)
-            return number if math.isfinite(number) else text
+            return number if math.isfinite(number := kind(text)) else text
     return text
 
 

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cone_perception.errors import SourceError
+from cone_perception.errors import SourceError, told_as
 from cone_perception.files import write_json
 from cone_perception.model_card import file_sha256
 from training.runs.record import CampaignRecord, Training
-
-ENTRIES = ('training', 'metrics')
 
 
 def write_card(record: CampaignRecord) -> None:
@@ -29,15 +27,12 @@ def read_card(path: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Any]
     weights: best.pt of a stage of the campaign. Raises SourceError when the card is none, or of
     other weights.
     """
-    try:
+    causes = (OSError, ValueError, KeyError, TypeError)
+    advice = 'Give the card.json of a campaign folder; `cone-training report` writes it.'
+    with told_as(SourceError, f'{path} is no card of a campaign', *causes, advice=advice):
         stored = json.loads(path.read_text(encoding='utf-8'))
-        training, metrics = (dict(stored[name]) for name in ENTRIES)
+        training, metrics = (dict(stored[name]) for name in ('training', 'metrics'))
         trained = training['weights']
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f'{path} is no card of a campaign ({error!r}). Give the card.json of a campaign '
-            'folder; `cone-training report` writes it.'
-        ) from error
     names = {sha256: name for name, sha256 in trained.items()}
     name = names.get(file_sha256(weights)) if weights.is_file() else None
     if name is None:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-from cone_perception.errors import OutputError, SourceError
+from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.files import LockedError, is_locked, locked, write_json
 from training.recipe.recipe import CANDIDATE, Recipe, Stage
 
@@ -139,18 +138,15 @@ class CampaignFolder:
 
     def read_state(self) -> State:
         """Raises SourceError when there is none, or it is not one."""
-        try:
+        if not self.state.exists():
+            raise SourceError(f'{self.state} does not exist: there is no campaign in {self.root}.')
+        told = f'{self.state} is not the state of a campaign'
+        with told_as(SourceError, told, ValueError, KeyError, TypeError):
             stored = json.loads(self.state.read_text(encoding='utf-8'))
             if stored.pop('schema') != SCHEMA:
                 raise SourceError(f'{self.state} is of another release: use that one to go on.')
             steps = {name: Step(**step) for name, step in stored.pop('steps').items()}
             return State(**stored, steps=steps)
-        except FileNotFoundError:
-            raise SourceError(
-                f'{self.state} does not exist: there is no campaign in {self.root}.'
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise SourceError(f'{self.state} is not the state of a campaign: {error}') from error
 
     def write_state(self, state: State) -> None:
         """Replace campaign.json: a kill at any moment leaves the old one or the new one."""
@@ -178,9 +174,9 @@ class CampaignFolder:
         }
         self.root.mkdir(parents=True, exist_ok=True)
         with self.events.open('a+b') as file:
-            if file.tell() and not _ends_line(file):
-                file.write(b'\n')
-            file.write((json.dumps(event) + '\n').encode())
+            file.seek(max(file.tell() - 1, 0))
+            cut_short = file.read(1) not in (b'', b'\n')
+            file.write(b'\n' * cut_short + json.dumps(event).encode() + b'\n')
 
     def read_events(self) -> list[dict[str, Any]]:
         """All events, oldest first. A line that a kill cut short is left out."""
@@ -219,9 +215,3 @@ def run_id(arm: str, seed: int) -> str:
 def now() -> str:
     """UTC, ISO 8601, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
-
-
-def _ends_line(file: Any) -> bool:
-    """Tell whether the last line of an open file was written whole."""
-    file.seek(-1, os.SEEK_END)
-    return bool(file.read(1) == b'\n')

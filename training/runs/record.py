@@ -32,13 +32,9 @@ def read_results(path: Path) -> dict[str, list[float]]:
         return {}
     with path.open(encoding='utf-8', errors='replace', newline='') as file:
         rows = list(csv.reader(file))
-    names = [name.strip() for name in rows[0]] if rows else []
-    columns: dict[str, list[float]] = {name: [] for name in names}
-    for row in rows[1:]:
-        if len(row) == len(names):
-            for name, text in zip(names, row, strict=True):
-                columns[name].append(_number(text))
-    return columns
+    names, *rows = rows or [[]]
+    whole = [row for row in rows if len(row) == len(names)]
+    return {name.strip(): [_number(row[i]) for row in whole] for i, name in enumerate(names)}
 
 
 def epoch_seconds(columns: Columns) -> list[float]:
