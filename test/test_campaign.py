@@ -39,15 +39,26 @@ Train = Callable[[StageJob], None]
 
 
 class StandIn:
-    """Takes the place of training and of networks.
+    """The smoke campaign in a folder, where texts take the place of training and of networks.
 
-    A stage's weights are a text, the share of cones that they find; `trained` are the jobs done.
+    A stage's weights are the share of cones that they find; `trained` are the jobs done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+        self.sets = sets
+        self.folder = CampaignFolder(sets.parent / 'runs' / 'smoke')
         self.trained: list[StageJob] = []
         self.before: Train = lambda job: None
         self.share = {'stage1': 0.4, 'stage2': 0.9, 'single': 0.6}
+
+    def run(self, *words: str) -> int:
+        return run(self.folder.root.parent, *smoke_words(self.sets), *words)
+
+    def resume(self, *words: str) -> Outcome:
+        """Go on, and train undisturbed."""
+        self.before = lambda job: None
+        return Outcome(self.run(*words, '--resume'))
 
     def train_stage(self, job: StageJob) -> StageResult:
         self.before(job)
@@ -81,8 +92,13 @@ def write_nothing(folder: CampaignFolder) -> dict[str, Any]:
 
 
 @pytest.fixture
-def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    stand_in = StandIn()
+def campaign(
+    rendered_sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> StandIn:
+    stand_in = StandIn(copy_sets(rendered_sets, tmp_path / 'datasets'), capsys)
     module = types.ModuleType('training.stage.trainer')
     module.train_stage = stand_in.train_stage  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, 'training.stage.trainer', module)
@@ -94,17 +110,8 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     return stand_in
 
 
-@pytest.fixture
-def sets(rendered_sets: Path, tmp_path: Path) -> Path:
-    return copy_sets(rendered_sets, tmp_path / 'datasets')
-
-
 def run(runs: Path, *words: str) -> int:
     return main(['two-stage', *words, '--runs', str(runs)])
-
-
-def step_names(folder: CampaignFolder) -> list[str]:
-    return list(folder.read_state().steps)
 
 
 ORDER = [
@@ -125,71 +132,66 @@ ORDER = [
 
 
 def test_campaign_runs_every_step_in_order_and_ends_with_its_outcomes_code(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    campaign: StandIn,
 ) -> None:
-    code = run(tmp_path / 'runs', *smoke_words(sets))
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    state = folder.read_state()
+    code = campaign.run()
+    state = campaign.folder.read_state()
     assert list(state.steps) == ORDER
     assert {step.status for step in state.steps.values()} == {'done'}
     assert code == Outcome.of(str(state.outcome))
     assert Outcome(code).finished
-    verdict = json.loads(folder.verdict.read_text())
+    verdict = json.loads(campaign.folder.verdict.read_text())
     assert verdict['outcome'] == state.outcome
     assert set(state.steps['two-stage/seed0/stage1/evaluate'].result) == {
         'stage1_val', 'stage1_target_val',
     }  # fmt: skip
-    assert (folder.evaluation('two-stage/seed0', 'test') / 'evaluation.npz').is_file()
+    assert (campaign.folder.evaluation('two-stage/seed0', 'test') / 'evaluation.npz').is_file()
     assert state.hardware['cores'] == os.cpu_count()
     assert state.versions['numpy'] == np.__version__
-    assert folder.name in capsys.readouterr().out
+    assert campaign.folder.name in campaign.capsys.readouterr().out
     # Where the strategy says.
-    assert (folder.root / 'stage1_pretrain_3ep' / 'weights' / 'best.pt').is_file()
+    assert (campaign.folder.root / 'stage1_pretrain_3ep' / 'weights' / 'best.pt').is_file()
 
 
 def test_each_stage_starts_from_the_one_before_and_the_baseline_from_the_network(
-    trainer: StandIn, sets: Path, tmp_path: Path
+    campaign: StandIn,
 ) -> None:
-    run(tmp_path / 'runs', *smoke_words(sets))
-    first, second, single = trainer.trained
+    campaign.run()
+    first, second, single = campaign.trained
     assert Path(first.model).name == Path(single.model).name == 'tiny.yaml'
     assert Path(second.model) == first.folder / 'weights' / 'best.pt'
 
 
 def test_no_training_is_told_of_a_test_split_and_the_sets_stay_as_they_are(
-    trainer: StandIn, sets: Path, tmp_path: Path
+    campaign: StandIn,
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in sorted(sets.rglob('*'))}
-    run(tmp_path / 'runs', *smoke_words(sets))
-    tests = {path.resolve() for path in sets.glob('*/test/images/*')}
-    for job in trainer.trained:
+    before = {path: path.stat().st_mtime_ns for path in sorted(campaign.sets.rglob('*'))}
+    campaign.run()
+    tests = {path.resolve() for path in campaign.sets.glob('*/test/images/*')}
+    for job in campaign.trained:
         assert 'test' not in yaml.safe_load(job.data_yaml.read_text())
         layout = read_layout(job.data_yaml)
         used = {path.resolve() for paths in layout.splits.values() for path in paths}
         assert used
         assert not used & tests
-    assert {path: path.stat().st_mtime_ns for path in sorted(sets.rglob('*'))} == before
+    assert {path: path.stat().st_mtime_ns for path in sorted(campaign.sets.rglob('*'))} == before
 
 
-def test_finished_campaign_says_so_and_trains_nothing(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = smoke_words(sets)
-    code = run(tmp_path / 'runs', *words)
-    trained = len(trainer.trained)
+def test_finished_campaign_says_so_and_trains_nothing(campaign: StandIn) -> None:
+    words = smoke_words(campaign.sets)
+    code = campaign.run()
+    trained = len(campaign.trained)
     for again in (words, [*words, '--resume'], ['--resume', '--name', 'smoke']):
-        capsys.readouterr()
-        assert run(tmp_path / 'runs', *again) == code
-        assert 'is finished' in capsys.readouterr().out
-    assert len(trainer.trained) == trained
+        campaign.capsys.readouterr()
+        assert run(campaign.folder.root.parent, *again) == code
+        assert 'is finished' in campaign.capsys.readouterr().out
+    assert len(campaign.trained) == trained
 
 
-def test_resume_without_a_campaign_is_refused_and_leaves_nothing(
-    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path / 'runs', *smoke_words(sets), '--resume') == 1
-    assert 'no campaign' in capsys.readouterr().err
-    assert not (tmp_path / 'runs').exists()
+def test_resume_without_a_campaign_is_refused_and_leaves_nothing(campaign: StandIn) -> None:
+    assert campaign.run('--resume') == 1
+    assert 'no campaign' in campaign.capsys.readouterr().err
+    assert not campaign.folder.root.parent.exists()
 
 
 def fail_in(name: str, error: BaseException) -> Train:
@@ -200,44 +202,32 @@ def fail_in(name: str, error: BaseException) -> Train:
     return act
 
 
-def test_unfinished_campaign_is_not_started_over(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = smoke_words(sets)
-    trainer.before = fail_in('stage2', KeyboardInterrupt())
-    assert run(tmp_path / 'runs', *words) == Outcome.INTERRUPTED
-    assert run(tmp_path / 'runs', *words) == 1
-    assert '--resume' in capsys.readouterr().err
-    trainer.before = lambda job: None
-    assert Outcome(run(tmp_path / 'runs', *words, '--resume')).finished
-    assert [job.stage.name for job in trainer.trained] == ['stage1', 'stage2', 'single']
+def test_unfinished_campaign_is_not_started_over(campaign: StandIn) -> None:
+    campaign.before = fail_in('stage2', KeyboardInterrupt())
+    assert campaign.run() == Outcome.INTERRUPTED
+    assert campaign.run() == 1
+    assert '--resume' in campaign.capsys.readouterr().err
+    assert campaign.resume().finished
+    assert [job.stage.name for job in campaign.trained] == ['stage1', 'stage2', 'single']
 
 
-def test_changed_recipe_is_refused_by_its_keys(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = smoke_words(sets)
-    trainer.before = fail_in('stage2', KeyboardInterrupt())
-    run(tmp_path / 'runs', *words)
-    changed = [*words, 'stage2.lr0=0.0005', 'guards.forgetting_drop=0.1']
-    assert run(tmp_path / 'runs', *changed, '--resume') == 1
-    error = capsys.readouterr().err
+def test_changed_recipe_is_refused_by_its_keys(campaign: StandIn) -> None:
+    campaign.before = fail_in('stage2', KeyboardInterrupt())
+    campaign.run()
+    assert campaign.run('stage2.lr0=0.0005', 'guards.forgetting_drop=0.1', '--resume') == 1
+    error = campaign.capsys.readouterr().err
     assert 'stage2.lr0' in error
     assert 'guards.forgetting_drop' in error
     assert 'lrf' not in error
 
 
-def test_other_machine_may_go_on(trainer: StandIn, sets: Path, tmp_path: Path) -> None:
-    words = smoke_words(sets)
-    trainer.before = fail_in('stage2', KeyboardInterrupt())
-    run(tmp_path / 'runs', *words)
-    trainer.before = lambda job: None
-    changed = [*words, 'workers=1', 'stage2.batch=2']
-    assert Outcome(run(tmp_path / 'runs', *changed, '--resume')).finished
-    job = trainer.trained[1]
+def test_other_machine_may_go_on(campaign: StandIn) -> None:
+    campaign.before = fail_in('stage2', KeyboardInterrupt())
+    campaign.run()
+    assert campaign.resume('workers=1', 'stage2.batch=2').finished
+    job = campaign.trained[1]
     assert (job.workers, job.stage.batch) == (1, 2)
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    assert any(event['name'] == 'recipe' for event in folder.read_events())
+    assert any(event['name'] == 'recipe' for event in campaign.folder.read_events())
 
 
 def test_changed_keys_go_by_names_of_stages() -> None:
@@ -246,16 +236,13 @@ def test_changed_keys_go_by_names_of_stages() -> None:
     assert changed_keys(old, new) == ['b.lr0', 'seeds']
 
 
-def test_second_process_is_refused(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    with folder.lock():
-        assert folder.is_locked()
-        assert run(tmp_path / 'runs', *smoke_words(sets)) == 1
-    assert 'another process' in capsys.readouterr().err
-    assert not folder.is_locked()
-    assert not trainer.trained
+def test_second_process_is_refused(campaign: StandIn) -> None:
+    with campaign.folder.lock():
+        assert campaign.folder.is_locked()
+        assert campaign.run() == 1
+    assert 'another process' in campaign.capsys.readouterr().err
+    assert not campaign.folder.is_locked()
+    assert not campaign.trained
 
 
 ENDINGS: list[tuple[BaseException, Outcome]] = [
@@ -271,133 +258,113 @@ ENDINGS: list[tuple[BaseException, Outcome]] = [
 
 @pytest.mark.parametrize('error, outcome', ENDINGS, ids=lambda value: str(value))
 def test_ending_has_its_code_and_goes_on(
-    error: BaseException, outcome: Outcome, trainer: StandIn, sets: Path, tmp_path: Path
+    error: BaseException, outcome: Outcome, campaign: StandIn
 ) -> None:
-    words = smoke_words(sets)
-    trainer.before = fail_in('stage2', error)
-    assert run(tmp_path / 'runs', *words) == outcome
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    state = folder.read_state()
+    campaign.before = fail_in('stage2', error)
+    assert campaign.run() == outcome
+    state = campaign.folder.read_state()
     assert state.outcome == outcome.label
     assert state.steps['two-stage/seed0/stage2'].status == 'failed'
     assert state.message
-    assert folder.read_events()[-1]['kind'] == 'error'
-    trainer.before = lambda job: None
-    assert Outcome(run(tmp_path / 'runs', *words, '--resume')).finished
+    assert campaign.folder.read_events()[-1]['kind'] == 'error'
+    assert campaign.resume().finished
 
 
-def test_forgetting_names_the_recipes_to_try(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer.before = fail_in('stage2', StageStopped('forgetting', 'forgot', ('lower_lr', 'cosine')))
-    run(tmp_path / 'runs', *smoke_words(sets))
-    assert 'lower_lr, cosine' in capsys.readouterr().out
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    (signature,) = folder.read_state().signatures
+def test_forgetting_names_the_recipes_to_try(campaign: StandIn) -> None:
+    campaign.before = fail_in(
+        'stage2', StageStopped('forgetting', 'forgot', ('lower_lr', 'cosine'))
+    )
+    campaign.run()
+    assert 'lower_lr, cosine' in campaign.capsys.readouterr().out
+    (signature,) = campaign.folder.read_state().signatures
     assert signature['remedies'] == ['lower_lr', 'cosine']
-    assert (folder.root / 'reported').is_file()
+    assert (campaign.folder.root / 'reported').is_file()
 
 
-def test_unexpected_error_is_recorded_and_raised(
-    trainer: StandIn, sets: Path, tmp_path: Path
-) -> None:
-    trainer.before = fail_in('stage1', ZeroDivisionError('a mistake of ours'))
+def test_unexpected_error_is_recorded_and_raised(campaign: StandIn) -> None:
+    campaign.before = fail_in('stage1', ZeroDivisionError('a mistake of ours'))
     with pytest.raises(ZeroDivisionError):
-        run(tmp_path / 'runs', *smoke_words(sets))
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    assert folder.read_state().outcome is None
-    assert 'Traceback' in folder.read_events()[-1]['values']['traceback']
+        campaign.run()
+    assert campaign.folder.read_state().outcome is None
+    assert 'Traceback' in campaign.folder.read_events()[-1]['values']['traceback']
 
 
-def test_sigterm_ends_it_and_it_goes_on(trainer: StandIn, sets: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_it_and_it_goes_on(campaign: StandIn) -> None:
     def act(job: StageJob) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    trainer.before = act
+    campaign.before = act
     before = signal.getsignal(signal.SIGTERM)
-    assert run(tmp_path / 'runs', *smoke_words(sets)) == Outcome.INTERRUPTED
+    assert campaign.run() == Outcome.INTERRUPTED
     assert signal.getsignal(signal.SIGTERM) is before
-    trainer.before = lambda job: None
-    assert Outcome(run(tmp_path / 'runs', *smoke_words(sets), '--resume')).finished
+    assert campaign.resume().finished
 
 
-def test_mitigation_takes_the_place_of_a_stage_that_forgot(
-    trainer: StandIn, sets: Path, tmp_path: Path
-) -> None:
-    trainer.before = fail_in('stage2', StageStopped('forgetting', 'forgot', ('lower_lr',)))
-    words = [*smoke_words(sets), 'guards.on_forgetting=lower_lr']
-    assert Outcome(run(tmp_path / 'runs', *words)).finished
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    names = step_names(folder)
+def test_mitigation_takes_the_place_of_a_stage_that_forgot(campaign: StandIn) -> None:
+    campaign.before = fail_in('stage2', StageStopped('forgetting', 'forgot', ('lower_lr',)))
+    assert Outcome(campaign.run('guards.on_forgetting=lower_lr')).finished
+    names = list(campaign.folder.read_state().steps)
     place = names.index('two-stage/seed0/stage2')
     assert names[place + 1 : place + 3] == [
         'two-stage/seed0/stage2_lower_lr',
         'two-stage/seed0/stage2_lower_lr/evaluate',
     ]
-    job = trainer.trained[1]
+    job = campaign.trained[1]
     assert job.stage.lr0 == 0.0005  # what the recipe changes
     assert (job.stage.epochs, job.stage.imgsz) == (2, 96)  # what it leaves as it was
     assert job.folder.name == 'stage2_lower_lr_target_2ep'
-    assert Path(job.model) == trainer.trained[0].folder / 'weights' / 'best.pt'
-    state = folder.read_state()
+    assert Path(job.model) == campaign.trained[0].folder / 'weights' / 'best.pt'
+    state = campaign.folder.read_state()
     assert [signature['name'] for signature in state.signatures] == ['forgetting']
-    assert any(event['name'] == 'mitigation' for event in folder.read_events())
+    assert any(event['name'] == 'mitigation' for event in campaign.folder.read_events())
 
 
-def test_mitigation_that_forgets_too_ends_it(trainer: StandIn, sets: Path, tmp_path: Path) -> None:
+def test_mitigation_that_forgets_too_ends_it(campaign: StandIn) -> None:
     def act(job: StageJob) -> None:
         if job.stage.name.startswith('stage2'):
             raise StageStopped('forgetting', 'forgot')
 
-    trainer.before = act
-    words = [*smoke_words(sets), 'guards.on_forgetting=lower_lr']
-    assert run(tmp_path / 'runs', *words) == Outcome.STOPPED_BY_GUARD
+    campaign.before = act
+    assert campaign.run('guards.on_forgetting=lower_lr') == Outcome.STOPPED_BY_GUARD
 
 
-def test_given_weights_are_judged_on_the_same_pictures(
-    trainer: StandIn, sets: Path, tmp_path: Path
-) -> None:
-    weights = tmp_path / 'team.pt'
+def test_given_weights_are_judged_on_the_same_pictures(campaign: StandIn) -> None:
+    weights = campaign.sets.parent / 'team.pt'
     weights.write_text('0.1')
-    run(tmp_path / 'runs', *smoke_words(sets), '--baseline', f'production={weights}')
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    comparison = json.loads(folder.comparison.read_text())
+    campaign.run('--baseline', f'production={weights}')
+    comparison = json.loads(campaign.folder.comparison.read_text())
     assert [entry['b'] for entry in comparison['comparisons']] == ['single-stage', 'production']
     assert comparison['runs']['production'] == ['weights/production']
 
 
-def test_missing_baseline_is_an_error_before_anything_runs(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path / 'runs', *smoke_words(sets), '--baseline', 'production=none.pt') == 1
-    assert 'none.pt' in capsys.readouterr().err
-    assert not trainer.trained
+def test_missing_baseline_is_an_error_before_anything_runs(campaign: StandIn) -> None:
+    assert campaign.run('--baseline', 'production=none.pt') == 1
+    assert 'none.pt' in campaign.capsys.readouterr().err
+    assert not campaign.trained
 
 
-def test_missing_weights_are_an_error_before_anything_runs(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_weights_are_an_error_before_anything_runs(campaign: StandIn) -> None:
     for weights in ('yolo12n.pt', 'yolo26n.pt'):  # the first leaves nothing to resume
-        assert run(tmp_path / 'runs', *smoke_words(sets), f'model={weights}') == 1
-        assert f'{weights} are not there' in capsys.readouterr().err
-    assert not CampaignFolder(tmp_path / 'runs' / 'smoke').state.exists()
-    assert not trainer.trained
+        assert campaign.run(f'model={weights}') == 1
+        assert f'{weights} are not there' in campaign.capsys.readouterr().err
+    assert not campaign.folder.state.exists()
+    assert not campaign.trained
 
 
 def test_seeds_and_a_sweep_have_folders_and_a_candidate_chosen_in_validation(
-    trainer: StandIn, sets: Path, tmp_path: Path
+    campaign: StandIn,
 ) -> None:
-    path = tmp_path / 'sweep.yaml'
+    path = campaign.sets.parent / 'sweep.yaml'
     path.write_text('extends: smoke\nsweep: {stage1.fraction: [0, 0.5]}\nseeds: [0, 1]\n')
 
     def act(job: StageJob) -> None:
-        trainer.share['stage2'] = 0.9 if job.run == 'stage1.fraction=0.5/seed1' else 0.3
+        campaign.share['stage2'] = 0.9 if job.run == 'stage1.fraction=0.5/seed1' else 0.3
 
-    trainer.before = act
-    words = [str(path), *smoke_words(sets)[1:]]
-    assert Outcome(run(tmp_path / 'runs', *words)).finished
-    folder = CampaignFolder(tmp_path / 'runs' / 'sweep')
-    assert [job.run for job in trainer.trained] == [
+    campaign.before = act
+    runs = campaign.folder.root.parent
+    assert Outcome(run(runs, str(path), *smoke_words(campaign.sets)[1:])).finished
+    folder = CampaignFolder(runs / 'sweep')
+    assert [job.run for job in campaign.trained] == [
         'stage1.fraction=0/seed0',
         'stage1.fraction=0/seed1',
         'stage1.fraction=0.5/seed0',
@@ -407,7 +374,7 @@ def test_seeds_and_a_sweep_have_folders_and_a_candidate_chosen_in_validation(
         'single-stage/seed0',
         'single-stage/seed1',
     ]
-    half = trainer.trained[2]
+    half = campaign.trained[2]
     assert len(read_layout(half.data_yaml).splits['train']) == 4
     assert half.stage.fraction == 1
     assert (folder.root / 'stage1.fraction=0.5' / 'seed1' / 'stage1_pretrain_3ep').is_dir()
@@ -416,46 +383,42 @@ def test_seeds_and_a_sweep_have_folders_and_a_candidate_chosen_in_validation(
     assert len(comparison['comparisons']) == 2
 
 
-def test_crops_are_cut_from_training_pictures_only(
-    trainer: StandIn, sets: Path, tmp_path: Path
-) -> None:
-    words = [*smoke_words(sets), 'stage1.crops_per_picture=2', 'stage1.crop_width=192']
-    run(tmp_path / 'runs', *words)
-    job = trainer.trained[0]
+def test_crops_are_cut_from_training_pictures_only(campaign: StandIn) -> None:
+    campaign.run('stage1.crops_per_picture=2', 'stage1.crop_width=192')
+    job = campaign.trained[0]
     splits = read_layout(job.data_yaml).splits
     assert len(splits['train']) == 16
     assert len(splits['val']) == 4
-    assert 'crops' in step_names(CampaignFolder(tmp_path / 'runs' / 'smoke'))
-    assert trainer.trained[1].data_yaml != job.data_yaml
+    assert 'crops' in campaign.folder.read_state().steps
+    assert campaign.trained[1].data_yaml != job.data_yaml
 
 
-def test_corrupt_label_ends_it_before_anything_is_trained(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    label = sorted((sets / 'target' / 'val' / 'labels').iterdir())[0]
+def test_corrupt_label_ends_it_before_anything_is_trained(campaign: StandIn) -> None:
+    label = sorted((campaign.sets / 'target' / 'val' / 'labels').iterdir())[0]
     label.write_text('0 0.5 0.5 0.1\n')
-    words = smoke_words(sets)
-    assert run(tmp_path / 'runs', *words) == Outcome.VERIFICATION_FAILED
-    assert label.name in capsys.readouterr().out
-    assert not trainer.trained
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
-    assert not json.loads(folder.verification('target').read_text())['ok']
+    assert campaign.run() == Outcome.VERIFICATION_FAILED
+    assert label.name in campaign.capsys.readouterr().out
+    assert not campaign.trained
+    assert not json.loads(campaign.folder.verification('target').read_text())['ok']
     label.write_text('0 0.5 0.5 0.1 0.1\n')
-    assert Outcome(run(tmp_path / 'runs', *words, '--resume')).finished
+    assert campaign.resume().finished
 
 
-def test_permuted_classes_are_mapped(trainer: StandIn, sets: Path, tmp_path: Path) -> None:
-    data_yaml = sets / 'pretrain' / 'data.yaml'
+def test_permuted_classes_are_mapped(campaign: StandIn) -> None:
+    data_yaml = campaign.sets / 'pretrain' / 'data.yaml'
     content = yaml.safe_load(data_yaml.read_text())
     content['names'] = [name.replace('_', '-') for name in reversed(CLASS_NAMES)]
     data_yaml.write_text(yaml.safe_dump(content))
-    before = [int(line.split()[0]) for line in label_lines(sets / 'pretrain' / 'train' / 'labels')]
-    run(tmp_path / 'runs', *smoke_words(sets))
-    linked = CampaignFolder(tmp_path / 'runs' / 'smoke').data('pretrain') / 'linked'
+    before = [
+        int(line.split()[0])
+        for line in label_lines(campaign.sets / 'pretrain' / 'train' / 'labels')
+    ]
+    campaign.run()
+    linked = campaign.folder.data('pretrain') / 'linked'
     after = [int(line.split()[0]) for line in label_lines(linked / 'train' / 'labels')]
     assert after == [4 - number for number in before]
     assert before
-    names = yaml.safe_load(trainer.trained[0].data_yaml.read_text())['names']
+    names = yaml.safe_load(campaign.trained[0].data_yaml.read_text())['names']
     assert list(names.values()) == list(CLASS_NAMES)
 
 
@@ -463,25 +426,22 @@ def label_lines(folder: Path) -> list[str]:
     return [line for path in sorted(folder.iterdir()) for line in path.read_text().splitlines()]
 
 
-def test_copy_of_a_test_picture_is_not_trained_on(
-    trainer: StandIn, sets: Path, tmp_path: Path
-) -> None:
-    test = sorted((sets / 'target' / 'test' / 'images').iterdir())[0]
-    victim = sorted((sets / 'pretrain' / 'train' / 'images').iterdir())[0]
+def test_copy_of_a_test_picture_is_not_trained_on(campaign: StandIn) -> None:
+    test = sorted((campaign.sets / 'target' / 'test' / 'images').iterdir())[0]
+    victim = sorted((campaign.sets / 'pretrain' / 'train' / 'images').iterdir())[0]
     shutil.copy(test, victim)
-    run(tmp_path / 'runs', *smoke_words(sets))
-    trained = [path.name for path in read_layout(trainer.trained[0].data_yaml).splits['train']]
+    campaign.run()
+    trained = [path.name for path in read_layout(campaign.trained[0].data_yaml).splits['train']]
     assert len(trained) == 7
     assert victim.name not in trained
-    assert len(read_layout(trainer.trained[1].data_yaml).splits['train']) == 8
-    result = CampaignFolder(tmp_path / 'runs' / 'smoke').read_state().steps['leaks'].result
+    assert len(read_layout(campaign.trained[1].data_yaml).splits['train']) == 8
+    result = campaign.folder.read_state().steps['leaks'].result
     assert [Path(path).name for path in result['excluded']['pretrain']] == [victim.name]
 
 
 def test_full_disk_under_the_state_leaves_the_old_one(
-    trainer: StandIn, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    campaign: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = CampaignFolder(tmp_path / 'runs' / 'smoke')
     full = False
 
     def fsync(descriptor: int) -> None:
@@ -493,17 +453,15 @@ def test_full_disk_under_the_state_leaves_the_old_one(
         full = True
 
     monkeypatch.setattr('os.fsync', fsync)
-    trainer.before = act
-    assert run(tmp_path / 'runs', *smoke_words(sets)) == Outcome.OUT_OF_DISK
-    assert folder.read_state().steps['two-stage/seed0/stage1'].status == 'running'
-    assert not list(folder.root.glob('.*.part'))
-    full, trainer.before = False, lambda job: None
-    assert Outcome(run(tmp_path / 'runs', *smoke_words(sets), '--resume')).finished
+    campaign.before = act
+    assert campaign.run() == Outcome.OUT_OF_DISK
+    assert campaign.folder.read_state().steps['two-stage/seed0/stage1'].status == 'running'
+    assert not list(campaign.folder.root.glob('.*.part'))
+    full = False
+    assert campaign.resume().finished
 
 
-def test_status_tells_step_epoch_and_time_left(
-    trainer: StandIn, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_tells_step_epoch_and_time_left(campaign: StandIn) -> None:
     def act(job: StageJob) -> None:
         if job.stage.name == 'single':
             job.folder.mkdir(parents=True)
@@ -512,19 +470,19 @@ def test_status_tells_step_epoch_and_time_left(
             )
             raise KeyboardInterrupt
 
-    trainer.before = act
-    run(tmp_path / 'runs', *smoke_words(sets))
-    capsys.readouterr()
-    assert main(['status', str(tmp_path / 'runs')]) == 0
-    shown = capsys.readouterr().out
+    campaign.before = act
+    campaign.run()
+    campaign.capsys.readouterr()
+    assert main(['status', str(campaign.folder.root.parent)]) == 0
+    shown = campaign.capsys.readouterr().out
     assert '[7/13] single-stage/seed0/single: epoch 1/3, mAP50 0.250' in shown
     assert 'stage 14 s left' in shown
     assert 'interrupted' in shown
-    assert main(['status', str(tmp_path / 'runs' / 'smoke'), '--json']) == 0
-    (entry,) = json.loads(capsys.readouterr().out)
+    assert main(['status', str(campaign.folder.root), '--json']) == 0
+    (entry,) = json.loads(campaign.capsys.readouterr().out)
     assert not entry['running']
     assert entry['progress']['epoch'] == 1
-    assert main(['status', str(tmp_path / 'nothing')]) == 1
+    assert main(['status', str(campaign.folder.root / 'nothing')]) == 1
 
 
 def test_event_after_a_line_cut_short_is_read(tmp_path: Path) -> None:
