@@ -11,7 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,28 +63,24 @@ class CampaignProgress:
 
 def read_progress(folder: CampaignFolder, state: State) -> CampaignProgress:
     """Read from its files how far a campaign is."""
-    names = list(state.steps)
-    step = next((name for name in names if state.steps[name].status != 'done'), '')
-    if not step:
-        return CampaignProgress('', len(names), len(names), left_s=0.0)
-    pace = _Pace(folder, state)
-    place = names.index(step) + 1
-    stage = state.steps[step].result.get('stage')
-    left = [pace.left_s(name) for name in names if state.steps[name].status != 'done']
+    names, steps = state.unfinished(), len(state.steps)
+    if not names:
+        return CampaignProgress('', steps, steps, left_s=0.0)
+    pace, step = _Pace(folder, state), names[0]
+    left = [pace.left_s(name) for name in names]
     left_s = sum(filter(None, left)) if None not in left else None
+    progress = CampaignProgress(step, list(state.steps).index(step) + 1, steps, left_s=left_s)
+    stage = state.steps[step].result.get('stage')
     if not stage:
-        return CampaignProgress(step, place, len(names), left_s=left_s)
+        return progress
     map50 = pace.columns(step).get(MAP50, ())
-    return CampaignProgress(
-        step,
-        place,
-        len(names),
+    return replace(
+        progress,
         epoch=len(map50),
         epochs=int(stage['epochs']),
         map50=map50[-1] if map50 else None,
         best_map50=max(map50, default=None),
-        stage_left_s=pace.left_s(step),
-        left_s=left_s,
+        stage_left_s=left[0],
     )
 
 
@@ -215,14 +211,10 @@ def describe(folder: CampaignFolder, events: int = 5) -> dict[str, Any]:
     """Collect what `cone-training status` tells of a campaign."""
     state = folder.read_state()
     progress = read_progress(folder, state)
+    told = ('name', 'started', 'ended', 'outcome', 'message', 'pid')
     return {
         'folder': str(folder.root),
-        'name': state.name,
-        'started': state.started,
-        'ended': state.ended,
-        'outcome': state.outcome,
-        'message': state.message,
-        'pid': state.pid,
+        **{key: getattr(state, key) for key in told},
         'running': folder.is_locked(),
         'progress': {**asdict(progress), 'text': str(progress)},
         'steps': {name: step.status for name, step in state.steps.items()},

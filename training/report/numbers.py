@@ -9,16 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cone_perception.pages.blocks import Tone
-
-OVERALL = {
-    'map50': 'mAP50',
-    'map50_95': 'mAP50-95',
-    'precision': 'precision',
-    'recall': 'recall',
-    'precision_fixed': 'precision, fixed',
-    'recall_fixed': 'recall, fixed',
-}
-"""Figures of a whole test set, and their titles."""
+from training.judging.metrics import TITLES
 
 TONES: Mapping[str, Tone] = {
     'better': 'good',
@@ -77,13 +68,7 @@ def time_text(text: Any) -> str:
 
 
 def overall(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of OVERALL out of those of an evaluation."""
-    best, fixed = figures.get('best_f1', {}), figures.get('fixed', {})
-    return {
-        'map50': figures.get('map50'),
-        'map50_95': figures.get('map50_95'),
-        'precision': best.get('precision'),
-        'recall': best.get('recall'),
-        'precision_fixed': fixed.get('precision'),
-        'recall_fixed': fixed.get('recall'),
-    }
+    """The figures of TITLES out of those of an evaluation."""
+    fixed = {f'{name}_fixed': value for name, value in figures.get('fixed', {}).items()}
+    flat = {**figures, **figures.get('best_f1', {}), **fixed}
+    return {name: flat.get(name) for name in TITLES}

@@ -15,9 +15,9 @@ from cone_perception.pages.blocks import Block, Bullets, Table, Text, Tile, Tile
 from cone_perception.pages.charts import chart, forest, intervals, line
 from cone_perception.pictures.draw import short_name
 from training.campaign.progress import duration
+from training.judging.metrics import TITLES
 from training.judging.verdict import outcome_of
 from training.report.numbers import (
-    OVERALL,
     TONES,
     count,
     difference_text,
@@ -72,15 +72,13 @@ def verdict(record: CampaignRecord) -> Iterator[Block]:
 
 
 def _standing(record: CampaignRecord) -> Text:
-    steps = record.state.steps
-    done = sum(step.status == 'done' for step in steps.values())
-    where = f'{done} of {len(steps)} steps are done'
-    name = next((name for name, step in steps.items() if step.status != 'done'), '')
-    if not name:
+    steps, left = record.state.steps, record.state.unfinished()
+    where = f'{len(steps) - len(left)} of {len(steps)} steps are done'
+    if not left:
         return Text(f'{where}.')
-    if steps[name].status == 'failed':
-        return Text(f'{where}; `{name}` failed. {record.state.message}')
-    return Text(f'{where}; `{name}` is next or at work. This page shows what there is.')
+    if steps[left[0]].status == 'failed':
+        return Text(f'{where}; `{left[0]}` failed. {record.state.message}')
+    return Text(f'{where}; `{left[0]}` is next or at work. This page shows what there is.')
 
 
 def _tiles(record: CampaignRecord) -> Iterator[Block]:
@@ -145,23 +143,23 @@ def baselines(record: CampaignRecord) -> Iterator[Block]:
         [
             arm,
             str(len(found)),
-            *(mean_figure(overall(test)[name] for test in found) for name in OVERALL),
+            *(mean_figure(overall(test)[name] for test in found) for name in TITLES),
             *_difference(against.get(arm)),
         ]
         for arm, found in tests.items()
     ]
-    for name, printed in record.published.items():
-        published = [figure(printed.get(metric)) for metric in OVERALL]
+    for name, printed in (record.judging.get('published') or {}).items():
+        published = [figure(printed.get(metric)) for metric in TITLES]
         label = f'{name} (published, not paired)'
         rows.append([label, '', *published, *_printed_difference(record, printed)])
     if not rows:
         yield Text('No model has been evaluated on the test pictures yet.')
         return
-    confidence = (record.recipe.get('judging') or {}).get('confidence', 0.25)
+    confidence = record.judging.get('confidence', 0.25)
     yield Table(
-        ['model', 'trainings', *OVERALL.values(), 'difference in mAP50 (95 %)', 'says'],
+        ['model', 'trainings', *TITLES.values(), 'difference in mAP50 (95 %)', 'says'],
         rows,
-        words=[len(OVERALL) + 3],
+        words=[len(TITLES) + 3],
         strong=[place for place, arm in enumerate(tests) if arm == record.candidate],
         note='Of several trainings the mean. Difference: the candidate minus that model. Precision '
         'and recall are at the best F1 of each model, so not at the same point; fixed: at '
@@ -190,7 +188,7 @@ def _comparison(comparison: Mapping[str, Any]) -> Iterator[Block]:
     a, b = comparison['a'], comparison['b']
     rows = [
         [
-            OVERALL[row['name']],
+            TITLES[row['name']],
             figure(row['a']['value']),
             figure(row['b']['value']),
             signed(row['difference']['value']),
@@ -198,7 +196,7 @@ def _comparison(comparison: Mapping[str, Any]) -> Iterator[Block]:
             span(row['strategy']) if row['strategy'] else '',
         ]
         for row in comparison['differences']
-        if row['name'] in OVERALL
+        if row['name'] in TITLES
     ]
     columns = ['', a, b, 'difference', '95 % over pictures', '95 % over pictures and trainings']
     kept = slice(None) if any(row[-1] for row in rows) else slice(-1)
@@ -225,14 +223,14 @@ def _seeds(record: CampaignRecord) -> Iterator[Block]:
             rows.append([f'{arm}: standard deviation', *map(figure, spread)])
     if rows:
         yield Text('Each training:')
-        yield Table(['training', *OVERALL.values()], rows)
+        yield Table(['training', *TITLES.values()], rows)
 
 
 def gates(record: CampaignRecord) -> Iterator[Block]:
     if found := record.verdict.get('gates'):
         rows = [
             [
-                OVERALL[gate['metric']],
+                TITLES[gate['metric']],
                 f'{gate["limit"]:g}',
                 figure(gate['figure']['value']),
                 span(gate['figure'], figure),
@@ -247,7 +245,7 @@ def gates(record: CampaignRecord) -> Iterator[Block]:
             note='The figure decides. Unproven: its 95 % interval holds the limit, so other '
             'pictures of the same kind could turn it.',
         )
-    elif (record.recipe.get('judging') or {}).get('success'):
+    elif record.judging.get('success'):
         yield Text('The figures that the recipe asks for have not been judged yet.')
 
 

@@ -50,8 +50,7 @@ def read_card(path: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Any]
 def make_card(record: CampaignRecord) -> dict[str, Any]:
     """Plain JSON: how each model was trained, and what was measured, by arm."""
     state, recipe = record.state, record.recipe
-    verify = state.steps['verify'].result if 'verify' in state.steps else {}
-    leaks = state.steps['leaks'].result if 'leaks' in state.steps else {}
+    verify, leaks = state.result('verify'), state.result('leaks')
     manifests = verify.get('manifests', {})
     return {
         'schema': 1,

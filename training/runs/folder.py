@@ -67,6 +67,10 @@ class State:
         """Result of a step; empty: it has none yet."""
         return self.steps[step].result if step in self.steps else {}
 
+    def unfinished(self) -> list[str]:
+        """Steps that are not done, in order."""
+        return [name for name, step in self.steps.items() if step.status != 'done']
+
 
 class CampaignFolder:
     """runs/<campaign>/ and everything in it. Makes no folder before something is written.

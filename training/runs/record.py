@@ -130,14 +130,13 @@ class CampaignRecord:
         return str(found or (arms[0] if arms else CANDIDATE))
 
     @property
-    def margin(self) -> float:
-        judging = self.recipe.get('judging') or {}
-        return float(self.comparison.get('margin', judging.get('margin', 0.01)))
+    def judging(self) -> Mapping[str, Any]:
+        """Settings of the recipe by which it is judged; empty: not known."""
+        return self.recipe.get('judging') or {}
 
     @property
-    def published(self) -> Mapping[str, Mapping[str, Any]]:
-        judging = self.recipe.get('judging') or {}
-        return judging.get('published') or {}
+    def margin(self) -> float:
+        return float(self.comparison.get('margin', self.judging.get('margin', 0.01)))
 
     def runs(self) -> dict[str, list[str]]:
         """Arm -> its runs, in the order of the campaign; given weights are arms too."""
@@ -157,16 +156,12 @@ class CampaignRecord:
 
     def tests(self) -> dict[str, list[dict[str, Any]]]:
         """Test figures of the runs of each arm that has any."""
-        found = {
-            arm: [test for run in runs if (test := self.test(run))]
-            for arm, runs in self.runs().items()
-        }
-        return {arm: tests for arm, tests in found.items() if tests}
+        tested = {arm: [*filter(None, map(self.test, runs))] for arm, runs in self.runs().items()}
+        return {arm: tests for arm, tests in tested.items() if tests}
 
     def test(self, run: str) -> dict[str, Any]:
         """Figures of a run on the test pictures; empty: not evaluated."""
-        figures = self.evaluations.get(run, {}).get('test', {}).get('figures', {})
-        return dict(figures)
+        return dict(self.evaluations.get(run, {}).get('test', {}).get('figures', {}))
 
 
 def read_campaign(folder: CampaignFolder) -> CampaignRecord:
@@ -195,9 +190,8 @@ def read_campaign(folder: CampaignFolder) -> CampaignRecord:
     for path in sorted((folder.root / 'wandb').glob('*.json')):
         record.tracked.append(_json(record, path, 'the W&B run'))
     record.trainings = _trainings(record)
-    for name, step in record.state.steps.items():
-        if step.status != 'done':
-            record.missing.append(f'Step `{name}`: {step.status}.')
+    unfinished = record.state.unfinished()
+    record.missing += [f'Step `{name}`: {record.state.steps[name].status}.' for name in unfinished]
     return record
 
 
