@@ -13,16 +13,18 @@ import time
 import urllib.parse
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from cone_perception.dataset.layout import read_layout
-from cone_perception.errors import ConePerceptionError, DataError, InstallError
+from cone_perception.errors import ConePerceptionError, DataError, InstallError, told_as
 from cone_perception.files import LockedError, locked, write_json
 from training.data.manifest import MANIFEST, check_manifest, write_manifest
 from training.recipe.sources import SOURCES, RoboflowVersion, parse_counts
@@ -64,6 +66,7 @@ def download(find_link: Callable[[], str], file: Path) -> None:
     """
     import requests
 
+    broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
     link, failures = find_link(), 0
     with requests.Session() as session:
         while True:
@@ -78,13 +81,11 @@ def download(find_link: Callable[[], str], file: Path) -> None:
                     raise
                 error = f'the server answers {status}'
                 link = find_link()
-            except (requests.ConnectionError, requests.Timeout) as broken:
-                error = str(broken)
-            except requests.exceptions.ChunkedEncodingError as broken:
-                error = str(broken)
+            except broken as failure:
+                error = str(failure)
+            except requests.RequestException:
+                raise
             except OSError as full:
-                if isinstance(full, requests.RequestException):
-                    raise
                 raise DataError(f'{file} cannot be written: {full}') from full
             arrived = file.stat().st_size if file.is_file() else 0
             failures = 0 if arrived > before else failures + 1
@@ -239,24 +240,20 @@ def fetch_dataset(source: RoboflowVersion, folder: Path, expected: Mapping[str, 
     """
     part = folder.with_name(f'{folder.name}.part')
     archive, content = part / 'roboflow.zip', part / 'content'
-    try:
-        with locked(part / 'lock'):
-            if not is_complete(archive):
-                _download(source, archive)
-            _unpack(archive, content)
-            _check_content(content, expected)
-            write_manifest(content)
-            if folder.exists():
-                old = folder.with_name(f'{folder.name}.old-{datetime.now():%Y%m%d-%H%M%S}')
-                folder.rename(old)
-                print(f'what was there before is now {old}')
-            os.sync()
-            content.rename(folder)
-            shutil.rmtree(part)
-    except LockedError:
-        raise DataError(f'{part} is in use: another download is running') from None
-    except OSError as error:
-        raise DataError(f'{folder} cannot be written: {error}') from error
+    in_use = told_as(DataError, f'another download is running, {part} is in use', LockedError)
+    with told_as(DataError, f'{folder} cannot be written'), in_use, locked(part / 'lock'):
+        if not is_complete(archive):
+            _download(source, archive)
+        _unpack(archive, content)
+        _check_content(content, expected)
+        write_manifest(content)
+        if folder.exists():
+            old = folder.with_name(f'{folder.name}.old-{datetime.now():%Y%m%d-%H%M%S}')
+            folder.rename(old)
+            print(f'what was there before is now {old}')
+        os.sync()
+        content.rename(folder)
+        shutil.rmtree(part)
 
 
 def _download(source: RoboflowVersion, archive: Path) -> None:
@@ -289,35 +286,21 @@ def _find_link(source: RoboflowVersion, key: ApiKey) -> str:
 
     Raises InstallError without the client, DataError when there is no link to be had.
     """
-    try:
+    advice = "pip install 'cone_perception[data]'"
+    with told_as(InstallError, 'the Roboflow client is not there', ImportError, advice=advice):
         from roboflow.adapters import rfapi
-    except ModuleNotFoundError as error:
-        raise InstallError(
-            f"the Roboflow client is not there ({error.name}): pip install 'cone_perception[data]'"
-        ) from None
     place = f'{source.workspace}/{source.project} version {source.version}'
-    deadline = time.monotonic() + EXPORT_S
-    with tqdm(
-        total=1.0, desc=f'{place}: packing', delay=1, bar_format='{desc} {percentage:.0f}%'
-    ) as bar:
+    wanted = (source.workspace, source.project, str(source.version), EXPORT_FORMAT)
+    ask = partial(rfapi.get_version_export, key.value, *wanted)
+    deadline, shape = time.monotonic() + EXPORT_S, '{desc} {percentage:.0f}%'
+    with tqdm(total=1.0, desc=f'{place}: packing', delay=1, bar_format=shape) as bar:
         while time.monotonic() < deadline:
-            answer = _answer_of(
-                lambda: rfapi.get_version_export(
-                    key.value,
-                    source.workspace,
-                    source.project,
-                    str(source.version),
-                    EXPORT_FORMAT,
-                ),
-                key,
-            )
+            answer = _answer_of(ask, key)
             if answer.get('ready') is not False:
-                try:
-                    return str(answer['export']['link'])
-                except (KeyError, TypeError):
-                    raise DataError(
-                        f'Roboflow names no archive for {place}: {str(answer)[:300]}'
-                    ) from None
+                export = answer.get('export')
+                if isinstance(export, dict) and 'link' in export:
+                    return str(export['link'])
+                raise DataError(f'Roboflow names no archive for {place}: {str(answer)[:300]}')
             bar.update(float(answer.get('progress') or 0) - bar.n)
             time.sleep(1)
     raise DataError(f'Roboflow has not packed {place} in {EXPORT_S / 60:.0f} minutes: try later')
@@ -326,20 +309,20 @@ def _find_link(source: RoboflowVersion, key: ApiKey) -> str:
 def _answer_of(ask: Callable[[], Any], key: ApiKey) -> dict[str, Any]:
     """What the client returns, within ANSWER_S: it sets no time limit of its own."""
     answers: list[dict[str, Any]] = []
-    failures: list[str] = []
+    reasons = [f'no answer within {ANSWER_S:g} s']
 
     def work() -> None:
         try:
             answers.append(dict(ask()))
         except Exception as error:
-            failures.append(key.redact(f'{type(error).__name__}: {error}'))
+            reasons.append(key.redact(f'{type(error).__name__}: {error}'))
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     worker.join(ANSWER_S)
     if answers:
         return answers[0]
-    reason = failures[0] if failures else f'no answer within {ANSWER_S:g} s'
+    reason = reasons[-1]
     raise DataError(
         f'Roboflow cannot be asked: {reason}. Is there a network, and is {KEY_VARIABLE} right?'
     )
@@ -368,16 +351,14 @@ def _unpack(archive: Path, content: Path) -> None:
 def _check_content(folder: Path, expected: Mapping[str, int]) -> None:
     """Raises DataError when a folder is no data set, is partial, or would be executed."""
     layout = read_layout(folder)
-    fatal = [problem for problem in layout.problems if problem.fatal]
-    if fatal:
-        raise DataError('; '.join(map(str, fatal)))
-    found = {split: len(pictures) for split, pictures in layout.splits.items()}
-    wrong = [
-        f'{split} holds {found.get(split, 0)} pictures instead of {count}'
+    if fatal := [str(problem) for problem in layout.problems if problem.fatal]:
+        raise DataError('; '.join(fatal))
+    found = Counter({split: len(pictures) for split, pictures in layout.splits.items()})
+    if wrong := [
+        f'{split} holds {found[split]} pictures instead of {count}'
         for split, count in expected.items()
-        if found.get(split, 0) != count
-    ]
-    if wrong:
+        if found[split] != count
+    ]:
         raise DataError(
             f'{", ".join(wrong)}. If the source has changed, say so with --expect '
             + ' '.join(f'{split}={count}' for split, count in found.items())

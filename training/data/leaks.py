@@ -69,20 +69,19 @@ class LeakReport:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for programs."""
+        pairs = ('consecutive', 'closest', 'pairs')
         return {
             'bits': self.bits,
             'sets': {
-                name: {'path': str(root), 'pictures': dict(self.pictures[name])}
+                name: {'path': str(root), 'pictures': self.pictures[name]}
                 for name, root in self.roots.items()
             },
             'counts': [[a, b, count] for (a, b), count in self.counts.items()],
             'listed': len(self.pairs),
-            'exclusions': {name: list(paths) for name, paths in self.exclusions.items()},
-            'nearest': {'bin_bits': BIN, **{name: list(row) for name, row in self.nearest.items()}},
+            'exclusions': self.exclusions,
+            'nearest': {'bin_bits': BIN, **self.nearest},
             'unreadable': [str(picture) for picture in self.unreadable],
-            'consecutive': [pair.to_json() for pair in self.consecutive],
-            'closest': [pair.to_json() for pair in self.closest],
-            'pairs': [pair.to_json() for pair in self.pairs],
+            **{name: [pair.to_json() for pair in getattr(self, name)] for name in pairs},
         }
 
     def write_contact_sheet(self, path: Path) -> None:
@@ -138,7 +137,13 @@ def find_leaks(
             f'leaks.bits is {bits}; it must be 0 to {BITS // 4}: unrelated pictures differ by more.'
         )
     layouts = {name: read_layout(path) for name, path in sets.items()}
-    _refuse_repeats(sets)
+    seen: dict[Path, str] = {}
+    for name, layout in layouts.items():
+        if (twin := seen.setdefault(layout.data_yaml.resolve(), name)) != name:
+            raise DataError(
+                f'{name} and {twin} are the same data set, {layout.data_yaml}: every picture '
+                'would leak. Give it once.'
+            )
     listed = [
         (SetPicture(name, split, layout.shorten(path)), path)
         for name, layout in layouts.items()
@@ -165,18 +170,6 @@ def find_leaks(
         consecutive=tuple(find_consecutive(pictures, table)),
         unreadable=tuple(picture for picture, bits_ in found if not len(bits_)),
     )
-
-
-def _refuse_repeats(sets: Mapping[str, Path]) -> None:
-    seen: dict[Path, str] = {}
-    for name, path in sets.items():
-        data_yaml = find_data_yaml(path).resolve()
-        if data_yaml in seen:
-            raise DataError(
-                f'{name} and {seen[data_yaml]} are the same data set, {data_yaml}: every picture '
-                'would leak. Give it once.'
-            )
-        seen[data_yaml] = name
 
 
 def name_sets(paths: Iterable[Path]) -> dict[str, Path]:
@@ -219,18 +212,10 @@ def print_leaks(report: LeakReport) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data', type=Path, nargs='+', help='data sets: folders with data.yaml')
-    parser.add_argument(
-        '--bits',
-        type=int,
-        default=Leaks().bits,
-        help=f'bits of {BITS} that may differ (default: {Leaks().bits})',
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('leaks'),
-        help='folder for leaks.json, leaks.png and the kept hashes (default: leaks)',
-    )
+    bits = f'bits of {BITS} that may differ (default: {Leaks().bits})'
+    parser.add_argument('--bits', type=int, default=Leaks().bits, help=bits)
+    out = 'folder for leaks.json, leaks.png and the kept hashes (default: leaks)'
+    parser.add_argument('--out', type=Path, default=Path('leaks'), help=out)
     parser.add_argument('--workers', type=int, help='threads (default: one per processor)')
 
 

@@ -62,18 +62,14 @@ class PicturePair:
 
     @property
     def relation(self) -> Relation:
-        return _relation(self.a, self.b)
+        if self.a.dataset != self.b.dataset:
+            return 'between sets'
+        return 'between splits' if self.a.split != self.b.split else 'within a split'
 
     def to_json(self) -> dict[str, Any]:
         a, b = ([end.dataset, end.split, end.path] for end in (self.a, self.b))
         found = {'bits': self.bits, 'mirrored': self.mirrored, 'relation': self.relation}
         return {**found, 'a': a, 'b': b}
-
-
-def _relation(a: SetPicture, b: SetPicture) -> Relation:
-    if a.dataset != b.dataset:
-        return 'between sets'
-    return 'between splits' if a.split != b.split else 'within a split'
 
 
 class LikeSearch:
@@ -118,7 +114,7 @@ class LikeSearch:
         if a == b:  # each two once, and no picture with itself
             distance[np.tril_indices(len(distance))] = BITS + 1
         first, second = self._pictures[a.start], self._pictures[b.start]
-        relation = _relation(first, second)
+        relation = PicturePair(first, second, 0, False).relation
         self._note_nearest(relation, a, b, distance)
         self._note_nearest(relation, b, a, distance.T)
         rows, columns = np.nonzero(distance <= self._bits)

@@ -156,7 +156,7 @@ class StageRecord:
         stored = self.read().get('result')
         if stored is None or not Path(stored['best']).is_file():
             return None
-        return StageResult(**{**stored, 'best': Path(stored['best']), 'last': Path(stored['last'])})
+        return TypeAdapter(StageResult).validate_python(stored)
 
     def raise_ending(self) -> None:
         """Raise here what ended the training in another process."""

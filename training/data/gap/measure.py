@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist, jensenshannon
 from tqdm import tqdm
 
 from cone_perception.classes import CLASS_NAMES
@@ -79,15 +80,11 @@ def _compare(one: Sample, two: Sample, name: str, rng: np.random.Generator) -> S
     a, b = one.figures[name], two.figures[name]
     scale = np.concatenate([a.values, b.values]).std(axis=0)
     within = [max(_halves(sample, sample.figures[name], scale, rng)) for sample in (one, two)]
-    nothing = a.kind == 'class'
-    return SetDifference(
-        name,
-        a.unit,
-        _distance(a.values, b.values, scale, a.kind),
-        max(within),
-        float('nan') if nothing else float(np.median(a.values[:, 0])),
-        float('nan') if nothing else float(np.median(b.values[:, 0])),
-    )
+    medians = [
+        np.nan if a.kind == 'class' else float(np.median(sample.values[:, 0])) for sample in (a, b)
+    ]
+    distance = _distance(a.values, b.values, scale, a.kind)
+    return SetDifference(name, a.unit, distance, max(within), *medians)
 
 
 def _halves(
@@ -102,30 +99,24 @@ def _halves(
     return found or [0.0]
 
 
-def _draw_half(block: Int64, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """(N,) bool: half of the blocks."""
-    blocks = np.unique(block)
-    return np.isin(block, rng.permutation(blocks)[: max(1, len(blocks) // 2)])
+def _draw_half(
+    block: Int64, rng: np.random.Generator, own: npt.NDArray[np.bool_] | slice = slice(None)
+) -> npt.NDArray[np.bool_]:
+    """(N,) bool: half of the blocks; own: the pictures that count, no other is drawn."""
+    blocks = np.unique(block[own])
+    half = np.zeros(len(block), bool)
+    half[own] = np.isin(block[own], rng.permutation(blocks)[: max(1, len(blocks) // 2)])
+    return half
 
 
 def _distance(a: Float64, b: Float64, scale: Float64, kind: Kind) -> float:
     if kind == 'class':
-        return _jensen_shannon(a[:, 0], b[:, 0])
+        counts = (
+            np.bincount(part[:, 0].astype(int), minlength=len(CLASS_NAMES)) for part in (a, b)
+        )
+        return float(jensenshannon(*counts, base=2))
     differences = np.abs(np.quantile(a, QUANTILES, axis=0) - np.quantile(b, QUANTILES, axis=0))
     return float(np.linalg.norm(differences.mean(axis=0) / np.maximum(scale, 1e-9)))
-
-
-def _jensen_shannon(a: Float64, b: Float64) -> float:
-    shares = [
-        np.bincount(values.astype(np.int64), minlength=len(CLASS_NAMES)) / max(len(values), 1)
-        for values in (a, b)
-    ]
-    mixed = (shares[0] + shares[1]) / 2
-    total = 0.0
-    for share in shares:
-        there = share > 0
-        total += 0.5 * float((share[there] * np.log2(share[there] / mixed[there])).sum())
-    return float(np.sqrt(max(total, 0.0)))
 
 
 def _embed(
@@ -145,15 +136,14 @@ def _embed(
     rows = embed_pictures(paths, weights, _cut if cut_frames else None).astype(np.float64)
     rows = (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-9)
     block = np.concatenate([one.block[index_a], two.block[index_b] + one.block.max() + 1])
-    squares = (rows**2).sum(axis=1)
-    apart = np.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0)
+    apart = cdist(rows, rows, 'sqeuclidean')
     first = np.arange(2 * count) < count
     typical = np.median(apart[np.triu_indices(len(apart), 1)])
     kernel = np.exp(-apart / max(float(typical), 1e-9))
     within = [
         _discrepancy(kernel, half & own, ~half & own)
         for own in (first, ~first)
-        for half in (_draw_half_of(block, own, rng) for _ in range(HALVINGS))
+        for half in (_draw_half(block, rng, own) for _ in range(HALVINGS))
     ]
     shuffled = [_draw_half(block, rng) for _ in range(PERMUTATIONS)]
     # As many pictures of the other set are hidden: otherwise it would have more to offer.
@@ -172,16 +162,7 @@ def _embed(
         to_a=to_a,
     )
     distance = _discrepancy(kernel, first, ~first)
-    nan = float('nan')
-    return SetDifference('embedding', 'MMD', distance, max(within), nan, nan), embedding
-
-
-def _draw_half_of(
-    block: Int64, own: npt.NDArray[np.bool_], rng: np.random.Generator
-) -> npt.NDArray[np.bool_]:
-    half = np.zeros(len(block), bool)
-    half[own] = _draw_half(block[own], rng)
-    return half
+    return SetDifference('embedding', 'MMD', distance, max(within), np.nan, np.nan), embedding
 
 
 def _discrepancy(kernel: Float64, a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:
