@@ -286,7 +286,7 @@ def _find_link(source: RoboflowVersion, key: ApiKey) -> str:
 
     Raises InstallError without the client, DataError when there is no link to be had.
     """
-    advice = "pip install 'cone_perception[data]'"
+    advice = "(pip install 'cone_perception[data]')"
     with told_as(InstallError, 'the Roboflow client is not there', ImportError, advice=advice):
         from roboflow.adapters import rfapi
     place = f'{source.workspace}/{source.project} version {source.version}'

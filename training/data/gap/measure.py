@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist, jensenshannon
 from tqdm import tqdm
 
 from cone_perception.classes import CLASS_NAMES
@@ -111,10 +110,11 @@ def _draw_half(
 
 def _distance(a: Float64, b: Float64, scale: Float64, kind: Kind) -> float:
     if kind == 'class':
-        counts = (
-            np.bincount(part[:, 0].astype(int), minlength=len(CLASS_NAMES)) for part in (a, b)
-        )
-        return float(jensenshannon(*counts, base=2))
+        from scipy.spatial.distance import jensenshannon
+
+        ids = (values[:, 0].astype(int) for values in (a, b))
+        counts = (np.bincount(each, minlength=len(CLASS_NAMES)) for each in ids)
+        return float(np.nan_to_num(jensenshannon(*counts, base=2)))
     differences = np.abs(np.quantile(a, QUANTILES, axis=0) - np.quantile(b, QUANTILES, axis=0))
     return float(np.linalg.norm(differences.mean(axis=0) / np.maximum(scale, 1e-9)))
 
@@ -127,6 +127,8 @@ def _embed(
     cut_frames: bool,
     rng: np.random.Generator,
 ) -> tuple[SetDifference, Embedding]:
+    from scipy.spatial.distance import cdist
+
     count = min(pictures, len(one.paths), len(two.paths))
     index_a, index_b = (
         np.linspace(0, len(sample.paths) - 1, count).round().astype(np.int64)
