@@ -135,23 +135,18 @@ def make_cone(
     if bare and cone_class != UNKNOWN:
         label = UNKNOWN
         shape = ORANGE if rng.random() < 0.8 else LARGE_ORANGE
-    body = age(palette.body[UNKNOWN if label == UNKNOWN else shape])
+    new = palette.body[UNKNOWN if label == UNKNOWN else shape]
+    body = age(new)
     stripe = body if label == UNKNOWN else age(palette.stripe[shape])
-    plate = age(palette.body[UNKNOWN if label == UNKNOWN else shape], rng.uniform(0.8, 1.0))
+    plate = age(new, rng.uniform(0.8, 1.0))
     if palette.dark_plate and rng.random() < 0.9:
         plate = (35.0, 35.0, 38.0)
-    stripes: tuple[tuple[float, float], ...] = (
-        palette.large_bands if shape == LARGE_ORANGE else (palette.band,)
-    )
     axis, lift = (0.0, 0.0, 1.0), 0.0
     if rng.random() < fallen:
         turn = rng.uniform(0, 2 * math.pi)
         rise = rng.uniform(-0.22, -0.12)
-        axis = (
-            math.cos(turn) * math.cos(rise),
-            math.sin(turn) * math.cos(rise),
-            math.sin(rise),
-        )
+        flat = math.cos(rise)
+        axis = (math.cos(turn) * flat, math.sin(turn) * flat, math.sin(rise))
         lift = (0.1425 if shape == LARGE_ORANGE else 0.114) * 0.98
     return Cone(
         position_m=position_m,
@@ -163,7 +158,7 @@ def make_cone(
         body=body,
         stripe=stripe,
         plate=plate,
-        stripes=stripes,
+        stripes=palette.large_bands if shape == LARGE_ORANGE else (palette.band,),
         gloss=palette.gloss,
         stretch=rng.uniform(0.97, 1.04),
         dirt=rng.uniform(0.3, 0.8) if rng.random() < 0.12 else rng.uniform(0.03, 0.3),

@@ -22,13 +22,8 @@ Array = npt.NDArray[np.float64]
 _RING = 14
 _SHADES = 64
 _PLATE_SIDE, _PLATE_TOP, _BODY = 1, 2, 3
-_CIRCLE = np.stack(
-    [
-        np.cos(np.arange(_RING) * 2 * math.pi / _RING),
-        np.sin(np.arange(_RING) * 2 * math.pi / _RING),
-    ],
-    axis=1,
-)
+_TURNS = np.arange(_RING) * 2 * math.pi / _RING
+_CIRCLE = np.stack([np.cos(_TURNS), np.sin(_TURNS)], axis=1)
 # A square with cut corners, in half widths.
 _SQUARE = np.array(
     [[1, 0.8], [0.8, 1], [-0.8, 1], [-1, 0.8], [-1, -0.8], [-0.8, -1], [0.8, -1], [1, -0.8]]
@@ -144,16 +139,12 @@ def view_cones(
     """The cones in the canvas of a camera without a lens; None for one that is not ahead of it."""
     found: list[ConeView | None] = [None] * len(cones)
     # Cones of one shape have the same number of points, and are looked at together.
-    for kind in {_kind(cone) for cone in cones}:
-        places = [k for k, cone in enumerate(cones) if _kind(cone) == kind]
+    for kind in {len(cone.stripes) for cone in cones}:
+        places = [k for k, cone in enumerate(cones) if len(cone.stripes) == kind]
         alike = [cones[k] for k in places]
         for k, view in _view_alike(alike, camera, light):
             found[places[k]] = view
     return found
-
-
-def _kind(cone: Cone) -> int:
-    return len(cone.stripes)
 
 
 def _view_alike(
@@ -219,19 +210,8 @@ def _view_alike(
     nothing = np.zeros((len(cones), 1, _SHADES, 4), np.uint8)
     tables = np.concatenate([nothing, tables[:, parts]], axis=1).reshape(len(cones), -1, 4)
     for k in np.flatnonzero(ahead).tolist():
-        yield (
-            k,
-            ConeView(
-                cone=cones[k],
-                rings_m=rings[k],
-                plate_m=plates[k],
-                outline_px=outlines[k],
-                xyxy_px=tuple(boxes[k]),
-                toward=float(toward[k, 0]),
-                depth_m=float(sight[k, 2]),
-                colours=tables[k],
-            ),
-        )
+        points = (rings[k], plates[k], outlines[k], tuple(boxes[k]))
+        yield k, ConeView(cones[k], *points, float(toward[k, 0]), float(sight[k, 2]), tables[k])
 
 
 def paint_cone(

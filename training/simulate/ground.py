@@ -55,7 +55,7 @@ def _in_16ths(optical: Array, canvas: PinholeCamera) -> npt.NDArray[np.int32]:
     return np.asarray(np.clip(np.round(pixels * 16), -2e6, 2e6), np.int32)
 
 
-def _warp(texture: Bytes, canvas: PinholeCamera, tile_m: float, turn: float, first: int) -> Bytes:
+def _see(texture: Bytes, canvas: PinholeCamera, tile_m: float, turn: float, first: int) -> Bytes:
     """A ground texture, tile_m wide, as the camera sees it from row `first` down."""
     texel = texture.shape[0] / tile_m
     c, s = math.cos(turn) * texel, math.sin(turn) * texel
@@ -67,7 +67,11 @@ def _warp(texture: Bytes, canvas: PinholeCamera, tile_m: float, turn: float, fir
     here = replace(canvas, position_m=(0.0, 0.0, canvas.position_m[2]))
     down = np.array([[1, 0, 0], [0, 1, first], [0, 0, 1]], np.float64)
     matrix = to_texture @ np.linalg.inv(here.ground_homography()) @ down
-    size = (canvas.width_px, canvas.height_px - first)
+    return warp(texture, matrix, (canvas.width_px, canvas.height_px - first))
+
+
+def warp(texture: Bytes, matrix: Array, size: tuple[int, int]) -> Bytes:
+    """A picture of (width, height) px; matrix: (3, 3), its pixels to those of a tiled texture."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     seen = cv2.warpPerspective(texture, matrix, size, flags=flags, borderMode=cv2.BORDER_WRAP)
     return np.asarray(seen, np.uint8)
@@ -95,14 +99,14 @@ def draw_ground(
     fine_texel, coarse_texel = look.fine_m / 1024, look.coarse_m / 1024
     fine_weight = look.fine_strength / (1 + step / (8 * fine_texel))
     coarse_weight = look.coarse_strength / (1 + (step / (12 * coarse_texel)) ** 1.5)
-    fine = _warp(library.fine[look.fine], canvas, look.fine_m, look.turn_rad, first)
-    coarse = _warp(library.coarse[look.coarse], canvas, look.coarse_m, look.turn_rad + 0.7, first)
+    fine = _see(library.fine[look.fine], canvas, look.fine_m, look.turn_rad, first)
+    coarse = _see(library.coarse[look.coarse], canvas, look.coarse_m, look.turn_rad + 0.7, first)
     direct = scene.sunlight * (0.35 + 0.65 * scene.sun[2])
     light = scene.skylight + direct
     dark = scene.skylight / max(light, 1e-3)
     shadow = np.full((height, width), 255, np.uint8)
     if look.shade < 256 and dark < 0.9:
-        pattern = _warp(library.coarse[0], canvas, look.shade_m, look.turn_rad + 2.1, first)
+        pattern = _see(library.coarse[0], canvas, look.shade_m, look.turn_rad + 2.1, first)
         steps = np.clip((np.arange(256) - look.shade) / look.shade_soft + 0.5, 0, 1)
         shadow = cv2.LUT(pattern, (255 * (dark + (1 - dark) * steps)).astype(np.uint8))
     offset = (0, first * 16)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cone_perception.classes import UNKNOWN
 from training.simulate.camera import Lens, PinholeCamera, make_lens
 from training.simulate.cone_view import ConeView, Light, paint_cone, view_cones
-from training.simulate.ground import draw_ground
+from training.simulate.ground import draw_ground, warp
 from training.simulate.scene import Scene, Thing
 from training.simulate.scenery.library import Library
 from training.simulate.scenery.sketch import Bytes
@@ -128,13 +128,8 @@ def render(
 ) -> Rendering:
     """Draw a scene. ego: BGRA picture of the own car, laid over the lower end."""
     lens = lens if lens is not None else make_lens(camera)
-    canvas = replace(
-        lens.canvas,
-        position_m=camera.position_m,
-        yaw_rad=camera.yaw_rad,
-        pitch_rad=camera.pitch_rad,
-        roll_rad=camera.roll_rad,
-    )
+    turned = (camera.yaw_rad, camera.pitch_rad, camera.roll_rad)
+    canvas = lens.canvas.moved(camera.position_m, *turned)
     image = np.empty((canvas.height_px, canvas.width_px, 3), np.uint8)
     views = _cone_views(scene, canvas)
     line = _horizon(canvas)
@@ -190,17 +185,9 @@ def _cone_views(scene: Scene, canvas: PinholeCamera) -> list[tuple[int, ConeView
     near = (depth < 3) & (depth > 0.2)
     inside = (pixels[:, 0] > -margin) & (pixels[:, 0] < canvas.width_px + margin)
     ahead = np.flatnonzero((depth > 0.3) & (depth < _FAR_M) & (inside | near)).tolist()
-    views = view_cones(
-        [scene.cones[index] for index in ahead],
-        canvas,
-        Light(
-            np.array(scene.sun),
-            0.85 * scene.sunlight,
-            1.05 * scene.skylight,
-            scene.sky.horizon,
-            scene.haze,
-        ),
-    )
+    shine = (np.array(scene.sun), 0.85 * scene.sunlight, 1.05 * scene.skylight)
+    light = Light(*shine, scene.sky.horizon, scene.haze)
+    views = view_cones([scene.cones[index] for index in ahead], canvas, light)
     return [(index, view) for index, view in zip(ahead, views, strict=True) if view is not None]
 
 
@@ -223,20 +210,11 @@ def _draw_sky(window: Bytes, scene: Scene, canvas: PinholeCamera, library: Libra
     up = np.clip((down[2] + ys * down[1]) / np.sqrt(1 + ys * ys), 0, 1)
     blend = (1 - np.exp(-4 * up))[:, None]
     gradient = (np.array(scene.sky.horizon) * (1 - blend) + np.array(scene.sky.zenith) * blend).T
-    rotation = canvas.rotation
-    plane = canvas.matrix @ np.column_stack(
-        [rotation[:, 0], rotation[:, 1], rotation[:, 2] * 1500.0]
-    )
+    plane = canvas.matrix @ (canvas.rotation * (1.0, 1.0, 1500.0))
     shrink = np.array([[0.25, 0, 0], [0, 0.25, 0], [0, 0, 1]])
     texel = np.array([[0.12, 0, scene.sky.wind_m[0]], [0, 0.12, scene.sky.wind_m[1]], [0, 0, 1]])
     matrix = texel @ np.linalg.inv(shrink @ plane)
-    noise = cv2.warpPerspective(
-        library.clouds,
-        matrix,
-        small,
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_WRAP,
-    ).astype(np.float32)
+    noise = warp(library.clouds, matrix, small).astype(np.float32)
     share = np.clip((noise - 128) / 50 + 3 * scene.sky.cover - 1.2, 0, 1)
     share *= np.clip(up * 8, 0.15, 1)[:, None]
     cloud = np.array(scene.sky.cloud)[:, None, None] * (0.85 + 0.0012 * noise)
@@ -298,13 +276,8 @@ def _draw_thing(image: Bytes, ids: Ids, view: _ThingView, scene: Scene, library:
     source = np.array([[0, 0], [broad, 0], [0, high]], np.float32) - 0.5
     target = (corners - (left, upper)).astype(np.float32)
     matrix = cv2.getAffineTransform(target, source)
-    patch = cv2.warpAffine(
-        sprite,
-        matrix,
-        (right - left, lower - upper),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    patch = cv2.warpAffine(sprite, matrix, (right - left, lower - upper), flags=flags)
     if sx < 0.7:
         # Too few pixels for this size: grain keeps near things from looking smooth.
         grain = library.fine[1]

@@ -111,29 +111,20 @@ def make_scene(
     overcast = rng.random() < 0.4
     elevation = math.radians(rng.uniform(10, 70))
     azimuth = rng.uniform(0, 2 * math.pi)
-    sun = (
-        math.cos(elevation) * math.cos(azimuth),
-        math.cos(elevation) * math.sin(azimuth),
-        math.sin(elevation),
-    )
+    flat = math.cos(elevation)
+    sun = (flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(elevation))
     sunlight = rng.uniform(0.0, 0.25) if overcast else rng.uniform(0.45, 1.0)
     skylight = rng.uniform(0.65, 0.95) if overcast else rng.uniform(0.22, 0.5)
     ground = _make_ground(rng, library)
     palette = make_palette(rng)
     shade_side = rng.random() < 0.12
     cones = []
-    for (x, y), cone_class in zip(track.cones_m, track.cone_class, strict=True):
+    for place, cone_class in zip(track.cones_m, track.cone_class, strict=True):
         if layout == 'circuit' and rng.random() < 0.02:
             continue
-        spread = rng.normal(0, 0.06, 2)
-        cone = make_cone(
-            rng,
-            palette,
-            (float(x + spread[0]), float(y + spread[1])),
-            int(cone_class),
-            min(settings.fallen * (1.5 if layout == 'group' else 1), 1.0),
-            settings.stripeless,
-        )
+        x, y = (place + rng.normal(0, 0.06, 2)).tolist()
+        fallen = min(settings.fallen * (1.5 if layout == 'group' else 1), 1.0)
+        cone = make_cone(rng, palette, (x, y), int(cone_class), fallen, settings.stripeless)
         cones.append(cone)
     if rng.random() < 0.08:
         # A row of plain cones, as events use them to close roads.
@@ -146,9 +137,9 @@ def make_scene(
         # Spare cones close together, large ones too.
         x, y = rng.uniform(-20, 20, 2).tolist()
         for _ in range(int(rng.integers(2, 7))):
-            place = (x + rng.normal(0, 0.5), y + rng.normal(0, 0.5))
+            spot = (x + rng.normal(0, 0.5), y + rng.normal(0, 0.5))
             kind = int(rng.choice([0, LARGE_ORANGE, 2, 4]))
-            cones.append(make_cone(rng, palette, place, kind, 0.05, 0.02))
+            cones.append(make_cone(rng, palette, spot, kind, 0.05, 0.02))
     dappled = rng.random() < 0.25
     if shade_side or dappled:
         cones = [
@@ -303,12 +294,8 @@ def make_camera(
         left += rng.uniform(-4, 4)
         heading += rng.normal(0, 0.5)
     x, y = track.centre_m[at] + left * np.array([-math.sin(heading), math.cos(heading)])
-    if (
-        len(track.cones_m)
-        and track.width_m == 4.0
-        and not track.closed
-        and len(track.centre_m) == 80
-    ):
+    group = not track.closed and track.width_m == 4.0 and len(track.centre_m) == 80
+    if group and len(track.cones_m):
         x, y, heading = rng.normal(0, 0.3), rng.normal(0, 0.3), rng.normal(0, 0.12)
     if not settings.vary_camera:
         camera = load_camera().resized(width)

@@ -43,7 +43,7 @@ def make_circuit(rng: np.random.Generator) -> Track:
             radius += size * np.cos(order * angle + rng.uniform(0, 2 * math.pi))
         radius *= rng.uniform(20, 42)
         line = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-        centre, heading = _resample(line, closed=True)
+        centre, heading = _resample(line)
         turn = np.angle(np.exp(1j * (np.roll(heading, -4) - heading))) / 1.0
         if radius.min() > 8 and np.abs(turn).max() < 1 / 4.5:
             break
@@ -55,8 +55,7 @@ def make_circuit(rng: np.random.Generator) -> Track:
     centre, heading = np.roll(centre, -start, 0), np.roll(heading, -start)
     turn = np.roll(turn, -start)
     width = rng.uniform(3.0, 5.0)
-    points: list[Array] = []
-    classes: list[int] = []
+    cones: Cones = []
     spacing = rng.uniform(2.8, 5.0)
     local = (spacing * np.clip(1.0 - 2.2 * np.abs(turn), 0.45, 1.0)).tolist()
     for side, cone_class in ((1.0, BLUE), (-1.0, YELLOW)):
@@ -65,25 +64,22 @@ def make_circuit(rng: np.random.Generator) -> Track:
         since = spacing
         for i in range(7, len(centre) - 6):
             if since + steps[i] > local[i]:
-                points.append(edge[i])
-                classes.append(cone_class)
+                cones.append((edge[i], cone_class))
                 since = 0.0
             since += steps[i]
     gap = rng.uniform(0.4, 0.9)
     for side in (1.0, -1.0):
         for along in (-gap / 2, gap / 2):
             base = centre[0] + along * _direction(heading[0])
-            points.append(_beside(base, heading[0], side * (width / 2 + 0.15)))
-            classes.append(LARGE_ORANGE)
+            cones.append((_beside(base, heading[0], side * (width / 2 + 0.15)), LARGE_ORANGE))
     for at, sign in ((-40, -1.0), (48, 1.0)):
         away = rng.choice([-1.0, 1.0]) * rng.uniform(0.35, 0.7)
         direction = heading[at] + sign * away
         for k in range(int(rng.integers(3, 6))):
             base = centre[at] + sign * (width + 1 + 3.0 * k) * _direction(direction)
             for side in (1.0, -1.0):
-                points.append(_beside(base, direction, side * width * 0.45))
-                classes.append(ORANGE)
-    return _track(centre, heading, points, classes, True, width)
+                cones.append((_beside(base, direction, side * width * 0.45), ORANGE))
+    return _track(centre, heading, cones, True, width)
 
 
 def make_straight(rng: np.random.Generator) -> Track:
@@ -96,27 +92,24 @@ def make_straight(rng: np.random.Generator) -> Track:
     width = rng.uniform(3.0, 5.0)
     spacing = rng.uniform(2.5, 5.0)
     entry, leave = rng.uniform(4, 25), length - rng.uniform(4, 40)
-    points: list[Array] = []
-    classes: list[int] = []
+    cones: Cones = []
     for at in np.arange(0.5, length - 1, spacing).tolist():
         i = int(at / 0.25)
         for side, colour in ((1.0, BLUE), (-1.0, YELLOW)):
-            points.append(_beside(centre[i], heading[i], side * width / 2))
-            classes.append(colour if entry < at < leave else ORANGE)
+            place = _beside(centre[i], heading[i], side * width / 2)
+            cones.append((place, colour if entry < at < leave else ORANGE))
     for at in (entry, leave):
         i = min(int(at / 0.25), len(centre) - 1)
         for along in (-0.3, 0.3):
             for side in (1.0, -1.0):
                 base = centre[i] + along * _direction(heading[i])
-                points.append(_beside(base, heading[i], side * (width / 2 + 0.2)))
-                classes.append(LARGE_ORANGE)
-    return _track(centre, heading, points, classes, False, width)
+                cones.append((_beside(base, heading[i], side * (width / 2 + 0.2)), LARGE_ORANGE))
+    return _track(centre, heading, cones, False, width)
 
 
 def make_group(rng: np.random.Generator) -> Track:
     """Loose cones ahead of the origin, as in test yards: every class, any place."""
-    points: list[Array] = []
-    classes: list[int] = []
+    cones: Cones = []
     weights = rng.dirichlet(np.array([1.5, 1.5, 1.3, 0.0001, 1.5]))
     reach = rng.choice([8.0, 16.0, 35.0], p=[0.35, 0.4, 0.25])
     crowded = rng.uniform(0.0, 0.5) if rng.random() < 0.6 else 0.0
@@ -124,40 +117,27 @@ def make_group(rng: np.random.Generator) -> Track:
         distance = 1.2 + reach * rng.random() ** 1.3
         angle = rng.normal(0, 0.4)
         place = distance * np.array([math.cos(angle), math.sin(angle)])
-        if points and rng.random() < crowded:
+        if cones and rng.random() < crowded:
             # Beside another one: cones hide each other in most yards.
             turn = rng.uniform(0, 2 * math.pi)
             beside = np.array([math.cos(turn), math.sin(turn)]) * rng.uniform(0.28, 0.7)
-            place = points[int(rng.integers(0, len(points)))] + beside
-        if place[0] > 0.8 and all(np.hypot(*(place - other)) > 0.26 for other in points):
-            points.append(place)
-            classes.append(int(rng.choice(5, p=weights)))
+            place = cones[int(rng.integers(0, len(cones)))][0] + beside
+        if place[0] > 0.8 and all(np.hypot(*(place - other)) > 0.26 for other, _ in cones):
+            cones.append((place, int(rng.choice(5, p=weights))))
     s = np.arange(-10, 10, 0.25)
     centre = np.stack([s, np.zeros_like(s)], 1)
-    return _track(centre, np.zeros_like(s), points, classes, False, 4.0)
+    return _track(centre, np.zeros_like(s), cones, False, 4.0)
 
 
-def _track(
-    centre: Array,
-    heading: Array,
-    points: list[Array],
-    classes: list[int],
-    closed: bool,
-    width: float,
-) -> Track:
-    return Track(
-        centre_m=centre,
-        heading_rad=heading,
-        cones_m=np.array(points, np.float64).reshape(-1, 2),
-        cone_class=np.array(classes, np.int64),
-        closed=closed,
-        width_m=width,
-    )
+def _track(centre: Array, heading: Array, cones: Cones, closed: bool, width: float) -> Track:
+    places = np.array([place for place, _ in cones], np.float64).reshape(-1, 2)
+    cone_class = np.array([cone_class for _, cone_class in cones], np.int64)
+    return Track(centre, heading, places, cone_class, closed, width)
 
 
-def _resample(line: Array, closed: bool) -> tuple[Array, Array]:
-    if closed:
-        line = np.concatenate([line, line[:1]])
+def _resample(line: Array) -> tuple[Array, Array]:
+    """Points 0.25 m apart on a closed line, and the direction in each."""
+    line = np.concatenate([line, line[:1]])
     length = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))])
     at = np.arange(0, length[-1], 0.25)
     out = np.stack([np.interp(at, length, line[:, k]) for k in (0, 1)], axis=1)
@@ -174,6 +154,7 @@ def _beside(point: Array, heading: float, left_m: float) -> Array:
 
 
 Array = npt.NDArray[np.float64]
+Cones = list[tuple[Array, int]]
 
 LINE_COLOURS: tuple[Colour, ...] = (
     (225.0, 225.0, 225.0),

@@ -80,7 +80,7 @@ def train_stage(job: StageJob) -> StageResult:
         return _finish(job, record)
     if checkpoint.name == PREVIOUS:
         job.log('warning', 'checkpoint_damaged', 'last.pt is damaged: goes on from the one before')
-    saved = _load(checkpoint)
+    saved: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
     record.keep_rows(saved['epoch'] + 1)
     record.check_forgetting()
     if not _is_complete(job, saved):
@@ -349,11 +349,6 @@ def _finish(job: StageJob, record: StageRecord) -> StageResult:
     record.update(result=result, ending=None)
     (job.weights / PREVIOUS).unlink(missing_ok=True)
     return result
-
-
-def _load(checkpoint: Path) -> dict[str, Any]:
-    saved: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
-    return saved
 
 
 def _terminated() -> StageStopped:
