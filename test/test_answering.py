@@ -1,16 +1,21 @@
-"""From a batch of messages to answers: which pictures go together, and what a failure costs."""
+"""From messages to answers: which go together, what a failure costs, threads, counts and rates."""
 
 from __future__ import annotations
+
+import threading
 
 import numpy as np
 import pytest
 from image_messages import encode
 from test_replay_pipeline import CARD, Clock, SlowEngine
 
-from cone_perception.answering.answer import Answering, Arrival, NewestFrames, StereoPairs
+from cone_perception.answering.answer import Answer, Answering, Arrival, NewestFrames, StereoPairs
+from cone_perception.answering.health import Health
+from cone_perception.answering.worker import Worker
 from cone_perception.errors import EngineError, EngineLostError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
+from cone_perception.types import Frame
 
 CAMERAS = ('left', 'right')
 
@@ -70,3 +75,311 @@ def test_lost_engine_fails_every_picture_that_is_left():
     assert outcomes([next(walk)]) == [[('left', 'failed'), ('right', 'failed')]]
     with pytest.raises(EngineLostError):
         next(walk)
+
+
+LEFT, RIGHT = 0, 1
+MS = 1_000_000
+
+
+def left(stamp_ms):
+    return Arrival(LEFT, int(stamp_ms * MS), f'L{stamp_ms}')
+
+
+def right(stamp_ms):
+    return Arrival(RIGHT, int(stamp_ms * MS), f'R{stamp_ms}')
+
+
+def contents(frames):
+    return [frame.message for frame in frames]
+
+
+def test_newest_frame_replaces_the_one_that_waits():
+    inbox = NewestFrames()
+    assert inbox.offer(left(1)) == []
+    assert contents(inbox.offer(left(2))) == ['L1']
+    assert contents(inbox.take()) == ['L2']
+    assert inbox.take() == []
+
+
+def test_frames_that_are_given_up_are_all_named():
+    inbox = NewestFrames()
+    inbox.offer(right(1))
+    inbox.offer(left(2))
+    assert contents(inbox.clear()) == ['R1', 'L2']
+    assert inbox.take() == []
+    pairs = StereoPairs(MS)
+    for frame in (left(1), right(1), left(2)):
+        pairs.offer(frame)
+    assert contents(pairs.clear()) == ['L1', 'R1', 'L2']
+    assert pairs.take() == pairs.clear() == []
+
+
+def test_fast_camera_does_not_starve_a_slow_one():
+    inbox = NewestFrames()
+    inbox.offer(right(1))
+    for stamp_ms in range(5):
+        inbox.offer(left(stamp_ms))
+    assert contents(inbox.take()) == ['R1']
+    inbox.offer(right(2))
+    assert contents(inbox.take()) == ['L4']
+
+
+def test_equal_stamps_go_as_one_pair_left_first():
+    inbox = StereoPairs(2 * MS)
+    inbox.offer(right(10))
+    assert inbox.take() == []
+    inbox.offer(left(10))
+    assert contents(inbox.take()) == ['L10', 'R10']
+
+
+def test_order_of_arrival_may_change_from_pair_to_pair():
+    inbox = StereoPairs(2 * MS)
+    for stamp_ms, order in enumerate([(left, right), (right, left), (left, right), (right, left)]):
+        for side in order:
+            assert inbox.take() == []
+            inbox.offer(side(10 * stamp_ms))
+        assert contents(inbox.take()) == [f'L{10 * stamp_ms}', f'R{10 * stamp_ms}']
+
+
+def test_tolerance_is_the_largest_difference_of_a_pair():
+    inbox = StereoPairs(2 * MS)
+    inbox.offer(left(10))
+    inbox.offer(right(12))
+    assert contents(inbox.take()) == ['L10', 'R12']
+    inbox.offer(left(20))
+    inbox.offer(right(22.1))
+    assert contents(inbox.take()) == ['L20']
+
+
+def test_newest_pair_replaces_the_one_that_waits():
+    inbox = StereoPairs(2 * MS)
+    for stamp_ms in (10, 20):
+        inbox.offer(left(stamp_ms))
+        pushed_out = inbox.offer(right(stamp_ms))
+    assert contents(pushed_out) == ['L10', 'R10']
+    assert contents(inbox.take()) == ['L20', 'R20']
+
+
+def test_half_a_newer_pair_does_not_break_an_older_one():
+    inbox = StereoPairs(2 * MS)
+    inbox.offer(left(10))
+    inbox.offer(right(10))
+    inbox.offer(left(20))
+    assert contents(inbox.take()) == ['L10', 'R10']
+    inbox.offer(right(20))
+    assert contents(inbox.take()) == ['L20', 'R20']
+
+
+def test_one_dead_camera_does_not_blind_the_other():
+    inbox = StereoPairs(2 * MS)
+    answered = []
+    for stamp_ms in range(10, 60, 10):
+        inbox.offer(left(stamp_ms))
+        answered += contents(inbox.take())
+    assert answered == ['L20', 'L30', 'L40', 'L50']
+    inbox.offer(right(50))
+    inbox.offer(left(60))
+    inbox.take()
+    inbox.offer(right(60))
+    assert contents(inbox.take()) == ['L60', 'R60']
+
+
+def test_cameras_that_are_not_synchronised_are_both_answered():
+    inbox = StereoPairs(2 * MS)
+    answered = []
+    for stamp_ms in range(0, 100, 20):
+        inbox.offer(left(stamp_ms))
+        answered += contents(inbox.take())
+        inbox.offer(right(stamp_ms + 10))
+        answered += contents(inbox.take())
+    assert answered == ['L0', 'R10', 'L20', 'R30', 'L40', 'R50', 'L60', 'R70', 'L80']
+
+
+def test_bag_that_starts_over_is_paired_again():
+    inbox = StereoPairs(2 * MS)
+    inbox.offer(left(1000))
+    for stamp_ms in (10, 20, 30):
+        inbox.offer(left(stamp_ms))
+        inbox.offer(right(stamp_ms))
+    assert contents(inbox.take()) == ['L30', 'R30']
+
+
+LIMIT_S = 10.0
+
+
+class Station:
+    """Answers frames named by a letter; each stays inside until the test lets it out."""
+
+    def __init__(self, threads):
+        self.inside, self.out, self.let_out = {}, {}, {}
+        for name in 'ABCDEF':
+            self.inside[name] = threading.Event()
+            self.let_out[name] = threading.Event()
+            self.out[name] = threading.Event()
+        self.answered, self.failing = [], ''
+        self.worker = Worker(NewestFrames(), self._answer, threads)
+
+    def _answer(self, batch, wait_for_turn):
+        (frame,) = batch
+        self.inside[frame.message].set()
+        assert self.let_out[frame.message].wait(LIMIT_S)
+        self.out[frame.message].set()
+        if frame.message in self.failing:
+            return
+        wait_for_turn()
+        self.answered.append(frame.message)
+
+    def offer(self, name, topic=0):
+        return [frame.message for frame in self.worker.offer(Arrival(topic, 0, name))]
+
+    def begin(self, *names):
+        for name in names:
+            assert self.offer(name) == []
+            assert self.inside[name].wait(LIMIT_S)
+
+    def end(self):
+        for event in self.let_out.values():
+            event.set()
+        assert self.worker.stop(LIMIT_S)
+        return ''.join(self.answered)
+
+
+def test_one_thread_takes_one_frame_at_a_time():
+    station = Station(1)
+    station.begin('A')
+    assert station.offer('B') == []
+    assert station.offer('C') == ['B']
+    assert not station.inside['C'].is_set()
+    station.let_out['A'].set()
+    assert station.inside['C'].wait(LIMIT_S)
+    assert station.end() == 'AC'
+
+
+def test_two_threads_overlap_and_answer_in_order():
+    station = Station(2)
+    station.begin('A', 'B')
+    assert station.offer('C') == []
+    assert station.offer('D') == ['C']  # as with one thread: only the newest waits
+    station.let_out['B'].set()
+    assert station.out['B'].wait(LIMIT_S)
+    assert station.answered == []
+    station.let_out['A'].set()
+    assert station.inside['D'].wait(LIMIT_S)
+    assert station.end() == 'ABD'
+
+
+@pytest.mark.parametrize('failing, answered', [('A', 'BC'), ('B', 'AC'), ('AB', 'C')])
+def test_frame_that_fails_holds_nobody_up(failing, answered):
+    station = Station(2)
+    station.failing = failing
+    station.begin('A', 'B')
+    for name in 'BA':
+        station.let_out[name].set()
+        assert station.out[name].wait(LIMIT_S)
+    station.begin('C')
+    assert station.end() == answered
+
+
+def test_frame_waits_until_a_thread_has_answered_its_own():
+    station = Station(2)
+    station.begin('A', 'B')
+    station.offer('C')
+    station.let_out['B'].set()
+    assert station.out['B'].wait(LIMIT_S)
+    assert not station.inside['C'].wait(0.1)  # a newer one may take its place until then
+    assert station.offer('D') == ['C']
+    station.let_out['A'].set()
+    assert station.inside['D'].wait(LIMIT_S)
+    assert station.end() == 'ABD'
+
+
+def test_frames_of_two_cameras_overlap():
+    station = Station(2)
+    station.offer('A', topic=0)
+    station.offer('B', topic=1)
+    assert station.inside['A'].wait(LIMIT_S)
+    assert station.inside['B'].wait(LIMIT_S)
+    assert station.end() == 'AB'
+
+
+def test_end_does_not_wait_for_a_hang_and_takes_no_more_frames():
+    station = Station(2)
+    station.begin('A', 'B')
+    station.offer('C')
+    assert not station.worker.stop(0.05)
+    assert [frame.message for frame in station.worker.clear()] == ['C']
+    station.offer('D')
+    assert station.end() == 'AB'
+    assert not station.inside['C'].is_set()
+    assert not station.inside['D'].is_set()
+
+
+PICTURE = Frame(np.zeros((720, 1280, 3), np.uint8))
+
+
+def outcome_of(outcome, camera='left', reason=''):
+    return Answer(camera, Arrival(0, 0, None), outcome, {'received_ns': 0}, reason)
+
+
+def answer_after(inference_ms, age_ms=None):
+    """Stations of 1, 2, inference_ms, 3 and 4 ms."""
+    moments = {'received': 0, 'started': 1, 'prepared': 3, 'inferred': 3 + inference_ms}
+    moments |= {'decoded': 6 + inference_ms, 'published': 10 + inference_ms}
+    moments_ns = {f'{name}_ns': round(ms * MS) for name, ms in moments.items()}
+    arrival = Arrival(0, 0, None, age_ms=age_ms)
+    return Answer('left', arrival, 'answered', moments_ns, picture=PICTURE)
+
+
+def test_rates_are_of_the_last_seconds_only():
+    health = Health(['left'], 0.0)
+    for tenth in range(100):
+        health.received('left', tenth / 10)
+        if tenth % 2:
+            health.ended(answer_after(5.0), tenth / 10)
+    report = health.report(9.95)['left']
+    assert report.rate_in_hz == 10
+    assert report.rate_out_hz == 5
+    assert (report.counts['received'], report.counts['answered']) == (100, 50)
+    assert health.report(30.0)['left'].rate_in_hz == 0
+
+
+def test_rate_is_true_before_the_window_has_filled():
+    health = Health(['left'], 100.0)
+    for tenth in range(1, 11):
+        health.received('left', 100 + tenth / 10)
+    assert health.report(101.0)['left'].rate_in_hz == 10
+
+
+def test_percentiles_are_by_station():
+    health = Health(['left'], 0.0)
+    for inference_ms in range(101):
+        health.ended(answer_after(inference_ms), 1.0)
+    latency_ms = health.report(1.0)['left'].latency_ms
+    assert latency_ms['inference_ms'] == (50, 99)
+    assert latency_ms['wait_ms'] == (1, 1)
+    assert latency_ms['total_ms'] == (60, 109)
+
+
+def test_age_counts_only_where_it_is_known():
+    health = Health(['left'], 0.0)
+    health.ended(answer_after(5.0), 1.0)
+    assert 'age_ms' not in health.report(1.0)['left'].latency_ms
+    health.ended(answer_after(5.0, age_ms=7.0), 1.0)
+    assert health.report(1.0)['left'].latency_ms['age_ms'] == (7, 7)
+
+
+def test_each_camera_is_counted_by_itself():
+    health = Health(['left', 'right'], 0.0)
+    health.ended(outcome_of('failed', reason='corrupt'), 1.0)
+    health.ended(outcome_of('dropped', 'right'), 1.0)
+    reports = health.report(1.0)
+    assert reports['left'].counts == {'failed': 1}
+    assert reports['right'].counts == {'dropped': 1}
+    assert reports['left'].last_failure == 'corrupt'
+
+
+def test_silence_is_counted_from_the_last_frame_or_the_start():
+    health = Health(['left'], 10.0)
+    assert health.report(13.0)['left'].silent_s == 3
+    health.received('left', 14.0)
+    assert health.report(14.5)['left'].silent_s == 0.5

@@ -1,22 +1,16 @@
 import json
 
 import pytest
-from tiny_network import CLASS_NAMES, write_tiny_bundle
+from tiny_network import CLASS_NAMES, change_card, write_tiny_bundle
 
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError, ModelError
-from cone_perception.model_card import read_bundle
+from cone_perception.model_card import file_sha256, read_bundle
 
 
 @pytest.fixture
 def bundle(tmp_path):
     return write_tiny_bundle(tmp_path / 'bundle')
-
-
-def rewrite_card(folder, **changes):
-    card = json.loads((folder / 'card.json').read_text())
-    card.update(changes)
-    (folder / 'card.json').write_text(json.dumps(card))
 
 
 def test_card_reads_back_as_it_was_written(bundle):
@@ -53,7 +47,7 @@ def test_network_without_a_card_is_refused_by_name(bundle):
     ],
 )
 def test_wrong_entry_is_refused_by_name(bundle, changes, message):
-    rewrite_card(bundle, **changes)
+    change_card(bundle, **changes)
     with pytest.raises(ModelError, match=message) as error:
         read_bundle(bundle)
     assert 'card.json' in str(error.value)
@@ -79,12 +73,10 @@ def test_missing_network_is_refused_by_name(bundle):
 
 
 def test_file_with_the_right_hash_that_is_no_network_is_refused(bundle):
-    from cone_perception.model_card import file_sha256
-
     (bundle / 'tiny.onnx').write_bytes(b'not onnx')
     card = json.loads((bundle / 'card.json').read_text())
     card['networks'][0]['sha256'] = file_sha256(bundle / 'tiny.onnx')
-    rewrite_card(bundle, networks=card['networks'])
+    change_card(bundle, networks=card['networks'])
     for engine in ('openvino', 'onnxruntime'):
         with pytest.raises(ModelError, match='cannot be read as ONNX'):
             open_engine(read_bundle(bundle), engine)
@@ -108,7 +100,7 @@ def test_five_classes_against_a_card_of_four_are_refused(tmp_path, engine, layou
     ],
 )
 def test_network_that_disagrees_with_its_card_is_refused(bundle, engine, changes, message):
-    rewrite_card(bundle, **changes)
+    change_card(bundle, **changes)
     with pytest.raises(ModelError, match=rf'tiny\.onnx.*{message}'):
         open_engine(read_bundle(bundle), engine)
 

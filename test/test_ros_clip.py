@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-from tiny_network import write_tiny_bundle
+from tiny_network import change_card, write_tiny_bundle
 
 from cone_perception.bags.reader import (
     bag_types,
@@ -129,13 +129,9 @@ def test_demo_that_is_interrupted_ends_its_processes(tmp_path, model, clip, numb
             os.kill(pid, 0)
 
 
-def test_model_that_the_node_cannot_load_ends_the_demo(tmp_path, model, clip, capfd):
-    card = model / 'card.json'
-    broken = tmp_path / 'broken'
-    broken.mkdir()
-    text = card.read_text().replace('"height_px": 384', '"height_px": 640')
-    (broken / 'card.json').write_text(text)
-    (broken / 'tiny.onnx').write_bytes((model / 'tiny.onnx').read_bytes())
+def test_model_that_the_node_cannot_load_ends_the_demo(tmp_path, clip, capfd):
+    broken = write_tiny_bundle(tmp_path / 'broken')
+    change_card(broken, height_px=640)
     write_image_bag(tmp_path / 'bag', clip[:2], '/camera/image')
     assert main(demo_command(tmp_path, broken)) == 1
     assert 'its card says (1, 3, 640, 640)' in capfd.readouterr().err

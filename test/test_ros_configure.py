@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from node_process import NodeProcess, wait_for
-from tiny_network import CLASS_NAMES, write_tiny_bundle
+from tiny_network import CLASS_NAMES, change_card, write_tiny_bundle
 
 from cone_perception.model_card import file_sha256
 from cone_perception.ros.transport import PROFILE
@@ -34,12 +34,6 @@ def node(observer, bundle, tmp_path_factory):
     status, _ = process.stop()
     assert status == 0, process.output
     assert 'Traceback' not in process.output
-
-
-def change_card(bundle, **changes):
-    card = json.loads((bundle / 'card.json').read_text())
-    card.update(changes)
-    (bundle / 'card.json').write_text(json.dumps(card))
 
 
 def truncate(bundle):

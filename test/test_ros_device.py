@@ -5,7 +5,6 @@ No GPU is needed: what a GPU does wrong is raised by an engine that the test put
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ import pytest
 from image_messages import encode
 from node_process import NodeProcess, ros_message, stamp_ns_of, wait_for
 from sensor_msgs.msg import Image
-from tiny_network import paint, write_tiny_bundle
+from tiny_network import change_card, paint, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.engines.tensorrt.gpu import read_gpu
@@ -82,13 +81,6 @@ def has_gpu() -> bool:
 needs_no_gpu = pytest.mark.skipif(has_gpu(), reason='this machine has an NVIDIA GPU')
 
 
-def fail_gate(bundle: Path) -> None:
-    card = json.loads((bundle / 'card.json').read_text())
-    figures = {'int8-uint8': {'passed': False, 'failures': ['mAP50 fell by 0.31']}}
-    card['gate'] = {'passed': False, 'figures': figures}
-    (bundle / 'card.json').write_text(json.dumps(card))
-
-
 def picture(grey: int, stamp_ns: int) -> Image:
     return ros_message(encode(np.full((384, 640, 3), grey, np.uint8), 'bgr8'), stamp_ns)
 
@@ -118,7 +110,8 @@ def start(folder: Path, name: str, *planted: str, **parameters: str) -> NodeProc
 def test_auto_takes_the_cpu_and_warns_why(observer, tmp_path):
     """A card whose gate failed is told in the same place, until it is replaced."""
     write_tiny_bundle(tmp_path / 'tiny')
-    fail_gate(tmp_path / 'tiny')
+    figures = {'int8-uint8': {'passed': False, 'failures': ['mAP50 fell by 0.31']}}
+    change_card(tmp_path / 'tiny', gate={'passed': False, 'figures': figures})
     process = start(tmp_path, 'auto', device='auto')
     process.wait_for_output('active: listening')
     lines = process.output.splitlines()

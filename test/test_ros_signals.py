@@ -7,15 +7,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from image_messages import encode
 from node_process import NodeProcess, ros_message, wait_for
 from onnx import TensorProto, helper, numpy_helper
 from sensor_msgs.msg import Image
-from tiny_network import CLASS_NAMES
+from tiny_network import write_bundle
 
-from cone_perception.model_card import ModelCard, NetworkFile, file_sha256
 from cone_perception.ros.transport import NODE_SEGMENT_BYTES
 
 pytestmark = pytest.mark.ros
@@ -27,7 +25,6 @@ GREY, WHITE = 114, 255
 
 def write_stalling_bundle(folder: Path, brightness: float) -> Path:
     """A network that computes for minutes when a pixel is brighter than `brightness`, 0..1."""
-    folder.mkdir()
     kernel = np.random.default_rng(0).normal(0, 0.1, (3, 3, 15, 15)).astype(np.float32)
     body = helper.make_graph(
         [
@@ -72,22 +69,8 @@ def write_stalling_bundle(folder: Path, brightness: float) -> Path:
         [helper.make_tensor_value_info('output', TensorProto.FLOAT, [1, 10, 6])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    path = folder / 'stalling.onnx'
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=9), path
-    )
-    card = ModelCard(
-        name='stalling',
-        class_names=CLASS_NAMES,
-        height_px=SIDE_PX,
-        width_px=SIDE_PX,
-        output_layout='end_to_end',
-        thresholds=dict.fromkeys(CLASS_NAMES, 0.5),
-        networks=(NetworkFile(path.name, file_sha256(path), 'fp32', 'float'),),
-        licence='Apache-2.0',
-    )
-    (folder / 'card.json').write_text(card.to_json(), encoding='utf-8')
-    return folder
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=9)
+    return write_bundle(folder, 'stalling', model, 'end_to_end', 1, SIDE_PX, SIDE_PX)
 
 
 def assert_ends_well(process, number):

@@ -6,6 +6,7 @@ cone, know where it must be found, and need no trained weights.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -40,14 +41,28 @@ def write_tiny_bundle(
     class_names: tuple[str, ...] = CLASS_NAMES,
 ) -> Path:
     """Write a bundle whose network outputs [batch, 9, A] or [batch, A, 6]; returns its folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / 'tiny.onnx'
     model = tiny_network(layout, batch, height_px, width_px)
     names = model.metadata_props.add()
     names.key, names.value = 'names', repr(dict(enumerate(CLASS_NAMES)))
+    return write_bundle(folder, 'tiny', model, layout, batch, height_px, width_px, class_names)
+
+
+def write_bundle(
+    folder: Path,
+    name: str,
+    model: onnx.ModelProto,
+    layout: str,
+    batch: int,
+    height_px: int,
+    width_px: int,
+    class_names: tuple[str, ...] = CLASS_NAMES,
+) -> Path:
+    """Write a bundle of one FP32 network; returns its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f'{name}.onnx'
     onnx.save(model, path)
     card = ModelCard(
-        name='tiny',
+        name=name,
         class_names=class_names,
         height_px=height_px,
         width_px=width_px,
@@ -58,6 +73,12 @@ def write_tiny_bundle(
     )
     (folder / 'card.json').write_text(card.to_json(), encoding='utf-8')
     return folder
+
+
+def change_card(folder: Path, **entries: object) -> None:
+    """Replace entries of a bundle's card."""
+    card = json.loads((folder / 'card.json').read_text())
+    (folder / 'card.json').write_text(json.dumps(card | entries))
 
 
 def tiny_network(layout: str, batch: int, height_px: int, width_px: int) -> onnx.ModelProto:

@@ -75,17 +75,13 @@ class DetectorNode(RobustLifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._state = 'configuring'
-        if not self._succeeds(self._configure, 'not configured'):
+        outcome = self._attempt(self._configure, 'not configured')
+        if outcome != TransitionCallbackReturn.SUCCESS:
             self._unload()
-            self._state = 'unconfigured'
-            return TransitionCallbackReturn.FAILURE
-        self._state = 'inactive'
-        return TransitionCallbackReturn.SUCCESS
+        return outcome
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        if not self._succeeds(self._activate, 'not activated'):
-            return TransitionCallbackReturn.FAILURE
-        return TransitionCallbackReturn.SUCCESS
+        return self._attempt(self._activate, 'not activated')
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_session()
@@ -95,11 +91,9 @@ class DetectorNode(RobustLifecycleNode):
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_session()
         self._unload()
-        self._state = 'unconfigured'
         return TransitionCallbackReturn.SUCCESS
 
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self.on_cleanup(state)
+    on_error = on_cleanup
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.on_cleanup(state)
@@ -109,8 +103,7 @@ class DetectorNode(RobustLifecycleNode):
     def stop(self) -> bool:
         """Answer no more frames; False when one, or a load, could not be stopped."""
         self._stopping.set()
-        finished = self._stop_session()
-        finished = self._loader.stop(STOP_TIMEOUT_S) and finished
+        finished = all([self._stop_session(), self._loader.stop(STOP_TIMEOUT_S)])
         if finished:
             self._close_detector()
         return finished
@@ -128,7 +121,7 @@ class DetectorNode(RobustLifecycleNode):
         elif configured:
             self.trigger_activate()
 
-    def _succeeds(self, work: Callable[[], None], complaint: str) -> bool:
+    def _attempt(self, work: Callable[[], None], complaint: str) -> TransitionCallbackReturn:
         """Do the work of a transition; whatever is raised, the node stays and says so."""
         self._problem = ''
         try:
@@ -140,7 +133,8 @@ class DetectorNode(RobustLifecycleNode):
             self._problem = describe(error)
             if not self._stopping.is_set():
                 self.get_logger().error(f'{complaint}: {self._problem}')
-        return not self._problem
+        result = TransitionCallbackReturn
+        return result.FAILURE if self._problem else result.SUCCESS
 
     def _configure(self) -> None:
         self._loaded = self._loader.load()
@@ -152,6 +146,7 @@ class DetectorNode(RobustLifecycleNode):
                 raise SettingsError(f'image_topics: {topic!r} is no topic: {error}') from error
         names = self._loaded.detector.card.class_names
         self._answer_publishers = AnswerPublishers(self, self._settings.cameras, names)
+        self._state = 'inactive'
 
     def _activate(self) -> None:
         assert self._loaded is not None
@@ -176,6 +171,7 @@ class DetectorNode(RobustLifecycleNode):
         if publishers is not None:
             publishers.close()
         self._close_detector()
+        self._state = 'unconfigured'
 
     def _close_detector(self) -> None:
         loaded, self._loaded = self._loaded, None

@@ -51,14 +51,47 @@ def camera_status(
 
     why_silent: the reason that no frame has come for settings.silence_s, empty while they come.
     """
-    level, message = _level_and_message(report, settings, why_silent)
+    window = f'in the last {RATE_WINDOW_S:.0f} s'
+    answered, failed, alone = (report.recently[name] for name in ('answered', 'failed', 'alone'))
+    width_px, height_px = report.size_px
+    least_px = settings.expected_width_px, settings.expected_height_px
+    small = report.counts['answered'] and (width_px < least_px[0] or height_px < least_px[1])
+    level, message = next(
+        (level, text)
+        for holds, level, text in (  # the worst first
+            (why_silent, ERROR, f'no frame for {report.silent_s:.0f} s: {why_silent}'),
+            (failed and not answered, ERROR, f'every frame failed {window}: {report.last_failure}'),
+            (failed, WARN, f'{failed} frames failed {window}, lastly: {report.last_failure}'),
+            (
+                report.counts['dropped'] and not answered,
+                ERROR,
+                f'frames come, but none was answered {window}: the network is stuck or too slow',
+            ),
+            (
+                small,
+                WARN,
+                f'pictures have {width_px}x{height_px} px, smaller than the expected '
+                '{}x{}: far cones are lost; '.format(*least_px)
+                + 'see the resolution that the camera driver publishes',
+            ),
+            (
+                alone,
+                WARN,
+                f'{alone} frames {window} had no partner within '
+                f'{settings.stereo_tolerance_ms} ms: are the cameras synchronised?',
+            ),
+            (not report.counts['answered'], OK, 'waiting for the first answer'),
+            (True, OK, 'frames are answered'),
+        )
+        if holds
+    )
     values: dict[str, object] = {
         'rate in (Hz)': report.rate_in_hz,
         'rate out (Hz)': report.rate_out_hz,
         **{name: report.counts[name] for name in ('received', 'answered', 'dropped', 'failed')},
         'last failure': report.last_failure or 'none',
         'without partner': report.counts['alone'],
-        'picture (px)': '{}x{}'.format(*report.size_px),
+        'picture (px)': f'{width_px}x{height_px}',
     }
     for station, (p50, p99) in report.latency_ms.items():
         values[f'{station} p50'] = p50
@@ -165,39 +198,3 @@ def why_silent(node: Node, topic: str, type_name: str, wanted: QoSProfile) -> st
 def describe_qos(profile: QoSProfile) -> str:
     """Name what decides whether publisher and subscription match."""
     return f'{profile.reliability.name.lower()} and {profile.durability.name.lower()}'
-
-
-def _level_and_message(
-    report: CameraReport, settings: DetectorSettings, why_silent: str
-) -> tuple[bytes, str]:
-    """Choose what to say of a camera: the worst first."""
-    window = f'in the last {RATE_WINDOW_S:.0f} s'
-    if why_silent:
-        return ERROR, f'no frame for {report.silent_s:.0f} s: {why_silent}'
-    failed, alone = report.recently['failed'], report.recently['alone']
-    if failed and not report.recently['answered']:
-        return ERROR, f'every frame failed {window}: {report.last_failure}'
-    if failed:
-        return WARN, f'{failed} frames failed {window}, lastly: {report.last_failure}'
-    if report.counts['dropped'] and not report.recently['answered']:
-        return (
-            ERROR,
-            f'frames come, but none was answered {window}: the network is stuck or too slow',
-        )
-    width_px, height_px = report.size_px
-    if report.counts['answered'] and (
-        width_px < settings.expected_width_px or height_px < settings.expected_height_px
-    ):
-        return WARN, (
-            f'pictures have {width_px}x{height_px} px, smaller than the expected '
-            f'{settings.expected_width_px}x{settings.expected_height_px}: far cones are lost; '
-            'see the resolution that the camera driver publishes'
-        )
-    if alone:
-        return WARN, (
-            f'{alone} frames {window} had no partner within '
-            f'{settings.stereo_tolerance_ms} ms: are the cameras synchronised?'
-        )
-    if not report.counts['answered']:
-        return OK, 'waiting for the first answer'
-    return OK, 'frames are answered'
