@@ -226,7 +226,7 @@ def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tal
         'pictures': source.count,
         'answered': tally.answered,
         'failed': len(tally.failures),
-        'failures': [{'source': f.source, 'reason': f.reason} for f in tally.failures],
+        'failures': tally.failures,
         'interrupted': tally.interrupted,
         'cones': dict(sorted(tally.cones.items())),
         'wall_s': round(tally.wall_s, 3),

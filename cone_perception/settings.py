@@ -275,8 +275,10 @@ def settings_help() -> str:
     lines = ['settings (ROS parameters; those marked live can change while the node runs):']
     for entry in fields(DetectorSettings):
         default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
-        about = f'{_kind_and_range(entry)}, default {default!r}{_live(entry)}'
-        lines += [f'  {entry.name} ({about})', f'      {entry.metadata["description"]}']
+        lines += [
+            f'  {entry.name} ({_about(entry, f", default {default!r}")})',
+            f'      {entry.metadata["description"]}',
+        ]
     return '\n'.join(lines)
 
 
@@ -289,24 +291,19 @@ def settings_yaml() -> str:
         '  ros__parameters:',
     ]
     for entry in fields(DetectorSettings):
-        about = f'{entry.metadata["description"]} ({_kind_and_range(entry)}{_live(entry)})'
+        about = f'{entry.metadata["description"]} ({_about(entry)})'
         lines += [f'    # {line}' for line in textwrap.wrap(about, 90)]
         lines.append(f'    {entry.name}: {json.dumps(entry.default)}')
     return '\n'.join(lines) + '\n'
 
 
-def _kind_and_range(entry: Field[Any]) -> str:
+def _about(entry: Field[Any], default: str = '') -> str:
+    """Type, range and `default` of a setting, and whether it is live."""
     kind, low, high = KINDS[entry.name], entry.metadata['low'], entry.metadata['high']
-    parts = get_args(kind)
-    if not parts:
-        text = str(kind.__name__)
-    else:
-        text = f'list of {parts[0].__name__}' if Ellipsis in parts else ' | '.join(parts)
-    return text + (f', {low:g} to {high:g}' if low is not None else '')
-
-
-def _live(entry: Field[Any]) -> str:
-    return ', live' if entry.metadata['live'] else ''
+    parts = get_args(kind) or (kind.__name__,)
+    text = f'list of {parts[0].__name__}' if Ellipsis in parts else ' | '.join(parts)
+    text += f', {low:g} to {high:g}' if low is not None else ''
+    return text + default + (', live' if entry.metadata['live'] else '')
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +35,7 @@ class CameraReport:
     last_failure: str
     silent_s: float
     size_px: tuple[int, int]
-    latency_ms: Mapping[str, tuple[float, float]]
+    latency_ms: Mapping[str, tuple[float, ...]]
 
 
 @dataclass(slots=True)
@@ -110,13 +110,8 @@ class Health:
         )
 
 
-def percentiles(frames: Iterable[Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+def percentiles(frames: Collection[Mapping[str, float]]) -> dict[str, tuple[float, ...]]:
     """Station -> 50th and 99th percentile in milliseconds, over the frames that know it."""
-    values: dict[str, list[float]] = {}
-    for times_ms in frames:
-        for station, value in times_ms.items():
-            values.setdefault(station, []).append(value)
-    return {
-        station: (float(np.percentile(of, 50)), float(np.percentile(of, 99)))
-        for station, of in values.items()
-    }
+    stations = dict.fromkeys(station for times_ms in frames for station in times_ms)
+    known = {name: [times[name] for times in frames if name in times] for name in stations}
+    return {name: tuple(np.percentile(of, (50, 99)).tolist()) for name, of in known.items()}

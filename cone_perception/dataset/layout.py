@@ -8,6 +8,7 @@ settings, the folder of data.yaml is taken instead, and a problem says so.
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -217,7 +218,15 @@ class _Reader:
                 'path', f'`path: {value}` does not exist. Remove the key, or give the right folder.'
             )
         elif Path(str(value)).is_absolute() and base.resolve() != root:
-            self._report_elsewhere(base)
+            places = [str(self.content[split]) for split in SPLITS if self.content.get(split)]
+            copied = any((root / place.removeprefix('../')).exists() for place in places)
+            own = f' {root} has its own, which nobody would read.' if copied else ''
+            self._report(
+                'path' if copied else 'absolute-path',
+                f'`path:` says that pictures and labels lie in {base}.{own} '
+                'Remove the key: paths then start from the folder of data.yaml.',
+                fatal=copied,
+            )
         if not Path(str(value)).is_absolute():
             self._report(
                 'relative-path',
@@ -226,18 +235,6 @@ class _Reader:
                 fatal=False,
             )
         return base
-
-    def _report_elsewhere(self, base: Path) -> None:
-        """Say that the data is read in another folder; fatal where it is in this one too."""
-        root = self.data_yaml.parent
-        places = [str(self.content[split]) for split in SPLITS if self.content.get(split)]
-        copied = any((root / place.removeprefix('../')).exists() for place in places)
-        advice = 'Remove the key: paths then start from the folder of data.yaml.'
-        if copied:
-            advice = f'{self.data_yaml.parent} has its own, which nobody would read. {advice}'
-        kind = 'path' if copied else 'absolute-path'
-        message = f'`path:` says that pictures and labels lie in {base}. {advice}'
-        self._report(kind, message, fatal=copied)
 
     def _pictures(self, split: str, base: Path, place: str, listed: bool) -> list[Path]:
         """Pictures of one entry: a folder, searched in depth, or a text file that lists them."""
@@ -260,21 +257,14 @@ class _Reader:
                 )
             path = path if path.exists() else beside
         if path.is_dir():
-            found = [
-                Path(name)
-                for name in glob.glob(f'{glob.escape(str(path))}/**/*.*', recursive=True)  # noqa: PTH207
-            ]
+            found = glob.glob(f'{glob.escape(str(path))}/**/*.*', recursive=True)  # noqa: PTH207
         elif path.is_file():
             lines = path.read_text(encoding='utf-8-sig').strip().splitlines()
-            found = [
-                Path(line.replace('./', f'{path.parent}/', 1) if line.startswith('./') else line)
-                for line in lines
-            ]
+            found = [re.sub(r'^\./', lambda _: f'{path.parent}/', line) for line in lines]
         else:
             self._report('no-folder', f'`{split}: {place}` does not exist: {path}')
             return []
-        pictures = [file for file in found if file.suffix.lower() in PICTURE_SUFFIXES]
-        self.ignored |= {
-            file for file in found if file.suffix.lower() not in PICTURE_SUFFIXES and file.is_file()
-        }
+        files = [Path(name) for name in found]
+        pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+        self.ignored |= {file for file in {*files} - {*pictures} if file.is_file()}
         return pictures

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import cv2
@@ -60,14 +61,6 @@ class Source:
     frames: Iterator[Frame | Unreadable]
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A file's bytes in the form of a CompressedImage message."""
-
-    data: bytes
-    format: str
-
-
 def open_source(path: Path, topic: str | None = None) -> Source:
     """The pictures at `path`: a picture, a folder of them, a video, or a rosbag2.
 
@@ -104,9 +97,8 @@ def _open_folder(path: Path) -> Source:
 def _read_pictures(files: list[Path]) -> Iterator[Frame | Unreadable]:
     for file in files:
         try:
-            yield Frame(
-                to_bgr(_Encoded(file.read_bytes(), file.suffix), upright=True), source=file.name
-            )
+            compressed_image = SimpleNamespace(data=file.read_bytes(), format=file.suffix)
+            yield Frame(to_bgr(compressed_image, upright=True), source=file.name)
         except (OSError, ImageError) as error:
             yield Unreadable(file.name, str(error))
 
@@ -173,13 +165,9 @@ def read_bag_frames(
         for index, recorded in enumerate(messages):
             try:
                 message = store.deserialize_cdr(recorded.data, recorded.type_name)
-                stamp = message.header.stamp
-                yield Frame(
-                    to_bgr(message),
-                    stamp.sec * 10**9 + stamp.nanosec,
-                    message.header.frame_id,
-                    topic,
-                )
+                header = message.header
+                stamp_ns = header.stamp.sec * 10**9 + header.stamp.nanosec
+                yield Frame(to_bgr(message), stamp_ns, header.frame_id, topic)
             except ImageError as error:
                 yield Unreadable(f'{topic} message {index}', str(error))
             except Exception as error:  # a damaged message raises whatever its parser tripped over

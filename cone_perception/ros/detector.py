@@ -21,6 +21,7 @@ from cone_perception.errors import (
     EngineLostError,
     SettingsError,
     describe,
+    told_as,
 )
 from cone_perception.ros.diagnostics import diagnostic_array, node_status
 from cone_perception.ros.loading import Loaded, Loader, changed_settings, declare_settings
@@ -140,10 +141,8 @@ class DetectorNode(RobustLifecycleNode):
         self._loaded = self._loader.load()
         self._settings = self._loaded.settings
         for topic in self._settings.topics:
-            try:
-                self.resolve_topic_name(topic)
-            except Exception as error:  # what subscribing would raise, too late, in activate
-                raise SettingsError(f'image_topics: {topic!r} is no topic: {error}') from error
+            with told_as(SettingsError, f'image_topics: {topic!r} is no topic', Exception):
+                self.resolve_topic_name(topic)  # subscribing would raise it too late, in activate
         names = self._loaded.detector.card.class_names
         self._answer_publishers = AnswerPublishers(self, self._settings.cameras, names)
         self._state = 'inactive'

@@ -80,26 +80,23 @@ def changed_settings(settings: DetectorSettings, parameters: Mapping[str, Any]) 
 
 def from_parameter(value: Any) -> Any:
     """Turn a parameter's value into a setting's: lists become tuples, [''] is empty."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return () if value is None else value
-    return () if list(value) == [''] else tuple(value)
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    return () if value is None or list(value) == [''] else tuple(value)
 
 
 def _descriptor(name: str, metadata: Mapping[str, Any], kind: Any) -> ParameterDescriptor:
-    choices = get_args(kind) if _TYPES.get(kind) is None else ()
     descriptor = ParameterDescriptor(
-        name=name,
-        description=metadata['description'],
-        additional_constraints=f'one of {", ".join(choices)}' if choices else '',
-        read_only=not metadata['live'],
+        name=name, description=metadata['description'], read_only=not metadata['live']
     )
+    if kind not in _TYPES:
+        descriptor.additional_constraints = f'one of {", ".join(get_args(kind))}'
     low, high = metadata['low'], metadata['high']
     if low is not None and kind is int:
         descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
     elif low is not None:
-        descriptor.floating_point_range = [
-            FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
-        ]
+        limits = FloatingPointRange(from_value=float(low), to_value=float(high))
+        descriptor.floating_point_range = [limits]
     return descriptor
 
 
