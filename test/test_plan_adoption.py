@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from cone_perception.engines.tensorrt.provide import (
 from cone_perception.errors import EngineError, ModelError, PlanError, RefusedPlanError
 from cone_perception.model_card import Bundle, read_bundle
 
+Adopt = Callable[..., EnginePlan]
 HEIGHT, WIDTH = 96, 160
 PLAN = b'ftrt' + bytes(range(256)) * 8
 HEADER = {  # as Ultralytics 8.4.190 writes it
@@ -86,9 +88,11 @@ def tensorrt(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counted
 
 
-def write_engine(path: Path, header: object = None, plan: bytes = PLAN) -> Path:
-    text = json.dumps(HEADER if header is None else header)
-    path.write_bytes(len(text).to_bytes(4, 'little', signed=True) + text.encode() + plan)
+def write_engine(path: Path, header: object = HEADER, plan: bytes = PLAN) -> Path:
+    """A plan as Ultralytics writes it; without a header as trtexec does."""
+    text = json.dumps(header)
+    prefix = len(text).to_bytes(4, 'little', signed=True) + text.encode() if header else b''
+    path.write_bytes(prefix + plan)
     return path
 
 
@@ -96,8 +100,21 @@ def open_cpu(bundle: Bundle) -> Engine:
     return open_engine(bundle, 'onnxruntime')
 
 
-def adopt(bundle: Bundle, path: Path, cache: PlanCache, precision: str | None = None) -> EnginePlan:
-    return adopt_plan(bundle, path, precision, 1, BuildPolicy(cache=cache))[1]  # type: ignore[arg-type]
+@pytest.fixture
+def adopt(bundle: Bundle, cache: PlanCache, tmp_path: Path) -> Adopt:
+    """Write a plan and adopt it for the bundle, or for another one."""
+
+    def take(
+        header: object = HEADER,
+        name: str = 'best.engine',
+        plan: bytes = PLAN,
+        precision: str | None = None,
+        bundle: Bundle = bundle,
+    ) -> EnginePlan:
+        path = write_engine(tmp_path / name, header, plan)
+        return adopt_plan(bundle, path, precision, 1, BuildPolicy(cache=cache))[1]  # type: ignore[arg-type]
+
+    return take
 
 
 # --- the header ---
@@ -119,11 +136,10 @@ def adopt(bundle: Bundle, path: Path, cache: PlanCache, precision: str | None = 
     ],
 )
 def test_what_differs_from_the_card_is_named(
-    bundle: Bundle, cache: PlanCache, entry: str, value: object, words: str, tmp_path: Path
+    cache: PlanCache, adopt: Adopt, entry: str, value: object, words: str
 ) -> None:
-    path = write_engine(tmp_path / 'best.engine', HEADER | {entry: value})
     with pytest.raises(PlanError, match=f'is not an engine of tiny, by its header: {words}'):
-        adopt(bundle, path, cache)
+        adopt(HEADER | {entry: value})
     assert not cache.folder.exists()
 
 
@@ -154,25 +170,20 @@ def test_precision_is_read_as_new_and_old_ultralytics_write_it(
     assert header_precision({'args': arguments}) == precision
 
 
-def test_precision_that_is_not_known_or_another_is_asked_for(
-    bundle: Bundle, cache: PlanCache, tmp_path: Path
-) -> None:
-    path = write_engine(tmp_path / 'best.engine')
+def test_precision_that_is_not_known_or_another_is_asked_for(adopt: Adopt) -> None:
     with pytest.raises(PlanError, match='is fp32, by its header, not fp16'):
-        adopt(bundle, path, cache, precision='fp16')
-    path.write_bytes(PLAN)
+        adopt(precision='fp16')
     with pytest.raises(PlanError, match='does not say what it computes in: give --precision'):
-        adopt(bundle, path, cache)
+        adopt(header=None)
 
 
 # --- from there on as every plan ---
 
 
 def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
-    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], adopt: Adopt
 ) -> None:
-    path = write_engine(tmp_path / 'best.engine')
-    plan = adopt(bundle, path, cache)
+    plan = adopt()
     assert plan.data == PLAN  # without the header: as TensorRT takes it
     passport = plan.passport
     assert passport is not None
@@ -189,23 +200,21 @@ def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
 
 
 def test_plan_without_header_is_taken_when_its_precision_is_told(
-    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+    tensorrt: dict[str, int], adopt: Adopt
 ) -> None:
-    path = tmp_path / 'trtexec.plan'
-    path.write_bytes(PLAN)
-    plan = adopt(bundle, path, cache, precision='fp32')
+    plan = adopt(None, 'trtexec.plan', precision='fp32')
     assert plan.passport is not None
     assert plan.passport.origin == 'trtexec.plan'
 
 
 def test_what_was_measured_of_the_plan_before_is_forgotten_and_so_is_its_failure(
-    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], tmp_path: Path
+    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], adopt: Adopt
 ) -> None:
     asked = order_for(bundle, 'fp32', cache=cache)
     cache.record_failure('tiny', asked.key, 'the compiler crashed')
     write_choice([asked], {'fp32': Latency(1.0, 2.0, 5)})
     assert read_choice([asked]) == asked
-    adopt(bundle, write_engine(tmp_path / 'best.engine'), cache)
+    adopt()
     assert cache.failure('tiny', asked.key) is None
     assert read_choice([asked]) is None
 
@@ -214,10 +223,10 @@ def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
     bundle: Bundle,
     cache: PlanCache,
     tensorrt: dict[str, int],
-    tmp_path: Path,
+    adopt: Adopt,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = adopt(bundle, write_engine(tmp_path / 'best.engine'), cache)
+    before = adopt()
 
     class Blind:
         def __init__(self, engine: object) -> None:
@@ -227,54 +236,44 @@ def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
         def run(self, pictures: object) -> object:
             return self._engine.run(pictures) * 0  # type: ignore[attr-defined]
 
-    other = write_engine(tmp_path / 'other.engine', plan=b'ftrt' + bytes(600))
     monkeypatch.setattr(adoption, 'open_plan', lambda *_: Blind(open_cpu(bundle)))
     with pytest.raises(RefusedPlanError, match=r'other\.engine is not taken: .*same weights'):
-        adopt(bundle, other, cache)
+        adopt(name='other.engine', plan=b'ftrt' + bytes(600))
     assert provide_plan(order_for(bundle, 'fp32', build='never', cache=cache)) == before
 
 
 def test_plan_whose_shape_is_not_the_card_s_is_refused(
-    bundle: Bundle,
     cache: PlanCache,
     tensorrt: dict[str, int],
+    adopt: Adopt,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whatever a header says, or where there is none."""
     other = read_bundle(write_tiny_bundle(tmp_path / 'larger', 'anchors', 1, 128, 160))
-    path = write_engine(tmp_path / 'best.engine')
     monkeypatch.setattr(adoption, 'open_plan', lambda *_: open_cpu(other))
     with pytest.raises(ModelError, match=r'best\.engine takes \(1, 3, 128, 160\), but its card'):
-        adopt(bundle, path, cache)
+        adopt()
     assert not cache.folder.exists()
 
 
 @pytest.mark.parametrize('counted', [{'fp32': 2, 'int8': 1}, {'unknown': 3}])
 def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
-    bundle: Bundle,
-    cache: PlanCache,
-    tensorrt: dict[str, int],
-    tmp_path: Path,
-    counted: dict[str, int],
+    bundle: Bundle, tensorrt: dict[str, int], adopt: Adopt, counted: dict[str, int]
 ) -> None:
     network = replace(bundle.card.networks[0], precision='int8', encoding='int8')
     card = replace(bundle.card, networks=(network,), gate={'int8_convolutions': [2, 3]})
     tensorrt.clear()
     tensorrt.update(counted)
-    path = write_engine(tmp_path / 'best.engine', HEADER | {'args': {'quantize': 8}})
     refusal = r'best\.engine is not taken: .*in INT8, but its card says 2'
     with pytest.raises(RefusedPlanError, match=refusal) as caught:
-        adopt(replace(bundle, card=card), path, cache)
+        adopt(HEADER | {'args': {'quantize': 8}}, bundle=replace(bundle, card=card))
     assert ('without detailed profiling' in str(caught.value)) == ('unknown' in counted)
 
 
+@pytest.mark.usefixtures('cache', 'tensorrt')
 def test_command_says_what_it_took(
-    bundle: Bundle,
-    cache: PlanCache,
-    tensorrt: dict[str, int],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = write_engine(tmp_path / 'best.engine')
     parser = argparse.ArgumentParser()
@@ -355,9 +354,9 @@ def test_engine_that_ultralytics_itself_wrote_is_read_and_held_against_the_card(
     monkeypatch.setattr(order, 'read_gpu', lambda: CAR)
     # Only a GPU takes the plan itself. Whoever reads it is a process of its own.
     with pytest.raises(EngineError, match=r'could not be read\. It last said: .*refuses the plan'):
-        adopt(bundle, path, cache)
+        adopt_plan(bundle, path, None, 1, BuildPolicy())
     content = path.read_bytes()
     path.write_bytes(content[:-100])
     with pytest.raises(PlanError, match='was cut off'):
-        adopt(bundle, path, cache)
+        adopt_plan(bundle, path, None, 1, BuildPolicy())
     assert not cache.folder.exists()

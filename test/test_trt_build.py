@@ -361,10 +361,8 @@ def test_second_start_takes_the_plan_of_the_first(
 ) -> None:
     events: list[BuildEvent] = []
     first = provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
-    assert [event.kind for event in events if event.kind in ('reason', 'built')] == [
-        'reason',
-        'built',
-    ]
+    kinds = [event.kind for event in events if event.kind in ('reason', 'built')]
+    assert kinds == ['reason', 'built']
     passport = read_passport(passport_path(first.path))
     assert passport.convolutions == {'fp32': 1, 'int8': 2}
     assert passport.key.provider_version == import_provider('tensorrt_rtx').__version__
@@ -593,31 +591,23 @@ def run_command(module: object, *arguments: str) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('rtx', 'cache')
 def test_plan_for_another_machine_is_built_and_copied(
-    rtx: None,
-    bundle: Bundle,
-    cache: PlanCache,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / 'out'
-    status = run_command(
-        build_engine, str(bundle.folder), '--precision', 'int8', '--for', 'SM89', '--out', str(out)
-    )
-    assert status == 0
+    asked = (str(bundle.folder), '--precision', 'int8', '--for', 'SM89', '--out', str(out))
+    assert run_command(build_engine, *asked) == 0
     assert sorted(path.suffix for path in out.iterdir()) == ['.json', '.plan']
     assert 'convolutions 1 fp32, 2 int8 (card: 2 int8)' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('target, provider', [('SM8x', 'auto'), ('4060', 'auto')])
+@pytest.mark.parametrize('target', ['SM8x', '4060'])
 def test_target_that_is_none_is_named(
-    rtx: None, bundle: Bundle, cache: PlanCache, target: str, provider: str
+    rtx: None, bundle: Bundle, cache: PlanCache, target: str
 ) -> None:
     with pytest.raises(EngineError, match='named by its compute capability'):
-        run_command(
-            build_engine, str(bundle.folder), '--precision', 'int8', '--for', target,
-            '--provider', provider,
-        )  # fmt: skip
+        run_command(build_engine, str(bundle.folder), '--precision', 'int8', '--for', target)
 
 
 @pytest.mark.slow
@@ -639,12 +629,9 @@ def test_the_only_one_that_may_drive_starts_again_without_a_build(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('rtx', 'gpu_in_its_place', 'cache')
 def test_engines_are_checked_timed_and_the_fastest_is_remembered(
-    rtx: None,
-    gpu_in_its_place: None,
-    bundle: Bundle,
-    cache: PlanCache,
-    monkeypatch: pytest.MonkeyPatch,
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU that is not there: compiled for real, run by another engine in its place."""
     monkeypatch.setattr(fastest, 'RUNS', 5)

@@ -15,7 +15,7 @@ from cone_perception.engines.tensorrt.fastest import fastest_order
 from cone_perception.engines.tensorrt.gpu import Gpu, choose_provider, import_provider, read_gpu
 from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders
 from cone_perception.engines.tensorrt.provide import open_ordered
-from cone_perception.errors import EngineError, EngineLostError, ModelError
+from cone_perception.errors import EngineError, EngineLostError, ModelError, told_as
 from cone_perception.files import cache_folder
 from cone_perception.model_card import Bundle
 from cone_perception.settings import DetectorSettings
@@ -121,13 +121,9 @@ def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
         )
     provider = choose_provider(choice)
     import_provider(provider)
-    try:
+    advice = "Install it with: pip install 'cone_perception[tensorrt]'"
+    with told_as(EngineError, 'pycuda cannot be imported', ImportError, advice=advice):
         importlib.import_module('pycuda.driver')
-    except ImportError as error:
-        raise EngineError(
-            f'pycuda cannot be imported ({error}). '
-            "Install it with: pip install 'cone_perception[tensorrt]'"
-        ) from error
     return provider, gpu
 
 

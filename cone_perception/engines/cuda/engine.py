@@ -30,6 +30,9 @@ from cone_perception.types import CameraPicture, Detections, Float32, UInt8
 LIMIT_S = 2.0
 """A frame takes about a millisecond: after this long the GPU hangs."""
 
+LOAD_LIMIT_S = 120.0
+"""The same for opening and reloading."""
+
 _POLL_S = 0.05
 
 _LOOK_S = 0.0001
@@ -142,14 +145,12 @@ class CudaWorker:
         self,
         open_device: Callable[[], CudaDevice],
         limit_s: float,
-        load_limit_s: float = 120.0,
     ) -> None:
         """open_device runs in the thread; what it raises is raised here.
 
-        limit_s: a job that takes longer hangs. load_limit_s: the same for opening and reloading.
+        limit_s: a job that takes longer hangs.
         """
         self._limit_s = limit_s
-        self._load_limit_s = load_limit_s
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._lost: EngineLostError | None = None
@@ -163,8 +164,8 @@ class CudaWorker:
             target=self._live, args=(open_device, opened), name='cuda', daemon=True
         )
         self._thread.start()
-        if not wait([opened], timeout=load_limit_s).done:
-            raise self._lose(f'the GPU was not ready after {load_limit_s:.0f} s')
+        if not wait([opened], timeout=LOAD_LIMIT_S).done:
+            raise self._lose(f'the GPU was not ready after {LOAD_LIMIT_S:.0f} s')
         opened.result()
 
     def run(self, job: CameraJob) -> CameraAnswer:
@@ -189,11 +190,11 @@ class CudaWorker:
                 return
             self._closed = True
             self._inbox.put(None)
-        until_s = time.monotonic() + self._load_limit_s
+        until_s = time.monotonic() + LOAD_LIMIT_S
         while self._thread.is_alive():
             self._thread.join(_POLL_S)
             if self._stuck.is_set() or time.monotonic() > until_s:
-                raise self._lose(f'the GPU was not given back after {self._load_limit_s:.0f} s')
+                raise self._lose(f'the GPU was not given back after {LOAD_LIMIT_S:.0f} s')
 
     def _lose(self, why: str) -> EngineLostError:
         with self._lock:
@@ -297,7 +298,7 @@ class CudaWorker:
                 f'{reason} The plan was loaded again already, which did not help.'
             )
         else:
-            self._reloading_until_s = time.monotonic() + self._load_limit_s
+            self._reloading_until_s = time.monotonic() + LOAD_LIMIT_S
             try:
                 device.reload()
                 self.reloads += 1

@@ -52,14 +52,14 @@ class Gpu:
     cuda: str
 
 
-def read_gpu(index: int = 0) -> Gpu:
-    """The GPU that CUDA counts as `index`. Raises EngineError that says why there is none."""
+def read_gpu() -> Gpu:
+    """The first GPU that CUDA counts. Raises EngineError that says why there is none."""
     advice = "Install the GPU's driver, or run on the CPU."
     with told_as(EngineError, 'this machine has no NVIDIA driver', advice=advice):
         driver = ctypes.CDLL('libcuda.so.1')
     _call(driver, 'cuInit', 0)
     device, version, major, minor = (ctypes.c_int() for _ in range(4))
-    _call(driver, 'cuDeviceGet', ctypes.byref(device), index)
+    _call(driver, 'cuDeviceGet', ctypes.byref(device), 0)
     name = ctypes.create_string_buffer(256)
     _call(driver, 'cuDeviceGetName', name, len(name), device)
     _call(driver, 'cuDeviceGetAttribute', ctypes.byref(major), _MAJOR, device)
