@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def driver(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     monkeypatch.setattr(f'{cuda}.device._import_pycuda', lambda: driver)
     monkeypatch.setattr(f'{cuda}.slot.import_bindings', lambda: driver.bindings)
     monkeypatch.setattr(f'{cuda}.device.load_kernels', lambda options, compiler: b'code')
-    monkeypatch.setattr(f'{cuda}.device.find_compiler', lambda: None)
+    monkeypatch.setattr(f'{cuda}.device.find_compiler', lambda: SimpleNamespace(version='g++'))
     monkeypatch.setattr(f'{cuda}.slot.ROOM_BYTES', 1000)
     return driver
 

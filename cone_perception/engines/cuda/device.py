@@ -88,18 +88,15 @@ class CudaDevice:
         self._module: Any = None
         self._kernels: dict[str, Any] = {}
         self._no_graph = '' if use_graph else 'a graph was not wanted'
-        try:
+        what = 'there is no NVIDIA GPU that can be used'
+        advice = 'Look at nvidia-smi, or run on the CPU.'
+        with told_as(EngineError, what, self._drv.Error, advice=advice):
             self._drv.init()
             gpu = self._drv.Device(0)
             self.name = str(gpu.name())
             major, minor = gpu.compute_capability()
             self.architecture = major * 10 + minor
             self._context = gpu.retain_primary_context()
-        except self._drv.Error as error:
-            raise EngineError(
-                f'there is no NVIDIA GPU that can be used: {error}. '
-                'Look at nvidia-smi, or run on the CPU.'
-            ) from error
         self._context.push()
         try:
             with self._translating():
@@ -168,14 +165,11 @@ class CudaDevice:
         options = KernelOptions(self.architecture, network.half_input, network.half_output)
         compiler = find_compiler()
         kernels = load_kernels(options, compiler=compiler)
-        try:
+        cuda = f'CUDA {self._drv.get_driver_version() / 1000:.1f}'
+        what = f'the driver ({cuda}) does not take kernels of {compiler.version}'
+        advice = "Update the driver, or install the NVRTC of the driver's CUDA."
+        with told_as(EngineError, what, self._drv.Error, advice=advice):
             self._module = self._drv.module_from_buffer(kernels)
-        except self._drv.Error as error:
-            raise EngineError(
-                f'the driver (CUDA {self._drv.get_driver_version() / 1000:.1f}) does not take '
-                f'kernels of {compiler.version}: {error}. Update the driver, or install the NVRTC '
-                "of the driver's CUDA."
-            ) from error
         for name, arguments in (
             ('letterbox', 'PPiiif'),
             ('select_anchors', 'PPPii'),
