@@ -34,12 +34,12 @@ from output import benchmark_parser, print_table, write_result
 from cone_perception.accuracy.intervals import Float64, Interval
 from cone_perception.engines.machine import describe_host
 from cone_perception.model_card import Bundle, ModelCard, read_bundle
-from cone_perception.replay.describe import describe_bag
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import accuracy_figures
 from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.figures.usage import load_figures
 from cone_perception.replay.processes import NodeCommand, our_node
+from cone_perception.replay.run import describe_bag
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import signal
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that Linux sends a process when its parent ends."""
@@ -18,6 +21,42 @@ def end_with_parent() -> None:
     For a process just forked, e.g. as Popen's `preexec_fn`.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start_apart(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, show: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, which ends with this one and writes a log.
+
+    Ctrl-C reaches this process only, which ends the others in order. show: its stderr goes to the
+    terminal. Raises OSError.
+    """
+    with log.open('wb') as stream:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=None if show else subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+
+
+def wait_or_kill(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
+    """Return the exit status; None where the whole session of the process had to be killed.
+
+    What interrupts the wait kills it, too.
+    """
+    try:
+        return process.wait(timeout_s)
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            return None
+        raise
 
 
 def _interrupt() -> None:

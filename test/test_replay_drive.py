@@ -20,8 +20,8 @@ from recorded_drive import (
 
 from cone_perception.bags.reader import read_messages
 from cone_perception.errors import SourceError
+from cone_perception.replay.drive.frames import due_frames
 from cone_perception.replay.drive.open import bag_sha256, camera_names, open_drive
-from cone_perception.replay.drive.schedule import due_frames
 from cone_perception.replay.traces import Pace
 
 CLASS_NAMES = ('blue_cone', 'orange_cone', 'yellow_cone')

@@ -32,8 +32,8 @@ from cone_perception.bags.reader import (
     read_until_damage,
 )
 from cone_perception.errors import SourceError
+from cone_perception.replay.drive.frames import due_frames
 from cone_perception.replay.drive.open import open_drive
-from cone_perception.replay.drive.schedule import due_frames
 from cone_perception.replay.traces import Pace
 
 TOPIC = '/camera/image'

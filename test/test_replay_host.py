@@ -16,7 +16,7 @@ import pytest
 from cone_perception.engines.machine import NOT_TOLD, describe_host, read_commit, read_governor
 from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
 from cone_perception.model_card import read_bundle, shipped_bundle
-from cone_perception.replay.describe import describe_bag, describe_model
+from cone_perception.replay.run import describe_bag, describe_model
 from cone_perception.replay.traces import Camera, Drive
 from cone_perception.types import Detections
 

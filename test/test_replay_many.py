@@ -15,8 +15,7 @@ import pytest
 
 from cone_perception.errors import InstallError, OutputError, SettingsError
 from cone_perception.replay.many.jobs import BagOutcome, plan_jobs
-from cone_perception.replay.many.run import run_many
-from cone_perception.replay.many.table import read_table
+from cone_perception.replay.many.run import read_table, run_many
 from cone_perception.replay.options import add_arguments, words_for_each_bag
 from cone_perception.replay.output_folder import REPLAY_MARK
 

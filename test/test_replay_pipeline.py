@@ -15,10 +15,9 @@ from cone_perception.filters import Filters
 from cone_perception.model_card import ModelCard, NetworkFile
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay import through_pipeline as pipeline_way
-from cone_perception.replay.drive import read_ahead
+from cone_perception.replay.drive import frames as frames_module
+from cone_perception.replay.drive.frames import DueFrame, ReadAhead
 from cone_perception.replay.drive.open import open_drive
-from cone_perception.replay.drive.read_ahead import ReadAhead
-from cone_perception.replay.drive.schedule import DueFrame
 from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.traces import Pace
 
@@ -75,7 +74,7 @@ class SlowEngine:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    for module in (pipeline_way, read_ahead):
+    for module in (pipeline_way, frames_module):
         monkeypatch.setattr(module, 'time', clock)
     for module in ('pipeline', 'answering.answer'):
         monkeypatch.setattr(f'cone_perception.{module}.time', clock)

@@ -230,7 +230,7 @@ def test_stamps_of_zero_are_refused_or_replaced(tmp_path, bundle):
     node = echo_node(drive)
     with pytest.raises(SourceError, match='all have the stamp 0.*--stamps recorded'):
         play_through_ros(drive, Pace(), node, tmp_path / 'out')
-    play = play_through_ros(drive, Pace(), node, tmp_path / 'out', stamps='recorded')
+    play = play_through_ros(drive, Pace(), node, tmp_path / 'again', stamps='recorded')
     stamps = [frame.stamp_ns for frame in play.frames]
     assert stamps == [START_NS + index * PERIOD_NS for index in range(12)]
     assert fates(play)['answered'] >= 6

@@ -42,10 +42,7 @@ def test_echo_answers_with_the_header_and_nothing_else(tmp_path, form):
             'timing': None,
         },
     }  # fmt: skip
-    running = {
-        name: subprocess.Popen(python_job(f'cone_perception.replay.ros.{name}', job))
-        for name, job in jobs.items()
-    }
+    running = {name: subprocess.Popen(python_job(name, job)) for name, job in jobs.items()}
     try:
         assert running['player'].wait(40) == 0
         time.sleep(0.5)

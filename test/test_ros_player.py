@@ -21,8 +21,7 @@ from cone_perception.bags.reader import (
     write_image_bag,
 )
 from cone_perception.errors import SourceError
-from cone_perception.replay.drive.read_ahead import ReadAhead
-from cone_perception.replay.drive.schedule import DueFrame, due_frames
+from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
 from cone_perception.replay.processes import python_job
 from cone_perception.replay.ros import in_flight
 from cone_perception.replay.ros import player as player_module
@@ -49,7 +48,7 @@ def start():
     started = []
 
     def popen(module, job):
-        command = python_job(f'cone_perception.replay.ros.{module}', job)
+        command = python_job(module, job)
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True))
         return started[-1]

@@ -54,8 +54,12 @@ def load_camera_info(path: Path) -> CameraInfo:
 
 def camera_info_topic(image_topic: str) -> str:
     """Where the camera_info of an image topic is published: beside it, as image_transport looks."""
-    base = image_topic.removesuffix('/compressed').removesuffix('/compressedDepth')
-    return base.rpartition('/')[0] + '/camera_info'
+    return raw_topic(image_topic).rpartition('/')[0] + '/camera_info'
+
+
+def raw_topic(image_topic: str) -> str:
+    """The name of the raw topic, as image_transport forms it."""
+    return image_topic.removesuffix('/compressed').removesuffix('/compressedDepth')
 
 
 def _numbers(

@@ -161,10 +161,7 @@ def report_text(report: BagReport) -> str:
     head = ('topic', 'type', 'messages', 'rate', 'first stamp', 'last stamp', 'size', 'picture')
     rows = [head, *(_row(topic) for topic in report.topics)]
     lines += [*text_table(rows, words=range(len(head))), '']
-    lines += [
-        f'wrong: {f"{problem.topic}: " if problem.topic else ""}{problem.text}'
-        for problem in report.problems
-    ]
+    lines += [f'wrong: {problem}' for problem in report.problems]
     return '\n'.join(lines if report.problems else [*lines, 'nothing wrong was found'])
 
 

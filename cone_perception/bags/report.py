@@ -53,6 +53,9 @@ class BagProblem:
     kind: str
     text: str
 
+    def __str__(self) -> str:
+        return f'{self.topic}: {self.text}' if self.topic else self.text
+
 
 @dataclass(frozen=True, slots=True)
 class FirstPicture:

@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import math
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from cone_perception.errors import InstallError, SettingsError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pipeline import ConeDetector
+from cone_perception.process import on_sigterm
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import Answers, reference_answers
 from cone_perception.replay.figures.budget import load_budget, over_budget
@@ -25,17 +28,15 @@ from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.many.run import run_many
 from cone_perception.replay.options import add_arguments as add_arguments
 from cone_perception.replay.options import command_words, read_settings, words_for_each_bag
-from cone_perception.replay.output_folder import REPLAY_MARK, claim_folder
+from cone_perception.replay.output_folder import REPLAY_FILES, REPLAY_MARK, claim_folder
 from cone_perception.replay.pages.film import write_film
 from cone_perception.replay.pages.report import write_report
-from cone_perception.replay.processes import NodeCommand, echo_node, our_node, signals_as_interrupt
+from cone_perception.replay.processes import NodeCommand, echo_node, our_node
 from cone_perception.replay.run import Replay, Way
 from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import FATES, Drive, Pace, Pass
 from cone_perception.settings import DetectorSettings
-
-LEFT_BY_EARLIER_RUNS = ('result.json', 'report.html', 'annotated.mp4', 'passes', 'overhead')
 
 INTERRUPTED_STATUS = 130
 
@@ -56,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     drive = open_drive(bag, topics, args.truth, args.labels, names, args.stamps)
     for problem in drive.problems:
         print_warning(problem)
-    claim_folder(args.out, REPLAY_MARK, LEFT_BY_EARLIER_RUNS, bag)
-    with signals_as_interrupt(), open_way(args, drive, bundle, settings) as way:
+    claim_folder(args.out, REPLAY_MARK, REPLAY_FILES, bag)
+    with on_sigterm(), open_way(args, drive, bundle, settings) as way:
         reference = answers_of_reference(args, drive)
         replay = Replay(args, drive, bundle, settings, way, reference)
         result = replay.run()
@@ -83,49 +84,40 @@ def open_way(
     """Open the way that was asked for, ready to play. Raises SettingsError."""
     if args.through == 'ros':
         if args.node_command:
-            topics = args.detections
-            if len(topics) != len(drive.cameras):
+            topics, cameras = args.detections, drive.cameras
+            if len(topics) != len(cameras):
                 raise SettingsError(
-                    f'--node-command needs --detections for each camera: {len(drive.cameras)} '
-                    f'({", ".join(camera.topic for camera in drive.cameras)}), got {len(topics)}'
+                    f'--node-command needs --detections for each camera: {len(cameras)} '
+                    f'({", ".join(camera.topic for camera in cameras)}), got {len(topics)}'
                 )
-            names = [camera.name for camera in drive.cameras]
-            node = NodeCommand(
-                command=command_words(args, 'node_command'),
-                detections=dict(zip(names, topics, strict=True)),
-                class_names=bundle.card.class_names,
-            )
+            told = {camera.name: topic for camera, topic in zip(cameras, topics, strict=True)}
+            command = command_words(args, 'node_command')
+            node = NodeCommand(command, told, bundle.card.class_names)
         else:
             node = our_node(drive, bundle, _as_parameters(settings))
         node = node.started_by(*command_words(args, 'launch_prefix'))
-        yield Way(
-            _through_ros(args, drive, node), _through_ros(args, drive, echo_node(drive), True)
-        )
+        echo = _through_ros(args, drive, echo_node(drive), 'overhead')
+        yield Way(_through_ros(args, drive, node, 'passes'), echo)
         return
     with open_detector(bundle, settings) as detector:
         info = detector.engine.info
-        said = {
-            'engine': f'{info.runtime} on {info.device}, {info.computes_in}',
-            'model sha256': info.network_sha256,
-        }
+        engine = f'{info.runtime} on {info.device}, {info.computes_in}'
+        health = {'pipeline': {'engine': engine, 'model sha256': info.network_sha256}}
 
         def play(pace: Pace) -> Pass:
             played = play_through_pipeline(drive, pace, detector, settings.filters)
-            return replace(played, health={'pipeline': said})
+            return replace(played, health=health)
 
         yield Way(play)
 
 
 def _through_ros(
-    args: argparse.Namespace, drive: Drive, node: NodeCommand, echo: bool = False
+    args: argparse.Namespace, drive: Drive, node: NodeCommand, name: str
 ) -> Callable[[Pace], Pass]:
     """Play by player, DDS, node and monitor, each a process of its own, with a folder per pass."""
 
     def play(pace: Pace) -> Pass:
-        passes: Path = args.out / ('overhead' if echo else 'passes')
-        passes.mkdir(exist_ok=True)
-        folder = passes / str(len(list(passes.iterdir())))
-        folder.mkdir()
+        folder: Path = args.out / name / str(len(list((args.out / name).glob('*'))))
         return play_through_ros(drive, pace, node, folder, domain=args.domain, stamps=args.stamps)
 
     return play
@@ -133,28 +125,18 @@ def _through_ros(
 
 def summary_line(result: ReplayResult) -> str:
     """Make the last line, to be read by programs."""
-    figures = result.figures
-
-    def number(name: str, digits: int) -> str:
-        figure = figures.get(name)
-        return 'nan' if figure is None else f'{figure.value:.{digits}f}'
-
     lost = ' '.join(
         f'{fate}={sum(frame.fate == fate for frames in result.passes for frame in frames)}'
         for fate in FATES[1:]
     )
-    judged = ''
-    if 'recall_sent' in figures:
-        judged = (
-            f'precision={number("precision_sent", 3)} recall={number("recall_sent", 3)} '
-            f'map50={number("map50_sent", 3)} '
-        )
-    highest = f'max_rate_hz={number("max_rate_hz", 0)} ' if 'max_rate_hz' in figures else ''
-    return (
-        f'replay: frames={number("frames_sent", 0)} answered={number("frames_answered", 0)} {lost} '
-        f'{judged}{highest}'
-        f'p50_ms={number("latency_p50_ms", 1)} p99_ms={number("latency_p99_ms", 1)}'
-    )
+    text = 'replay: frames={frames_sent:.0f} answered={frames_answered:.0f} {lost} '
+    if 'recall_sent' in result.figures:
+        text += 'precision={precision_sent:.3f} recall={recall_sent:.3f} map50={map50_sent:.3f} '
+    if 'max_rate_hz' in result.figures:
+        text += 'max_rate_hz={max_rate_hz:.0f} '
+    text += 'p50_ms={latency_p50_ms:.1f} p99_ms={latency_p99_ms:.1f}'
+    known = {name: figure.value for name, figure in result.figures.items()}
+    return text.format_map(defaultdict(lambda: math.nan, known, lost=lost))
 
 
 def _as_parameters(settings: DetectorSettings) -> dict[str, str]:

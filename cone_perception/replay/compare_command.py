@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cone_perception.errors import OutputError
+from cone_perception.errors import OutputError, told_as
 from cone_perception.replay.figures.compare import compare_results
 from cone_perception.replay.pages.comparison import comparison_text, write_comparison
 
@@ -29,10 +29,8 @@ def run(args: argparse.Namespace) -> int:
     compared = compare_results(args.results)
     print(comparison_text(compared))
     if args.out:
-        try:
+        with told_as(OutputError, f'{args.out} cannot be written'):
             args.out.mkdir(parents=True, exist_ok=True)
             write_comparison(args.out, compared)
-        except OSError as error:
-            raise OutputError(f'{args.out} cannot be written: {error}') from error
         print(f'page: {args.out / "comparison.html"}')
     return 0

@@ -20,7 +20,7 @@ from cone_perception.files import write_whole
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pages.page import write_page
 from cone_perception.pictures.draw import encode_picture
-from cone_perception.replay.describe import describe_bag, describe_model
+from cone_perception.process import on_sigterm
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import accuracy_figures, consistency_figures
 from cone_perception.replay.figures.result import ReplayResult, write_result
@@ -34,8 +34,8 @@ from cone_perception.replay.processes import (
     ProcessGroup,
     our_node,
     python_module,
-    signals_as_interrupt,
 )
+from cone_perception.replay.run import join_result
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, Pace, Pass
 
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         raise SourceError('--topic belongs to --bag: the rendered drive has one camera only.')
     claim_folder(args.out, MARK, LEFT_BY_EARLIER_RUNS, args.bag)
     out: Path = args.out
-    with signals_as_interrupt():
+    with on_sigterm():
         if args.bag is None:
             _render(args, out / 'drive', out / 'log')
         drive = _open(args, out / 'drive', bundle)
@@ -128,25 +128,15 @@ def demo_result(args: argparse.Namespace, drive: Drive, bundle: Bundle, play: Pa
     if drive.truth is not None:
         figures |= accuracy_figures([play], drive.truth, card.class_names, card.thresholds)
     rendered = {} if args.bag else {name: getattr(args, name) for name in ('seconds', 'hz', 'seed')}
-    return ReplayResult(
-        configuration={
-            'arguments': [str(drive.bag)],
-            'through': 'ros',
-            'pace': {'kind': 'bag', 'rate': 1.0},
-            'started': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-            'rendered': rendered,
-        },
-        bag=describe_bag(drive),
-        model={**describe_model(bundle, play.health), 'folder': str(bundle.folder)},
-        host=describe_host(),
-        figures=figures,
-        per_pass=[figures],
-        passes=[play.frames],
-        load=[()],
-        truth=drive.truth,
-        problems=list(dict.fromkeys((*drive.problems, *play.problems))),
-        health=play.health,
-    )
+    configuration = {
+        'arguments': [str(drive.bag)],
+        'through': 'ros',
+        'pace': {'kind': 'bag', 'rate': 1.0},
+        'started': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'rendered': rendered,
+    }
+    result = join_result(configuration, drive, bundle, describe_host(), [play], figures)
+    return replace(result, model={**result.model, 'folder': str(bundle.folder)})
 
 
 def last_line(result: ReplayResult) -> str:

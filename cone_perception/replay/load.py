@@ -49,11 +49,8 @@ class LoadSampler:
 
     def sample(self) -> None:
         """Take one sample of everything now. The thread calls it."""
-        for tree in self._trees:
-            if (sample := tree.sample()) is not None:
-                self.samples.append(sample)
-        if self._gpu is not None and (sample := self._gpu.sample()) is not None:
-            self.samples.append(sample)
+        taken = [each.sample() for each in (*self._trees, self._gpu) if each is not None]
+        self.samples += [sample for sample in taken if sample is not None]
 
     def _run(self) -> None:
         due_s = time.monotonic()
@@ -129,13 +126,12 @@ class _Gpu:
     def sample(self) -> LoadSample | None:
         """Ask the GPU; not each of them tells everything."""
         nvml, handle = self._nvml, self._handle
+        heat = nvml.NVML_TEMPERATURE_GPU
         asked: dict[str, Callable[[], float]] = {
             'load_percent': lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
             'memory_mb': lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / MB,
             'clock_mhz': lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-            'temperature_c': lambda: nvml.nvmlDeviceGetTemperature(
-                handle, nvml.NVML_TEMPERATURE_GPU
-            ),
+            'temperature_c': lambda: nvml.nvmlDeviceGetTemperature(handle, heat),
             'power_w': lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
         }
         values = {}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cone_perception.errors import OutputError
+from cone_perception.errors import OutputError, told_as
 
 REPLAY_MARK = '.cone_perception_replay'
 """A file that says that a folder holds a replay's results."""
+
+REPLAY_FILES = ('result.json', 'report.html', 'annotated.mp4', 'passes', 'overhead')
+"""A replay's own, beside the mark and the logs."""
 
 
 def claim_folder(
@@ -23,7 +25,7 @@ def claim_folder(
     """
     if source is not None and out.resolve() in (source.resolve(), *source.resolve().parents):
         raise OutputError(f'{out} holds {source}: give another --out.')
-    try:
+    with told_as(OutputError, f'{out} cannot be written', advice='Give another --out.'):
         if out.exists() and not (out / mark).exists() and any(out.iterdir()):
             raise OutputError(f'{out} holds other files: give a new or an empty folder as --out.')
         for name in (*left_by_earlier_runs, 'log'):
@@ -33,8 +35,6 @@ def claim_folder(
                 (out / name).unlink(missing_ok=True)
         (out / 'log').mkdir(parents=True)
         (out / mark).touch()
-    except OSError as error:
-        raise OutputError(f'{out} cannot be written: {error}. Give another --out.') from error
 
 
 def distinct_names(paths: Sequence[Path], between: str) -> list[str]:
@@ -43,16 +43,10 @@ def distinct_names(paths: Sequence[Path], between: str) -> list[str]:
     Paths that are the same get a number in front.
     """
     parts = [path.resolve().parts[1:] for path in paths]
-    depth = [1] * len(paths)
-    while True:
-        names = [between.join(each[-n:]) for each, n in zip(parts, depth, strict=True)]
-        times = Counter(names)
-        if max(times.values(), default=1) == 1:
-            return names
-        deeper = [
-            min(n + (times[name] > 1), len(each))
-            for name, n, each in zip(names, depth, parts, strict=True)
-        ]
-        if deeper == depth:
-            return [f'{number}{between}{name}' for number, name in enumerate(names, 1)]
-        depth = deeper
+    names = []
+    for each in parts:
+        alone = (n for n in range(1, len(each)) if sum(e[-n:] == each[-n:] for e in parts) == 1)
+        names.append(between.join(each[-next(alone, len(each)) :]))
+    if len(set(names)) < len(names):
+        return [f'{number}{between}{name}' for number, name in enumerate(names, 1)]
+    return names

@@ -6,19 +6,19 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from subprocess import Popen
 
 from cone_perception.bags.reader import DETECTIONS
-from cone_perception.errors import ConePerceptionError, SettingsError
+from cone_perception.errors import ConePerceptionError, SettingsError, told_as
 from cone_perception.files import LockedError, locked, to_json
 from cone_perception.model_card import Bundle
-from cone_perception.process import end_with_parent
+from cone_perception.process import start_apart, wait_or_kill
 from cone_perception.replay.traces import Drive
 
 STOP_TIMEOUT_S = 5.0
@@ -47,28 +47,15 @@ class ProcessGroup:
     def __init__(self, environment: Mapping[str, str], log_folder: Path) -> None:
         self._environment = dict(environment)
         self._log_folder = log_folder
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str], show: bool = False) -> None:
         """Start a process. show: its stderr, a progress bar say, goes to the terminal too.
 
         Raises ProcessError where there is no such command.
         """
-        log = self._log(name).open('wb')
-        with log:
-            # A session of its own: Ctrl-C reaches this process only, which ends them in order.
-            try:
-                self._running[name] = subprocess.Popen(
-                    command,
-                    env=self._environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=None if show else subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=end_with_parent,
-                )
-            except OSError as error:
-                raise ProcessError(f'{name} cannot be started: {command[0]}: {error}.') from error
+        with told_as(ProcessError, f'{name} cannot be started: {command[0]}'):
+            self._running[name] = start_apart(command, self._environment, self._log(name), show)
 
     def wait(self, name: str, timeout_s: float) -> None:
         """Wait until a process has ended well. Raises ProcessError when any other one ends."""
@@ -98,13 +85,12 @@ class ProcessGroup:
         """End a process with SIGTERM. Raises ProcessError when it does not end well by that."""
         process = self._running.pop(name)
         process.send_signal(signal.SIGTERM)
-        status = _wait_or_kill(process, STOP_TIMEOUT_S)
+        status = wait_or_kill(process, STOP_TIMEOUT_S)
+        problem = f'ended with status {status}'
         if status is None:
-            raise ProcessError(
-                f'{name} did not end within {STOP_TIMEOUT_S:g} s of SIGTERM.{self._log_tails()}'
-            )
-        if status:
-            raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
+            problem = f'did not end within {STOP_TIMEOUT_S:g} s of SIGTERM'
+        if status != 0:
+            raise ProcessError(f'{name} {problem}.{self._log_tails()}')
 
     def end(self, name: str) -> None:
         """End a process, whatever its status, unless it has ended."""
@@ -132,7 +118,7 @@ class ProcessGroup:
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         for process in self._running.values():
-            _wait_or_kill(process, max(0.0, deadline - time.monotonic()))
+            wait_or_kill(process, max(0.0, deadline - time.monotonic()))
         self._running.clear()
 
     def _keep_waiting(self, name: str, deadline: float, problem: str, but: str = '') -> None:
@@ -155,12 +141,11 @@ class ProcessGroup:
 
     def _log_tails(self) -> str:
         """Return the last lines of all logs, for whoever reads the error."""
-        text = ''
-        for log in sorted(self._log_folder.glob('*.log')):
-            lines = self.last_words(log.stem)
-            if lines:
-                text += f'\n--- the end of {log} ---\n' + '\n'.join(lines)
-        return text
+        return ''.join(
+            f'\n--- the end of {log} ---\n' + '\n'.join(lines)
+            for log in sorted(self._log_folder.glob('*.log'))
+            if (lines := self.last_words(log.stem))
+        )
 
 
 @contextlib.contextmanager
@@ -183,26 +168,14 @@ def ros_environment(domain: int, log_folder: Path) -> dict[str, str]:
     """Environment that keeps the processes' ROS on this machine and apart from any other."""
     # Humble knows only the older variable, which newer distributions warn of.
     humble = {'ROS_LOCALHOST_ONLY': '1'} if os.environ.get('ROS_DISTRO') == 'humble' else {}
-    return (
-        os.environ
-        | humble
-        | {
-            'ROS_DOMAIN_ID': str(domain),
-            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-            'ROS_LOG_DIR': str((log_folder / 'ros').resolve()),
-            'PYTHONUNBUFFERED': '1',
-        }
-    )
-
-
-@contextlib.contextmanager
-def signals_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the work as Ctrl-C does, its processes in order."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return {
+        **os.environ,
+        **humble,
+        'ROS_DOMAIN_ID': str(domain),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'ROS_LOG_DIR': str((log_folder / 'ros').resolve()),
+        'PYTHONUNBUFFERED': '1',
+    }
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
@@ -210,9 +183,9 @@ def python_module(module: str, *arguments: str) -> list[str]:
     return [sys.executable, '-m', module, *arguments]
 
 
-def python_job(module: str, job: Mapping[str, object]) -> list[str]:
+def python_job(name: str, job: Mapping[str, object]) -> list[str]:
     """Return the command that runs a module of `replay.ros`, which reads the job as JSON."""
-    return python_module(module, to_json(job))
+    return python_module(f'cone_perception.replay.ros.{name}', to_json(job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,17 +257,7 @@ def our_node(
 def echo_node(drive: Drive) -> NodeCommand:
     """Return the node that answers every picture at once, without any cones."""
     return NodeCommand(
-        command=tuple(python_job('cone_perception.replay.ros.echo', {'cameras': drive.cameras})),
+        command=tuple(python_job('echo', {'cameras': drive.cameras})),
         detections={camera.name: f'/{camera.name}/detections' for camera in drive.cameras},
         class_names=(),
     )
-
-
-def _wait_or_kill(process: subprocess.Popen[bytes], timeout_s: float) -> int | None:
-    """Return the exit status; None where the whole session of the process had to be killed."""
-    try:
-        return process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return None

@@ -1,18 +1,24 @@
-"""One bag, one model: the passes, and the result of them together."""
+"""One bag, one model: the passes, and the result of them together.
+
+Nothing in a result names a user. A bag's path is told as it was given.
+"""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.engines.machine import describe_host
-from cone_perception.errors import ConePerceptionError
+from cone_perception.engines.tensorrt.plans import PlanCache, read_passport
+from cone_perception.errors import ConePerceptionError, PlanError
 from cone_perception.model_card import Bundle
-from cone_perception.replay.describe import describe_bag, describe_model
 from cone_perception.replay.figures.accuracy import (
     Answers,
     accuracy_figures,
@@ -115,30 +121,19 @@ class Replay:
             self._pace = Pace('hz', hz=found.hz or found.probes[-1]['hz'])
 
     def _write(self, finished: bool) -> ReplayResult:
-        result = self._result(finished)
+        result = join_result(
+            *(self._configuration(), self._drive, self._bundle, self._host),
+            *(self._passes, self._figures),
+        )
+        result = replace(
+            result,
+            per_pass=self._per_pass,
+            probes=self._max_rate.probes if self._max_rate else (),
+            problems=[*result.problems, *self._problems],
+            interrupted=self._interrupted or not finished,
+        )
         write_result(self._args.out / 'result.json', result)
         return result
-
-    def _result(self, finished: bool) -> ReplayResult:
-        drive, passes = self._drive, self._passes
-        of_passes = (text for each in passes for text in each.problems)
-        problems = list(dict.fromkeys((*drive.problems, *of_passes, *self._problems)))
-        health = passes[-1].health if passes else {}
-        return ReplayResult(
-            configuration=self._configuration(),
-            bag=describe_bag(drive),
-            model=describe_model(self._bundle, health),
-            host=self._host,
-            figures=self._figures,
-            per_pass=self._per_pass,
-            passes=[each.frames for each in passes],
-            load=[each.load for each in passes],
-            truth=drive.truth,
-            probes=self._max_rate.probes if self._max_rate else (),
-            problems=problems,
-            interrupted=self._interrupted or not finished,
-            health=health,
-        )
 
     def _measure(self) -> dict[str, Interval]:
         passes, card = self._passes, self._bundle.card
@@ -177,3 +172,93 @@ def _overhead_figures(echo: Pass) -> dict[str, Interval]:
         for name in ('latency_p50_ms', 'latency_p99_ms', 'player_cpu_cores', 'monitor_cpu_cores')
         if name in echoed
     }
+
+
+def join_result(
+    configuration: dict[str, Any],
+    drive: Drive,
+    bundle: Bundle,
+    host: dict[str, Any],
+    passes: Sequence[Pass],
+    figures: dict[str, Interval],
+) -> ReplayResult:
+    """Join the passes of a drive to a result. figures: of all passes together."""
+    health = passes[-1].health if passes else {}
+    of_passes = (text for each in passes for text in each.problems)
+    return ReplayResult(
+        configuration=configuration,
+        bag=describe_bag(drive),
+        model=describe_model(bundle, health),
+        host=host,
+        figures=figures,
+        per_pass=[figures],
+        passes=[each.frames for each in passes],
+        load=[each.load for each in passes],
+        truth=drive.truth,
+        problems=list(dict.fromkeys((*drive.problems, *of_passes))),
+        health=health,
+    )
+
+
+def describe_bag(drive: Drive) -> dict[str, Any]:
+    """Describe a bag.
+
+    path, sha256 (of its data), storage, frames, duration_s, cameras (name, topic, compressed,
+    truth_topic), truth_frames (pictures whose cones are known), problems.
+    """
+    return {
+        'path': str(drive.bag),
+        'sha256': drive.sha256,
+        'storage': drive.storage,
+        'frames': drive.frames,
+        'duration_s': drive.duration_s,
+        'cameras': [asdict(camera) for camera in drive.cameras],
+        'truth_frames': 0 if drive.truth is None else len(drive.truth),
+        'problems': list(drive.problems),
+    }
+
+
+def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Describe a model.
+
+    name, folder, card_sha256 (of the card as it is written), networks (that it lists),
+    class_names, thresholds, verdict, licence, and what the node told: network_sha256 (of the file
+    that ran), engine.
+
+    passport: of the compiled engine that ran, see engines.plan; None on the CPU, where nothing is
+    compiled beforehand. What the node did not tell is None.
+    """
+    card = bundle.card
+    told = next((values for values in health.values() if 'engine' in values), {})
+    network_sha256 = told.get('model sha256')
+    on_gpu = told.get('engine', '').startswith('TensorRT')
+    return {
+        'name': card.name,
+        'folder': _without_home(bundle.folder),
+        'card_sha256': hashlib.sha256(card.to_json().encode()).hexdigest(),
+        'networks': [asdict(network) for network in card.networks],
+        'class_names': list(card.class_names),
+        'thresholds': dict(card.thresholds),
+        'verdict': card.verdict,
+        'licence': card.licence,
+        'network_sha256': network_sha256,
+        'engine': told.get('engine'),
+        'passport': _passport(network_sha256, PlanCache().folder) if on_gpu else None,
+    }
+
+
+def _without_home(path: Path) -> str:
+    """The shipped model lies in the user's home as often as not, which names the user."""
+    with contextlib.suppress(ValueError, RuntimeError):
+        return str('~' / path.relative_to(Path.home()))
+    return str(path)
+
+
+def _passport(network_sha256: str | None, folder: Path) -> dict[str, Any] | None:
+    """The newest passport in the cache of an engine made from this network."""
+    for file in sorted(folder.glob('*.json'), key=lambda path: -path.stat().st_mtime):
+        with contextlib.suppress(PlanError):  # other files lie there too
+            passport = read_passport(file)
+            if passport.key.network_sha256 == network_sha256:
+                return asdict(passport)
+    return None

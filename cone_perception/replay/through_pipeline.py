@@ -14,8 +14,7 @@ from cone_perception.bags.reader import bag_types, header_stamp_ns
 from cone_perception.errors import EngineLostError, ImageError, SourceError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
-from cone_perception.replay.drive.read_ahead import ReadAhead, ReadFrame
-from cone_perception.replay.drive.schedule import DueFrame, due_frames
+from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
 from cone_perception.replay.load import LoadSampler
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 from cone_perception.settings import DetectorSettings
@@ -98,7 +97,7 @@ class _Player:
         upcoming = ahead.take()
         began_ns = time.monotonic_ns()
         while upcoming is not None:
-            due_ns = began_ns + upcoming.due.due_ns
+            due_ns = began_ns + upcoming[0].due_ns
             if self._paced and (left_ns := due_ns - time.monotonic_ns()) > 0:
                 # What came before goes first: the detector works while the next is not due yet.
                 if batch := self._inbox.take():
@@ -106,7 +105,7 @@ class _Player:
                 else:
                     time.sleep(left_ns / 1e9)
                 continue
-            self._send(upcoming, due_ns if self._paced else time.monotonic_ns())
+            self._send(*upcoming, due_ns if self._paced else time.monotonic_ns())
             # Who waits for the disk can work meanwhile; at a fast pace each has its turn.
             while not (self._paced and ahead.ready()) and (batch := self._inbox.take()):
                 self._answer(batch)
@@ -116,13 +115,12 @@ class _Player:
         for left in self._inbox.clear():
             self._drop(left, 'the picture of the other camera did not come')
 
-    def _send(self, read: ReadFrame, due_ns: int) -> None:
-        due, message = read.due, read.due.message
-        if self._paced and read.read_ns - due_ns > LATE_MS * 1e6:
-            self._late_ms.append((read.read_ns - due_ns) / 1e6)
-        sent_ns = max(due_ns, read.read_ns)
+    def _send(self, due: DueFrame, read_ns: int, due_ns: int) -> None:
+        if self._paced and read_ns - due_ns > LATE_MS * 1e6:
+            self._late_ms.append((read_ns - due_ns) / 1e6)
+        sent_ns = max(due_ns, read_ns)
         try:
-            stamp_ns = header_stamp_ns(message.data)
+            stamp_ns = header_stamp_ns(due.message.data)
         except SourceError:  # it will fail when it is decoded
             stamp_ns = 0
         arrival = Arrival(due.camera, stamp_ns, (self._sent, due), sent_ns)

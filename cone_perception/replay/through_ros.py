@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
 from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from cone_perception.bags.reader import (
     open_bag,
     read_until_damage,
 )
-from cone_perception.errors import OutputError, SourceError
+from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.replay.load import LoadSampler
 from cone_perception.replay.processes import (
     NodeCommand,
@@ -50,9 +49,6 @@ still load its network."""
 LAST_ANSWERS_S = 1.5
 """After the last picture: for its answer, and for diagnostics (1 Hz) that count it."""
 
-SENT = ('index', 'stamp_ns', 'sent_ns')
-"""Entries of the player's log about one picture, beside its topic."""
-
 LAST_WORDS = 3
 """Lines of a node's log that are told when it has died."""
 
@@ -71,14 +67,16 @@ def play_through_ros(
 ) -> Pass:
     """Play the drive to the node, in processes of their own, and follow every picture.
 
-    folder: gets `sent.jsonl`, `received.jsonl`, the bag `answers` and the processes' logs in
-    `log/`. domain: ROS_DOMAIN_ID; None takes one that is free. sample_load: needs psutil.
+    folder: of no play before; gets `sent.jsonl`, `received.jsonl`, the bag `answers` and the
+    processes' logs in `log/`. domain: ROS_DOMAIN_ID; None takes one that is free. sample_load:
+    needs psutil.
     KeyboardInterrupt while it plays ends it early: what was seen until then is in the Pass. So it
     is when the node dies, which its problems tell.
     Raises ProcessError when the node does not get ready, SourceError for a bag that cannot be
     played.
     """
-    _clear(folder)
+    with told_as(OutputError, f'{folder} cannot be written'):
+        (folder / 'log').mkdir(parents=True, exist_ok=True)
     play = _Play(drive, pace, node, folder, stamps, sample_load)
     with contextlib.ExitStack() as stack:
         if domain is None:
@@ -86,18 +84,6 @@ def play_through_ros(
         log = folder / 'log'
         play.run(stack.enter_context(ProcessGroup(ros_environment(domain, log), log)))
     return play.result()
-
-
-def _clear(folder: Path) -> None:
-    """Make the folder ready; of what is in it only the files of an earlier play are removed."""
-    try:
-        if (folder / 'answers').is_dir():
-            shutil.rmtree(folder / 'answers')
-        for name in ('sent.jsonl', 'received.jsonl'):
-            (folder / name).unlink(missing_ok=True)
-        (folder / 'log').mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f'{folder} cannot be written: {error}.') from error
 
 
 @dataclass(slots=True)
@@ -139,18 +125,12 @@ class _Play:
 
     def result(self) -> Pass:
         """Join what player, node and monitor have said."""
-        sent = _read_lines(self.folder / 'sent.jsonl')
-        for entry in sent:
+        log = _read_lines(self.folder / 'sent.jsonl')
+        for entry in log:
             if 'error' in entry:
                 raise SourceError(entry['error'])
-            if 'problem' in entry:
-                self.problems.append(entry['problem'])
-        names = {camera.topic: camera.name for camera in self.drive.cameras}
-        sent = [
-            {'camera': names[entry['topic']], **{name: entry[name] for name in SENT}}
-            for entry in sent
-            if 'sent_ns' in entry
-        ]
+        self.problems += [entry['problem'] for entry in log if 'problem' in entry]
+        sent = [entry for entry in log if 'sent_ns' in entry]
         answers = _read_answers(self.folder, self.node, self.ended_ns, self.problems)
         if not sent and not self.interrupted:
             raise ProcessError('\n'.join(['nothing was sent.', *self.problems]))
@@ -215,7 +195,7 @@ class _Play:
     def _monitor_command(self) -> list[str]:
         out, log = self.folder / 'answers', self.folder / 'received.jsonl'
         job = {'out': out, 'log': log, 'topics': self.node.topics}
-        return python_job('cone_perception.replay.ros.monitor', job)
+        return python_job('monitor', job)
 
     def _player_command(self) -> list[str]:
         job = {
@@ -227,7 +207,7 @@ class _Play:
             'stamps': self.stamps,
             'wait_s': CONNECT_TIMEOUT_S,
         }
-        return python_job('cone_perception.replay.ros.player', job)
+        return python_job('player', job)
 
 
 def _queues() -> Any:
@@ -257,11 +237,21 @@ def find_fates(
 ) -> list[FrameTrace]:
     """Give every picture that was sent its fate, in that order. The answers are used up.
 
-    sent: camera and SENT of each, as the player logged them. Pictures with one stamp are told
-    apart by their order only, which `problems` then says. Raises SourceError when most are
-    such.
+    sent: camera, index, stamp_ns and sent_ns of each, as the player logged them. Pictures with one
+    stamp are told apart by their order only, which `problems` then says. Raises SourceError when
+    most are such.
     """
-    _check_stamps(sent, problems)
+    again = len(sent) - len({(entry['camera'], entry['stamp_ns']) for entry in sent})
+    if again > len(sent) // 2:
+        raise SourceError(
+            'most pictures have the stamp of another one, so their answers cannot be told apart: '
+            'does the driver fill header.stamp? Play it with --stamps recorded'
+        )
+    if again:
+        problems.append(
+            f'{again} pictures have the stamp of an earlier one: their answers are told apart by '
+            'their order only'
+        )
     last_word_ns = max(
         (int(record['received_ns']) for told in answers.told.values() for record in told), default=0
     )
@@ -283,15 +273,10 @@ def find_fates(
         else:
             fate = 'transport'
         moments_ns: dict[str, Any] = {name: int(record[name]) for name in MOMENTS if name in record}
-        trace = FrameTrace(
-            fate=fate,
-            returned_ns=returned_ns,
-            reason=record.get('reason', '') if fate in ('failed', 'dropped') else '',
-            found=found if fate == 'answered' else None,
-            **moments_ns,
-            **entry,
-        )
-        frames.append(trace)
+        reason = record.get('reason', '') if fate in ('failed', 'dropped') else ''
+        found = found if fate == 'answered' else None
+        now = {**entry, **moments_ns, 'returned_ns': returned_ns}
+        frames.append(FrameTrace(fate=fate, reason=reason, found=found, **now))
     unread = sum(frame.fate == 'answered' and frame.found is None for frame in frames)
     if unread:
         problems.append(f'{unread} answers came back, but were not recorded: they are not judged')
@@ -300,20 +285,6 @@ def find_fates(
 
 def _next(waiting: deque[Any]) -> Any:
     return waiting.popleft() if waiting else None
-
-
-def _check_stamps(sent: Sequence[Mapping[str, Any]], problems: list[str]) -> None:
-    again = len(sent) - len({(entry['camera'], entry['stamp_ns']) for entry in sent})
-    if again > len(sent) // 2:
-        raise SourceError(
-            'most pictures have the stamp of another one, so their answers cannot be told apart: '
-            'does the driver fill header.stamp? Play it with --stamps recorded'
-        )
-    if again:
-        problems.append(
-            f'{again} pictures have the stamp of an earlier one: their answers are told apart by '
-            'their order only'
-        )
 
 
 def _read_answers(
@@ -330,10 +301,8 @@ def _read_answers(
                 message = bag_types().deserialize_cdr(recorded.data, recorded.type_name)
                 if recorded.topic in detections:
                     stamp_ns = header_stamp_ns(recorded.data)
-                    try:
+                    with told_as(SourceError, recorded.topic, ValueError):
                         found = detections_of(message, node.class_names)
-                    except ValueError as error:
-                        raise SourceError(f'{recorded.topic}: {error}') from error
                     answers.found[recorded.topic, stamp_ns].append(found)
                     continue
                 for status in message.status:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from cone_perception.bags.camera_info import camera_info_topic
+from cone_perception.bags.camera_info import camera_info_topic, raw_topic
 from cone_perception.bags.reader import (
     COMPRESSED_IMAGE,
     DETECTIONS,
@@ -44,12 +44,10 @@ class _Pictures:
     """The pictures of a camera.
 
     headers_ns, times_ns: stamp (0 where it has none) and recording of each, in their order.
-    unreadable: why the first one cannot be read.
     """
 
     headers_ns: array[int] = field(default_factory=lambda: array('q'))
     times_ns: array[int] = field(default_factory=lambda: array('q'))
-    unreadable: str = ''
 
     def stamps(self, recorded: bool) -> list[PictureStamps]:
         """Pair the header's stamp of each with the one it is sent with, which may be its time."""
@@ -91,6 +89,7 @@ def open_drive(
     if labels is None:
         truths = choose_truth(bag, types, chosen, truth_topics, bool(topics), problems)
     seen = {topic: _Pictures() for topic in chosen}
+    unreadable: dict[str, str] = {}
     by_truth = {truth.topic: truth for truth in truths.values()}
     total = sum(counts[topic] for topic in chosen)
     bar = tqdm(total=total, desc='reading', unit='picture', disable=None, leave=False)
@@ -99,7 +98,8 @@ def open_drive(
         if message.topic in by_truth and message.type_name == DETECTIONS:
             by_truth[message.topic].take(message, class_names)
         elif message.topic in seen and message.type_name in PICTURES:
-            _take_picture(seen[message.topic], message)
+            if why := _take_picture(seen[message.topic], message):
+                unreadable[message.topic] = why
             bar.update()
 
     infos = {camera_info_topic(topic) for topic in chosen}
@@ -112,19 +112,10 @@ def open_drive(
             stop.set()
             raise
         sha256 = hashing.result()
-    problems = [
-        *(
-            f'{found.topic}: {found.text}' if found.topic else found.text
-            for found in report.problems
-        ),
-        *(
-            f'{topic}: the first picture: {camera.unreadable}'
-            for topic, camera in seen.items()
-            if camera.unreadable
-        ),
-        *problems,
+    problems[:0] = [
+        *map(str, report.problems),
+        *(f'{topic}: the first picture: {why}' for topic, why in unreadable.items()),
     ]
-    pictures = {entry.topic: entry for entry in report.topics if entry.topic in seen}
     frames = sum(len(camera.times_ns) for camera in seen.values())
     if not frames:
         raise SourceError(f'{bag} has no picture on {", ".join(chosen)}.')
@@ -134,23 +125,26 @@ def open_drive(
     truth: Mapping[tuple[str, int], Detections] | None = None
     if labels is not None:
         sizes = {}
-        for topic, entry in pictures.items():
-            if entry.picture is None:
+        for entry in report.topics:
+            if entry.topic not in seen:
+                continue
+            name, first = names[entry.topic], entry.picture
+            if first is None:
                 raise SourceError(
-                    f'camera {names[topic]}: its first picture cannot be read, so the size that '
+                    f'camera {name}: its first picture cannot be read, so the size that '
                     'its labels are fractions of is not known.'
                 )
-            sizes[names[topic]] = (entry.picture.width_px, entry.picture.height_px)
+            sizes[name] = (first.width_px, first.height_px)
         truth = read_labels(labels, bag, stamps_of, sizes, class_names, problems)
     elif truths:
-        truth = {}
-        for topic, one in list(truths.items()):
-            found = one.match(names[topic], stamps_of[names[topic]], problems)
-            if found is None:
-                del truths[topic]
-            else:
-                truth.update(found)
-        truth = truth if truths else None
+        matched = {
+            topic: one.match(names[topic], stamps_of[names[topic]], problems)
+            for topic, one in truths.items()
+        }
+        truths = {topic: one for topic, one in truths.items() if matched[topic]}
+        truth = {
+            place: cones for found in matched.values() if found for place, cones in found.items()
+        }
     return Drive(
         bag=bag,
         sha256=sha256,
@@ -166,7 +160,7 @@ def open_drive(
         frames=frames,
         duration_s=_duration_s(seen.values()),
         storage=storage,
-        truth=truth,
+        truth=truth or None,
         problems=tuple(problems),
     )
 
@@ -225,7 +219,7 @@ def _choose_topics(bag: Path, types: Mapping[str, str], topics: Sequence[str]) -
         raise SourceError(f'{bag} has no topic of type {IMAGE} or {COMPRESSED_IMAGE}.')
     base: dict[str, str] = {}
     for topic in chosen:
-        other = base.setdefault(_base(topic), topic)
+        other = base.setdefault(raw_topic(topic), topic)
         if other != topic:
             raise SourceError(
                 f'{bag}: {other} and {topic} are the same pictures in two forms: '
@@ -234,32 +228,28 @@ def _choose_topics(bag: Path, types: Mapping[str, str], topics: Sequence[str]) -
     return chosen
 
 
-def _base(topic: str) -> str:
-    """The name of the raw topic, as image_transport forms it."""
-    return topic.removesuffix('/compressed').removesuffix('/compressedDepth')
-
-
 def _second_last(topic: str) -> str:
-    parts = _base(topic).strip('/').split('/')
+    parts = raw_topic(topic).strip('/').split('/')
     return parts[-2] if len(parts) > 1 else parts[-1]
 
 
-def _take_picture(camera: _Pictures, message: BagMessage) -> None:
-    """Note its stamp; the first one is looked at too."""
+def _take_picture(camera: _Pictures, message: BagMessage) -> str:
+    """Note its stamp; tell why it cannot be read, if it is the first and raw."""
     first = not camera.times_ns
     camera.times_ns.append(message.time_ns)
     try:
         camera.headers_ns.append(header_stamp_ns(message.data))
     except SourceError:
         camera.headers_ns.append(0)
-        return
+        return ''
     if first and message.type_name == IMAGE:  # of a compressed one the report tells
         try:
             to_bgr(bag_types().deserialize_cdr(message.data, message.type_name))
         except ImageError as error:
-            camera.unreadable = str(error)
+            return str(error)
         except Exception:  # no Image at all: the report tells
-            return
+            return ''
+    return ''
 
 
 def _duration_s(cameras: Collection[_Pictures]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import socket
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cone_perception.errors import InstallError, OutputError, SettingsError, SourceError
+from cone_perception.errors import InstallError, OutputError, SettingsError, SourceError, told_as
 from cone_perception.files import write_whole
 from cone_perception.replay.many.jobs import (
     POLL_S,
@@ -25,7 +24,7 @@ from cone_perception.replay.many.jobs import (
     Keep,
     outcome_of,
 )
-from cone_perception.replay.output_folder import REPLAY_MARK
+from cone_perception.replay.output_folder import REPLAY_FILES, REPLAY_MARK, claim_folder
 
 BROUGHT_BACK = (REPLAY_MARK, 'report.html', 'annotated.mp4', 'log/**/*', 'result.json')
 """Files that return from another machine; the result last, as it says that the others are there."""
@@ -54,10 +53,9 @@ def replay_on_ray(
     except ImportError as error:
         raise InstallError('--ray needs Ray: install the extra `ray`.') from error
     _check_address(address)
-    try:
+    causes = (ConnectionError, ValueError, RuntimeError)
+    with told_as(SettingsError, f'no Ray cluster at {address}', *causes):
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise SettingsError(f'no Ray cluster at {address}: {error}') from error
     try:
         _replay_by(ray, jobs, workers, cpus, keep)
     finally:
@@ -71,10 +69,8 @@ def _check_address(address: str) -> None:
     host, _, port = address.rpartition(':')
     if not host or not port.isdecimal() or '/' in host:
         raise SettingsError(f'--ray {address}: give auto, local, or host:port of the cluster.')
-    try:
+    with told_as(SettingsError, f'no Ray cluster at {address}', OSError, OverflowError):
         socket.create_connection((host, int(port)), 10).close()
-    except (OSError, OverflowError) as error:
-        raise SettingsError(f'no Ray cluster at {address}: {error}') from error
 
 
 def _replay_by(ray: Any, jobs: Sequence[BagJob], workers: int, cpus: int, keep: Keep) -> None:
@@ -140,21 +136,15 @@ def _collected(ray: Any, reference: Any, job: BagJob) -> BagOutcome:
     except ray.exceptions.RayTaskError as error:
         return job.outcome('failed', str(error.cause))
     except ray.exceptions.RayError as error:
-        return job.outcome(
-            'failed',
-            f'its worker died, twice: {type(error).__name__}: {str(error).splitlines()[0]}',
-        )
+        first_line = str(error).splitlines()[0]
+        reason = f'its worker died, twice: {type(error).__name__}: {first_line}'
+        return job.outcome('failed', reason)
     try:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         job.log.write_bytes(returned.log)
-        if job.folder.exists():
-            if not (job.folder / REPLAY_MARK).exists() and any(job.folder.iterdir()):
-                raise OutputError(f'{job.folder} holds other files: give another --out.')
-            shutil.rmtree(job.folder)
+        claim_folder(job.folder, REPLAY_MARK, REPLAY_FILES, None)
         for name, content in returned.files.items():
-            path = job.folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, content)
+            write_whole(job.folder / name, content)
     except (OSError, OutputError) as error:
         return job.outcome('failed', f'cannot be brought back: {error}')
     return outcome_of(job, returned.status, returned.seconds)

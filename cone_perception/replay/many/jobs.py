@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter, deque
@@ -20,7 +18,7 @@ from typing import Literal
 import cone_perception
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import ConePerceptionError, SettingsError
-from cone_perception.process import end_with_parent
+from cone_perception.process import start_apart, wait_or_kill
 from cone_perception.replay.figures.result import read_result
 from cone_perception.replay.output_folder import distinct_names
 
@@ -111,8 +109,7 @@ def plan_jobs(
 
 def outcome_of(job: BagJob, status: int, seconds: float, since_ns: int = 0) -> BagOutcome:
     """Read a job's files. status: of its process. since_ns: an older result is not this one's."""
-    path = job.folder / 'result.json'
-    figures: Mapping[str, Interval] = {}
+    path, figures = job.folder / 'result.json', dict[str, Interval]()
     # File systems' clocks tick coarser than the processor's.
     if path.exists() and path.stat().st_mtime_ns >= since_ns - 10**9:
         try:
@@ -120,7 +117,7 @@ def outcome_of(job: BagJob, status: int, seconds: float, since_ns: int = 0) -> B
         except ConePerceptionError as error:
             return job.outcome('failed', str(error), seconds)
         if not result.interrupted:
-            figures = result.figures
+            figures = dict(result.figures)
     if figures and not status:
         return replace(job.outcome('done', seconds=seconds), figures=figures)
     over = [line for line in _log_lines(job) if line.startswith('over budget: ')]
@@ -166,18 +163,8 @@ class JobProcess:
         self.started_ns = time.time_ns()
         self._began = time.monotonic()
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open('wb') as log:
-            # Ctrl-C reaches only this process, which ends it in order; if this one is killed, Linux
-            # ends it.
-            self._process = subprocess.Popen(
-                [sys.executable, *job.arguments],
-                env=os.environ | {JOBS_VARIABLE: str(job.jobs), 'PYTHONUNBUFFERED': '1'},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=end_with_parent,
-            )
+        environment = os.environ | {JOBS_VARIABLE: str(job.jobs), 'PYTHONUNBUFFERED': '1'}
+        self._process = start_apart([sys.executable, *job.arguments], environment, job.log)
 
     @property
     def seconds(self) -> float:
@@ -194,15 +181,8 @@ class JobProcess:
 
     def end(self, timeout_s: float) -> int:
         """Wait for its status; after the time-out, kill it with all that it started."""
-        try:
-            return self._process.wait(timeout_s)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            status = self._process.wait()
-            if isinstance(error, subprocess.TimeoutExpired):
-                return status
-            raise
+        wait_or_kill(self._process, timeout_s)
+        return self._process.wait()
 
 
 def replay_here(jobs: Sequence[BagJob], workers: int, keep: Keep) -> None:

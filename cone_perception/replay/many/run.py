@@ -1,23 +1,48 @@
-"""Bags -> a job for each -> outcomes, as they come -> one table."""
+"""Bags -> a job for each -> outcomes, as they come -> table.json, table.html and a text."""
 
 from __future__ import annotations
 
-import contextlib
+import json
+import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from tqdm import tqdm
 
-from cone_perception.errors import OutputError
-from cone_perception.files import LockedError, locked
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.arguments import text_table
+from cone_perception.errors import OutputError, told_as
+from cone_perception.files import LockedError, locked, write_json
+from cone_perception.pages.blocks import Cell, Page, Piece, Section, Table
+from cone_perception.pages.page import write_page
+from cone_perception.process import on_sigterm
 from cone_perception.replay.many.cluster import replay_on_ray
 from cone_perception.replay.many.jobs import COMMAND, BagJob, BagOutcome, plan_jobs, replay_here
-from cone_perception.replay.many.table import read_table, table_text, write_table
-from cone_perception.replay.processes import signals_as_interrupt
+from cone_perception.replay.pages.figure_text import UNKNOWN, name_cell, value_text
 
 FINISHED = ('done', 'over budget')
+
+MAIN_FIGURES = (
+    'frames_sent',
+    'answered_share',
+    'transport_share',
+    'dropped_share',
+    'failed_share',
+    'latency_p50_ms',
+    'latency_p99_ms',
+    'precision_sent',
+    'recall_sent',
+    'map50_sent',
+    'flicker_share',
+    'node_memory_peak_mb',
+    'node_memory_slope_mb_per_min',
+)
+"""The table's columns; one that no bag has is left out."""
 
 
 def run_many(
@@ -34,7 +59,14 @@ def run_many(
     options: for every bag; a Path counts with the files it holds.
     workers: bags at once; on Ray at most, 1 for as many as the cluster takes.
     """
-    with signals_as_interrupt(), _locked(out):
+    elsewhere = told_as(
+        *(OutputError, f'another replay of several bags writes into {out}', LockedError),
+        advice='Wait for it, or give another --out.',
+    )
+    refused = told_as(
+        *(OutputError, f'{out} cannot be written', PermissionError), advice='Give another --out.'
+    )
+    with on_sigterm(), elsewhere, refused, locked(out / '.lock'):
         jobs = plan_jobs(bags, options, out, command)
         known = _finished_before(jobs, out)
         outcomes: dict[str, BagOutcome] = {job.name: job.outcome('not run') for job in jobs} | known
@@ -83,15 +115,61 @@ def _finished_before(jobs: Sequence[BagJob], out: Path) -> dict[str, BagOutcome]
     return found
 
 
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """No second run writes into the same folder. Raises OutputError."""
-    try:
-        with locked(out / '.lock'):
-            yield
-    except LockedError as error:
-        raise OutputError(
-            f'another replay of several bags writes into {out}: wait for it, or give another --out.'
-        ) from error
-    except PermissionError as error:
-        raise OutputError(f'{out} cannot be written: {error}. Give another --out.') from error
+def read_table(out: Path) -> list[BagOutcome]:
+    """Read what an earlier run left in table.json; empty without one. Raises OutputError."""
+    path = out / 'table.json'
+    if not path.exists():
+        return []
+    causes = (OSError, ValueError, KeyError, TypeError)
+    advice = 'Remove it, or give another --out.'
+    with told_as(OutputError, f'{path} is not what a replay wrote', *causes, advice=advice):
+        rows = json.loads(path.read_text(encoding='utf-8'))['bags']
+        return [_outcome_from(row) for row in rows]
+
+
+def _outcome_from(row: dict[str, Any]) -> BagOutcome:
+    seconds = math.nan if row['seconds'] is None else float(row['seconds'])
+    figures = {name: Interval.from_json(figure) for name, figure in row['figures'].items()}
+    return BagOutcome(**{**row, 'bag': Path(row['bag']), 'seconds': seconds, 'figures': figures})
+
+
+def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
+    """Write table.json, by which a killed run goes on, and table.html."""
+    write_json(out / 'table.json', {'schema': 1, 'bags': list(outcomes)})
+    columns = _columns(outcomes)
+    head: list[Piece] = ['bag', 'state', *map(name_cell, columns)]
+    rows = [[_link(out, each), each.state, *_cells(each, columns)] for each in outcomes]
+    reasons = [[each.name, line] for each in outcomes for line in each.reason.splitlines()]
+    table = Section('', [Table(head, rows, words=[1])])
+    why = Section('Why some are not done', [Table([], reasons, [1])])
+    page = Page('Replays', _summary(outcomes), sections=[table, why], wide=True)
+    write_page(out / 'table.html', page)
+
+
+def table_text(outcomes: Sequence[BagOutcome]) -> str:
+    """The table for a terminal: a line for each bag, then why some are not done."""
+    columns = _columns(outcomes)
+    short = (name.removesuffix('_share').removesuffix('_sent') for name in columns)
+    rows = [['bag', 'state', *short]] + [
+        [each.name, each.state, *_cells(each, columns)] for each in outcomes
+    ]
+    reasons = [f'{each.name}: {line}' for each in outcomes for line in each.reason.splitlines()]
+    return '\n'.join([*text_table(rows, words=(0, 1)), *reasons, _summary(outcomes)])
+
+
+def _columns(outcomes: Sequence[BagOutcome]) -> list[str]:
+    return [name for name in MAIN_FIGURES if any(name in each.figures for each in outcomes)]
+
+
+def _cells(outcome: BagOutcome, columns: Sequence[str]) -> list[str]:
+    return [value_text(name, outcome.figures.get(name, UNKNOWN).value) for name in columns]
+
+
+def _link(out: Path, outcome: BagOutcome) -> Cell:
+    there = (out / outcome.name / 'report.html').exists()
+    return Cell(outcome.name, href=f'{quote(outcome.name)}/report.html' if there else '')
+
+
+def _summary(outcomes: Sequence[BagOutcome]) -> str:
+    states = Counter(each.state for each in outcomes)
+    return f'{len(outcomes)} bags: ' + ', '.join(f'{n} {state}' for state, n in states.items())

@@ -22,8 +22,7 @@ from tqdm import tqdm
 
 from cone_perception.bags.reader import header_stamp_ns
 from cone_perception.errors import ConePerceptionError, SourceError
-from cone_perception.replay.drive.read_ahead import ReadAhead
-from cone_perception.replay.drive.schedule import DueFrame, due_frames
+from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
 from cone_perception.replay.ros.in_flight import InFlight
 from cone_perception.replay.ros.process import read_job, ros_node, spin
 from cone_perception.replay.traces import Camera, Drive, Pace
@@ -83,7 +82,7 @@ def play(
 ) -> None:
     """Send every picture with the bytes that were recorded, at the pace asked for.
 
-    note: takes what was sent (topic, index, stamp_ns, sent_ns of the monotonic clock), and each
+    note: takes what was sent (camera, index, stamp_ns, sent_ns of the monotonic clock), and each
     `problem`. answers, timing: see InFlight. stamps: 'recorded' puts the times of recording into
     the headers. wait_s: for a subscriber to every topic.
     Where the bag is damaged the play ends, and the log says so.
@@ -120,7 +119,7 @@ def play(
                 flight.leave(camera.name, stamp_ns)
             sent_ns = time.monotonic_ns()
             publishers[frame.camera].publish(frame.message.data)
-            note(topic=camera.topic, index=frame.index, stamp_ns=stamp_ns, sent_ns=sent_ns)
+            note(camera=camera.name, index=frame.index, stamp_ns=stamp_ns, sent_ns=sent_ns)
             _check_stamps(drive.bag, camera.topic, stamps_of[camera.topic], stamp_ns)
             if flight is None:
                 late_s.append((sent_ns - started_ns - frame.due_ns) / 1e9)
@@ -148,9 +147,11 @@ def _with_recorded_stamps(
 def _in_time(ahead: ReadAhead, started_ns: int) -> Iterator[DueFrame]:
     """Yield each message when it is due, never before."""
     while (read := ahead.take()) is not None:
-        while (left_ns := started_ns + read.due.due_ns - time.monotonic_ns()) > 0:
+        due, _ = read
+        del read
+        while (left_ns := started_ns + due.due_ns - time.monotonic_ns()) > 0:
             time.sleep(left_ns / 1e9)
-        yield read.due
+        yield due
 
 
 @contextlib.contextmanager
