@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -14,9 +15,16 @@ from cone_perception.dataset.split import LabelledSplit, named_pictures, read_sp
 from cone_perception.decode import read_layout
 from cone_perception.engines import Engine
 from cone_perception.engines.open import open_engine
-from cone_perception.errors import ModelError, SourceError
+from cone_perception.errors import ModelError, SourceError, told_as
 from cone_perception.filters import Filters
-from cone_perception.model_card import CARD_FILE, ModelCard, NetworkFile, file_sha256, read_bundle
+from cone_perception.model_card import (
+    CARD_FILE,
+    ModelCard,
+    NetworkFile,
+    Preprocessing,
+    file_sha256,
+    read_bundle,
+)
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame, Precision
 from training.judging.evaluation import Evaluation, Origin, save_evaluation
@@ -69,12 +77,7 @@ def predict(
             f'{CARD_FILE}.'
         )
     if weights.suffix == '.onnx':
-        card, engine = _open_onnx(weights, options.names)
-        try:
-            class_mapping(card.class_names, split, mapping)
-        except ModelError:
-            engine.close()
-            raise
+        card, engine = _open_onnx(weights, options.names, split, mapping)
         return detect(card, engine, split, options.imgsz)
     if weights.suffix == '.pt':
         from training.judging.validator import predict_weights
@@ -123,24 +126,20 @@ def assemble(
     """Evaluation of what was found in the pictures of a split."""
     truth_class = [split.truth_class(index) for index in range(len(split))]
     class_of = class_mapping(predictions.class_names, split, mapping)
-    image, own, score, box, same, overlapped = [], [], [], [], [], []
-    offset = 0
+    rows, first = [], 0
     for index, found in enumerate(predictions.pictures):
         kept = class_of[found.cones.class_id] >= 0
         cones = found.cones[kept]
-        own.append(class_of[cones.class_id])
-        boxes, truth = cones.xyxy_px, found.network_truth
-        if found.network_box is not None:
-            boxes = found.network_box[kept]
+        own = class_of[cones.class_id]
+        box = cones.xyxy_px if found.network_box is None else found.network_box[kept]
+        truth = found.network_truth
         if truth is None:
             truth = split.truth_box_px(index)
-        cone, overlaps = match(boxes, own[-1], truth, truth_class[index])
-        image.append(np.full(len(cone), index, np.int64))
-        score.append(cones.score)
-        box.append(cones.xyxy_px)
-        same.append(np.where(cone < 0, -1, cone + offset))
-        overlapped.append(np.where(overlaps < 0, -1, overlaps + offset))
-        offset += len(truth_class[index])
+        matched = match(box, own, truth, truth_class[index])
+        same, any_class = (np.where(cone < 0, -1, cone + first) for cone in matched)
+        image = np.full(len(own), index, np.int64)
+        rows.append((image, own, cones.score, cones.xyxy_px, same, any_class))
+        first += len(truth_class[index])
     told = {
         own: split.class_names[target] if target >= 0 else 'ignored'
         for own, target in zip(predictions.class_names, class_of, strict=True)
@@ -160,19 +159,14 @@ def assemble(
         notes=(*split.notes, *predictions.notes),
     )
     return Evaluation(
-        origin=origin,
-        class_names=split.class_names,
-        image_names=split.names,
-        image_size_px=split.size_px,
-        detection_image=np.concatenate(image),
-        detection_class=np.concatenate(own),
-        detection_score=np.concatenate(score),
-        detection_box_px=np.concatenate(box),
-        detection_match=np.concatenate(same),
-        detection_overlaps=np.concatenate(overlapped),
-        truth_image=np.repeat(np.arange(len(split)), [len(each) for each in truth_class]),
-        truth_class=np.concatenate(truth_class),
-        truth_box_px=np.concatenate([split.truth_box_px(index) for index in range(len(split))]),
+        origin,
+        split.class_names,
+        split.names,
+        split.size_px,
+        *map(np.concatenate, zip(*rows, strict=True)),
+        np.repeat(np.arange(len(split)), [len(each) for each in truth_class]),
+        np.concatenate(truth_class),
+        np.concatenate([split.truth_box_px(index) for index in range(len(split))]),
     )
 
 
@@ -194,17 +188,18 @@ def _read(path: Path) -> Frame:
     return Frame(bgr.astype(np.uint8, copy=False), source=path.name)
 
 
-def _open_onnx(path: Path, names: Sequence[str]) -> tuple[ModelCard, Engine]:
+def _open_onnx(
+    path: Path, names: Sequence[str], split: LabelledSplit, mapping: Mapping[str, str]
+) -> tuple[ModelCard, Engine]:
     """A network without a card, and the card that it would have."""
     from cone_perception.engines.cpu.onnxruntime import OnnxRuntimeEngine
-    from cone_perception.model_card import Preprocessing
 
-    sha256 = file_sha256(path)
-    network = NetworkFile(path.name, sha256, _precision(path), 'float')
+    network = NetworkFile(path.name, file_sha256(path), _precision(path), 'float')
     engine = OnnxRuntimeEngine(path, network, Preprocessing(), threads=0)
     info = engine.info
     class_names = tuple(names or info.class_names)
-    try:
+    with ExitStack() as failed, told_as(ModelError, str(path), ValueError):
+        failed.callback(engine.close)
         if not class_names:
             raise ModelError(f'{path} does not name its classes. Give them with --names.')
         if info.class_names and class_names != info.class_names:
@@ -212,6 +207,7 @@ def _open_onnx(path: Path, names: Sequence[str]) -> tuple[ModelCard, Engine]:
                 f'{path} has the classes {", ".join(info.class_names)}, not '
                 f'{", ".join(class_names)}: leave --names out.'
             )
+        class_mapping(class_names, split, mapping)
         card = ModelCard(
             name=path.stem,
             class_names=class_names,
@@ -223,10 +219,8 @@ def _open_onnx(path: Path, names: Sequence[str]) -> tuple[ModelCard, Engine]:
             licence='unknown',
             nms_iou=NMS_IOU,
         )
-    except (ModelError, ValueError) as error:
-        engine.close()
-        raise error if isinstance(error, ModelError) else ModelError(f'{path}: {error}') from error
-    return card, engine
+        failed.pop_all()
+        return card, engine
 
 
 def _precision(path: Path) -> Precision:

@@ -5,7 +5,8 @@ A signature is a reading of figures, not a proof: it names what to look at and w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,83 +59,60 @@ class Signature:
     message: str
     values: Mapping[str, float]
 
-    @property
-    def remedies(self) -> tuple[str, ...]:
-        """Recipes to try."""
-        return MITIGATIONS[self.name]
-
     def to_json(self) -> dict[str, Any]:
-        """Content for campaign.json."""
-        return {**without_nan(self), 'remedies': list(self.remedies)}
+        """Content for campaign.json, with the recipes to try."""
+        return {**without_nan(self), 'remedies': list(MITIGATIONS[self.name])}
 
 
 def find_signatures(
     run: str, figures: RunFigures, guards: Guards, margin: float
 ) -> tuple[Signature, ...]:
     """Name the issues that a run's figures show. margin: what counts as equal, absolute."""
-    found = (
-        _overfit(run, figures, guards),
-        _forgetting(run, figures, guards),
-        _mismatch(run, figures, margin),
+    found = _find(figures, guards, margin)
+    return tuple(Signature(issue, name, run, *told) for issue, name, told in found)
+
+
+def _find(
+    figures: RunFigures, guards: Guards, margin: float
+) -> Iterator[tuple[int, str, tuple[str, Mapping[str, float]]]]:
+    """Yield the issue's number and name, a message, and the values that show it."""
+    source, start, target = (
+        math.nan if value is None else value
+        for value in (figures.source_val, figures.start, figures.target_val)
     )
-    return tuple(signature for signature in found if signature)
-
-
-def _overfit(run: str, figures: RunFigures, guards: Guards) -> Signature | None:
-    source, target = figures.source_val, figures.target_val
-    if source is None or target is None:
-        return None
-    if source <= guards.overfit_map50 or target >= guards.forgotten_map50:
-        return None
-    return Signature(
-        1,
-        'overfit',
-        run,
-        f'mAP50 {source:.3f} on the pre-training set (above {guards.overfit_map50:g}), but '
-        f'{target:.3f} on the target after fine-tuning (below {guards.forgotten_map50:g}).',
-        {'source_val': source, 'target_val': target},
-    )
-
-
-def _forgetting(run: str, figures: RunFigures, guards: Guards) -> Signature | None:
-    start, target = figures.start, figures.target_val
-    values: dict[str, float] = {}
-    if start is not None and target is not None:
-        values = {'start': start, 'target_val': target}
-    fell = bool(values) and values['start'] - values['target_val'] > guards.forgetting_drop
-    if not fell and not figures.forgot:
-        return None
-    message = 'The forgetting guard stopped the fine-tuning.'
-    if fell:
+    if source > guards.overfit_map50 and target < guards.forgotten_map50:
         message = (
-            f'Validation mAP50 on the target fell from {values["start"]:.3f} to '
-            f'{values["target_val"]:.3f} in fine-tuning, by more than {guards.forgetting_drop:g}.'
+            f'mAP50 {source:.3f} on the pre-training set (above {guards.overfit_map50:g}), but '
+            f'{target:.3f} on the target after fine-tuning (below {guards.forgotten_map50:g}).'
         )
-    if len(figures.val_losses) > 1:
-        least, last = min(figures.val_losses), figures.val_losses[-1]
-        values['val_loss_least'], values['val_loss_last'] = least, last
-        if last > least * 1.02:
-            message += f' The validation loss rose from {least:.3f} to {last:.3f}.'
-    return Signature(2, 'forgetting', run, message, values)
-
-
-def _mismatch(run: str, figures: RunFigures, margin: float) -> Signature | None:
+        yield 1, 'overfit', (message, {'source_val': source, 'target_val': target})
+    fell = start - target > guards.forgetting_drop
+    if fell or figures.forgot:
+        message = 'The forgetting guard stopped the fine-tuning.'
+        if fell:
+            message = (
+                f'Validation mAP50 on the target fell from {start:.3f} to {target:.3f} in '
+                f'fine-tuning, by more than {guards.forgetting_drop:g}.'
+            )
+        values = {'start': start, 'target_val': target} if math.isfinite(start - target) else {}
+        if len(figures.val_losses) > 1:
+            least, last = min(figures.val_losses), figures.val_losses[-1]
+            values |= {'val_loss_least': least, 'val_loss_last': last}
+            if last > least * 1.02:
+                message += f' The validation loss rose from {least:.3f} to {last:.3f}.'
+        yield 2, 'forgetting', (message, values)
     for where, own, other in (
         ('test', figures.test, figures.baseline_test),
         ('validation', figures.target_val, figures.baseline),
     ):
-        source = figures.source_val
-        if source is None or own is None or other is None:
+        if own is None or other is None:
             continue
-        if source <= own or own >= other - margin:
-            return None
-        return Signature(
-            3,
-            'mismatch',
-            run,
-            f'mAP50 {source:.3f} on the pre-training set, but {own:.3f} on the target '
-            f'({where}): below the {other:.3f} of {figures.baseline_name}. What the pre-training '
-            'set teaches does not help there: stay with single-stage training.',
-            {'source_val': source, 'own': own, 'baseline': other},
-        )
-    return None
+        if own < source and own < other - margin:
+            message = (
+                f'mAP50 {source:.3f} on the pre-training set, but {own:.3f} on the target '
+                f'({where}): below the {other:.3f} of {figures.baseline_name}. What the '
+                'pre-training set teaches does not help there: stay with single-stage training.'
+            )
+            values = {'source_val': source, 'own': own, 'baseline': other}
+            yield 3, 'mismatch', (message, values)
+        return
