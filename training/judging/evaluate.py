@@ -158,15 +158,21 @@ def assemble(
         class_mapping=told,
         notes=(*split.notes, *predictions.notes),
     )
+    image, own, score, box, same, any_class = map(np.concatenate, zip(*rows, strict=True))
     return Evaluation(
-        origin,
-        split.class_names,
-        split.names,
-        split.size_px,
-        *map(np.concatenate, zip(*rows, strict=True)),
-        np.repeat(np.arange(len(split)), [len(each) for each in truth_class]),
-        np.concatenate(truth_class),
-        np.concatenate([split.truth_box_px(index) for index in range(len(split))]),
+        origin=origin,
+        class_names=split.class_names,
+        image_names=split.names,
+        image_size_px=split.size_px,
+        detection_image=image,
+        detection_class=own,
+        detection_score=score,
+        detection_box_px=box,
+        detection_match=same,
+        detection_overlaps=any_class,
+        truth_image=np.repeat(np.arange(len(split)), [len(each) for each in truth_class]),
+        truth_class=np.concatenate(truth_class),
+        truth_box_px=np.concatenate([split.truth_box_px(index) for index in range(len(split))]),
     )
 
 
