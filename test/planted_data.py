@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -19,12 +20,12 @@ names: [blue_cone, large_orange_cone, orange_cone, unknown_cone, yellow_cone]
 FOLDERS = {'train': 'train', 'val': 'valid', 'test': 'test'}
 
 
-def plant(root: Path) -> Path:
+def plant(root: Path, counts: Mapping[str, int] = COUNTS) -> Path:
     """Write a set as Roboflow lays it out: no two pictures are equal. Returns `root`."""
     random = np.random.default_rng(0)
     root.mkdir(parents=True, exist_ok=True)
     (root / 'data.yaml').write_text(DATA_YAML)
-    for split, count in COUNTS.items():
+    for split, count in counts.items():
         for kind in ('images', 'labels'):
             (root / FOLDERS[split] / kind).mkdir(parents=True)
         for index in range(count):

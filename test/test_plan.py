@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
-import yaml
+from planted_data import plant
 
 from training.campaign import plan as plans
 from training.campaign.cost import known_cost, measure_cost
@@ -28,32 +26,12 @@ from training.recipe.recipe import Stage
 from training.stage.guards import warmup_batches
 
 SHIPPED = Path(__file__).parents[1] / 'config' / 'training'
-PICTURES = 10
-
-
-def write_data(folder: Path, pictures: int = PICTURES) -> Path:
-    """A data set of noise with a cone in each picture."""
-    random = np.random.default_rng(0)
-    for split in ('train', 'val', 'test'):
-        for kind in ('images', 'labels'):
-            (folder / split / kind).mkdir(parents=True)
-        for number in range(pictures if split == 'train' else 2):
-            picture = random.integers(0, 255, (64, 64, 3), np.uint8)
-            cv2.imwrite(str(folder / split / 'images' / f'{split}{number}.png'), picture)
-            label = folder / split / 'labels' / f'{split}{number}.txt'
-            label.write_text(f'{number % 5} 0.5 0.5 0.3 0.4\n', encoding='utf-8')
-    names = ['blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone']
-    content = {'path': str(folder), 'names': names} | {
-        split: f'{split}/images' for split in ('train', 'val', 'test')
-    }
-    data_yaml = folder / 'data.yaml'
-    data_yaml.write_text(yaml.safe_dump(content), encoding='utf-8')
-    return data_yaml
+PICTURES = {'train': 10, 'val': 2, 'test': 2}
 
 
 def smoke_plan(folder: Path, *overrides: str) -> CampaignPlan:
     for name in ('pretrain', 'target'):
-        write_data(folder / name, 32)
+        plant(folder / name, {'train': 32, 'val': 2, 'test': 2})
     counts = [
         f'datasets.{name}.images.{split}=2'
         for name in ('pretrain', 'target')
@@ -108,7 +86,7 @@ def test_rates_and_steps_are_those_of_a_real_training(stage: Stage, tmp_path: Pa
         seen.append(rates)
 
     settings = arguments(stage) | {
-        'data': str(write_data(tmp_path / 'data')),
+        'data': str(plant(tmp_path / 'data', PICTURES) / 'data.yaml'),
         'model': str(SHIPPED / 'tiny.yaml'),
         'project': str(tmp_path),
         'device': 'cpu',
@@ -121,7 +99,7 @@ def test_rates_and_steps_are_those_of_a_real_training(stage: Stage, tmp_path: Pa
     trainer.add_callback('on_train_batch_end', watch)
     trainer.train()
 
-    batches = count_batches(PICTURES, stage.batch)
+    batches = count_batches(PICTURES['train'], stage.batch)
     assert len(seen) == batches * stage.epochs
     assert steps == optimizer_steps(stage, batches)
     heads = [stage.lr0] if stage.optimizer != 'MuSGD' else [stage.lr0, 3 * stage.lr0]

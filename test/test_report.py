@@ -63,6 +63,12 @@ def copied(campaign: CampaignFolder, tmp_path: Path) -> CampaignFolder:
     return CampaignFolder(tmp_path / 'runs' / 'mini')
 
 
+def report_text(folder: CampaignFolder) -> str:
+    """The Markdown of a report that is written now."""
+    write_report(folder)
+    return folder.report_md.read_text()
+
+
 class Cells(HTMLParser):
     """Every table cell's text, and every address in the page; scripts and their stand-ins aside."""
 
@@ -186,9 +192,8 @@ def test_crossing_of_the_arms_is_named(copied: CampaignFolder) -> None:
         if 'start_map50' in step.result:
             step.result |= {'start_map50': None, 'pictures': 100}
     copied.write_state(state)
-    write_report(copied)
     # Pre-training shows 600 pictures; 0.25 lies midway between the second and the third epoch.
-    assert 'cross at 850 pictures shown, and two-stage leads' in copied.report_md.read_text()
+    assert 'cross at 850 pictures shown, and two-stage leads' in report_text(copied)
 
 
 def test_unfinished_campaign_says_what_is_missing(copied: CampaignFolder) -> None:
@@ -201,8 +206,7 @@ def test_unfinished_campaign_says_what_is_missing(copied: CampaignFolder) -> Non
         path.unlink()
     shutil.rmtree(copied.root / 'evaluations')
     shutil.rmtree(copied.root / 'single-stage')
-    write_report(copied)
-    text = copied.report_md.read_text()
+    text = report_text(copied)
     assert '**not finished**' in text
     assert 'There is no verdict yet.' in text
     assert '4 of 21 steps are done; `two-stage/seed0/stage2` is next' in text
@@ -217,8 +221,7 @@ def test_failed_campaign_says_why(copied: CampaignFolder) -> None:
     state.steps['two-stage/seed0/stage1'].status = 'failed'
     copied.write_state(state)
     copied.verdict.unlink()
-    write_report(copied)
-    text = copied.report_md.read_text()
+    text = report_text(copied)
     assert '**out of memory**' in text
     assert 'memory ran out: 3 GB were free.' in text
     assert '`two-stage/seed0/stage1` failed' in text
@@ -257,8 +260,7 @@ def test_a_section_that_cannot_be_made_is_named(copied: CampaignFolder) -> None:
     stored = json.loads(copied.comparison.read_text())
     del stored['comparisons'][0]['differences'][0]['a']
     copied.comparison.write_text(json.dumps(stored))
-    write_report(copied)
-    text = copied.report_md.read_text()
+    text = report_text(copied)
     assert '"Against all baselines" is not whole: KeyError' in text
     assert '## Machine, time and versions' in text
 
@@ -319,8 +321,7 @@ def test_sweep_has_its_curve(tmp_path: Path) -> None:
     folder = write_campaign(
         tmp_path / 'sizes', overrides=('sweep={stage1.fraction: [0, 0.5, 1]}', 'seeds=[0]')
     )
-    write_report(folder)
-    text = folder.report_md.read_text()
+    text = report_text(folder)
     section = text.partition('## Size of the pre-training set')[2].partition('\n## ')[0]
     rows = [line for line in section.splitlines() if re.match(r'\| (0|50|100) \|', line)]
     assert len(rows) == 3
