@@ -24,6 +24,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from vision_msgs.msg import Detection2DArray
 
 TIMEOUT_S = 20.0
 """For what must come: generous, because other work may share the machine."""
@@ -41,14 +42,21 @@ TRANSITIONS = {
 }
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
-    """The first true value of `condition`; fails the test when there is none in time."""
+def first_true(condition: Callable[[], Any], timeout_s: float) -> Any:
+    """The first true value of `condition`, None where there is none in time."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if value := condition():
             return value
         time.sleep(0.01)
-    raise AssertionError(f'waited {timeout_s} s in vain for {what}')
+    return None
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
+    """The first true value of `condition`; fails the test when there is none in time."""
+    value = first_true(condition, timeout_s)
+    assert value, f'waited {timeout_s} s in vain for {what}'
+    return value
 
 
 def ask(client: Any, request: Any, timeout_s: float) -> Any:
@@ -176,6 +184,11 @@ class Observer:
         for key in [key for key in self._publishers if key[0] == topic]:
             self.node.destroy_publisher(self._publishers.pop(key))
 
+    def answer(self, topic: str, stamp_ns: int) -> Any:
+        """The answer on a topic to the picture with this stamp, or None."""
+        answers = list(self.listen(topic, Detection2DArray))
+        return next((a for a in reversed(answers) if stamp_ns_of(a) == stamp_ns), None)
+
     def next_stamp_ns(self) -> int:
         """A stamp of now, different from every earlier one."""
         self._stamp_ns = max(self._stamp_ns + 1, time.time_ns())
@@ -234,11 +247,9 @@ class Observer:
         for array in reversed(list(self.listen('/diagnostics', DiagnosticArray))):
             for status in array.status:
                 if status.name == name:
-                    return SimpleNamespace(
-                        level=status.level[0],
-                        message=status.message,
-                        values={v.key: v.value for v in status.values},
-                    )
+                    values = {v.key: v.value for v in status.values}
+                    level, message = status.level[0], status.message
+                    return SimpleNamespace(level=level, message=message, values=values)
         return None
 
     def wait_for_diagnostics(self, name: str, condition: Callable[[Any], bool]) -> Any:
@@ -271,6 +282,11 @@ def ros_message(fields: SimpleNamespace, stamp_ns: int, frame_id: str = 'camera_
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
     message.header.frame_id = frame_id
     return message
+
+
+def values_of(message: DiagnosticArray) -> dict[str, str]:
+    """Values of the only status of a record of ~/timing."""
+    return {entry.key: entry.value for entry in message.status[0].values}
 
 
 def stamp_ns_of(message: Any) -> int:

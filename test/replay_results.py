@@ -22,11 +22,13 @@ STATIONS_MS = (1.0, 2.0, 3.0, 20.0, 1.5, 0.5, 1.0)
 FIRST_STAMP_NS = 1_700_000_000 * 10**9
 
 
-def cones(*boxes: tuple[float, float, float, float], class_id: int = 0) -> Detections:
+def cones(
+    *boxes: tuple[float, float, float, float], class_id: int = 0, score: float = 0.9
+) -> Detections:
     n = len(boxes)
     return Detections(
         np.array(boxes, np.float32).reshape(n, 4),
-        np.full(n, 0.9, np.float32),
+        np.full(n, score, np.float32),
         np.full(n, class_id, np.int64),
     )
 

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from test_accuracy import boxes as cones
 
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
@@ -22,7 +23,7 @@ from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.to_label.dataset import STATE, yolo_text
 from cone_perception.replay.to_label.findings import find_doubts, spread
 from cone_perception.replay.traces import FrameTrace
-from cone_perception.types import Detections, Frame
+from cone_perception.types import Frame
 from training.data.verify import verify_dataset
 from training.simulate.bag import write_drive
 from training.simulate.settings import SimulateSettings
@@ -34,12 +35,6 @@ START_NS = 1_760_000_000 * 10**9
 PERIOD_NS = 100_000_000
 TOPIC = '/front/image_raw'
 WIDTH, HEIGHT = 160, 96
-
-
-def cones(*rows):
-    """Detections from (left, top, right, bottom, score, class)."""
-    table = np.array(rows, np.float32).reshape(-1, 6)
-    return Detections(table[:, :4].copy(), table[:, 4].copy(), table[:, 5].astype(np.int64))
 
 
 def frame(index, found):

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from browser import open_page
+from replay_results import cones
 
 from cone_perception.bags.reader import header_stamp_ns, write_image_bag
 from cone_perception.cli import main
@@ -57,15 +58,6 @@ def runnable(tmp_path_factory, card):
         card.to_json().replace('0' * 64, file_sha256(folder / 'tiny.onnx'))
     )
     return str(folder)
-
-
-def cones(*boxes, class_id=0, score=0.9):
-    n = len(boxes)
-    return Detections(
-        np.array(boxes, np.float32).reshape(n, 4),
-        np.full(n, score, np.float32),
-        np.full(n, class_id, np.int64),
-    )
 
 
 NEAR = (100, 100, 130, 140)

@@ -7,7 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
-from tiny_network import paint, write_tiny_bundle
+from tiny_network import painted, write_tiny_bundle
 
 from cone_perception import detect
 from cone_perception.bags.reader import write_image_bag
@@ -26,11 +26,9 @@ def model(tmp_path_factory):
     return write_tiny_bundle(tmp_path_factory.mktemp('model'))
 
 
-def picture(height=720, width=1280):
+def picture():
     """One blue cone, one cell of the tiny network."""
-    bgr = np.full((height, width, 3), 114, np.uint8)
-    paint(bgr, 'blue_cone', 640, 168, 64, 64)
-    return bgr
+    return painted(('blue_cone', 640, 168, 64, 64))
 
 
 def frames(count=3):

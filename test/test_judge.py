@@ -3,9 +3,8 @@
 import json
 
 import cv2
-import numpy as np
 import pytest
-from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 
 from training.cli import main
 
@@ -19,10 +18,8 @@ def data(tmp_path):
     (split / 'images').mkdir(parents=True)
     (split / 'labels').mkdir()
     write_yaml(split.parent, NAMES_REVERSED)
-    blue = np.full((720, 1280, 3), 114, np.uint8)
-    paint(blue, 'blue_cone', 640, 168, 64, 64)
-    yellow = np.full((720, 1280, 3), 114, np.uint8)
-    paint(yellow, 'yellow_cone', 128, 360, 64, 64)
+    blue = painted(('blue_cone', 640, 168, 64, 64))
+    yellow = painted(('yellow_cone', 128, 360, 64, 64))
     cv2.imwrite(str(split / 'images' / 'a.png'), blue)
     cv2.imwrite(str(split / 'images' / 'b.png'), yellow)
     (split / 'labels' / 'a.txt').write_text(label('blue_cone', 640, 168, 64, 64))

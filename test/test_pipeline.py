@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 
 from cone_perception.engines.open import open_engine
 from cone_perception.filters import Filters
@@ -31,11 +31,7 @@ def open_detector(bundles, layout='end_to_end', batch=1, engine='openvino'):
 
 
 def picture(*cones, height=720, width=1280):
-    """Grey picture with cones painted: (class name, left, top, width, height)."""
-    bgr = np.full((height, width, 3), 114, np.uint8)
-    for cone in cones:
-        paint(bgr, *cone)
-    return Frame(bgr)
+    return Frame(painted(*cones, height_px=height, width_px=width))
 
 
 # One cell of the tiny network is 64 px at 1280x720; its first full row begins 40 px down.

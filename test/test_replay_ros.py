@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 
 from cone_perception.bags.reader import COMPRESSED_IMAGE, IMAGE, bag_types, image_message
 from cone_perception.errors import SettingsError, SourceError
@@ -38,9 +38,7 @@ EVERY_FRAME = {'device': 'cpu', 'reliability': 'reliable', 'queue_depth': '10', 
 
 
 def picture():
-    bgr = np.full((96, 160, 3), 114, np.uint8)
-    paint(bgr, 'blue_cone', 32, 32, 8, 8)
-    return bgr
+    return painted(('blue_cone', 32, 32, 8, 8), height_px=96, width_px=160)
 
 
 def write_drive(path, lengths, compressed=False, stamped=True, spoilt=(), storage='mcap'):

@@ -12,14 +12,15 @@ from image_messages import compressed, encode
 from node_process import (
     BEST_EFFORT,
     RELIABLE,
+    first_true,
     ros_message,
     running_node,
-    stamp_ns_of,
+    values_of,
     wait_for,
 )
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
-from tiny_network import paint, write_tiny_bundle
+from tiny_network import painted, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 
 pytestmark = pytest.mark.ros
@@ -29,18 +30,11 @@ MS = 1_000_000
 
 def picture(class_name):
     """640x360 with one cone."""
-    bgr = np.full((360, 640, 3), 114, np.uint8)
-    paint(bgr, class_name, 128, 84, 32, 32)
-    return bgr
+    return painted((class_name, 128, 84, 32, 32), height_px=360, width_px=640)
 
 
 def classes_of(answer):
     return [d.results[0].hypothesis.class_id for d in answer.detections]
-
-
-def answer_of(observer, topic, stamp_ns):
-    answers = observer.listen(topic, Detection2DArray)
-    return next((a for a in list(answers) if stamp_ns_of(a) == stamp_ns), None)
 
 
 class Pair:
@@ -61,7 +55,7 @@ class Pair:
         return stamp_ns
 
     def answer(self, side, stamp_ns):
-        return answer_of(self.observer, f'{self.namespace}/{side}/detections', stamp_ns)
+        return self.observer.answer(f'{self.namespace}/{side}/detections', stamp_ns)
 
     def wait(self, side, stamp_ns):
         return wait_for(lambda: self.answer(side, stamp_ns), f'the answer of {side}')
@@ -73,18 +67,14 @@ class Pair:
             stamp_ns = self.observer.next_stamp_ns()
             self.send('left', stamp_ns)
             self.send('right', stamp_ns)
-            try:
-                wait_for(lambda: self.times('left', stamp_ns), 'left', 0.5)
-                return wait_for(lambda: self.times('right', stamp_ns), 'right', 0.5)
-            except AssertionError:
-                return None
+            return first_true(lambda: all(self.times(s, stamp_ns) for s in ('left', 'right')), 0.5)
 
         wait_for(once, 'first answers')
 
     def times(self, camera, stamp_ns):
         """Station times of one frame, or None."""
         for message in list(self.timing):
-            values = {v.key: v.value for v in message.status[0].values}
+            values = values_of(message)
             if (values['camera'], int(values['stamp_ns'])) == (camera, stamp_ns):
                 return values
         return None
@@ -214,16 +204,8 @@ def test_both_halves_are_answered_with_the_header_of_the_picture(observer, halve
         stamp_ns = observer.next_stamp_ns()
         message = ros_message(side_by_side('blue_cone', 'yellow_cone'), stamp_ns, 'stereo')
         publisher.publish(message)
-        try:
-            return wait_for(
-                lambda: (
-                    all(answers := [answer_of(observer, t, stamp_ns) for t in topics]) and answers
-                ),
-                'both answers',
-                0.5,
-            )
-        except AssertionError:
-            return None
+        answers = [lambda t=t: observer.answer(t, stamp_ns) for t in topics]
+        return all(first_true(a, 0.5) for a in answers) and [a() for a in answers]
 
     left, right = wait_for(once, 'both answers')
     assert (classes_of(left), classes_of(right)) == (['blue_cone'], ['yellow_cone'])
@@ -259,11 +241,7 @@ def test_age_is_told_in_the_time_of_the_players_clock(observer, halves):
         message.clock.sec, message.clock.nanosec = long_ago_s, 20 * MS
         clock.publish(message)
         images.publish(ros_message(fields, long_ago_s * 10**9))
-        values = [
-            {v.key: v.value for v in m.status[0].values}
-            for m in list(timing)
-            if m.header.stamp.sec == long_ago_s
-        ]
+        values = [values_of(m) for m in list(timing) if m.header.stamp.sec == long_ago_s]
         return next((v for v in values if 'age_ms' in v), None)
 
     assert wait_for(once, 'a frame with an age')['age_ms'] == '20.000'

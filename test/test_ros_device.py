@@ -16,7 +16,7 @@ import pytest
 from image_messages import encode
 from node_process import NodeProcess, ros_message, stamp_ns_of, wait_for
 from sensor_msgs.msg import Image
-from tiny_network import change_card, paint, write_tiny_bundle
+from tiny_network import change_card, painted, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.engines.tensorrt.gpu import read_gpu
@@ -224,12 +224,12 @@ def test_engine_that_reads_the_cameras_bytes_gets_them_unconverted(observer, tmp
     """Padding included; what it does not read comes as bgr8, and what is too short fails alone."""
     process = start(tmp_path, 'bytes', 'CameraEngine')
     process.wait_for_output('active: listening')
-    answers = observer.listen('/bytes/camera/detections', Detection2DArray)
+    topic = '/bytes/camera/detections'
+    answers = observer.listen(topic, Detection2DArray)
     debug = observer.listen('/bytes/camera/debug_image', Image)
     publisher = observer.publisher('/bytes/camera/image', Image)
     wait_for(publisher.get_subscription_count, 'the subscription')
-    bgr = np.full((384, 640, 3), GREY, np.uint8)
-    paint(bgr, 'blue_cone', 96, 64, 32, 32)
+    bgr = painted(('blue_cone', 96, 64, 32, 32), height_px=384, width_px=640)
 
     def all_topics_are_matched():
         publisher.publish(ros_message(encode(bgr, 'bgr8'), observer.next_stamp_ns()))
@@ -242,9 +242,7 @@ def test_engine_that_reads_the_cameras_bytes_gets_them_unconverted(observer, tmp
         """Send the picture, wait for answer and debug image; what the engine printed."""
         seen, stamp_ns = len(process.output), observer.next_stamp_ns()
         publisher.publish(ros_message(encode(bgr, encoding, padding), stamp_ns))
-        answer = wait_for(
-            lambda: next((a for a in answers if stamp_ns_of(a) == stamp_ns), None), 'the answer'
-        )
+        answer = wait_for(lambda: observer.answer(topic, stamp_ns), 'the answer')
         (cone,) = answer.detections
         assert cone.results[0].hypothesis.class_id == 'blue_cone'
         assert (cone.bbox.center.position.x, cone.bbox.size_x) == (112, 32)

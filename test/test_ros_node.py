@@ -18,13 +18,14 @@ from node_process import (
     ros_message,
     running_node,
     stamp_ns_of,
+    values_of,
     wait_for,
 )
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
-from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.bags.reader import detections_of
@@ -47,10 +48,7 @@ MOMENTS = ('received', 'started', 'prepared', 'inferred', 'decoded', 'published'
 
 def picture():
     """1280x720 with a blue and a yellow cone."""
-    bgr = np.full((720, 1280, 3), 114, np.uint8)
-    for name, (left, top, right, bottom) in (('blue_cone', BLUE_PX), ('yellow_cone', YELLOW_PX)):
-        paint(bgr, name, left, top, right - left, bottom - top)
-    return bgr
+    return painted(('blue_cone', *BLUE_PX[:2], 64, 64), ('yellow_cone', *YELLOW_PX[:2], 64, 64))
 
 
 @pytest.fixture(scope='module')
@@ -75,9 +73,7 @@ def send(observer, fields, qos=RELIABLE, topic=TOPIC):
 
 
 def answer_of(observer, stamp_ns):
-    """The answer to the picture with this stamp, or None."""
-    answers = observer.listen('/one/camera/detections', Detection2DArray)
-    return next((a for a in reversed(list(answers)) if stamp_ns_of(a) == stamp_ns), None)
+    return observer.answer('/one/camera/detections', stamp_ns)
 
 
 def ask(observer, fields, qos=RELIABLE):
@@ -199,7 +195,7 @@ def test_station_times_of_each_frame_are_published(observer, node):
     message = wait_for(
         lambda: next((m for m in list(timing) if stamp_ns_of(m) == stamp_ns), None), 'its timing'
     )
-    values = {v.key: v.value for v in message.status[0].values}
+    values = values_of(message)
     assert values['camera'] == 'camera'
     assert int(values['stamp_ns']) == stamp_ns
     stations = ('wait_ms', 'preprocess_ms', 'inference_ms', 'decode_ms', 'publish_ms')
@@ -216,7 +212,7 @@ def test_station_times_of_each_frame_are_published(observer, node):
 def told_of(observer, stamp_ns):
     """The records of ~/timing of one picture."""
     return [
-        {v.key: v.value for v in message.status[0].values}
+        values_of(message)
         for message in list(observer.listen(f'{NODE}/timing', DiagnosticArray, EVERY_RECORD))
         if stamp_ns_of(message) == stamp_ns
     ]
@@ -273,7 +269,7 @@ def test_stamps_of_another_day_give_no_age(observer, node):
     timing = observer.listen(f'{NODE}/timing', DiagnosticArray, EVERY_RECORD)
     observer.publisher(TOPIC, Image).publish(message)
     found = wait_for(lambda: [m for m in list(timing) if m.header.stamp.sec == 1_600_000_000], 'it')
-    assert 'age_ms' not in {v.key for v in found[0].status[0].values}
+    assert 'age_ms' not in values_of(found[0])
 
 
 def test_small_pictures_are_warned_of(observer, node):
@@ -408,7 +404,7 @@ def test_lifecycle_goes_down_and_up_again(observer, node):
 
 
 def test_what_rclpy_lacks_is_still_lacking(repository):
-    """When this fails, delete from ros/lifecycle.py what rclpy does by itself."""
+    """When this fails, delete from ros/rclpy_repairs.py what rclpy does by itself."""
     assert 'destroy_node' not in vars(LifecycleNode) | vars(LifecycleNodeMixin)
     refuses = 'RCLError' in inspect.getsource(LifecycleNodeMixin._LifecycleNodeMixin__change_state)
     assert refuses != ('_LifecycleNodeMixin__change_state' in vars(RobustLifecycleNode))

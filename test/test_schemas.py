@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from replay_results import result, trace
-from tiny_network import paint, write_tiny_bundle
+from tiny_network import painted, write_tiny_bundle
 
 from cone_perception.cli import main
 from cone_perception.model_card import shipped_bundle
@@ -40,9 +39,7 @@ def recipe_values(path: Path) -> Any:
 def line(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A line of detections.jsonl as `detect` writes it."""
     folder = tmp_path_factory.mktemp('detect')
-    bgr = np.full((720, 1280, 3), 114, np.uint8)
-    paint(bgr, 'blue_cone', 640, 168, 64, 64)
-    cv2.imwrite(str(folder / 'a.png'), bgr)
+    cv2.imwrite(str(folder / 'a.png'), painted(('blue_cone', 640, 168, 64, 64)))
     model = write_tiny_bundle(folder / 'model')
     arguments = ['detect', str(folder / 'a.png'), '--model', str(model), '--out', str(folder / 'o')]
     assert main(arguments) == 0

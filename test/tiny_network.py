@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -138,6 +139,14 @@ def tiny_network(layout: str, batch: int, height_px: int, width_px: int) -> onnx
 def paint(bgr: np.ndarray, class_name: str, left: int, top: int, width: int, height: int) -> None:
     """Paint a cone of that class into a picture, in source pixels."""
     bgr[top : top + height, left : left + width] = BGR_OF_CLASS[class_name]
+
+
+def painted(*cones: tuple[Any, ...], height_px: int = 720, width_px: int = 1280) -> np.ndarray:
+    """Grey picture with cones painted: (class name, left, top, width, height)."""
+    bgr = np.full((height_px, width_px, 3), 114, np.uint8)
+    for cone in cones:
+        paint(bgr, *cone)
+    return bgr
 
 
 def quantised_share(network: onnx.ModelProto) -> tuple[int, int]:
