@@ -63,7 +63,11 @@ def decode(
     if layout == 'anchors':
         centre, size = output[:2, keep].T, output[2:4, keep].T
         xyxy = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
-        kept = _suppress(xyxy, score, class_id, nms_iou)
+        xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+        chosen = cv2.dnn.NMSBoxesBatched(
+            xywh.tolist(), score.tolist(), class_id.tolist(), 0.0, nms_threshold=nms_iou
+        )
+        kept = np.asarray(chosen, np.int64).reshape(-1)
     else:
         xyxy = output[keep, :4]
         kept = np.arange(len(keep))
@@ -74,12 +78,3 @@ def decode(
     if not np.isfinite(found.xyxy_px).all():
         raise ModelError('the network put out boxes that are not numbers: export it again.')
     return found
-
-
-def _suppress(xyxy: Float32, score: Float32, class_id: Int64, nms_iou: float) -> Int64:
-    """Class-aware non-maximum suppression: indices of the boxes to keep."""
-    xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
-    kept = cv2.dnn.NMSBoxesBatched(
-        xywh.tolist(), score.tolist(), class_id.tolist(), score_threshold=0.0, nms_threshold=nms_iou
-    )
-    return np.asarray(kept, np.int64).reshape(-1)

@@ -95,7 +95,12 @@ class ConeDetector:
         thresholds = filters.thresholds_for(self.card)
         if self._frame_engine is not None:
             prepared = started
-            pictures = [_readable(frame, self.encodings) for frame in frames]
+            pictures = [
+                frame
+                if isinstance(frame, CameraPicture) and frame.encoding in self.encodings
+                else CameraPicture.of_bgr(bgr_of(frame))
+                for frame in frames
+            ]
             with self._turn():
                 in_network = self._frame_engine.detect(pictures, thresholds, self.card.nms_iou)
             inferred = time.monotonic_ns()
@@ -111,13 +116,9 @@ class ConeDetector:
                 for output in outputs[: len(frames)]
             ]
         found = []
-        for letterbox, raw in zip(boxes, in_network, strict=True):
+        for frame, letterbox, raw in zip(frames, boxes, in_network, strict=True):
             in_source = Detections(letterbox.to_source(raw.xyxy_px), raw.score, raw.class_id)
-            found.append(
-                filters.apply(
-                    in_source, self.card, letterbox.source_width_px, letterbox.source_height_px
-                )
-            )
+            found.append(filters.apply(in_source, self.card, frame.width_px, frame.height_px))
         return found, StationTimes(started, prepared, inferred, time.monotonic_ns())
 
     @contextlib.contextmanager
@@ -148,10 +149,3 @@ def warm_detector(card: ModelCard, engine: Engine) -> ConeDetector:
         detector.close()
         raise
     return detector
-
-
-def _readable(frame: Frame | CameraPicture, encodings: frozenset[str]) -> CameraPicture:
-    """Return the frame as the camera sent it, or as bgr8 where the engine does not read that."""
-    if isinstance(frame, CameraPicture) and frame.encoding in encodings:
-        return frame
-    return CameraPicture.of_bgr(bgr_of(frame))

@@ -8,13 +8,14 @@ import cv2
 import numpy as np
 
 TILE_PX = 16
-_BAYER = {'rggb': 'rggb', 'bggr': 'bggr', 'gbrg': 'gbrg', 'grbg': 'grbg'}
+_BAYER = ('rggb', 'bggr', 'gbrg', 'grbg')
+_ALIASES = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
 
 ENCODINGS = (
     *('bgr8', 'rgb8', 'bgra8', 'rgba8', 'mono8', 'bgr16', 'rgb16', 'bgra16', 'rgba16', 'mono16'),
     *(f'bayer_{order}{bits}' for order in _BAYER for bits in (8, 16)),
     *('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv12', 'nv21'),
-    *('8UC1', '8UC3', '8UC4', '16UC1'),
+    *_ALIASES,
 )
 
 
@@ -26,12 +27,7 @@ def tile_picture(height: int, width: int) -> np.ndarray:
 
 def encode(bgr: np.ndarray, encoding: str, padding: int = 0) -> SimpleNamespace:
     """An Image message of the picture; each row is followed by `padding` bytes of noise."""
-    rows = _rows(
-        bgr,
-        {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}.get(
-            encoding, encoding
-        ),
-    )
+    rows = _rows(bgr, _ALIASES.get(encoding, encoding))
     noise = np.random.default_rng(4).integers(0, 256, (len(rows), padding), np.uint8)
     return SimpleNamespace(
         height=bgr.shape[0],
@@ -72,7 +68,7 @@ def _samples(bgr: np.ndarray, encoding: str) -> np.ndarray:
         return cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
     if encoding.startswith('bayer_'):
         mosaic = np.empty(bgr.shape[:2], np.uint8)
-        for index, colour in enumerate(_BAYER[encoding.removeprefix('bayer_')]):
+        for index, colour in enumerate(encoding.removeprefix('bayer_')):
             y, x = divmod(index, 2)
             mosaic[y::2, x::2] = bgr[y::2, x::2, 'bgr'.index(colour)]
         return mosaic

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,7 +102,10 @@ def read_split(data: Path, split: str) -> LabelledSplit:
         paths=paths,
         names=names,
         size_px=np.array([each.size_px for each in pictures], np.int64).reshape(-1, 2),
-        rows=tuple(_renamed(each.labels.rows, class_of) for each in pictures),
+        rows=tuple(
+            np.column_stack([class_of[rows[:, 0].astype(np.int64)], rows[:, 1:]])
+            for rows in (each.labels.rows for each in pictures)
+        ),
         sha256=digest.hexdigest(),
         notes=tuple(notes),
     )
@@ -146,8 +149,8 @@ def named_pictures(data: Path, split: str) -> dict[str, Path]:
     return {path.relative_to(root).as_posix(): path for path in paths}
 
 
-def class_indices(layout: Layout) -> tuple[tuple[str, ...], dict[int, int]]:
-    """Class names of an evaluation, and the data set's class index -> the index into them.
+def class_indices(layout: Layout) -> tuple[tuple[str, ...], Float32]:
+    """Class names of an evaluation; (classes,) of the data set: the index into them of each.
 
     Names are the project's wherever its table of aliases knows them.
     """
@@ -162,20 +165,13 @@ def class_indices(layout: Layout) -> tuple[tuple[str, ...], dict[int, int]]:
             f'{", ".join(layout.names)}. Rename them.'
         )
     class_names = CLASS_NAMES if set(names) <= set(CLASS_NAMES) else names
-    return class_names, {index: class_names.index(name) for index, name in enumerate(names)}
+    return class_names, np.array([class_names.index(name) for name in names], np.float32)
 
 
 def canonical_names(names: Sequence[str]) -> tuple[str, ...]:
     """The project's name of each class that its table of aliases knows, else the name itself."""
     known = map_classes(names)
     return tuple(CLASS_NAMES[known[i]] if i in known else name for i, name in enumerate(names))
-
-
-def _renamed(rows: Float32, class_of: Mapping[int, int]) -> Float32:
-    """(M, 5) rows with the class index of the evaluation."""
-    renamed: Float32 = rows.copy()
-    renamed[:, 0] = [class_of[int(row[0])] for row in rows]
-    return renamed
 
 
 def shared_folder(paths: Sequence[Path]) -> Path:
