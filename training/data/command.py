@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+
+from training.data import fetch, leaks, manifest, verify
+from training.data.gap import command as gap
 
 ACTIONS = {
-    'fetch': ('training.data.fetch', 'download a known data set, whole or not at all'),
-    'manifest': ('training.data.manifest', 'write or check the list of files with their hashes'),
-    'verify': ('training.data.verify', 'every label line and every picture, before training'),
-    'leaks': ('training.data.leaks', 'pictures that are alike, between and within data sets'),
-    'gap': ('training.data.gap.command', 'how far apart two data sets are, and what that suggests'),
+    'fetch': (fetch, 'download a known data set, whole or not at all'),
+    'manifest': (manifest, 'write or check the list of files with their hashes'),
+    'verify': (verify, 'every label line and every picture, before training'),
+    'leaks': (leaks, 'pictures that are alike, between and within data sets'),
+    'gap': (gap, 'how far apart two data sets are, and what that suggests'),
 }
-"""Action -> (module with add_arguments(parser) and run(args) -> int, one line of help).
-
-The modules are imported to build the parsers: they import torch, if at all, inside functions.
-"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One parser per action."""
     choices = parser.add_subparsers(dest='action', required=True, metavar='ACTION')
-    for name, (module_name, summary) in ACTIONS.items():
-        module = importlib.import_module(module_name)
+    for name, (module, summary) in ACTIONS.items():
         action = choices.add_parser(name, help=summary, description=summary)
         module.add_arguments(action)
         action.set_defaults(run_action=module.run)

@@ -6,7 +6,7 @@ import argparse
 import filecmp
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +34,7 @@ SHOWN = 20
 
 
 def verify_dataset(
-    path: Path,
-    expected: Mapping[str, int],
-    workers: int | None = None,
-    *,
-    full: bool = False,
+    path: Path, expected: Mapping[str, int], workers: int | None = None, *, full: bool = False
 ) -> DataReport:
     """Read every label line and decode every picture of a YOLO data set.
 
@@ -187,7 +183,7 @@ def _find_double_names(layout: Layout) -> Iterator[Problem]:
 
 def _find_strays(layout: Layout) -> Iterator[Problem]:
     """Labels without a picture, and files that are no pictures."""
-    pictures = [path for paths in layout.splits.values() for path in paths]
+    pictures = list(chain.from_iterable(layout.splits.values()))
     labels = {label_path(path) for path in pictures}
     named = {stray_label(path) for path in pictures}
     for folder in sorted({label.parent for label in labels}):
@@ -212,8 +208,8 @@ def _check_manifest(layout: Layout, full: bool) -> tuple[str, list[Problem]]:
     except DataError as error:
         return '', [Problem(MANIFEST, 0, 'manifest', str(error), True)]
     counts = {file.path for file in manifest.files if file.split} | {layout.data_yaml.name}
-    for paths in layout.splits.values():
-        counts |= {layout.shorten(file) for path in paths for file in (path, label_path(path))}
+    for path in chain.from_iterable(layout.splits.values()):
+        counts |= {layout.shorten(path), layout.shorten(label_path(path))}
     return manifest.sha256, [
         Problem(name, 0, f'manifest-{kind}', f'is {kind}, says {MANIFEST}', name in counts)
         for kind in ('missing', 'extra', 'changed')

@@ -148,9 +148,6 @@ class StageRecord:
     def update(self, **values: Any) -> None:
         write_json(self.path, {**self.read(), **values})
 
-    def clear(self) -> None:
-        self.path.unlink(missing_ok=True)
-
     def result(self) -> StageResult | None:
         """Of a finished stage whose weights are still there."""
         stored = self.read().get('result')

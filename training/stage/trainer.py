@@ -71,7 +71,7 @@ def train_stage(job: StageJob) -> StageResult:
     on_target = check_data(job.data_yaml, job.target_yaml)
     checkpoint = last_checkpoint(job.weights)
     if checkpoint is None:
-        record.clear()
+        record.path.unlink(missing_ok=True)
     if 'start' not in record.read():
         start = validate_start(job, on_target)
         record.update(start=start, on_target=on_target, seconds=0.0)

@@ -75,11 +75,8 @@ def _cut(pictures: Sequence[Path], split: Path, stage: Stage) -> list[Path]:
     done = split / 'done'
     if not done.is_file():
         shutil.rmtree(split, ignore_errors=True)
-        rules = CropRules(
-            per_picture=stage.crops_per_picture, size_px=stage.imgsz, width_px=stage.crop_width
-        )
-        count = write_crops(pictures, split, rules)
-        write_whole(done, f'{count}\n')
+        rules = CropRules(stage.crops_per_picture, stage.imgsz, stage.crop_width)
+        write_whole(done, f'{write_crops(pictures, split, rules)}\n')
     return sorted((split / 'images').iterdir())
 
 
@@ -118,14 +115,12 @@ def write_crops(images: Iterable[Path], split: Path, rules: CropRules) -> int:
         (split / folder).mkdir(parents=True, exist_ok=True)
     count = 0
     for path in images:
-        picture, labels = _at_network_scale(path, rules.width_px)
-        for crop, inside in crops_of(picture, labels, rules, random):
-            name = f'{count:06d}'
-            image = split / 'images' / f'{name}.jpg'
+        for crop, inside in crops_of(*_at_network_scale(path, rules.width_px), rules, random):
+            image = split / 'images' / f'{count:06d}.jpg'
             if not cv2.imwrite(str(image), crop, [cv2.IMWRITE_JPEG_QUALITY, 95]):
                 raise SourceError(f'{image} cannot be written. Is there space left?')
             rows = label_rows(inside[:, 0], inside[:, 1:], rules.size_px, rules.size_px)
-            (split / 'labels' / f'{name}.txt').write_text(label_text(rows), encoding='utf-8')
+            (split / 'labels' / f'{count:06d}.txt').write_text(label_text(rows), encoding='utf-8')
             count += 1
     return count
 
@@ -158,9 +153,9 @@ def clip_boxes(labels: Float32, left_px: int, top_px: int, rules: CropRules) -> 
     moved = labels - np.array([0, left_px, top_px, left_px, top_px], np.float32)
     clipped = moved.copy()
     clipped[:, 1:] = np.clip(moved[:, 1:], 0, rules.size_px)
-    visible = _area(clipped) / np.maximum(_area(moved), 1e-6)
-    tall_px = clipped[:, 4] - clipped[:, 2]
-    selected: Float32 = clipped[(visible >= rules.visible) & (tall_px >= rules.height_px)]
+    sides, whole = (boxes[:, 3:] - boxes[:, 1:3] for boxes in (clipped, moved))
+    visible = sides.prod(axis=1) / np.maximum(whole.prod(axis=1), 1e-6)
+    selected: Float32 = clipped[(visible >= rules.visible) & (sides[:, 1] >= rules.height_px)]
     return selected
 
 
@@ -178,8 +173,3 @@ def _at_network_scale(image: Path, width_px: int) -> tuple[UInt8, Float32]:
         raise SourceError(f'{label_path(image)}:{fault.line}: {fault.message}. Mend the label.')
     boxes = corners_px(labels.rows, width_px, height)
     return picture, np.concatenate([labels.rows[:, :1], boxes], axis=1)
-
-
-def _area(labels: Float32) -> Float32:
-    area: Float32 = (labels[:, 3] - labels[:, 1]) * (labels[:, 4] - labels[:, 2])
-    return area

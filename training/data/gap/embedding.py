@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.errors import DataError, InstallError, ModelError
-from cone_perception.model_card import Bundle, NetworkFile, read_bundle
+from cone_perception.errors import DataError, InstallError, ModelError, told_as
+from cone_perception.model_card import read_bundle
 from cone_perception.preprocess import Letterbox
 from cone_perception.types import Float32, Precision, UInt8
 
@@ -64,28 +64,21 @@ def open_backbone(weights: Path) -> tuple[Network, tuple[int, int]]:
 
 
 def _onnx_file(weights: Path) -> Path:
+    """The file itself, or a bundle's most exact network that runs without a GPU."""
     if weights.suffix == '.onnx':
         return weights
     bundle = read_bundle(weights)
-    return bundle.checked_path(_best_network(bundle))
-
-
-def _best_network(bundle: Bundle) -> NetworkFile:
-    """The most exact network that runs without a GPU."""
     networks = [network for network in bundle.card.networks if network.encoding != 'int8']
     if not networks:
         raise ModelError(f'{bundle.folder} has TensorRT networks only: give a .pt or an .onnx.')
-    return min(networks, key=lambda network: PRECISIONS.index(network.precision))
+    return bundle.checked_path(min(networks, key=lambda each: PRECISIONS.index(each.precision)))
 
 
 def _open_onnx(path: Path) -> tuple[Network, tuple[int, int]]:
-    try:
+    needs = f'{path} needs onnx and onnxruntime (pip install "cone_perception[train]")'
+    with told_as(InstallError, needs, ImportError):
         import onnx
         import onnxruntime
-    except ImportError as error:
-        raise InstallError(
-            f'{path} needs onnx and onnxruntime: pip install "cone_perception[train]" ({error})'
-        ) from error
     model = onnx.load(str(path))
     # The neck of every YOLO since version 5 starts by enlarging what the backbone puts out.
     tensor = next((node.input[0] for node in model.graph.node if node.op_type == 'Resize'), None)
@@ -116,19 +109,15 @@ def _open_onnx(path: Path) -> tuple[Network, tuple[int, int]]:
 def _open_ultralytics(path: Path) -> Network:
     from training.ultralytics_cpu import prepare_ultralytics
 
-    try:
+    needs = f'{path} needs ultralytics (pip install "cone_perception[train]")'
+    with told_as(InstallError, needs, ImportError):
         prepare_ultralytics()
         import torch
         from ultralytics import YOLO
-    except ImportError as error:
-        raise InstallError(
-            f'{path} needs ultralytics: pip install "cone_perception[train]" ({error})'
-        ) from error
-    try:
+    # Unpickling raises anything.
+    with told_as(ModelError, f'{path} holds no YOLO model of Ultralytics', Exception):
         model = YOLO(str(path)).model.float().eval()
         layers = list(model.model)[: len(model.yaml['backbone'])]
-    except Exception as error:  # unpickling raises anything
-        raise ModelError(f'{path} holds no YOLO model of Ultralytics: {error}') from error
     if any(layer.f != -1 for layer in layers):
         raise ModelError(f'{path} has a backbone whose layers do not follow each other.')
     backbone = torch.nn.Sequential(*layers)
