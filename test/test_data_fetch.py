@@ -48,9 +48,8 @@ class Roboflow(ThreadingHTTPServer):
         self.mark = '"one"'
         self.packing = 0
         self.cuts: list[int] = []
-        self.hold = threading.Event()
+        self.hold, self.thinking = threading.Event(), threading.Event()
         self.hold.set()
-        self.thinking = threading.Event()
         self.thinking.set()
         self.status = 200
         self.storage_status: list[int] = []
@@ -107,12 +106,10 @@ class Answer(BaseHTTPRequestHandler):
             start = int(wanted.removeprefix('bytes=').removesuffix('-'))
         body = server.archive[start:]
         self.send_response(206 if start else 200)
-        if server.announce:
-            self.send_header('Content-Length', str(len(body)))
+        length = ('Content-Length', str(len(body)))
+        self.send_header(*(length if server.announce else ('Connection', 'close')))
         if server.mark:
             self.send_header('ETag', server.mark)
-        if not server.announce:
-            self.send_header('Connection', 'close')
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else len(body)
         half = len(body) // 2 if not server.hold.is_set() else cut
@@ -231,23 +228,19 @@ def test_archive_of_unknown_length_is_judged_by_its_content(
     assert check_manifest(folder, full=True).ok
 
 
-def test_server_that_falls_silent_is_not_waited_for(
-    roboflow: Roboflow, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch, 'SILENCE_S', 0.2)
-    roboflow.hold.clear()
-    with pytest.raises(DataError, match='stopped at'):
+@pytest.mark.parametrize(
+    ('limit', 'silent', 'message'),
+    [('SILENCE_S', 'hold', 'stopped at'), ('ANSWER_S', 'thinking', 'no answer within')],
+)
+def test_storage_or_api_that_falls_silent_is_not_waited_for(
+    roboflow: Roboflow, folder: Path, limit: str, silent: str, message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(fetch, limit, 0.2)
+    getattr(roboflow, silent).clear()
+    with pytest.raises(DataError, match=message):
         fetch.fetch_dataset(SOURCE, folder, COUNTS)
     assert not folder.exists()
-
-
-def test_client_that_hangs_is_not_waited_for(
-    roboflow: Roboflow, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch, 'ANSWER_S', 0.2)
-    roboflow.thinking.clear()
-    with pytest.raises(DataError, match='no answer within'):
-        fetch.fetch_dataset(SOURCE, folder, COUNTS)
 
 
 def test_unpacking_that_was_interrupted_starts_again_without_network(
@@ -381,9 +374,8 @@ def test_key_is_in_no_error_log_or_traceback(
     with pytest.raises(DataError) as caught:
         fetch.fetch_dataset(SOURCE, folder, COUNTS)
     error = caught.value
-    shown = ''.join(
-        traceback.TracebackException.from_exception(error, capture_locals=True).format()
-    )
+    told = traceback.TracebackException.from_exception(error, capture_locals=True)
+    shown = ''.join(told.format())
     linked = [repr(link) for link in (error.__cause__, error.__context__)]
     out, err = capfd.readouterr()
     everything = '\n'.join([shown, *linked, caplog.text, out, err, str(error)])
@@ -402,16 +394,10 @@ def test_key_is_found_however_it_is_quoted() -> None:
 def test_killed_download_goes_on(
     roboflow: Roboflow, folder: Path, repository: Path, tmp_path: Path
 ) -> None:
-    environment = {
-        **os.environ,
-        'API_URL': roboflow.url,
-        'HOME': str(tmp_path),
-        'PYTHONPATH': str(repository),
-    }
+    places = {'API_URL': roboflow.url, 'HOME': str(tmp_path), 'PYTHONPATH': str(repository)}
     roboflow.hold.clear()
-    running = subprocess.Popen(
-        [sys.executable, '-m', 'training.cli', *command(folder)], env=environment
-    )
+    words = [sys.executable, '-m', 'training.cli', *command(folder)]
+    running = subprocess.Popen(words, env=os.environ | places)
     archive = part(folder) / 'roboflow.zip'
     deadline = time.monotonic() + 120
     while not archive.exists() or not archive.stat().st_size:
