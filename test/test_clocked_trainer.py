@@ -23,8 +23,7 @@ from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 prepare_ultralytics()
 
 from training.demo_model.clocked_trainer import Schedule, spoil  # noqa: E402
-from training.stage.checkpoints import is_whole, last_checkpoint  # noqa: E402
-from training.stage.sharded_trainer import ShardedLoss, split_batch  # noqa: E402
+from training.stage.sharded_trainer import ShardedLoss, is_whole, last_checkpoint, split_batch  # noqa: E402
 
 RUN = """\
 import sys

@@ -6,8 +6,8 @@ import pytest
 
 from cone_perception.errors import DataError, SettingsError
 from training.cli import main
-from training.data.fingerprint import cut_frame, hash_picture
 from training.data.leaks import find_leaks, name_sets
+from training.data.like_pictures import cut_frame, hash_picture
 from training.simulate.dataset import render_picture
 from training.simulate.settings import SimulateSettings
 

@@ -25,16 +25,11 @@ from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
 from training.recipe.recipe import Guards, Stage  # noqa: E402
-from training.runs.record import (  # noqa: E402
-    MAP50,
-    MAP50_95,
-    read_results,
-)
+from training.runs.record import MAP50, MAP50_95, read_results  # noqa: E402
 from training.stage import trainer as stages  # noqa: E402
-from training.stage.checkpoints import PREVIOUS, is_whole  # noqa: E402
 from training.stage.guards import GuardError, StageStopped, rate_share  # noqa: E402
 from training.stage.job import StageJob, StageRecord  # noqa: E402
-from training.stage.sharded_trainer import ShardedLoss  # noqa: E402
+from training.stage.sharded_trainer import PREVIOUS, ShardedLoss, is_whole  # noqa: E402
 from training.stage.trainer import StageTrainer, train_stage  # noqa: E402
 
 TINY_STAGE = Stage(

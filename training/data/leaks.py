@@ -22,14 +22,15 @@ from cone_perception.errors import DataError, OutputError, SettingsError
 from cone_perception.files import write_json
 from cone_perception.pictures.draw import draw_caption
 from cone_perception.types import UInt8
-from training.data.fingerprint import BITS, hash_pictures
 from training.data.like_pictures import (
     BIN,
+    BITS,
     RELATIONS,
     LikeSearch,
     PicturePair,
     SetPicture,
     find_consecutive,
+    hash_pictures,
 )
 from training.recipe.recipe import Leaks
 

@@ -20,8 +20,7 @@ from ultralytics.data.dataset import YOLODataset
 
 from cone_perception.files import write_json
 from cone_perception.types import UInt8
-from training.stage.checkpoints import last_checkpoint
-from training.stage.sharded_trainer import ShardedTrainer
+from training.stage.sharded_trainer import ShardedTrainer, last_checkpoint
 
 
 class CameraFaults:

@@ -1,4 +1,4 @@
-"""Ultralytics' detection trainer, made quick on a CPU.
+"""Ultralytics' detection trainer, made quick on a CPU; its checkpoints are whole or not there.
 
 Imports torch and ultralytics: import it only after `prepare_ultralytics()`.
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +21,48 @@ from typing import Any
 import torch
 from ultralytics.models.yolo.detect import DetectionTrainer
 
-from training.stage.checkpoints import PREVIOUS, replace_file, sync_file
+from cone_perception.errors import ModelError
+
+PREVIOUS = 'previous.pt'
+"""The checkpoint before last.pt."""
+
+
+def replace_file(part: Path, whole: Path) -> None:
+    """Put a file that was written to the end in the place of another."""
+    sync_file(part)
+    part.replace(whole)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file that was written to the end is on the disk."""
+    with path.open('rb') as file:
+        os.fsync(file.fileno())
+
+
+def last_checkpoint(weights: Path) -> Path | None:
+    """The newest checkpoint in a folder that can be read; None: nothing was saved yet.
+
+    Raises ModelError when there are some and all are damaged.
+    """
+    saved = [path for name in ('last.pt', PREVIOUS) if (path := weights / name).is_file()]
+    for path in saved:
+        if is_whole(path):
+            return path
+    if saved:
+        raise ModelError(
+            f'{" and ".join(map(str, saved))} cannot be read: the disk failed, or another program '
+            f'wrote there. Delete {weights.parent} to train it from its start.'
+        )
+    return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """A checkpoint was written to its end, and nothing in it has changed since."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        return False
 
 
 @contextlib.contextmanager

@@ -33,7 +33,6 @@ from cone_perception.process import end_with_parent, on_sigterm  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.load import find_model  # noqa: E402
 from training.runs.record import MAP50, MAP50_95  # noqa: E402
-from training.stage.checkpoints import PREVIOUS, last_checkpoint, replace_file  # noqa: E402
 from training.stage.guards import (  # noqa: E402
     MACHINE,
     GuardError,
@@ -46,7 +45,13 @@ from training.stage.guards import (  # noqa: E402
     warmup_batches,
 )
 from training.stage.job import StageJob, StageRecord, StageResult  # noqa: E402
-from training.stage.sharded_trainer import ShardedTrainer, all_cores  # noqa: E402
+from training.stage.sharded_trainer import (  # noqa: E402
+    PREVIOUS,
+    ShardedTrainer,
+    all_cores,
+    last_checkpoint,
+    replace_file,
+)
 from training.stage.start_weights import validate_start  # noqa: E402
 from training.stage.tracking import TrackedRun  # noqa: E402
 
