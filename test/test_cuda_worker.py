@@ -91,7 +91,6 @@ def test_next_job_starts_while_one_is_under_way() -> None:
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(worker.run, job) for job in (1, 2, 3)]
         wait_until_all_came(worker, device, 3)
-        assert device.hold is not None
         device.hold.set()
         assert [answer.result() for answer in answers] == [2, 3, 4]
     worker.close()
@@ -182,7 +181,6 @@ def test_hang_is_seen_from_outside_and_lasts() -> None:
     with pytest.raises(EngineLostError):
         worker.run(1)
     worker.close()  # does not wait for what hangs
-    assert device.hold is not None
     device.hold.set()
 
 
@@ -227,7 +225,6 @@ def test_lost_context_ends_all_that_wait_and_is_never_touched_again() -> None:
         wait_until_all_came(worker, device, 1)
         answers += [pool.submit(worker.run, job) for job in (2, 3)]
         wait_until_all_came(worker, device, 3)
-        assert device.hold is not None
         device.hold.set()
         errors = [answer.exception() for answer in answers]
     assert all(isinstance(error, EngineLostError) for error in errors)

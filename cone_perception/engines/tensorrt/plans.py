@@ -91,17 +91,6 @@ class Passport:
 
 
 @dataclass(frozen=True, slots=True)
-class FailedBuild:
-    """A plan that could not be built here, so that not every start of a node tries for minutes.
-
-    time: ISO 8601.
-    """
-
-    reason: str
-    time: str
-
-
-@dataclass(frozen=True, slots=True)
 class EnginePlan:
     """A compiled engine.
 
@@ -170,19 +159,23 @@ class PlanCache:
         return path
 
     def record_failure(self, model: str, key: PlanKey, reason: str) -> None:
-        """Remember that this plan cannot be built, or not be loaded; what is there of it goes."""
+        """Remember that this plan cannot be built, or not be loaded; what is there of it goes.
+
+        So not every start of a node tries for minutes.
+        """
         path = self.path(model, key)
         with writing(path):
-            write_json(self._failure_path(model, key), FailedBuild(reason, _now()))
+            write_json(self._failure_path(model, key), {'reason': reason, 'time': _now()})
         passport_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
-    def failure(self, model: str, key: PlanKey) -> FailedBuild | None:
-        """Read why the last build of this plan failed; None where it did not."""
+    def failure(self, model: str, key: PlanKey) -> str:
+        """Tell when (ISO 8601) and why the last build of this plan failed; '' where it did not."""
         try:
-            return FailedBuild(**json.loads(self._failure_path(model, key).read_text('utf-8')))
-        except (OSError, ValueError, TypeError):
-            return None  # without it, the build is tried again
+            found = json.loads(self._failure_path(model, key).read_text('utf-8'))
+            return f'{found["time"]}: {found["reason"]}'
+        except (OSError, ValueError, TypeError, KeyError):
+            return ''  # without it, the build is tried again
 
     def _failure_path(self, model: str, key: PlanKey) -> Path:
         return self.path(model, key).with_suffix('.failed')

@@ -306,15 +306,13 @@ def _load_accepted(order: EngineOrder) -> EnginePlan:
 
 def _refuse_what_failed(order: EngineOrder) -> None:
     """Raise RefusedPlanError when this plan failed to build here, and may not be tried again."""
-    if order.policy.retry:
-        return
     key = order.key
-    failed = order.policy.cache.failure(order.model, key)
-    if failed is not None:
+    failed = '' if order.policy.retry else order.policy.cache.failure(order.model, key)
+    if failed:
         raise RefusedPlanError(
             f'the engine of {order.model} ({key.precision}, batch {key.batch}, {key.provider}) '
-            f'could not be built here at {failed.time}: {failed.reason} It is not tried again by '
-            f'itself; to try, run {order.command}.'
+            f'could not be built here at {failed} It is not tried again by itself; to try, run '
+            f'{order.command}.'
         )
 
 
