@@ -87,6 +87,7 @@ from cone_perception.model_card import (  # noqa: E402
 )
 from cone_perception.pages.page import render_page  # noqa: E402
 from cone_perception.types import Detections  # noqa: E402
+from training.export.quantise import quantise  # noqa: E402
 
 SIDE_PX = 32
 SM89 = target_gpu('SM89', 'tensorrt_rtx')
@@ -96,43 +97,15 @@ CONVOLUTIONS = ('/model.0/Conv', '/model.1/Conv', '/model.2/Conv')
 def make_network(quantised: tuple[str, ...] = (), step: float = 0.05) -> onnx.ModelProto:
     """Three convolutions, the last one's output as boxes: (1, 3, 32, 32) -> (1, 9, 64)."""
     helper, random = onnx.helper, np.random.default_rng(0)
-    widths = (3, 32, 32, 9)
-    tensors = {
-        f'w{i}': random.normal(0, 0.1, (widths[i + 1], widths[i], 3, 3)).astype(np.float32)
-        for i in range(3)
-    }
-    nodes, taken = [], 'images'
+    nodes, taken, inputs = [], 'images', 3
+    tensors = {'shape': np.array([1, 9, 64], np.int64)}
     for index, name in enumerate(CONVOLUTIONS):
-        source, weight = taken, f'w{index}'
-        if name in quantised:
-            tensors |= {f's{index}': np.array(step, np.float32), 'zero': np.array(0, np.int8)}
-            count = widths[index + 1]
-            floats = tensors.pop(weight)
-            tensors |= {
-                f'q{index}': np.clip(np.round(floats / 0.01), -127, 127).astype(np.int8),
-                f'sw{index}': np.full(count, 0.01, np.float32),
-                f'zw{index}': np.zeros(count, np.int8),
-            }
-            nodes += [
-                helper.make_node('QuantizeLinear', [taken, f's{index}', 'zero'], [f'a{index}']),
-                helper.make_node(
-                    'DequantizeLinear', [f'a{index}', f's{index}', 'zero'], [f'd{index}']
-                ),
-                helper.make_node(
-                    'DequantizeLinear', [f'q{index}', f'sw{index}', f'zw{index}'], [f'dw{index}'],
-                    axis=0,
-                ),
-            ]  # fmt: skip
-            source, weight = f'd{index}', f'dw{index}'
-        stride = 2 if index != 1 else 1
-        nodes.append(
-            helper.make_node(
-                'Conv', [source, weight], [f'c{index}'], name, pads=[1] * 4, strides=[stride] * 2
-            )
-        )
+        outputs, stride = ((32, 2), (32, 1), (9, 2))[index]
+        sizes = {'pads': [1] * 4, 'strides': [stride] * 2}
+        tensors[f'w{index}'] = random.normal(0, 0.1, (outputs, inputs, 3, 3)).astype(np.float32)
+        nodes.append(helper.make_node('Conv', [taken, f'w{index}'], [f'c{index}'], name, **sizes))
         nodes.append(helper.make_node('Sigmoid', [f'c{index}'], [f'o{index}'], f'/act.{index}'))
-        taken = f'o{index}'
-    tensors['shape'] = np.array([1, 9, 64], np.int64)
+        taken, inputs = f'o{index}', outputs
     nodes.append(helper.make_node('Reshape', [taken, 'shape'], ['output'], '/Reshape'))
     kind = onnx.TensorProto.FLOAT
     graph = helper.make_graph(
@@ -143,6 +116,7 @@ def make_network(quantised: tuple[str, ...] = (), step: float = 0.05) -> onnx.Mo
         [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=9)
+    model = quantise(model, dict.fromkeys(quantised, step))
     onnx.checker.check_model(model, full_check=True)
     return model
 
