@@ -17,6 +17,12 @@ def hold_to(bundle: Bundle, engine: Engine, pictures: UInt8) -> Bundle:
     path = bundle.folder / REFERENCE_FILE
     np.savez_compressed(path, inputs=pictures, outputs=run_all(engine, pictures))
     engine.close()
-    card = replace(bundle.card, other_files={path.name: file_sha256(path)})
+    return list_reference(bundle)
+
+
+def list_reference(bundle: Bundle) -> Bundle:
+    """The bundle whose card has the hash of its reference.npz."""
+    listed = {REFERENCE_FILE: file_sha256(bundle.folder / REFERENCE_FILE)}
+    card = replace(bundle.card, other_files=listed)
     (bundle.folder / 'card.json').write_text(card.to_json())
     return read_bundle(bundle.folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
+import yaml
 
 CLASSES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 COUNTS = {'train': 6, 'val': 3, 'test': 2}
@@ -34,6 +35,23 @@ def plant(root: Path, counts: Mapping[str, int] = COUNTS) -> Path:
             cv2.imwrite(str(root / FOLDERS[split] / 'images' / f'{split}_{index}.jpg'), picture)
             write_label(root, split, index, f'{index % 5} 0.5 0.5 0.25 0.5\n4 0.2 0.2 0.1 0.1\n')
     return root
+
+
+def write_split(root: Path, split: str, rows: Iterable[tuple[np.ndarray, str]]) -> None:
+    """Write pictures and their labels as SPLIT000.png and so on, as Ultralytics lays them out."""
+    folders = [root / split / kind for kind in ('images', 'labels')]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for index, (picture, label) in enumerate(rows):
+        cv2.imwrite(str(folders[0] / f'{split}{index:03}.png'), picture)
+        (folders[1] / f'{split}{index:03}.txt').write_text(label)
+
+
+def write_data_yaml(root: Path, names: Iterable[str], **folders: str) -> Path:
+    """folders: of the pictures of each split. Returns the file's path."""
+    path = root / 'data.yaml'
+    path.write_text(yaml.safe_dump({'names': [*names], **folders}, sort_keys=False))
+    return path
 
 
 def picture_path(root: Path, split: str, index: int) -> Path:

@@ -22,7 +22,7 @@ CONFIDENCE = 0.25
 
 
 @pytest.mark.slow
-def test_ultralytics_finds_with_them_what_the_shipped_network_finds(tmp_path: Path) -> None:
+def test_ultralytics_finds_with_them_what_the_shipped_network_finds(tmp_path):
     pytest.importorskip('ultralytics')
     from training.ultralytics_cpu import prepare_ultralytics
 

@@ -16,6 +16,7 @@ pytest.importorskip('ultralytics')
 pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
 
+from planted_data import write_data_yaml, write_split
 from tiny_network import write_tiny_bundle
 from tiny_yolo import write_architecture
 
@@ -35,7 +36,7 @@ HEIGHT_PX, WIDTH_PX = 96, 160
 
 
 @pytest.fixture(scope='module')
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory):
     """A network with both heads that scores every place about 0.6: enough to compare."""
     import torch
 
@@ -55,23 +56,19 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory):
     """100 pictures to calibrate with, 3 to judge on, 2 of test."""
     root = tmp_path_factory.mktemp('data')
     random = np.random.default_rng(0)
-    for split, count in (('train', LEAST_PICTURES), ('val', 3), ('test', 2)):
-        for kind in ('images', 'labels'):
-            (root / split / kind).mkdir(parents=True)
-        for index in range(count):
-            coarse = random.integers(0, 256, (9, 16, 3), np.uint8)
-            picture = cv2.resize(coarse, (160, 90), interpolation=cv2.INTER_LINEAR)
-            cv2.imwrite(str(root / split / 'images' / f'{split}{index}.png'), picture)
-            label = f'{index % 2} 0.5 0.5 0.2 0.4\n'
-            (root / split / 'labels' / f'{split}{index}.txt').write_text(label)
-    content = {split: f'{split}/images' for split in ('train', 'val', 'test')}
-    (root / 'data.yaml').write_text(
-        yaml.safe_dump({**content, 'names': ['blue_cone', 'yellow_cone']})
-    )
+    counts = {'train': LEAST_PICTURES, 'val': 3, 'test': 2}
+    for split, count in counts.items():
+        coarse = random.integers(0, 256, (count, 9, 16, 3), np.uint8)
+        rows = (
+            (cv2.resize(c, (160, 90)), f'{i % 2} 0.5 0.5 0.2 0.4\n') for i, c in enumerate(coarse)
+        )
+        write_split(root, split, rows)
+    names = 'blue_cone', 'yellow_cone'
+    write_data_yaml(root, names, **{split: f'{split}/images' for split in counts})
     return root
 
 
@@ -99,9 +96,7 @@ def outputs_of(bundle: Bundle) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
-def test_every_network_of_a_bundle_answers_alike(
-    tmp_path: Path, weights: Path, data: Path, layout: str
-) -> None:
+def test_every_network_of_a_bundle_answers_alike(tmp_path, weights, data, layout):
     asked = ['--data', str(data), '--layout', layout, '--keep-float', 'model.0']
     folder = run_export(weights, tmp_path / 'bundle', *asked)
     bundle = read_bundle(folder)
@@ -137,9 +132,7 @@ def test_every_network_of_a_bundle_answers_alike(
 
 
 @pytest.mark.slow
-def test_refused_model_leaves_no_bundle_and_force_says_failed(
-    tmp_path: Path, weights: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_refused_model_leaves_no_bundle_and_force_says_failed(tmp_path, weights, data, capsys):
     asked = ['--data', str(data), '--networks', 'int8-uint8', '--limit-score-error', '0']
     asked += ['--keep-float', 'none']
     with pytest.raises(ModelError, match=r'the gate refuses .* int8-uint8: scores differ by'):
@@ -157,7 +150,7 @@ def test_refused_model_leaves_no_bundle_and_force_says_failed(
 
 
 @pytest.mark.slow
-def test_search_leaves_its_evidence(tmp_path: Path, weights: Path, data: Path) -> None:
+def test_search_leaves_its_evidence(tmp_path, weights, data):
     pytest.importorskip('matplotlib')
     folder = run_export(
         weights, tmp_path / 'bundle', '--data', str(data), '--sensitivity',
@@ -172,9 +165,7 @@ def test_search_leaves_its_evidence(tmp_path: Path, weights: Path, data: Path) -
 
 
 @pytest.mark.slow
-def test_bundle_called_int8_without_any_is_refused(
-    tmp_path: Path, weights: Path, data: Path
-) -> None:
+def test_bundle_called_int8_without_any_is_refused(tmp_path, weights, data):
     """The blocks that stay in float by default are all that this network has."""
     asked = ['--calibration', str(data / 'train'), '--networks', 'int8-uint8', '--batches', '1']
     with pytest.raises(ModelError, match='would be INT8: all its blocks stay in float'):
@@ -182,7 +173,7 @@ def test_bundle_called_int8_without_any_is_refused(
 
 
 @pytest.mark.slow
-def test_card_holds_what_was_asked_for(tmp_path: Path, weights: Path, data: Path) -> None:
+def test_card_holds_what_was_asked_for(tmp_path, weights, data):
     (tmp_path / 'training.json').write_text('{"pictures": 7}')
     folder = run_export(
         weights, tmp_path / 'bundle', '--calibration', str(data / 'train'),
@@ -210,14 +201,12 @@ def parse(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def test_missing_weights_are_refused_before_anything_is_looked_up(
-    tmp_path: Path, data: Path
-) -> None:
+def test_missing_weights_are_refused_before_anything_is_looked_up(tmp_path, data):
     with pytest.raises(SourceError, match=r'yolo12n\.pt is no file of weights'):
         run_export(tmp_path / 'yolo12n.pt', tmp_path / 'bundle', '--data', str(data))
 
 
-def test_pictures_must_be_given() -> None:
+def test_pictures_must_be_given():
     with pytest.raises(SettingsError, match='give --data'):
         export.run(parse('best.pt'))
     with pytest.raises(SettingsError, match='--sensitivity searches against the gate'):
@@ -228,9 +217,7 @@ def test_pictures_must_be_given() -> None:
     ('width_px', 'height_px', 'expected'),
     [(1280, 720, (384, 640)), (1920, 1080, (384, 640)), (640, 480, (480, 640))],
 )
-def test_input_is_the_letterbox_of_the_camera(
-    tmp_path: Path, width_px: int, height_px: int, expected: tuple[int, int]
-) -> None:
+def test_input_is_the_letterbox_of_the_camera(tmp_path, width_px, height_px, expected):
     settings = {'expected_width_px': width_px, 'expected_height_px': height_px}
     path = tmp_path / 'camera.yaml'
     path.write_text(yaml.safe_dump({'/**': {'ros__parameters': settings}}))
@@ -238,7 +225,7 @@ def test_input_is_the_letterbox_of_the_camera(
     assert export.letterbox_of(None) == (384, 640)
 
 
-def test_settings_without_a_size_are_refused(tmp_path: Path) -> None:
+def test_settings_without_a_size_are_refused(tmp_path):
     path = tmp_path / 'camera.yaml'
     for text, refusal in (
         ('{}', 'has parameters of 0 nodes'),
@@ -250,7 +237,7 @@ def test_settings_without_a_size_are_refused(tmp_path: Path) -> None:
             export.letterbox_of(path)
 
 
-def test_folder_with_something_else_is_not_overwritten(tmp_path: Path) -> None:
+def test_folder_with_something_else_is_not_overwritten(tmp_path):
     (tmp_path / 'notes.txt').write_text('mine')
     refusal = 'holds something that is no model bundle'
     with pytest.raises(SettingsError, match=refusal), export.draft_of(tmp_path):
@@ -258,7 +245,7 @@ def test_folder_with_something_else_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / 'notes.txt').read_text() == 'mine'
 
 
-def test_old_bundle_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
+def test_old_bundle_is_replaced_only_when_all_went_well(tmp_path):
     out = tmp_path / 'bundle'
     out.mkdir()
     (out / 'card.json').write_text('old')
@@ -273,9 +260,7 @@ def test_old_bundle_is_replaced_only_when_all_went_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('count', [LEAST_PICTURES - 1, LEAST_PICTURES, ENOUGH_PICTURES])
-def test_few_calibration_pictures_are_refused_or_warned_about(
-    tmp_path: Path, count: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_few_calibration_pictures_are_refused_or_warned_about(tmp_path, count, capsys):
     for index in range(count):
         (tmp_path / f'{index}.png').write_bytes(b'')
     asked = None, 'train', tmp_path, ENOUGH_PICTURES, 96, 160
@@ -287,9 +272,7 @@ def test_few_calibration_pictures_are_refused_or_warned_about(
     assert ('Only 100' in capsys.readouterr().err) == (count < ENOUGH_PICTURES)
 
 
-def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(tmp_path, monkeypatch):
     """Without a compiler, as on most machines that train on a CPU."""
 
     monkeypatch.setattr(gpu, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)})
@@ -301,7 +284,7 @@ def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(
     assert isinstance(refusal.value.__cause__, EngineError)
 
 
-def test_engines_are_built_for_each_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_built_for_each_batch(tmp_path, monkeypatch):
     from cone_perception.engines import build_command as build_engine
 
     built: list[tuple[Path, int]] = []

@@ -8,15 +8,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import yaml
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
 
+from planted_data import write_data_yaml, write_split  # noqa: E402
 from tiny_network import CELL_PX, CLASS_NAMES, paint, write_tiny_bundle  # noqa: E402
 
 from cone_perception.dataset.split import read_split  # noqa: E402
@@ -30,9 +29,7 @@ from training.recipe.recipe import GateLimits  # noqa: E402
 HEIGHT_PX, WIDTH_PX = 96, 160
 
 
-def write_picture(
-    data: Path, name: str, height_px: int, width_px: int, cones: dict[str, int]
-) -> None:
+def painted(height_px: int, width_px: int, cones: dict[str, int]) -> tuple[np.ndarray, str]:
     """A grey picture with cones in the cells of these numbers, where the tiny network looks."""
     picture = np.full((height_px, width_px, 3), 114, np.uint8)
     lines = []
@@ -43,34 +40,28 @@ def write_picture(
         centre = (left + CELL_PX / 2) / width_px, (top + CELL_PX / 2) / height_px
         size = CELL_PX / width_px, CELL_PX / height_px
         lines.append(f'{CLASS_NAMES.index(cone)} {" ".join(map(str, (*centre, *size)))}\n')
-    for kind in ('images', 'labels'):
-        (data / 'val' / kind).mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(data / 'val' / 'images' / f'{name}.png'), picture)
-    (data / 'val' / 'labels' / f'{name}.txt').write_text(''.join(lines))
+    return picture, ''.join(lines)
 
 
-def write_data_yaml(data: Path) -> None:
-    content = {'names': list(CLASS_NAMES), 'train': 'val/images', 'val': 'val/images'}
-    (data / 'data.yaml').write_text(yaml.safe_dump(content))
+def write_data(data: Path, rows: list[tuple[np.ndarray, str]]) -> Path:
+    write_split(data, 'val', rows)
+    return write_data_yaml(data, CLASS_NAMES, train='val/images', val='val/images').parent
 
 
 @pytest.fixture(autouse=True)
-def cpu_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+def cpu_without_bfloat16(monkeypatch):
     monkeypatch.setattr(gate, 'computes_bfloat16', lambda: False)
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
+def data(tmp_path):
     """Six pictures, a blue and a yellow cone in each."""
-    for index in range(6):
-        cones = {'blue_cone': index, 'yellow_cone': index + 7}
-        write_picture(tmp_path / 'data', str(index), HEIGHT_PX, WIDTH_PX, cones)
-    write_data_yaml(tmp_path / 'data')
-    return tmp_path / 'data'
+    cones = [{'blue_cone': index, 'yellow_cone': index + 7} for index in range(6)]
+    return write_data(tmp_path / 'data', [painted(HEIGHT_PX, WIDTH_PX, each) for each in cones])
 
 
 @pytest.fixture
-def reference(tmp_path: Path) -> Bundle:
+def reference(tmp_path):
     return read_bundle(
         write_tiny_bundle(tmp_path / 'bundle', 'anchors', height_px=HEIGHT_PX, width_px=WIDTH_PX)
     )
@@ -119,7 +110,7 @@ def judge(bundle: Bundle, data: Path, limits: GateLimits | None = None) -> gate.
     return gate.judge_bundle(bundle, read_split(data, 'val'), limits or GateLimits(), resamples=100)
 
 
-def test_equal_network_passes_with_no_difference(reference: Bundle, data: Path) -> None:
+def test_equal_network_passes_with_no_difference(reference, data):
     result = judge(with_network(reference, scaled(reference, 1)), data)
     (judged,) = result.networks
     assert result.passed
@@ -134,14 +125,14 @@ def test_equal_network_passes_with_no_difference(reference: Bundle, data: Path) 
     assert math.isnan(judged.per_class['orange_cone']['map50'][0])
 
 
-def test_every_operator_quantised_is_refused(reference: Bundle, data: Path, tmp_path: Path) -> None:
+def test_every_operator_quantised_is_refused(reference, data, tmp_path):
     result = judge(with_network(reference, quantised_everywhere(reference, tmp_path)), data)
     assert not result.passed
     (judged,) = result.networks
     assert any('scores differ by' in failure for failure in judged.failures)
 
 
-def test_lower_scores_are_refused_though_map_is_the_same(reference: Bundle, data: Path) -> None:
+def test_lower_scores_are_refused_though_map_is_the_same(reference, data):
     (judged,) = judge(with_network(reference, scaled(reference, 0.5)), data).networks
     assert judged.map50.value == 0
     assert judged.agreement.score_error > 0.2
@@ -150,7 +141,7 @@ def test_lower_scores_are_refused_though_map_is_the_same(reference: Bundle, data
     assert 'the limit is 0.05' in judged.failures[0]
 
 
-def test_lost_class_breaks_map_and_counts_as_missed(reference: Bundle, data: Path) -> None:
+def test_lost_class_breaks_map_and_counts_as_missed(reference, data):
     yellow = CLASS_NAMES.index('yellow_cone')
     network = scaled(reference, 0, slice(yellow, yellow + 1))
     (judged,) = judge(with_network(reference, network), data).networks
@@ -160,13 +151,13 @@ def test_lost_class_breaks_map_and_counts_as_missed(reference: Bundle, data: Pat
     assert any('mAP50 falls by' in failure for failure in judged.failures)
 
 
-def test_limits_decide(reference: Bundle, data: Path) -> None:
+def test_limits_decide(reference, data):
     bundle = with_network(reference, scaled(reference, 0.9))
     assert not judge(bundle, data).passed
     assert judge(bundle, data, GateLimits(score_error=0.2)).passed
 
 
-def test_network_that_finds_nothing_is_no_reference(reference: Bundle, data: Path) -> None:
+def test_network_that_finds_nothing_is_no_reference(reference, data):
     onnx.save(scaled(reference, 0), reference.folder / 'tiny.onnx')
     blind = replace(reference.card.networks[0], sha256=file_sha256(reference.folder / 'tiny.onnx'))
     bundle = Bundle(reference.folder, replace(reference.card, networks=(blind,)))
@@ -174,16 +165,16 @@ def test_network_that_finds_nothing_is_no_reference(reference: Bundle, data: Pat
     assert 'FP32 itself finds nothing' in ' '.join(judged.failures)
 
 
-def test_small_boxes_have_a_limit_of_their_own(tmp_path: Path) -> None:
+def test_small_boxes_have_a_limit_of_their_own(tmp_path):
     """In a picture 2720 px wide cones of 32 px are 15 px at 1280."""
     width_px = 85 * CELL_PX
-    write_picture(tmp_path / 'data', 'wide', CELL_PX, width_px, {'blue_cone': 3, 'yellow_cone': 40})
-    write_data_yaml(tmp_path / 'data')
+    rows = [painted(CELL_PX, width_px, {'blue_cone': 3, 'yellow_cone': 40})]
+    data = write_data(tmp_path / 'data', rows)
     folder = write_tiny_bundle(tmp_path / 'bundle', 'anchors', height_px=CELL_PX, width_px=width_px)
     bundle = read_bundle(folder)
     blue = CLASS_NAMES.index('blue_cone')
     bundle = with_network(bundle, scaled(bundle, 0, slice(blue, blue + 1)))
-    (judged,) = judge(bundle, tmp_path / 'data', GateLimits(map50=1, score_error=1)).networks
+    (judged,) = judge(bundle, data, GateLimits(map50=1, score_error=1)).networks
     assert judged.small_boxes == 2
     assert judged.small_recall.value == pytest.approx(-0.5)
     assert len(judged.failures) == 1
@@ -207,9 +198,7 @@ def in_bfloat16_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, 'open_network', open_network)
 
 
-def test_bfloat16_that_fails_may_not_drive_but_refuses_nothing(
-    reference: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_that_fails_may_not_drive_but_refuses_nothing(reference, data, monkeypatch):
     in_bfloat16_wrong(monkeypatch)
     bundle = with_network(reference, scaled(reference, 1))
     result = judge(bundle, data)
@@ -227,9 +216,7 @@ def test_bfloat16_that_fails_may_not_drive_but_refuses_nothing(
     assert not card.passed_gate(bundle.network('fp32', 'float'), 'bfloat16')
 
 
-def test_bfloat16_of_this_cpu_is_judged(
-    reference: Bundle, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_of_this_cpu_is_judged(reference, data, monkeypatch):
     if not computes_bfloat16():
         pytest.skip('this CPU does not compute bfloat16')
     monkeypatch.setattr(gate, 'computes_bfloat16', computes_bfloat16)
@@ -240,14 +227,12 @@ def test_bfloat16_of_this_cpu_is_judged(
     assert 0 < errors['fp32-float-bfloat16'] < 0.02
 
 
-def test_bundle_without_another_network_is_refused(reference: Bundle, data: Path) -> None:
+def test_bundle_without_another_network_is_refused(reference, data):
     with pytest.raises(ModelError, match='no network besides FP32'):
         judge(reference, data)
 
 
-def test_command_prints_writes_and_fails(
-    reference: Bundle, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_prints_writes_and_fails(reference, data, tmp_path, capsys):
     bundle = with_network(reference, scaled(reference, 0.5))
     parser = argparse.ArgumentParser()
     gate.add_arguments(parser)
@@ -261,7 +246,7 @@ def test_command_prints_writes_and_fails(
     assert gate.run(parser.parse_args([*words, '--limit-score-error', '0.9'])) == 0
 
 
-def test_limits_come_from_the_recipe_and_arguments_win(tmp_path: Path) -> None:
+def test_limits_come_from_the_recipe_and_arguments_win(tmp_path):
     recipe = tmp_path / 'mine.yaml'
     recipe.write_text('extends: two-stage\ngate: {map50: 0.03, score_error: 0.1}\n')
     parser = argparse.ArgumentParser()
@@ -273,7 +258,7 @@ def test_limits_come_from_the_recipe_and_arguments_win(tmp_path: Path) -> None:
         gate.limits_from(args)
 
 
-def test_card_entry_says_failed(reference: Bundle, data: Path) -> None:
+def test_card_entry_says_failed(reference, data):
     for factor, verdict in ((1, 'passed'), (0.5, 'FAILED')):
         bundle = with_network(reference, scaled(reference, factor))
         entry = judge(bundle, data).card_entry((89, 120))
@@ -293,18 +278,18 @@ def found(*rows: tuple[float, float]) -> Detections:
     return Detections(box, score, np.zeros(len(rows), np.int64))
 
 
-def test_box_that_is_gone_counts_with_its_whole_score() -> None:
+def test_box_that_is_gone_counts_with_its_whole_score():
     met = gate.agreement([found((0, 0.8), (50, 0.6))], [found((0, 0.7))], 0.25)
     assert (met.boxes, met.missed, met.extra) == (2, 1, 0)
     assert met.score_error == pytest.approx((0.1 + 0.6) / 2)
 
 
-def test_box_near_the_threshold_is_neither_missed_nor_extra() -> None:
+def test_box_near_the_threshold_is_neither_missed_nor_extra():
     met = gate.agreement([found((0, 0.26), (50, 0.24))], [found((50, 0.26), (0, 0.24))], 0.25)
     assert (met.boxes, met.missed, met.extra) == (1, 0, 0)
     assert met.score_error == pytest.approx(0.02)
 
 
-def test_box_that_only_the_other_finds_is_extra() -> None:
+def test_box_that_only_the_other_finds_is_extra():
     met = gate.agreement([found((0, 0.8))], [found((0, 0.8), (50, 0.5))], 0.25)
     assert (met.missed, met.extra) == (0, 1)

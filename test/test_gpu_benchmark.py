@@ -26,7 +26,7 @@ extern "C" void run_stand_in(const float *input, float *output, int batch, int h
 
 
 @pytest.fixture(scope='module')
-def gpu() -> types.ModuleType:
+def gpu():
     """As a script sees it: its folder comes first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
@@ -34,18 +34,12 @@ def gpu() -> types.ModuleType:
 
 
 @pytest.fixture(scope='module')
-def stand_in(gpu: types.ModuleType) -> types.ModuleType:
+def stand_in(gpu):
     return importlib.import_module('gpu_stand_in')
 
 
 @pytest.mark.slow
-def test_every_measurement_is_written_and_right(
-    gpu: types.ModuleType,
-    stand_in: types.ModuleType,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_every_measurement_is_written_and_right(gpu, stand_in, tmp_path, monkeypatch, capsys):
     driver = HostDriver(
         compile_kernels(tmp_path, half=False, more=stand_in.STAND_IN + RUN_STAND_IN)
     )
@@ -77,7 +71,7 @@ def test_every_measurement_is_written_and_right(
     assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
 
 
-def test_what_is_not_as_it_must_be_is_said(gpu: types.ModuleType) -> None:
+def test_what_is_not_as_it_must_be_is_said(gpu):
     grown = {'host_growth_bytes': 1 << 30, 'device_growth_bytes': 0}
     results = {
         'accuracy': {
@@ -91,14 +85,12 @@ def test_what_is_not_as_it_must_be_is_said(gpu: types.ModuleType) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec('pycuda') is not None, reason='pycuda is here')
-def test_without_a_gpu_it_says_what_is_missing(
-    gpu: types.ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_gpu_it_says_what_is_missing(gpu, capsys):
     assert gpu.main(['--frames', '1']) == 1
     assert 'error: pycuda cannot be imported' in capsys.readouterr().err
 
 
-def test_stand_in_compiles(stand_in: types.ModuleType) -> None:
+def test_stand_in_compiles(stand_in):
     pytest.importorskip('cuda.bindings.nvrtc')
     code = Nvrtc().compile(stand_in.STAND_IN, KernelOptions(89).arguments)
     assert b'stand_in' in code

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import cv2
@@ -27,7 +26,7 @@ CONFIDENCE = 1e-6
 
 
 @pytest.fixture(scope='module')
-def benchmark() -> types.ModuleType:
+def benchmark():
     """As a script sees it: its folder comes first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
@@ -35,7 +34,7 @@ def benchmark() -> types.ModuleType:
 
 
 @pytest.mark.ros
-def test_peer_answers_with_the_header_and_the_boxes_of_predict(observer, tmp_path) -> None:
+def test_peer_answers_with_the_header_and_the_boxes_of_predict(observer, tmp_path):
     pytest.importorskip('ultralytics')
     from node_process import RELIABLE, ros_message, stamp_ns_of, wait_for
     from vision_msgs.msg import Detection2DArray
@@ -118,7 +117,7 @@ def frame(index: int, wait_ms: float, run_ms: float, own_ms: float = 1.0) -> Fra
     )
 
 
-def test_age_is_held_against_the_run_before_and_the_own_one(benchmark) -> None:
+def test_age_is_held_against_the_run_before_and_the_own_one(benchmark):
     """Bound: 1 ms of transport and both runs. The first frame has no run before it."""
     frames = [
         frame(0, wait_ms=0, run_ms=20),
@@ -133,7 +132,7 @@ def test_age_is_held_against_the_run_before_and_the_own_one(benchmark) -> None:
     assert ages['wait_p50_ms'] == pytest.approx(12)
 
 
-def test_cones_below_the_threshold_of_their_class_are_left_out(benchmark, tmp_path) -> None:
+def test_cones_below_the_threshold_of_their_class_are_left_out(benchmark, tmp_path):
     card = read_bundle(write_tiny_bundle(tmp_path / 'tiny')).card
     least = card.thresholds[CLASS_NAMES[0]]
     boxes = np.tile(np.array([[0, 0, 9, 9]], np.float32), (2, 1))

@@ -15,7 +15,7 @@ import pytest
 onnx = pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
 
-from tiny_network import quantised_share  # noqa: E402
+from tiny_network import onnx_model, quantised_share  # noqa: E402
 
 from cone_perception.errors import SourceError  # noqa: E402
 from training.export import quantise as quantise_module  # noqa: E402
@@ -34,10 +34,10 @@ FIRST, BODY = '/model.0/conv/Conv', '/model.3/conv/Conv'
 HEAD = '/model.4/cv2.0/cv2.0.2/Conv'
 
 
-def make_network(path: Path, head: str = HEAD, batch: int = 1) -> Path:
+def make_network(head: str = HEAD, batch: int = 1) -> onnx.ModelProto:
     """Three convolutions, a ReLU before the last, a sum that decodes: 3x32x32 -> 4x32x32."""
     random = np.random.default_rng(0)
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    node = onnx.helper.make_node
     weights = {
         'wf': random.normal(0, 0.5, (3, 3, 1, 1)),
         'w0': random.normal(0, 0.5, (8, 3, 3, 3)),
@@ -45,28 +45,22 @@ def make_network(path: Path, head: str = HEAD, batch: int = 1) -> Path:
         'w1': random.normal(0, 0.5, (4, 8, 1, 1)),
         'anchors': np.full((1, 4, 1, 1), 600.1),
     }
-    graph = helper.make_graph(
-        [
-            helper.make_node('Conv', ['images', 'wf'], ['first'], FIRST),
-            helper.make_node('Conv', ['first', 'w0', 'b0'], ['c0'], BODY, pads=[1, 1, 1, 1]),
-            helper.make_node('Relu', ['c0'], ['r0'], '/model.3/act/Relu'),
-            helper.make_node('Conv', ['r0', 'w1'], ['c1'], head),
-            helper.make_node('Add', ['c1', 'anchors'], ['output'], '/model.4/Add'),
-        ],
-        'net',
-        [helper.make_tensor_value_info('images', onnx.TensorProto.FLOAT, [batch, 3, 32, 32])],
-        [helper.make_tensor_value_info('output', onnx.TensorProto.FLOAT, [batch, 4, 32, 32])],
-        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 19)], ir_version=10)
+    nodes = [
+        node('Conv', ['images', 'wf'], ['first'], FIRST),
+        node('Conv', ['first', 'w0', 'b0'], ['c0'], BODY, pads=[1, 1, 1, 1]),
+        node('Relu', ['c0'], ['r0'], '/model.3/act/Relu'),
+        node('Conv', ['r0', 'w1'], ['c1'], head),
+        node('Add', ['c1', 'anchors'], ['output'], '/model.4/Add'),
+    ]
+    constants = {name: value.astype(np.float32) for name, value in weights.items()}
+    model = onnx_model(nodes, constants, [batch, 3, 32, 32], [batch, 4, 32, 32], opset=19)
     entry = model.metadata_props.add()
     entry.key, entry.value = 'names', "{0: 'blue_cone'}"
-    onnx.save(model, path)
-    return path
+    return model
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def pictures(tmp_path):
     folder = tmp_path / 'pictures'
     folder.mkdir()
     random = np.random.default_rng(1)
@@ -77,12 +71,12 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def original(tmp_path: Path) -> onnx.ModelProto:
-    return onnx.load(make_network(tmp_path / 'net.onnx'))
+def original():
+    return make_network()
 
 
 @pytest.fixture
-def steps(original: onnx.ModelProto, pictures: Path) -> dict[str, float]:
+def steps(original, pictures):
     """Of what becomes INT8 unless a search chooses."""
     measured = measure_steps(original, Calibration.from_folder(pictures, 4, 32, 32))
     assert set(measured) == {FIRST, BODY, HEAD}
@@ -90,7 +84,7 @@ def steps(original: onnx.ModelProto, pictures: Path) -> dict[str, float]:
 
 
 @pytest.fixture
-def quantised(original: onnx.ModelProto, steps: dict[str, float]) -> onnx.ModelProto:
+def quantised(original, steps):
     return quantise(original, steps)
 
 
@@ -104,6 +98,10 @@ def answer(network: onnx.ModelProto, pictures: Path, fuse: bool = True) -> np.nd
     )
     (picture,) = Calibration.from_folder(pictures, 1, 32, 32)
     return session.run(None, {'images': picture})[0]
+
+
+def stored_in(network: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {t.name: onnx.numpy_helper.to_array(t) for t in network.graph.initializer}
 
 
 ANSWER_IN_OPENVINO = """
@@ -126,37 +124,30 @@ def run_without_vnni(*arguments: object) -> None:
     subprocess.run([sys.executable, *map(str, arguments)], env=environment, check=True)
 
 
-def test_body_is_quantised_and_both_ends_stay_float(quantised: onnx.ModelProto) -> None:
+def test_body_is_quantised_and_both_ends_stay_float(quantised):
     assert quantised_share(quantised) == (1, 3)
     inputs = {node.name: node.input[0] for node in quantised.graph.node}
     assert inputs[FIRST] == 'images'
     assert inputs[HEAD] == 'r0'
 
 
-def test_weights_are_stored_as_int8(quantised: onnx.ModelProto) -> None:
-    stored = {t.name: t for t in quantised.graph.initializer}
+def test_weights_are_stored_as_int8(quantised):
     body = next(node for node in quantised.graph.node if node.name == BODY)
     dequantise = next(node for node in quantised.graph.node if node.output[0] == body.input[1])
-    assert stored[dequantise.input[0]].data_type == onnx.TensorProto.INT8
-    assert 'w0' not in stored
+    assert stored_in(quantised)[dequantise.input[0]].dtype == np.int8
+    assert 'w0' not in stored_in(quantised)
 
 
 @pytest.mark.parametrize(('encoding', 'zero'), [('int8', 0), ('uint8', 128)])
-def test_activations_have_the_zero_point_of_their_runtime(
-    original: onnx.ModelProto, steps: dict[str, float], encoding: str, zero: int
-) -> None:
+def test_activations_have_the_zero_point_of_their_runtime(original, steps, encoding, zero):
     network = quantise(original, steps, encoding)
-    stored = {t.name: t for t in network.graph.initializer}
+    stored = stored_in(network)
     points = [stored[n.input[2]] for n in network.graph.node if n.op_type == 'QuantizeLinear']
     assert points
-    for point in points:
-        assert point.data_type == getattr(onnx.TensorProto, encoding.upper())
-        assert int(onnx.numpy_helper.to_array(point)) == zero
+    assert {(point.dtype.name, int(point)) for point in points} == {(encoding, zero)}
 
 
-def test_both_encodings_give_the_same_numbers_for_the_same_weights(
-    original: onnx.ModelProto, steps: dict[str, float], pictures: Path
-) -> None:
+def test_both_encodings_give_the_same_numbers_for_the_same_weights(original, steps, pictures):
     for_gpu, for_cpu = (quantise(original, steps, encoding) for encoding in ('int8', 'uint8'))
     stored = {t.name: t for t in for_cpu.graph.initializer}
     for tensor in for_gpu.graph.initializer:
@@ -166,26 +157,24 @@ def test_both_encodings_give_the_same_numbers_for_the_same_weights(
 
 
 @pytest.mark.parametrize('encoding', ['int8', 'uint8'])
-def test_quantised_network_stays_close_to_float(
-    original: onnx.ModelProto, steps: dict[str, float], pictures: Path, encoding: str
-) -> None:
+def test_quantised_network_stays_close_to_float(original, steps, pictures, encoding):
     expected = answer(original, pictures)
     error = np.abs(answer(quantise(original, steps, encoding), pictures) - expected)
     assert 0 < error.max() < 0.05 * np.ptp(expected)
 
 
-def test_class_names_survive(quantised: onnx.ModelProto) -> None:
+def test_class_names_survive(quantised):
     names = {entry.key: entry.value for entry in quantised.metadata_props}
     assert names == {'names': "{0: 'blue_cone'}"}
 
 
-def test_network_without_a_known_head_is_refused(tmp_path: Path, pictures: Path) -> None:
-    network = make_network(tmp_path / 'net.onnx', head='/other/Conv')
+def test_network_without_a_known_head_is_refused(pictures):
+    network = make_network(head='/other/Conv')
     with pytest.raises(SourceError, match='no head with the names of an Ultralytics export'):
-        measure_steps(onnx.load(network), Calibration.from_folder(pictures, 4, 32, 32))
+        measure_steps(network, Calibration.from_folder(pictures, 4, 32, 32))
 
 
-def test_calibration_sees_pictures_as_the_network_does(pictures: Path) -> None:
+def test_calibration_sees_pictures_as_the_network_does(pictures):
     (first, *_) = Calibration.from_folder(pictures, 4, 32, 64)
     source = cv2.resize(cv2.imread(str(pictures / '0.png')), (64, 32))
     assert first.shape == (1, 3, 32, 64)
@@ -194,15 +183,15 @@ def test_calibration_sees_pictures_as_the_network_does(pictures: Path) -> None:
     np.testing.assert_allclose(square[0, :, :16], 114 / 255, atol=1e-6)
 
 
-def test_calibration_hash_depends_on_order_and_content(pictures: Path) -> None:
+def test_calibration_hash_depends_on_order_and_content(pictures):
     calibration = Calibration.from_folder(pictures, 6, 32, 32)
     swapped = Calibration(calibration.pictures[::-1], 32, 32)
     assert calibration.sha256() == Calibration.from_folder(pictures, 6, 32, 32).sha256()
     assert calibration.sha256() != swapped.sha256()
 
 
-def test_steps_are_what_fp16_can_hold(quantised: onnx.ModelProto) -> None:
-    stored = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
+def test_steps_are_what_fp16_can_hold(quantised):
+    stored = stored_in(quantised)
     scales = {n.input[1] for n in quantised.graph.node if n.op_type == 'DequantizeLinear'}
     assert len(scales) == 2
     for name in scales:
@@ -210,24 +199,16 @@ def test_steps_are_what_fp16_can_hold(quantised: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize(('encoding', 'largest'), [('int8', 127), ('uint8', 63)])
-def test_largest_weight_is_not_cut_off(
-    original: onnx.ModelProto, encoding: str, largest: int
-) -> None:
+def test_largest_weight_is_not_cut_off(original, encoding, largest):
     """On CPUs it takes 7 bits: two products of 255 x 63 fit into 16 bits."""
-    quantised = quantise(original, {BODY: 0.5}, encoding)
-    stored = {t.name: onnx.numpy_helper.to_array(t) for t in quantised.graph.initializer}
-    weights = onnx.numpy_helper.to_array(
-        next(t for t in original.graph.initializer if t.name == 'w0')
-    )
+    stored = stored_in(quantise(original, {BODY: 0.5}, encoding))
     back = stored['w0_int8'] * stored['w0_scale'][:, None, None, None]
-    assert np.abs(back - weights).max() <= stored['w0_scale'].max() / 2
+    assert np.abs(back - stored_in(original)['w0']).max() <= stored['w0_scale'].max() / 2
     assert np.abs(stored['w0_int8']).max() == largest
 
 
-def test_other_batch_gets_the_same_scales(
-    tmp_path: Path, quantised: onnx.ModelProto, steps: dict[str, float], pictures: Path
-) -> None:
-    two = quantise(onnx.load(make_network(tmp_path / 'two.onnx', batch=2)), steps)
+def test_other_batch_gets_the_same_scales(quantised, steps, pictures):
+    two = quantise(make_network(batch=2), steps)
     assert steps_of(two) == steps_of(quantised) == steps
     session = ort.InferenceSession(two.SerializeToString(), providers=['CPUExecutionProvider'])
     (picture,) = Calibration.from_folder(pictures, 1, 32, 32)
@@ -235,51 +216,45 @@ def test_other_batch_gets_the_same_scales(
     np.testing.assert_array_equal(both, np.concatenate([answer(quantised, pictures)] * 2))
 
 
-def test_scales_of_other_weights_are_refused(
-    original: onnx.ModelProto, steps: dict[str, float]
-) -> None:
+def test_scales_of_other_weights_are_refused(original, steps):
     original.graph.node[1].name = '/model.7/conv/Conv'
     with pytest.raises(SourceError, match=f'no node {BODY}'):
         quantise(original, steps)
 
 
-def test_network_without_steps_computes_as_the_original(
-    original: onnx.ModelProto, pictures: Path
-) -> None:
+def test_network_without_steps_computes_as_the_original(original, pictures):
     everything = measure_steps(original, Calibration.from_folder(pictures, 4, 32, 32))
     assert quantised_share(quantise(original, everything)) == (3, 3)
     floats = quantise(original, {})
     np.testing.assert_array_equal(answer(floats, pictures), answer(original, pictures))
 
 
-def test_fp16_twin_decodes_in_fp32(tmp_path: Path, pictures: Path) -> None:
-    original = onnx.load(make_network(tmp_path / 'net.onnx'))
+def test_fp16_twin_decodes_in_fp32(original, pictures):
     assert decoding_nodes(original) == {'/model.4/Add'}
     half = convert_to_half(original, decoding_nodes(original))
-    types = {t.name: t.data_type for t in half.graph.initializer}
-    assert types['anchors'] == onnx.TensorProto.FLOAT
-    assert {types[n.input[1]] for n in half.graph.node if n.op_type == 'Conv'} == {
-        onnx.TensorProto.FLOAT16
-    }
+    stored = stored_in(half)
+    assert stored['anchors'].dtype == np.float32
+    weights = [stored[n.input[1]].dtype for n in half.graph.node if n.op_type == 'Conv']
+    assert set(weights) == {np.dtype(np.float16)}
     for end in (half.graph.input[0], half.graph.output[0]):
         assert end.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     error = np.abs(answer(half, pictures) - answer(original, pictures)).max()
     assert 0 < error < 0.02  # at 600 FP16 itself counts in halves
 
 
-def test_int8_for_tensorrt_is_fp16_around(quantised: onnx.ModelProto, pictures: Path) -> None:
+def test_int8_for_tensorrt_is_fp16_around(quantised, pictures):
     half = convert_to_half(quantised, {'/model.4/Add'})
     assert quantised_share(half) == (1, 3)
-    types = {t.name: t.data_type for t in half.graph.initializer}
+    stored = stored_in(half)
     scales = [n.input[1] for n in half.graph.node if n.op_type == 'DequantizeLinear']
-    assert {types[name] for name in scales} == {onnx.TensorProto.FLOAT16}
+    assert {stored[name].dtype for name in scales} == {np.dtype(np.float16)}
     assert steps_of(half) == steps_of(quantised)
     error = np.abs(answer(half, pictures) - answer(quantised, pictures)).max()
     assert error < 0.1
 
 
-def test_float_weights_take_half_the_space(tmp_path: Path, pictures: Path) -> None:
-    network = onnx.load(make_network(tmp_path / 'net.onnx'))
+def test_float_weights_take_half_the_space(original, pictures):
+    network = original
     weights = next(t for t in network.graph.initializer if t.name == 'w0')
     big = np.random.default_rng(0).normal(0, 0.1, (8, 3, 7, 7)).astype(np.float32)
     weights.CopyFrom(onnx.numpy_helper.from_array(big, 'w0'))
@@ -292,13 +267,8 @@ def test_float_weights_take_half_the_space(tmp_path: Path, pictures: Path) -> No
 @pytest.mark.skipif(platform.machine() != 'x86_64', reason='only x86 CPUs add in 16 bits')
 @pytest.mark.parametrize(('largest', 'saturates'), [(127, True), (63, False)])
 def test_cpu_without_vnni_saturates_with_8_bits_and_not_with_7(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    original: onnx.ModelProto,
-    pictures: Path,
-    largest: int,
-    saturates: bool,
-) -> None:
+    tmp_path, monkeypatch, original, pictures, largest, saturates
+):
     """Two equal weights and two bright pixels overflow. ONNX Runtime has no such mask: where the
     CPU has VNNI, its part here says nothing.
     """
@@ -320,7 +290,7 @@ def test_cpu_without_vnni_saturates_with_8_bits_and_not_with_7(
 
 
 @pytest.mark.skipif(platform.machine() != 'x86_64', reason='only x86 CPUs add in 16 bits')
-def test_bad_block_is_found_on_a_cpu_without_vnni() -> None:
+def test_bad_block_is_found_on_a_cpu_without_vnni():
     pytest.importorskip('openvino')
     tests = Path(__file__).with_name('test_sensitivity.py')
     run_without_vnni('-m', 'pytest', '-q', f'{tests}::test_block_with_bad_scales_loses_most')

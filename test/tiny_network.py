@@ -120,18 +120,26 @@ def tiny_network(layout: str, batch: int, height_px: int, width_px: int) -> onnx
             helper.make_node('Concat', ['box', 'score', 'class'], ['output'], axis=2),
         ]
         output_shape = [batch, cells, 6]
+    return onnx_model(nodes, constants, [batch, 3, height_px, width_px], output_shape, opset=17)
+
+
+def onnx_model(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, np.ndarray],
+    input_shape: list[int],
+    output_shape: list[int],
+    opset: int,
+) -> onnx.ModelProto:
+    """A float network from `images` to `output`."""
     graph = helper.make_graph(
         nodes,
         'tiny',
-        [
-            helper.make_tensor_value_info(
-                'images', TensorProto.FLOAT, [batch, 3, height_px, width_px]
-            )
-        ],
+        [helper.make_tensor_value_info('images', TensorProto.FLOAT, input_shape)],
         [helper.make_tensor_value_info('output', TensorProto.FLOAT, output_shape)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=9)
+    opsets = [helper.make_opsetid('', opset)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9 if opset < 19 else 10)
     onnx.checker.check_model(model)
     return model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import yaml
+from planted_data import write_data_yaml, write_split
 
 from cone_perception.classes import CLASS_NAMES
 
@@ -29,22 +29,17 @@ SIDE_PX = 64
 def write_data_set(folder: Path, pictures: int = 8, splits: str = 'train val test') -> Path:
     """A YOLO data set with a bright box in each picture. Returns its data.yaml."""
     for number, split in enumerate(splits.split()):
-        for kind in ('images', 'labels'):
-            (folder / split / kind).mkdir(parents=True)
+        rows = []
         for index in range(pictures):
             random = np.random.default_rng((number, index))
             picture = random.integers(0, 60, (SIDE_PX, SIDE_PX, 3), np.uint8)
             left, top = (int(value) for value in random.integers(4, 28, 2))
             cv2.rectangle(picture, (left, top), (left + 31, top + 31), (250, 200, 150), -1)
-            name = f'{split}{index}'
-            cv2.imwrite(str(folder / split / 'images' / f'{name}.png'), picture)
             centre = [(value + 16) / SIDE_PX for value in (left, top)]
-            line = f'0 {centre[0]} {centre[1]} 0.5 0.5\n'
-            (folder / split / 'labels' / f'{name}.txt').write_text(line)
-    layout = {'path': str(folder), 'names': list(CLASS_NAMES)}
-    layout |= {split: f'{split}/images' for split in splits.split()}
-    (folder / 'data.yaml').write_text(yaml.safe_dump(layout, sort_keys=False))
-    return folder / 'data.yaml'
+            rows.append((picture, f'0 {centre[0]} {centre[1]} 0.5 0.5\n'))
+        write_split(folder, split, rows)
+    layout = {split: f'{split}/images' for split in splits.split()}
+    return write_data_yaml(folder, CLASS_NAMES, path=str(folder), **layout)
 
 
 def write_architecture(folder: Path, classes: int = 5, width: float = 0.125) -> Path:
