@@ -9,9 +9,15 @@ from dataclasses import MISSING, Field, field, fields
 from functools import partial
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar('T')
+
+
+class Options(Protocol):
+    """A parser or a group of its options."""
+
+    def add_argument(self, *flags: str, **words: Any) -> Any: ...
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -25,12 +31,15 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, *words: Any, examples: Mapping[str, str] | None = None, **named: Any):
         super().__init__(*words, **named)
         self.examples = examples or {}
+        self.subcommands: Mapping[str, CommandParser] = {}
         self.register('type', Path, lambda text: Path(text).expanduser())
 
     def add_subparsers(self, **named: Any) -> Any:  # argparse's own type is private
         """Add subcommands whose parsers share the examples."""
         parser_class = partial(type(self), examples=self.examples)
-        return super().add_subparsers(**{'parser_class': parser_class, **named})
+        choices = super().add_subparsers(**{'parser_class': parser_class, **named})
+        self.subcommands = choices.choices
+        return choices
 
     def format_help(self) -> str:
         """Argparse's help and the example of this subcommand."""
@@ -75,9 +84,7 @@ def repeatable(description: str) -> Any:
     return option((), description, action='append', nargs=None, default=[])
 
 
-def add_fields(
-    parser: argparse._ActionsContainer, options: type, names: Container[str] | None = None
-) -> None:
+def add_fields(parser: Options, options: type, names: Container[str] | None = None) -> None:
     """Declare an option for each field of a dataclass, or for those in `names`.
 
     `count_px: int = 3` becomes `--count-px`, whose default is 3. A Literal becomes choices, a

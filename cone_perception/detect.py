@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cone_perception.arguments import add_fields
+from cone_perception.arguments import Options, add_fields
 from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(precision=None)  # not told: the network that `evaluate` takes
 
 
-def add_settings(parser: argparse._ActionsContainer) -> None:
+def add_settings(parser: Options) -> None:
     """Declare an option for each of SETTINGS."""
     add_fields(parser, DetectorSettings, SETTINGS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import configparser
 import importlib.metadata
 import json
@@ -21,6 +20,7 @@ import pytest
 
 import cone_perception
 from cone_perception import cli
+from cone_perception.arguments import CommandParser
 from cone_perception.cli import SUBCOMMANDS as ON_THE_CAR
 from training.cli import EXAMPLES, SUBCOMMANDS, main
 
@@ -103,12 +103,10 @@ def test_every_subcommand_is_an_executable_that_runs_it(
         assert os.access(folder / name, os.X_OK)
 
 
-def parsers_below(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def parsers_below(parser: CommandParser) -> Iterator[CommandParser]:
     yield parser
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                yield from parsers_below(below)
+    for below in parser.subcommands.values():
+        yield from parsers_below(below)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +119,7 @@ def test_every_help_ends_with_an_example_that_can_be_typed(program: str, name: s
     )
     assert pytest.importorskip(subcommands[name][0]).run
     chosen = cli.make_parser(program, subcommands, examples, name)
-    (choices,) = (a for a in chosen._actions if isinstance(a, argparse._SubParsersAction))
-    for parser in parsers_below(choices.choices[name]):
+    for parser in parsers_below(chosen.subcommands[name]):
         last = parser.format_help().splitlines()[-1].strip()
         words = re.sub('(replay compare|bag to-dataset)', r"'\1'", last)
         first, *arguments = shlex.split(words)
