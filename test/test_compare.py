@@ -322,21 +322,20 @@ def test_one_training_is_said_to_judge_these_weights_only(comparison):
     assert 'this pair of weights' in meaning(comparison, 0.01)
 
 
-def test_other_labels_are_refused(pair):
-    other = replace(pair[1], origin=replace(ORIGIN, data_sha256='b' * 64, data='elsewhere'))
-    with pytest.raises(DataError, match=r'other pictures or labels.*elsewhere'):
-        compare(pair[0], other)
-
-
-def test_other_pictures_are_refused(pair):
-    with pytest.raises(DataError, match=r'1 pictures only in a, 0 only in b, as 00039.jpg'):
-        compare(pair[0], model(2, 0.6, 39))
-
-
-def test_other_classes_are_refused(pair):
-    other = replace(pair[1], class_names=CLASSES[::-1])
-    with pytest.raises(DataError, match='classes blue_cone, yellow_cone and yellow_cone'):
-        compare(pair[0], other)
+@pytest.mark.parametrize(
+    'facts, said',
+    [
+        (
+            {'origin': replace(ORIGIN, data_sha256='b' * 64, data='elsewhere')},
+            r'other pictures or labels.*elsewhere',
+        ),
+        ({'count': 39}, r'1 pictures only in a, 0 only in b, as 00039.jpg'),
+        ({'classes': CLASSES[::-1]}, 'classes blue_cone, yellow_cone and yellow_cone'),
+    ],
+)
+def test_other_labels_pictures_and_classes_are_refused(pair, facts, said):
+    with pytest.raises(DataError, match=said):
+        compare(pair[0], model(2, 0.6, **facts))
 
 
 def test_data_of_a_further_seed_is_checked_too(pair):

@@ -6,7 +6,7 @@ evaluations -> the same resamples of the pictures for all -> differences -> Comp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -149,11 +149,12 @@ def compare(
     names_of_figures, point, drawn = _resample(
         [*arms[0], *arms[1]], group, resamples, seed, confidence, progress
     )
-    split = len(arms[0])
+    groups = int(group.max()) + 1
     differences = tuple(
-        _difference(name, point[:, i], drawn[:, :, i], split, int(group.max()) + 1)
+        _difference(name, point[:, i], drawn[:, :, i], len(arms[0]), groups)
         for i, name in enumerate(names_of_figures)
     )
+    primary = differences[names_of_figures.index(PRIMARY)]
     return Comparison(
         a=names[0],
         b=names[1],
@@ -161,15 +162,12 @@ def compare(
         pictures=len(first.image_names),
         cones=first.truth_count,
         grouping=grouping,
-        groups=int(group.max()) + 1,
+        groups=groups,
         resamples=resamples,
         seed=seed,
         confidence=confidence,
         differences=differences,
-        warnings=(
-            *_unlearnt(differences[names_of_figures.index(PRIMARY)]),
-            *_warnings(arms, names, group, grouping),
-        ),
+        warnings=tuple(_warnings(arms, names, primary, groups, grouping)),
     )
 
 
@@ -230,6 +228,13 @@ def _difference(
     a, b = point[:split], point[split:]
     drawn_a, drawn_b = drawn[:, :split].mean(axis=1), drawn[:, split:].mean(axis=1)
     value = float(a.mean() - b.mean())
+    strategy = None
+    if len(a) > 1 and len(b) > 1 and math.isfinite(value):
+        # The variance of the mean over each arm's seeds adds to that of the pictures, so two seeds
+        # an arm get the wide interval that they deserve.
+        pictures = float(np.nanvar(drawn_a - drawn_b))
+        variances = (pictures, a.var(ddof=1) / len(a), b.var(ddof=1) / len(b))
+        strategy = t_interval(value, variances, (max(groups - 1, 1), len(a) - 1, len(b) - 1))
     return PairedDifference(
         name=name,
         a=percentile_interval(a.mean(), drawn_a),
@@ -237,20 +242,8 @@ def _difference(
         difference=percentile_interval(value, drawn_a - drawn_b),
         a_by_seed=tuple(map(float, a)),
         b_by_seed=tuple(map(float, b)),
-        strategy=_strategy(value, a, b, float(np.nanvar(drawn_a - drawn_b)), groups)
-        if len(a) > 1 and len(b) > 1 and math.isfinite(value)
-        else None,
+        strategy=strategy,
     )
-
-
-def _strategy(value: float, a: Float64, b: Float64, of_pictures: float, groups: int) -> Interval:
-    """The t interval of the difference over pictures and trainings.
-
-    The variance of the mean over each arm's seeds adds to that of the pictures; degrees of freedom
-    by Welch and Satterthwaite, so two seeds an arm get the wide interval that they deserve.
-    """
-    variances = (of_pictures, a.var(ddof=1) / len(a), b.var(ddof=1) / len(b))
-    return t_interval(value, variances, (max(groups - 1, 1), len(a) - 1, len(b) - 1))
 
 
 def _evaluations(arm: Arm) -> list[Evaluation]:
@@ -285,44 +278,41 @@ def _refuse_other_data(a: Evaluation, b: Evaluation, name_a: str, name_b: str) -
     )
 
 
-def _unlearnt(primary: PairedDifference) -> tuple[str, ...]:
-    """Two models that find nothing are equal, which is no merit of either."""
-    if not max(primary.a.value, primary.b.value) < UNLEARNT_MAP50:
-        return ()
-    return (
-        f'Both are below {UNLEARNT_MAP50:g} mAP50: neither has learnt to find cones, so how they '
-        'compare says nothing yet.',
-    )
-
-
 def _warnings(
-    arms: Sequence[Sequence[Evaluation]], names: tuple[str, str], group: Int64, grouping: str
-) -> tuple[str, ...]:
-    found = []
-    groups = int(group.max()) + 1
+    arms: Sequence[Sequence[Evaluation]],
+    names: tuple[str, str],
+    primary: PairedDifference,
+    groups: int,
+    grouping: str,
+) -> Iterator[str]:
+    """Yield what limits the intervals, in words."""
+    if max(primary.a.value, primary.b.value) < UNLEARNT_MAP50:
+        yield (
+            f'Both are below {UNLEARNT_MAP50:g} mAP50: neither has learnt to find cones, so how '
+            'they compare says nothing yet.'
+        )
     if groups < FEW_GROUPS:
-        found.append(
+        yield (
             f'Only {groups} groups ({grouping}) to resample: the intervals are rough, and rather '
             'too narrow.'
         )
     if grouping == 'picture':
-        found.append(
+        yield (
             'Resampled by picture: neighbouring pictures of one drive are alike, so the intervals '
             'are rather too narrow.'
         )
     single = [name for name, arm in zip(names, arms, strict=True) if len(arm) == 1]
     if single:
-        found.append(
+        yield (
             f'One training of {" and of ".join(single)}: the intervals speak of these weights. '
             'Another seed would give others.'
         )
     elif min(map(len, arms)) < 5:
-        found.append(
+        yield (
             f'{len(arms[0])} and {len(arms[1])} trainings: how much they scatter is hardly known '
             'from so few, and the interval over trainings is wide because of it.'
         )
     for fact in ('imgsz', 'layout', 'precision'):
         seen = {str(getattr(each.origin, fact)) for arm in arms for each in arm}
         if len(seen) > 1:
-            found.append(f'{fact} is not the same for all: {", ".join(sorted(seen))}.')
-    return tuple(found)
+            yield f'{fact} is not the same for all: {", ".join(sorted(seen))}.'

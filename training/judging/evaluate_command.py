@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from cone_perception.accuracy.average_precision import map50, rank
 from cone_perception.accuracy.intervals import Interval, resampled
@@ -19,14 +18,8 @@ from cone_perception.errors import SettingsError
 from cone_perception.files import to_json
 from cone_perception.model_card import CARD_FILE, read_bundle
 from training.judging.evaluate import evaluate, write_evaluation
-from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation
-from training.judging.metrics import (
-    FIXED_CONFIDENCE,
-    HEIGHT_BANDS_PX,
-    Confidence,
-    Metrics,
-    metrics,
-)
+from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation, Origin
+from training.judging.metrics import FIXED_CONFIDENCE, HEIGHT_BANDS_PX, Metrics, metrics
 from training.judging.predictions import ModelOptions
 
 COLOURS = tuple(name for name in CLASS_NAMES if name != CLASS_NAMES[UNKNOWN])
@@ -87,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print, write what was asked for."""
     found = tabulate(args)
     if args.json:
-        print(to_json(found.to_json(), indent=2))
+        print(to_json(found, indent=2))
     else:
         print_tables(found)
     return 0
@@ -99,35 +92,30 @@ def tabulate(args: argparse.Namespace) -> Tables:
     evaluation = evaluate(
         args.weights, args.data, args.split, read_fields(ModelOptions, args), read_mapping(args.map)
     )
-    confidence: Confidence = args.confidence
+    confidence = args.confidence
     if thresholds:
         told = evaluation.origin.class_mapping
         own = {told.get(name, name): score for name, score in thresholds.items()}
         confidence = dict.fromkeys(evaluation.class_names, args.confidence) | own
     limits = [0.0, *sorted(set(args.heights) - {0.0}), math.inf]
     figures = metrics(evaluation, confidence=confidence, bands_px=list(pairwise(limits)))
-    found = Tables(evaluation, figures, colour_map50(evaluation, args.block))
+    found = Tables(evaluation.origin, figures, colour_map50(evaluation, args.block))
     if args.out:
         write_evaluation(evaluation, args.out, figures, confidence)
         print(f'written to {args.out}', file=sys.stderr)
     return found
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Tables:
-    """Figures that `evaluate` tells; colours: mean AP50 of the classes with a colour and a cone."""
+    """Figures that `evaluate` tells, and the content of its JSON.
 
-    evaluation: Evaluation
+    colour_map50: mean AP50 of the classes with a colour and a cone.
+    """
+
+    origin: Origin
     figures: Metrics
-    colours: Interval
-
-    def to_json(self) -> dict[str, Any]:
-        """The tables for programs."""
-        return {
-            'origin': self.evaluation.origin,
-            'figures': self.figures,
-            'colour_map50': self.colours,
-        }
+    colour_map50: Interval
 
 
 def colour_map50(evaluation: Evaluation, block: int) -> Interval:
@@ -165,7 +153,7 @@ def read_mapping(entries: Sequence[str]) -> dict[str, str]:
 
 def print_tables(found: Tables) -> None:
     """Print all boxes, each class, each band of box heights."""
-    origin, figures, colours = found.evaluation.origin, found.figures, found.colours
+    origin, figures, colours = found.origin, found.figures, found.colour_map50
     print(
         f'{origin.weights} on {origin.data}, split {origin.split}: {figures.images:g} pictures, '
         f'{figures.truths:g} cones\n'

@@ -31,5 +31,5 @@ def run(args: argparse.Namespace) -> int:
     found = tabulate(args)
     print_tables(found)
     if args.json:
-        write_json(args.json, found.to_json())
+        write_json(args.json, found)
     return 0
