@@ -180,16 +180,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--to', type=Path, default=Path('datasets'), help='folder of data sets (default: datasets)'
     )
-    parser.add_argument(
-        '--expect',
-        nargs='+',
-        default=[],
-        metavar='SPLIT=PICTURES',
-        help='how many pictures there should be, if not as the strategy says',
-    )
-    parser.add_argument(
-        '--again', action='store_true', help='download although it is there; the old one is kept'
-    )
+    expect = 'how many pictures there should be, if not as the strategy says'
+    parser.add_argument('--expect', nargs='+', default=[], metavar='SPLIT=PICTURES', help=expect)
+    again = 'download although it is there; the old one is kept'
+    parser.add_argument('--again', action='store_true', help=again)
     parser.add_argument('--full', action='store_true', help='hash every file if it is there')
 
 

@@ -219,14 +219,9 @@ def _check_manifest(layout: Layout, full: bool) -> tuple[str, list[Problem]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', type=Path, help='data set: a folder with data.yaml')
-    parser.add_argument(
-        '--expect',
-        nargs='+',
-        default=[],
-        metavar='SPLIT=PICTURES',
-        help='how many pictures there should be (default: known by the name of the folder: '
-        f'{", ".join(SOURCES)})',
-    )
+    known = f'(default: known by the name of the folder: {", ".join(SOURCES)})'
+    expect = f'how many pictures there should be {known}'
+    parser.add_argument('--expect', nargs='+', default=[], metavar='SPLIT=PICTURES', help=expect)
     parser.add_argument('--json', type=Path, help='write the report here')
     parser.add_argument('--plot', type=Path, help='write the distributions here, as PNG')
     parser.add_argument(

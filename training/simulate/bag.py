@@ -68,12 +68,8 @@ def drive_frames(
     scene = make_scene(rng, settings, library, 'circuit')
     ego = make_ego(rng, camera.width_px, camera.height_px)
     photo = make_photo(rng, 0.35 * settings.photo, settings.width_px)
-    photo = replace(
-        photo,
-        level=min(max(photo.level, 105.0), 160.0) if photo.level else 0.0,
-        motion_px=0.0,
-        glare=(0.0, 0.0, 0.0, 0.0),
-    )
+    level = min(max(photo.level, 105.0), 160.0) if photo.level else 0.0
+    photo = replace(photo, level=level, motion_px=0.0, glare=(0.0, 0.0, 0.0, 0.0))
     lens = make_lens(camera)
     track = scene.track
     scene = replace(scene, things=tuple(t for t in scene.things if _clear_of(track, t)))

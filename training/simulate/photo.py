@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -39,7 +39,7 @@ class Photo:
     sharpen: float = 0.0
     noise: float = 0.0
     quality: int = 92
-    glare: tuple[float, float, float, float] = field(default=(0.0, 0.0, 0.0, 0.0))
+    glare: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
 
 def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Photo:

@@ -28,7 +28,7 @@ from ultralytics.utils import DEFAULT_CFG, RANK  # noqa: E402
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command  # noqa: E402
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model  # noqa: E402
 
-from cone_perception.errors import EngineError, InstallError, ModelError  # noqa: E402
+from cone_perception.errors import EngineError, InstallError, ModelError, told_as  # noqa: E402
 from cone_perception.process import end_with_parent, on_sigterm  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.load import find_model  # noqa: E402
@@ -141,12 +141,9 @@ class StageTrainer(ShardedTrainer):
 
     def _launch(self) -> None:
         """Ultralytics' own launch of a process per GPU, which ends when this one does."""
-        try:
+        needs = 'Training on several GPUs needs a package that is not there: install it'
+        with told_as(InstallError, needs, ImportError):
             command, file = generate_ddp_command(self)
-        except ImportError as error:
-            raise InstallError(
-                f'Training on several GPUs needs {error.name}: install it.'
-            ) from error
         try:
             with (
                 subprocess.Popen(command, preexec_fn=end_with_parent) as launcher,

@@ -35,19 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('a', type=Path, help='data set to learn from first')
     parser.add_argument('b', type=Path, help='target data set')
     parser.add_argument('--out', type=Path, default=Path('gap'), help='folder (default: gap)')
-    parser.add_argument(
-        '--weights',
-        type=Path,
-        default=shipped_bundle(),
-        help='.pt, .onnx or model bundle whose backbone compares (default: the shipped model)',
-    )
+    weights = '.pt, .onnx or model bundle whose backbone compares (default: the shipped model)'
+    parser.add_argument('--weights', type=Path, default=shipped_bundle(), help=weights)
     parser.add_argument('--no-embedding', action='store_true', help='leave the backbone out')
-    parser.add_argument(
-        '--pictures', type=int, default=300, help='per set, for the embedding (default: 300)'
-    )
-    parser.add_argument(
-        '--cut-frames', action='store_true', help='embed without the frames around pictures'
-    )
+    pictures = 'per set, for the embedding (default: 300)'
+    parser.add_argument('--pictures', type=int, default=300, help=pictures)
+    cut = 'embed without the frames around pictures'
+    parser.add_argument('--cut-frames', action='store_true', help=cut)
     parser.add_argument('--split', nargs='+', default=(), help='only these (default: all)')
     parser.add_argument('--workers', type=int, help='threads (default: one per processor)')
 
