@@ -31,19 +31,15 @@ Reliability = Literal['best_effort', 'reliable']
 def _setting(
     default: Any,
     description: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
+    span: tuple[float, float] | None = None,
     live: bool = False,
 ) -> Any:
     """Declare a setting with what its ROS parameter needs to know.
 
-    low, high: closed range. live: may change while the node runs.
+    span: least and greatest value. live: may change while the node runs.
     """
-    return field(
-        default=default,
-        metadata={'description': description, 'low': low, 'high': high, 'live': live},
-    )
+    metadata = {'description': description, 'span': span, 'live': live}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +68,15 @@ class DetectorSettings:
         False, 'Compile the engine for the GPU, say where it lies, and end.'
     )
     threads: int = _setting(
-        0, 'CPU threads of the network; 0 lets the runtime choose.', low=0, high=256
+        0, 'CPU threads of the network; 0 lets the runtime choose.', span=(0, 256)
     )
     streams: int = _setting(
         2,
         'Runs of the network at the same time, which share the threads of the CPU. 1 answers a '
         'slow camera sooner; 2 answer more frames, and two cameras without waiting.',
-        low=1,
-        high=16,
+        span=(1, 16),
     )
-    batch: int = _setting(1, 'Pictures per run; 2 pairs the first two cameras.', low=1, high=2)
+    batch: int = _setting(1, 'Pictures per run; 2 pairs the first two cameras.', span=(1, 2))
     cameras: tuple[str, ...] = _setting(
         ('camera',), 'Names of the cameras; outputs go to NAME/detections and NAME/debug_image.'
     )
@@ -102,23 +97,19 @@ class DetectorSettings:
         2,
         'History depth of the image subscriptions. 1 loses a frame unseen whenever receiving is '
         'held up for longer than a period; the newest frame is searched with any depth.',
-        low=1,
-        high=100,
+        span=(1, 100),
     )
     stereo_tolerance_ms: float = _setting(
-        2.0,
-        'Frames of two cameras with stamps closer than this are one pair.',
-        low=0.0,
-        high=1000.0,
+        2.0, 'Frames of two cameras with stamps closer than this are one pair.', span=(0.0, 1000.0)
     )
     expected_width_px: int = _setting(
-        0, 'Warn when pictures come narrower than this; 0 never warns.', low=0, high=16384
+        0, 'Warn when pictures come narrower than this; 0 never warns.', span=(0, 16384)
     )
     expected_height_px: int = _setting(
-        0, 'Warn when pictures come lower than this; 0 never warns.', low=0, high=16384
+        0, 'Warn when pictures come lower than this; 0 never warns.', span=(0, 16384)
     )
     silence_s: float = _setting(
-        2.0, 'Without a frame for this long the diagnostics say why.', low=0.1, high=3600.0
+        2.0, 'Without a frame for this long the diagnostics say why.', span=(0.1, 3600.0)
     )
     autostart: bool = _setting(True, 'Configure and activate without being asked.')
     debug_image: bool = _setting(
@@ -137,10 +128,10 @@ class DetectorSettings:
         live=True,
     )
     min_height_px: float = _setting(
-        0.0, 'Leave out boxes lower than this, in source pixels.', low=0.0, high=16384.0, live=True
+        0.0, 'Leave out boxes lower than this, in source pixels.', span=(0.0, 16384.0), live=True
     )
     max_height_px: float = _setting(
-        0.0, 'Leave out boxes higher than this; 0 keeps all.', low=0.0, high=16384.0, live=True
+        0.0, 'Leave out boxes higher than this; 0 keeps all.', span=(0.0, 16384.0), live=True
     )
 
     def __post_init__(self) -> None:
@@ -265,9 +256,8 @@ def _check_value(entry: Field[Any], kind: Any, value: Any) -> None:
     if not isinstance(values, tuple) or any(type(part) not in accepted for part in values):
         wanted = 'a list of' if more else 'of type'
         raise SettingsError(f'{entry.name} must be {wanted} {item.__name__}, got {value!r}')
-    low, high = entry.metadata['low'], entry.metadata['high']
-    if low is not None and not low <= value <= high:
-        raise SettingsError(f'{entry.name} must lie in {low}..{high}, got {value!r}')
+    if (span := entry.metadata['span']) and not span[0] <= value <= span[1]:
+        raise SettingsError(f'{entry.name} must lie in {span[0]}..{span[1]}, got {value!r}')
 
 
 def settings_help() -> str:
@@ -299,10 +289,10 @@ def settings_yaml() -> str:
 
 def _about(entry: Field[Any], default: str = '') -> str:
     """Type, range and `default` of a setting, and whether it is live."""
-    kind, low, high = KINDS[entry.name], entry.metadata['low'], entry.metadata['high']
+    kind, span = KINDS[entry.name], entry.metadata['span']
     parts = get_args(kind) or (kind.__name__,)
     text = f'list of {parts[0].__name__}' if Ellipsis in parts else ' | '.join(parts)
-    text += f', {low:g} to {high:g}' if low is not None else ''
+    text += ', {:g} to {:g}'.format(*span) if span else ''
     return text + default + (', live' if entry.metadata['live'] else '')
 
 

@@ -91,12 +91,11 @@ def _descriptor(name: str, metadata: Mapping[str, Any], kind: Any) -> ParameterD
     )
     if kind not in _TYPES:
         descriptor.additional_constraints = f'one of {", ".join(get_args(kind))}'
-    low, high = metadata['low'], metadata['high']
+    low, high = metadata['span'] or (None, None)
     if low is not None and kind is int:
         descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
     elif low is not None:
-        limits = FloatingPointRange(from_value=float(low), to_value=float(high))
-        descriptor.floating_point_range = [limits]
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     return descriptor
 
 
