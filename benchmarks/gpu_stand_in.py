@@ -56,7 +56,7 @@ extern "C" __global__ void stand_in(const float *input, float *output, int heigh
 
 
 class StandIn:
-    """A device.Network without TensorRT: the mean colour of 8x8 px cells, one box each."""
+    """A Network of slot.py without TensorRT: the mean colour of 8x8 px cells, one box each."""
 
     half_input = half_output = False
 

@@ -51,7 +51,7 @@ HEIGHT, WIDTH = 96, 160
 
 @dataclass
 class OnnxNetwork:
-    """A device.Network that ONNX Runtime computes, between the memories of the GPU."""
+    """A Network of slot.py that ONNX Runtime computes, between the memories of the GPU."""
 
     driver: HostDriver
     engine: Engine

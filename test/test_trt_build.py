@@ -11,8 +11,8 @@ import operator
 import subprocess
 import sys
 import textwrap
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -391,16 +391,9 @@ def test_gpu_for_which_the_compiler_has_no_int8_is_refused(
 @pytest.mark.slow
 def test_two_starts_at_once_build_once(rtx: None, bundle: Bundle, cache: PlanCache) -> None:
     events: list[BuildEvent] = []
-    plans: list[EnginePlan] = []
-
-    def start() -> None:
-        plans.append(provide_plan(order_for(bundle, 'fp32', gpu=SM89, on_event=events.append)))
-
-    threads = [threading.Thread(target=start) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    order = order_for(bundle, 'fp32', gpu=SM89, on_event=events.append)
+    with ThreadPoolExecutor(2) as pool:
+        plans = [start.result() for start in [pool.submit(provide_plan, order) for _ in range(2)]]
     assert plans[0] == plans[1]
     assert len([event for event in events if event.kind == 'built']) == 1
 
