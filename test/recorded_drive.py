@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-import cv2
 import numpy as np
 from rosbags.interfaces import (
     Qos,
@@ -17,7 +16,15 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from cone_perception.bags.reader import CAMERA_INFO, COMPRESSED_IMAGE, DETECTIONS, IMAGE, bag_types
+from cone_perception.bags.reader import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    DETECTIONS,
+    IMAGE,
+    bag_types,
+    image_message,
+)
+from cone_perception.types import Frame
 
 START_NS = 1_700_000_000 * 10**9
 PERIOD_NS = 100_000_000
@@ -59,8 +66,7 @@ def image(stamp_ns: int, width: int = WIDTH, height: int = HEIGHT, encoding: str
 
 def jpeg(stamp_ns: int) -> bytes:
     pixels = np.full((HEIGHT, WIDTH, 3), stamp_ns // PERIOD_NS % 256, np.uint8)
-    data = cv2.imencode('.jpg', pixels)[1].ravel()
-    return serialised(bag_types().types[COMPRESSED_IMAGE](header(stamp_ns), 'jpeg', data))
+    return serialised(image_message(bag_types(), Frame(pixels, stamp_ns, 'camera'), True))
 
 
 def camera_info(stamp_ns: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
@@ -145,3 +151,11 @@ def cut_off(bag: Path, share: float) -> Path:
     file = data_file(bag)
     file.write_bytes(file.read_bytes()[: round(file.stat().st_size * share)])
     return bag
+
+
+def damage(bag: Path, index: int) -> None:
+    """Spoil a message of a bag whose messages are compressed: no zstd from there on."""
+    data = bytearray(data_file(bag).read_bytes())
+    starts = [i for i in range(len(data)) if data.startswith(b'\x28\xb5\x2f\xfd', i)]
+    data[starts[index]] = 0
+    data_file(bag).write_bytes(data)

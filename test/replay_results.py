@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded_drive import serialised, write
 
 from cone_perception.accuracy.intervals import Interval
-from cone_perception.bags.reader import IMAGE, bag_types
+from cone_perception.bags.reader import bag_types, image_message
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.traces import STATIONS, Fate, FrameTrace, LoadSample
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Frame
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 PERIOD_NS = 50_000_000
@@ -114,26 +115,14 @@ def result(passes: Sequence[Sequence[FrameTrace]], **changes: Any) -> ReplayResu
 
 def write_bag(path: Path, counts: dict[str, int], shape: tuple[int, int] = (96, 128)) -> Path:
     """A bag with `counts` pictures per camera, each by 10 brighter than the one before."""
-    from rosbags.rosbag2 import StoragePlugin, Writer
-
-    store = bag_types()
-    types = store.types
-    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        for camera, count in counts.items():
-            connection = writer.add_connection(
-                f'/camera/{camera}/image_raw', IMAGE, typestore=store
-            )
-            for index in range(count):
-                stamp_ns = FIRST_STAMP_NS + index * PERIOD_NS
-                header = types['std_msgs/msg/Header'](
-                    types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), camera
-                )
-                pixels = np.full((*shape, 3), 40 + 10 * index % 200, np.uint8)
-                message = types[IMAGE](
-                    header, shape[0], shape[1], 'bgr8', 0, shape[1] * 3, pixels.reshape(-1)
-                )
-                writer.write(connection, stamp_ns, store.serialize_cdr(message, IMAGE))
-    return path
+    messages = []
+    for camera, count in counts.items():
+        for index in range(count):
+            stamp_ns = FIRST_STAMP_NS + index * PERIOD_NS
+            frame = Frame(np.full((*shape, 3), 40 + 10 * index % 200, np.uint8), stamp_ns, camera)
+            message = serialised(image_message(bag_types(), frame, False))
+            messages.append((f'/camera/{camera}/image_raw', stamp_ns, message))
+    return write(path, messages)
 
 
 def _figure(value: float) -> Interval:

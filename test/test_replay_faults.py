@@ -13,6 +13,7 @@ from recorded_drive import (
     at,
     camera_info,
     cut_off,
+    damage,
     data_file,
     header,
     image,
@@ -31,6 +32,7 @@ from cone_perception.bags.reader import (
     read_messages,
     read_until_damage,
 )
+from cone_perception.bags.report import inspect_bag
 from cone_perception.errors import SourceError
 from cone_perception.replay.drive.frames import due_frames
 from cone_perception.replay.drive.open import open_drive
@@ -45,12 +47,18 @@ def opened(bag, **options):
     return open_drive(bag, class_names=CLASS_NAMES, **options)
 
 
-def sentence(drive, *parts):
-    """The only problem of the drive, which holds all of these."""
+def sentence(drive, *parts, kind=None):
+    """The only problem of the drive holds all of these; `bag info` tells it, as of this kind."""
     (problem,) = drive.problems
     for part in parts:
         assert part in problem, problem
-    return problem
+    if kind is not None:
+        (found,) = inspect_bag(drive.bag).problems
+        assert (found.kind, str(found)) == (kind, problem)
+
+
+def kinds(bag):
+    return [(problem.topic, problem.kind) for problem in inspect_bag(bag).problems]
 
 
 def noise(index):
@@ -171,10 +179,7 @@ def test_bag_of_which_nothing_is_left_is_refused_with_a_way_out(tmp_path):
 
 def test_bag_damaged_further_on_is_replayed_up_to_there(tmp_path):
     bag = write(tmp_path / 'bag', noisy(20), compression='MESSAGE')
-    data = bytearray(data_file(bag).read_bytes())
-    starts = [i for i in range(len(data)) if data.startswith(b'\x28\xb5\x2f\xfd', i)]
-    data[starts[12]] = 0  # no zstd from here on
-    data_file(bag).write_bytes(data)
+    damage(bag, 12)
     drive = opened(bag)
     assert drive.frames == 12
     sentence(drive, 'is damaged, the rest of it cannot be read')
@@ -202,7 +207,9 @@ def test_missing_metadata_is_named_and_the_file_replayed(tmp_path, storage):
     (bag / 'metadata.yaml').unlink()
     assert is_bag(bag)
     drive = opened(bag)
-    sentence(drive, 'metadata.yaml is missing', 'ros2 bag reindex')
+    sentence(drive, 'metadata.yaml is missing', 'ros2 bag reindex', kind='metadata')
+    report = inspect_bag(bag)
+    assert (report.complete, report.count) == (True, 10)
     assert len(list(due_frames(drive, Pace(), []))) == 10
 
 
@@ -218,7 +225,8 @@ def test_metadata_of_another_file_is_named(tmp_path):
     bag = write(tmp_path / 'bag', pictures())
     metadata = bag / 'metadata.yaml'
     metadata.write_text(metadata.read_text().replace('message_count: 10', 'message_count: 25'))
-    sentence(opened(bag), TOPIC, '25 messages are announced, but 10 are there')
+    text = f'{TOPIC}: 25 messages are announced, but 10 are there'
+    sentence(opened(bag), text, kind='count')
 
 
 def test_compressed_messages_of_which_no_metadata_tells_are_named(tmp_path):
@@ -236,7 +244,8 @@ def stamped(*stamps):
 
 def test_unsorted_stamps_are_named_and_the_order_of_recording_is_kept(tmp_path):
     drive = opened(write(tmp_path / 'bag', stamped(at(0), at(2), at(1), at(3))))
-    sentence(drive, TOPIC, '1 of 4 stamps are earlier than the one before, by up to 0.100 s')
+    text = f'{TOPIC}: 1 of 4 stamps are earlier than the one before, by up to 0.100 s'
+    sentence(drive, text, kind='unsorted')
     assert [frame.due_ns for frame in due_frames(drive, Pace(), [])] == [
         index * PERIOD_NS for index in range(4)
     ]
@@ -247,6 +256,7 @@ def test_stamps_of_zero_are_named_and_not_judged(tmp_path):
     drive = opened(write(tmp_path / 'bag', messages))
     zero, unjudged = drive.problems
     assert f'{TOPIC}: 2 of 4 stamps are zero' in zero
+    assert kinds(drive.bag) == [(TOPIC, 'zero stamp')]
     assert '2 of 4 pictures of camera camera have no ground truth of their own' in unjudged
     assert sorted(stamp for _, stamp in drive.truth) == [at(0), at(3)]
 
@@ -337,18 +347,21 @@ def test_picture_with_less_data_than_its_rows_is_named(tmp_path):
     message = bag_types().deserialize_cdr(image(at(0)), IMAGE)
     message.height = 100
     drive = opened(write(tmp_path / 'bag', [(TOPIC, at(0), serialised(message))]))
+    assert kinds(drive.bag) == [(TOPIC, 'picture')]
     assert all(text.startswith(f'{TOPIC}: the first') for text in drive.problems)
     assert any('rows need' in text for text in drive.problems)
 
 
-def test_camera_that_stops_before_the_other_is_named(tmp_path):
+@pytest.mark.parametrize('count', [8, 2])
+def test_camera_that_stops_before_the_other_is_named(tmp_path, count):
     messages = sorted(
-        [*pictures(LEFT, range(20)), *pictures(RIGHT, range(8))], key=lambda message: message[1]
+        [*pictures(LEFT, range(20)), *pictures(RIGHT, range(count))], key=lambda each: each[1]
     )
     drive = opened(write(tmp_path / 'bag', messages))
-    sentence(drive, RIGHT, 'stops 1.200 s before another camera')
+    text = f'{RIGHT}: stops {(20 - count) / 10:.3f} s before another camera'
+    sentence(drive, text, kind='stopped')
     assert [camera.name for camera in drive.cameras] == ['left', 'right']
-    assert drive.frames == 28
+    assert drive.frames == 20 + count
 
 
 def test_camera_without_a_picture_is_named_and_a_bag_without_one_refused(tmp_path):
@@ -360,11 +373,13 @@ def test_camera_without_a_picture_is_named_and_a_bag_without_one_refused(tmp_pat
         writer.add_connection(TOPIC, IMAGE, typestore=bag_types())
     with pytest.raises(SourceError, match=f'has no picture on {TOPIC}'):
         opened(tmp_path / 'empty')
+    assert kinds(tmp_path / 'empty') == [(TOPIC, 'empty')]
 
 
 def test_camera_info_of_another_size_is_named(tmp_path):
     messages = [('/camera/camera_info', at(0), camera_info(at(0), 64, 48)), *pictures()]
-    sentence(opened(write(tmp_path / 'bag', messages)), TOPIC, '32x24', 'camera_info', '64x48')
+    drive = opened(write(tmp_path / 'bag', messages))
+    sentence(drive, f'{TOPIC}: ', '32x24', '64x48', kind='camera_info')
 
 
 def test_faults_of_topics_that_are_not_replayed_are_left_out(tmp_path):

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rosbags.rosbag2 import StoragePlugin, Writer
+from recorded_drive import serialised, write
 from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 
-from cone_perception.bags.reader import COMPRESSED_IMAGE, IMAGE, bag_types, image_message
+from cone_perception.bags.reader import bag_types, image_message
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.model_card import read_bundle
 from cone_perception.replay.processes import (
@@ -46,23 +46,19 @@ def write_drive(path, lengths, compressed=False, stamped=True, spoilt=(), storag
 
     spoilt: (camera, index) whose data is cut off.
     """
-    type_name = COMPRESSED_IMAGE if compressed else IMAGE
-    store, topics = bag_types(), {}
-    with Writer(path, version=9, storage_plugin=StoragePlugin[storage.upper()]) as writer:
-        for name in lengths:
-            topic = f'/{name}/image/compressed' if compressed else f'/{name}/image'
-            topics[name] = writer.add_connection(topic, type_name, typestore=store)
-        for index in range(max(lengths.values())):
-            for name, length in lengths.items():
-                if index >= length:
-                    continue
-                time_ns = START_NS + index * PERIOD_NS
-                frame = Frame(picture(), time_ns if stamped else 0, name)
-                message = image_message(store, frame, compressed)
-                if (name, index) in spoilt:
-                    message.data = message.data[:50]
-                writer.write(topics[name], time_ns, store.serialize_cdr(message, type_name))
-    cameras = tuple(Camera(name, topics[name].topic, compressed) for name in lengths)
+    suffix = '/compressed' if compressed else ''
+    topics = {name: f'/{name}/image{suffix}' for name in lengths}
+    messages = []
+    for index in range(max(lengths.values())):
+        for name in (name for name, length in lengths.items() if index < length):
+            time_ns = START_NS + index * PERIOD_NS
+            frame = Frame(picture(), time_ns if stamped else 0, name)
+            message = image_message(bag_types(), frame, compressed)
+            if (name, index) in spoilt:
+                message.data = message.data[:50]
+            messages.append((topics[name], time_ns, serialised(message)))
+    write(path, messages, storage=storage)
+    cameras = tuple(Camera(name, topic, compressed) for name, topic in topics.items())
     duration_s = (max(lengths.values()) - 1) * PERIOD_NS / 1e9
     return Drive(path, '', cameras, sum(lengths.values()), duration_s, storage)
 
