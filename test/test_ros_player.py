@@ -23,10 +23,9 @@ from cone_perception.bags.reader import (
 from cone_perception.errors import SourceError
 from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
 from cone_perception.replay.processes import python_job
-from cone_perception.replay.ros import in_flight
 from cone_perception.replay.ros import player as player_module
-from cone_perception.replay.ros.in_flight import InFlight
 from cone_perception.replay.ros.player import (
+    InFlight,
     _check_stamps,
     _in_time,
     _lateness,
@@ -219,7 +218,7 @@ class Flight:
 
 
 def test_one_camera_has_as_many_in_flight_as_allowed(monkeypatch):
-    monkeypatch.setattr(in_flight, 'ANSWER_TIMEOUT_S', 60.0)
+    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
     flight = Flight(2, 'a')
     flight.send('a', 1)
     assert flight.is_held_back('a'), 'the first one goes alone'
@@ -232,7 +231,7 @@ def test_one_camera_has_as_many_in_flight_as_allowed(monkeypatch):
 
 
 def test_drop_that_the_node_tells_of_makes_room_too(monkeypatch):
-    monkeypatch.setattr(in_flight, 'ANSWER_TIMEOUT_S', 60.0)
+    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 60.0)
     flight = Flight(1, 'ab', '/timing')
     flight.send('b', 7)
     for camera, held_back in (('a', True), ('b', False)):
@@ -243,7 +242,7 @@ def test_drop_that_the_node_tells_of_makes_room_too(monkeypatch):
 
 
 def test_picture_that_is_never_answered_is_given_up_and_told(monkeypatch):
-    monkeypatch.setattr(in_flight, 'ANSWER_TIMEOUT_S', 0.1)
+    monkeypatch.setattr(player_module, 'ANSWER_TIMEOUT_S', 0.1)
     flight = Flight(1, 'a')
     flight.send('a', 1)
     flight.send('a', 2)

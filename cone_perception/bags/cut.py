@@ -22,7 +22,7 @@ from cone_perception.bags.reader import (
     read_messages,
 )
 from cone_perception.bags.report import compression_of, storage_of
-from cone_perception.errors import SourceError
+from cone_perception.errors import SourceError, told_as
 
 TF = 'tf2_msgs/msg/TFMessage'
 
@@ -47,7 +47,10 @@ def cut_bag(
         before = _kept_from_before(reader, wanted, start_ns, stop_ns)
         messages = chain(before, read_messages(reader, wanted, start_ns, stop_ns))
         count = 0
-        with _open_writer(reader, out) as writer:
+        writer = Writer(out, version=9, storage_plugin=StoragePlugin[storage_of(reader).upper()])
+        mode = compression_of(reader).split()[0].upper()
+        writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+        with writer:
             connections = _add_connections(reader, writer, wanted)
             for message in tqdm(messages, 'cutting', unit='message', disable=None):
                 connection = connections[message.topic, message.type_name]
@@ -85,11 +88,7 @@ def _kept_from_before(
     transient local) the last message before the span; of a camera_info the same, unless the
     span has some.
     """
-    holding = {
-        connection.topic
-        for connection in reader.connections
-        if connection.topic in wanted and _holds(connection)
-    }
+    holding = {c.topic for c in reader.connections if c.topic in wanted and _holds(c)}
     infos = {c.topic for c in reader.connections if c.msgtype == CAMERA_INFO} & holding
     holding -= {m.topic for m in read_messages(reader, infos, start_ns, stop_ns)}
     kept: list[BagMessage] = []
@@ -103,20 +102,10 @@ def _kept_from_before(
 
 
 def _holds(connection: Any) -> bool:
-    latched = any(
-        qos.durability == QosDurability.TRANSIENT_LOCAL
-        for qos in connection.ext.offered_qos_profiles
-    )
+    durabilities = {qos.durability for qos in connection.ext.offered_qos_profiles}
     static = connection.topic.endswith('/tf_static') and connection.msgtype == TF
+    latched = QosDurability.TRANSIENT_LOCAL in durabilities
     return latched or static or connection.msgtype == CAMERA_INFO
-
-
-def _open_writer(reader: BagReader, out: Path) -> Writer:
-    plugin = StoragePlugin[storage_of(reader).upper()]
-    writer = Writer(out, version=9, storage_plugin=plugin)
-    mode = compression_of(reader).split()[0].upper()
-    writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
-    return writer
 
 
 def _add_connections(
@@ -127,11 +116,9 @@ def _add_connections(
         key = (connection.topic, connection.msgtype)
         if connection.topic in wanted and key not in added:
             text, digest = _definition(reader, connection)
+            profiles = connection.ext.offered_qos_profiles
             added[key] = writer.add_connection(
-                *key,
-                msgdef=text,
-                rihs01=digest,
-                offered_qos_profiles=connection.ext.offered_qos_profiles,
+                *key, msgdef=text, rihs01=digest, offered_qos_profiles=profiles
             )
     return added
 
@@ -152,11 +139,8 @@ def _definition(reader: BagReader, connection: Any) -> tuple[str, str]:
         return bag_types().generate_msgdef(name, ros_version=2)[0], bag_types().hash_rihs01(name)
     if connection.digest:
         return definition.data, connection.digest
-    try:
+    # A damaged definition raises whatever its parser tripped over.
+    with told_as(SourceError, f'{reader.path}: the definition of {name} cannot be read', Exception):
         store = get_typestore(Stores.EMPTY)
         store.register(parse())
         return definition.data, store.hash_rihs01(name)
-    except Exception as error:  # a damaged definition raises whatever its parser tripped over
-        raise SourceError(
-            f'{reader.path}: the definition of {name} cannot be read: {error!r}'
-        ) from error

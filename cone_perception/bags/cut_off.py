@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -78,9 +78,8 @@ class CutOffReader:
             known: dict[int, Connection] = {}
             for key, time_ns, data in _read(file, known, cuts):
                 connection = wanted.get(_key(known[key]))
-                early = start is not None and time_ns < start
-                late = stop is not None and time_ns >= stop
-                if connection is not None and not early and not late:
+                in_time = (start or -(2**63)) <= time_ns < (2**64 if stop is None else stop)
+                if connection is not None and in_time:
                     if self.compression_mode == 'message':
                         data = ZstdDecompressor().decompressobj().decompress(data)
                     yield connection, time_ns, data
@@ -127,8 +126,7 @@ def _read(
     connections: receives each connection before its first message. cuts: receives a sentence
     where the file was cut off.
     """
-    read: Callable[..., Iterator[Any]] = _read_sqlite if is_sqlite(file) else _read_mcap
-    return read(file, connections, cuts)
+    return (_read_sqlite if is_sqlite(file) else _read_mcap)(file, connections, cuts)
 
 
 class _WholeReads:

@@ -9,11 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from cone_perception.dataset import labels as label_files
 from cone_perception.dataset import layout
-from cone_perception.errors import SourceError
+from cone_perception.errors import SourceError, told_as
+from cone_perception.files import read_yaml
 from cone_perception.replay.drive.truth import PictureStamps
 from cone_perception.types import Detections
 
@@ -65,15 +65,16 @@ def read_labels(
             raise SourceError(f'{inside} holds no label files (NAME.txt, YOLO format).')
         matched = _match_by_name(files, bag, {name: len(all_) for name, all_ in stamps_ns.items()})
         if matched is not None:
-            chosen = _once(
-                {index: matched[c, index] for c, index in matched if c == camera}, stamps
-            )
+            found = {index: file for (name, index), file in matched.items() if name == camera}
         elif inside == folder and len(stamps_ns) > 1:
             raise SourceError(
                 f'{folder} has no folder {camera}: with several cameras each has one of its name.'
             )
         else:
-            chosen = _once(_match(files, inside, camera, stamps), stamps)
+            found = _match(files, inside, camera, stamps)
+        sent = Counter(one.sent_ns for one in stamps)
+        by_stamp = {stamps[index].sent_ns: file for index, file in found.items()}
+        chosen = {stamp: file for stamp, file in by_stamp.items() if sent[stamp] == 1}
         if not chosen:
             raise SourceError(
                 f'{inside}: no label can be told to be of one picture of camera {camera}: none is '
@@ -144,16 +145,6 @@ def _match(
     return dict(enumerate(files))
 
 
-def _once(files: Mapping[int, Path], stamps: Sequence[PictureStamps]) -> dict[int, Path]:
-    """Stamp as sent -> file, of pictures that are sent with a stamp of their own."""
-    counts = Counter(one.sent_ns for one in stamps)
-    return {
-        stamps[index].sent_ns: file
-        for index, file in files.items()
-        if counts[stamps[index].sent_ns] == 1
-    }
-
-
 def read_class_names(folder: Path) -> list[str] | None:
     """Names of the class numbers, by the file nearest to the labels; None without one.
 
@@ -195,13 +186,11 @@ def _read_cones(
 
 
 def _names_in(file: Path) -> list[str]:
-    try:
-        text = file.read_text(encoding='utf-8')
-        if file.suffix != '.yaml':
-            return [line.strip() for line in text.splitlines() if line.strip()]
-        return list(layout.read_class_names(yaml.safe_load(text)))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SourceError(f'{file} cannot be read: {error}') from error
+    with told_as(SourceError, f'{file} cannot be read', OSError, ValueError):
+        if file.suffix == '.yaml':
+            return list(layout.read_class_names(read_yaml(file, SourceError)))
+        lines = file.read_text(encoding='utf-8').splitlines()
+        return [line.strip() for line in lines if line.strip()]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
