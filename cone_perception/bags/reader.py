@@ -136,17 +136,13 @@ def read_messages(
     connections = [c for c in reader.connections if c.topic in wanted]
     if not connections:
         return
-    messages = reader.messages(connections, start_ns, stop_ns)
-    while True:
-        try:
-            connection, time_ns, data = next(messages)
-        except StopIteration:
-            return
-        except Exception as error:  # a damaged bag raises whatever its parser tripped over
-            raise SourceError(
-                f'{reader.path} is damaged, the rest of it cannot be read: {_reason(error)}'
-            ) from error
-        yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+    try:
+        for connection, time_ns, data in reader.messages(connections, start_ns, stop_ns):
+            yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+    except Exception as error:  # a damaged bag raises whatever its parser tripped over
+        raise SourceError(
+            f'{reader.path} is damaged, the rest of it cannot be read: {_reason(error)}'
+        ) from error
 
 
 def read_until_damage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -56,10 +56,14 @@ def play_through_pipeline(
     except EngineLostError as error:
         problems.append(f'the replay ends early: {error}')
         interrupted = True
-    problems += player.problems()
+    if player.late_ms:
+        problems.append(
+            f'{len(player.late_ms)} pictures were read later than they were due, by up to '
+            f'{max(player.late_ms):.0f} ms: the disk or the decompression is slower than this pace'
+        )
     return Pass(
         pace=pace,
-        frames=player.traces(),
+        frames=[trace for _, trace in sorted(player.traces.items())],
         load=sampler.samples,
         problems=tuple(text for text in dict.fromkeys(problems) if text not in drive.problems),
         interrupted=interrupted,
@@ -67,7 +71,10 @@ def play_through_pipeline(
 
 
 class _Player:
-    """Sends the pictures of one pass, and keeps the trace of each."""
+    """Sends the pictures of one pass.
+
+    traces: of each, by its number among those sent. late_ms: of those that were read too late.
+    """
 
     def __init__(self, drive: Drive, pace: Pace, detector: ConeDetector, filters: Filters) -> None:
         cameras = [camera.name for camera in drive.cameras]
@@ -77,20 +84,8 @@ class _Player:
         self._inbox = self._answering.make_inbox(DetectorSettings().stereo_tolerance_ms)
         self._bar: tqdm[Any] | None = None
         self._sent = 0
-        self._traces: dict[int, FrameTrace] = {}
-        self._late_ms: list[float] = []
-
-    def traces(self) -> list[FrameTrace]:
-        """Return those of the pictures that were sent, in that order."""
-        return [trace for _, trace in sorted(self._traces.items())]
-
-    def problems(self) -> Iterator[str]:
-        if self._late_ms:
-            yield (
-                f'{len(self._late_ms)} pictures were read later than they were due, by up to '
-                f'{max(self._late_ms):.0f} ms: the disk or the decompression is slower than this '
-                'pace'
-            )
+        self.traces: dict[int, FrameTrace] = {}
+        self.late_ms: list[float] = []
 
     def play(self, ahead: ReadAhead, bar: tqdm[Any]) -> None:
         self._bar = bar
@@ -117,7 +112,7 @@ class _Player:
 
     def _send(self, due: DueFrame, read_ns: int, due_ns: int) -> None:
         if self._paced and read_ns - due_ns > LATE_MS * 1e6:
-            self._late_ms.append((read_ns - due_ns) / 1e6)
+            self.late_ms.append((read_ns - due_ns) / 1e6)
         sent_ns = max(due_ns, read_ns)
         try:
             stamp_ns = header_stamp_ns(due.message.data)
@@ -142,7 +137,7 @@ class _Player:
         moments_ns = dict(answer.moments_ns)
         if answer.outcome == 'answered':
             moments_ns['published_ns'] = moments_ns['decoded_ns']
-        self._traces[order] = FrameTrace(
+        self.traces[order] = FrameTrace(
             camera=answer.camera,
             index=due.index,
             stamp_ns=answer.arrival.stamp_ns,

@@ -156,8 +156,7 @@ def _with_recorded_stamps(
 def _in_time(ahead: ReadAhead, started_ns: int) -> Iterator[DueFrame]:
     """Yield each message when it is due, never before."""
     while (read := ahead.take()) is not None:
-        due, _ = read
-        del read
+        due = read[0]
         while (left_ns := started_ns + due.due_ns - time.monotonic_ns()) > 0:
             time.sleep(left_ns / 1e9)
         yield due
