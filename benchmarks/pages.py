@@ -10,7 +10,6 @@ in headless Chromium: from the navigation to the moment at which every chart is 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from cone_perception.cli import main as run
+from cone_perception.files import write_json
 from cone_perception.replay.figures.result import ReplayResult, read_result
 from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.traces import MOMENTS
@@ -47,10 +47,10 @@ def main() -> None:
     rows = []
     for page in sorted(out.rglob('*.html')):
         seconds = min(opening_s(page) for _ in range(OPENINGS))
-        rows.append({'page': str(page.relative_to(out)), 'bytes': page.stat().st_size})
-        rows[-1]['seconds'] = seconds
-        print(f'{rows[-1]["page"]:32} {page.stat().st_size / 1e6:6.1f} MB {seconds:6.2f} s')
-    (out / 'pages.json').write_text(json.dumps(rows, indent=2) + '\n', encoding='utf-8')
+        name, size = str(page.relative_to(out)), page.stat().st_size
+        rows.append({'page': name, 'bytes': size, 'seconds': seconds})
+        print(f'{name:32} {size / 1e6:6.1f} MB {seconds:6.2f} s')
+    write_json(out / 'pages.json', rows)
 
 
 def make_pages(out: Path) -> None:

@@ -70,13 +70,12 @@ def simulate_pass(rng: np.random.Generator, seconds: int, shift: float) -> Pass:
     latency_ms = LATENCY_MS * (1 + shift) + disturbance + rng.gamma(2, 2, count)
     sent_ns = (np.arange(count) * (10**9 / HZ)).astype(int)
     returned_ns = sent_ns + (latency_ms * 1e6).astype(int)
-    return Pass(
-        Pace(),
-        [
-            FrameTrace('camera', i, i, 'answered', int(sent), returned_ns=int(back))
-            for i, (sent, back) in enumerate(zip(sent_ns, returned_ns, strict=True))
-        ],
-    )
+    moments = zip(sent_ns.tolist(), returned_ns.tolist(), strict=True)
+    frames = [
+        FrameTrace('camera', index, index, 'answered', sent, returned_ns=back)
+        for index, (sent, back) in enumerate(moments)
+    ]
+    return Pass(Pace(), frames)
 
 
 if __name__ == '__main__':

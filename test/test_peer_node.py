@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import accumulate
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from tiny_network import CLASS_NAMES, write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.model_card import read_bundle
-from cone_perception.replay.traces import FrameTrace, Pace, Pass
+from cone_perception.replay.traces import MOMENTS, FrameTrace, Pace, Pass
 from cone_perception.types import Detections
 
 BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
@@ -94,27 +95,10 @@ def test_peer_answers_with_the_header_and_the_boxes_of_predict(observer, tmp_pat
 
 def frame(index: int, wait_ms: float, run_ms: float, own_ms: float = 1.0) -> FrameTrace:
     """Answered; a millisecond of transport, `own_ms` at each of the node's other stations."""
-    sent_ns = index * 10**9
-    received_ns = sent_ns + 10**6
-    started_ns = received_ns + round(wait_ms * 1e6)
-    prepared_ns = started_ns + round(own_ms * 1e6)
-    inferred_ns = prepared_ns + round(run_ms * 1e6)
-    decoded_ns = inferred_ns + round(own_ms * 1e6)
-    published_ns = decoded_ns + round(own_ms * 1e6)
-    return FrameTrace(
-        camera='camera',
-        index=index,
-        stamp_ns=sent_ns,
-        fate='answered',
-        sent_ns=sent_ns,
-        received_ns=received_ns,
-        started_ns=started_ns,
-        prepared_ns=prepared_ns,
-        inferred_ns=inferred_ns,
-        decoded_ns=decoded_ns,
-        published_ns=published_ns,
-        returned_ns=published_ns + 10**6,
-    )
+    stations_ms = index * 1e3, 1, wait_ms, own_ms, run_ms, own_ms, own_ms, 1
+    moments_ns = [round(each_ms * 1e6) for each_ms in accumulate(stations_ms)]
+    moments = dict(zip(MOMENTS, moments_ns, strict=True))
+    return FrameTrace('camera', index, moments_ns[0], 'answered', **moments)
 
 
 def test_age_is_held_against_the_run_before_and_the_own_one(benchmark):

@@ -260,8 +260,8 @@ def agreement(
         error[j] = np.abs(theirs.score[i] - ours.score[j])
         errors += error.tolist()
         overlaps += overlap.tolist()
-        missed += _without_partner(ours, _above(theirs, confidence - SLACK))
-        extra += _without_partner(sure, _above(all_ours, confidence - SLACK))
+        missed += int((match_detections(ours, _above(theirs, confidence - SLACK)) < 0).sum())
+        extra += int((match_detections(sure, _above(all_ours, confidence - SLACK)) < 0).sum())
     return Agreement(boxes, *mean_and_p95(errors), missed, extra, mean_and_p95(overlaps)[0])
 
 
@@ -359,11 +359,6 @@ def _small_recall(
 
 def _above(found: Detections, confidence: float) -> Detections:
     return found[found.score >= confidence]
-
-
-def _without_partner(boxes: Detections, others: Detections) -> int:
-    """Count the boxes that are none of the others."""
-    return int((match_detections(boxes, others) < 0).sum())
 
 
 def _with_five_decimals(text: str) -> float:
