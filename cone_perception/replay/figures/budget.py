@@ -13,7 +13,7 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import SettingsError
 from cone_perception.files import read_yaml
 from cone_perception.replay.figures.names import is_known
-from cone_perception.replay.figures.result import ReplayResult, first_mistake
+from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, first_mistake
 
 LOOK_AT = {
     'latency': 'the slowest station',
@@ -94,7 +94,7 @@ def over_budget(result: ReplayResult, budget: Budget) -> list[str]:
 
 def _reason(figures: Mapping[str, Interval], name: str, limit: Limit) -> str:
     """Say why the limit is not kept; empty where it is."""
-    figure = figures.get(name, Interval(math.nan))
+    figure = figures.get(name, UNKNOWN)
     judged = getattr(figure, limit.end)
     if not math.isfinite(judged):
         if limit.optional:

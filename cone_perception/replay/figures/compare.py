@@ -23,7 +23,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from cone_perception.errors import SettingsError
 from cone_perception.replay.figures.accuracy import accuracy_rows, interval_of
 from cone_perception.replay.figures.comparable import RUN_SCATTER, find_obstacles, find_warnings
 from cone_perception.replay.figures.names import kind_of
-from cone_perception.replay.figures.result import ReplayResult, read_result, result_file
+from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, read_result, result_file
 from cone_perception.replay.output_folder import distinct_names
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
 
@@ -111,10 +111,7 @@ class ReplayComparison:
 
     def __getitem__(self, name: str) -> FigureDifference:
         """The difference of one figure; KeyError."""
-        for each in self.differences:
-            if each.name == name:
-                return each
-        raise KeyError(name)
+        return {each.name: each for each in self.differences}[name]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,19 +178,6 @@ def compare(
     )
 
 
-def to_json(compared: ComparedResults) -> dict[str, Any]:
-    """Give the content of comparison.json."""
-    return {
-        'schema': 1,
-        'baseline': compared.names[0],
-        'results': [
-            {'name': name, 'path': path}
-            for name, path in zip(compared.names, compared.paths, strict=True)
-        ],
-        'comparisons': compared.comparisons,
-    }
-
-
 def verdict_of(name: str, difference: Interval, margin: float) -> Verdict:
     """Judge the interval of a difference, other minus baseline."""
     if math.isnan(difference.low) or math.isnan(difference.high):
@@ -239,34 +223,27 @@ def _paired(
     )
     for name in rows_a:
         if part in name:
-            difference = interval_of(rows_b[name] - rows_a[name])
-            yield _difference(
-                name,
-                interval_of(rows_a[name]),
-                interval_of(rows_b[name]),
-                difference,
-                f'paired by frame: {len(keys)} frames',
-            )
+            a_rows, b_rows = rows_a[name], rows_b[name]
+            figures = map(interval_of, (a_rows, b_rows, b_rows - a_rows))
+            yield _difference(name, *figures, f'paired by frame: {len(keys)} frames')
 
 
 def _unpaired(
     name: str, a: ReplayResult, b: ReplayResult, names: tuple[str, str]
 ) -> FigureDifference:
-    unknown = Interval(math.nan)
     mine, theirs = _figure(name, a), _figure(name, b)
-    missing = [
-        n for n, figure in zip(names, (mine, theirs), strict=True) if math.isnan(figure.value)
-    ]
-    if missing:
+    figures = zip(names, (mine, theirs), strict=True)
+    if missing := [who for who, figure in figures if math.isnan(figure.value)]:
         why = f'not known of {" and ".join(missing)}'
-        return FigureDifference(name, mine, theirs, unknown, math.nan, 'not comparable', why)
+        return FigureDifference(name, mine, theirs, UNKNOWN, math.nan, 'not comparable', why)
     difference = subtract(theirs, mine)
     over_passes = _over_passes(name, a, b, difference.value)
     why = 'from both intervals'
     if min(len(a.passes), len(b.passes)) < 2:
         why = 'of one run'
         if kind_of(name).unit in SCATTERS:
-            difference = _widened(difference, 1.96 * math.sqrt(2) * RUN_SCATTER * mine.value)
+            half = 1.96 * math.sqrt(2) * RUN_SCATTER * mine.value
+            difference = subtract(difference, Interval(0, -half, half))
             why = f'of one run, {100 * RUN_SCATTER:g} % from run to run assumed'
     if over_passes is not None and not over_passes.width <= difference.width:
         difference, why = over_passes, 'over passes'
@@ -288,16 +265,6 @@ def subtract(other: Interval, baseline: Interval) -> Interval:
     )
 
 
-def _widened(difference: Interval, half: float) -> Interval:
-    """With another, independent error whose interval is so wide to either side."""
-    value = difference.value
-    return Interval(
-        value,
-        value - math.hypot(value - difference.low, half),
-        value + math.hypot(difference.high - value, half),
-    )
-
-
 def _over_passes(name: str, a: ReplayResult, b: ReplayResult, value: float) -> Interval | None:
     """The interval over passes; None where one of them has a single one."""
     of_both = []
@@ -313,7 +280,7 @@ def _over_passes(name: str, a: ReplayResult, b: ReplayResult, value: float) -> I
 
 
 def _figure(name: str, result: ReplayResult) -> Interval:
-    figure = result.figures.get(name, Interval(math.nan))
+    figure = result.figure(name)
     if name == 'max_rate_hz':
         # It passed at this rate, and failed at the next one that was tried.
         failed = [each['hz'] for each in result.probes if not each['passed']]
@@ -336,11 +303,7 @@ def _difference(
 def _keys(passes: Sequence[Sequence[FrameTrace]], answered: bool = False) -> set[tuple[str, int]]:
     """Camera and stamp of the frames; of the answered ones those that every pass answered."""
     of_passes = [
-        {
-            (frame.camera, frame.stamp_ns)
-            for frame in frames
-            if not answered or frame.found is not None
-        }
+        {(f.camera, f.stamp_ns) for f in frames if not answered or f.found is not None}
         for frames in passes
     ]
     return set.intersection(*of_passes) if of_passes else set()

@@ -24,6 +24,8 @@ SCHEMA = 1
 KIND = 'cone_perception replay'
 """The kind that result.json names: other JSON files carry a schema too."""
 
+UNKNOWN = Interval(math.nan)
+
 PIXEL_DECIMALS = 2
 SCORE_STEPS = 10_000
 
@@ -57,6 +59,10 @@ class ReplayResult:
     def frames(self) -> list[FrameTrace]:
         """The frames of all passes."""
         return list(chain.from_iterable(self.passes))
+
+    def figure(self, name: str) -> Interval:
+        """The figure of this name; UNKNOWN where there is none."""
+        return self.figures.get(name, UNKNOWN)
 
 
 Number = float | None

@@ -21,9 +21,10 @@ from cone_perception.files import LockedError, locked, write_json
 from cone_perception.pages.blocks import Cell, Page, Piece, Section, Table
 from cone_perception.pages.page import write_page
 from cone_perception.process import on_sigterm
+from cone_perception.replay.figures.result import UNKNOWN
 from cone_perception.replay.many.cluster import replay_on_ray
 from cone_perception.replay.many.jobs import COMMAND, BagJob, BagOutcome, plan_jobs, replay_here
-from cone_perception.replay.pages.figure_text import UNKNOWN, name_cell, value_text
+from cone_perception.replay.pages.figure_text import name_cell, value_text
 
 FINISHED = ('done', 'over budget')
 

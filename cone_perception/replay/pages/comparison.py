@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from cone_perception.accuracy.intervals import Interval
 from cone_perception.files import write_json
 from cone_perception.pages.blocks import (
     Bullets,
@@ -29,11 +28,8 @@ from cone_perception.replay.figures.compare import (
     FigureDifference,
     ReplayComparison,
     Verdict,
-    to_json,
 )
-from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages.figure_text import (
-    UNKNOWN,
     interval_text,
     name_cell,
     number_cell,
@@ -65,7 +61,14 @@ HOST_FACTS = ('driver', 'cuda', 'kernel', 'python', 'ros_distro', 'rmw', 'git_co
 
 def write_comparison(folder: Path, compared: ComparedResults) -> None:
     """Write comparison.json and comparison.html. Raises OSError, OutputError."""
-    write_json(folder / 'comparison.json', to_json(compared), indent=1)
+    results = zip(compared.names, compared.paths, strict=True)
+    stored = {
+        'schema': 1,
+        'baseline': compared.names[0],
+        'results': [{'name': name, 'path': path} for name, path in results],
+        'comparisons': compared.comparisons,
+    }
+    write_json(folder / 'comparison.json', stored, indent=1)
     write_page(folder / 'comparison.html', comparison_page(compared))
 
 
@@ -122,11 +125,12 @@ def comparison_text(compared: ComparedResults) -> str:
 
 def _line(each: FigureDifference, width: int) -> str:
     name = each.name
+    interval = interval_text(name, each.difference, signed=True)
     return (
         f'  {name:{width}}  {number_text(name, each.baseline.value):>8} -> '
         f'{number_text(name, each.other.value):>8} {unit_of(name):6} '
         f'{number_text(name, each.difference.value, signed=True):>8} '
-        f'{_bracketed(name, each.difference):28} {each.verdict}{_because(each)}'
+        f'{f"[{interval}]" if interval else "":28} {each.verdict}{_because(each)}'
     ).rstrip()
 
 
@@ -148,11 +152,6 @@ def _notes(comparison: ReplayComparison) -> list[str]:
 def _counts(differences: Iterable[FigureDifference]) -> str:
     counts = Counter(each.verdict for each in differences)
     return ', '.join(f'{count} {verdict}' for verdict, count in counts.most_common())
-
-
-def _bracketed(name: str, figure: Interval) -> str:
-    text = interval_text(name, figure, signed=True)
-    return f'[{text}]' if text else ''
 
 
 def _summary(comparison: ReplayComparison) -> Section:
@@ -193,14 +192,12 @@ def _latency_charts(compared: ComparedResults) -> Iterator[Chart | Text]:
 def _forest(compared: ComparedResults, names: Sequence[str], unit: str) -> list[Chart | Text]:
     """A row for each figure, in it each result with its interval."""
     results = list(zip(compared.names, compared.results, strict=True))
-    shown = [
-        name for name in names if any(math.isfinite(_value(r, name).value) for _, r in results)
-    ]
+    shown = [name for name in names if any(math.isfinite(r.figure(name).value) for _, r in results)]
     if not shown:
         return [Text('Nothing is known of these.')] if names else []
     traces = []
     for number, (who, result) in enumerate(results):
-        rows = [(name, *astuple(_value(result, name))) for name in shown]
+        rows = [(name, *astuple(result.figure(name))) for name in shown]
         traces.append(intervals(who, rows, series_colour(number), unit=unit))
     return [forest('figures with intervals', traces, unit)]
 
@@ -216,7 +213,7 @@ def _figures_table(compared: ComparedResults) -> Table:
     )
     for name in names:
         row: list[Piece] = [name_cell(name), unit_of(name)]
-        row.append(number_cell(name, _value(compared.results[0], name)))
+        row.append(number_cell(name, compared.results[0].figure(name)))
         for comparison, result in zip(compared.comparisons, compared.results[1:], strict=True):
             try:
                 each = comparison[name]
@@ -225,7 +222,7 @@ def _figures_table(compared: ComparedResults) -> Table:
                 continue
             why = f'{each.why}; equal within {number_text(name, each.margin)}'
             row += [
-                number_cell(name, _value(result, name)),
+                number_cell(name, result.figure(name)),
                 number_cell(name, each.difference, signed=True),
                 Cell(each.verdict, tone=TONES.get(each.verdict, 'dim'), title=why),
             ]
@@ -254,7 +251,3 @@ def _facts_table(compared: ComparedResults) -> Table:
     ]
     differ = [number for number, (_, *cells) in enumerate(rows) if len(set(cells)) > 1]
     return Table(['', *compared.names], rows, range(1, len(results) + 1), strong=differ)
-
-
-def _value(result: ReplayResult, name: str) -> Interval:
-    return result.figures.get(name, UNKNOWN)

@@ -9,8 +9,6 @@ from cone_perception.pages.blocks import Cell
 from cone_perception.pictures.draw import class_colour, short_name
 from cone_perception.replay.figures.names import kind_of
 
-UNKNOWN = Interval(math.nan)
-
 DIGITS = {'share': 1, 'ms': 1, 'Hz': 1, 'cores': 2, 'cones': 2, 'MB/min': 2}
 """After the point, by unit; none for the others."""
 

@@ -23,11 +23,10 @@ from cone_perception.pages.blocks import (
 )
 from cone_perception.pages.page import write_page
 from cone_perception.replay.figures.names import kind_of
-from cone_perception.replay.figures.result import ReplayResult
+from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
 from cone_perception.replay.pages import charts, summary
 from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS, Look, Timeline
 from cone_perception.replay.pages.figure_text import (
-    UNKNOWN,
     class_cell,
     figure_cell,
     figure_text,
@@ -92,7 +91,7 @@ def report_page(
     """The page of a replay, see write_report. files: name and meaning of those it links to."""
     timeline = Timeline.of(result.passes)
     problems = Bullets(list(dict.fromkeys(result.problems)), 'bad', 'Problems')
-    max_rate_hz = result.figures.get('max_rate_hz', UNKNOWN).value
+    max_rate_hz = result.figure('max_rate_hz').value
     return Page(
         f'Replay of {summary.bag_name(result)}',
         summary.subtitle(result),
@@ -155,11 +154,11 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
         yield Section('Latency', [Text('No frame was answered, so there is no latency to show.')])
         return
     figures = result.figures
-    levels = {at: figures.get(f'latency_{at}_ms', UNKNOWN).value for at in ('p50', 'p99')}
-    medians = {name: figures.get(f'station_{name}_p50_ms', UNKNOWN).value for name in STATIONS}
+    levels = {at: result.figure(f'latency_{at}_ms').value for at in ('p50', 'p99')}
+    medians = {name: result.figure(f'station_{name}_p50_ms').value for name in STATIONS}
     rows: list[list[Piece]] = []
     for name, (text, colour) in LATENCIES.items():
-        if figures.get(f'{name}_p99_ms', UNKNOWN).value > 0:
+        if result.figure(f'{name}_p99_ms').value > 0:
             whole = (f'{name}_p50_ms', f'{name}_p99_ms')
             rows.append([Cell(text, colour=colour), *(_cell(result, each) for each in whole)])
     others: list[list[Piece]] = [
@@ -317,4 +316,4 @@ def _command(result: ReplayResult, files: Mapping[str, str]) -> Section:
 
 
 def _cell(result: ReplayResult, name: str) -> Cell:
-    return figure_cell(name, result.figures.get(name, UNKNOWN))
+    return figure_cell(name, result.figure(name))

@@ -11,14 +11,9 @@ from pathlib import Path
 
 from cone_perception.pages.blocks import Banner, Block, Tile, Tiles, Tone
 from cone_perception.replay.figures.comparable import pace_text
-from cone_perception.replay.figures.result import ReplayResult
+from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
 from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS
-from cone_perception.replay.pages.figure_text import (
-    UNKNOWN,
-    figure_text,
-    interval_text,
-    value_text,
-)
+from cone_perception.replay.pages.figure_text import figure_text, interval_text, value_text
 from cone_perception.replay.traces import FATES, STATIONS, Fate, FrameTrace
 
 MANY_LOST_SHARE = 0.01

@@ -8,14 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import quote
 
 import cv2
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.arguments import count, zero_or_more
+from cone_perception.arguments import add_fields, count, option, repeatable, zero_or_more
 from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.dataset.layout import TO_LABEL
 from cone_perception.engines.events import print_warning
@@ -67,38 +67,46 @@ BOXES = (
 """Colours of the page's boxes, as in page.css, and their meaning."""
 
 
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """The frames that are taken."""
+
+    limit: int = option(100, 'pictures at most (100)', type=count)
+    apart: float = option(0.5, 'seconds between two of a camera (0.5)', type=zero_or_more)
+    min_height: float = option(
+        16.0,
+        'pixels; smaller cones are labelled, but are no reason to choose a frame (16)',
+        type=zero_or_more,
+    )
+    png: bool = option(False, f'not JPEG of quality {JPEG_QUALITY}')
+
+
+@dataclass(frozen=True)
+class FindingOptions:
+    """The origin of what the model found."""
+
+    result: Path | None = option(None, 'of a replay of this bag: nothing is run again then')
+    model: Path | None = option(None, 'bundle folder (the shipped model)')
+    device: Device = option('auto', '(auto)')
+    engine: RuntimeChoice = option('auto', '(auto)')
+    topic: tuple[str, ...] = repeatable('image topic; may be repeated (all)')
+
+
+@dataclass(frozen=True)
+class TruthOptions:
+    """The origin of what is there."""
+
+    truth: tuple[str, ...] = repeatable('topic of ground truth; one for each --topic')
+    labels: Path | None = option(None, 'folder of YOLO labels instead')
+    reference: Path | None = option(None, 'bundle of a better model, where there is no truth')
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bag', type=Path, help='folder of a rosbag2, or its .mcap or .db3 file')
     parser.add_argument('--out', type=Path, required=True, help='folder of the data set')
-    parser.add_argument('--limit', type=count, default=100, help='pictures at most (100)')
-    parser.add_argument(
-        '--apart', type=zero_or_more, default=0.5, help='seconds between two of a camera (0.5)'
-    )
-    parser.add_argument(
-        '--min-height',
-        type=zero_or_more,
-        default=16.0,
-        help='pixels; smaller cones are labelled, but are no reason to choose a frame (16)',
-    )
-    parser.add_argument('--png', action='store_true', help=f'not JPEG of quality {JPEG_QUALITY}')
-    source = parser.add_argument_group('what the model found')
-    source.add_argument(
-        '--result', type=Path, help='of a replay of this bag: nothing is run again then'
-    )
-    source.add_argument('--model', type=Path, help='bundle folder (the shipped model)')
-    source.add_argument('--device', choices=get_args(Device), default='auto', help='(auto)')
-    source.add_argument('--engine', choices=get_args(RuntimeChoice), default='auto', help='(auto)')
-    source.add_argument(
-        '--topic', action='append', default=[], help='image topic; may be repeated (all)'
-    )
-    known = parser.add_argument_group('what is there')
-    known.add_argument(
-        '--truth', action='append', default=[], help='topic of ground truth; one for each --topic'
-    )
-    known.add_argument('--labels', type=Path, help='folder of YOLO labels instead')
-    known.add_argument(
-        '--reference', type=Path, help='bundle of a better model, where there is no truth'
-    )
+    add_fields(parser, ChoiceOptions)
+    add_fields(parser.add_argument_group('what the model found'), FindingOptions)
+    add_fields(parser.add_argument_group('what is there'), TruthOptions)
 
 
 def run(args: argparse.Namespace) -> int:
