@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from browser import open_page
-from replay_results import cones
+from replay_results import NAMES, cones
 
 from cone_perception.bags.reader import header_stamp_ns, write_image_bag
 from cone_perception.cli import main
@@ -28,7 +28,6 @@ from cone_perception.replay.processes import ProcessError, ProcessGroup
 from cone_perception.replay.traces import Camera, Drive, FrameTrace, Pace, Pass
 from cone_perception.types import Detections, Frame
 
-NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 LINE = re.compile(
     r'demo: frames=\d+ answered=\d+ failed=\d+ precision=\d\.\d\d recall=\d\.\d\d '
     r'p50_ms=\d+\.\d p99_ms=\d+\.\d'
@@ -238,21 +237,18 @@ def test_results_never_replace_the_bag_that_is_played(tmp_path, capsys, runnable
     assert (bag / 'metadata.yaml').exists()
 
 
-SLEEP = [sys.executable, '-c', 'import time; print("ready", flush=True); time.sleep(60)']
-STUBBORN = [
-    sys.executable,
-    '-c',
-    'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); '
-    'print("ready", flush=True); time.sleep(60)',
-]
+def sleeping(*first):
+    """A program that sleeps for a minute."""
+    steps = ('import signal, sys, time', *first, 'print("ready", flush=True)', 'time.sleep(60)')
+    return [sys.executable, '-c', '; '.join(steps)]
 
-DEAF = [
-    sys.executable,
-    '-c',
-    'import signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN); '
-    'signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); '
-    'print("ready", flush=True); time.sleep(60)',
-]
+
+SLEEP = sleeping()
+STUBBORN = sleeping('signal.signal(signal.SIGTERM, signal.SIG_IGN)')
+DEAF = sleeping(
+    'signal.signal(signal.SIGINT, signal.SIG_IGN)',
+    'signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))',
+)
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ import pytest
 from replay_results import MS, cones, result, trace, write_bag
 
 from cone_perception.errors import SourceError
-from cone_perception.replay.pages import film, pictures
-from cone_perception.replay.pages.film import write_film
-from cone_perception.replay.pages.pictures import describe, read_pictures, tile
+from cone_perception.replay.pages import pictures
+from cone_perception.replay.pages.pictures import describe, read_pictures, tile, write_film
 
 SHAPE = (240, 320)
 BOX = (200.0, 120.0, 240.0, 200.0)
@@ -184,29 +183,29 @@ def test_bag_that_is_gone_is_an_error(tmp_path):
 
 def test_film_runs_as_the_drive_did_however_fast_it_was_replayed():
     fast = [replace(trace(i), sent_ns=10**9 + i * MS) for i in range(5)]
-    assert film._rate_hz(fast) == pytest.approx(20)
+    assert pictures._rate_hz(fast) == pytest.approx(20)
     without_stamps = [replace(frame, stamp_ns=0) for frame in fast]
-    assert film._rate_hz(without_stamps) == film.DEFAULT_RATE_HZ
+    assert pictures._rate_hz(without_stamps) == pictures.DEFAULT_RATE_HZ
 
 
 def test_pictures_are_written_while_others_are_still_read(tmp_path, monkeypatch):
     bag = write_bag(tmp_path / 'bag', {'left': 30, 'right': 30}, SHAPE)
     read: list[str] = []
     written: list[int] = []
-    drawn = film._drawn
+    drawn = pictures._drawn
 
     def counted(*args):
         for camera, picture in drawn(*args):
             read.append(camera)
             yield camera, picture
 
-    class Counter(film.Film):
+    class Counter(pictures.Film):
         def add(self, bgr):
             written.append(len(read))
             super().add(bgr)
 
-    monkeypatch.setattr(film, '_drawn', counted)
-    monkeypatch.setattr(film, 'Film', Counter)
+    monkeypatch.setattr(pictures, '_drawn', counted)
+    monkeypatch.setattr(pictures, 'Film', Counter)
     frames = [trace(i, camera=c) for i in range(30) for c in ('left', 'right')]
     write_film(tmp_path / 'film.mp4', result([frames]), bag)
     assert written == [*range(3, 60, 2), 60]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +147,7 @@ def test_the_file_is_json_that_others_can_read(tmp_path: Path) -> None:
         'path': Path('a'),
         'n': np.int64(3),
     }
-    write_result(path, replaced(result, configuration=configuration))
+    write_result(path, replace(result, configuration=configuration))
 
     def refuse(name: str) -> None:
         pytest.fail(f'{name} in result.json')
@@ -156,18 +156,13 @@ def test_the_file_is_json_that_others_can_read(tmp_path: Path) -> None:
     assert record['configuration'] == {'rate': None, 'deep': [{'x': None}], 'path': 'a', 'n': 3}
 
 
-def replaced(result: ReplayResult, **changes: Any) -> ReplayResult:
-    kept = {entry.name: getattr(result, entry.name) for entry in fields(ReplayResult)}
-    return ReplayResult(**(kept | changes))
-
-
 def test_nvidias_names_stand_beside_ours(tmp_path: Path) -> None:
     figures = {
         'frames_sent': Interval(20),
         'frames_answered': Interval(19),
         'latency_mean_ms': Interval(8),
     }
-    write_result(tmp_path / 'result.json', replaced(some_result(1), figures=figures, per_pass=[]))
+    write_result(tmp_path / 'result.json', replace(some_result(1), figures=figures, per_pass=[]))
     record = json.loads((tmp_path / 'result.json').read_text())
     assert record['ros2_benchmark'] == {
         'BasicPerformanceMetrics.NUM_FRAMES_SENT': 20,
@@ -188,7 +183,7 @@ def test_a_long_drive_stays_small(tmp_path: Path) -> None:
         found = some_cones(rng, 10)
         frames.append(FrameTrace('left', i, stamp_ns, 'answered', sent_ns, *later, found=found))
     path = tmp_path / 'result.json'
-    write_result(path, replaced(some_result(1), passes=[frames], load=[[]], truth=None))
+    write_result(path, replace(some_result(1), passes=[frames], load=[[]], truth=None))
     assert path.stat().st_size / 500 < 600
 
 
@@ -200,7 +195,7 @@ def test_cones_are_rounded(tmp_path: Path) -> None:
     )
     frame = FrameTrace('left', 0, 0, 'answered', 0, found=cones)
     path = tmp_path / 'result.json'
-    write_result(path, replaced(some_result(1), passes=[[frame]]))
+    write_result(path, replace(some_result(1), passes=[[frame]]))
     row = json.loads(path.read_text())['passes'][0]['frames']['rows'][0]
     assert row[FRAME_COLUMNS.index('cones')] == [[0.12, 1280.0, 0.0, 3.33, 0.8766, 4]]
 
@@ -212,7 +207,7 @@ def test_no_cone_falls_below_the_threshold_that_it_passed(tmp_path: Path) -> Non
         assert (score >= threshold).all()
         cones = Detections(np.zeros((3, 4), np.float32), score, np.zeros(3, np.int64))
         path = tmp_path / 'result.json'
-        write_result(path, replaced(some_result(1), passes=[], load=[], truth={('left', 1): cones}))
+        write_result(path, replace(some_result(1), passes=[], load=[], truth={('left', 1): cones}))
         found = (read_result(path).truth or {})['left', 1]
         assert (found.score >= threshold).all(), threshold
 
@@ -222,7 +217,7 @@ def test_a_reader_never_meets_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / 'result.json'
     write_result(path, some_result(1))
     before = path.read_text()
-    unwritable = replaced(some_result(2), health={'x': {'y': object()}})
+    unwritable = replace(some_result(2), health={'x': {'y': object()}})
     with pytest.raises(TypeError, match='object has no place in JSON'):
         write_result(path, unwritable)
     assert path.read_text() == before
@@ -239,18 +234,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         read_result(tmp_path / 'none.json')
 
 
-@pytest.mark.parametrize('content', ['', '{"kind": ', 'no json', '[NaN]', '\x00'])
-def test_what_is_no_json_is_refused(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    'content', [b'', b'{"kind": ', b'no json', b'[NaN]', b'\x00', b'\x89PNG\r\n\xff\xfe']
+)
+def test_what_is_no_json_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / 'result.json'
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(SourceError, match=r'result\.json is no result'):
-        read_result(path)
-
-
-def test_a_picture_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / 'frame.png'
-    path.write_bytes(b'\x89PNG\r\n\xff\xfe')
-    with pytest.raises(SourceError, match='is no result'):
         read_result(path)
 
 
@@ -276,7 +266,7 @@ def record(tmp_path: Path) -> dict[str, Any]:
     frame = FrameTrace(
         'left', 0, 5, 'answered', 7, 8, found=some_cones(np.random.default_rng(0), 1)
     )
-    result = replaced(
+    result = replace(
         some_result(1),
         passes=[[frame]],
         per_pass=[],

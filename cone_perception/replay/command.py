@@ -29,7 +29,7 @@ from cone_perception.replay.many.run import run_many
 from cone_perception.replay.options import add_arguments as add_arguments
 from cone_perception.replay.options import command_words, read_settings, words_for_each_bag
 from cone_perception.replay.output_folder import REPLAY_FILES, REPLAY_MARK, claim_folder
-from cone_perception.replay.pages.film import write_film
+from cone_perception.replay.pages.pictures import write_film
 from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.processes import NodeCommand, echo_node, our_node
 from cone_perception.replay.run import Replay, Way

@@ -26,8 +26,7 @@ from cone_perception.replay.figures.accuracy import accuracy_figures, consistenc
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.output_folder import claim_folder
-from cone_perception.replay.pages.film import write_film
-from cone_perception.replay.pages.pictures import draw_frames, tile
+from cone_perception.replay.pages.pictures import draw_frames, tile, write_film
 from cone_perception.replay.pages.report import report_page
 from cone_perception.replay.processes import (
     ProcessError,

@@ -180,7 +180,7 @@ def compare(
 
 def verdict_of(name: str, difference: Interval, margin: float) -> Verdict:
     """Judge the interval of a difference, other minus baseline."""
-    if math.isnan(difference.low) or math.isnan(difference.high):
+    if not difference.known:
         return 'inconclusive'
     if -margin <= difference.low and difference.high <= margin:
         return 'equal'

@@ -69,23 +69,20 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
     figures |= {f'latency_{name}_ms': figure for name, figure in named.items()}
     figures['latency_jitter_ms'] = resampled.mean(_latency_changes(passes))
 
-    stations: dict[str, list[tuple[int, float]]] = {name: [] for name in STATIONS}
+    times_ms: dict[str, list[tuple[int, float | None]]] = {
+        **{f'station_{name}': [] for name in STATIONS},
+        'own_cost': [(i, frame.own_cost_ms) for i, frame in enumerate(frames)],
+        'age_at_publish': [(i, _age_at_publish_ms(frame)) for i, frame in enumerate(frames)],
+    }
     for i, frame in enumerate(frames):
         for name, value_ms in frame.stations_ms():
-            stations[name].append((i, value_ms))
-    for name, values in stations.items():
-        if values:
-            p50, p99 = resampled.quantiles(Series.of(values), (0.5, 0.99))
-            figures |= {f'station_{name}_p50_ms': p50, f'station_{name}_p99_ms': p99}
-    own_cost = Series.of((i, frame.own_cost_ms) for i, frame in enumerate(frames))
-    if len(own_cost):
-        p50, p99 = resampled.quantiles(own_cost, (0.5, 0.99))
-        figures |= {'own_cost_p50_ms': p50, 'own_cost_p99_ms': p99}
-    age = Series.of((i, _age_at_publish_ms(frame)) for i, frame in enumerate(frames))
-    if len(age):
-        p50, p99, greatest = resampled.quantiles(age, (0.5, 0.99, 1.0))
-        figures |= {'age_at_publish_p50_ms': p50, 'age_at_publish_p99_ms': p99}
-        figures['age_at_publish_max_ms'] = greatest
+            times_ms[f'station_{name}'].append((i, value_ms))
+    for name, values in times_ms.items():
+        if len(series := Series.of(values)):
+            p50, p99, greatest = resampled.quantiles(series, (0.5, 0.99, 1.0))
+            figures |= {f'{name}_p50_ms': p50, f'{name}_p99_ms': p99}
+            if name == 'age_at_publish':
+                figures['age_at_publish_max_ms'] = greatest
 
     figures |= _rates(passes, resampled)
     fates = [frame.fate for frame in frames]
