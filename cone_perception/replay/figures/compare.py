@@ -224,8 +224,9 @@ def _paired(
     for name in rows_a:
         if part in name:
             a_rows, b_rows = rows_a[name], rows_b[name]
-            figures = map(interval_of, (a_rows, b_rows, b_rows - a_rows))
-            yield _difference(name, *figures, f'paired by frame: {len(keys)} frames')
+            mine, theirs, change = map(interval_of, (a_rows, b_rows, b_rows - a_rows))
+            why = f'paired by frame: {len(keys)} frames'
+            yield _difference(name, mine, theirs, change, why)
 
 
 def _unpaired(
