@@ -94,7 +94,7 @@ def keep_freed_memory() -> None:
 
     A 720p frame is copied three times between DDS and the network; given back each time, its 2,000
     pages fault anew with every frame, which on a virtual machine can take longer than the search
-    for cones (docs/demo.md). All threads share one arena: what loading the network left behind in
+    for cones (docs/results/replay.md). All threads share one arena: what loading the network left behind in
     its own would never be used again, 20 of the node's 300 MB. Call it at a process's start, before
     there are threads. Does nothing where there is no mallopt.
     """
