@@ -92,10 +92,10 @@ KEPT_BYTES = 256 << 20
 def keep_freed_memory() -> None:
     """Let glibc keep what a frame needed instead of giving it back to the kernel.
 
-    A 720p frame is copied three times between DDS and the network; given back each time, its 2,000
+    A 720p frame is copied three times between DDS and the network. Given back each time, its 2,000
     pages fault anew with every frame, which on a virtual machine can take longer than the search
-    for cones (docs/results/replay.md). All threads share one arena: what loading the network left behind in
-    its own would never be used again, 20 of the node's 300 MB. Call it at a process's start, before
+    for cones (docs/results/replay.md). All threads share one arena: what loading the network left
+    in its own would never be used again, 20 of the node's 300 MB. Call it at a process's start, before
     there are threads. Does nothing where there is no mallopt.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
