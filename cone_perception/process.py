@@ -95,8 +95,8 @@ def keep_freed_memory() -> None:
     A 720p frame is copied three times between DDS and the network. Given back each time, its 2,000
     pages fault anew with every frame, which on a virtual machine can take longer than the search
     for cones (docs/results/replay.md). All threads share one arena: what loading the network left
-    in its own would never be used again, 20 of the node's 300 MB. Call it at a process's start, before
-    there are threads. Does nothing where there is no mallopt.
+    in its own would never be used again, 20 of the node's 300 MB. Call it at a process's start,
+    before there are threads. Does nothing where there is no mallopt.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is not None:
