@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import cone_perception
 from cone_perception import cli
@@ -40,6 +42,21 @@ def test_every_requirement_has_a_lower_bound() -> None:
         lines += SETUP_CFG['options.extras_require'][extra].split('\n')
     unbound = [line for line in lines if line and '>=' not in line]
     assert unbound == ['cone_perception[ros-kilted]']
+
+
+@pytest.mark.parametrize('lock', sorted((REPOSITORY / 'locks').glob('*.txt')), ids=lambda p: p.stem)
+def test_lock_holds_what_setup_cfg_requires(lock: Path) -> None:
+    what, _, *distro = lock.stem.split('-')
+    (extras,) = re.findall(rf'^EXTRAS_{what} = (.*)$', (REPOSITORY / 'Makefile').read_text(), re.M)
+    lines = SETUP_CFG['options']['install_requires'].split('\n')
+    for extra in [*extras.split(','), *(f'ros-{name}' for name in distro)]:
+        lines += SETUP_CFG['options.extras_require'][extra].split('\n')
+    locked = dict(re.findall(r'^([a-z0-9-]+)==(\S+)', lock.read_text(), re.M))
+    for line in filter(None, lines):
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        if name not in ('torch', 'torchvision'):  # the Makefile pins them
+            assert requirement.specifier.contains(locked[name]), line
 
 
 @pytest.mark.parametrize('path', ['package.xml', 'training/package.xml'])
