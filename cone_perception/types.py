@@ -1,4 +1,4 @@
-"""What travels from station to station: a camera's picture in, the cones found in it out.
+"""The things that travel from station to station: a camera's picture in, the cones found in it out.
 
 The words for where a network runs, and in what precision, are here too: settings, model cards,
 options and engines all take them from here.

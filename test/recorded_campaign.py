@@ -28,7 +28,7 @@ CONES = 6
 
 
 def invent_evaluation(pictures: int, quality: float, seed: int) -> Evaluation:
-    """What a model of that quality, 0..1, might have found; the cones are always the same."""
+    """Cones that a model of that quality, 0..1, might have found; the cones are always the same."""
     there, rng = np.random.default_rng(0), np.random.default_rng(seed)
     count = pictures * CONES
     image = np.repeat(np.arange(pictures), CONES)

@@ -74,7 +74,7 @@ def pictures_of(seed, count, cones=4, classes=2):
 
 
 def found_by(seed, truths, skill, false_per_picture=3):
-    """What a model of this skill (share of cones found) finds: (D, 5)."""
+    """(D, 5) boxes that a model of this skill (share of cones found) finds."""
     rng = np.random.default_rng(seed)
     hit = np.flatnonzero(rng.random(len(truths)) < skill)
     right = np.stack(

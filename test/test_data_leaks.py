@@ -43,7 +43,7 @@ def write(path, bgr, quality=95):
 
 
 def framed(bgr, logo=(0, 0, 255)):
-    """As FSOCO prints it: a black frame with a logo and a line of text below."""
+    """A frame as FSOCO prints it: a black frame with a logo and a line of text below."""
     picture = cv2.copyMakeBorder(bgr, 60, 60, 60, 60, cv2.BORDER_CONSTANT)
     cv2.rectangle(picture, (70, len(picture) - 58), (200, len(picture) - 12), logo, -1)
     cv2.putText(picture, 'uploaded by a team', (210, len(picture) - 20), 0, 0.6, (255, 255, 255))

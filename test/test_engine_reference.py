@@ -159,7 +159,7 @@ def test_reference_without_a_cone_proves_nothing(bundle):
 
 
 def test_reference_with_low_scores_is_compared_by_lower_limits(bundle):
-    """As of a model of real pictures that is not sure of rendered cones."""
+    """Scores as of a model of real pictures that is not sure of rendered cones."""
     _, expected = read_reference(bundle)
     low, lower = expected.copy(), expected.copy()
     for outputs, factor in ((low, 0.1), (lower, 0.085)):

@@ -27,7 +27,7 @@ extern "C" void run_stand_in(const float *input, float *output, int batch, int h
 
 @pytest.fixture(scope='module')
 def gpu():
-    """As a script sees it: its folder comes first."""
+    """Import it as a script is seen: its folder comes first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         return importlib.import_module('gpu')

@@ -1,4 +1,4 @@
-"""What must hold while a stage trains: rates, batches, data, and how a training may end."""
+"""Tests what must hold while a stage trains: rates, batches, data, and how a training may end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What setup.cfg, setup.py and the package.xml files promise."""
+"""Tests what setup.cfg, setup.py and the package.xml files promise."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ CONFIDENCE = 1e-6
 
 @pytest.fixture(scope='module')
 def benchmark():
-    """As a script sees it: its folder comes first."""
+    """Import it as a script is seen: its folder comes first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         return importlib.import_module('replay')

@@ -1,4 +1,4 @@
-"""Where a network is opened when a GPU is there, is not, or does not do its work."""
+"""Tests where a network is opened when a GPU is there, is not, or does not do its work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `cone-training plan` promises, against what Ultralytics does."""
+"""Tests what `cone-training plan` promises, against what Ultralytics does."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ HEADER = {  # as Ultralytics 8.4.190 writes it
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """Of a network that finds painted cones, with the pictures that an engine is held to."""
+    """The bundle of a network that finds painted cones, and pictures to hold engines to."""
     pytest.importorskip('onnxruntime')
     folder = write_tiny_bundle(tmp_path / 'tiny', 'anchors', 1, HEIGHT, WIDTH)
     return with_reference(read_bundle(folder))

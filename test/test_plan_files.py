@@ -147,7 +147,7 @@ def test_leftover_of_a_killed_build_is_not_taken_for_a_plan(cache: PlanCache) ->
 
 
 def test_new_plan_under_the_passport_of_the_old_one_is_named(cache: PlanCache) -> None:
-    """What is left when a rebuild dies between its two files."""
+    """See what is left when a rebuild dies between its two files."""
     path = store(cache)
     path.write_bytes(PLAN[::-1])
     with pytest.raises(PlanError, match='is damaged'):

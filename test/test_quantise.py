@@ -77,7 +77,7 @@ def original():
 
 @pytest.fixture
 def steps(original, pictures):
-    """Of what becomes INT8 unless a search chooses."""
+    """Steps of what becomes INT8 unless a search chooses."""
     measured = measure_steps(original, Calibration.from_folder(pictures, 4, 32, 32))
     assert set(measured) == {FIRST, BODY, HEAD}
     return {name: s for name, s in measured.items() if name not in kept_by_default(original)}

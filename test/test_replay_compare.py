@@ -1,4 +1,4 @@
-"""What differs between replays is found, what does not is not, and what cannot be said is not."""
+"""A difference between replays is found; where there is none, or no answer, none is told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result says of machine, bag and model."""
+"""Tests what a result says of machine, bag and model."""
 
 from __future__ import annotations
 

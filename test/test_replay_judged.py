@@ -1,4 +1,4 @@
-"""How well the cones of a replay were found: figures that can be computed by hand."""
+"""Tests how well the cones of a replay were found: figures that can be computed by hand."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def of(samples: list[LoadSample], who: str) -> list[LoadSample]:
 
 @pytest.fixture(autouse=True)
 def no_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As without nvidia-ml-py, whatever this machine has."""
+    """Act as without nvidia-ml-py, whatever this machine has."""
     monkeypatch.setitem(sys.modules, 'pynvml', None)
 
 
@@ -255,7 +255,7 @@ def refuse(*_: Any) -> Any:
 
 
 def nvml(**changes: Any) -> ModuleType:
-    """What nvidia-ml-py offers, for a GPU that tells everything."""
+    """The functions of nvidia-ml-py, for a GPU that tells everything."""
     module = ModuleType('pynvml')
     answers: dict[str, Any] = {
         'NVMLError': NvmlError,

@@ -139,7 +139,7 @@ def test_finished_bags_are_not_run_again_with_the_same_options(
     model.write_text('weights')
 
     def run(*options: str) -> list[int]:
-        """How often each bag has been run by then."""
+        """Count how often each bag has been run by then."""
         assert run_many(bags, ['--model', model, *options], out, 1, command=fake) == 1
         return [len(runs(bag)) for bag in bags]
 

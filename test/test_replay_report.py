@@ -33,7 +33,7 @@ VOID = {'meta', 'img', 'br', 'hr', 'input', 'link'}
 
 
 class Page(HTMLParser):
-    """What a browser would make of the page: its text, its tags, and whether all are closed."""
+    """All that a browser would make of the page: its text, its tags, and whether all are closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

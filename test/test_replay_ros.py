@@ -86,7 +86,7 @@ def fates(play):
 
 
 def faults(play):
-    """What the play tells of, but that this machine was too busy for its pace."""
+    """Problems that the play tells of, but that this machine was too busy for its pace."""
     return [problem for problem in play.problems if 'too busy for this pace' not in problem]
 
 

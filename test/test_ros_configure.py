@@ -49,7 +49,7 @@ def truncate_before_hashing(bundle):
 
 
 def four_classes(bundle):
-    """As if somebody had edited the card of a network of five."""
+    """Act as if somebody had edited the card of a network of five."""
     change_card(bundle, class_names=CLASS_NAMES[:4], thresholds=dict.fromkeys(CLASS_NAMES[:4], 0.5))
 
 

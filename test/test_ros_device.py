@@ -1,4 +1,4 @@
-"""Where the node runs its network, what it says about it, and how it ends when a GPU is lost.
+"""Tests where the node runs its network, what it says about it, and how it ends when a GPU is lost.
 
 No GPU is needed: what a GPU does wrong is raised by an engine that the test puts in its place.
 """
@@ -280,7 +280,7 @@ class Pipelined:
         self.sent = {}
 
     def send_and_look(self):
-        """Whether an answer comes that was not asked for."""
+        """Tell whether an answer comes that was not asked for."""
         seen = len(self._answers)
         time.sleep(0.3)
         return len(self._answers) > seen

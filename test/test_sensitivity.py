@@ -1,4 +1,4 @@
-"""Which blocks are measured, and that the search keeps as few in float as the gate allows."""
+"""Tests which blocks are measured, and that the search keeps as few in float as the gate allows."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ THRESHOLDS = np.full(len(CLASS_NAMES), 0.5, np.float32)
 
 
 def detect(engine: CudaEngine, bgr: UInt8 | None = None) -> Detections:
-    """What the engine finds in a picture: that of a road with two cones, or this one."""
+    """Cones that the engine finds in a picture: that of a road with two cones, or this one."""
     picture = CameraPicture.of_bgr(road() if bgr is None else bgr)
     return engine.detect([picture], THRESHOLDS, 0.6)[0]
 

@@ -1,4 +1,4 @@
-"""What the builder and the engine take of TensorRT exists in NVIDIA's real bindings.
+"""All that the builder and the engine take of TensorRT exists in NVIDIA's real bindings.
 
 The bindings are on PyPI, the libraries below them are not. They need nine functions of those to be
 imported; here these return nothing, so that names and signatures can be read, and no more.

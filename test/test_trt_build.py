@@ -220,7 +220,7 @@ def test_gpu_that_the_compiler_does_not_know_is_named(rtx: None) -> None:
 
 
 def test_every_name_used_of_the_bindings_exists(rtx: None) -> None:
-    """What builder and engine take of them, also on the way that only a GPU can go."""
+    """All that builder and engine take of them, also on the way that only a GPU can go."""
     trt = import_provider('tensorrt_rtx')
     operator.attrgetter(*NAMES.split())(trt)
     assert trt.Runtime(make_logger(trt)) is not None
@@ -636,7 +636,7 @@ def test_page_says_what_passed_and_what_failed(
     assert [engine['precision'] for engine in stored['engines']] == ['fp32', 'int8']
 
 
-class OnCard:
+class OnGpu:
     """An engine that decodes by itself, and may do it wrongly."""
 
     encodings = frozenset({'bgr8'})
@@ -665,7 +665,7 @@ def test_decoding_on_the_gpu_is_held_against_the_cpu(
     bundle: Bundle, shift_px: float, failure: str
 ) -> None:
     bundle = write_reference(bundle)
-    engine = OnCard(open_cpu(bundle, 'fp32'), bundle, shift_px)
+    engine = OnGpu(open_cpu(bundle, 'fp32'), bundle, shift_px)
     found = difference_on_gpu(bundle, engine)
     assert failure in found
     assert bool(found) == bool(failure)

@@ -158,7 +158,7 @@ def painted(*cones: tuple[Any, ...], height_px: int = 720, width_px: int = 1280)
 
 
 def quantised_share(network: onnx.ModelProto) -> tuple[int, int]:
-    """How many convolutions have quantised inputs, and how many there are."""
+    """Count how many convolutions have quantised inputs, and how many there are."""
     from training.export.quantise import convolutions_of, steps_of
 
     return len(steps_of(network)), len(convolutions_of(network))

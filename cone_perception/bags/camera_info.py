@@ -18,7 +18,7 @@ MATRICES = {'camera_matrix': (9,), 'rectification_matrix': (9,), 'projection_mat
 
 @dataclass(frozen=True, slots=True)
 class CameraInfo:
-    """What sensor_msgs/CameraInfo says beside its header; names as there, without its capitals.
+    """The content of sensor_msgs/CameraInfo beside its header; names as there, in small letters.
 
     width_px, height_px: of the pictures that it was calibrated on. d: coefficients of
     distortion_model. k, r: 3x3, p: 3x4, row by row; k and p in pixels.
@@ -53,7 +53,7 @@ def load_camera_info(path: Path) -> CameraInfo:
 
 
 def camera_info_topic(image_topic: str) -> str:
-    """Where the camera_info of an image topic is published: beside it, as image_transport looks."""
+    """Name the camera_info topic of an image topic: beside it, where image_transport looks."""
     return raw_topic(image_topic).rpartition('/')[0] + '/camera_info'
 
 

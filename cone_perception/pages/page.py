@@ -115,7 +115,7 @@ def numbers_of(chart: Chart) -> Table:
 
 
 def compact(value: Any) -> Any:
-    """As JSON can have it: arrays as lists, numbers with DIGITS digits, null for NaN."""
+    """Turn a value into JSON's types: arrays as lists, numbers with DIGITS digits, null for NaN."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, float):

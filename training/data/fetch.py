@@ -40,7 +40,7 @@ BLOCK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """What is known of a file under way, kept beside it.
+    """Facts of a file under way, kept beside it.
 
     length: bytes in all; None: the server did not say. mark: ETag or date of the version that the
     bytes so far are of; empty: none was sent, so nothing can be continued.
@@ -301,7 +301,7 @@ def _find_link(source: RoboflowVersion, key: ApiKey) -> str:
 
 
 def _answer_of(ask: Callable[[], Any], key: ApiKey) -> dict[str, Any]:
-    """What the client returns, within ANSWER_S: it sets no time limit of its own."""
+    """Return the client's answer, within ANSWER_S: it sets no time limit of its own."""
     answers: list[dict[str, Any]] = []
     reasons = [f'no answer within {ANSWER_S:g} s']
 

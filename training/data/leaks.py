@@ -39,7 +39,7 @@ TILE_WIDTH_PX, TILE_HEIGHT_PX = 300, 200
 
 @dataclass(frozen=True, slots=True)
 class LeakReport:
-    """What `find_leaks` found.
+    """The findings of `find_leaks`.
 
     bits: pairs that differ by no more are alike. roots: folder of each set. pictures: per set and
     split. pairs: alike, closest first; at most KEPT per relation are listed. counts: all of them,

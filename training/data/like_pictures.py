@@ -167,7 +167,7 @@ def _key(path: Path) -> str:
 
 
 def _read_cache(cache: Path | None) -> dict[str, str]:
-    """What was hashed before; empty when the file is missing, damaged, or of another version."""
+    """Read earlier hashes; empty when the file is missing, damaged, or of another version."""
     try:
         stored = json.loads(cache.read_text(encoding='utf-8')) if cache else {}
         return dict(stored['bits']) if stored['version'] == VERSION else {}
@@ -177,7 +177,7 @@ def _read_cache(cache: Path | None) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class SetPicture:
-    """Where a picture is. path: relative to the data set's folder, or absolute outside of it."""
+    """A picture. path: relative to the data set's folder, or absolute outside of it."""
 
     dataset: str
     split: str

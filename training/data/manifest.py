@@ -58,7 +58,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class ManifestCheck:
-    """How a data set differs from its manifest: paths relative to its folder."""
+    """Differences of a data set from its manifest: paths relative to its folder."""
 
     missing: tuple[str, ...]
     extra: tuple[str, ...]

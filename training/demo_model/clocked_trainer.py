@@ -24,7 +24,7 @@ from training.stage.sharded_trainer import ShardedTrainer, last_checkpoint
 
 
 class CameraFaults:
-    """What cameras do to a picture and a renderer does not: applied to training pictures only."""
+    """Faults of cameras that a renderer does not have: applied to training pictures only."""
 
     def __call__(self, labels: dict[str, Any]) -> dict[str, Any]:
         labels['img'] = spoil(labels['img'])

@@ -101,7 +101,7 @@ def drive_frames(
 
 
 def _clear_of(track: Track, thing: Thing) -> bool:
-    """Whether a thing that turns to face the car never swings over the track."""
+    """Tell whether a thing that turns to face the car never swings over the track."""
     distance = np.hypot(*(track.centre_m - np.array(thing.position_m)).T).min()
     return bool(distance > thing.width_m / 2 + track.width_m / 2)
 

@@ -118,7 +118,7 @@ def cone_points(cones: Sequence[Cone]) -> tuple[Array, Array, list[bool]]:
 
 
 class Light(NamedTuple):
-    """What shines on cones.
+    """The light that shines on cones.
 
     sun: (3,) unit vector toward the sun. sunlight, skylight: their strengths, 1 together is normal.
     horizon: colour (BGR) that haze mixes in, haze: the exponent at 100 m.

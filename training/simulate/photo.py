@@ -1,4 +1,4 @@
-"""What lens, sensor and compression do to a picture."""
+"""Does to a picture what lens, sensor and compression do."""
 
 from __future__ import annotations
 

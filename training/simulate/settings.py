@@ -11,7 +11,9 @@ from cone_perception.files import read_yaml
 
 @dataclass(frozen=True, slots=True)
 class SimulateSettings:
-    """What is rendered. Sizes marked `at 1280` are for a picture 1280 px wide and scale with it.
+    """Settings of what is rendered.
+
+    Sizes marked `at 1280` are for a picture 1280 px wide and scale with it.
 
     width_px, height_px: size of the picture.
     min_height_px: smallest labelled box height, at 1280.

@@ -1,4 +1,4 @@
-"""What lies on the ground: cones by the Formula Student rules or in loose groups, and paint.
+"""Lays out the ground: cones by the Formula Student rules or in loose groups, and paint.
 
 Blue left, yellow right, small orange at entry and exit, four large orange at start and finish.
 """

@@ -1,4 +1,4 @@
-"""What must hold while a stage trains, and the errors when it does not. Knows nothing of torch.
+"""Rules that hold while a stage trains, and the errors when they do not. Knows nothing of torch.
 
 recipe's stage -> what Ultralytics should use -> compared with what it uses
 """
@@ -33,7 +33,7 @@ OURS = frozenset({'name', 'data', 'crops_per_picture', 'crop_width'})
 
 
 class GuardError(ConePerceptionError):
-    """What really trains is not what the recipe says."""
+    """The training differs from what the recipe says."""
 
 
 class StageStopped(ConePerceptionError):  # noqa: N818

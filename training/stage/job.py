@@ -1,4 +1,4 @@
-"""What a stage is to train, what it has trained, and what is known of it in between. No torch."""
+"""The order of a stage, its result, and its record in between. No torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.stage.guards import (
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
-    """What to train, and on what machine.
+    """One training, and the machine for it.
 
     run: `two-stage/seed0`. stage: with a fraction of 1. model: weights (.pt) or architecture
     (.yaml) to start from. data_yaml: pictures of the stage. target_yaml: of the data set that
@@ -55,7 +55,7 @@ class StageJob:
 
     @property
     def file(self) -> Path:
-        """Where the job is written for Ultralytics' child processes; outside of `folder`."""
+        """File of the job for Ultralytics' child processes; outside of `folder`."""
         return CampaignFolder(self.events.parent).job(self.run, self.stage)
 
     @property
@@ -105,7 +105,7 @@ class StageJob:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a finished stage has to show.
+    """Results of a finished stage.
 
     epochs: trained. stopped_by: `patience`, or None: all epochs. start_map50: of the starting
     weights on the target's validation set; None: they do not know its classes. best_epoch: of
@@ -128,7 +128,7 @@ class StageResult:
 
 
 class StageRecord:
-    """What is known of a stage beside its checkpoints: a file outside its folder, replaced whole.
+    """Facts of a stage beside its checkpoints: a file outside its folder, replaced whole.
 
     start: Ultralytics' figures of the starting weights, on the `target` and on its `own` validation
     set; None: there is nothing to compare with. on_target, seconds: as in StageResult.
@@ -149,7 +149,7 @@ class StageRecord:
         write_json(self.path, {**self.read(), **values})
 
     def result(self) -> StageResult | None:
-        """Of a finished stage whose weights are still there."""
+        """Read the result of a finished stage; None where it or its weights are not there."""
         stored = self.read().get('result')
         if stored is None or not Path(stored['best']).is_file():
             return None

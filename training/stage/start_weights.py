@@ -1,4 +1,4 @@
-"""What a stage starts from, judged before its first epoch, which Ultralytics does not look at.
+"""Judges what a stage starts from, before its first epoch; Ultralytics does not.
 
 Imports torch and ultralytics.
 """

@@ -1,4 +1,4 @@
-"""What Ultralytics trains on: a data.yaml of the campaign's own, made of a verified data set.
+"""Writes the data of a training: a data.yaml of the campaign's own, made of a verified data set.
 
 verified data set, less what leaks, less what the stage leaves out -> list of pictures -> data.yaml
 
@@ -94,7 +94,7 @@ def _write_data_yaml(data_yaml: Path, splits: dict[str, list[Path]]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class CropRules:
-    """How pictures are cut; every second crop of a picture is aimed at a cone."""
+    """Rules by which pictures are cut; every second crop of a picture is aimed at a cone."""
 
     per_picture: int = option(2, 'crops of each picture (2)')
     size_px: int = option(320, 'side of a crop (320)')

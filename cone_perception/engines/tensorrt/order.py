@@ -67,7 +67,7 @@ class EngineOrder:
 
     @property
     def choice_file(self) -> Path:
-        """Where the cache notes which precision is the fastest of this model and batch."""
+        """File in which the cache notes the fastest precision of this model and batch."""
         return self.policy.cache.folder / f'best-{slug(self.model)}-b{self.network.batch}.json'
 
     @property

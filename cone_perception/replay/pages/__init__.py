@@ -1,1 +1,1 @@
-"""What a replay shows: pages, charts, films."""
+"""Everything that a replay shows: pages, charts, films."""

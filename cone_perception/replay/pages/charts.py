@@ -26,7 +26,7 @@ from cone_perception.replay.traces import FATES, MOMENTS, STATIONS, Fate, FrameT
 
 
 class Look(NamedTuple):
-    """How a station or a fate is shown."""
+    """Name and colour of a station or a fate."""
 
     name: str
     colour: str
@@ -88,7 +88,7 @@ class Timeline:
         return cls(tuple(begins), tuple(starts), max(total_s, 1e-3))
 
     def at_s(self, number: int, time_ns: int) -> float:
-        """Where a moment of this pass is on the axis."""
+        """Place of a moment of this pass on the axis."""
         return self.starts_s[number] + (time_ns - self.begins_ns[number]) / 1e9
 
     def length_s(self, number: int) -> float:
@@ -278,7 +278,7 @@ def load_chart(
 
 
 def probe_charts(probes: Sequence[Mapping[str, object]], found_hz: float) -> list[Chart]:
-    """What the search for the highest rate tried: frames missed, and the rate that came out."""
+    """Show the search for the highest rate: frames missed at each, and the rate found."""
     tried = [probe for probe in probes if math.isfinite(_number(probe.get('hz')))]
     if not tried:
         return []

@@ -1,4 +1,4 @@
-"""How far apart two data sets are, and whether that is more than each differs in itself.
+"""Measures how far apart two data sets are, and if that is more than each differs in itself.
 
 data sets -> figures per picture and per box -> distances -> what differs most
 
@@ -53,7 +53,7 @@ LEAST_BOXES = 30
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Picture:
-    """What one picture contributes: figures of its own, boxes (N, 5), colours (N, 2) or NaN."""
+    """The share of one picture: figures of its own, boxes (N, 5), colours (N, 2) or NaN."""
 
     figures: tuple[float, ...]
     boxes: Float64

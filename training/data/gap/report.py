@@ -118,7 +118,7 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GapReport:
-    """What `measure_gap` found. differences: largest first. embedding: None if not asked for."""
+    """The gap. differences: largest first. embedding: None if not asked for."""
 
     a: Sample
     b: Sample
@@ -128,7 +128,7 @@ class GapReport:
     examples: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
     def sentences(self) -> list[str]:
-        """What differs most and what that suggests, in words."""
+        """Say what differs most, and what that suggests."""
         notable = [entry for entry in self.differences if entry.notable]
         if not notable:
             return [

@@ -1,1 +1,1 @@
-"""What surrounds a track, drawn by chance: textures, things, the own car."""
+"""The surroundings of a track, drawn by chance: textures, things, the own car."""
