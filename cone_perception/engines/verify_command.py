@@ -134,7 +134,7 @@ def verify(
         for batch in sorted({report.batch for report, _ in working}):
             same = [(report, engine) for report, engine in working if report.batch == batch]
             with _noting_failure(same[0][0]):
-                _time(bundle, same, runs)
+                time_engines(bundle, same, runs)
     return Verification(
         time=datetime.now(timezone.utc).isoformat(timespec='seconds'),
         command=' '.join(sys.argv),
@@ -204,7 +204,8 @@ def difference_on_gpu(bundle: Bundle, engine: FrameEngine) -> str:
     return ''
 
 
-def _time(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], runs: int) -> None:
+def time_engines(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], runs: int) -> None:
+    """Time engines of one batch size in turns: the network alone, and a 720p picture to cones."""
     pictures, _ = read_reference(bundle)
     engines = [engine for _, engine in same]
     for (report, _), latency in zip(same, measure_latencies(engines, pictures, runs), strict=True):
@@ -216,7 +217,7 @@ def _time(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], runs: int
         times_ms = []
         for _ in range(runs):
             _, stations = detector.detect([frame] * detector.batch, Filters())
-            times_ms.append(sum(asdict(stations).values()))
+            times_ms.append(sum(stations.stations_ms().values()))
         report.frame_latency = Latency(
             float(np.median(times_ms)), float(np.percentile(times_ms, 99)), runs
         )
