@@ -326,7 +326,7 @@ def print_tables(drive: Mapping[str, Any], rounds: int) -> None:
             (name, f'{of["frames_sent"]:.0f}', *(f'{of[f"{f}_share"]:.2%}' for f in fates))
             for name, of in figures.items()
         ),
-        'What became of the pictures, all rounds:',
+        'Fate of the frames, all rounds:',
     )
     stations = ('own_cost', *(f'station_{n}' for n in (*OWN_STATIONS, 'inference', 'transport_in')))
     print_table(
@@ -336,7 +336,7 @@ def print_tables(drive: Mapping[str, Any], rounds: int) -> None:
             for name, of in figures.items()
             if 'own_cost_p50_ms' in of
         ),
-        'Own cost, ms, p50 and p99 (everything from receipt to publishing but the run):',
+        'Own cost, ms, p50 and p99 (from receipt to publishing, without the run):',
     )
     for each in drive['accuracy']:
         pairs = [
