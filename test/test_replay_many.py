@@ -250,6 +250,19 @@ def test_a_table_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
         read_table(tmp_path)
 
 
+def test_a_file_in_place_of_the_folder_is_told(fake: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / 'out').write_text('a file')
+    with pytest.raises(OutputError, match=r'out cannot be written.*Give another --out'):
+        run_many(make_bags(tmp_path, a='work', b='work'), [], tmp_path / 'out', 1, command=fake)
+
+
+def test_home_in_the_models_path_is_that_of_the_user() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = words_for_each_bag(parser.parse_args(['bag', '--model=~/model']))
+    assert words == ['--model', Path.home() / 'model']
+
+
 def test_options_that_differ_from_their_defaults_reach_each_bag() -> None:
     line = ['a', 'b', '--out', 'c', '--jobs', '2', '--hz', '60', '--film', '--topic', '/x']
     line += ['--topic', '/y', '--classes', 'blue', 'red', '--labels', 'd', '--model', 'e']

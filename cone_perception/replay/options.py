@@ -127,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def words_for_each_bag(args: argparse.Namespace) -> list[str | Path]:
     """Give the options that differ from their defaults, as a command line for one bag has them."""
-    model = Path(args.model) if args.model else args.model
+    model = Path(args.model).expanduser() if args.model else args.model
     each = argparse.Namespace(**{**vars(args), 'model': model})
     words = [word for options in OF_EACH_BAG for word in words_of(options, each)]
     return words + words_of(DetectorSettings, each, SETTINGS)

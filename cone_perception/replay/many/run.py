@@ -65,7 +65,9 @@ def run_many(
         advice='Wait for it, or give another --out.',
     )
     refused = told_as(
-        *(OutputError, f'{out} cannot be written', PermissionError), advice='Give another --out.'
+        *(OutputError, f'{out} cannot be written'),
+        *(PermissionError, FileExistsError, NotADirectoryError),
+        advice='Give another --out.',
     )
     with on_sigterm(), elsewhere, refused, locked(out / '.lock'):
         jobs = plan_jobs(bags, options, out, command)
