@@ -65,6 +65,9 @@ EXAMPLES = {
 }
 """Words after the program's name -> the example at the end of their help."""
 
+EXTRAS = {'cone-perception': 'replay', 'cone-training': 'train,data'}
+"""Program -> extras that have all that its commands import."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status."""
@@ -117,14 +120,14 @@ def make_parser(
     for name, (module_name, summary) in subcommands.items():
         subparser = choices.add_parser(name, help=summary, description=summary)
         if name == chosen:
-            module = _import(module_name)
+            module = _import(module_name, EXTRAS[program])
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
 
 
-def _import(name: str) -> ModuleType:
-    """Import a subcommand's module. Raises InstallError: when a package of an extra is missing."""
+def _import(name: str, extras: str) -> ModuleType:
+    """Import a subcommand's module. Raises InstallError: when a package of `extras` is missing."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -133,7 +136,7 @@ def _import(name: str) -> ModuleType:
             raise
         raise InstallError(
             f'{missing} is not installed. Install what this command needs: '
-            "pip install -e '.[replay,train,data]'"
+            f"pip install -e '.[{extras}]'"
         ) from error
 
 

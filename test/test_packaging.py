@@ -174,12 +174,16 @@ def test_shell_completes_options_of_the_chosen_subcommand(tmp_path: Path) -> Non
     assert '--thresholds' in (tmp_path / 'found').read_text().split()
 
 
+@pytest.mark.parametrize('program, extras', cli.EXTRAS.items())
 def test_command_whose_package_is_not_installed_says_what_to_install(
-    capsys: pytest.CaptureFixture[str],
+    program: str, extras: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = {'go': ('no_such_package.command', 'a command of an extra')}
-    assert cli.run_command('cone-training', missing, {}, ['go']) == 1
-    assert capsys.readouterr().err.startswith('cone-training go: no_such_package is not installed.')
+    assert cli.run_command(program, missing, {}, ['go']) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f'{program} go: no_such_package is not installed.')
+    assert said.endswith(f"pip install -e '.[{extras}]'\n")
+    assert set(extras.split(',')) <= set(EXTRAS)
 
 
 def test_one_opencv_is_installed_here() -> None:
