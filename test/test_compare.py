@@ -414,9 +414,10 @@ def test_command_prints_a_table_and_writes_figures_and_plot(folders, capsys):
     assert 'mAP50-95' in plot.read_text()
 
 
-def test_command_takes_seeds_joined_by_commas(folders, capsys):
+def test_command_takes_seeds_joined_by_commas_and_folders_at_home(folders, capsys, monkeypatch):
+    monkeypatch.setenv('HOME', str(folders))
     both = f'{folders / "two"},{folders / "one"}'
-    assert main(['compare', f'x={both}', f'y={both}', '--resamples', '100']) == 0
+    assert main(['compare', f'x={both}', 'y=~/two,~/one', '--resamples', '100']) == 0
     printed = capsys.readouterr().out
     assert 'mAP50 by seed, x: ' in printed
     assert 'over pictures and trainings' in printed

@@ -122,7 +122,7 @@ class ClockedTrainer(ShardedTrainer):
     """Trains until the schedule's time is used up; killed and started again, it goes on.
 
     There is no validation inside: the result is the averaged weights at the schedule's end, and
-    what they are worth is for `cone-training judge` to say.
+    `cone-training evaluate` says what they are worth.
     """
 
     def __init__(self, overrides: dict[str, Any], schedule: Schedule, workers: int) -> None:

@@ -161,7 +161,8 @@ def _forest(comparison: Comparison, margin: float) -> Section:
 def _read_arm(text: str) -> tuple[str, list[Evaluation]]:
     """`[NAME=]FOLDER[,FOLDER]`."""
     name, _, folders = text.rpartition('=')
-    return name or text, [load_evaluation(Path(folder)) for folder in folders.split(',')]
+    paths = [Path(folder).expanduser() for folder in folders.split(',')]
+    return name or text, list(map(load_evaluation, paths))
 
 
 def _published(text: str) -> tuple[str, float]:
