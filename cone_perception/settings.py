@@ -95,8 +95,8 @@ class DetectorSettings:
     )
     queue_depth: int = _setting(
         2,
-        'History depth of the image subscriptions. 1 loses a frame unseen whenever receiving is '
-        'held up for longer than a period; the newest frame is searched with any depth.',
+        'History depth of the image subscriptions. With 1, a frame is silently lost when the '
+        'callback is late by a frame period. The newest frame is searched with any depth.',
         span=(1, 100),
     )
     stereo_tolerance_ms: float = _setting(
