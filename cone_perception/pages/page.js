@@ -22,7 +22,7 @@ const axis = {gridcolor: '--line', zerolinecolor: '--line', linecolor: '--line',
 const shared = {template: {layout: {
   paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {color: '--dim', size: 12},
   modebar: {bgcolor: 'rgba(0,0,0,0)', color: '--dim', activecolor: '--blue'},
-  hoverlabel: {bgcolor: '--card', bordercolor: '--line', font: {color: '--ink'}},
+  hoverlabel: {bgcolor: '--panel', bordercolor: '--line', font: {color: '--ink'}},
   title: {x: 0, xref: 'paper', font: {size: 14, color: '--ink'}},
   legend: {orientation: 'h', x: 0, y: 0, yref: 'container', yanchor: 'bottom',
     traceorder: 'normal'},
