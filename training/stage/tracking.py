@@ -67,8 +67,8 @@ class TrackedRun:
         if settings.mode == 'off':
             return
         about = {**about, 'project': settings.project, 'entity': settings.entity or None}
-        task = [self.mode, self._record, self._source, len(self._epochs()), about]
         try:
+            task = [self.mode, self._record, self._source, len(self._epochs()), about]
             self._record.parent.mkdir(exist_ok=True, parents=True)
             with self._record.with_suffix('.log').open('a', encoding='utf-8') as log:
                 self.process = process = subprocess.Popen(
