@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 FAILURE_STATUS = 1
 """Exit status of a node that the launch file starts again."""
@@ -88,30 +89,18 @@ def describe(error: Exception) -> str:
     return one_line(str(error) if ours else f'{type(error).__name__}: {error}')
 
 
-class told_as:  # noqa: N801 (reads as a word after `with`)
-    """`with told_as(OutputError, f'{path} cannot be written')`: what fails is raised as that error.
+@contextmanager
+def told_as(
+    kind: type[ConePerceptionError], text: str, *causes: type[Exception], advice: str = ''
+) -> Iterator[None]:
+    """Raise what fails inside of `with` as an error of our own, `kind`.
 
     text: what failed; the cause follows it, then `advice`. causes: exceptions that are turned.
     """
-
-    def __init__(
-        self,
-        kind: type[ConePerceptionError],
-        text: str,
-        *causes: type[Exception],
-        advice: str = '',
-    ) -> None:
-        self._kind = kind
-        self._text = text
-        self._causes = causes or (OSError,)
-        self._advice = advice
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: object, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, self._causes) and not isinstance(error, ConePerceptionError):
-            cause = f'{self._text}: {error}'
-            raise self._kind(f'{cause}. {self._advice}' if self._advice else cause) from error
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, ConePerceptionError) or not isinstance(error, causes or OSError):
+            raise
+        cause = f'{text}: {error}'
+        raise kind(f'{cause}. {advice}' if advice else cause) from error

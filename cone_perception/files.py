@@ -16,7 +16,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args, get_origin, get_type_hints
 
 from cone_perception.errors import ConePerceptionError, told_as
 
@@ -114,6 +114,35 @@ def without_nan(value: Any) -> Any:
     if hasattr(value, 'tolist'):  # numpy's scalars and arrays
         return without_nan(value.tolist())
     raise TypeError(f'{type(value).__name__} has no place in JSON: {value!r:.60}')
+
+
+def from_json(kind: Any, raw: Any, name: str) -> Any:
+    """Make a value of an annotated type from JSON's own types, called `name` in errors.
+
+    Knows dataclasses, `tuple[X, ...]`, `Mapping[str, X]`, Literal, Any, str, bool, int, and float,
+    which takes an int, too. Raises ValueError; TypeError: where a dataclass lacks an entry.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind) or origin is Mapping:
+        if not isinstance(raw, dict):
+            raise ValueError(f'{name} must be a JSON object, got {raw!r:.60}')
+        if origin is Mapping:
+            return {key: from_json(parts[1], value, key) for key, value in raw.items()}
+        kinds = get_type_hints(kind)
+        if unknown := sorted(set(raw) - set(kinds)):
+            there = ', '.join(sorted(kinds))
+            raise ValueError(f'{name}: there is no entry {", ".join(unknown)}; there are {there}')
+        return kind(**{key: from_json(kinds[key], value, key) for key, value in raw.items()})
+    if origin is tuple:
+        if not isinstance(raw, list | tuple):
+            raise ValueError(f'{name} must be a list of {parts[0].__name__}, got {raw!r:.60}')
+        return tuple(from_json(parts[0], entry, name) for entry in raw)
+    if origin is Literal:
+        if raw not in parts:
+            raise ValueError(f'{name} must be one of {", ".join(map(str, parts))}, got {raw!r:.60}')
+    elif kind is not Any and type(raw) not in ((int, float) if kind is float else (kind,)):
+        raise ValueError(f'{name} must be of type {kind.__name__}, got {raw!r:.60}')
+    return raw
 
 
 def read_yaml(path: Path, kind: type[ConePerceptionError]) -> Any:

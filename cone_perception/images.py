@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cone_perception.errors import ImageError
+from cone_perception.errors import ConePerceptionError, ImageError, SourceError
 from cone_perception.types import CameraPicture, Frame, UInt8
 
 Converter = Callable[[Any], npt.NDArray[Any]]
@@ -43,6 +44,19 @@ def to_bgr(message: Any, upright: bool = False) -> UInt8:
     if hasattr(message, 'format'):
         return _from_compressed(message, upright)
     return _from_raw(message)
+
+
+def read_picture(
+    path: Path, kind: type[ConePerceptionError] = SourceError, flags: int = cv2.IMREAD_COLOR
+) -> UInt8:
+    """Read a picture file as (H, W, 3) uint8 BGR, or as OpenCV's `flags` say.
+
+    Raises `kind` when it cannot be decoded.
+    """
+    picture = cv2.imread(str(path), flags)
+    if picture is None:
+        raise kind(f'{path} cannot be decoded as a picture: replace or remove it.')
+    return np.asarray(picture, np.uint8)
 
 
 def bgr_of(picture: Frame | CameraPicture) -> UInt8:

@@ -10,11 +10,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from cone_perception.errors import ModelError, told_as
+from cone_perception.files import from_json
 from cone_perception.types import Arithmetic, Encoding, OutputLayout, Precision
 
 CARD_FILE = 'card.json'
@@ -36,7 +37,6 @@ class NetworkFile:
     batch: int = 1
 
     def __post_init__(self) -> None:
-        _check_fields(self)
         if Path(self.file).name != self.file:
             raise ValueError(f'file must be a plain name inside the bundle, got {self.file!r}')
         if self.batch < 1:
@@ -63,7 +63,6 @@ class Preprocessing:
     scale: float = 1 / 255
 
     def __post_init__(self) -> None:
-        _check_fields(self)
         if not math.isclose(self.scale, 1 / 255, rel_tol=1e-6):
             raise ValueError(f'scale must be 1/255, got {self.scale!r}')
 
@@ -100,11 +99,10 @@ class ModelCard:
     schema: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        if not self.name or not self.licence:
+            raise ValueError('name and licence must be texts that are not empty')
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f'class_names must be distinct names, got {list(self.class_names)}')
-        for name in self.class_names:
-            _check_value('class_names', name, str)
         for side in ('height_px', 'width_px'):
             length = getattr(self, side)
             if length < 32 or length % 32:
@@ -115,7 +113,7 @@ class ModelCard:
                 f'for {sorted(self.class_names)}'
             )
         for name, value in (*self.thresholds.items(), ('nms_iou', self.nms_iou)):
-            if type(value) not in (int, float) or not 0 <= value <= 1:
+            if not 0 <= value <= 1:
                 raise ValueError(f'threshold of {name} must lie in 0..1, got {value!r}')
         if not self.networks:
             raise ValueError('networks must list at least one file')
@@ -211,7 +209,8 @@ def read_bundle(path: Path | str | None = None) -> Bundle:
         )
     what, advice = f'{file} is not a valid model card', 'Export the model again.'
     with told_as(ModelError, what, OSError, ValueError, TypeError, KeyError, advice=advice):
-        return Bundle(file.parent, _card_from(json.loads(file.read_text(encoding='utf-8'))))
+        raw = json.loads(file.read_text(encoding='utf-8'))
+        return Bundle(file.parent, from_json(ModelCard, raw, 'the card'))
 
 
 def file_sha256(path: Path) -> str:
@@ -221,48 +220,3 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _card_from(raw: Any) -> ModelCard:
-    values = _known_keys(raw, ModelCard)
-    values['class_names'] = tuple(_list_of(values, 'class_names'))
-    values['networks'] = tuple(
-        NetworkFile(**_known_keys(entry, NetworkFile)) for entry in _list_of(values, 'networks')
-    )
-    values['preprocessing'] = Preprocessing(
-        **_known_keys(values.get('preprocessing', {}), Preprocessing)
-    )
-    return ModelCard(**values)
-
-
-def _known_keys(raw: Any, of: type[Any]) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        raise ValueError(f'{of.__name__} must be a JSON object, got {raw!r:.60}')
-    unknown = sorted(set(raw) - {f.name for f in fields(of)})
-    if unknown:
-        raise ValueError(f'{of.__name__} has no entry {", ".join(unknown)}')
-    return dict(raw)
-
-
-def _list_of(values: dict[str, Any], key: str) -> list[Any]:
-    if not isinstance(values.get(key), list):
-        raise ValueError(f'{key} must be a list, got {values.get(key)!r:.60}')
-    return list(values[key])
-
-
-def _check_fields(of: Any) -> None:
-    """Raise ValueError: when a field is not of its type, or is an empty text."""
-    for name, kind in get_type_hints(type(of)).items():
-        _check_value(name, getattr(of, name), kind)
-
-
-def _check_value(name: str, value: object, kind: Any) -> None:
-    if kind is str and not (isinstance(value, str) and value):
-        raise ValueError(f'{name} must be a text that is not empty, got {value!r}')
-    if kind is int and type(value) is not int:
-        raise ValueError(f'{name} must be a whole number, got {value!r}')
-    if get_origin(kind) is Mapping and not isinstance(value, dict):
-        raise ValueError(f'{name} must be a JSON object, got {value!r}')
-    if get_origin(kind) is Literal and value not in get_args(kind):
-        known = ', '.join(map(repr, get_args(kind)))
-        raise ValueError(f'{name} must be one of {known}, got {value!r}')

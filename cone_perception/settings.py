@@ -10,10 +10,10 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 from cone_perception.errors import SettingsError, told_as
-from cone_perception.files import read_yaml
+from cone_perception.files import from_json, read_yaml
 from cone_perception.filters import Filters
 from cone_perception.types import (
     BuildChoice,
@@ -136,7 +136,9 @@ class DetectorSettings:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            _check_value(entry, KINDS[entry.name], getattr(self, entry.name))
+            value, span = getattr(self, entry.name), entry.metadata['span']
+            if span and not span[0] <= value <= span[1]:
+                raise SettingsError(f'{entry.name} must lie in {span[0]}..{span[1]}, got {value!r}')
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise SettingsError(f'cameras must be distinct names, got {list(self.cameras)}')
         if self.side_by_side and len(self.cameras) != 2:
@@ -204,17 +206,11 @@ class DetectorSettings:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> DetectorSettings:
         """Make settings from names and values, lists taken as tuples. Unknown names are refused."""
-        known = {entry.name for entry in fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise SettingsError(
-                f'there is no setting {", ".join(unknown)}; there are {", ".join(sorted(known))}'
-            )
-        given: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
-        }
-        return cls(**given)
+        try:
+            made: DetectorSettings = from_json(cls, values, 'settings')
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        return made
 
 
 KINDS = get_type_hints(DetectorSettings)
@@ -241,23 +237,6 @@ def _parse_threshold(text: str) -> tuple[str, float]:
         return name.strip(), float(number)
     except ValueError as error:
         raise SettingsError(f"thresholds are written 'blue_cone:0.4', got {text!r}") from error
-
-
-def _check_value(entry: Field[Any], kind: Any, value: Any) -> None:
-    """Raise SettingsError unless the value has the field's type and lies in its range."""
-    if get_origin(kind) is Literal:
-        if value not in get_args(kind):
-            choices = ', '.join(get_args(kind))
-            raise SettingsError(f'{entry.name} must be one of {choices}, got {value!r}')
-        return
-    item, *more = get_args(kind) or (kind,)
-    accepted = (int, float) if item is float else (item,)
-    values = value if more else (value,)
-    if not isinstance(values, tuple) or any(type(part) not in accepted for part in values):
-        wanted = 'a list of' if more else 'of type'
-        raise SettingsError(f'{entry.name} must be {wanted} {item.__name__}, got {value!r}')
-    if (span := entry.metadata['span']) and not span[0] <= value <= span[1]:
-        raise SettingsError(f'{entry.name} must lie in {span[0]}..{span[1]}, got {value!r}')
 
 
 def settings_help() -> str:

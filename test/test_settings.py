@@ -23,7 +23,7 @@ def test_defaults_are_valid_and_name_one_camera():
 
 
 def test_unknown_setting_is_refused_by_name():
-    with pytest.raises(SettingsError, match=r'no setting treshold; there are .*thresholds'):
+    with pytest.raises(SettingsError, match=r'no entry treshold; there are .*thresholds'):
         DetectorSettings.from_mapping({'treshold': 0.4})
 
 

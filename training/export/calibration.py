@@ -20,6 +20,7 @@ from cone_perception.dataset.labels import read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
 from cone_perception.dataset.split import shared_folder
 from cone_perception.errors import DataError, SettingsError, SourceError
+from cone_perception.images import read_picture
 from cone_perception.model_card import file_sha256
 from cone_perception.preprocess import PAD_VALUE, Letterbox
 from cone_perception.types import Float32, UInt8
@@ -123,7 +124,7 @@ class Calibration:
     def letterboxed(self) -> Iterator[UInt8]:
         """(H, W, 3) uint8 BGR each."""
         for path in self.pictures:
-            bgr = _read(path, cv2.IMREAD_COLOR)
+            bgr = read_picture(path)
             yield letterbox(bgr, self.height_px, self.width_px)
 
     def sha256(self) -> str:
@@ -197,7 +198,7 @@ def _strata(pictures: Sequence[Path], classes: int, height_px: int, width_px: in
     sizes = len(HEIGHTS_PX) + 1
     strata = np.zeros((len(pictures), classes * sizes + 1 + len(GREYS) + 1))
     for row, path in zip(strata, tqdm(pictures, desc='choose', unit='picture'), strict=True):
-        small = _read(path, cv2.IMREAD_REDUCED_GRAYSCALE_4)
+        small = read_picture(path, flags=cv2.IMREAD_REDUCED_GRAYSCALE_4)
         labels = read_labels(label_path(path), classes).rows
         scale = min(height_px / small.shape[0], width_px / small.shape[1])
         size = np.searchsorted(HEIGHTS_PX, labels[:, 4] * small.shape[0] * scale, side='right')
@@ -210,10 +211,3 @@ def _strata(pictures: Sequence[Path], classes: int, height_px: int, width_px: in
 def _evenly_spaced(paths: Sequence[Path], count: int) -> tuple[Path, ...]:
     chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
     return tuple(paths[index] for index in chosen)
-
-
-def _read(path: Path, flags: int) -> UInt8:
-    picture = cv2.imread(str(path), flags)
-    if picture is None:
-        raise SourceError(f'{path} cannot be decoded as a picture.')
-    return np.asarray(picture, np.uint8)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -15,8 +14,9 @@ from cone_perception.dataset.split import LabelledSplit, named_pictures, read_sp
 from cone_perception.decode import read_layout
 from cone_perception.engines import Engine
 from cone_perception.engines.open import open_engine
-from cone_perception.errors import ModelError, SourceError, told_as
+from cone_perception.errors import ModelError, told_as
 from cone_perception.filters import Filters
+from cone_perception.images import read_picture
 from cone_perception.model_card import (
     CARD_FILE,
     ModelCard,
@@ -99,7 +99,8 @@ def detect(card: ModelCard, engine: Engine, split: LabelledSplit, imgsz: int) ->
         with tqdm(total=len(split), desc='detect', unit='picture') as progress:
             for start in range(0, len(split), detector.batch):
                 paths = split.paths[start : start + detector.batch]
-                found, _ = detector.detect([_read(path) for path in paths], everything)
+                frames = [Frame(read_picture(path)) for path in paths]
+                found, _ = detector.detect(frames, everything)
                 pictures += [Found(each[:most]) for each in found]
                 progress.update(len(paths))
     size = (card.height_px, card.width_px)
@@ -185,13 +186,6 @@ def write_evaluation(
     save_evaluation(evaluation, folder, figures)
     pictures = named_pictures(Path(evaluation.origin.data), evaluation.origin.split)
     write_plots(evaluation, pictures, folder, confidence)
-
-
-def _read(path: Path) -> Frame:
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise SourceError(f'{path} cannot be decoded as a picture: replace or remove it.')
-    return Frame(bgr.astype(np.uint8, copy=False), source=path.name)
 
 
 def _open_onnx(

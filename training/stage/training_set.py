@@ -24,6 +24,7 @@ from cone_perception.dataset.labels import corners_px, label_rows, label_text, r
 from cone_perception.dataset.layout import SPLITS, Layout, label_path, read_layout
 from cone_perception.errors import DataError, SourceError
 from cone_perception.files import write_whole
+from cone_perception.images import read_picture
 from cone_perception.preprocess import PAD_VALUE, Letterbox
 from cone_perception.types import Float32, UInt8
 from training.recipe.recipe import Stage
@@ -161,13 +162,11 @@ def clip_boxes(labels: Float32, left_px: int, top_px: int, rules: CropRules) -> 
 
 def _at_network_scale(image: Path, width_px: int) -> tuple[UInt8, Float32]:
     """One picture as the network sees it, without the grey border, and its labels in pixels."""
-    source = cv2.imread(str(image), cv2.IMREAD_COLOR)
-    if source is None:
-        raise SourceError(f'{image} cannot be decoded as a picture: replace or remove it.')
+    source = read_picture(image)
     height = max(1, round(source.shape[0] * width_px / source.shape[1]))
     picture = np.empty((height, width_px, 3), np.uint8)
     letterbox = Letterbox(source.shape[0], source.shape[1], height, width_px)
-    letterbox.apply(source.astype(np.uint8, copy=False), picture)
+    letterbox.apply(source, picture)
     labels = read_labels(label_path(image), len(CLASS_NAMES))
     for fault in labels.refused:
         raise SourceError(f'{label_path(image)}:{fault.line}: {fault.message}. Mend the label.')

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -261,7 +261,7 @@ def record_check(plan: Path, check: Mapping[str, Any]) -> None:
         write_json(passport_path(plan), passport)
 
 
-def writing(path: Path) -> told_as:
+def writing(path: Path) -> AbstractContextManager[None]:
     """Turn what fails inside of its `with` into a PlanError about writing `path`."""
     advice = 'Make room, or set XDG_CACHE_HOME to a folder that can be written.'
     return told_as(PlanError, f'{path} cannot be written', advice=advice)

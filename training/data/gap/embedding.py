@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from cone_perception.errors import DataError, InstallError, ModelError, told_as
+from cone_perception.images import read_picture
 from cone_perception.model_card import read_bundle
 from cone_perception.preprocess import Letterbox
 from cone_perception.types import Float32, Precision, UInt8
@@ -39,10 +39,7 @@ def embed_pictures(
     network, (height_px, width_px) = open_backbone(weights)
     rows = []
     for path in tqdm(paths, unit='picture', desc='embed'):
-        bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if bgr is None:
-            raise DataError(f'{path} cannot be decoded: run `cone-training data verify` first.')
-        picture = np.asarray(bgr, np.uint8)
+        picture = read_picture(path, DataError)
         if cut is not None:
             picture = cut(picture)
         placed = np.empty((height_px, width_px, 3), np.uint8)

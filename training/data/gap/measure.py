@@ -23,6 +23,7 @@ from cone_perception.classes import CLASS_NAMES, map_classes
 from cone_perception.dataset.labels import map_in_threads, read_labels
 from cone_perception.dataset.layout import label_path, read_layout
 from cone_perception.errors import DataError
+from cone_perception.images import read_picture
 from cone_perception.pictures.draw import short_name
 from cone_perception.types import UInt8
 from training.data.gap.embedding import embed_pictures
@@ -95,9 +96,7 @@ def measure_set(path: Path, splits: Sequence[str], workers: int | None) -> Sampl
 
 
 def _measure_picture(path: Path, classes: int, mapping: Mapping[int, int]) -> _Picture:
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise DataError(f'{path} cannot be decoded: run `cone-training data verify` first.')
+    bgr = read_picture(path, DataError)
     height, width = bgr.shape[:2]
     inside = np.ascontiguousarray(bgr[find_inside(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))])
     scale = REFERENCE_PX / max(inside.shape[:2])
