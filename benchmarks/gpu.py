@@ -2,9 +2,10 @@
 
     python benchmarks/gpu.py --out gpu.json
 
-A small CUDA kernel takes the network's place, on the same stream and in the same graph, so that
-neither TensorRT nor a model is needed. It prints a summary, writes JSON, and ends with status 1
-when something is not as it must be. Needs pycuda, and NVRTC or nvcc. Under compute-sanitizer:
+What puts out the same boxes for every picture takes the network's place, on the same stream and in
+the same graph, so that neither TensorRT nor a model is needed. It prints a summary, writes JSON,
+and ends with status 1 when something is not as it must be. Needs pycuda, and NVRTC or nvcc. Under
+compute-sanitizer:
 
     compute-sanitizer python benchmarks/gpu.py --frames 50 --loads 2 --runs 3
 """
@@ -12,7 +13,6 @@ when something is not as it must be. Needs pycuda, and NVRTC or nvcc. Under comp
 from __future__ import annotations
 
 import gc
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,42 +24,33 @@ from itertools import cycle, islice, product
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from gpu_stand_in import (
-    CAMERA,
-    CELLS,
-    CLASSES,
-    HEIGHT,
-    WIDTH,
-    StandIn,
-    as_camera,
-    road,
-    scores_on_cpu,
-)
 from output import benchmark_parser, write_result
 
 from cone_perception.decode import decode
+from cone_perception.engines.check import WARM_UP_RUNS, measure_latencies, measure_rounds
 from cone_perception.engines.cuda.compile import find_compiler
-from cone_perception.engines.cuda.device import (
-    LETTERBOX_BLOCK,
-    SELECT_BLOCK,
-    SUPPRESS_BLOCK,
-    CameraJob,
-    CudaDevice,
-)
+from cone_perception.engines.cuda.device import CameraJob, CudaDevice
 from cone_perception.engines.cuda.engine import CudaEngine
-from cone_perception.engines.cuda.request import FIRST_PICTURE, FORMATS, read_answer
+from cone_perception.engines.cuda.request import (
+    BYTES_PER_PIXEL,
+    FIRST_PICTURE,
+    FORMATS,
+    read_answer,
+)
 from cone_perception.engines.machine import describe_host
 from cone_perception.errors import ConePerceptionError
 from cone_perception.images import to_bgr
 from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.preprocess import Letterbox
-from cone_perception.types import CameraPicture, Detections, Int64
+from cone_perception.types import CameraPicture, Detections, Float32, Int64
+
+HEIGHT, WIDTH, CLASSES, CELLS = 384, 640, 5, 3840
+CAMERA = (720, 1280)
 
 NMS_IOU = 0.6
 THRESHOLDS = np.full(CLASSES, 0.5, np.float32)
-
-WARM_UP_RUNS = 20
 
 GROWTHS = ('host_growth_bytes', 'device_growth_bytes')
 GROWTH_LIMIT_BYTES = 4 << 20
@@ -113,6 +104,48 @@ def find_problems(results: dict[str, Any]) -> list[str]:
     return problems
 
 
+class StandIn:
+    """A Network of slot.py without TensorRT: the same crowded boxes, whatever goes in."""
+
+    half_input = half_output = False
+
+    def __init__(self, batch: int) -> None:
+        import pycuda.driver as drv
+
+        self._drv = drv
+        self.input_shape: tuple[int, ...] = (batch, 3, HEIGHT, WIDTH)
+        self.output_shape: tuple[int, ...] = (batch, 4 + CLASSES, CELLS)
+        boxes = np.stack([crowded_boxes(np.random.default_rng(place)) for place in range(batch)])
+        self._bytes = boxes.nbytes
+        self._boxes = drv.to_device(boxes)
+
+    def enqueue(self, stream: Any, input_address: int, output_address: int) -> None:
+        self._drv.memcpy_dtod_async(output_address, int(self._boxes), self._bytes, stream)
+
+    def close(self) -> None:
+        self._boxes.free()
+
+
+def crowded_boxes(random: np.random.Generator) -> Float32:
+    """(4 + CLASSES, CELLS): boxes around some places, one in ten of them above the thresholds."""
+    places = random.uniform(0, WIDTH, (2, CELLS // 12)).repeat(12, axis=1)
+    centres = places + random.normal(0, 4, places.shape)
+    sizes = random.uniform(8, 60, places.shape)
+    scores = random.uniform(0, 0.4, (CLASSES, CELLS))
+    scores[random.integers(0, CLASSES, CELLS // 10), ::10] = random.uniform(0.5, 1, CELLS // 10)
+    return np.concatenate([centres, sizes, scores]).astype(np.float32)
+
+
+def camera_picture(encoding: str = 'bgr8', height: int = 720, width: int = 1280) -> CameraPicture:
+    """Soft noise as a camera sends it, rows padded by a few bytes."""
+    channels = BYTES_PER_PIXEL[FORMATS[encoding]]
+    shape = (1 + height // 16, 1 + width // 16, channels)
+    small = np.random.default_rng(3).integers(0, 256, shape, np.uint8)
+    soft = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+    rows = np.pad(soft.reshape(height, -1), ((0, 0), (0, 5)))
+    return CameraPicture(rows.reshape(-1), encoding, width, height, rows.shape[1])
+
+
 def open_device(use_graph: bool = True) -> closing[CudaDevice]:
     """The engine's device, driven by this thread, for a with statement."""
     return closing(CudaDevice(lambda: StandIn(1), Preprocessing(), use_graph))
@@ -144,18 +177,17 @@ def measure_accuracy() -> dict[str, Any]:
     """Letterboxed pictures and boxes beside the CPU's, every encoding and many sizes."""
     import pycuda.driver as drv
 
-    random = np.random.default_rng(3)
     sizes = [(1, 2), (2, 40), (41, 2), (37, 54), (200, 90), CAMERA, (384, 640), (3000, 4096)]
     cases = {f'{encoding} {CAMERA[1]}x{CAMERA[0]}': (encoding, *CAMERA) for encoding in FORMATS}
     cases |= {f'bgr8 {width}x{height}': ('bgr8', height, width) for height, width in sizes}
     letterboxed, boxes = {}, {}
     with open_device() as device:
         for name, (encoding, height, width) in cases.items():
-            picture = as_camera(random, encoding, height, width)
+            picture = camera_picture(encoding, height, width)
             device.start(0, CameraJob([picture], THRESHOLDS, NMS_IOU, raw=True))
             answer = device.finish(0)
             planes = np.empty((1, 3, HEIGHT, WIDTH), np.float32)
-            drv.memcpy_dtoh(planes, device._slots[0].input)
+            drv.memcpy_dtoh(planes, device.slots[0].input)
             expected = np.empty((HEIGHT, WIDTH, 3), np.uint8)
             Letterbox(height, width, HEIGHT, WIDTH).apply(to_bgr(picture), expected)
             off = np.abs(np.rint(planes[0, ::-1].transpose(1, 2, 0) * 255) - expected)
@@ -168,8 +200,6 @@ def measure_accuracy() -> dict[str, Any]:
             found = read_answer(answer.answers[0], CLASSES)
             # None: more than the lists hold; the engine decodes on the CPU then.
             boxes[name] = compare(decoded if found is None else found, decoded)
-            whole = decode(scores_on_cpu(expected), 'anchors', THRESHOLDS, NMS_IOU)
-            boxes[name]['found_from_the_cpu_s_picture'] = len(whole)
     return {'letterbox': letterboxed, 'boxes': boxes}
 
 
@@ -179,27 +209,10 @@ def compare(found: Detections, expected: Detections) -> dict[str, Any]:
     return {'boxes': len(expected), 'same_classes': same, 'worst_px': round(float(off), 4)}
 
 
-def camera_job(count: int = 1) -> CameraJob:
-    picture = CameraPicture.of_bgr(road(np.random.default_rng(1), *CAMERA))
-    return CameraJob([picture] * count, THRESHOLDS, NMS_IOU)
-
-
-def median_ms(work: Callable[[], object], runs: int) -> float:
-    """Median time of calling `work`, which must wait for the GPU itself."""
-    for _ in range(WARM_UP_RUNS):
-        work()
-    times_ms = []
-    for _ in range(runs):
-        started = time.perf_counter_ns()
-        work()
-        times_ms.append((time.perf_counter_ns() - started) / 1e6)
-    return round(statistics.median(times_ms), 4)
-
-
 def measure_stations(runs: int) -> dict[str, Any]:
     """Each station alone, beside a bare copy of its bytes on this machine; launches included."""
     with open_device(use_graph=False) as device:
-        device.start(0, camera_job())
+        device.start(0, CameraJob([camera_picture()], THRESHOLDS, NMS_IOU))
         device.finish(0)
         return time_stations(device, runs)
 
@@ -211,46 +224,30 @@ def time_stations(device: CudaDevice, runs: int) -> dict[str, Any]:
     source_bytes = CAMERA[0] * CAMERA[1] * 3
     network_bytes = 3 * HEIGHT * WIDTH * 4
     output_bytes = (4 + CLASSES) * CELLS * 4
-    slot, kernels, stream = device._slots[0], device._kernels, drv.Stream(1)
+    slot, stream = device.slots[0], device.stream
     frame, request = slot.upload_host[:source_bytes], slot.upload_host[:FIRST_PICTURE]
     other = drv.mem_alloc(source_bytes)
-    upload, planes, output = int(slot.upload), int(slot.input), int(slot.output)
-    candidates, answers = int(slot.candidates), int(slot.answers)
-    grid = (-(-WIDTH // LETTERBOX_BLOCK[0]), -(-HEIGHT // LETTERBOX_BLOCK[1]), 1)
-    cells = (-(-CELLS // SELECT_BLOCK[0]), 1, 1)
-
-    def copy() -> None:
-        drv.memcpy_htod_async(slot.upload, frame, stream)
-
-    def letterbox() -> None:
-        kernels['letterbox'].prepared_async_call(
-            grid, LETTERBOX_BLOCK, stream, upload, planes, WIDTH, HEIGHT, 1, 1 / 255
-        )
+    copy = partial(drv.memcpy_htod_async, slot.upload, frame, stream)
+    letterbox = partial(device.letterbox, slot)
+    inside = partial(drv.memcpy_dtod_async, other, slot.upload, source_bytes, stream)
 
     def decoding() -> None:
         drv.memcpy_htod_async(slot.upload, request, stream)  # its counters begin at zero
-        kernels['select_anchors'].prepared_async_call(
-            cells, SELECT_BLOCK, stream, output, upload, candidates, CLASSES, CELLS
-        )
-        kernels['suppress'].prepared_async_call(
-            (1, 1, 1), SUPPRESS_BLOCK, stream, upload, candidates, answers, 1
-        )
-        drv.memcpy_dtoh_async(slot.answers_host, slot.answers, stream)
+        device.decode(slot)
 
-    def inside() -> None:
-        drv.memcpy_dtod_async(other, slot.upload, source_bytes, stream)
-
-    def timed(*work: Callable[[], None]) -> float:
+    def waited(*works: Callable[[], None]) -> Callable[[], None]:
         def run() -> None:
-            for one in work:
-                one()
+            for work in works:
+                work()
             stream.synchronize()
 
-        return median_ms(run, runs)
+        return run
 
-    copy_ms, both_ms = timed(copy), timed(copy, letterbox)
-    letterbox_ms, decode_ms = timed(letterbox), timed(decoding)
-    nothing_ms, inside_ms = timed(), timed(inside)
+    works = [(), (inside,), (copy,), (copy, letterbox), (letterbox,), (decoding,)]
+    times_ms = measure_rounds([waited(*each) for each in works], runs)
+    nothing_ms, inside_ms, copy_ms, both_ms, letterbox_ms, decode_ms = (
+        np.median(times_ms, axis=0).round(4).tolist()
+    )
     other.free()
     device_gb_s = 2 * source_bytes / max(inside_ms - nothing_ms, 1e-6) / 1e6
     return {
@@ -271,43 +268,40 @@ def time_stations(device: CudaDevice, runs: int) -> dict[str, Any]:
 def measure_frames(runs: int) -> dict[str, Any]:
     """Whole frames through the engine and its thread: graph and launches, one caller and two."""
     found: dict[str, Any] = {}
-    for batch in (1, 2):
-        pictures = camera_job(batch).pictures
-        for use_graph in (True, False):
-            with open_engine(batch, use_graph) as engine, ThreadPoolExecutor(2) as pool:
-                ask = partial(engine.detect, pictures, THRESHOLDS, NMS_IOU)
-                alone_ms = median_ms(ask, runs)
-                started = time.perf_counter()
-                for answer in [pool.submit(ask) for _ in range(runs)]:
-                    answer.result()
-                each_ms = (time.perf_counter() - started) / runs * 1e3
-                found[f'batch {batch}, {"graph" if use_graph else "launches"}'] = {
-                    'launches': engine.launches,
-                    'one_caller_ms': alone_ms,
-                    'two_callers_ms_per_frame': round(each_ms, 4),
-                }
+    for batch, use_graph in product((1, 2), (True, False)):
+        with open_engine(batch, use_graph) as engine, ThreadPoolExecutor(2) as pool:
+            ask = partial(engine.detect, [camera_picture()] * batch, THRESHOLDS, NMS_IOU)
+            (alone,) = measure_latencies([ask], runs)
+            started = time.perf_counter()
+            for answer in [pool.submit(ask) for _ in range(runs)]:
+                answer.result()
+            each_ms = (time.perf_counter() - started) / runs * 1e3
+            found[f'batch {batch}, {"graph" if use_graph else "launches"}'] = {
+                'launches': engine.launches,
+                'one_caller_ms': round(alone.median_ms, 4),
+                'two_callers_ms_per_frame': round(each_ms, 4),
+            }
     return found
 
 
 def search_leaks(frames: int, loads: int) -> dict[str, Any]:
     """Growth of memory over many frames of changing sizes, and over many loads."""
-    random = np.random.default_rng(5)
-    pictures = [
-        CameraPicture.of_bgr(road(random, *size)) for size in (CAMERA, (1080, 1920), (376, 672))
-    ]
+    sizes = (CAMERA, (1080, 1920), (376, 672))
+    pictures = [camera_picture('bgr8', *size) for size in sizes]
+
+    def search(engine: CudaEngine, count: int) -> None:
+        for picture in islice(cycle(pictures), count):
+            engine.detect([picture], THRESHOLDS, NMS_IOU)
+
     with open_engine() as engine:
-        for picture in pictures * WARM_UP_RUNS:
-            engine.detect([picture], THRESHOLDS, NMS_IOU)
+        search(engine, len(sizes) * WARM_UP_RUNS)
         before = memory_bytes()
-        for picture in islice(cycle(pictures), frames):
-            engine.detect([picture], THRESHOLDS, NMS_IOU)
+        search(engine, frames)
         by_frames = memory_bytes() - before
-    with open_engine():
-        pass
     before = memory_bytes()
     for _ in range(loads):
         with open_engine() as engine:
-            engine.detect([pictures[0]], THRESHOLDS, NMS_IOU)
+            search(engine, 1)
     by_loads = memory_bytes() - before
     return {
         what: {'count': count, **dict(zip(GROWTHS, grown.tolist(), strict=True))}

@@ -27,14 +27,14 @@ KERNELS = HERE.parent / 'cone_perception' / 'engines' / 'cuda'
 CLASSES = 5
 
 
-def compile_kernels(folder: Path, half: bool, more: str = '') -> ctypes.CDLL:
-    """The kernels, and more C++ behind them, as a library; skips the test where there is no g++."""
+def compile_kernels(folder: Path, half: bool) -> ctypes.CDLL:
+    """The kernels as a library; skips the test where there is no g++."""
     compiler = shutil.which('g++')
     if compiler is None:
         pytest.skip('needs g++')
     library = folder / f'kernels_{half}.so'
     source = folder / 'kernels.cpp'
-    source.write_text(f'#include "kernel_shim.hpp"\n{more}')
+    source.write_text('#include "kernel_shim.hpp"\n')
     halves = ['-DINPUT_HALF', '-DOUTPUT_HALF'] if half else []
     done = subprocess.run(
         [

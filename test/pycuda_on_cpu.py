@@ -184,7 +184,13 @@ class HostDriver:
 
     def memcpy_dtod_async(self, dest: Any, src: Any, size: int, stream: Any = None) -> None:
         self.fail('memcpy_dtod_async')
-        ctypes.memmove(int(dest), int(src), size)
+        to, source = int(dest), int(src)
+        self.queue(lambda: ctypes.memmove(to, source, size))
+
+    def to_device(self, bf_obj: Any) -> Any:
+        block = self.mem_alloc(bf_obj.nbytes)
+        ctypes.memmove(int(block), bf_obj.ctypes.data, bf_obj.nbytes)
+        return block
 
     def mem_get_info(self) -> tuple[int, int]:
         self.alive_in_context()
@@ -235,8 +241,6 @@ class _Function:
             assert grid[0] * block[0] >= width
             assert grid[1] * block[1] >= height
             call = (library.run_letterbox, [*given[:2], grid[2], *given[2:]])
-        elif self._name == 'stand_in':
-            call = (library.run_stand_in, [*given[:2], grid[1], *given[2:]])
         elif self._name == 'suppress':
             call = (library.run_suppress, [*given[:3], grid[0], given[3], 4])
         else:

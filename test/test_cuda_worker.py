@@ -17,7 +17,6 @@ from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
 class Adder:
     """A device whose jobs are numbers, or exceptions to raise; notes all that is done to it."""
 
-    slots: int = 2
     log: list[str] = field(default_factory=list)
     started: dict[int, object] = field(default_factory=dict)
     threads: set[str] = field(default_factory=set)

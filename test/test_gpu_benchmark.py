@@ -13,16 +13,9 @@ import pytest
 from kernels_on_cpu import compile_kernels
 from pycuda_on_cpu import HostDriver
 
-from cone_perception.engines.cuda.compile import KernelOptions, Nvrtc
+from cone_perception.engines import check
 
 BENCHMARKS = str(Path(__file__).parents[1] / 'benchmarks')
-RUN_STAND_IN = """
-extern "C" void run_stand_in(const float *input, float *output, int batch, int height, int width)
-{
-    loop_over_grid({blocks_for(width / 8 * (height / 8), 256), batch, 1}, {256, 1, 1},
-                   [=] { stand_in(input, output, height, width); });
-}
-"""
 
 
 @pytest.fixture(scope='module')
@@ -33,30 +26,23 @@ def gpu():
         return importlib.import_module('gpu')
 
 
-@pytest.fixture(scope='module')
-def stand_in(gpu):
-    return importlib.import_module('gpu_stand_in')
-
-
 @pytest.mark.slow
-def test_every_measurement_is_written_and_right(gpu, stand_in, tmp_path, monkeypatch, capsys):
-    driver = HostDriver(
-        compile_kernels(tmp_path, half=False, more=stand_in.STAND_IN + RUN_STAND_IN)
-    )
+def test_every_measurement_is_written_and_right(gpu, tmp_path, monkeypatch, capsys):
+    driver = HostDriver(compile_kernels(tmp_path, half=False))
     pycuda = types.ModuleType('pycuda')
     pycuda.VERSION_TEXT, pycuda.driver = '2026.1', driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, 'pycuda', pycuda)
     monkeypatch.setitem(sys.modules, 'pycuda.driver', driver)  # type: ignore[misc]
     compiler = types.SimpleNamespace(version='g++', compile=lambda source, arguments: b'code')
-    for module in (gpu, stand_in):
-        monkeypatch.setattr(module, 'find_compiler', lambda: compiler)
+    monkeypatch.setattr(gpu, 'find_compiler', lambda: compiler)
     device = 'cone_perception.engines.cuda.device'
     monkeypatch.setattr(f'{device}.load_kernels', lambda options, compiler: b'code')
     monkeypatch.setattr(f'{device}.find_compiler', lambda: compiler)
     monkeypatch.setattr(
         'cone_perception.engines.cuda.slot.import_bindings', lambda: driver.bindings
     )
-    monkeypatch.setattr(gpu, 'WARM_UP_RUNS', 1)
+    for module in (gpu, check):
+        monkeypatch.setattr(module, 'WARM_UP_RUNS', 1)
     monkeypatch.setattr(gpu, 'COPY_RATIO_LIMIT', 1e9)
     monkeypatch.setattr(gpu, 'GROWTH_LIMIT_BYTES', 1e9)
     out = tmp_path / 'gpu.json'
@@ -88,9 +74,3 @@ def test_what_is_not_as_it_must_be_is_said(gpu):
 def test_without_a_gpu_it_says_what_is_missing(gpu, capsys):
     assert gpu.main(['--frames', '1']) == 1
     assert 'error: pycuda cannot be imported' in capsys.readouterr().err
-
-
-def test_stand_in_compiles(stand_in):
-    pytest.importorskip('cuda.bindings.nvrtc')
-    code = Nvrtc().compile(stand_in.STAND_IN, KernelOptions(89).arguments)
-    assert b'stand_in' in code

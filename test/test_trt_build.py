@@ -30,7 +30,6 @@ from cone_perception.engines import Engine  # noqa: E402
 from cone_perception.engines import build_command as build_engine  # noqa: E402
 from cone_perception.engines import verify_command as verify_engine  # noqa: E402
 from cone_perception.engines.apart import follow  # noqa: E402
-from cone_perception.engines.check import Latency  # noqa: E402
 from cone_perception.engines.cpu.open import open_network  # noqa: E402
 from cone_perception.engines.events import BuildEvent  # noqa: E402
 from cone_perception.engines.tensorrt import fastest, gpu, provide  # noqa: E402
@@ -91,7 +90,7 @@ from cone_perception.model_card import (  # noqa: E402
     read_bundle,
 )
 from cone_perception.pages.page import render_page  # noqa: E402
-from cone_perception.pipeline import ConeDetector, StationTimes  # noqa: E402
+from cone_perception.pipeline import ConeDetector  # noqa: E402
 from cone_perception.types import Detections  # noqa: E402
 from training.export.quantise import quantise  # noqa: E402
 
@@ -669,20 +668,18 @@ class OnGpu:
 def test_time_from_720p_to_cones_is_that_of_all_stations(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moments of a clock that has run for long: only the time between them counts."""
-    began_ns = 10**15
 
-    class Stopwatch(ConeDetector):
-        def detect(self, *_: object) -> tuple[list[Detections], StationTimes]:
-            moments_ns = (began_ns + ms * 10**6 for ms in (0, 1, 3, 7))
-            return [], StationTimes(*moments_ns)
+    class Slow(ConeDetector):
+        def detect(self, *_: object) -> None:
+            time.sleep(0.007)
 
-    monkeypatch.setattr(verify_engine, 'ConeDetector', Stopwatch)
+    monkeypatch.setattr(verify_engine, 'ConeDetector', Slow)
     report = EngineReport('fp32.onnx', 'fp32', 1)
     engine = open_cpu(bundle, 'fp32')
     verify_engine.time_engines(write_reference(bundle), [(report, engine)], 3)
     engine.close()
-    assert report.frame_latency == Latency(7.0, 7.0, 3)
+    assert 7 <= report.frame_latency.median_ms <= report.frame_latency.p99_ms < 1000
+    assert report.frame_latency.runs == 3
 
 
 @pytest.mark.parametrize('shift_px, failure', [(0.0, ''), (0.8, 'decoding on the GPU differs')])

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,40 +235,39 @@ def _scale(expected: Float32, card: ModelCard) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds from the picture in host memory to the raw output in host memory."""
+    """Milliseconds from the picture in host memory to the answer in host memory."""
 
     median_ms: float
     p99_ms: float
     runs: int
 
 
-def measure_latencies(engines: Sequence[Engine], pictures: UInt8, runs: int) -> list[Latency]:
-    """Latency of each engine, see `measure_rounds`."""
+def measure_latencies(works: Sequence[Callable[[], object]], runs: int) -> list[Latency]:
+    """Latency of each, see `measure_rounds`."""
     return [
         Latency(float(np.median(times_ms)), float(np.percentile(times_ms, 99)), runs)
-        for times_ms in measure_rounds(engines, pictures, runs).T
+        for times_ms in measure_rounds(works, runs).T
     ]
 
 
-def measure_rounds(engines: Sequence[Engine], pictures: UInt8, rounds: int) -> Float64:
-    """Time engines in turns, so that a clock or another program that changes hits them alike.
+def measure_rounds(works: Sequence[Callable[[], object]], rounds: int) -> Float64:
+    """Time works in turns, so that a clock or another program that changes hits them alike.
 
-    pictures: (N, H, W, 3) uint8; as many as a batch takes are run, repeated where there are fewer.
-    Returns milliseconds, (rounds, engines). Each round begins with another engine.
+    Returns milliseconds, (rounds, works). Each round begins with another one.
     """
-    batches = [_batch(pictures, engine) for engine in engines]
-    for engine, batch in zip(engines, batches, strict=True):
+    for work in works:
         for _ in range(WARM_UP_RUNS):
-            engine.run(batch)
-    times_ms = np.zeros((rounds, len(engines)))
+            work()
+    times_ms = np.zeros((rounds, len(works)))
     for number, of_round in enumerate(times_ms):
-        for index in np.roll(range(len(engines)), -number):
+        for index in np.roll(range(len(works)), -number):
             started = time.perf_counter_ns()
-            engines[index].run(batches[index])
+            works[index]()
             of_round[index] = (time.perf_counter_ns() - started) / 1e6
     return times_ms
 
 
-def _batch(pictures: UInt8, engine: Engine) -> UInt8:
+def run_of(engine: Engine, pictures: UInt8) -> Callable[[], object]:
+    """One run of the engine on (N, H, W, 3) pictures, repeated where its batch takes more."""
     count = engine.info.input_shape[0]
-    return np.ascontiguousarray(np.resize(pictures, (count, *pictures.shape[1:])))
+    return partial(engine.run, np.resize(pictures, (count, *pictures.shape[1:])))

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,6 +29,7 @@ from cone_perception.engines.check import (
     measure_latencies,
     read_reference,
     run_all,
+    run_of,
 )
 from cone_perception.engines.events import BuildEvent, print_event
 from cone_perception.engines.machine import describe_host, installed_versions
@@ -208,19 +210,16 @@ def time_engines(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], ru
     """Time engines of one batch size in turns: the network alone, and a 720p picture to cones."""
     pictures, _ = read_reference(bundle)
     engines = [engine for _, engine in same]
-    for (report, _), latency in zip(same, measure_latencies(engines, pictures, runs), strict=True):
-        report.latency = latency
     random = np.random.default_rng(0)
     frame = Frame(random.integers(0, 256, (FRAME_HEIGHT_PX, FRAME_WIDTH_PX, 3), np.uint8))
-    for report, engine in same:
-        detector = ConeDetector(bundle.card, engine)
-        times_ms = []
-        for _ in range(runs):
-            _, stations = detector.detect([frame] * detector.batch, Filters())
-            times_ms.append(sum(stations.stations_ms().values()))
-        report.frame_latency = Latency(
-            float(np.median(times_ms)), float(np.percentile(times_ms, 99)), runs
-        )
+    frames = [frame] * same[0][0].batch
+    alone = [run_of(engine, pictures) for engine in engines]
+    whole = [
+        partial(ConeDetector(bundle.card, engine).detect, frames, Filters()) for engine in engines
+    ]
+    latencies, frame_latencies = (measure_latencies(works, runs) for works in (alone, whole))
+    for (report, _), latency, frame_latency in zip(same, latencies, frame_latencies, strict=True):
+        report.latency, report.frame_latency = latency, frame_latency
 
 
 @contextmanager

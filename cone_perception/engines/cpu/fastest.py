@@ -24,7 +24,7 @@ import numpy as np
 from cone_perception.accuracy.intervals import Float64
 from cone_perception.engines import Engine
 from cone_perception.engines.apart import run_apart, serve
-from cone_perception.engines.check import REFERENCE_FILE, check_engine, measure_rounds
+from cone_perception.engines.check import REFERENCE_FILE, check_engine, measure_rounds, run_of
 from cone_perception.engines.cpu.open import computes_bfloat16, network_of, open_network
 from cone_perception.engines.machine import processor_name, vector_instructions
 from cone_perception.errors import EngineError
@@ -218,7 +218,7 @@ def examine(order: CpuOrder, kept: Path) -> dict[str, Any]:
     if order.is_choice and len(names) > 1:
         shape = (1, order.bundle.card.height_px, order.bundle.card.width_px, 3)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        times_ms = measure_rounds(list(engines.values()), noise, ROUNDS)
+        times_ms = measure_rounds([run_of(each, noise) for each in engines.values()], ROUNDS)
         fastest = choose(names, times_ms)
         medians = np.median(times_ms, axis=0).tolist()
         found['medians_ms'] = dict(zip(names, medians, strict=True))

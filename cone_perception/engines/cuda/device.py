@@ -36,9 +36,7 @@ SLOTS = 2
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: does not wait for PyTorch's default stream in the same process."""
 
-LETTERBOX_BLOCK = (32, 8, 1)
-SELECT_BLOCK = (256, 1, 1)
-SUPPRESS_BLOCK = (256, 1, 1)
+LETTERBOX_BLOCK, DECODE_BLOCK = (32, 8, 1), (256, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +61,10 @@ class CameraAnswer:
 
 
 class CudaDevice:
-    """Runs a network on camera pictures, up to `slots` jobs at once.
+    """Runs a network on camera pictures, up to SLOTS jobs at once.
 
     start and finish raise GpuMemoryError, EngineLostError, or what is wrong with the job alone.
     """
-
-    slots = SLOTS
 
     def __init__(
         self,
@@ -84,7 +80,7 @@ class CudaDevice:
         self._load_network = load_network
         self._preprocessing = preprocessing
         self._network: Network | None = None
-        self._slots: list[Slot] = []
+        self.slots: list[Slot] = []
         self._module: Any = None
         self._kernels: dict[str, Any] = {}
         self._no_graph = '' if use_graph else 'a graph was not wanted'
@@ -101,7 +97,7 @@ class CudaDevice:
         try:
             with self._translating():
                 self._copies = self._drv.Stream(_NON_BLOCKING)
-                self._work = self._drv.Stream(_NON_BLOCKING)
+                self.stream = self._drv.Stream(_NON_BLOCKING)
                 self._load()
         except EngineLostError:
             raise
@@ -122,19 +118,19 @@ class CudaDevice:
     def start(self, slot: int, job: CameraJob) -> None:
         """Begin a job; return before it is done."""
         with self._translating():
-            self._start(self._slots[slot], job)
+            self._start(self.slots[slot], job)
 
     def is_done(self, slot: int) -> bool:
         """True where finish would return at once, or raise. Never raises."""
         try:
-            return bool(self._slots[slot].done.query())
+            return bool(self.slots[slot].done.query())
         except self._drv.Error:
             return True  # finish meets it too, and says what it is
 
     def finish(self, slot: int) -> CameraAnswer:
         """Wait for the slot's job."""
         with self._translating():
-            return self._finish(self._slots[slot])
+            return self._finish(self.slots[slot])
 
     def reload(self) -> None:
         """Give back all memory and load again."""
@@ -150,7 +146,7 @@ class CudaDevice:
         try:
             try:
                 self._unload()
-                self._copies = self._work = None
+                self._copies = self.stream = None
             finally:
                 self._context.pop()
             self._context.detach()
@@ -177,29 +173,29 @@ class CudaDevice:
             ('suppress', 'PPPi'),
         ):
             self._kernels[name] = self._module.get_function(name).prepare(arguments)
-        self._slots = []
+        self.slots = []
         grey = CameraPicture.of_bgr(np.full((32, 32, 3), 114, np.uint8))
         warm_up = CameraJob([grey] * network.input_shape[0], np.ones(MAX_CLASSES, np.float32), 0.5)
         for _ in range(SLOTS):
             slot = Slot(self._drv, network)
-            self._slots.append(slot)
+            self.slots.append(slot)
             # TensorRT wants one run before a capture, and the first one allocates.
             self._start(slot, warm_up)
             self._finish(slot)
-        for slot in self._slots:
+        for slot in self.slots:
             self._capture(slot)
 
     def _unload(self) -> None:
-        if self._slots:
+        if self.slots:
             self._drv.Context.synchronize()
-        for slot in self._slots:
+        for slot in self.slots:
             slot.drop_graph()
         if self._network is not None:
             self._network.close()
             self._network = None
-        for slot in self._slots:
+        for slot in self.slots:
             slot.free()
-        self._slots = []
+        self.slots = []
         self._kernels = {}
         self._module = None
 
@@ -219,14 +215,14 @@ class CudaDevice:
         slot.pictures = len(job.pictures)
         self._drv.memcpy_htod_async(slot.upload, slot.upload_host[:needed], self._copies)
         slot.uploaded.record(self._copies)
-        self._work.wait_for_event(slot.uploaded)
+        self.stream.wait_for_event(slot.uploaded)
         if slot.graph is None:
             self._launch(slot)
         else:
             slot.graph.launch()
         if job.raw:
-            self._drv.memcpy_dtoh_async(slot.output_host, slot.output, self._work)
-        slot.done.record(self._work)
+            self._drv.memcpy_dtoh_async(slot.output_host, slot.output, self.stream)
+        slot.done.record(self.stream)
 
     def _finish(self, slot: Slot) -> CameraAnswer:
         slot.done.synchronize()
@@ -241,44 +237,55 @@ class CudaDevice:
 
     def _launch(self, slot: Slot) -> None:
         """Queue everything between upload and answer; also what a graph is captured from."""
-        network, kernels, work = self.network, self._kernels, self._work
-        batch, _, height, width = network.input_shape
+        self.letterbox(slot)
+        self.network.enqueue(self.stream, int(slot.input), int(slot.output))
+        self.decode(slot)
+
+    def letterbox(self, slot: Slot) -> None:
+        """Queue: the pictures that were uploaded -> the network's input."""
+        batch, _, height, width = self.network.input_shape
+        columns, rows, _ = LETTERBOX_BLOCK
+        grid = (_blocks(width, columns), _blocks(height, rows), batch)
         rgb = int(self._preprocessing.colour_order == 'rgb')
-        kernels['letterbox'].prepared_async_call(
-            (_blocks(width, LETTERBOX_BLOCK[0]), _blocks(height, LETTERBOX_BLOCK[1]), batch),
-            LETTERBOX_BLOCK,
-            work,
-            *(int(slot.upload), int(slot.input), width, height, rgb, self._preprocessing.scale),
-        )
-        network.enqueue(work, int(slot.input), int(slot.output))
-        memory = (int(slot.output), int(slot.upload), int(slot.candidates))
-        _, rows, boxes = network.output_shape
-        if anchors := guess_layout(network.output_shape) == 'anchors':
-            select, sizes = kernels['select_anchors'], [rows - 4, boxes]
+        memory, scale = (slot.upload, slot.input), self._preprocessing.scale
+        self._call('letterbox', grid, LETTERBOX_BLOCK, memory, width, height, rgb, scale)
+
+    def decode(self, slot: Slot) -> None:
+        """Queue: the network's output -> the answer, in this process's memory."""
+        batch, rows, boxes = self.network.output_shape
+        memory = (slot.output, slot.upload, slot.candidates)
+        if anchors := guess_layout(self.network.output_shape) == 'anchors':
+            grid = (_blocks(boxes, DECODE_BLOCK[0]), batch, 1)
+            self._call('select_anchors', grid, DECODE_BLOCK, memory, rows - 4, boxes)
         else:
-            boxes = rows
-            select, sizes = kernels['select_boxes'], [boxes]
-        grid = (_blocks(boxes, SELECT_BLOCK[0]), batch, 1)
-        select.prepared_async_call(grid, SELECT_BLOCK, work, *memory, *sizes)
-        kernels['suppress'].prepared_async_call(
-            (batch, 1, 1),
-            SUPPRESS_BLOCK,
-            work,
-            *(int(slot.upload), int(slot.candidates), int(slot.answers), int(anchors)),
-        )
-        self._drv.memcpy_dtoh_async(slot.answers_host, slot.answers, work)
+            grid = (_blocks(rows, DECODE_BLOCK[0]), batch, 1)
+            self._call('select_boxes', grid, DECODE_BLOCK, memory, rows)
+        memory = (slot.upload, slot.candidates, slot.answers)
+        self._call('suppress', (batch, 1, 1), DECODE_BLOCK, memory, int(anchors))
+        self._drv.memcpy_dtoh_async(slot.answers_host, slot.answers, self.stream)
+
+    def _call(
+        self,
+        kernel: str,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        memory: Sequence[Any],
+        *numbers: float,
+    ) -> None:
+        call = self._kernels[kernel].prepared_async_call
+        call(grid, block, self.stream, *map(int, memory), *numbers)
 
     def _capture(self, slot: Slot) -> None:
         """Put what _launch queues into one graph; where that cannot be, say why in `launches`."""
         if self._no_graph:
             return
         try:
-            self._work.synchronize()
-            slot.graph = CudaGraph(self._work, lambda: self._launch(slot))
+            self.stream.synchronize()
+            slot.graph = CudaGraph(self.stream, lambda: self._launch(slot))
         except ImportError as error:
             self._no_graph = f"no cuda-bindings ({error}); pip install 'cuda-bindings>=13'"
         except (EngineError, self._drv.Error, RuntimeError) as error:
-            for captured in self._slots:
+            for captured in self.slots:
                 captured.drop_graph()
             self._no_graph = f'the capture of a CUDA graph failed ({error})'
 

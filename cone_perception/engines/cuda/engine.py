@@ -20,7 +20,7 @@ import numpy as np
 
 from cone_perception.decode import decode
 from cone_perception.engines import EngineInfo
-from cone_perception.engines.cuda.device import CameraAnswer, CameraJob, CudaDevice
+from cone_perception.engines.cuda.device import SLOTS, CameraAnswer, CameraJob, CudaDevice
 from cone_perception.engines.cuda.request import FORMATS, guess_layout, read_answer, upload_bytes
 from cone_perception.engines.cuda.slot import Network
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
@@ -235,7 +235,7 @@ class CudaWorker:
 
     def _serve(self, device: CudaDevice) -> None:
         """Do what comes until close(). Raises EngineLostError after telling who waits."""
-        free = list(range(device.slots))
+        free = list(range(SLOTS))
         under_way: deque[tuple[int, _Work]] = deque()
         may_reload = True
         # A job that came while the one before was waited for has waited in vain. From then on the

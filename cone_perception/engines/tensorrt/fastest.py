@@ -13,6 +13,7 @@ from cone_perception.engines.check import (
     check_plan,
     measure_latencies,
     read_reference,
+    run_of,
 )
 from cone_perception.engines.tensorrt.order import EngineOrder
 from cone_perception.engines.tensorrt.plans import EnginePlan, writing
@@ -92,7 +93,7 @@ def build_engines(orders: Sequence[EngineOrder], say: Callable[[str], None]) -> 
             raise refusal
         if len(built) == 1:
             return built
-        latencies = measure_latencies(engines, pictures, RUNS)
+        latencies = measure_latencies([run_of(each, pictures) for each in engines], RUNS)
         return [replace(e, latency=each) for e, each in zip(built, latencies, strict=True)]
 
 
