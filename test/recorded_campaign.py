@@ -209,13 +209,19 @@ def _write_results(folder: Path, epochs: int, start: float, gain: float, rate: f
 
 def _write_verification(folder: CampaignFolder, name: str, counts: dict[str, int]) -> None:
     boxes = dict(zip(CLASS_NAMES, (900, 40, 300, 20, 880), strict=True))
+    distributions = {
+        'classes': [*boxes.values()],
+        'box heights': [*range(39)],
+        'boxes per picture': [*range(61)],
+        'picture sizes': [[1280, 720, 40]],
+    }
     report = DataReport(
         path=Path(f'/somewhere/{name}/data.yaml'),
         expected=counts,
         names=CLASS_NAMES,
         mapping=dict(enumerate(range(len(CLASS_NAMES)))),
         counts={
-            split: SplitCounts(count, 3, 0, boxes, (8.0, 15.0, 24.0, 40.0, 90.0))
+            split: SplitCounts(count, 3, 0, boxes, (8.0, 15.0, 24.0, 40.0, 90.0), distributions)
             for split, count in counts.items()
         },
         problems=(),
@@ -225,8 +231,6 @@ def _write_verification(folder: CampaignFolder, name: str, counts: dict[str, int
     )
     folder.verification(name).parent.mkdir(parents=True)
     folder.verification(name).write_text(json.dumps(report.to_json()))
-    plot = np.full((200, 300, 3), 240, np.uint8)
-    cv2.imwrite(str(folder.distributions(name)), plot)
 
 
 def _write_leaks(folder: CampaignFolder, names: list[str]) -> None:

@@ -105,8 +105,7 @@ def campaign(
     monkeypatch.setattr('training.judging.evaluate.predict', stand_in.predict)
     monkeypatch.setattr(judge, 'write_pages', write_nothing)
     monkeypatch.setattr('os.fsync', lambda _: None)
-    for plots in ('data.report.write_distributions', 'judging.plots.write_plots'):
-        monkeypatch.setattr(f'training.{plots}', lambda *_: None)
+    monkeypatch.setattr('training.judging.plots.write_plots', lambda *_: None)
     return stand_in
 
 

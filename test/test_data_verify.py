@@ -489,14 +489,16 @@ def test_only_what_is_trained_on_must_be_as_the_manifest_says(data: Path) -> Non
 def test_command_prints_writes_and_says_by_status(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip('matplotlib')
     expect = ['--expect', *(f'{split}={count}' for split, count in COUNTS.items())]
     command = ['data', 'verify', str(data), *expect]
-    out = ['--json', str(tmp_path / 'r' / 'report.json'), '--plot', str(tmp_path / 'r' / 'd.png')]
+    out = ['--json', str(tmp_path / 'r' / 'report.json'), '--plot', str(tmp_path / 'r' / 'd.html')]
     assert main([*command, *out]) == 0
     assert 'fine' in capsys.readouterr().out
     assert json.loads((tmp_path / 'r' / 'report.json').read_text())['ok'] is True
-    assert cv2.imread(str(tmp_path / 'r' / 'd.png')) is not None
+    page = (tmp_path / 'r' / 'd.html').read_text()
+    for kind in ('classes', 'box heights', 'boxes per picture', 'picture sizes'):
+        assert f'"title":{{"text":"{kind}"}}' in page
+    assert main([*command, '--plot', 'distributions.png']) == 1
     write_label(data, 'train', 0, '0 0.5 0.5 0.1 0.1\n' * 2)
     assert main(command) == 0
     assert main([*command, '--strict']) == 1

@@ -113,7 +113,7 @@ def verify(campaign: Campaign) -> dict[str, Any]:
     So the data sets themselves stay as they are, though Ultralytics mends pictures in place and
     writes its caches beside the labels. Raises CampaignStoppedError for a fatal problem.
     """
-    from training.data.report import write_distributions, write_normalised
+    from training.data.report import write_normalised
     from training.data.verify import verify_dataset
 
     folder, recipe = campaign.folder, campaign.recipe
@@ -121,7 +121,6 @@ def verify(campaign: Campaign) -> dict[str, Any]:
     for name in used_datasets(recipe):
         report = verify_dataset(recipe.data_folder(name), recipe.datasets[name].images)
         write_json(folder.verification(name), report.to_json())
-        write_distributions(report, folder.distributions(name))
         pictures[name] = {split: counts.pictures for split, counts in report.counts.items()}
         manifests[name] = report.manifest_sha256
         fatal = [str(p) for p in report.problems if p.fatal or p.kind == 'to-label']

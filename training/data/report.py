@@ -1,24 +1,32 @@
-"""A data set as verified: its counts and problems, their picture, and a set to train on."""
+"""A data set as verified: its counts and problems, their page, and a set to train on."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.labels import LabelledPicture, label_text
 from cone_perception.dataset.layout import Problem, write_data_yaml
 from cone_perception.errors import DataError, told_as
 from cone_perception.files import without_nan
-from cone_perception.pictures.draw import CLASS_COLOURS, short_name
+from cone_perception.pages.blocks import Cell, Chart, Page, Piece, Section, Table
+from cone_perception.pages.charts import SERIES_COLOURS, chart, dots, line
+from cone_perception.pages.page import write_page
+from cone_perception.pictures.draw import short_name
 from cone_perception.types import Float32
 
 HEIGHT_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+HEIGHT_EDGES_PX = np.geomspace(2, 400, 40)
+MOST_BOXES = 60
+"""A picture with more counts as one with so many in the distribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,8 @@ class SplitCounts:
     pictures: as listed. background: without a box. dropped: what Ultralytics would leave out.
     boxes: per class of the project, faulty lines left out. height_px: quantiles
     (HEIGHT_QUANTILES) of the boxes' heights, in pixels of the picture; empty without boxes.
+    distributions: what `distribution_charts` draws: boxes per class and per bin of HEIGHT_EDGES_PX,
+    pictures with 0, 1, 2 ... boxes, (width, height, pictures) of each picture size.
     """
 
     pictures: int
@@ -35,6 +45,7 @@ class SplitCounts:
     dropped: int
     boxes: Mapping[str, int]
     height_px: tuple[float, ...]
+    distributions: Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,61 +97,101 @@ def map_rows(rows: Float32, mapping: Mapping[int, int]) -> Float32:
     return known
 
 
-def box_heights_px(pictures: Iterable[LabelledPicture]) -> Float32:
-    """(N,) heights of all boxes, in pixels of their pictures."""
-    heights = [picture.labels.rows[:, 4] * picture.size_px[1] for picture in pictures]
-    return np.concatenate([np.zeros(0, np.float32), *heights]).astype(np.float32)
-
-
-def count_split(pictures: Iterable[LabelledPicture], mapping: Mapping[int, int]) -> SplitCounts:
-    entries = list(pictures)
-    rows = [map_rows(picture.labels.rows, mapping)[:, 0] for picture in entries]
+def count_split(pictures: Collection[LabelledPicture], mapping: Mapping[int, int]) -> SplitCounts:
+    rows = [map_rows(picture.labels.rows, mapping)[:, 0] for picture in pictures]
     classes = np.concatenate([np.zeros(0), *rows]).astype(int)
     boxes = np.bincount(classes, minlength=len(CLASS_NAMES)).tolist()
-    heights = box_heights_px(entries)
+    per_picture = np.array([len(picture.labels.rows) for picture in pictures], int)
+    tall = [picture.labels.rows[:, 4] * picture.size_px[1] for picture in pictures]
+    heights = np.concatenate([np.zeros(0, np.float32), *tall])
+    shown_px = heights.clip(HEIGHT_EDGES_PX[0], HEIGHT_EDGES_PX[-1])
+    shown_boxes = np.bincount(per_picture.clip(max=MOST_BOXES), minlength=MOST_BOXES + 1)
+    sizes = Counter(picture.size_px for picture in pictures)
     return SplitCounts(
-        pictures=len(entries),
-        background=sum(not len(picture.labels.rows) for picture in entries),
-        dropped=sum(picture.dropped for picture in entries),
+        pictures=len(pictures),
+        background=int((per_picture == 0).sum()),
+        dropped=sum(picture.dropped for picture in pictures),
         boxes=dict(zip(CLASS_NAMES, boxes, strict=True)),
         height_px=tuple(np.quantile(heights, HEIGHT_QUANTILES).round(2).tolist())
         if len(heights)
         else (),
+        distributions={
+            'classes': boxes,
+            'box heights': np.histogram(shown_px, HEIGHT_EDGES_PX)[0].tolist(),
+            'boxes per picture': shown_boxes.tolist(),
+            'picture sizes': [[*size, number] for size, number in sizes.items()],
+        },
     )
 
 
-def write_distributions(report: DataReport, path: Path) -> None:
-    """Draw the report's counts and sizes into a PNG file, one line per split."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def split_table(report: DataReport) -> list[list[str]]:
+    """A head and a row per split: for the terminal and for the page."""
+    head = ['split', 'pictures', 'expected', 'backgr.', 'dropped']
+    rows = [[*head, *map(short_name, CLASS_NAMES), 'median']]
+    for split, counts in report.counts.items():
+        numbers = [counts.background, counts.dropped, *counts.boxes.values()]
+        median = f'{counts.height_px[2]:.0f} px' if counts.height_px else '-'
+        expected = report.expected.get(split, '-')
+        rows.append([split, *map(str, [counts.pictures, expected, *numbers]), median])
+    return rows
 
-    splits = [split for split, pictures in report.pictures.items() if pictures]
-    figure = Figure(figsize=(15, 1 + 2.8 * max(1, len(splits))), layout='constrained')
-    FigureCanvasAgg(figure)
-    figure.suptitle(report.path.parent.name)
-    axes = figure.subplots(max(1, len(splits)), 4, squeeze=False)
-    names = [short_name(name) for name in CLASS_NAMES]
-    colours = [tuple(value / 255 for value in CLASS_COLOURS[name][::-1]) for name in CLASS_NAMES]
-    edges_px = np.geomspace(2, 400, 40)
-    for line, split in zip(axes, splits, strict=False):
-        pictures, counts = report.pictures[split], report.counts[split]
-        bars = line[0].barh(names, [counts.boxes[name] for name in CLASS_NAMES], color=colours)
-        line[0].bar_label(bars, padding=2, fontsize=8)
-        line[0].margins(x=0.2)
-        line[0].invert_yaxis()
-        line[0].set(title=f'{split}: {counts.pictures} pictures', xlabel='boxes')
-        heights_px = box_heights_px(pictures)
-        line[1].hist(heights_px.clip(edges_px[0], edges_px[-1]), bins=edges_px, color='0.4')
-        line[1].set(title='box heights', xlabel='pixels of the picture', xscale='log')
-        boxes = [len(picture.labels.rows) for picture in pictures]
-        line[2].hist(boxes, bins=np.arange(max(boxes) + 2) - 0.5, color='0.4')
-        line[2].set(title='boxes per picture', xlabel='boxes')
-        sizes = np.array([picture.size_px for picture in pictures])
-        found, number = np.unique(sizes, axis=0, return_counts=True)
-        line[3].scatter(found[:, 0], found[:, 1], s=10 + 200 * number / number.sum(), alpha=0.5)
-        line[3].set(title='picture sizes', xlabel='width, px', ylabel='height, px')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+
+def write_data_page(path: Path, report: DataReport) -> None:
+    """Write the counts, their distributions and the problems as a page. Raises OutputError."""
+    head, *rows = split_table(report)
+    problems: list[list[Piece]] = [
+        [Cell(each.kind, tone='bad' if each.fatal else ''), str(each)] for each in report.problems
+    ]
+    page = Page(
+        f'Data set {report.path.parent.name}',
+        f'Manifest: {report.manifest_sha256 or "none"}.',
+        badge='fine' if report.ok else 'not fit for training',
+        tone='good' if report.ok else 'bad',
+        sections=[
+            Section('Splits', [Table(head, rows)]),
+            Section('Distributions', list(distribution_charts(report.to_json()['counts']))),
+            Section('Problems', [Table(['kind', 'what'], problems, words=[1])]),
+        ],
+    )
+    write_page(path, page)
+
+
+def distribution_charts(counts: Mapping[str, Mapping[str, Any]], name: str = '') -> Iterator[Chart]:
+    """Yield charts of a data set's splits.
+
+    counts: as DataReport.to_json has them. name: of the data set, where a page shows several.
+    """
+    splits = {split: each['distributions'] for split, each in counts.items() if each['pictures']}
+
+    def shares(kind: str, at: npt.ArrayLike, x: str = '', **axis: Any) -> Chart:
+        counted = [(split, found[kind]) for split, found in splits.items()]
+        return share_chart(f'{name} {kind}'.strip(), counted, at, x, **axis)
+
+    classes = np.arange(len(CLASS_NAMES))
+    yield shares('classes', classes, tickvals=classes, ticktext=[*map(short_name, CLASS_NAMES)])
+    middle_px = np.sqrt(HEIGHT_EDGES_PX[:-1] * HEIGHT_EDGES_PX[1:])
+    yield shares('box heights', middle_px, 'pixels of the picture', type='log')
+    yield shares('boxes per picture', np.arange(MOST_BOXES + 1), 'boxes')
+    sizes = []
+    for (split, found), colour in zip(splits.items(), SERIES_COLOURS, strict=False):
+        width_px, height_px, pictures = np.array(found['picture sizes']).T
+        sizes.append(dots(split, width_px, height_px, colour, text=pictures))
+    title = f'{name} picture sizes'.strip()
+    yield chart(title, sizes, title=title, x='width, px', y='height, px', height_px=220, half=True)
+
+
+def share_chart(
+    name: str, counted: Iterable[tuple[str, npt.ArrayLike]], at: npt.ArrayLike, x: str, **axis: Any
+) -> Chart:
+    """A chart of counts in bins, as shares of their sum.
+
+    counted: counts by the name of what they are of. at: the bins' middles. axis: more of x's axis.
+    """
+    traces = []
+    for (of, counts), colour in zip(counted, SERIES_COLOURS, strict=False):
+        share = np.asarray(counts) / max(1, np.sum(counts))
+        traces.append(line(of, at, share, colour, shape='hvh'))
+    return chart(name, traces, title=name, x=x, y='share', height_px=220, half=True, x_axis=axis)
 
 
 def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path] = ()) -> Path:

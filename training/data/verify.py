@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cone_perception.arguments import text_table
 from cone_perception.classes import CLASS_NAMES, map_classes
 from cone_perception.dataset.labels import LabelledPicture, read_pictures
 from cone_perception.dataset.layout import (
@@ -21,10 +22,16 @@ from cone_perception.dataset.layout import (
     read_layout,
     stray_label,
 )
-from cone_perception.errors import DataError
+from cone_perception.errors import DataError, SettingsError
 from cone_perception.files import write_json
 from training.data.manifest import MANIFEST, check_manifest, read_manifest
-from training.data.report import DataReport, count_split, write_distributions, write_normalised
+from training.data.report import (
+    DataReport,
+    count_split,
+    split_table,
+    write_data_page,
+    write_normalised,
+)
 from training.recipe.sources import SOURCES, parse_counts
 
 DROPPED_SHARE = 0.01
@@ -223,7 +230,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expect = f'how many pictures there should be {known}'
     parser.add_argument('--expect', nargs='+', default=[], metavar='SPLIT=PICTURES', help=expect)
     parser.add_argument('--json', type=Path, help='write the report here')
-    parser.add_argument('--plot', type=Path, help='write the distributions here, as PNG')
+    parser.add_argument(
+        '--plot', type=Path, help='write a page with the distributions here (.html)'
+    )
     parser.add_argument(
         '--normalise', type=Path, metavar='FOLDER', help='write a set that can be trained on here'
     )
@@ -234,6 +243,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify, print, write what was asked for; status 1 when there is a fatal problem."""
+    if args.plot and args.plot.suffix != '.html':
+        raise SettingsError(f'--plot {args.plot}: it is a page now, so name it .html.')
     expected = parse_counts(args.expect)
     folder = args.path if args.path.is_dir() else args.path.parent
     if not expected and folder.absolute().name in SOURCES:
@@ -243,7 +254,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_json(args.json, report.to_json())
     if args.plot:
-        write_distributions(report, args.plot)
+        write_data_page(args.plot, report)
     if args.normalise:
         print(f'normalised: {write_normalised(report, args.normalise)}')
     return 1 if not report.ok or (args.strict and report.problems) else 0
@@ -252,18 +263,7 @@ def run(args: argparse.Namespace) -> int:
 def print_report(report: DataReport) -> None:
     """A table of the splits, then the problems by kind."""
     print(f'{report.path}  manifest {report.manifest_sha256[:12] or "none"}')
-    header = ''.join(f'{name.removesuffix("_cone"):>14}' for name in CLASS_NAMES)
-    print(
-        f'  {"split":6}{"pictures":>9}{"expected":>9}{"backgr.":>8}{"dropped":>8}{header}  median'
-    )
-    for split, counts in report.counts.items():
-        boxes = ''.join(f'{counts.boxes[name]:14}' for name in CLASS_NAMES)
-        expected = report.expected.get(split, '-')
-        median = f'{counts.height_px[2]:.0f} px' if counts.height_px else '-'
-        print(
-            f'  {split:6}{counts.pictures:9}{expected:>9}{counts.background:8}{counts.dropped:8}'
-            f'{boxes}{median:>8}'
-        )
+    print('\n'.join(f'  {line}' for line in text_table(split_table(report), words=[0])))
     by_kind: dict[tuple[bool, str], list[Problem]] = defaultdict(list)
     for problem in report.problems:
         by_kind[not problem.fatal, problem.kind].append(problem)

@@ -22,6 +22,9 @@ from cone_perception.engines.cpu.openvino import OpenVinoEngine
 from cone_perception.errors import ModelError
 from cone_perception.files import write_json
 from cone_perception.model_card import NetworkFile, Preprocessing, file_sha256
+from cone_perception.pages.blocks import Page, Section
+from cone_perception.pages.charts import bars, chart
+from cone_perception.pages.page import write_page
 from cone_perception.types import Float32, OutputLayout, Precision, UInt8
 from training.export.quantise import LAST, Steps, convolutions_of, quantise
 
@@ -137,22 +140,23 @@ def steps_without(steps: Steps, original: onnx.ModelProto, kept: Collection[str]
 def write_evidence(
     folder: Path, measured: Sequence[BlockSensitivity], kept: Collection[str]
 ) -> None:
-    """Write sensitivity.json, and sensitivity.png: a bar for each block, two colours."""
-    from matplotlib.figure import Figure
-
+    """Write sensitivity.json, and sensitivity.html: a bar for each block, two colours."""
     rows = [{**asdict(block), 'in_float': block.block in kept} for block in measured]
     write_json(folder / 'sensitivity.json', {'blocks': rows, 'kept_in_float': [*kept]})
-    figure = Figure(figsize=(7.5, 0.8 + 0.22 * len(measured)), layout='constrained')
-    axis = figure.subplots()
-    names = [block.block for block in measured]
-    colours = ['#c05020' if name in kept else '#1f6fb4' for name in names]
-    axis.barh(range(len(names)), [block.score_error for block in measured], 0.7, color=colours)
-    axis.set_yticks(range(len(names)), names, fontsize=8)
-    axis.invert_yaxis()
-    axis.set_xlabel(
-        f'score error of the {TOP} best boxes with this block alone in INT8; orange: stays in float'
+    traces = []
+    for name, colour, in_float in (('INT8', '--blue', False), ('stays in float', '--orange', True)):
+        own = [block for block in measured if (block.block in kept) == in_float]
+        errors, blocks = [block.score_error for block in own], [block.block for block in own]
+        traces.append(bars(name, errors, blocks, colour, orientation='h'))
+    shown = chart(
+        'sensitivity',
+        traces,
+        x=f'score error of the {TOP} best boxes with this block alone in INT8',
+        height_px=100 + 20 * len(measured),
+        y_axis={'categoryarray': [block.block for block in measured], 'autorange': 'reversed'},
+        margin={'l': 130},
     )
-    figure.savefig(folder / 'sensitivity.png', dpi=110)
+    write_page(folder / 'sensitivity.html', Page('Sensitivity', sections=[Section('', [shown])]))
 
 
 def _outputs(

@@ -10,6 +10,7 @@ from typing import Any
 from cone_perception.pages.blocks import Block, Bullets, Listing, Table, Text
 from cone_perception.pictures.draw import short_name
 from training.campaign.progress import duration
+from training.data.report import distribution_charts
 from training.report.markdown import PictureFile
 from training.report.numbers import count, time_text
 from training.runs.record import CampaignRecord
@@ -88,10 +89,9 @@ def data(record: CampaignRecord) -> Iterator[Block]:
     for name, report in record.verifications.items():
         if report:
             yield from _verification(record, name, report)
-    for name in record.verifications:
-        path = record.folder.distributions(name)
-        if path.is_file():
-            yield PictureFile(str(path), f'{name}: classes and sizes.')
+    for name, report in record.verifications.items():
+        if report:
+            yield from distribution_charts(report['counts'], name)
 
 
 def _verification(record: CampaignRecord, name: str, report: Mapping[str, Any]) -> Iterator[Block]:

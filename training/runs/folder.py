@@ -97,10 +97,6 @@ class CampaignFolder:
     def verification(self, dataset: str) -> Path:
         return self.data(dataset) / 'verify.json'
 
-    def distributions(self, dataset: str) -> Path:
-        """Picture of the class and size distributions."""
-        return self.data(dataset) / 'distributions.png'
-
     def data_yaml(self, dataset: str) -> Path:
         """The data set as it is evaluated: every split whole, the project's classes."""
         return self.data(dataset) / 'data.yaml'

@@ -24,11 +24,12 @@ from cone_perception.pages.blocks import (
     Table,
     Text,
 )
-from cone_perception.pages.charts import chart, dots, line
+from cone_perception.pages.charts import SERIES_COLOURS, chart, dots
 from cone_perception.pages.page import embed_picture, write_page
 from cone_perception.pictures.draw import short_name
 from training.data.gap.measure import measure_gap
 from training.data.gap.report import HALVINGS, GapReport
+from training.data.report import share_chart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +82,6 @@ def print_gap(report: GapReport) -> None:
 
 BINS = 40
 THUMBNAIL_PX = 320
-COLOURS = ('--blue', '--orange')
-"""Of the first set and of the second."""
 
 
 def write_gap_page(path: Path, report: GapReport) -> None:
@@ -129,25 +128,12 @@ def _distributions(report: GapReport) -> Iterator[Chart]:
         else:
             low, high = np.quantile(np.concatenate(values), [0.005, 0.995])
             edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
-        middle = (edges[1:] + edges[:-1]) / 2
-        yield chart(
-            entry.name,
-            [
-                line(
-                    sample.name,
-                    middle,
-                    np.histogram(found, edges)[0] / max(len(found), 1),
-                    colour,
-                    shape='hvh',
-                )
-                for sample, found, colour in zip(samples, values, COLOURS, strict=True)
-            ],
-            x=f'{entry.name} ({entry.unit})' if entry.unit else entry.name,
-            y='share',
-            height_px=220,
-            half=True,
-            x_axis=axis,
-        )
+        counted = [
+            (sample.name, np.histogram(found, edges)[0])
+            for sample, found in zip(samples, values, strict=True)
+        ]
+        title = f'{entry.name} ({entry.unit})' if entry.unit else entry.name
+        yield share_chart(entry.name, counted, (edges[1:] + edges[:-1]) / 2, title, **axis)
 
 
 def _embedding(report: GapReport) -> Iterator[Section]:
@@ -162,7 +148,7 @@ def _embedding(report: GapReport) -> Iterator[Section]:
             [
                 dots(sample.name, part @ axes[0], part @ axes[1], colour, opacity=0.6)
                 for sample, part, colour in zip(
-                    (report.a, report.b), (found.a, found.b), COLOURS, strict=True
+                    (report.a, report.b), (found.a, found.b), SERIES_COLOURS, strict=False
                 )
             ],
             height_px=400,
