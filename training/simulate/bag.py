@@ -93,7 +93,7 @@ def drive_frames(
         for eye in EYES if stereo else EYES[:1]:
             shift = -BASELINE_M if eye == 'right' else 0.0
             position = (x - shift * math.sin(yaw), y + shift * math.cos(yaw), up)
-            here = camera.moved(position, yaw, pitch, roll)
+            here = replace(camera, position_m=position, yaw_rad=yaw, pitch_rad=pitch, roll_rad=roll)
             result = render(scene, here, library, settings, ego, lens)
             noise = np.random.default_rng([seed, 17, 3, index, eye == 'right'])
             image = apply_photo(result.image, photo, library.sensor, noise)

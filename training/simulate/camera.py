@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property
 from importlib import resources
 
 import cv2
@@ -19,20 +19,7 @@ import yaml
 Array = npt.NDArray[np.float64]
 
 
-@lru_cache(maxsize=8)
-def _rotation(yaw_rad: float, pitch_rad: float, roll_rad: float) -> Array:
-    cy, sy = math.cos(yaw_rad), math.sin(yaw_rad)
-    cp, sp = math.cos(pitch_rad), math.sin(pitch_rad)
-    cr, sr = math.cos(roll_rad), math.sin(roll_rad)
-    forward = np.array([cy * cp, sy * cp, -sp])
-    right = np.array([sy, -cy, 0.0])
-    down = np.cross(forward, right)
-    rotation = np.stack([cr * right + sr * down, cr * down - sr * right, forward])
-    rotation.setflags(write=False)
-    return rotation
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PinholeCamera:
     """Pinhole camera with a lens and a place in the world.
 
@@ -54,24 +41,20 @@ class PinholeCamera:
     pitch_rad: float = 0.0
     roll_rad: float = 0.0
 
-    def __post_init__(self) -> None:
-        if self.width_px < 1 or self.height_px < 1 or self.fx_px <= 0 or self.fy_px <= 0:
-            raise ValueError(
-                f'camera of {self.width_px}x{self.height_px} px with focal lengths '
-                f'{self.fx_px}, {self.fy_px} px: all four must be positive'
-            )
-        if self.position_m[2] <= 0:
-            raise ValueError(f'camera height {self.position_m[2]} m: it must be above the ground')
-
     @property
     def matrix(self) -> Array:
         """(3, 3) intrinsic matrix K."""
         return np.array([[self.fx_px, 0, self.cx_px], [0, self.fy_px, self.cy_px], [0, 0, 1.0]])
 
-    @property
+    @cached_property
     def rotation(self) -> Array:
         """(3, 3) world to optical frame: its rows are right, down and forward in the world."""
-        return _rotation(self.yaw_rad, self.pitch_rad, self.roll_rad)
+        turns = (self.yaw_rad, self.pitch_rad, self.roll_rad)
+        (cy, sy), (cp, sp), (cr, sr) = ((math.cos(turn), math.sin(turn)) for turn in turns)
+        forward = np.array([cy * cp, sy * cp, -sp])
+        right = np.array([sy, -cy, 0.0])
+        down = np.cross(forward, right)
+        return np.stack([cr * right + sr * down, cr * down - sr * right, forward])
 
     def to_optical(self, points_m: npt.ArrayLike) -> Array:
         """(..., 3) world points to (..., 3) points of the optical frame, metres."""
@@ -106,17 +89,6 @@ class PinholeCamera:
         plane = np.column_stack([self.rotation[:, :2], shift])
         return np.asarray(self.matrix @ plane, np.float64)
 
-    def moved(
-        self,
-        position_m: tuple[float, float, float],
-        yaw_rad: float,
-        pitch_rad: float = 0.0,
-        roll_rad: float = 0.0,
-    ) -> PinholeCamera:
-        return replace(
-            self, position_m=position_m, yaw_rad=yaw_rad, pitch_rad=pitch_rad, roll_rad=roll_rad
-        )
-
     def resized(self, width_px: int) -> PinholeCamera:
         """The same view in a picture of another width."""
         scale = width_px / self.width_px
@@ -133,15 +105,14 @@ class PinholeCamera:
 
 @dataclass(frozen=True, slots=True)
 class Lens:
-    """A camera with a lens, drawn in two steps: a plain pinhole canvas, then one remap.
+    """A camera's lens, drawn in two steps: a plain pinhole canvas, then one remap.
 
-    canvas: camera without a lens that sees all that the real one sees.
-    map_a, map_b: fixed-point maps for cv2.remap, picture pixel to canvas pixel.
+    focal_px: focal lengths of a canvas that shows all that the camera sees.
+    maps: fixed-point maps for cv2.remap, picture pixel to canvas pixel; None: they are the same.
     """
 
-    canvas: PinholeCamera
-    map_a: npt.NDArray[np.int16] | None
-    map_b: npt.NDArray[np.uint16] | None
+    focal_px: tuple[float, float]
+    maps: tuple[npt.NDArray[np.int16], npt.NDArray[np.uint16]] | None
 
 
 def make_lens(camera: PinholeCamera) -> Lens:
@@ -150,7 +121,7 @@ def make_lens(camera: PinholeCamera) -> Lens:
     Raises ValueError for a lens that folds: one that shows two places at one pixel.
     """
     if not any(camera.distortion):
-        return Lens(camera, None, None)
+        return Lens((camera.fx_px, camera.fy_px), None)
     cell = 16
     xs = (np.arange(-1, camera.width_px // cell + 2) + 0.5) * cell - 0.5
     ys = (np.arange(-1, camera.height_px // cell + 2) + 0.5) * cell - 0.5
@@ -178,29 +149,19 @@ def make_lens(camera: PinholeCamera) -> Lens:
         flat[-1, :, 1].max() / (camera.height_px - camera.cy_px),
     )
     focal = 1 / max(reach_x, reach_y)
-    canvas = replace(
-        camera, fx_px=focal, fy_px=focal * camera.fy_px / camera.fx_px, distortion=(0, 0, 0, 0, 0)
-    )
-    pixel = flat * np.array([canvas.fx_px, canvas.fy_px]) + np.array([camera.cx_px, camera.cy_px])
-    full = cv2.resize(
-        pixel.astype(np.float32), (len(xs) * cell, len(ys) * cell), interpolation=cv2.INTER_LINEAR
-    )[cell : cell + camera.height_px, cell : cell + camera.width_px]
-    map_a, map_b = cv2.convertMaps(
-        np.ascontiguousarray(full[..., 0]), np.ascontiguousarray(full[..., 1]), cv2.CV_16SC2
-    )
-    return Lens(canvas, map_a, map_b)
+    focal_px = (focal, focal * camera.fy_px / camera.fx_px)
+    pixel = flat * np.array(focal_px) + np.array([camera.cx_px, camera.cy_px])
+    size = (len(xs) * cell, len(ys) * cell)
+    full = cv2.resize(pixel.astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
+    inside = full[cell : cell + camera.height_px, cell : cell + camera.width_px]
+    x, y = np.ascontiguousarray(np.moveaxis(inside, 2, 0))
+    return Lens(focal_px, cv2.convertMaps(x, y, cv2.CV_16SC2))
 
 
-def load_camera(name: str = 'zed2i') -> PinholeCamera:
-    """A camera from a parameter file of this package, standing at the origin.
-
-    Raises FileNotFoundError when there is no such file, KeyError when a parameter is missing.
-    """
-    text = resources.files(__package__).joinpath(f'{name}.yaml').read_text(encoding='utf-8')
+def load_camera() -> PinholeCamera:
+    """The camera of zed2i.yaml, standing at the origin."""
+    text = resources.files(__package__).joinpath('zed2i.yaml').read_text(encoding='utf-8')
     values = yaml.safe_load(text)
-    position_m, pitch_rad = (
-        (0.0, 0.0, values.pop('height_m')),
-        math.radians(values.pop('pitch_deg')),
-    )
+    position_m, pitch_deg = (0.0, 0.0, values.pop('height_m')), values.pop('pitch_deg')
     values['distortion'] = tuple(values['distortion'])
-    return PinholeCamera(**values, position_m=position_m, pitch_rad=pitch_rad)
+    return PinholeCamera(**values, position_m=position_m, pitch_rad=math.radians(pitch_deg))

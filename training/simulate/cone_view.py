@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,10 +14,14 @@ import numpy.typing as npt
 from cone_perception.classes import LARGE_ORANGE
 from training.simulate.camera import PinholeCamera
 from training.simulate.cone import Cone
-from training.simulate.scenery.sketch import Bytes, Colour
+from training.simulate.scene import Scene
+from training.simulate.scenery.sketch import Bytes
 
 Array = npt.NDArray[np.float64]
+Ids = npt.NDArray[np.int16]
+"""0, or the id of the cone that a pixel shows."""
 
+_FAR_M = 120.0
 _RING = 14
 _SHADES = 64
 _PLATE_SIDE, _PLATE_TOP, _BODY = 1, 2, 3
@@ -31,13 +34,6 @@ _SQUARE = np.array(
 # Places across a cone, from its left edge to its right one, and how far they stand out.
 _ACROSS = np.linspace(-1, 1, _SHADES)[:, None]
 _FORTH = np.sqrt(np.maximum(1 - _ACROSS * _ACROSS, 0))
-
-
-def _cross(a: Array, b: Array) -> Array:
-    """Cross products of (..., 3) vectors; np.cross takes ten times as long."""
-    ax, ay, az = a[..., 0], a[..., 1], a[..., 2]
-    bx, by, bz = b[..., 0], b[..., 1], b[..., 2]
-    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
 
 
 @lru_cache(maxsize=16)
@@ -66,6 +62,7 @@ def _sections(
 class ConeView:
     """A cone as one camera sees it, before the lens.
 
+    cone_id: 1 + its index in the scene.
     rings_m, plate_m: (R, 14, 3) and (2, 8, 3) world points: rings from base to tip, lower and
     upper face of the base plate. outline_px: (R * 14 + 16, 2) the same points in pixels.
     xyxy_px: the box around them.
@@ -74,6 +71,7 @@ class ConeView:
     part and by place across the cone.
     """
 
+    cone_id: int
     cone: Cone
     rings_m: Array
     plate_m: Array
@@ -98,9 +96,9 @@ def cone_points(cones: Sequence[Cone]) -> tuple[Array, Array, list[bool]]:
     lift = np.array([[cone.lift_m] for cone in cones])
     height = np.array([[cone.height_m] for cone in cones])
     large = np.array([[cone.shape == LARGE_ORANGE] for cone in cones])
-    side = _cross(axis, np.where(np.abs(axis[:, :1]) < 0.8, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+    side = np.cross(axis, np.where(np.abs(axis[:, :1]) < 0.8, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
     side /= np.sqrt(_dot(side, side))
-    other = _cross(axis, side)
+    other = np.cross(axis, side)
     # A lying cone rests on an edge of its plate.
     yaws = [0.0 if cone.lift_m > 0 else cone.yaw_rad for cone in cones]
     c, s = (np.array([[turn(yaw)] for yaw in yaws]) for turn in (math.cos, math.sin))
@@ -117,41 +115,28 @@ def cone_points(cones: Sequence[Cone]) -> tuple[Array, Array, list[bool]]:
     return rings, base + np.stack([square, 0.96 * square + thick], axis=1), sections[0][2]
 
 
-class Light(NamedTuple):
-    """The light that shines on cones.
-
-    sun: (3,) unit vector toward the sun. sunlight, skylight: their strengths, 1 together is normal.
-    horizon: colour (BGR) that haze mixes in, haze: the exponent at 100 m.
-    """
-
-    sun: Array
-    sunlight: float
-    skylight: float
-    horizon: Colour = (0.0, 0.0, 0.0)
-    haze: float = 0.0
-
-
-def view_cones(
-    cones: Sequence[Cone],
-    camera: PinholeCamera,
-    light: Light,
-) -> list[ConeView | None]:
-    """The cones in the canvas of a camera without a lens; None for one that is not ahead of it."""
-    found: list[ConeView | None] = [None] * len(cones)
+def view_cones(scene: Scene, canvas: PinholeCamera) -> list[ConeView]:
+    """The cones of a scene that are ahead of a camera without a lens and in its picture."""
+    places = np.array([[*cone.position_m, 0.2] for cone in scene.cones]).reshape(-1, 3)
+    pixels, depth = canvas.project(places)
+    margin = 0.25 * canvas.width_px
+    near = (depth < 3) & (depth > 0.2)
+    inside = (pixels[:, 0] > -margin) & (pixels[:, 0] < canvas.width_px + margin)
+    found = np.flatnonzero((depth > 0.3) & (depth < _FAR_M) & (inside | near)).tolist()
+    views: list[ConeView] = []
     # Cones of one shape have the same number of points, and are looked at together.
-    for kind in {len(cone.stripes) for cone in cones}:
-        places = [k for k, cone in enumerate(cones) if len(cone.stripes) == kind]
-        alike = [cones[k] for k in places]
-        for k, view in _view_alike(alike, camera, light):
-            found[places[k]] = view
-    return found
+    for stripes in {len(scene.cones[k].stripes) for k in found}:
+        alike = [k for k in found if len(scene.cones[k].stripes) == stripes]
+        views += _view_alike(alike, scene, canvas)
+    return sorted(views, key=lambda view: view.cone_id)
 
 
-def _view_alike(
-    cones: list[Cone], camera: PinholeCamera, lamp: Light
-) -> Iterator[tuple[int, ConeView]]:
-    """Index and view of each of the cones that is ahead; all have the same number of stripes."""
-    sun, sunlight, skylight, horizon, haze = lamp
+def _view_alike(indices: list[int], scene: Scene, camera: PinholeCamera) -> Iterator[ConeView]:
+    """Those of the scene's cones that are ahead; all have the same number of stripes."""
+    cones = [scene.cones[k] for k in indices]
+    sun, haze = np.array(scene.sun), scene.haze
+    sunlight, skylight = 0.85 * scene.sunlight, 1.05 * scene.skylight
+    horizon = np.array(scene.sky.horizon, np.float32)
     rings, plates, marks = cone_points(cones)
     rings_px, depth = camera.project(rings)
     plates_px, plate_depth = camera.project(plates)
@@ -168,9 +153,9 @@ def _view_alike(
     middle += 0.5 * height * axis
     view = np.array(camera.position_m) - middle
     view /= np.sqrt(_dot(view, view))
-    side = _cross(axis, view)
+    side = np.cross(axis, view)
     side /= np.maximum(np.sqrt(_dot(side, side)), 1e-6)
-    front = _cross(side, axis)
+    front = np.cross(side, axis)
     normal = _ACROSS * side[:, None] + _FORTH * front[:, None]
     normal += 0.2 * axis[:, None]
     normal /= np.sqrt((normal * normal).sum(2, keepdims=True))
@@ -204,22 +189,21 @@ def _view_alike(
     share = np.array([1 - math.exp(-haze * far / 100) for far in sight[:, 2].tolist()], np.float32)
     hazy = share > 0.01
     colours = tables[hazy, ..., :3].astype(np.float32)
-    colours += share[hazy, None, None, None] * (np.array(horizon, np.float32) - colours)
+    colours += share[hazy, None, None, None] * (horizon - colours)
     tables[hazy, ..., :3] = colours.astype(np.uint8)
     parts = [0, 1, *(3 if mark else 2 for mark in marks), 4]
     nothing = np.zeros((len(cones), 1, _SHADES, 4), np.uint8)
     tables = np.concatenate([nothing, tables[:, parts]], axis=1).reshape(len(cones), -1, 4)
     for k in np.flatnonzero(ahead).tolist():
         points = (rings[k], plates[k], outlines[k], tuple(boxes[k]))
-        yield k, ConeView(cones[k], *points, float(toward[k, 0]), float(sight[k, 2]), tables[k])
+        facing = float(toward[k, 0])
+        yield ConeView(1 + indices[k], cones[k], *points, facing, float(sight[k, 2]), tables[k])
 
 
-def paint_cone(
-    image: Bytes, ids: npt.NDArray[np.int16], view: ConeView, cone_id: int, grain: Bytes, pick: int
-) -> int:
+def paint_cone(image: Bytes, ids: Ids, view: ConeView, grain: Bytes) -> int:
     """Paint a cone over the picture, anti-aliased, and its id where it covers half a pixel.
 
-    grain: uint8 noise around 128 for dirt; pick chooses the place in it.
+    grain: uint8 noise around 128 for dirt.
     Returns the number of pixels that it would cover were nothing in front and no border.
     """
     outline = view.outline_px
@@ -284,6 +268,7 @@ def paint_cone(
     if size > 14:
         reach = max(shape)
         step = grain.shape[0] // 4
+        pick = (view.cone_id * 7919 + int(view.cone.yaw_rad * 1000)) % 4096
         offset = pick % (grain.shape[0] - step)
         zoom = grain[offset : offset + step, offset : offset + step]
         zoom = cv2.convertScaleAbs(zoom, alpha=view.cone.dirt, beta=128 * (1 - view.cone.dirt))
@@ -302,7 +287,7 @@ def paint_cone(
     np.minimum(mixed, 255, out=mixed)
     window[:] = mixed
     solid = cover >= 120
-    ids[top:bottom, left:right][solid] = cone_id
+    ids[top:bottom, left:right][solid] = view.cone_id
     count = int(np.count_nonzero(solid))
     inside = (right - left) * (bottom - top)
     whole = (full_right - full_left) * (full_bottom - full_top)

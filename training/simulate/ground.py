@@ -81,7 +81,7 @@ def draw_ground(
     scene: Scene,
     canvas: PinholeCamera,
     library: Library,
-    views: list[tuple[int, ConeView]],
+    views: list[ConeView],
     first: int,
 ) -> Bytes:
     height, width = canvas.height_px - first, canvas.width_px
@@ -110,7 +110,7 @@ def draw_ground(
         steps = np.clip((np.arange(256) - look.shade) / look.shade_soft + 0.5, 0, 1)
         shadow = cv2.LUT(pattern, (255 * (dark + (1 - dark) * steps)).astype(np.uint8))
     offset = (0, first * 16)
-    near = [view for _, view in views if view.depth_m <= 45]
+    near = [view for view in views if view.depth_m <= 45]
     if near:
         contact = np.stack([view.plate_m[0] for view in near])
         contact[..., :2] += 0.18 * (contact[..., :2] - contact[..., :2].mean(1, keepdims=True))
@@ -122,26 +122,16 @@ def draw_ground(
         shade = float(int(255 * dark))
         for polygon in _thing_shadows(scene.things, sun, canvas):
             cv2.fillPoly(shadow, [polygon - offset], shade, cv2.LINE_AA, 4)
-        lit = [view for _, view in views if view.depth_m < 60 and view.cone.lit > 0]
+        lit = [view for view in views if view.depth_m < 60 and view.cone.lit > 0]
         if lit:
             for polygon in _clip_project(shadow_points(lit, sun), canvas):
                 hull = cv2.convexHull(polygon - offset)
                 cv2.fillConvexPoly(shadow, hull, shade, cv2.LINE_AA, 4)
     shadow = cv2.blur(shadow, (3, 3))
-    factor = np.empty((height, width), np.uint8)
-    for top in range(0, height, _STRIP):
-        rows = slice(top, top + _STRIP)
-        grey = fine[rows].astype(np.float32)
-        grey -= 128
-        grey *= fine_weight.astype(np.float32)[rows, None]
-        other = coarse[rows].astype(np.float32)
-        other -= 128
-        other *= coarse_weight.astype(np.float32)[rows, None]
-        grey += other
-        grey += 128
-        grey *= shadow[rows]
-        np.clip(grey, 0, 255 * 255, out=grey)
-        cv2.convertScaleAbs(grey, factor[rows], alpha=1 / 255)
+    grey = (fine.astype(np.float32) - 128) * fine_weight.astype(np.float32)[:, None]
+    grey += (coarse.astype(np.float32) - 128) * coarse_weight.astype(np.float32)[:, None]
+    grey = np.clip((grey + 128) * shadow, 0, 255 * 255)
+    factor = cv2.convertScaleAbs(grey, alpha=1 / 255)
     result = cv2.multiply(base, cv2.merge([factor, factor, factor]), scale=light / 128)
     if look.wet > 0:
         # Puddles lie in the coarse pattern, and mirror more the flatter they are looked at.
@@ -158,15 +148,9 @@ def draw_ground(
 
 def _mix_in(window: Bytes, share: npt.NDArray[np.float32], colour: npt.NDArray[np.float32]) -> None:
     """Blend a colour into (H, W, 3) pixels; share: (H, 1) or (H, W)."""
-    flat = window.reshape(len(window), -1)
-    wide = np.tile(colour, window.shape[1])
-    for top in range(0, len(window), _STRIP):
-        rows = slice(top, top + _STRIP)
-        part = flat[rows].astype(np.float32)
-        change = wide - part
-        change *= share[rows] if share.shape[1] == 1 else np.repeat(share[rows], 3, axis=1)
-        part += change
-        flat[rows] = part.astype(np.uint8)
+    part = window.astype(np.float32)
+    part += (colour - part) * share[..., None]
+    window[:] = part.astype(np.uint8)
 
 
 def _thing_shadows(

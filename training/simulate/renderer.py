@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cone_perception.classes import UNKNOWN
 from training.simulate.camera import Lens, PinholeCamera, make_lens
-from training.simulate.cone_view import ConeView, Light, paint_cone, view_cones
+from training.simulate.cone_view import ConeView, Ids, paint_cone, view_cones
 from training.simulate.ground import draw_ground, warp
 from training.simulate.scene import Scene, Thing
 from training.simulate.scenery.library import Library
@@ -38,15 +38,15 @@ class Label:
 
 
 def find_labels(
-    ids: npt.NDArray[np.int16],
-    views: list[tuple[int, ConeView, int]],
+    ids: Ids,
+    views: list[tuple[ConeView, int]],
     camera: PinholeCamera,
     canvas: PinholeCamera,
     settings: SimulateSettings,
 ) -> list[Label]:
     """Labels from the ids of the finished picture.
 
-    views: for each cone its id, its view in the canvas, and the pixels of it without occlusion.
+    views: for each cone its view in the canvas, and the pixels of it without occlusion.
     A side of a box that nothing hides is taken from geometry, to a fraction of a pixel; any other
     from the pixels that show the cone.
     """
@@ -54,20 +54,20 @@ def find_labels(
     scale = width / 1280
     if not views:
         return []
-    points = np.concatenate([view.outline_px for _, view, _ in views])
+    points = np.concatenate([view.outline_px for view, _ in views])
     flat = (points - (canvas.cx_px, canvas.cy_px)) / (canvas.fx_px, canvas.fy_px)
     through_lens = camera.distort(flat)
-    starts = np.cumsum([0] + [len(view.outline_px) for _, view, _ in views])
+    starts = np.cumsum([0] + [len(view.outline_px) for view, _ in views])
     lows = (np.minimum.reduceat(through_lens, starts[:-1]) + 0.5).tolist()
     highs = (np.maximum.reduceat(through_lens, starts[:-1]) + 0.5).tolist()
     labels = []
-    for k, (cone_id, view, whole) in enumerate(views):
+    for k, (view, whole) in enumerate(views):
         low, high = lows[k], highs[k]
         left, top = max(int(low[0]) - 2, 0), max(int(low[1]) - 2, 0)
         right, bottom = min(int(high[0]) + 3, width), min(int(high[1]) + 3, height)
         if right <= left or bottom <= top:
             continue
-        mine = ids[top:bottom, left:right] == cone_id
+        mine = ids[top:bottom, left:right] == view.cone_id
         count = int(np.count_nonzero(mine))
         if count == 0:
             continue
@@ -104,9 +104,6 @@ def _area(points: npt.NDArray[np.float64]) -> float:
 
 
 Array = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int16]
-
-_FAR_M = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +124,11 @@ def render(
     lens: Lens | None = None,
 ) -> Rendering:
     """Draw a scene. ego: BGRA picture of the own car, laid over the lower end."""
-    lens = lens if lens is not None else make_lens(camera)
-    turned = (camera.yaw_rad, camera.pitch_rad, camera.roll_rad)
-    canvas = lens.canvas.moved(camera.position_m, *turned)
+    lens = lens or make_lens(camera)
+    fx_px, fy_px = lens.focal_px
+    canvas = replace(camera, fx_px=fx_px, fy_px=fy_px, distortion=(0.0, 0.0, 0.0, 0.0, 0.0))
     image = np.empty((canvas.height_px, canvas.width_px, 3), np.uint8)
-    views = _cone_views(scene, canvas)
+    views = view_cones(scene, canvas)
     line = _horizon(canvas)
     first = int(np.clip(math.floor(line.min()), 0, canvas.height_px))
     last = int(np.clip(math.ceil(line.max()) + 1, 0, canvas.height_px))
@@ -143,25 +140,16 @@ def render(
             cv2.copyTo(ground[: last - first], below.astype(np.uint8), image[first:last])
         image[last:] = ground[last - first :]
     ids = np.zeros(image.shape[:2], np.int16)
-    painted: list[tuple[int, ConeView, int]] = []
-    queue: list[tuple[float, int, ConeView | _ThingView]] = [
-        (view.depth_m, 1 + index, view) for index, view in views
-    ]
-    queue += [(thing.depth_m, 0, thing) for thing in _thing_views(scene, canvas)]
-    queue.sort(key=lambda item: -item[0])
-    for _, cone_id, item in queue:
-        if isinstance(item, ConeView):
-            pick = (cone_id * 7919 + int(item.cone.yaw_rad * 1000)) % 4096
-            whole = paint_cone(image, ids, item, cone_id, library.grain, pick)
-            if whole:
-                painted.append((cone_id, item, whole))
-        else:
-            _draw_thing(image, ids, item, scene, library)
-    if lens.map_a is not None and lens.map_b is not None:
-        image = cv2.remap(
-            image, lens.map_a, lens.map_b, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        ids = cv2.remap(ids, lens.map_a, None, cv2.INTER_NEAREST)
+    painted: list[tuple[ConeView, int]] = []
+    queue: list[ConeView | _ThingView] = [*views, *_thing_views(scene, canvas)]
+    for view in sorted(queue, key=lambda view: -view.depth_m):
+        if isinstance(view, _ThingView):
+            _draw_thing(image, ids, view, scene, library)
+        elif whole := paint_cone(image, ids, view, library.grain):
+            painted.append((view, whole))
+    if lens.maps:
+        image = cv2.remap(image, *lens.maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        ids = cv2.remap(ids, lens.maps[0], None, cv2.INTER_NEAREST)
     if ego is not None:
         window = image[image.shape[0] - ego.shape[0] :]
         _overlay(window, ego)
@@ -176,19 +164,6 @@ def _overlay(window: Bytes, patch: Bytes) -> None:
     mixed += np.multiply(cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), cover, dtype=np.uint16)
     mixed //= 255
     window[:] = mixed
-
-
-def _cone_views(scene: Scene, canvas: PinholeCamera) -> list[tuple[int, ConeView]]:
-    places = np.array([[*cone.position_m, 0.2] for cone in scene.cones]).reshape(-1, 3)
-    pixels, depth = canvas.project(places)
-    margin = 0.25 * canvas.width_px
-    near = (depth < 3) & (depth > 0.2)
-    inside = (pixels[:, 0] > -margin) & (pixels[:, 0] < canvas.width_px + margin)
-    ahead = np.flatnonzero((depth > 0.3) & (depth < _FAR_M) & (inside | near)).tolist()
-    shine = (np.array(scene.sun), 0.85 * scene.sunlight, 1.05 * scene.skylight)
-    light = Light(*shine, scene.sky.horizon, scene.haze)
-    views = view_cones([scene.cones[index] for index in ahead], canvas, light)
-    return [(index, view) for index, view in zip(ahead, views, strict=True) if view is not None]
 
 
 def _horizon(canvas: PinholeCamera) -> npt.NDArray[np.float64]:

@@ -299,7 +299,8 @@ def make_camera(
         x, y, heading = rng.normal(0, 0.3), rng.normal(0, 0.3), rng.normal(0, 0.12)
     if not settings.vary_camera:
         camera = load_camera().resized(width)
-        return camera.moved((float(x), float(y), camera.position_m[2]), heading, camera.pitch_rad)
+        place_m = (float(x), float(y), camera.position_m[2])
+        return replace(camera, position_m=place_m, yaw_rad=heading)
     fov = math.radians(float(np.clip(rng.normal(80, 17), 45, 115)))
     focal = width / 2 / math.tan(fov / 2)
     up = float(rng.choice([rng.uniform(0.55, 1.35), rng.uniform(0.25, 0.6), rng.uniform(1.2, 2.0)],
