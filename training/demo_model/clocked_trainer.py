@@ -9,30 +9,23 @@ import json
 import math
 import random
 import time
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from ultralytics.data.dataset import YOLODataset
 
 from cone_perception.files import write_json
 from cone_perception.types import UInt8
 from training.stage.sharded_trainer import ShardedTrainer, last_checkpoint
 
 
-class CameraFaults:
-    """Faults of cameras that a renderer does not have: applied to training pictures only."""
-
-    def __call__(self, labels: dict[str, Any]) -> dict[str, Any]:
-        labels['img'] = spoil(labels['img'])
-        return labels
-
-
 def spoil(bgr: UInt8) -> UInt8:
-    """A copy of the picture with random exposure, white balance, blur, noise and compression."""
+    """A picture with faults of cameras that a renderer does not have, drawn by chance.
+
+    Exposure, white balance, blur, noise and compression.
+    """
     chance = random.random
     picture = bgr
     if chance() < 0.5:  # white balance and exposure per channel, then a tone curve
@@ -65,14 +58,9 @@ def spoil(bgr: UInt8) -> UInt8:
     return np.ascontiguousarray(picture)
 
 
-class SpoiledDataset(YOLODataset):  # type: ignore[misc]
-    """Ultralytics' dataset whose training pictures pass through CameraFaults."""
-
-    def build_transforms(self, hyp: Any = None) -> Any:
-        transforms = super().build_transforms(hyp)
-        if self.augment:
-            transforms.insert(len(transforms.transforms) - 1, CameraFaults())
-        return transforms
+def spoil_labelled(labels: dict[str, Any]) -> dict[str, Any]:
+    """Spoil the picture of Ultralytics' own record of one."""
+    return {**labels, 'img': spoil(labels['img'])}
 
 
 EPOCHS = 100_000
@@ -104,10 +92,6 @@ class Schedule:
             return max(used / self.warmup, 1e-3)
         fall = min((used - self.warmup) / (1 - self.warmup), 1.0)
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * fall))
-
-    def one_to_many(self, used: float) -> float:
-        """Weight of YOLO26's auxiliary head: 0.8 falling to 0.1, as Ultralytics does by epoch."""
-        return 0.8 - 0.7 * min(used, 1.0)
 
 
 @dataclass(slots=True)
@@ -144,19 +128,10 @@ class ClockedTrainer(ShardedTrainer):
         return self.progress.trained_s / self.schedule.budget_s
 
     def build_dataset(self, img_path: str, mode: str = 'train', batch: int | None = None) -> Any:
-        return SpoiledDataset(
-            img_path=img_path,
-            imgsz=self.args.imgsz,
-            batch_size=batch,
-            augment=mode == 'train',
-            hyp=copy(self.args),
-            rect=False,
-            cache=self.args.cache if mode == 'train' else None,
-            stride=32,
-            pad=0.0,
-            task='detect',
-            data=self.data,
-        )
+        dataset = super().build_dataset(img_path, mode, batch)
+        if mode == 'train':
+            dataset.transforms.insert(-1, spoil_labelled)  # the last one makes a tensor
+        return dataset
 
     def _setup_train(self) -> None:
         super()._setup_train()
@@ -167,8 +142,8 @@ class ClockedTrainer(ShardedTrainer):
         for group in self.optimizer.param_groups:
             group['lr'] = group['initial_lr'] * self.schedule.rate(used)
         for criterion in self.model.loss.criteria:
-            if hasattr(criterion, 'o2m'):  # YOLO26's two heads
-                criterion.o2m = self.schedule.one_to_many(used)
+            if hasattr(criterion, 'o2m'):  # YOLO26's two heads; Ultralytics does it by epoch
+                criterion.o2m = 0.8 - 0.7 * min(used, 1.0)
                 criterion.o2o = 1 - criterion.o2m
         super().optimizer_step()
 
@@ -192,6 +167,7 @@ class ClockedTrainer(ShardedTrainer):
         if self.used >= 1 - self.schedule.plain and not self._mosaic_closed:
             self._mosaic_closed = True
             self._close_dataloader_mosaic()
+            self.train_loader.dataset.transforms.insert(-1, spoil_labelled)
             self.train_loader.reset()
 
     def _tick(self) -> None:

@@ -124,11 +124,8 @@ def make_cone(
     dirt = rng.uniform(0.6, 1.3)
 
     def age(colour: Colour, extra: float = 1.0) -> Colour:
-        b, g, r = (
-            min(max((c * worn * (1 - grey) + d * dirt * grey) * tone * extra, 0.0), 255.0)
-            for c, d, tone in zip(colour, _DIRT, rng.uniform(0.96, 1.04, 3).tolist(), strict=True)
-        )
-        return b, g, r
+        soiled = np.array(colour) * worn * (1 - grey) + np.array(_DIRT) * dirt * grey
+        return tuple(np.clip(soiled * rng.uniform(0.96, 1.04, 3) * extra, 0, 255).tolist())
 
     shape, label = cone_class, cone_class
     bare = rng.random() < stripeless

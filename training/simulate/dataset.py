@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import lru_cache, partial
-from itertools import product, starmap
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -111,9 +112,10 @@ def write_labelled(
 
 
 def _write_picture(
-    out: Path, settings: SimulateSettings, seed: int, split: str, index: int
+    out: Path, settings: SimulateSettings, seed: int, place: tuple[str, int]
 ) -> None:
-    """Render one picture into its place, unless it is there."""
+    """Render one picture into its place, split and index, unless it is there."""
+    split, index = place
     name = f'{split}_{index:06d}'
     if not (out / split / 'labels' / f'{name}.txt').exists():
         write_labelled(out / split, name, *render_picture(settings, seed, split, index))
@@ -147,14 +149,14 @@ def write_dataset(
     write_data_yaml(out, SPLITS)
     places = [(split, index) for split in SPLITS for index in range(counts[split])]
     write = partial(_write_picture, out, settings, seed)
-    with tqdm(total=len(places), unit='picture', desc='render') as bar:
+    with contextlib.ExitStack() as stack:
         if workers <= 1:
             cv2.setNumThreads(1)
-            for _ in starmap(write, places):
-                bar.update()
-            return
-        # A fork of a process with threads, OpenCV's say, can hang.
-        spawn = multiprocessing.get_context('spawn')
-        with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
-            for _ in pool.map(write, *zip(*places, strict=True), chunksize=8):
-                bar.update()
+            written: Iterator[None] = map(write, places)
+        else:
+            # A fork of a process with threads, OpenCV's say, can hang.
+            spawn = multiprocessing.get_context('spawn')
+            pool = ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,))
+            written = stack.enter_context(pool).map(write, places, chunksize=8)
+        for _ in tqdm(written, total=len(places), unit='picture', desc='render'):
+            pass

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Bytes = npt.NDArray[np.uint8]
+from training.simulate.scenery.sketch import Bytes, Colour
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Photo:
     """
 
     level: float = 0.0
-    gains: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    gains: Colour = (1.0, 1.0, 1.0)
     gamma: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
@@ -51,6 +51,9 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
     def spread(low: float, high: float) -> float:
         return 1 + strength * (rng.uniform(low, high) - 1)
 
+    def some(chance: float, low: float, high: float, unit: float = strength) -> float:
+        return unit * rng.uniform(low, high) if rng.random() < chance else 0.0
+
     cast = rng.normal(0, 0.04, 3)
     kind = rng.random()
     if kind < 0.22:
@@ -66,32 +69,26 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
         level *= rng.uniform(1.2, 1.6)
     elif extreme < 0.2:
         level *= rng.uniform(0.35, 0.8)
-    return Photo(
+    photo = Photo(
         level=min(level, 195.0),
-        gains=(float(gains[0]), float(gains[1]), float(gains[2])),
+        gains=tuple(gains.tolist()),
         gamma=spread(0.8, 1.25),
         contrast=spread(0.85, 1.35),
         saturation=spread(0.55, 1.1) if rng.random() < 0.35 else spread(0.9, 1.45),
-        vignette=strength * rng.uniform(0, 0.5) if rng.random() < 0.4 else 0.0,
-        veil=strength * rng.uniform(0, 50) if rng.random() < 0.2 else 0.0,
-        blur_px=size
-        * strength
-        * (rng.uniform(0.8, 2.2) if rng.random() < 0.12 else rng.uniform(0, 0.5)),
-        motion_px=size * strength * rng.uniform(2, 12) if rng.random() < 0.1 else 0.0,
+        vignette=some(0.4, 0, 0.5),
+        veil=some(0.2, 0, 50),
+        blur_px=size * strength * rng.uniform(*((0.8, 2.2) if rng.random() < 0.12 else (0, 0.5))),
+        motion_px=some(0.1, 2, 12, size * strength),
         motion_rad=rng.normal(0, 0.3) + (math.pi / 2 if rng.random() < 0.2 else 0.0),
-        softness=1 - strength * (rng.uniform(0.2, 0.6) if rng.random() < 0.12 else 0.0),
-        sharpen=strength * rng.uniform(0.3, 2.0) if rng.random() < 0.75 else 0.0,
-        noise=strength * (rng.uniform(3, 9) if rng.random() < 0.2 else rng.uniform(0.5, 4)),
+        softness=1 - some(0.12, 0.2, 0.6),
+        sharpen=some(0.75, 0.3, 2.0),
+        noise=strength * rng.uniform(*((3, 9) if rng.random() < 0.2 else (0.5, 4))),
         quality=round(95 - strength * rng.uniform(0, 60) * rng.random()),
-        glare=(
-            rng.random(),
-            rng.uniform(0, 0.5),
-            rng.uniform(0.15, 0.6),
-            strength * rng.uniform(30, 130),
-        )
-        if rng.random() < 0.1
-        else (0.0, 0.0, 0.0, 0.0),
     )
+    if rng.random() >= 0.1:
+        return photo
+    place = (rng.random(), rng.uniform(0, 0.5), rng.uniform(0.15, 0.6))
+    return replace(photo, glare=(*place, strength * rng.uniform(30, 130)))
 
 
 def apply_photo(image: Bytes, photo: Photo, sensor: Bytes, rng: np.random.Generator) -> Bytes:
@@ -129,13 +126,12 @@ def apply_photo(image: Bytes, photo: Photo, sensor: Bytes, rng: np.random.Genera
         left = int(rng.integers(0, max(sensor.shape[1] - 64, 1)))
         tile = np.roll(sensor, (-top, -left), (0, 1))
         ways = (-(-height // tile.shape[0]), -(-width // tile.shape[1]), 1)
-        tile = np.tile(tile, ways)[:height, :width] if ways != (1, 1, 1) else tile[:height, :width]
+        tile = np.tile(tile, ways)[:height, :width]
         share = photo.noise / 24
         image = cv2.addWeighted(image, 1.0, tile, share, -128 * share)
     if photo.sharpen > 0:
-        image = cv2.addWeighted(
-            image, 1 + photo.sharpen, cv2.GaussianBlur(image, (0, 0), 1.0), -photo.sharpen, 0
-        )
+        soft = cv2.GaussianBlur(image, (0, 0), 1.0)
+        image = cv2.addWeighted(image, 1 + photo.sharpen, soft, -photo.sharpen, 0)
     curve = np.linspace(0, 1, 256) ** photo.gamma
     curve = (curve - 0.45) * photo.contrast + 0.45
     curve = photo.veil + curve * (255 - photo.veil)

@@ -145,14 +145,14 @@ def make_scene(
         cones = [
             replace(cone, lit=0.0) if shade_side or rng.random() < 0.4 else cone for cone in cones
         ]
-    horizon = tuple(np.clip(rng.uniform(190, 255) + rng.normal(0, 10, 3), 0, 255).tolist())
+    horizon = np.clip(rng.uniform(190, 255) + rng.normal(0, 10, 3), 0, 255).tolist()
     blue = rng.uniform(0.3, 1.0)
     zenith = (235.0 * rng.uniform(0.7, 1.05), 170 * (1.1 - 0.4 * blue), 150 * (1.2 - 0.9 * blue))
     cloud_grey = rng.uniform(150, 255)
     cover = rng.uniform(0.6, 1.0) if overcast else rng.uniform(0, 0.6)
     sky = Sky(
         zenith=zenith if not overcast else (cloud_grey * 0.9,) * 3,
-        horizon=(horizon[0], horizon[1], horizon[2]),
+        horizon=tuple(horizon),
         cloud=(cloud_grey, cloud_grey * 0.98, cloud_grey * 0.97),
         cover=cover,
         wind_m=(rng.uniform(-4000, 4000), rng.uniform(-4000, 4000)),
@@ -177,11 +177,10 @@ def _make_ground(rng: np.random.Generator, library: Library) -> Ground:
     tint = rng.normal(0, 4, 3) + np.array([-3, 0, 3]) * rng.uniform(-1, 2.5)
     if kind < 0.08:
         tint = tint + np.array([-18, -4, 8])
-    colour = np.clip(grey + tint, 20, 220).tolist()
     slabs = len(library.fine) - 1
     fine = slabs if rng.random() < 0.1 else int(rng.integers(0, slabs))
     return Ground(
-        colour=(colour[0], colour[1], colour[2]),
+        colour=tuple(np.clip(grey + tint, 20, 220).tolist()),
         fine=fine,
         coarse=int(rng.integers(0, len(library.coarse))),
         fine_strength=rng.uniform(0.12, 1.0),
@@ -210,8 +209,8 @@ def _make_things(
     cones_x, cones_y = np.ascontiguousarray(track.cones_m.T)
 
     def put(name: str, distance: float, angle: float, size: float | None = None) -> None:
-        sprite_index = int(rng.integers(0, len(library.sprites[name])))
-        sprite = library.sprites[name][sprite_index][0]
+        index = int(rng.integers(0, len(library.sprites[name])))
+        sprite = library.sprites[name][index][0]
         low, high = KINDS[name].height_m
         height = size if size is not None else rng.uniform(low, high)
         x, y = (middle + distance * np.array([math.cos(angle), math.sin(angle)])).tolist()
@@ -223,10 +222,9 @@ def _make_things(
         if len(track.cones_m) and np.hypot(cones_x - x, cones_y - y).min() < 0.3 + width / 4:
             return
         tone = rng.uniform(0.5, 1.25)
-        b, g, r = (tone * rng.uniform(0.88, 1.12, 3)).tolist()
-        things.append(
-            Thing(name, sprite_index, (x, y), width, height, bool(rng.random() < 0.5), (b, g, r))
-        )
+        gain = tuple((tone * rng.uniform(0.88, 1.12, 3)).tolist())
+        mirrored = bool(rng.random() < 0.5)
+        things.append(Thing(name, index, (x, y), width, height, mirrored, gain))
 
     ring = radius + 6
     amount = settings.clutter * rng.uniform(0.4, 1.5)

@@ -180,6 +180,7 @@ class Paint:
 def make_paint(rng: np.random.Generator, track: Track) -> list[Paint]:
     """Paint and patches around a track, in the order in which they are laid."""
     paint: list[Paint] = []
+    colour: Colour
     reach = 60.0
     middle = track.centre_m.mean(0) if track.closed else track.centre_m[len(track.centre_m) // 2]
     for _ in range(int(rng.integers(0, 4))):

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
-Colour = tuple[float, float, float]
+Colour = tuple[float, ...]
 """BGR, 0..255."""
 Point = tuple[float, float]
 
@@ -15,24 +15,21 @@ Point = tuple[float, float]
 def hsv_colour(hue: float, saturation: float, value: float) -> Colour:
     """Colour of OpenCV's 8-bit HSV: hue 0..180, the others 0..255."""
     pixel = np.array([[[hue, saturation, value]]], np.uint8)
-    b, g, r = cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].tolist()
-    return float(b), float(g), float(r)
+    return tuple(cv2.cvtColor(pixel, cv2.COLOR_HSV2BGR)[0, 0].astype(float).tolist())
 
 
 def random_colour(rng: np.random.Generator, vivid: float = 0.5) -> Colour:
     """A colour: greyish with probability 1 - vivid, else any hue, cone hues more often."""
     if rng.random() > vivid:
         grey = rng.uniform(15, 245)
-        b, g, r = np.clip(grey + rng.normal(0, 10, 3), 0, 255).tolist()
-        return b, g, r
+        return tuple(np.clip(grey + rng.normal(0, 10, 3), 0, 255).tolist())
     hue = rng.choice([rng.uniform(0, 180), 110.0, 25.0, 5.0, 60.0], p=[0.5, 0.15, 0.15, 0.12, 0.08])
     return hsv_colour(hue, rng.uniform(90, 255), rng.uniform(60, 255))
 
 
 def scaled(colour: Colour, factor: float, more: float = 0.0) -> Colour:
     """A darker or a brighter colour, at most 255."""
-    b, g, r = (min(factor * value + more, 255) for value in colour)
-    return b, g, r
+    return tuple(min(factor * value + more, 255) for value in colour)
 
 
 def stretched(
