@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from tqdm import tqdm
@@ -22,8 +21,14 @@ from cone_perception.pages.blocks import Cell, Page, Piece, Section, Table
 from cone_perception.pages.page import write_page
 from cone_perception.process import on_sigterm
 from cone_perception.replay.figures.result import UNKNOWN
-from cone_perception.replay.many.cluster import replay_on_ray
-from cone_perception.replay.many.jobs import COMMAND, BagJob, BagOutcome, plan_jobs, replay_here
+from cone_perception.replay.many.jobs import (
+    COMMAND,
+    BagJob,
+    BagOutcome,
+    plan_jobs,
+    replay_each,
+    replay_on_ray,
+)
 from cone_perception.replay.pages.figure_text import name_cell, value_text
 
 FINISHED = ('done', 'over budget')
@@ -98,7 +103,7 @@ def run_many(
                 replay_on_ray(waiting, workers, ray, cpus, keep)
             else:
                 at_once = min(workers, len(waiting))
-                replay_here([replace(job, jobs=at_once) for job in waiting], workers, keep)
+                replay_each([replace(job, jobs=at_once) for job in waiting], workers, keep)
         print(table_text(list(outcomes.values())))
         print(f'table: {out / "table.html"}', flush=True)
     states = {outcome.state for outcome in outcomes.values()}
@@ -126,53 +131,50 @@ def read_table(out: Path) -> list[BagOutcome]:
     causes = (OSError, ValueError, KeyError, TypeError)
     advice = 'Remove it, or give another --out.'
     with told_as(OutputError, f'{path} is not what a replay wrote', *causes, advice=advice):
-        rows = json.loads(path.read_text(encoding='utf-8'))['bags']
-        return [_outcome_from(row) for row in rows]
-
-
-def _outcome_from(row: dict[str, Any]) -> BagOutcome:
-    seconds = math.nan if row['seconds'] is None else float(row['seconds'])
-    figures = {name: Interval.from_json(figure) for name, figure in row['figures'].items()}
-    return BagOutcome(**{**row, 'bag': Path(row['bag']), 'seconds': seconds, 'figures': figures})
+        outcomes = []
+        for row in json.loads(path.read_text(encoding='utf-8'))['bags']:
+            row['bag'] = Path(row['bag'])
+            row['seconds'] = math.nan if row['seconds'] is None else float(row['seconds'])
+            row['figures'] = {n: Interval.from_json(stored) for n, stored in row['figures'].items()}
+            outcomes.append(BagOutcome(**row))
+        return outcomes
 
 
 def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
     """Write table.json, by which a killed run goes on, and table.html."""
     write_json(out / 'table.json', {'schema': 1, 'bags': list(outcomes)})
-    columns = _columns(outcomes)
+    columns, rows, reasons, summary = _tell(outcomes)
     head: list[Piece] = ['bag', 'state', *map(name_cell, columns)]
-    rows = [[_link(out, each), each.state, *_cells(each, columns)] for each in outcomes]
-    reasons = [[each.name, line] for each in outcomes for line in each.reason.splitlines()]
-    table = Section('', [Table(head, rows, words=[1])])
+    linked: list[list[Piece]] = [
+        [Cell(name, href=f'{quote(name)}/report.html'), *cells]
+        if (out / name / 'report.html').exists()
+        else [name, *cells]
+        for name, *cells in rows
+    ]
+    table = Section('', [Table(head, linked, words=[1])])
     why = Section('Why some are not done', [Table([], reasons, [1])])
-    page = Page('Replays', _summary(outcomes), sections=[table, why], wide=True)
+    page = Page('Replays', summary, sections=[table, why], wide=True)
     write_page(out / 'table.html', page)
 
 
 def table_text(outcomes: Sequence[BagOutcome]) -> str:
     """The table for a terminal: a line for each bag, then why some are not done."""
-    columns = _columns(outcomes)
+    columns, rows, reasons, summary = _tell(outcomes)
     short = (name.removesuffix('_share').removesuffix('_sent') for name in columns)
-    rows = [['bag', 'state', *short]] + [
-        [each.name, each.state, *_cells(each, columns)] for each in outcomes
-    ]
-    reasons = [f'{each.name}: {line}' for each in outcomes for line in each.reason.splitlines()]
-    return '\n'.join([*text_table(rows, words=(0, 1)), *reasons, _summary(outcomes)])
+    table = text_table([['bag', 'state', *short], *rows], words=(0, 1))
+    return '\n'.join([*table, *(': '.join(reason) for reason in reasons), summary])
 
 
-def _columns(outcomes: Sequence[BagOutcome]) -> list[str]:
-    return [name for name in MAIN_FIGURES if any(name in each.figures for each in outcomes)]
-
-
-def _cells(outcome: BagOutcome, columns: Sequence[str]) -> list[str]:
-    return [value_text(name, outcome.figures.get(name, UNKNOWN).value) for name in columns]
-
-
-def _link(out: Path, outcome: BagOutcome) -> Cell:
-    there = (out / outcome.name / 'report.html').exists()
-    return Cell(outcome.name, href=f'{quote(outcome.name)}/report.html' if there else '')
-
-
-def _summary(outcomes: Sequence[BagOutcome]) -> str:
+def _tell(
+    outcomes: Sequence[BagOutcome],
+) -> tuple[list[str], list[list[str]], list[list[str]], str]:
+    """Names of the figures; a row for each bag; why some are not done; how many are what."""
+    columns = [name for name in MAIN_FIGURES if any(name in each.figures for each in outcomes)]
+    rows = []
+    for each in outcomes:
+        values = (value_text(name, each.figures.get(name, UNKNOWN).value) for name in columns)
+        rows.append([each.name, each.state, *values])
+    reasons = [[each.name, line] for each in outcomes for line in each.reason.splitlines()]
     states = Counter(each.state for each in outcomes)
-    return f'{len(outcomes)} bags: ' + ', '.join(f'{n} {state}' for state, n in states.items())
+    summary = ', '.join(f'{n} {state}' for state, n in states.items())
+    return columns, rows, reasons, f'{len(outcomes)} bags: {summary}'
