@@ -269,7 +269,7 @@ def test_leaving_the_group_ends_its_processes(tmp_path):
     with ProcessGroup(os.environ, tmp_path) as team:
         team.start('sleeper', SLEEP)
         team.wait_for_text('sleeper', 'ready', 20)
-        pid = team._running['sleeper'].pid
+        pid = team.running['sleeper'].pid
         assert is_running(pid)
     assert not is_running(pid)
 
@@ -283,7 +283,7 @@ def test_process_that_a_background_shell_made_deaf_to_sigint_is_ended(team):
 def test_process_that_ignores_its_end_is_killed_and_named(team):
     team.start('stubborn', STUBBORN)
     team.wait_for_text('stubborn', 'ready', 20)
-    pid = team._running['stubborn'].pid
+    pid = team.running['stubborn'].pid
     with pytest.raises(ProcessError, match='stubborn did not end'):
         team.stop('stubborn')
     assert not is_running(pid)
@@ -311,7 +311,7 @@ def test_killed_demo_leaves_no_orphan(tmp_path):
         f'with ProcessGroup(os.environ, Path({str(tmp_path)!r})) as team:\n'
         f'    team.start("sleeper", {SLEEP!r})\n'
         '    team.wait_for_text("sleeper", "ready", 20)\n'
-        '    print(team._running["sleeper"].pid, flush=True)\n'
+        '    print(team.running["sleeper"].pid, flush=True)\n'
         '    time.sleep(60)\n'
     )
     parent = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, text=True)

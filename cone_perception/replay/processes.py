@@ -15,7 +15,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from cone_perception.bags.reader import DETECTIONS
-from cone_perception.errors import ConePerceptionError, SettingsError, told_as
+from cone_perception.errors import ConePerceptionError, told_as
 from cone_perception.files import LockedError, locked, to_json
 from cone_perception.model_card import Bundle
 from cone_perception.process import start_apart, wait_or_kill
@@ -42,29 +42,33 @@ class ProcessError(ConePerceptionError):
 
 
 class ProcessGroup:
-    """Processes that share an environment, write a log each, and all end when it is left."""
+    """Processes that share an environment, write a log each, and all end when it is left.
+
+    running: those that were started, and have not been stopped or waited for.
+    """
 
     def __init__(self, environment: Mapping[str, str], log_folder: Path) -> None:
         self._environment = dict(environment)
         self._log_folder = log_folder
-        self._running: dict[str, Popen[bytes]] = {}
+        self.running: dict[str, Popen[bytes]] = {}
 
     def start(self, name: str, command: Sequence[str], show: bool = False) -> None:
         """Start a process. show: its stderr, a progress bar say, goes to the terminal too.
 
         Raises ProcessError where there is no such command.
         """
+        log = self._log_folder / f'{name}.log'
         with told_as(ProcessError, f'{name} cannot be started: {command[0]}'):
-            self._running[name] = start_apart(command, self._environment, self._log(name), show)
+            self.running[name] = start_apart(command, self._environment, log, show)
 
     def wait(self, name: str, timeout_s: float) -> None:
         """Wait until a process has ended well. Raises ProcessError when any other one ends."""
         deadline = time.monotonic() + timeout_s
-        while self._running[name].poll() is None:
+        while self.running[name].poll() is None:
             self._keep_waiting(name, deadline, f'had not ended after {timeout_s:g} s', but=name)
-        status = self._running.pop(name).returncode
+        status = self.running.pop(name).returncode
         if status:
-            raise ProcessError(f'{name} ended with status {status}.{self._log_tails()}')
+            raise self._error(f'{name} ended with status {status}')
 
     def wait_for_text(
         self, name: str, text: str, timeout_s: float, refusals: Mapping[str, str] | None = None
@@ -78,33 +82,18 @@ class ProcessGroup:
         while text not in self._read_log(name):
             for other, refusal in (refusals or {}).items():
                 if refusal in self._read_log(other):
-                    raise ProcessError(f'{other} refuses to work.{self._log_tails()}')
+                    raise self._error(f'{other} refuses to work')
             self._keep_waiting(name, deadline, f'was not ready after {timeout_s:g} s')
 
     def stop(self, name: str) -> None:
         """End a process with SIGTERM. Raises ProcessError when it does not end well by that."""
-        process = self._running.pop(name)
+        process = self.running.pop(name)
         process.send_signal(signal.SIGTERM)
         status = wait_or_kill(process, STOP_TIMEOUT_S)
-        problem = f'ended with status {status}'
         if status is None:
-            problem = f'did not end within {STOP_TIMEOUT_S:g} s of SIGTERM'
-        if status != 0:
-            raise ProcessError(f'{name} {problem}.{self._log_tails()}')
-
-    def end(self, name: str) -> None:
-        """End a process, whatever its status, unless it has ended."""
-        if name in self._running:
-            with contextlib.suppress(ProcessError):
-                self.stop(name)
-
-    def pid(self, name: str) -> int:
-        """Process id of one that was started and not stopped."""
-        return self._running[name].pid
-
-    def status(self, name: str) -> int | None:
-        """Exit status of a process that was started and not stopped; None while it runs."""
-        return self._running[name].poll()
+            raise self._error(f'{name} did not end within {STOP_TIMEOUT_S:g} s of SIGTERM')
+        if status:
+            raise self._error(f'{name} ended with status {status}')
 
     def last_words(self, name: str) -> list[str]:
         """Return the last lines that a process wrote."""
@@ -114,38 +103,35 @@ class ProcessGroup:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._running.values():
+        for process in self.running.values():
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        for process in self._running.values():
+        for process in self.running.values():
             wait_or_kill(process, max(0.0, deadline - time.monotonic()))
-        self._running.clear()
+        self.running.clear()
 
     def _keep_waiting(self, name: str, deadline: float, problem: str, but: str = '') -> None:
         """Sleep a little. Raises ProcessError past the deadline, or when any but one has ended."""
-        for other, process in self._running.items():
+        for other, process in self.running.items():
             status = process.poll()
             if other != but and status is not None:
-                raise ProcessError(
-                    f'{other} ended too early, with status {status}.{self._log_tails()}'
-                )
+                raise self._error(f'{other} ended too early, with status {status}')
         if time.monotonic() > deadline:
-            raise ProcessError(f'{name} {problem}.{self._log_tails()}')
+            raise self._error(f'{name} {problem}')
         time.sleep(POLL_S)
 
-    def _log(self, name: str) -> Path:
-        return self._log_folder / f'{name}.log'
-
     def _read_log(self, name: str) -> str:
-        return self._log(name).read_text(encoding='utf-8', errors='replace')
+        log = self._log_folder / f'{name}.log'
+        return log.read_text(encoding='utf-8', errors='replace')
 
-    def _log_tails(self) -> str:
-        """Return the last lines of all logs, for whoever reads the error."""
-        return ''.join(
-            f'\n--- the end of {log} ---\n' + '\n'.join(lines)
+    def _error(self, problem: str) -> ProcessError:
+        """Make an error with the last lines of all logs, for whoever reads it."""
+        tails = [
+            '\n'.join([f'\n--- the end of {log} ---', *lines])
             for log in sorted(self._log_folder.glob('*.log'))
             if (lines := self.last_words(log.stem))
-        )
+        ]
+        return ProcessError(f'{problem}.{"".join(tails)}')
 
 
 @contextlib.contextmanager
@@ -184,8 +170,8 @@ def python_module(module: str, *arguments: str) -> list[str]:
 
 
 def python_job(name: str, job: Mapping[str, object]) -> list[str]:
-    """Return the command that runs a module of `replay.ros`, which reads the job as JSON."""
-    return python_module(f'cone_perception.replay.ros.{name}', to_json(job))
+    """Return the command that does a job of `replay.ros`."""
+    return python_module('cone_perception.replay.ros', name, to_json(job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,18 +210,12 @@ def our_node(
 ) -> NodeCommand:
     """`cone-perception node` for the cameras of this drive.
 
-    settings: name -> value as `ros2 param` would write it. Raises SettingsError for one under
-    which a picture has two answers.
+    settings: name -> value as `ros2 param` would write it.
     """
-    settings = dict(settings or {})
-    if settings.get('side_by_side', 'false').lower() == 'true':
-        raise SettingsError(
-            'side_by_side makes two pictures of one, and their fates cannot be told apart: '
-            'replay a bag with a topic for each camera'
-        )
     forms = {camera.compressed for camera in drive.cameras}
     names = [camera.name for camera in drive.cameras]
-    settings |= {
+    settings = {
+        **(settings or {}),
         'model': str(bundle.folder.resolve()),
         'cameras': json.dumps(names),
         'image_topics': json.dumps([camera.topic for camera in drive.cameras]),

@@ -75,13 +75,13 @@ def play_through_ros(
     Raises ProcessError when the node does not get ready, SourceError for a bag that cannot be
     played.
     """
+    log = folder / 'log'
     with told_as(OutputError, f'{folder} cannot be written'):
-        (folder / 'log').mkdir(parents=True, exist_ok=True)
+        log.mkdir(parents=True, exist_ok=True)
     play = _Play(drive, pace, node, folder, stamps, sample_load)
     with contextlib.ExitStack() as stack:
         if domain is None:
             domain = stack.enter_context(private_domain())
-        log = folder / 'log'
         play.run(stack.enter_context(ProcessGroup(ros_environment(domain, log), log)))
     return play.result()
 
@@ -114,14 +114,22 @@ class _Play:
         group.start('node', node.command)
         if node.ready:
             group.wait_for_text('node', node.ready, READY_TIMEOUT_S, refusals)
-        group.start('monitor', self._monitor_command())
+        logs = {'out': self.folder / 'answers', 'log': self.folder / 'received.jsonl'}
+        group.start('monitor', python_job('monitor', logs | {'topics': node.topics}))
         group.wait_for_text('monitor', 'ready\n', CONNECT_TIMEOUT_S, refusals)
         group.start('player', self._player_command(), show=True)
-        pids = {name: group.pid(name) for name in ('node', 'player', 'monitor')}
+        pids = {name: process.pid for name, process in group.running.items()}
         with LoadSampler(pids) if self.sample_load else contextlib.nullcontext() as sampler:
             self._wait(group)
         self.load = sampler.samples if sampler else []
-        self._end(group)
+        self.ended_ns = time.time_ns()
+        for name in ('node', 'monitor'):  # what becomes of the node's last pictures is recorded
+            try:
+                group.stop(name)
+            except ProcessError as error:
+                self.process_failed = True
+                if name != 'node' or not self.node_died:
+                    self.problems.append(str(error))
 
     def result(self) -> Pass:
         """Join what player, node and monitor have said."""
@@ -134,10 +142,9 @@ class _Play:
         answers = _read_answers(self.folder, self.node, self.ended_ns, self.problems)
         if not sent and not self.interrupted:
             raise ProcessError('\n'.join(['nothing was sent.', *self.problems]))
-        frames = find_fates(sent, answers, self.node, self.node_died, self.problems)
         return Pass(
             pace=self.pace,
-            frames=frames,
+            frames=find_fates(sent, answers, self.node, self.node_died, self.problems),
             load=self.load,
             health=answers.health,
             problems=tuple(self.problems),
@@ -147,60 +154,42 @@ class _Play:
 
     def _wait(self, group: ProcessGroup) -> None:
         """Wait until all was sent and answered, or until a process ends that should not."""
+        pace, drive = self.pace, self.drive
+        each_s = {'bag': drive.duration_s / pace.rate, 'hz': drive.frames / (pace.hz or 1.0)}
+        # A player that takes longer surely hangs.
+        longest_s = 2 * CONNECT_TIMEOUT_S + 2 * each_s.get(pace.kind, float(drive.frames))
         try:
-            group.wait('player', self._longest_s())
+            group.wait('player', longest_s)
         except KeyboardInterrupt:
             self.interrupted = True
         except ProcessError as error:
             self.process_failed = True
-            self.node_died = group.status('node') is not None
+            status = group.running['node'].poll()
+            self.node_died = status is not None
             problem = str(error)
             if self.node_died:
                 problem = (
-                    f'the node ended by itself, with status {group.status("node")}, while pictures '
-                    f'were sent; the last lines of {self.folder / "log" / "node.log"}: '
+                    f'the node ended by itself, with status {status}, while pictures were sent; '
+                    f'the last lines of {self.folder / "log" / "node.log"}: '
                     + ' | '.join(group.last_words('node')[-LAST_WORDS:])
                 )
             self.problems.append(problem)
-        group.end('player')
+        if 'player' in group.running:
+            with contextlib.suppress(ProcessError):
+                group.stop('player')
         try:
             time.sleep(LAST_ANSWERS_S)
         except KeyboardInterrupt:
             self.interrupted = True
 
-    def _end(self, group: ProcessGroup) -> None:
-        """End the node first: what becomes of its last pictures is recorded."""
-        self.ended_ns = time.time_ns()
-        for name in ('node', 'monitor'):
-            try:
-                group.stop(name)
-            except ProcessError as error:
-                self.process_failed = True
-                if name != 'node' or not self.node_died:
-                    self.problems.append(str(error))
-
-    def _longest_s(self) -> float:
-        """Return the time after which a player surely hangs."""
-        pace, drive = self.pace, self.drive
-        each_s = {'bag': drive.duration_s / pace.rate, 'hz': drive.frames / (pace.hz or 1.0)}
-        return 2 * CONNECT_TIMEOUT_S + 2 * each_s.get(pace.kind, float(drive.frames))
-
-    def _in_flight(self) -> int:
-        """Pictures of each camera. One of them is being worked on, and of several cameras only one
-        is so at a time; the others then have one that waits for it, and none to push out.
-        """
-        alone = len(self.drive.cameras) == 1 or self.node.pairs
-        return self.pace.in_flight if alone else max(1, self.pace.in_flight - 1)
-
-    def _monitor_command(self) -> list[str]:
-        out, log = self.folder / 'answers', self.folder / 'received.jsonl'
-        job = {'out': out, 'log': log, 'topics': self.node.topics}
-        return python_job('monitor', job)
-
     def _player_command(self) -> list[str]:
+        # Of several cameras only one is being worked on at a time; the others then have a picture
+        # that waits for it, and none to push out.
+        alone = len(self.drive.cameras) == 1 or self.node.pairs
+        in_flight = self.pace.in_flight if alone else max(1, self.pace.in_flight - 1)
         job = {
             'drive': replace(self.drive, truth=None),
-            'pace': replace(self.pace, in_flight=self._in_flight()),
+            'pace': replace(self.pace, in_flight=in_flight),
             'log': self.folder / 'sent.jsonl',
             'answers': self.node.detections,
             'timing': self.node.timing_topic,

@@ -26,7 +26,7 @@ from vision_msgs.msg import Detection2DArray
 from cone_perception.bags.reader import header_stamp_ns
 from cone_perception.errors import ConePerceptionError, SourceError
 from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
-from cone_perception.replay.ros.process import WAKE_PERIOD_S, read_job, ros_node, spin
+from cone_perception.replay.ros.process import WAKE_PERIOD_S, ros_node, spin
 from cone_perception.replay.traces import Camera, Drive, Pace
 
 SETTLE_S = 0.5
@@ -57,20 +57,24 @@ ANSWER_TIMEOUT_S = 1.0
 """A picture without an answer is given up after this."""
 
 
-def main() -> int:
-    """Play the drive of the job; 0 when all that can be read of it was sent."""
-    job = read_job()
+def play_job(job: Mapping[str, Any]) -> int:
+    """Play the drive of a job; 0 when all that can be read of it was sent.
+
+    job: `log`, a file of JSON lines: of each picture that was sent camera, index, stamp_ns and
+    sent_ns (of the monotonic clock), each `problem`, the `error` that ended it; the others as in
+    `play`.
+    """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    drive, pace = job.pop('drive'), Pace(**job.pop('pace'))
-    cameras = tuple(Camera(**camera) for camera in drive.pop('cameras'))
-    drive = Drive(**drive | {'bag': Path(drive['bag']), 'cameras': cameras})
-    with Path(job.pop('log')).open('w', buffering=1) as log:
+    others = {name: job[name] for name in ('answers', 'timing', 'stamps', 'wait_s')}
+    cameras = tuple(Camera(**camera) for camera in job['drive']['cameras'])
+    drive = Drive(**{**job['drive'], 'bag': Path(job['drive']['bag']), 'cameras': cameras})
+    with Path(job['log']).open('w', buffering=1) as log:
 
         def note(**entry: object) -> None:
             log.write(json.dumps(entry) + '\n')
 
         try:
-            play(drive, pace, note, **job)
+            play(drive, Pace(**job['pace']), note, **others)
         except ConePerceptionError as error:
             note(error=str(error))
             print(f'player: {error}', file=sys.stderr)
@@ -91,22 +95,17 @@ def play(
 ) -> None:
     """Send every picture with the bytes that were recorded, at the pace asked for.
 
-    note: takes what was sent (camera, index, stamp_ns, sent_ns of the monotonic clock), and each
-    `problem`. answers, timing: see InFlight. stamps: 'recorded' puts the times of recording into
-    the headers. wait_s: for a subscriber to every topic.
+    note: takes what is to be logged. answers, timing: see InFlight. stamps: 'recorded' puts the
+    times of recording into the headers. wait_s: for a subscriber to every topic.
     Where the bag is damaged the play ends, and the log says so.
     Raises SourceError when the bag cannot be played so, or nobody subscribes in time.
     """
     problems: list[str] = []
     with ros_node('bag_player') as node, contextlib.ExitStack() as stack:
-        publishers = [
-            node.create_publisher(
-                CompressedImage if camera.compressed else Image,
-                camera.topic,
-                QoSProfile(depth=DEPTH),
-            )
-            for camera in drive.cameras
-        ]
+        publishers = []
+        for camera in drive.cameras:
+            kind = CompressedImage if camera.compressed else Image
+            publishers.append(node.create_publisher(kind, camera.topic, QoSProfile(depth=DEPTH)))
         flight = None
         if pace.kind == 'fast':
             flight = InFlight(node, pace.in_flight, answers, timing)
@@ -334,7 +333,3 @@ class InFlight:
             if sent_s is not None:
                 flight.round_trip_s = time.monotonic() - sent_s
             self._changed.notify_all()
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -1,13 +1,10 @@
-"""The life of a replay's process that talks ROS: its job, its node, its end on SIGTERM."""
+"""The life of a replay's process that talks ROS: its node, its end on SIGTERM."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
-import sys
 from collections.abc import Iterator
-from typing import Any
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -19,12 +16,6 @@ from cone_perception.ros.transport import use_profile
 
 WAKE_PERIOD_S = 0.05
 """A signal that comes while ROS waits for messages is only seen after the wait."""
-
-
-def read_job() -> dict[str, Any]:
-    """Return what `processes.python_module` was given for this process."""
-    job: dict[str, Any] = json.loads(sys.argv[1])
-    return job
 
 
 @contextlib.contextmanager
