@@ -9,8 +9,9 @@ import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 
 from cone_perception.detect import open_detector
@@ -32,7 +33,7 @@ from cone_perception.replay.output_folder import REPLAY_FILES, REPLAY_MARK, clai
 from cone_perception.replay.pages.pictures import write_film
 from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.processes import NodeCommand, echo_node, our_node
-from cone_perception.replay.run import Replay, Way
+from cone_perception.replay.run import Play, Replay
 from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import FATES, Drive, Pace, Pass
@@ -58,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     for problem in drive.problems:
         print_warning(problem)
     claim_folder(args.out, REPLAY_MARK, REPLAY_FILES, bag)
-    with on_sigterm(), open_way(args, drive, bundle, settings) as way:
-        reference = answers_of_reference(args, drive)
-        replay = Replay(args, drive, bundle, settings, way, reference)
+    with on_sigterm(), open_way(args, drive, bundle, settings) as (play, echo):
+        reference = answers_of_reference(args.reference, drive) if args.reference else None
+        replay = Replay(args, drive, bundle, settings, play, echo, reference)
         result = replay.run()
     print('drawing', flush=True)
     reasons = over_budget(result, budget) if budget else []
@@ -74,53 +75,50 @@ def run(args: argparse.Namespace) -> int:
     if result.interrupted:
         return INTERRUPTED_STATUS
     answered = bool(result.figures['frames_answered'].value)
-    return 0 if answered and not reasons and not replay.process_failed else 1
+    failed = any(each.process_failed for each in replay.passes)
+    return 0 if answered and not reasons and not failed else 1
 
 
 @contextlib.contextmanager
 def open_way(
     args: argparse.Namespace, drive: Drive, bundle: Bundle, settings: DetectorSettings
-) -> Iterator[Way]:
-    """Open the way that was asked for, ready to play. Raises SettingsError."""
-    if args.through == 'ros':
-        if args.node_command:
-            topics, cameras = args.detections, drive.cameras
-            if len(topics) != len(cameras):
-                raise SettingsError(
-                    f'--node-command needs --detections for each camera: {len(cameras)} '
-                    f'({", ".join(camera.topic for camera in cameras)}), got {len(topics)}'
-                )
-            told = {camera.name: topic for camera, topic in zip(cameras, topics, strict=True)}
-            command = command_words(args, 'node_command')
-            node = NodeCommand(command, told, bundle.card.class_names)
-        else:
-            node = our_node(drive, bundle, _as_parameters(settings))
-        node = node.started_by(*command_words(args, 'launch_prefix'))
-        echo = _through_ros(args, drive, echo_node(drive), 'overhead')
-        yield Way(_through_ros(args, drive, node, 'passes'), echo)
+) -> Iterator[tuple[Play, Play | None]]:
+    """Open the way that was asked for, ready to play, and through ROS one with a node that echoes.
+
+    Through ROS player, node and monitor are processes of their own, with a folder per pass.
+    Raises SettingsError.
+    """
+    if args.through == 'pipeline':
+        with open_detector(bundle, settings) as detector:
+            info = detector.engine.info
+            engine = f'{info.runtime} on {info.device}, {info.computes_in}'
+            health = {'pipeline': {'engine': engine, 'model sha256': info.network_sha256}}
+
+            def play_here(pace: Pace) -> Pass:
+                played = play_through_pipeline(drive, pace, detector, settings.filters)
+                return replace(played, health=health)
+
+            yield play_here, None
         return
-    with open_detector(bundle, settings) as detector:
-        info = detector.engine.info
-        engine = f'{info.runtime} on {info.device}, {info.computes_in}'
-        health = {'pipeline': {'engine': engine, 'model sha256': info.network_sha256}}
+    if args.node_command:
+        topics, cameras = args.detections, drive.cameras
+        if len(topics) != len(cameras):
+            raise SettingsError(
+                f'--node-command needs --detections for each camera: {len(cameras)} '
+                f'({", ".join(camera.topic for camera in cameras)}), got {len(topics)}'
+            )
+        told = {camera.name: topic for camera, topic in zip(cameras, topics, strict=True)}
+        command = command_words(args, 'node_command')
+        node = NodeCommand(command, told, bundle.card.class_names)
+    else:
+        node = our_node(drive, bundle, _as_parameters(settings))
 
-        def play(pace: Pace) -> Pass:
-            played = play_through_pipeline(drive, pace, detector, settings.filters)
-            return replace(played, health=health)
-
-        yield Way(play)
-
-
-def _through_ros(
-    args: argparse.Namespace, drive: Drive, node: NodeCommand, name: str
-) -> Callable[[Pace], Pass]:
-    """Play by player, DDS, node and monitor, each a process of its own, with a folder per pass."""
-
-    def play(pace: Pace) -> Pass:
+    def play(node: NodeCommand, name: str, pace: Pace) -> Pass:
         folder: Path = args.out / name / str(len(list((args.out / name).glob('*'))))
         return play_through_ros(drive, pace, node, folder, domain=args.domain, stamps=args.stamps)
 
-    return play
+    node = node.started_by(*command_words(args, 'launch_prefix'))
+    yield partial(play, node, 'passes'), partial(play, echo_node(drive), 'overhead')
 
 
 def summary_line(result: ReplayResult) -> str:
@@ -149,11 +147,9 @@ def _as_parameters(settings: DetectorSettings) -> dict[str, str]:
     }
 
 
-def answers_of_reference(args: argparse.Namespace, drive: Drive) -> Answers | None:
-    """Let the bundle of --reference answer the same pictures, on the CPU, one by one."""
-    if args.reference is None:
-        return None
-    bundle = read_bundle(args.reference)
+def answers_of_reference(folder: Path, drive: Drive) -> Answers:
+    """Let a bundle answer the same pictures, on the CPU, one by one."""
+    bundle = read_bundle(folder)
     placed = place_network(bundle, DetectorSettings(), print_event)
     with ConeDetector(bundle.card, placed.engine) as detector:
         return reference_answers(drive, detector, Filters())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
@@ -22,20 +22,57 @@ RATE_SHARE = 0.9
 low rates."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class MaxRate:
-    """The result of the search.
+    """The search for the highest rate, and its result.
 
-    hz: pictures per second of each camera; 0 when no probe has passed. probes: in their order, each
-    {hz, passed, missed_share, rate_in_hz, rate_out_hz, why}; the rates are those of the slowest
-    camera, why is empty where it has passed. says: one sentence. interrupted: somebody ended it
-    early; hz is then the highest that has passed by that time.
+    probes: in their order, each {hz, passed, missed_share, rate_in_hz, rate_out_hz, why}; the rates
+    are those of the slowest camera, why is empty where it has passed. interrupted: somebody ended
+    it early.
     """
 
-    hz: float
-    probes: Sequence[dict[str, Any]]
-    says: str
+    low_hz: float
+    high_hz: float
+    probes: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+
+    @property
+    def hz(self) -> float:
+        """The highest rate that has passed, in pictures per second of each camera; 0 for none."""
+        return max((probe['hz'] for probe in self.probes if probe['passed']), default=0.0)
+
+    @property
+    def says(self) -> str:
+        """The result in one sentence."""
+        if not self.probes:
+            return 'ended before the first probe: the highest rate is not known'
+        if self.interrupted:
+            return f'ended early: {self.hz:g} Hz is the highest that has passed so far'
+        if not self.hz:
+            return f'even {self.low_hz:g} Hz fails: {self.probes[-1]["why"]}'
+        if self.hz == self.high_hz:
+            return f'{self.hz:g} Hz, the highest rate tried, passes: the limit lies above'
+        least_hz = min(probe['hz'] for probe in self.probes if not probe['passed'])
+        return f'{self.hz:g} Hz passes, {least_hz:g} Hz does not'
+
+    def rates_to_try(self) -> Iterator[float]:
+        """Yield one rate after another, as the probe of the one before has ended."""
+        lower_hz, upper_hz = self.low_hz, self.high_hz
+        while upper_hz - lower_hz > WINDOW_HZ:
+            middle_hz = (lower_hz + upper_hz) / 2
+            yield middle_hz
+            if self.probes[-1]['passed']:
+                lower_hz = middle_hz
+            else:
+                upper_hz = middle_hz
+        passed = {probe['hz'] for probe in self.probes if probe['passed']}
+        rate_hz = lower_hz
+        while all(probe['passed'] or rate_hz < probe['hz'] for probe in self.probes):
+            if rate_hz not in passed:
+                yield rate_hz
+            if rate_hz == self.high_hz:
+                return
+            rate_hz = min(rate_hz + STEP_HZ, self.high_hz)
 
 
 def find_max_rate(
@@ -50,67 +87,22 @@ def find_max_rate(
     """
     if not 0 < low_hz <= high_hz:
         raise SettingsError(f'the rates must be 0 < low <= high, got {low_hz:g} and {high_hz:g}')
-    probes: list[dict[str, Any]] = []
-    best_hz, interrupted = 0.0, False
+    found = MaxRate(low_hz, high_hz)
     halvings = max(0, math.ceil(math.log2((high_hz - low_hz or 1) / WINDOW_HZ)))
     most = halvings + math.ceil(WINDOW_HZ / STEP_HZ) + 1  # the last window in steps, its lower end
-    rates = _rates_to_try(low_hz, high_hz, probes)
     with tqdm(total=most, desc='highest rate', unit='probe', disable=None) as bar:
         try:
-            for hz in rates:
+            for hz in found.rates_to_try():
                 played = run_at(hz)
                 if played.interrupted:
                     raise KeyboardInterrupt
                 probe = judge_probe(hz, played)
-                probes.append(probe)
+                found.probes.append(probe)
                 bar.update()
                 tqdm.write(f'{hz:g} Hz: {probe["why"] or "kept up with"}')
-                best_hz = max(best_hz, hz) if probe['passed'] else best_hz
         except KeyboardInterrupt:
-            interrupted = True
-    says = _say(probes, best_hz, interrupted, low_hz, high_hz)
-    return MaxRate(best_hz, probes, says, interrupted)
-
-
-def _rates_to_try(
-    low_hz: float, high_hz: float, probes: Sequence[dict[str, Any]]
-) -> Iterator[float]:
-    """Yield one rate after another, as the probe of the one before has ended."""
-    lower_hz, upper_hz = low_hz, high_hz
-    while upper_hz - lower_hz > WINDOW_HZ:
-        middle_hz = (lower_hz + upper_hz) / 2
-        yield middle_hz
-        if probes[-1]['passed']:
-            lower_hz = middle_hz
-        else:
-            upper_hz = middle_hz
-    passed = {probe['hz'] for probe in probes if probe['passed']}
-    rate_hz = lower_hz
-    while all(probe['passed'] or rate_hz < probe['hz'] for probe in probes):
-        if rate_hz not in passed:
-            yield rate_hz
-        if rate_hz == high_hz:
-            return
-        rate_hz = min(rate_hz + STEP_HZ, high_hz)
-
-
-def _say(
-    probes: Sequence[dict[str, Any]],
-    best_hz: float,
-    interrupted: bool,
-    low_hz: float,
-    high_hz: float,
-) -> str:
-    if not probes:
-        return 'ended before the first probe: the highest rate is not known'
-    if interrupted:
-        return f'ended early: {best_hz:g} Hz is the highest that has passed so far'
-    if not best_hz:
-        return f'even {low_hz:g} Hz fails: {probes[-1]["why"]}'
-    if best_hz == high_hz:
-        return f'{high_hz:g} Hz, the highest rate tried, passes: the limit lies above'
-    least_hz = min(probe['hz'] for probe in probes if not probe['passed'])
-    return f'{best_hz:g} Hz passes, {least_hz:g} Hz does not'
+            found.interrupted = True
+    return found
 
 
 def judge_probe(hz: float, played: Pass) -> dict[str, Any]:

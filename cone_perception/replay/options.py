@@ -23,8 +23,8 @@ from cone_perception.settings import DetectorSettings, read_params_file
 
 
 @dataclass(frozen=True)
-class DriveOptions:
-    """The pictures that are replayed, and through what."""
+class ReplayOptions:
+    """What each bag is replayed with, beside the detector's settings."""
 
     through: Literal['ros', 'pipeline'] = option(
         'ros', 'ros: player, DDS, the real node, monitor; pipeline: without ROS (ros)'
@@ -35,12 +35,6 @@ class DriveOptions:
     stamps: Literal['header', 'recorded'] = option(
         'header', 'recorded: replace stamps of zero by the times of recording (header)'
     )
-
-
-@dataclass(frozen=True)
-class PaceOptions:
-    """The pace of the pictures; one of these at most."""
-
     rate: float = option(1.0, 'times as fast as it was recorded (1)', type=above_zero)
     hz: float | None = option(None, 'each camera at this rate, evenly', type=above_zero)
     as_fast_as_possible: bool = option(
@@ -50,22 +44,10 @@ class PaceOptions:
         False,
         'search for the highest rate at which at most 5 % are missed, and replay at it',
     )
-
-
-@dataclass(frozen=True)
-class AccuracyOptions:
-    """The truth, or the model, that the answers are compared with."""
-
     truth: tuple[str, ...] = repeatable('topic of ground truth; one for each --topic')
     labels: Path | None = option(None, 'folder of YOLO labels instead')
     reference: Path | None = option(None, 'bundle that the answers are compared with')
     film: bool = option(False, 'also write annotated.mp4')
-
-
-@dataclass(frozen=True)
-class LimitOptions:
-    """Limits, and how the node's process runs."""
-
     budget: Path | None = option(None, 'limits (YAML); exit status 1 beyond them')
     overhead: bool = option(True, 'leave out the run with an echo')
     launch_prefix: str = option(
@@ -73,29 +55,11 @@ class LimitOptions:
         "starts the node's process, as for ros2 launch: 'chrt --rr 10' (nothing)",
         metavar='COMMAND',
     )
-
-
-@dataclass(frozen=True)
-class OtherNodeOptions:
-    """A node of somebody else's."""
-
     node_command: str | None = option(
         None, 'measure this one, that publishes vision_msgs/Detection2DArray'
     )
     detections: tuple[str, ...] = repeatable('its topic; one for each --topic')
-
-
-@dataclass(frozen=True)
-class CarOptions:
-    """The detector's settings beside its own options."""
-
     params_file: Path | None = option(None, "the car's settings (YAML), its image topics too")
-
-
-OF_EACH_BAG = (
-    *(DriveOptions, PaceOptions, AccuracyOptions, LimitOptions),
-    *(OtherNodeOptions, CarOptions),
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,11 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--out', type=Path, default=Path('replay_output'), help='folder for the results'
     )
-    add_fields(parser, DriveOptions)
-    add_fields(parser.add_mutually_exclusive_group(), PaceOptions)
-    add_fields(parser.add_argument_group('accuracy'), AccuracyOptions)
+    add_fields(parser, ReplayOptions, ('through', 'topic', 'in_flight', 'repeat', 'stamps'))
+    pace = parser.add_mutually_exclusive_group()
+    add_fields(pace, ReplayOptions, ('rate', 'hz', 'as_fast_as_possible', 'find_max_rate'))
+    accuracy = parser.add_argument_group('accuracy')
+    add_fields(accuracy, ReplayOptions, ('truth', 'labels', 'reference', 'film'))
     more = parser.add_argument_group('limits and many bags')
-    add_fields(more, LimitOptions)
+    add_fields(more, ReplayOptions, ('budget', 'overhead', 'launch_prefix'))
     more.add_argument('--domain', type=int, help='ROS_DOMAIN_ID (one of its own)')
     more.add_argument('--jobs', type=count, default=1, help='bags at once (1)')
     more.add_argument(
@@ -119,9 +85,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     more.add_argument(
         '--ray-cpus', type=count, default=2, help='that a bag takes of a Ray worker (2)'
     )
-    add_fields(parser.add_argument_group("somebody else's node"), OtherNodeOptions)
+    other = parser.add_argument_group("somebody else's node")
+    add_fields(other, ReplayOptions, ('node_command', 'detections'))
     detector = parser.add_argument_group('the detector')
-    add_fields(detector, CarOptions)
+    add_fields(detector, ReplayOptions, ('params_file',))
     add_settings(detector)
 
 
@@ -129,8 +96,7 @@ def words_for_each_bag(args: argparse.Namespace) -> list[str | Path]:
     """Give the options that differ from their defaults, as a command line for one bag has them."""
     model = Path(args.model).expanduser() if args.model else args.model
     each = argparse.Namespace(**{**vars(args), 'model': model})
-    words = [word for options in OF_EACH_BAG for word in words_of(options, each)]
-    return words + words_of(DetectorSettings, each, SETTINGS)
+    return words_of(ReplayOptions, each) + words_of(DetectorSettings, each, SETTINGS)
 
 
 def pace_of(args: argparse.Namespace) -> Pace:
