@@ -42,8 +42,12 @@ def test_echo_answers_with_the_header_and_nothing_else(tmp_path, form):
             'timing': None,
         },
     }  # fmt: skip
-    running = {name: subprocess.Popen(python_job(name, job)) for name, job in jobs.items()}
+    running = {}
     try:
+        for name, job in jobs.items():
+            running[name] = subprocess.Popen(python_job(name, job), stdout=subprocess.PIPE)
+            if name == 'monitor':
+                assert running[name].stdout.readline() == b'ready\n'
         assert running['player'].wait(40) == 0
         time.sleep(0.5)
         for name in ('echo', 'monitor'):
@@ -52,7 +56,7 @@ def test_echo_answers_with_the_header_and_nothing_else(tmp_path, form):
     finally:
         for process in running.values():
             process.kill()
-            process.wait()
+            process.communicate()
     with open_bag(tmp_path / 'answers') as reader:
         answers = list(read_messages(reader, ['/front/detections']))
     assert len(answers) >= 3, 'best effort: a busy machine may lose some'

@@ -24,11 +24,7 @@ Ultralytics' (`names`), and those of the labelling tools (a name per line)."""
 
 def picture_name(bag: Path, camera: str, index: int) -> str:
     """Name that `bag to-dataset` gives a picture of a bag, without suffix."""
-    return f'{_bag_name(bag)}_{camera}_{index:06d}'
-
-
-def _bag_name(bag: Path) -> str:
-    return re.sub('[^A-Za-z0-9_-]', '_', bag.resolve().stem)
+    return f'{re.sub("[^A-Za-z0-9_-]", "_", bag.resolve().stem)}_{camera}_{index:06d}'
 
 
 def read_labels(
@@ -63,14 +59,13 @@ def read_labels(
         files = sorted(file for file in inside.glob('*.txt') if file.name not in NAMES_FILES)
         if not files and (len(stamps_ns) == 1 or inside != folder):
             raise SourceError(f'{inside} holds no label files (NAME.txt, YOLO format).')
-        matched = _match_by_name(files, bag, {name: len(all_) for name, all_ in stamps_ns.items()})
-        if matched is not None:
-            found = {index: file for (name, index), file in matched.items() if name == camera}
-        elif inside == folder and len(stamps_ns) > 1:
-            raise SourceError(
-                f'{folder} has no folder {camera}: with several cameras each has one of its name.'
-            )
-        else:
+        found = _match_by_name(files, bag, camera, stamps_ns)
+        if found is None:
+            if inside == folder and len(stamps_ns) > 1:
+                raise SourceError(
+                    f'{folder} has no folder {camera}: with several cameras each has one of its '
+                    'name.'
+                )
             found = _match(files, inside, camera, stamps)
         sent = Counter(one.sent_ns for one in stamps)
         by_stamp = {stamps[index].sent_ns: file for index, file in found.items()}
@@ -91,28 +86,29 @@ def read_labels(
 
 
 def _match_by_name(
-    files: Sequence[Path], bag: Path, counts: Mapping[str, int]
-) -> dict[tuple[str, int], Path] | None:
-    """(camera, index) -> file, where they are called as `bag to-dataset` calls them; else None."""
-    places = {
-        picture_name(bag, camera, index): (camera, index)
-        for camera, count in counts.items()
-        for index in range(count)
-    }
-    named = {places[file.stem]: file for file in files if file.stem in places}
-    pattern = re.compile(rf'{re.escape(_bag_name(bag))}_(.+)_[0-9]{{6}}')
-
-    def of_another_camera(file: Path) -> bool:
+    files: Sequence[Path], bag: Path, camera: str, stamps_ns: Mapping[str, Sequence[PictureStamps]]
+) -> dict[int, Path] | None:
+    """Index of the picture -> file, where they are called as `bag to-dataset` calls them."""
+    start = picture_name(bag, '', 0).removesuffix('_000000')
+    pattern = re.compile(rf'{re.escape(start)}(.+)_([0-9]{{6,}})')
+    named: dict[tuple[str, int], Path] = {}
+    others = []
+    for file in files:
         found = pattern.fullmatch(file.stem)
-        return found is not None and found[1] not in counts
-
-    others = (f for f in files if f.stem not in places and not of_another_camera(f))
-    if named and (other := next(others, None)):
+        if found and found[1] not in stamps_ns:  # a camera that is left out
+            continue
+        if found and int(found[2]) < len(stamps_ns[found[1]]):
+            named[found[1], int(found[2])] = file
+        else:
+            others.append(file)
+    if named and others:
         raise SourceError(
             f'{next(iter(named.values()))} is called after a picture of {bag.name}, but '
-            f'{other.name} is not: of which picture it is cannot be told.'
+            f'{others[0].name} is not: of which picture it is cannot be told.'
         )
-    return named or None
+    if not named:
+        return None
+    return {index: file for (name, index), file in named.items() if name == camera}
 
 
 def _match(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-from array import array
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -37,22 +36,6 @@ from cone_perception.replay.traces import Camera, Drive
 from cone_perception.types import Detections
 
 HASH_BLOCK_BYTES = 4 * 2**20
-
-
-@dataclass(slots=True)
-class _Pictures:
-    """The pictures of a camera.
-
-    headers_ns, times_ns: stamp (0 where it has none) and recording of each, in their order.
-    """
-
-    headers_ns: array[int] = field(default_factory=lambda: array('q'))
-    times_ns: array[int] = field(default_factory=lambda: array('q'))
-
-    def stamps(self, recorded: bool) -> list[PictureStamps]:
-        """Pair the header's stamp of each with the one it is sent with, which may be its time."""
-        sent = self.times_ns if recorded else self.headers_ns
-        return [PictureStamps(*both) for both in zip(self.headers_ns, sent, strict=True)]
 
 
 def open_drive(
@@ -88,7 +71,8 @@ def open_drive(
     problems: list[str] = []
     if labels is None:
         truths = choose_truth(bag, types, chosen, truth_topics, bool(topics), problems)
-    seen = {topic: _Pictures() for topic in chosen}
+    stamps_of: dict[str, list[PictureStamps]] = {names[topic]: [] for topic in chosen}
+    times_ns: list[int] = []
     unreadable: dict[str, str] = {}
     by_truth = {truth.topic: truth for truth in truths.values()}
     total = sum(counts[topic] for topic in chosen)
@@ -97,9 +81,17 @@ def open_drive(
     def see(message: BagMessage) -> None:
         if message.topic in by_truth and message.type_name == DETECTIONS:
             by_truth[message.topic].take(message, class_names)
-        elif message.topic in seen and message.type_name in PICTURES:
-            if why := _take_picture(seen[message.topic], message):
+        elif message.topic in names and message.type_name in PICTURES:
+            header_ns = 0
+            with contextlib.suppress(SourceError):
+                header_ns = header_stamp_ns(message.data)
+            seen = stamps_of[names[message.topic]]
+            if not seen and message.type_name == IMAGE and (why := _why_unreadable(message)):
                 unreadable[message.topic] = why
+            recorded = stamps == 'recorded'
+            seen.append(PictureStamps(header_ns, message.time_ns if recorded else header_ns))
+            if message.time_ns:  # recorded at time zero says nothing of the duration
+                times_ns.append(message.time_ns)
             bar.update()
 
     infos = {camera_info_topic(topic) for topic in chosen}
@@ -116,49 +108,36 @@ def open_drive(
         *map(str, report.problems),
         *(f'{topic}: the first picture: {why}' for topic, why in unreadable.items()),
     ]
-    frames = sum(len(camera.times_ns) for camera in seen.values())
+    frames = sum(map(len, stamps_of.values()))
     if not frames:
         raise SourceError(f'{bag} has no picture on {", ".join(chosen)}.')
-    stamps_of = {
-        names[topic]: camera.stamps(stamps == 'recorded') for topic, camera in seen.items()
-    }
-    truth: Mapping[tuple[str, int], Detections] | None = None
+    truth: dict[tuple[str, int], Detections] = {}
+    judged: dict[str, str] = {}
     if labels is not None:
         sizes = {}
         for entry in report.topics:
-            if entry.topic not in seen:
+            if entry.topic not in names:
                 continue
-            name, first = names[entry.topic], entry.picture
-            if first is None:
+            if entry.picture is None:
                 raise SourceError(
-                    f'camera {name}: its first picture cannot be read, so the size that '
-                    'its labels are fractions of is not known.'
+                    f'camera {names[entry.topic]}: its first picture cannot be read, so the size '
+                    'that its labels are fractions of is not known.'
                 )
-            sizes[name] = (first.width_px, first.height_px)
+            sizes[names[entry.topic]] = (entry.picture.width_px, entry.picture.height_px)
         truth = read_labels(labels, bag, stamps_of, sizes, class_names, problems)
-    elif truths:
-        matched = {
-            topic: one.match(names[topic], stamps_of[names[topic]], problems)
-            for topic, one in truths.items()
-        }
-        truths = {topic: one for topic, one in truths.items() if matched[topic]}
-        truth = {
-            place: cones for found in matched.values() if found for place, cones in found.items()
-        }
+    for topic, one in truths.items():
+        if found := one.match(names[topic], stamps_of[names[topic]], problems):
+            judged[topic] = one.topic
+            truth |= found
     return Drive(
         bag=bag,
         sha256=sha256,
         cameras=tuple(
-            Camera(
-                name=names[topic],
-                topic=topic,
-                compressed=types[topic] == COMPRESSED_IMAGE,
-                truth_topic=truths[topic].topic if topic in truths else None,
-            )
+            Camera(names[topic], topic, types[topic] == COMPRESSED_IMAGE, judged.get(topic))
             for topic in chosen
         ),
         frames=frames,
-        duration_s=_duration_s(seen.values()),
+        duration_s=(max(times_ns) - min(times_ns)) / 1e9 if times_ns else 0.0,
         storage=storage,
         truth=truth or None,
         problems=tuple(problems),
@@ -170,7 +149,7 @@ def camera_names(topics: Sequence[str]) -> dict[str, str]:
 
     /camera/left/image_raw is left, and so is /camera/left/image_raw/compressed.
     """
-    short = {topic: _second_last(topic) for topic in topics}
+    short = {topic: raw_topic(topic).strip('/').split('/')[-2:][0] for topic in topics}
     counts = Counter(short.values())
     return {
         topic: name if counts[name] == 1 else topic.strip('/').replace('/', '_')
@@ -228,31 +207,12 @@ def _choose_topics(bag: Path, types: Mapping[str, str], topics: Sequence[str]) -
     return chosen
 
 
-def _second_last(topic: str) -> str:
-    parts = raw_topic(topic).strip('/').split('/')
-    return parts[-2] if len(parts) > 1 else parts[-1]
-
-
-def _take_picture(camera: _Pictures, message: BagMessage) -> str:
-    """Note its stamp; tell why it cannot be read, if it is the first and raw."""
-    first = not camera.times_ns
-    camera.times_ns.append(message.time_ns)
+def _why_unreadable(message: BagMessage) -> str:
+    """Tell why a raw picture cannot be decoded; '' when it can, or is none, as the report tells."""
     try:
-        camera.headers_ns.append(header_stamp_ns(message.data))
-    except SourceError:
-        camera.headers_ns.append(0)
+        to_bgr(bag_types().deserialize_cdr(message.data, message.type_name))
+    except ImageError as error:
+        return str(error)
+    except Exception:  # no Image at all
         return ''
-    if first and message.type_name == IMAGE:  # of a compressed one the report tells
-        try:
-            to_bgr(bag_types().deserialize_cdr(message.data, message.type_name))
-        except ImageError as error:
-            return str(error)
-        except Exception:  # no Image at all: the report tells
-            return ''
     return ''
-
-
-def _duration_s(cameras: Collection[_Pictures]) -> float:
-    """From the first picture to the last; those recorded at time zero say nothing of it."""
-    times_ns = [time_ns for camera in cameras for time_ns in camera.times_ns if time_ns]
-    return (max(times_ns) - min(times_ns)) / 1e9 if times_ns else 0.0

@@ -24,9 +24,6 @@ from vision_msgs.msg import Detection2DArray
 from cone_perception.bags.reader import bag_types, header_stamp_ns
 from cone_perception.replay.ros.player import play_job
 from cone_perception.replay.ros.process import ros_node, spin
-from cone_perception.ros.publishing import DETECTIONS_DEPTH
-from cone_perception.ros.session import image_qos
-from cone_perception.settings import DetectorSettings
 
 DEPTH = 1000
 """Messages that may wait while the monitor is held up: one that is lost here counts as lost."""
@@ -40,6 +37,10 @@ def echo(job: Mapping[str, Any]) -> None:
 
     job: cameras, see Drive.
     """
+    # The others start without what the detector needs.
+    from cone_perception.ros.publishing import DETECTIONS_DEPTH
+    from cone_perception.ros.session import image_qos
+    from cone_perception.settings import DetectorSettings
 
     def answer_with(publisher: Any) -> Callable[[Any], None]:
         return lambda message: publisher.publish(Detection2DArray(header=message.header))
