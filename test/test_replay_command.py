@@ -146,6 +146,18 @@ def test_settings_of_the_car_choose_topic_and_thresholds(bundle: Path, tmp_path:
     assert result.configuration['settings']['min_height_px'] == 4
 
 
+def test_settings_of_the_car_that_make_two_pictures_of_one_are_refused(
+    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    car = tmp_path / 'car.yaml'
+    car.write_text(
+        '/**: {ros__parameters: {side_by_side: true, cameras: [left, right], '
+        'image_topics: [/both/image]}}'
+    )
+    assert through_pipeline(drive, bundle, tmp_path / 'out', '--params-file', car) == 1
+    assert 'side_by_side: a replay follows one camera per topic' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('text', 'says'),
     [

@@ -18,7 +18,7 @@ from recorded_drive import serialised, write
 from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 
 from cone_perception.bags.reader import bag_types, image_message
-from cone_perception.errors import SettingsError, SourceError
+from cone_perception.errors import SourceError
 from cone_perception.model_card import read_bundle
 from cone_perception.replay.processes import (
     NodeCommand,
@@ -243,12 +243,6 @@ def test_drive_is_played_at_its_rate(tmp_path):
     spent_s = (play.frames[-1].sent_ns - play.frames[0].sent_ns) / 1e9
     assert 1 < spent_s < 2.5, '1.5 s; as it was recorded 3'
     assert not play.load
-
-
-def test_side_by_side_is_refused(tmp_path, bundle):
-    drive = Drive(tmp_path, '', (Camera('front', '/front/image', False),), 1, 0.0, 'mcap')
-    with pytest.raises(SettingsError, match='side_by_side'):
-        our_node(drive, bundle, {'side_by_side': 'true'})
 
 
 NODE = NodeCommand(('true',), {'left': '/left/detections'}, CLASS_NAMES, '/timing')
