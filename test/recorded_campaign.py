@@ -12,6 +12,7 @@ import numpy as np
 
 from cone_perception.accuracy.matching import IOU_THRESHOLDS
 from cone_perception.classes import CLASS_NAMES
+from cone_perception.dataset.layout import write_data_yaml
 from cone_perception.files import without_nan
 from training.campaign import judge
 from training.campaign.campaign import Campaign
@@ -27,7 +28,7 @@ CONES = 6
 """In each picture."""
 
 
-def invent_evaluation(pictures: int, quality: float, seed: int) -> Evaluation:
+def invent_evaluation(pictures: int, quality: float, seed: int, data: str = '') -> Evaluation:
     """Cones that a model of that quality, 0..1, might have found; the cones are always the same."""
     there, rng = np.random.default_rng(0), np.random.default_rng(seed)
     count = pictures * CONES
@@ -43,9 +44,7 @@ def invent_evaluation(pictures: int, quality: float, seed: int) -> Evaluation:
     score = np.clip(0.3 + 0.6 * skill + rng.normal(0, 0.15, count), 0.01, 0.99)
     order = np.lexsort([-score, image])
     return Evaluation(
-        origin=Origin(
-            'best.pt', 'a' * 64, 'data.yaml', 'b' * 64, 'test', (640, 640), 'anchors', 'torch'
-        ),
+        origin=Origin('best.pt', 'a' * 64, data, 'b' * 64, 'test', (640, 640), 'anchors', 'torch'),
         class_names=CLASS_NAMES,
         image_names=tuple(f'team_{index:05}.jpg' for index in range(pictures)),
         image_size_px=np.tile(np.array([[640, 360]], np.int64), (pictures, 1)),
@@ -92,6 +91,10 @@ def write_campaign(
     for name in recipe.datasets:
         _write_verification(folder, name, counts[name])
     _write_leaks(folder, list(recipe.datasets))
+    images = write_data_yaml(root / 'tested', ['test']).parent / 'test' / 'images'
+    images.mkdir(parents=True)
+    for index in range(pictures):
+        cv2.imwrite(str(images / f'team_{index:05}.jpg'), np.full((36, 64, 3), 90, np.uint8))
     runs: dict[str, list[str]] = {}
     for arm in arms(recipe):
         for seed in recipe.seeds:
@@ -166,13 +169,11 @@ def _save(
     folder: CampaignFolder, run: str, what: str, quality: float, seed: int, pictures: int = 20
 ) -> float:
     """Invent and save an evaluation; its mAP50."""
-    evaluation = invent_evaluation(pictures, quality, seed)
+    evaluation = invent_evaluation(pictures, quality, seed, str(folder.root / 'tested'))
     figures = metrics(evaluation)
     save_evaluation(evaluation, folder.evaluation(run, what), figures)
     if what == 'test':
-        noise = np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8)
-        cv2.imwrite(str(folder.evaluation(run, what) / 'worst.jpg'), noise)
-        cv2.imwrite(str(folder.evaluation(run, what) / 'confusion.png'), noise)
+        (folder.evaluation(run, what) / 'evaluation.html').write_text('its page')
     return figures.map50
 
 

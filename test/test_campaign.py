@@ -105,7 +105,7 @@ def campaign(
     monkeypatch.setattr('training.judging.evaluate.predict', stand_in.predict)
     monkeypatch.setattr(judge, 'write_pages', write_nothing)
     monkeypatch.setattr('os.fsync', lambda _: None)
-    monkeypatch.setattr('training.judging.plots.write_plots', lambda *_: None)
+    monkeypatch.setattr('training.judging.page.write_page', lambda *_: None)
     return stand_in
 
 

@@ -269,10 +269,13 @@ def test_command_writes_everything_and_prints_json(tmp_path, data, bundle, capsy
     assert {path.name for path in out.iterdir()} == {
         'evaluation.npz',
         'evaluation.json',
-        'pr_curves.png',
-        'confusion.png',
-        'worst.jpg',
+        'evaluation.html',
     }
+    page = (out / 'evaluation.html').read_text()
+    for said in ('AP50', 'missed (red)', 'found as', 'aria-label="precision over recall"'):
+        assert said in page
+    assert '<rect class="missed"' in page
+    assert '<rect class="false"' in page
     assert main(arguments) == 0
     assert 'height at 1280 px' in capsys.readouterr().out
 

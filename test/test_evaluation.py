@@ -20,7 +20,7 @@ from training.judging.evaluation import (
     load_evaluation,
     save_evaluation,
 )
-from training.judging.metrics import OperatingPoint, confusion, errors_per_image, metrics
+from training.judging.metrics import OperatingPoint, confusion, find_mistakes, metrics
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 ORIGIN = Origin('w.pt', '0' * 64, 'data', '1' * 64, 'test', (640, 640), 'anchors', 'none')
@@ -250,13 +250,13 @@ def test_confusion_counts_found_for_another_class_missed_and_invented():
     assert matrix.sum() == 3
 
 
-def test_errors_per_image_count_missed_and_wrong():
+def test_mistakes_are_what_is_missed_and_what_is_wrong():
     pictures = [
         ([(4, 0.9, box(10)), (0, 0.1, box(600))], [(0, box(10)), (0, box(600))]),
         ([(0, 0.9, box(10))], [(0, box(10))]),
     ]
-    missed, wrong = errors_per_image(evaluate_boxes(pictures))
-    assert (missed.tolist(), wrong.tolist()) == ([2, 0], [1, 0])
+    missed, wrong = find_mistakes(evaluate_boxes(pictures))
+    assert (missed.tolist(), wrong.tolist()) == ([True, True, False], [True, False, False])
 
 
 def test_saved_evaluation_is_the_same_when_loaded(tmp_path):

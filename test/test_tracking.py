@@ -232,7 +232,7 @@ def test_offline_run_writes_everything_below_its_folder_and_reaches_no_host(
     tables = ''.join(p.read_text() for p in files if p.name.endswith('table.json'))
     assert 'blue_cone' in tables
     assert 'low_px' in tables
-    assert {p.suffix for p in files if 'media' in p.parts} >= {'.png', '.jpg'}
+    assert {p.suffix for p in files if 'media' in p.parts} >= {'.html'}
     assert not (tmp_path / 'home').exists()
 
 

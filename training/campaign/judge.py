@@ -53,8 +53,9 @@ def _evaluate(
     campaign: Campaign, run: str, what: str, weights: Path, dataset: str, split: str = 'val'
 ) -> dict[str, float]:
     """Evaluate, save everything below evaluations/, and return the figures."""
-    from training.judging.evaluate import evaluate, write_evaluation
+    from training.judging.evaluate import evaluate
     from training.judging.metrics import metrics
+    from training.judging.page import write_evaluation
     from training.judging.predictions import ModelOptions
 
     judging, gpus = campaign.recipe.judging, campaign.recipe.gpus

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.accuracy.matching import match
-from cone_perception.dataset.split import LabelledSplit, named_pictures, read_split
+from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.decode import read_layout
 from cone_perception.engines import Engine
 from cone_perception.engines.open import open_engine
@@ -27,8 +27,7 @@ from cone_perception.model_card import (
 )
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame, Precision
-from training.judging.evaluation import Evaluation, Origin, save_evaluation
-from training.judging.metrics import Confidence, Metrics
+from training.judging.evaluation import Evaluation, Origin
 from training.judging.predictions import (
     LEAST_SCORE,
     NMS_IOU,
@@ -175,17 +174,6 @@ def assemble(
         truth_class=np.concatenate(truth_class),
         truth_box_px=np.concatenate([split.truth_box_px(index) for index in range(len(split))]),
     )
-
-
-def write_evaluation(
-    evaluation: Evaluation, folder: Path, figures: Metrics, confidence: Confidence
-) -> None:
-    """Write the arrays, their figures, and plots at that confidence. Raises OutputError."""
-    from training.judging.plots import write_plots
-
-    save_evaluation(evaluation, folder, figures)
-    pictures = named_pictures(Path(evaluation.origin.data), evaluation.origin.split)
-    write_plots(evaluation, pictures, folder, confidence)
 
 
 def _open_onnx(

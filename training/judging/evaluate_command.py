@@ -1,4 +1,4 @@
-"""`cone-training evaluate`: figures of a model on a labelled split, as tables, JSON and plots."""
+"""`cone-training evaluate`: figures of a model on a labelled split, as tables, JSON and a page."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from cone_perception.classes import CLASS_NAMES, UNKNOWN
 from cone_perception.errors import SettingsError
 from cone_perception.files import to_json
 from cone_perception.model_card import CARD_FILE, read_bundle
-from training.judging.evaluate import evaluate, write_evaluation
+from training.judging.evaluate import evaluate
 from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation, Origin
 from training.judging.metrics import FIXED_CONFIDENCE, HEIGHT_BANDS_PX, Metrics, metrics
+from training.judging.page import figure_blocks, print_blocks, write_evaluation
 from training.judging.predictions import ModelOptions
 
 COLOURS = tuple(name for name in CLASS_NAMES if name != CLASS_NAMES[UNKNOWN])
@@ -73,7 +74,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help='consecutive file numbers that the intervals take as one, but for whole drives '
         '(default: 10)',
     )
-    parser.add_argument('--out', type=Path, help='folder for evaluation.npz, figures and plots')
+    parser.add_argument(
+        '--out', type=Path, help='folder for evaluation.npz, figures and a page with charts'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(to_json(found, indent=2))
     else:
-        print_tables(found)
+        print_blocks(figure_blocks(found.origin, found.figures, found.colour_map50))
     return 0
 
 
@@ -149,52 +152,3 @@ def read_mapping(entries: Sequence[str]) -> dict[str, str]:
             raise SettingsError(f'--map {entry}: write it as MODEL=DATA, each class once')
         mapping[own] = f'{mapping[own]},{name}' if own in mapping else name
     return mapping
-
-
-def print_tables(found: Tables) -> None:
-    """Print all boxes, each class, each band of box heights."""
-    origin, figures, colours = found.origin, found.figures, found.colour_map50
-    print(
-        f'{origin.weights} on {origin.data}, split {origin.split}: {figures.images:g} pictures, '
-        f'{figures.truths:g} cones\n'
-        f'{origin.runtime}, {origin.precision}, {origin.layout} output, '
-        f'input {origin.imgsz[0]}x{origin.imgsz[1]}'
-    )
-    for own, name in origin.class_mapping.items():
-        print(f"the model's {own} is {name}")
-    for note in origin.notes:
-        print(f'note: {note}')
-    best, fixed = figures.best_f1, figures.fixed
-    at = 'card' if math.isnan(fixed.confidence) else f'{fixed.confidence:g}'
-    where = "the card's thresholds" if at == 'card' else f'the fixed confidence, {at}'
-    print(f'\nmAP50 {figures.map50:.4f}   mAP50-95 {figures.map50_95:.4f}', end='')
-    print('   all boxes, mean of the classes')
-    if not math.isnan(colours.value):
-        print(f'four colours: mAP50 {colours.value:.3f}, 95 % {colours.low:.3f} to ', end='')
-        print(f'{colours.high:.3f}')
-    for place, one in (
-        (f"the model's best F1, {best.confidence:.3f}", best),
-        (where, fixed),
-        (f'{where}, all cones counted alike', figures.alike),
-    ):
-        print(f'precision {one.precision:.4f}   recall {one.recall:.4f}   at {place}')
-    print(
-        f'\n{"class, all boxes":20}{"cones":>7}{"AP50":>8}{"AP50-95":>9}'
-        f'{"P best":>9}{"R best":>8}{f"P {at}":>9}{f"R {at}":>8}'
-    )
-    for name, each in figures.per_class.items():
-        print(
-            f'{name:20}{each.truths:7g}{each.ap50:8.3f}{each.ap50_95:9.3f}{each.precision:9.3f}'
-            f'{each.recall:8.3f}{each.fixed_precision:9.3f}{each.fixed_recall:8.3f}'
-        )
-    title = f'height at {REFERENCE_WIDTH_PX} px'
-    print(
-        f'\n{title:20}{"cones":>7}{"mAP50":>8}{"mAP50-95":>9}'
-        f'{f"P {at}":>9}{f"R {at}":>8}{"P alike":>9}{"R alike":>8}'
-    )
-    for band in figures.bands:
-        print(
-            f'{band.boxes:20}{band.truths:7g}{band.map50:8.3f}{band.map50_95:9.3f}'
-            f'{band.fixed.precision:9.3f}{band.fixed.recall:8.3f}'
-            f'{band.alike.precision:9.3f}{band.alike.recall:8.3f}'
-        )

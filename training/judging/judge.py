@@ -8,7 +8,8 @@ from pathlib import Path
 
 from cone_perception.files import write_json
 from cone_perception.model_card import shipped_bundle
-from training.judging.evaluate_command import add_options, print_tables, tabulate
+from training.judging.evaluate_command import add_options, tabulate
+from training.judging.page import figure_blocks, print_blocks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     found = tabulate(args)
-    print_tables(found)
+    print_blocks(figure_blocks(found.origin, found.figures, found.colour_map50))
     if args.json:
         write_json(args.json, found)
     return 0

@@ -21,7 +21,7 @@ from cone_perception.accuracy.average_precision import (
 )
 from cone_perception.accuracy.intervals import Float64, Int32
 from cone_perception.accuracy.matching import Bool
-from cone_perception.types import Int64
+from cone_perception.types import Float32, Int64
 from training.judging.evaluation import Evaluation
 
 FIXED_CONFIDENCE = 0.25
@@ -117,7 +117,7 @@ def _figures(
 ) -> Metrics:
     """Figures of the cones of some heights, without bands."""
     names = evaluation.class_names
-    least = least_scores(names, confidence)
+    least = _least_scores(names, confidence)
     read = _read(rank(evaluation.matches, low_px, high_px), weight, least)
     ap, curves, counts, precision, recall = (each[0] for each in read)
     judged = counts[0] > 0
@@ -166,7 +166,7 @@ class ResampledFigures:
 
     def __init__(self, evaluation: Evaluation, confidence: float) -> None:
         matches = evaluation.matches
-        self._least = dict.fromkeys(evaluation.class_names, confidence)
+        self._least = _least_scores(evaluation.class_names, confidence)
         self._classes = rank(matches)
         self._bands = [rank(matches, *band) for band in HEIGHT_BANDS_PX]
         self.names = (
@@ -192,7 +192,7 @@ class ResampledFigures:
 
 
 def _read(
-    ranked: Sequence[RankedClass], weights: Int32, least: Mapping[str, float]
+    ranked: Sequence[RankedClass], weights: Int32, least: Float32
 ) -> tuple[Float64, Float64, Float64, Float64, Float64]:
     """Readings of R resamples and C classes, whose least scores are in their order.
 
@@ -201,7 +201,7 @@ def _read(
     """
     ap = np.stack([each.average_precisions(weights) for each in ranked], axis=1)
     curves = np.stack([each.curves(weights) for each in ranked], axis=1)
-    pairs = zip(ranked, least.values(), strict=True)
+    pairs = zip(ranked, least.tolist(), strict=True)
     counts = np.stack([each.counts(weights, score) for each, score in pairs], axis=2)
     truths, found, correct = counts
     precision = np.where(truths > 0, correct / np.maximum(found, 1), np.nan)
@@ -215,14 +215,6 @@ def least_scores(names: Sequence[str], confidence: Confidence) -> Mapping[str, f
     }
 
 
-def confident(evaluation: Evaluation, confidence: Confidence) -> Bool:
-    """(D,) bool: detections of at least this confidence."""
-    least = least_scores(evaluation.class_names, confidence)
-    scores = np.array([*least.values()], np.float32)
-    kept: Bool = evaluation.detection_score >= scores[evaluation.detection_class]
-    return kept
-
-
 def confusion(evaluation: Evaluation, confidence: Confidence = FIXED_CONFIDENCE) -> Int64:
     """(classes + 1, classes + 1) int64: rows what was found, columns what is there.
 
@@ -230,29 +222,37 @@ def confusion(evaluation: Evaluation, confidence: Confidence = FIXED_CONFIDENCE)
     first. The last row counts cones that were missed, the last column what is not there.
     """
     background = len(evaluation.class_names)
-    kept = confident(evaluation, confidence)
+    kept = _confident(evaluation, confidence)
     met = evaluation.detection_overlaps[kept]
     there = np.append(evaluation.truth_class, background)[met]
     missed = np.delete(evaluation.truth_class, met[met >= 0])
     matrix = np.zeros((background + 1, background + 1), np.int64)
     np.add.at(matrix, (evaluation.detection_class[kept], there), 1)
-    np.add.at(matrix, (np.full(len(missed), background), missed), 1)
+    matrix[background] += np.bincount(missed, minlength=background + 1)
     return matrix
 
 
-def errors_per_image(
+def find_mistakes(
     evaluation: Evaluation, confidence: Confidence = FIXED_CONFIDENCE
-) -> tuple[Int64, Int64]:
-    """(I,) int64 each: cones missed and detections that are wrong at IoU 0.5."""
-    images = len(evaluation.image_names)
-    kept = confident(evaluation, confidence)
-    match = evaluation.detection_match[kept, 0]
-    wrong = evaluation.detection_image[kept][match < 0]
-    missed = np.delete(evaluation.truth_image, match[match >= 0])
-    return (
-        np.bincount(missed, minlength=images).astype(np.int64),
-        np.bincount(wrong, minlength=images).astype(np.int64),
-    )
+) -> tuple[Bool, Bool]:
+    """(T,) bool: cones that are missed, and (D,) bool: detections that are wrong, at IoU 0.5."""
+    kept, match = _confident(evaluation, confidence), evaluation.detection_match[:, 0]
+    missed = np.ones(evaluation.truth_count, bool)
+    missed[match[kept & (match >= 0)]] = False
+    return missed, kept & (match < 0)
+
+
+def _confident(evaluation: Evaluation, confidence: Confidence) -> Bool:
+    """(D,) bool: detections of at least this confidence."""
+    least = _least_scores(evaluation.class_names, confidence)
+    kept: Bool = evaluation.detection_score >= least[evaluation.detection_class]
+    return kept
+
+
+def _least_scores(names: Sequence[str], confidence: Confidence) -> Float32:
+    """(classes,) float32: least score of each class."""
+    each = [confidence[name] if isinstance(confidence, Mapping) else confidence for name in names]
+    return np.array(each, np.float32)
 
 
 def _mean(values: Float64) -> float:

@@ -7,16 +7,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cone_perception.pages.blocks import Block, Bullets, Listing, Table, Text
+from cone_perception.pages.blocks import Block, Bullets, Listing, Picture, Table, Text
+from cone_perception.pages.page import embed_picture
 from cone_perception.pictures.draw import short_name
 from training.campaign.progress import duration
 from training.data.report import distribution_charts
-from training.report.markdown import PictureFile
+from training.judging.evaluation import ARRAYS_FILE, load_evaluation
+from training.judging.metrics import FIXED_CONFIDENCE
+from training.judging.page import confusion_table, precision_chart, worst_pictures
 from training.report.numbers import count, time_text
 from training.runs.record import CampaignRecord
 
 EVENTS_SHOWN = 200
 PROBLEMS_SHOWN = 10
+SHEET_WIDTH_PX = 1600
 
 
 def events(record: CampaignRecord) -> Iterator[Block]:
@@ -153,22 +157,25 @@ def _leaks_of(record: CampaignRecord, path: Path, report: Mapping[str, Any]) -> 
             f'{len(consecutive)} pairs of consecutive file numbers lie in different splits: '
             'frames of one drive may judge what they trained.'
         )
-    sheet = path.with_suffix('.png')
-    if sheet.is_file():
-        yield PictureFile(str(sheet), f'The closest pairs of {sets}.', private=True)
+    source = embed_picture(path.with_suffix('.png'), SHEET_WIDTH_PX)
+    if source:
+        yield Picture(source, f'The closest pairs of {sets}.')
 
 
 def pictures(record: CampaignRecord) -> Iterator[Block]:
     runs = [run for names in record.runs().values() for run in names]
-    for name, words, private in (
-        ('pr_curves.png', 'precision over recall on the test pictures', False),
-        ('confusion.png', 'confusion on the test pictures', False),
-        ('worst.jpg', 'the test pictures with most errors', True),
-    ):
-        for run in runs:
-            path = record.folder.evaluation(run, 'test') / name
-            if path.is_file():
-                yield PictureFile(str(path), f'{run}: {words}.', private=private, half=not private)
+    folders = {run: record.folder.evaluation(run, 'test') for run in runs}
+    evaluations = {
+        run: load_evaluation(folder)
+        for run, folder in folders.items()
+        if (folder / ARRAYS_FILE).is_file()
+    }
+    confidence = record.judging.get('confidence', FIXED_CONFIDENCE)
+    for run, evaluation in evaluations.items():
+        yield precision_chart(evaluation, run)
+        yield confusion_table(evaluation, confidence, run)
+    for run, evaluation in evaluations.items():
+        yield worst_pictures(evaluation, confidence, run)
 
 
 def recipe(record: CampaignRecord) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""A campaign's report: one HTML page and its Markdown twin, from the campaign's files alone.
+"""A campaign's report: one HTML page and its Markdown twin, from the campaign's files.
 
 campaign folder -> CampaignRecord -> sections of blocks -> report.html, report.md
 """
@@ -8,24 +8,20 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from cone_perception.errors import OutputError
 from cone_perception.files import write_whole
-from cone_perception.pages.blocks import Block, Page, Section, Text
-from cone_perception.pages.page import embed_picture, render_page
+from cone_perception.pages.blocks import Block, Gallery, Page, Picture, Section, Text
+from cone_perception.pages.page import render_page
 from training.report import curves, inputs, verdict
-from training.report.markdown import PictureFile, render_markdown, with_sources
+from training.report.markdown import render_markdown
 from training.report.numbers import TONES, time_text
 from training.runs.card import write_card
 from training.runs.folder import CampaignFolder
 from training.runs.record import CampaignRecord, read_campaign
-
-FILES = 'report_files'
-"""Charts beside report.md."""
-
-PICTURE_WIDTH_PX = 1600
-"""Wider pictures are embedded no wider."""
 
 SECTIONS: Mapping[str, Callable[[CampaignRecord], Iterator[Block]]] = {
     'Verdict': verdict.verdict,
@@ -53,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--public',
         type=Path,
         metavar='DIR',
-        help='also write NAME.md and its charts there, without any picture of the data and '
+        help='also write NAME.html and NAME.md there, without any picture of the data and '
         'without paths of this machine',
     )
 
@@ -74,32 +70,38 @@ def write_report(folder: CampaignFolder) -> Path:
     """
     record = read_campaign(folder)
     page = make_page(record)
-    write_whole(folder.report_html, render_page(with_sources(page, _embed)))
-    write_whole(folder.report_md, render_markdown(page, folder.root, FILES, private=True))
+    write_whole(folder.report_html, render_page(page))
+    write_whole(folder.report_md, render_markdown(page, folder.report_html.name))
     write_card(record)
     return folder.report_html
 
 
-def _embed(picture: PictureFile) -> str:
-    return embed_picture(Path(picture.source), PICTURE_WIDTH_PX)
-
-
 def write_public(folder: CampaignFolder, out: Path) -> Path:
-    """Write the Markdown and its charts for everybody to see. Raises OutputError."""
+    """Write the page and its Markdown for everybody to see; the latter's path. OutputError."""
     record = read_campaign(folder)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f'{folder.name}.md'
     if path.resolve().is_relative_to(folder.root.resolve()):
         raise OutputError(f'{out} lies in the campaign itself: give a folder outside, as docs/.')
-    text = render_markdown(make_page(record), out, folder.name, private=False)
-    host = str(record.state.hardware.get('host') or '')
-    write_whole(path, without_paths(text.replace(host, 'this machine') if host else text))
+    page = _for_everybody(make_page(record), str(record.state.hardware.get('host') or ''))
+    write_whole(path.with_suffix('.html'), render_page(page))
+    write_whole(path, render_markdown(page, f'{folder.name}.html'))
     return path
 
 
-def without_paths(text: str) -> str:
-    """The text with the last name of every absolute path only."""
-    return re.sub(r'(?<![\w.:/~])/(?:[\w.@+=-]+/)+([\w.@+=-]+)', r'…/\1', text)
+def _for_everybody(value: Any, host: str) -> Any:
+    """A page, or a part of it, without pictures, without paths, and without the host's name."""
+    if isinstance(value, str):
+        named = value.replace(host, 'this machine') if host else value
+        # Of every absolute path the last name is left.
+        return re.sub(r'(?<![\w.:/~])/(?:[\w.@+=-]+/)+([\w.@+=-]+)', r'…/\1', named)
+    if isinstance(value, list | tuple):
+        shown = (each for each in value if not isinstance(each, Picture | Gallery))
+        return [_for_everybody(each, host) for each in shown]
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {part.name: getattr(value, part.name) for part in fields(value)}
+        return replace(value, **{name: _for_everybody(parts[name], host) for name in parts})
+    return value
 
 
 def make_page(record: CampaignRecord) -> Page:

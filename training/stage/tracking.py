@@ -234,7 +234,7 @@ def _points(source: Path, sent: int) -> Iterator[dict[str, Any]]:
 
 
 def _evaluation(folder: Path) -> dict[str, Any]:
-    """Figures, tables and pictures of an evaluation, by name."""
+    """Figures, tables and the page of an evaluation, by name."""
     import wandb
 
     figures = json.loads((folder / 'evaluation.json').read_text(encoding='utf-8'))['figures']
@@ -245,6 +245,6 @@ def _evaluation(folder: Path) -> dict[str, Any]:
     for name, rows in (('per class', classes), ('per box height', figures['bands'])):
         columns = [key for row in rows[:1] for key in row if not isinstance(row[key], dict)]
         shown[name] = wandb.Table(columns, [[row[key] for key in columns] for row in rows])
-    for path in [*sorted(folder.glob('*.png')), *sorted(folder.glob('*.jpg'))]:
-        shown[path.stem] = wandb.Image(str(path))
+    if (page := folder / 'evaluation.html').is_file():
+        shown['page'] = wandb.Html(str(page), inject=False)
     return {f'{folder.name}/{name}': value for name, value in shown.items() if value is not None}

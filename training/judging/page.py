@@ -1,0 +1,209 @@
+"""An evaluation as tables, charts and pictures: for its page, the terminal and the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cone_perception.accuracy.average_precision import rank
+from cone_perception.accuracy.intervals import Interval
+from cone_perception.arguments import text_table
+from cone_perception.dataset.split import named_pictures
+from cone_perception.pages.blocks import (
+    Block,
+    Box,
+    Cell,
+    Chart,
+    Gallery,
+    Page,
+    Picture,
+    Piece,
+    Section,
+    Table,
+    Text,
+)
+from cone_perception.pages.charts import chart, line
+from cone_perception.pages.page import embed_picture, write_page
+from cone_perception.pictures.draw import class_colour, short_name
+from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation, Origin, save_evaluation
+from training.judging.metrics import Confidence, Metrics, confusion, find_mistakes
+
+PAGE_FILE = 'evaluation.html'
+RECALLS = np.linspace(0, 1, 201)
+PICTURES = 8
+PICTURE_WIDTH_PX = 960
+
+
+def write_evaluation(
+    evaluation: Evaluation, folder: Path, figures: Metrics, confidence: Confidence
+) -> None:
+    """Write the arrays, their figures, and a page at that confidence. Raises OutputError."""
+    save_evaluation(evaluation, folder, figures)
+    origin = evaluation.origin
+    page = Page(
+        f'{Path(origin.weights).name} on {origin.split} of {Path(origin.data).name}',
+        wide=True,
+        sections=[
+            Section('Figures', list(figure_blocks(origin, figures))),
+            Section(
+                'Precision, recall, confusion',
+                [precision_chart(evaluation), confusion_table(evaluation, confidence)],
+            ),
+            Section('Pictures with most errors', [worst_pictures(evaluation, confidence)]),
+        ],
+    )
+    write_page(folder / PAGE_FILE, page)
+
+
+def print_blocks(blocks: Iterable[Block]) -> None:
+    """Print paragraphs and tables."""
+    for block in blocks:
+        if isinstance(block, Table):
+            rows = [[str(cell) for cell in row] for row in (block.columns, *block.rows)]
+            print('', *text_table(rows, (0, *block.words)), sep='\n')
+        if isinstance(block, Text):
+            print(block.text)
+
+
+def figure_blocks(
+    origin: Origin, figures: Metrics, colours: Interval | None = None
+) -> Iterator[Block]:
+    """Figures of all boxes, each class, each band of heights. colours: mAP50 of the four."""
+    yield Text(
+        f'{origin.weights} on {origin.data}, split {origin.split}: {figures.images:g} pictures, '
+        f'{figures.truths:g} cones'
+    )
+    yield Text(
+        f'{origin.runtime}, {origin.precision}, {origin.layout} output, '
+        f'input {origin.imgsz[0]}x{origin.imgsz[1]}'
+    )
+    for own, name in origin.class_mapping.items():
+        yield Text(f"the model's {own} is {name}")
+    for note in origin.notes:
+        yield Text(f'note: {note}')
+    best, fixed = figures.best_f1, figures.fixed
+    at = 'card' if math.isnan(fixed.confidence) else f'{fixed.confidence:g}'
+    where = "the card's thresholds" if at == 'card' else f'the fixed confidence, {at}'
+    yield Text(
+        f'mAP50 {figures.map50:.4f}   mAP50-95 {figures.map50_95:.4f}'
+        '   all boxes, mean of the classes'
+    )
+    if colours and colours.known:
+        low, high = colours.low, colours.high
+        yield Text(f'four colours: mAP50 {colours.value:.3f}, 95 % {low:.3f} to {high:.3f}')
+    places = {
+        f"the model's best F1, {best.confidence:.3f}": best,
+        where: fixed,
+        f'{where}, all cones counted alike': figures.alike,
+    }
+    yield Table(
+        ['all boxes, at', 'precision', 'recall'],
+        [[name, f'{at.precision:.4f}', f'{at.recall:.4f}'] for name, at in places.items()],
+    )
+    yield Table(
+        ['class', 'cones', 'AP50', 'AP50-95', 'P best', 'R best', f'P {at}', f'R {at}'],
+        [
+            _row(name, each.truths, each.ap50, each.ap50_95, each.precision, each.recall,
+                 each.fixed_precision, each.fixed_recall)
+            for name, each in figures.per_class.items()
+        ],
+    )  # fmt: skip
+    heights = f'height at {REFERENCE_WIDTH_PX} px'
+    yield Table(
+        [heights, 'cones', 'mAP50', 'mAP50-95', f'P {at}', f'R {at}', 'P alike', 'R alike'],
+        [
+            _row(band.boxes, band.truths, band.map50, band.map50_95, band.fixed.precision,
+                 band.fixed.recall, band.alike.precision, band.alike.recall)
+            for band in figures.bands
+        ],
+    )  # fmt: skip
+
+
+def _row(name: str, cones: float, *figures: float) -> list[str]:
+    return [name, f'{cones:g}', *(f'{figure:.3f}' for figure in figures)]
+
+
+def precision_chart(evaluation: Evaluation, title: str = '') -> Chart:
+    """Best precision beyond each recall, at IoU 0.5, of each class that has a cone."""
+    once = np.ones((1, len(evaluation.image_names)), np.int32)
+    traces = []
+    for name, ranked in zip(evaluation.class_names, rank(evaluation.matches), strict=True):
+        if not (truths := ranked.truths.sum()):
+            continue
+        hits = np.cumsum(ranked.correct[:, 0])
+        precision = hits / np.arange(1, len(hits) + 1)
+        envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], np.nan)
+        ap50 = ranked.average_precisions(once, 1)[0, 0]
+        blue, green, red = class_colour(name)
+        traces.append(
+            line(
+                f'{short_name(name)}, AP50 {ap50:.3f}',
+                RECALLS,
+                envelope[np.searchsorted(hits / truths, RECALLS)],
+                f'rgb({red},{green},{blue})',
+            )
+        )
+    return chart(
+        f'precision over recall {title}'.strip(),
+        traces,
+        title=title,
+        x='recall',
+        y='precision',
+        caption=f'IoU 0.5, {len(evaluation.image_names)} pictures.',
+        half=True,
+        x_axis={'range': [0, 1]},
+        y_axis={'range': [0, 1.02]},
+    )
+
+
+def confusion_table(evaluation: Evaluation, confidence: Confidence, title: str = '') -> Table:
+    """Detections of each class by what is there, and cones that were missed."""
+    counts = confusion(evaluation, confidence)
+    shares = counts / np.maximum(counts.sum(axis=0), 1)
+    names = [short_name(name) for name in evaluation.class_names]
+    rows: list[list[Piece]] = []
+    for name, row, shares_of_row in zip([*names, 'missed'], counts, shares, strict=True):
+        cells = zip(row.tolist(), shares_of_row, strict=True)
+        rows.append([name, *(Cell(str(n) if n else '', title=f'{part:.0%}') for n, part in cells)])
+    at = 'the thresholds of the card'
+    if not isinstance(confidence, Mapping):
+        at = f'confidence {confidence:g}'
+    return Table(
+        ['found as', *names, 'nothing'],
+        rows,
+        note=f'Columns: what is there; its share under the pointer. At {at}, IoU 0.5.',
+        half=True,
+        title=title,
+    )
+
+
+def worst_pictures(evaluation: Evaluation, confidence: Confidence, title: str = '') -> Gallery:
+    """The pictures with the most missed and wrong, drawn from the data set.
+
+    Raises DataError when it is not there any more.
+    """
+    missed, wrong = find_mistakes(evaluation, confidence)
+    images, names = len(evaluation.image_names), evaluation.class_names
+    missed_in = np.bincount(evaluation.truth_image[missed], minlength=images)
+    wrong_in = np.bincount(evaluation.detection_image[wrong], minlength=images)
+    errors = missed_in + wrong_in
+    worst = [i for i in np.argsort(-errors, kind='stable')[:PICTURES].tolist() if errors[i]]
+    paths = named_pictures(Path(evaluation.origin.data), evaluation.origin.split)
+    pictures = []
+    for index in worst:
+        boxes = []
+        for cone in np.flatnonzero(evaluation.truth_image == index):
+            kind, class_id = 'missed' if missed[cone] else 'label', evaluation.truth_class[cone]
+            boxes.append(Box(evaluation.truth_box_px[cone].tolist(), kind, names[class_id]))
+        for found in np.flatnonzero(wrong & (evaluation.detection_image == index)):
+            class_id, score = evaluation.detection_class[found], evaluation.detection_score[found]
+            text = f'{names[class_id]} {score:.2f}'
+            boxes.append(Box(evaluation.detection_box_px[found].tolist(), 'false', text))
+        name, size_px = evaluation.image_names[index], evaluation.image_size_px[index].tolist()
+        caption = f'{name}: {missed_in[index]} missed (red), {wrong_in[index]} wrong (magenta)'
+        source = embed_picture(paths[name], PICTURE_WIDTH_PX)
+        pictures.append(Picture(source, f'{title} {caption}'.strip(), tuple(size_px), boxes))
+    return Gallery(pictures)
