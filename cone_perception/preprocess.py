@@ -75,3 +75,17 @@ class Letterbox:
         scale = (inner / source).astype(np.float32)  # as really resized, rounding included
         clipped: Float32 = np.clip((xyxy_px - offset) / scale, 0, source).astype(np.float32)
         return clipped
+
+
+def letterbox(bgr: UInt8, height_px: int, width_px: int) -> UInt8:
+    """(height_px, width_px, 3) uint8, as every engine is given it."""
+    placed = np.empty((height_px, width_px, 3), np.uint8)
+    Letterbox(bgr.shape[0], bgr.shape[1], height_px, width_px).apply(bgr, placed)
+    return placed
+
+
+def to_planes(letterboxed: UInt8) -> Float32:
+    """(1, 3, H, W) float32 RGB in 0..1 of an (H, W, 3) BGR picture: a network's own input."""
+    planes = letterboxed[None, :, :, ::-1].transpose(0, 3, 1, 2)
+    scaled: Float32 = np.ascontiguousarray(planes, np.float32) / np.float32(255)
+    return scaled

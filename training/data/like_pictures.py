@@ -86,17 +86,13 @@ def hash_picture(path: Path) -> UInt8:
     return np.stack([np.packbits(m[:, 1:] > m[:, :-1]) for m in (means, means[:, ::-1])])
 
 
-def cut_frame(grey: UInt8) -> UInt8:
-    """The part of an (H, W) picture inside its frame."""
-    return grey[find_inside(grey)]
-
-
-def find_inside(grey: UInt8) -> tuple[slice, slice]:
-    """Rows and columns of an (H, W) picture inside its frame; all of them without one.
+def cut_frame(picture: UInt8) -> UInt8:
+    """The part of an (H, W) grey or (H, W, 3) BGR picture inside its frame; all without one.
 
     A frame lies on both sides of the picture and is as deep on one as on the other. Where there
     are several, a letterbox around a frame, say, all go.
     """
+    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY) if picture.ndim == 3 else picture
     across, down = 0, 0
     height, width = grey.shape
     for _ in range(3):
@@ -108,7 +104,7 @@ def find_inside(grey: UInt8) -> tuple[slice, slice]:
         across += wider
         if deeper == wider == 0:
             break
-    return slice(down, height - down), slice(across, width - across)
+    return np.ascontiguousarray(picture[down : height - down, across : width - across])
 
 
 def _frame_depth(rows: UInt8) -> int:

@@ -22,7 +22,7 @@ from cone_perception.dataset.split import shared_folder
 from cone_perception.errors import DataError, SettingsError, SourceError
 from cone_perception.images import read_picture
 from cone_perception.model_card import file_sha256
-from cone_perception.preprocess import PAD_VALUE, Letterbox
+from cone_perception.preprocess import letterbox, to_planes
 from cone_perception.types import Float32, UInt8
 from training.data.manifest import MANIFEST, read_manifest
 
@@ -117,9 +117,7 @@ class Calibration:
 
     def __iter__(self) -> Iterator[Float32]:
         """Network inputs, (1, 3, H, W) float32 RGB in 0..1, letterboxed as while driving."""
-        for picture in self.letterboxed():
-            planes = picture[None, :, :, ::-1].transpose(0, 3, 1, 2)
-            yield np.ascontiguousarray(planes, np.float32) / np.float32(255)
+        return map(to_planes, self.letterboxed())
 
     def letterboxed(self) -> Iterator[UInt8]:
         """(H, W, 3) uint8 BGR each."""
@@ -166,13 +164,6 @@ def choose_pictures(
             file=sys.stderr,
         )
     return found
-
-
-def letterbox(bgr: UInt8, height_px: int, width_px: int) -> UInt8:
-    """(height_px, width_px, 3) uint8, as every engine is given it."""
-    letterboxed = np.full((height_px, width_px, 3), PAD_VALUE, np.uint8)
-    Letterbox(bgr.shape[0], bgr.shape[1], height_px, width_px).apply(bgr, letterboxed)
-    return letterboxed
 
 
 def cover(strata: Float64, count: int) -> list[int]:

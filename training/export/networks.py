@@ -24,8 +24,8 @@ from cone_perception.engines.check import REFERENCE_FILE, run_all
 from cone_perception.engines.cpu.open import open_network
 from cone_perception.errors import ModelError, SourceError
 from cone_perception.model_card import Bundle, NetworkFile, file_sha256
+from cone_perception.preprocess import letterbox
 from cone_perception.types import Encoding, OutputLayout, Precision, UInt8
-from training.export.calibration import letterbox
 from training.export.quantise import (
     OPSET,
     Steps,

@@ -9,17 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from cone_perception.arguments import text_table
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.files import write_json
 from cone_perception.model_card import shipped_bundle
 from cone_perception.pages.blocks import (
-    Block,
     Bullets,
     Cell,
     Chart,
     Gallery,
     Page,
     Picture,
+    Piece,
     Section,
     Table,
     Text,
@@ -27,8 +28,7 @@ from cone_perception.pages.blocks import (
 from cone_perception.pages.charts import SERIES_COLOURS, chart, dots
 from cone_perception.pages.page import embed_picture, write_page
 from cone_perception.pictures.draw import short_name
-from training.data.gap.measure import measure_gap
-from training.data.gap.report import HALVINGS, GapReport
+from training.data.gap.measure import HALVINGS, GapReport, SetDifference, measure_gap
 from training.data.report import share_chart
 
 
@@ -67,17 +67,19 @@ def run(args: argparse.Namespace) -> int:
 
 def print_gap(report: GapReport) -> None:
     """A table of the distances, largest first, and what they say."""
-    print(f'{report.a.name}: {len(report.a.paths)} pictures; {report.b.name}: ', end='')
-    print(f'{len(report.b.paths)} pictures')
-    print(f'\n  {"":26}{"A":>10}{"B":>10}{"A to B":>10}{"halves":>10}')
-    for entry in report.differences:
-        medians = ''.join(
-            f'{"-" if np.isnan(value) else f"{value:.3g}":>10}'
-            for value in (entry.median_a, entry.median_b)
-        )
-        mark = ' *' if entry.notable else ''
-        print(f'  {entry.name:26}{medians}{entry.distance:10.3f}{entry.within:10.3f}{mark}')
-    print('\n' + '\n'.join(report.sentences()))
+    a, b = report.a, report.b
+    print(f'{a.name}: {len(a.paths)} pictures; {b.name}: {len(b.paths)} pictures\n')
+    rows = [list(HEAD), *map(distance_row, report.differences)]
+    print('\n'.join([*text_table(rows, words=[0]), '', *report.sentences()]))
+
+
+HEAD = 'figure', 'median A', 'median B', 'A to B', 'halves of one set', 'times'
+
+
+def distance_row(entry: SetDifference) -> list[str]:
+    medians = ('–' if np.isnan(v) else f'{v:.3g}' for v in (entry.median_a, entry.median_b))
+    distances = f'{entry.distance:.3f}', f'{entry.within:.3f}', f'{entry.ratio:.1f}'
+    return [entry.name, *medians, *distances]
 
 
 BINS = 40
@@ -87,24 +89,19 @@ THUMBNAIL_PX = 320
 def write_gap_page(path: Path, report: GapReport) -> None:
     """Write the page. It holds pictures of the data sets: for local viewing."""
     a, b = report.a.name, report.b.name
+    rows: list[list[Piece]] = []
+    for entry in report.differences:
+        name, *figures = distance_row(entry)
+        rows.append([Cell(name, tone='' if entry.notable else 'dim'), *figures])
     distances = Table(
-        ['figure', 'median A', 'median B', 'A to B', 'halves of one set', 'times'],
-        [
-            [
-                Cell(entry.name, tone='' if entry.notable else 'dim'),
-                *('–' if np.isnan(v) else f'{v:.3g}' for v in (entry.median_a, entry.median_b)),
-                f'{entry.distance:.3f}',
-                f'{entry.within:.3f}',
-                f'{entry.ratio:.1f}',
-            ]
-            for entry in report.differences
-        ],
+        HEAD,
+        rows,
         note='Numbers: Wasserstein distance in standard deviations of both sets together. Classes: '
         'Jensen-Shannon distance. Embedding: maximum mean discrepancy. Halves: the greatest '
         f'distance of {HALVINGS} random halves of a set, drawn by blocks of consecutive pictures.',
     )
     sections = [
-        Section('In words', [Bullets(report.sentences())]),
+        Section('In words', [Bullets([*report.sentences()])]),
         Section('Distances', [distances]),
         Section('Distributions', list(_distributions(report))),
         *_embedding(report),
@@ -115,23 +112,20 @@ def write_gap_page(path: Path, report: GapReport) -> None:
 
 def _distributions(report: GapReport) -> Iterator[Chart]:
     """Share of the values in each bin, of both sets."""
-    samples = (report.a, report.b)
     for entry in report.differences:
         if entry.name not in report.a.figures:
             continue
         axis: dict[str, Any] = {}
-        values = [sample.figures[entry.name].values[:, 0] for sample in samples]
-        if report.a.figures[entry.name].kind == 'class':
+        values = [each.figures[entry.name].values[:, 0] for each in (report.a, report.b)]
+        if entry.name == 'classes':
             edges = np.arange(len(CLASS_NAMES) + 1) - 0.5
             names = [short_name(name) for name in CLASS_NAMES]
             axis = {'tickvals': list(range(len(names))), 'ticktext': names}
         else:
             low, high = np.quantile(np.concatenate(values), [0.005, 0.995])
             edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
-        counted = [
-            (sample.name, np.histogram(found, edges)[0])
-            for sample, found in zip(samples, values, strict=True)
-        ]
+        counts = [np.histogram(found, edges)[0] for found in values]
+        counted = [(report.a.name, counts[0]), (report.b.name, counts[1])]
         title = f'{entry.name} ({entry.unit})' if entry.unit else entry.name
         yield share_chart(entry.name, counted, (edges[1:] + edges[:-1]) / 2, title, **axis)
 
@@ -142,23 +136,19 @@ def _embedding(report: GapReport) -> Iterator[Section]:
         return
     rows = np.concatenate([found.a, found.b])
     _, _, axes = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
-    blocks: list[Block] = [
-        chart(
-            'embedding',
-            [
-                dots(sample.name, part @ axes[0], part @ axes[1], colour, opacity=0.6)
-                for sample, part, colour in zip(
-                    (report.a, report.b), (found.a, found.b), SERIES_COLOURS, strict=False
-                )
-            ],
-            height_px=400,
-        ),
-        Text(
-            'A dot per picture, on the two directions that vary most. Weights: '
-            f'{report.weights}. Shuffled blocks of both sets are at most {found.if_same:.3f} apart.'
-        ),
+    traces = [
+        dots(sample.name, part @ axes[0], part @ axes[1], colour, opacity=0.6)
+        for sample, part, colour in (
+            (report.a, found.a, SERIES_COLOURS[0]),
+            (report.b, found.b, SERIES_COLOURS[1]),
+        )
     ]
-    yield Section('As the backbone sees them', blocks)
-    for kind, paths in report.examples.items():
+    told = Text(
+        'A dot per picture, on the two directions that vary most. Weights: '
+        f'{found.weights}. Shuffled blocks of both sets are at most {found.if_same:.3f} apart.'
+    )
+    plane = chart('embedding', traces, height_px=400)
+    yield Section('As the backbone sees them', [plane, told])
+    for kind, paths in found.examples.items():
         pictures = [Picture(embed_picture(path, THUMBNAIL_PX), path.name) for path in paths]
         yield Section(f'Pictures of {report.b.name} {kind} to {report.a.name}', [Gallery(pictures)])

@@ -14,8 +14,9 @@ from tqdm import tqdm
 from cone_perception.errors import DataError, InstallError, ModelError, told_as
 from cone_perception.images import read_picture
 from cone_perception.model_card import read_bundle
-from cone_perception.preprocess import Letterbox
-from cone_perception.types import Float32, Precision, UInt8
+from cone_perception.preprocess import letterbox, to_planes
+from cone_perception.types import Float32, Precision
+from training.data.like_pictures import cut_frame
 
 SIDE_PX = 640
 PRECISIONS: tuple[Precision, ...] = ('fp32', 'fp16', 'int8')
@@ -25,53 +26,43 @@ Network = Callable[[Float32], Float32]
 """(1, 3, H, W) RGB, 0..1 -> (1, C, h, w) of the backbone's last layer."""
 
 
-def embed_pictures(
-    paths: Sequence[Path],
-    weights: Path,
-    cut: Callable[[UInt8], UInt8] | None = None,
-) -> Float32:
+def embed_pictures(paths: Sequence[Path], weights: Path, cut_frames: bool = False) -> Float32:
     """(N, C) float32: per picture the mean of the backbone's last layer.
 
-    weights: a model bundle's folder, an ONNX file, or a .pt of Ultralytics. cut: applied to each
-    (H, W, 3) BGR picture first. Raises ModelError when the weights have no backbone that can be
+    weights: a model bundle's folder, an ONNX file, or a .pt of Ultralytics. cut_frames: without the
+    frames around the pictures. Raises ModelError when the weights have no backbone that can be
     found, InstallError when a package is missing, DataError for a picture that cannot be decoded.
     """
-    network, (height_px, width_px) = open_backbone(weights)
+    network, height_px, width_px = _open_backbone(weights)
     rows = []
     for path in tqdm(paths, unit='picture', desc='embed'):
         picture = read_picture(path, DataError)
-        if cut is not None:
-            picture = cut(picture)
-        placed = np.empty((height_px, width_px, 3), np.uint8)
-        Letterbox(picture.shape[0], picture.shape[1], height_px, width_px).apply(picture, placed)
-        planes = placed[None, :, :, ::-1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+        if cut_frames:
+            picture = cut_frame(picture)
+        planes = to_planes(letterbox(picture, height_px, width_px))
         rows.append(network(planes)[0].mean(axis=(1, 2)))
     return np.array(rows, np.float32)
 
 
-def open_backbone(weights: Path) -> tuple[Network, tuple[int, int]]:
+def _open_backbone(weights: Path) -> tuple[Network, int, int]:
     """The backbone of a model, and the height and width of its input in pixels."""
     if not weights.exists():
         raise ModelError(
             f'{weights} does not exist. Give a .pt, an .onnx, or the folder of a model bundle.'
         )
     if weights.suffix == '.pt':
-        return _open_ultralytics(weights), (SIDE_PX, SIDE_PX)
-    return _open_onnx(_onnx_file(weights))
-
-
-def _onnx_file(weights: Path) -> Path:
-    """The file itself, or a bundle's most exact network that runs without a GPU."""
+        return _open_ultralytics(weights), SIDE_PX, SIDE_PX
     if weights.suffix == '.onnx':
-        return weights
+        return _open_onnx(weights)
     bundle = read_bundle(weights)
     networks = [network for network in bundle.card.networks if network.encoding != 'int8']
     if not networks:
         raise ModelError(f'{bundle.folder} has TensorRT networks only: give a .pt or an .onnx.')
-    return bundle.checked_path(min(networks, key=lambda each: PRECISIONS.index(each.precision)))
+    exact = min(networks, key=lambda network: PRECISIONS.index(network.precision))
+    return _open_onnx(bundle.checked_path(exact))
 
 
-def _open_onnx(path: Path) -> tuple[Network, tuple[int, int]]:
+def _open_onnx(path: Path) -> tuple[Network, int, int]:
     needs = f'{path} needs onnx and onnxruntime (pip install "cone_perception[train]")'
     with told_as(InstallError, needs, ImportError):
         import onnx
@@ -100,7 +91,7 @@ def _open_onnx(path: Path) -> tuple[Network, tuple[int, int]]:
         filled = np.repeat(planes, batch, axis=0).astype(np.float16 if half else np.float32)
         return np.asarray(session.run([tensor], {entry.name: filled})[0][:1], np.float32)
 
-    return run, (sides[0], sides[1])
+    return run, sides[0], sides[1]
 
 
 def _open_ultralytics(path: Path) -> Network:
