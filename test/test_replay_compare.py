@@ -20,15 +20,13 @@ from cone_perception.replay.figures import accuracy as judged
 from cone_perception.replay.figures import statistics
 from cone_perception.replay.figures.accuracy import accuracy_figures
 from cone_perception.replay.figures.compare import (
-    MARGINS,
-    Margin,
     ReplayComparison,
     compare,
     compare_results,
     subtract,
     verdict_of,
 )
-from cone_perception.replay.figures.names import FIGURES
+from cone_perception.replay.figures.names import FIGURES, UNITS
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.pages.comparison import comparison_text, write_comparison
@@ -308,9 +306,8 @@ def test_verdict_goes_by_the_interval_and_the_margin(
 
 
 def test_every_unit_has_a_margin() -> None:
-    assert {kind.unit for kind in FIGURES.values()} <= set(MARGINS)
-    assert Margin(0.5, 0.05).of(40) == 2
-    assert Margin(0.5, 0.05).of(4) == 0.5
+    assert {kind.unit for kind in FIGURES.values()} <= set(UNITS)
+    assert (UNITS['ms'].margin(40), UNITS['ms'].margin(4)) == (2, 0.5)
 
 
 def written(folder: Path, **results: ReplayResult) -> list[Path]:

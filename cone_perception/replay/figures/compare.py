@@ -20,7 +20,7 @@ docs/decisions/comparing.md has what this does to the verdicts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from cone_perception.accuracy.intervals import Interval, t_quantile
 from cone_perception.errors import SettingsError
 from cone_perception.replay.figures.accuracy import accuracy_rows, interval_of
 from cone_perception.replay.figures.comparable import RUN_SCATTER, find_obstacles, find_warnings
-from cone_perception.replay.figures.names import kind_of
+from cone_perception.replay.figures.names import UNITS, kind_of
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, read_result, result_file
 from cone_perception.replay.output_folder import distinct_names
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
@@ -41,41 +41,6 @@ Verdict = Literal['better', 'worse', 'equal', 'higher', 'lower', 'inconclusive',
 margin. higher, lower: the same of a figure of which neither is better. equal: the whole interval is
 within the margin. inconclusive: none of these. not comparable: the runs differ in what it hangs
 on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Margin:
-    """The largest equal difference: an absolute one or a share of the baseline, if that is more."""
-
-    absolute: float
-    relative: float = 0.0
-
-    def of(self, baseline: float) -> float:
-        """In the figure's unit."""
-        return max(self.absolute, self.relative * abs(baseline))
-
-
-MARGINS: Mapping[str, Margin] = {
-    # The car moves 1 cm in 0.5 ms, and a twentieth of the latency changes no decision.
-    'ms': Margin(0.5, 0.05),
-    # Of frames as of cones: one in a hundred. The training's verdicts take the same.
-    'share': Margin(0.01),
-    'Hz': Margin(0.1, 0.02),
-    'frames': Margin(0),
-    'cones': Margin(0.05, 0.02),
-    'cores': Margin(0.05, 0.05),
-    'MB': Margin(10, 0.05),
-    # 60 MB in an hour's drive.
-    'MB/min': Margin(1),
-    '%': Margin(5),
-    'MHz': Margin(0, 0.05),
-    '°C': Margin(3),
-    'W': Margin(1, 0.05),
-}
-"""Unit of a figure -> what counts as equal."""
-
-SCATTERS = ('ms', 'Hz', 'cores')
-"""Units of the figures that it concerns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +207,7 @@ def _unpaired(
     why = 'from both intervals'
     if min(len(a.passes), len(b.passes)) < 2:
         why = 'of one run'
-        if kind_of(name).unit in SCATTERS:
+        if UNITS[kind_of(name).unit].scatters:
             half = 1.96 * math.sqrt(2) * RUN_SCATTER * mine.value
             difference = subtract(difference, Interval(0, -half, half))
             why = f'of one run, {100 * RUN_SCATTER:g} % from run to run assumed'
@@ -295,7 +260,7 @@ def _figure(name: str, result: ReplayResult) -> Interval:
 def _difference(
     name: str, a: Interval, b: Interval, difference: Interval, why: str
 ) -> FigureDifference:
-    margin = MARGINS.get(kind_of(name).unit, Margin(0)).of(a.value)
+    margin = UNITS[kind_of(name).unit].margin(a.value)
     return FigureDifference(
         name, a, b, difference, margin, verdict_of(name, difference, margin), why
     )

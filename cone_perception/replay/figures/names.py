@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from functools import cache
+from typing import Literal, NamedTuple
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.replay.traces import STATIONS
@@ -14,12 +14,11 @@ from cone_perception.replay.traces import STATIONS
 Better = Literal['lower', 'higher']
 
 
-@dataclass(frozen=True, slots=True)
-class FigureKind:
+class FigureKind(NamedTuple):
     """The unit and the meaning of a figure.
 
-    unit: 'ms', 'Hz', 'share' (0..1), 'frames', 'cones', 'cores', 'MB', 'MB/min', '%', 'MHz', '°C',
-    'W'. better: None where neither way is. what: one line, without a full stop.
+    unit: one of UNITS, '' where it is not known. better: None where neither way is. what: one line,
+    without a full stop.
     """
 
     unit: str
@@ -27,95 +26,121 @@ class FigureKind:
     what: str
 
 
+class Unit(NamedTuple):
+    """The way that figures of a unit are shown and compared.
+
+    end: of a figure's name. digits: after the point, as it is shown. equal: the largest difference
+    that counts as equal; equal_share: the same as a share of the baseline, if that is more.
+    scatters: such a figure differs from run to run.
+    """
+
+    end: str
+    digits: int
+    equal: float
+    equal_share: float = 0.0
+    scatters: bool = False
+
+    def margin(self, baseline: float) -> float:
+        """Give the largest equal difference from a baseline."""
+        return max(self.equal, self.equal_share * abs(baseline))
+
+
+UNITS: Mapping[str, Unit] = {
+    # The car moves 1 cm in 0.5 ms, and a twentieth of the latency changes no decision.
+    'ms': Unit('_ms', 1, 0.5, 0.05, scatters=True),
+    # 0..1, shown in percent. One frame or cone in a hundred, as in the training's verdicts.
+    'share': Unit('_share', 1, 0.01),
+    'Hz': Unit('_hz', 1, 0.1, 0.02, scatters=True),
+    'frames': Unit('_frames', 0, 0),
+    'cones': Unit('_cones', 2, 0.05, 0.02),
+    'cores': Unit('_cores', 2, 0.05, 0.05, scatters=True),
+    'MB': Unit('_mb', 0, 10, 0.05),
+    # 60 MB in an hour's drive.
+    'MB/min': Unit('_mb_per_min', 2, 1),
+    '%': Unit('_percent', 0, 5),
+    'MHz': Unit('_mhz', 0, 0, 0.05),
+    '°C': Unit('_c', 0, 3),
+    'W': Unit('_w', 0, 1, 0.05),
+    '': Unit('', 3, 0),
+}
+
 _LATENCY = 'from sending a picture to the receipt of its cones'
+_SENT = 'of the pictures sent:'
+_PER_S = 'per second, all cameras together'
+_AP = 'average precision at IoU 0.5 in the frames {0}'
+_ECHO = 'with a node that only sends headers back'
 _WHO = r'(node|player|monitor|replay)'
 _OF_CLASS = r'(?: (.+))?'
+_STATION = f'station_({"|".join(STATIONS)})'
+
+_BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
+    ('ms', 'lower'): {
+        'latency_mean_ms': f'mean time {_LATENCY}',
+        'latency_min_ms': f'least time {_LATENCY}',
+        'latency_max_ms': f'greatest time {_LATENCY}',
+        'latency_p(50|90|95|99)_ms': f'{{0}} % of the answers took at most this time {_LATENCY}',
+        'latency_jitter_ms': 'mean change of the latency from one answer of a camera to the next',
+        f'{_STATION}_p(50|99)_ms': '{1} % of the frames spent at most this time at the station {0}',
+        'own_cost_p(50|99)_ms': "the node's own time, without the network's run, for {0} % of the "
+        'frames',
+        'age_at_publish_p(50|99)_ms': 'age of the picture when its cones are published, for {0} % '
+        'of the frames',
+        'age_at_publish_max_ms': 'greatest age of a picture when its cones are published',
+    },
+    ('ms', None): {'overhead_latency_p(50|99)_ms': f'latency {_ECHO}, for {{0}} % of the frames'},
+    ('Hz', None): {'rate_in_hz': f'pictures sent {_PER_S}'},
+    ('Hz', 'higher'): {
+        'rate_received_hz': f'pictures that reached the node {_PER_S}',
+        'rate_out_hz': f'answers {_PER_S}',
+        'max_rate_hz': 'highest rate per camera at which at most 5 % of the frames are missed',
+    },
+    ('frames', None): {
+        'frames_sent': 'pictures sent, in all passes',
+        'frames_answered': 'pictures whose answer came back, in all passes',
+    },
+    ('share', 'lower'): {
+        'transport_share': f'{_SENT} not received',
+        'dropped_share': f'{_SENT} pushed out of the node by a newer one',
+        'failed_share': f'{_SENT} not answerable',
+        'return_share': f'{_SENT} answered, but the answer never came back',
+        'unknown_share': f'{_SENT} no answer, and nobody tells why',
+        f'flicker_share{_OF_CLASS}': 'of the cones seen before and after a frame: not seen in it',
+    },
+    ('share', 'higher'): {
+        'answered_share': f'{_SENT} the answer came back',
+        f'precision_(sent|answered){_OF_CLASS}': 'of the cones found in the frames {0}: those that '
+        'are right',
+        f'recall_(sent|answered){_OF_CLASS}': 'of the cones in the frames {0}: those that were '
+        'found',
+        f'map50_(sent|answered){_OF_CLASS}': f'{_AP}, mean of the classes',
+        f'ap50_(sent|answered){_OF_CLASS}': _AP,
+        f'agreement_(precision|recall|f1){_OF_CLASS}': "{0} with the reference model's cones taken "
+        'as the truth',
+    },
+    ('cones', None): {f'detections_per_frame{_OF_CLASS}': 'cones found per answered frame'},
+    ('cores', 'lower'): {f'{_WHO}_cpu_cores': 'cores that {0} kept busy, on average'},
+    ('cores', None): {
+        'overhead_(player|monitor)_cpu_cores': f'cores that the {{0}} kept busy {_ECHO}'
+    },
+    ('MB', 'lower'): {
+        f'{_WHO}_memory_peak_mb': 'most memory that {0} held at a time',
+        'gpu_memory_peak_mb': "most memory in use on the machine's GPU",
+    },
+    ('MB/min', 'lower'): {
+        f'{_WHO}_memory_slope_mb_per_min': 'growth of the memory of {0} after its warm-up'
+    },
+    ('%', None): {'gpu_load_percent': "mean load of the machine's GPU"},
+    ('MHz', None): {'gpu_clock_mhz': "mean clock of the GPU's multiprocessors"},
+    ('°C', 'lower'): {'gpu_temperature_max_c': 'highest temperature of the GPU'},
+    ('W', 'lower'): {'gpu_power_w': 'mean power of the GPU'},
+}
 
 FIGURES: Mapping[str, FigureKind] = {
-    r'latency_mean_ms': FigureKind('ms', 'lower', f'mean time {_LATENCY}'),
-    r'latency_min_ms': FigureKind('ms', 'lower', f'least time {_LATENCY}'),
-    r'latency_max_ms': FigureKind('ms', 'lower', f'greatest time {_LATENCY}'),
-    r'latency_p(50|90|95|99)_ms': FigureKind(
-        'ms', 'lower', f'{{0}} % of the answers took at most this time {_LATENCY}'
-    ),
-    r'latency_jitter_ms': FigureKind(
-        'ms', 'lower', 'mean change of the latency from one answer of a camera to the next'
-    ),
-    rf'station_({"|".join(STATIONS)})_p(50|99)_ms': FigureKind(
-        'ms', 'lower', '{1} % of the frames spent at most this time at the station {0}'
-    ),
-    r'own_cost_p(50|99)_ms': FigureKind(
-        'ms', 'lower', "the node's own time, without the network's run, for {0} % of the frames"
-    ),
-    r'age_at_publish_p(50|99)_ms': FigureKind(
-        'ms', 'lower', 'age of the picture when its cones are published, for {0} % of the frames'
-    ),
-    r'age_at_publish_max_ms': FigureKind(
-        'ms', 'lower', 'greatest age of a picture when its cones are published'
-    ),
-    r'rate_in_hz': FigureKind('Hz', None, 'pictures sent per second, all cameras together'),
-    r'rate_received_hz': FigureKind(
-        'Hz', 'higher', 'pictures that reached the node per second, all cameras together'
-    ),
-    r'rate_out_hz': FigureKind('Hz', 'higher', 'answers per second, all cameras together'),
-    r'max_rate_hz': FigureKind(
-        'Hz', 'higher', 'highest rate per camera at which at most 5 % of the frames are missed'
-    ),
-    r'frames_sent': FigureKind('frames', None, 'pictures sent, in all passes'),
-    r'frames_answered': FigureKind(
-        'frames', None, 'pictures whose answer came back, in all passes'
-    ),
-    r'answered_share': FigureKind('share', 'higher', 'of the pictures sent: the answer came back'),
-    r'transport_share': FigureKind('share', 'lower', 'of the pictures sent: not received'),
-    r'dropped_share': FigureKind(
-        'share', 'lower', 'of the pictures sent: pushed out of the node by a newer one'
-    ),
-    r'failed_share': FigureKind('share', 'lower', 'of the pictures sent: not answerable'),
-    r'return_share': FigureKind(
-        'share', 'lower', 'of the pictures sent: answered, but the answer never came back'
-    ),
-    r'unknown_share': FigureKind(
-        'share', 'lower', 'of the pictures sent: no answer, and nobody tells why'
-    ),
-    rf'{_WHO}_cpu_cores': FigureKind('cores', 'lower', 'cores that {0} kept busy, on average'),
-    rf'{_WHO}_memory_peak_mb': FigureKind('MB', 'lower', 'most memory that {0} held at a time'),
-    rf'{_WHO}_memory_slope_mb_per_min': FigureKind(
-        'MB/min', 'lower', 'growth of the memory of {0} after its warm-up'
-    ),
-    r'gpu_load_percent': FigureKind('%', None, "mean load of the machine's GPU"),
-    r'gpu_memory_peak_mb': FigureKind('MB', 'lower', "most memory in use on the machine's GPU"),
-    r'gpu_clock_mhz': FigureKind('MHz', None, "mean clock of the GPU's multiprocessors"),
-    r'gpu_temperature_max_c': FigureKind('°C', 'lower', 'highest temperature of the GPU'),
-    r'gpu_power_w': FigureKind('W', 'lower', 'mean power of the GPU'),
-    r'overhead_latency_p(50|99)_ms': FigureKind(
-        'ms', None, 'latency with a node that only sends headers back, for {0} % of the frames'
-    ),
-    r'overhead_(player|monitor)_cpu_cores': FigureKind(
-        'cores', None, 'cores that the {0} kept busy with a node that only sends headers back'
-    ),
-    rf'precision_(sent|answered){_OF_CLASS}': FigureKind(
-        'share', 'higher', 'of the cones found in the frames {0}: those that are right'
-    ),
-    rf'recall_(sent|answered){_OF_CLASS}': FigureKind(
-        'share', 'higher', 'of the cones in the frames {0}: those that were found'
-    ),
-    rf'map50_(sent|answered){_OF_CLASS}': FigureKind(
-        'share', 'higher', 'average precision at IoU 0.5 in the frames {0}, mean of the classes'
-    ),
-    rf'ap50_(sent|answered){_OF_CLASS}': FigureKind(
-        'share', 'higher', 'average precision at IoU 0.5 in the frames {0}'
-    ),
-    rf'flicker_share{_OF_CLASS}': FigureKind(
-        'share', 'lower', 'of the cones seen before and after a frame: not seen in it'
-    ),
-    rf'detections_per_frame{_OF_CLASS}': FigureKind(
-        'cones', None, 'cones found per answered frame'
-    ),
-    rf'agreement_(precision|recall|f1){_OF_CLASS}': FigureKind(
-        'share', 'higher', "{0} with the reference model's cones taken as the truth"
-    ),
+    pattern: FigureKind(unit, better, what)
+    for (unit, better), kinds in _BY_UNIT.items()
+    for pattern, what in kinds.items()
 }
-"""Regular expression of a figure's whole name -> what it is. In the order of a report."""
+"""Regular expression of a figure's whole name -> what it is."""
 
 NVIDIA_NAMES: Mapping[str, str] = {
     'frames_sent': 'BasicPerformanceMetrics.NUM_FRAMES_SENT',
@@ -130,20 +155,8 @@ NVIDIA_NAMES: Mapping[str, str] = {
 """Figure -> its name in the JSON of NVIDIA's ros2_benchmark, where both mean the same;
 docs/replay.md tells of the differences. frames_missed: sent, but not answered."""
 
-_SUFFIXES = {
-    'mb_per_min': 'MB/min',
-    'percent': '%',
-    'share': 'share',
-    'cores': 'cores',
-    'ms': 'ms',
-    'hz': 'Hz',
-    'mhz': 'MHz',
-    'mb': 'MB',
-    'c': '°C',
-    'w': 'W',
-}
 
-
+@cache
 def kind_of(name: str) -> FigureKind:
     """Describe the figure of this name.
 
@@ -152,9 +165,10 @@ def kind_of(name: str) -> FigureKind:
     """
     for pattern, kind in FIGURES.items():
         if match := re.fullmatch(pattern, name):
-            what = kind.what.format(*match.groups())
-            return FigureKind(kind.unit, kind.better, what + _narrowed(match))
-    unit = next((unit for end, unit in _SUFFIXES.items() if name.endswith(f'_{end}')), '')
+            # A class or a height band stands behind a space, as the last group.
+            narrowed = f', {match[match.re.groups]} only' if ' ' in name else ''
+            return kind._replace(what=kind.what.format(*match.groups()) + narrowed)
+    unit = next(unit for unit, known in UNITS.items() if name.endswith(known.end))
     return FigureKind(unit, None, 'not described by this version')
 
 
@@ -177,9 +191,3 @@ def in_nvidia_names(
         for ours, theirs in NVIDIA_NAMES.items()
         if not math.isnan(values.get(ours, math.nan))
     }
-
-
-def _narrowed(match: re.Match[str]) -> str:
-    """A class or a height band stands behind a space, as the last group."""
-    narrowed = match.group(match.re.groups) if ' ' in match.group() else None
-    return f', {narrowed} only' if narrowed else ''

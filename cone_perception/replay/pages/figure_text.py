@@ -7,10 +7,7 @@ import math
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.pages.blocks import Cell
 from cone_perception.pictures.draw import class_colour, short_name
-from cone_perception.replay.figures.names import kind_of
-
-DIGITS = {'share': 1, 'ms': 1, 'Hz': 1, 'cores': 2, 'cones': 2, 'MB/min': 2}
-"""After the point, by unit; none for the others."""
+from cone_perception.replay.figures.names import UNITS, kind_of
 
 
 def unit_of(name: str) -> str:
@@ -24,8 +21,8 @@ def number_text(name: str, value: float, signed: bool = False) -> str:
     if not math.isfinite(value):
         return '–'
     unit = kind_of(name).unit
-    digits = DIGITS.get(unit, 0 if unit else 3)
-    return f'{100 * value if unit == "share" else value:{"+" if signed else ""}.{digits}f}'
+    shown = 100 * value if unit == 'share' else value
+    return f'{shown:{"+" if signed else ""}.{UNITS[unit].digits}f}'
 
 
 def value_text(name: str, value: float) -> str:
