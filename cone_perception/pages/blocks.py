@@ -196,7 +196,7 @@ Block = (
 class Section:
     """A heading and the blocks below it.
 
-    A page leaves out blocks without rows, items or pictures, and sections without blocks.
+    A page leaves out blocks without rows, items, pictures or traces, and sections without blocks.
 
     title: '' shows the blocks without a frame. half: beside another half section. folded: the
     reader opens it. note: a last paragraph.

@@ -128,6 +128,8 @@ def compact(value: Any) -> Any:
 
 
 def _has_content(block: Block) -> bool:
+    if isinstance(block, Chart):
+        return bool(block.figure['data'])
     parts = (getattr(block, name, None) for name in ('rows', 'items', 'pictures', 'blocks'))
     return isinstance(block, Banner) or all(part is None or len(part) for part in parts)
 

@@ -90,6 +90,12 @@ class FrameTrace:
                 yield name, (ended_ns - started_ns) / 1e6
 
 
+def span_ns(frames: Sequence[FrameTrace]) -> tuple[int, int]:
+    """Tell when the first of the frames was sent, and the last thing that happened to one."""
+    ends_ns = [getattr(frame, name) or 0 for frame in frames for name in MOMENTS]
+    return min(frame.sent_ns for frame in frames), max(ends_ns)
+
+
 @dataclass(frozen=True, slots=True)
 class Camera:
     """One image topic of a drive.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from cone_perception.replay.figures.statistics import (
     RESAMPLES,
     ratio_interval,
 )
-from cone_perception.replay.traces import MOMENTS, LoadSample, Pass
+from cone_perception.replay.traces import LoadSample, Pass, span_ns
 
 WARM_UP_S = 10.0
 MIN_SLOPE_S = 50.0
@@ -28,22 +28,17 @@ SLOPE_BLOCKS = 600
 """A memory's samples are joined to medians of SLOPE_BLOCK_S, or longer where that makes more than
 SLOPE_BLOCKS: samples that follow each other are alike, and all pairs are compared."""
 
-GPU_FIGURES: Mapping[str, tuple[str, bool]] = {
-    'gpu_load_percent': ('load_percent', False),
-    'gpu_memory_peak_mb': ('memory_mb', True),
-    'gpu_clock_mhz': ('clock_mhz', False),
-    'gpu_temperature_max_c': ('temperature_c', True),
-    'gpu_power_w': ('power_w', False),
+GPU_FIGURES: Mapping[str, tuple[str, Callable[[list[float]], Any]]] = {
+    'gpu_load_percent': ('load_percent', np.mean),
+    'gpu_memory_peak_mb': ('memory_mb', max),
+    'gpu_clock_mhz': ('clock_mhz', np.mean),
+    'gpu_temperature_max_c': ('temperature_c', max),
+    'gpu_power_w': ('power_w', np.mean),
 }
-"""Figure -> value of the samples, and True where the greatest counts instead of the mean."""
+"""Figure -> value of the samples, and what is made of them."""
 
-
-class _Busy(NamedTuple):
-    """The cores that a process kept busy between two samples."""
-
-    middle_ns: int
-    passed_s: float
-    cores: float
+Played = tuple[float, float, list[LoadSample]]
+"""When the first picture of a pass was sent, the last thing that happened to one, the samples."""
 
 
 def load_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
@@ -55,31 +50,32 @@ def load_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
     pass is long enough. GPU: while pictures were under way; means, but for the memory and the
     temperature, of which the greatest counts. The others have no interval.
     """
-    by_who: dict[str, list[list[LoadSample]]] = defaultdict(list)
-    busy: dict[str, list[list[_Busy]]] = defaultdict(list)
-    on_gpu: list[LoadSample] = []
+    by_who: dict[str, list[Played]] = defaultdict(list)
     for each in passes:
-        first_ns, last_ns = _played_ns(each)
-        of_pass: dict[str, list[LoadSample]] = defaultdict(list)
-        for sample in each.load:
-            of_pass[sample.who].append(sample)
-        on_gpu += [s for s in of_pass.pop('gpu', []) if first_ns <= s.time_ns <= last_ns]
-        for who, samples in of_pass.items():
-            by_who[who].append(samples)
-            busy[who].append([b for b in _spells(samples) if first_ns <= b.middle_ns <= last_ns])
+        span = span_ns(each.frames) if each.frames else (-math.inf, math.inf)
+        for who in dict.fromkeys(sample.who for sample in each.load):
+            by_who[who].append((*span, [sample for sample in each.load if sample.who == who]))
     figures = {}
-    for name, (of, greatest) in GPU_FIGURES.items():
-        told = [sample.values[of] for sample in on_gpu if of in sample.values]
-        if told:
-            figures[name] = Interval(float(max(told) if greatest else np.mean(told)))
-    for who, of_passes in by_who.items():
-        figures[f'{who}_cpu_cores'] = _mean_cores(busy[who], seed)
-        memory = [[sample.values['memory_mb'] for sample in samples] for samples in of_passes]
-        figures[f'{who}_memory_peak_mb'] = Interval(max(map(max, memory)))
-        slopes = (
-            slope_per_min([sample.time_ns / 1e9 for sample in samples], memory_mb)
-            for samples, memory_mb in zip(of_passes, memory, strict=True)
-        )
+    on_gpu = [
+        sample.values
+        for first_ns, last_ns, samples in by_who.pop('gpu', [])
+        for sample in samples
+        if first_ns <= sample.time_ns <= last_ns
+    ]
+    for name, (of, join) in GPU_FIGURES.items():
+        if told := [values[of] for values in on_gpu if of in values]:
+            figures[name] = Interval(float(join(told)))
+    for who, played in by_who.items():
+        figures[f'{who}_cpu_cores'] = _mean_cores(played, seed)
+        peaks = [sample.values['memory_mb'] for *_, samples in played for sample in samples]
+        figures[f'{who}_memory_peak_mb'] = Interval(max(peaks))
+        slopes = [
+            slope_per_min(
+                [sample.time_ns / 1e9 for sample in samples],
+                [sample.values['memory_mb'] for sample in samples],
+            )
+            for *_, samples in played
+        ]
         known = [slope for slope in slopes if not math.isnan(slope.value)]
         steepest = max(known, key=lambda slope: slope.value, default=Interval(math.nan))
         figures[f'{who}_memory_slope_mb_per_min'] = steepest
@@ -109,36 +105,19 @@ def slope_per_min(times_s: Sequence[float], values: Sequence[float]) -> Interval
     return Interval(float(slope * 60), float(low * 60), float(high * 60))
 
 
-def _spells(samples: Sequence[LoadSample]) -> Iterable[_Busy]:
-    for before, sample in pairwise(samples):
-        if 'cpu_cores' in sample.values:
-            passed_ns = sample.time_ns - before.time_ns
-            middle_ns = before.time_ns + passed_ns // 2
-            yield _Busy(middle_ns, passed_ns / 1e9, sample.values['cpu_cores'])
-
-
-def _played_ns(each: Pass) -> tuple[float, float]:
-    """Tell the times of the first picture and of the last thing that happened to one.
-
-    Without pictures: from minus infinity to infinity.
-    """
-    moments = [
-        at_ns
-        for frame in each.frames
-        for name in MOMENTS
-        if (at_ns := getattr(frame, name)) is not None
-    ]
-    return (min(moments), max(moments)) if moments else (-math.inf, math.inf)
-
-
-def _mean_cores(by_pass: Iterable[Sequence[_Busy]], seed: int) -> Interval:
-    """Find the mean over time, with the interval of its seconds."""
+def _mean_cores(by_pass: Iterable[Played], seed: int) -> Interval:
+    """Find the mean over time while pictures were under way, with the interval of its seconds."""
     sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for number, spells in enumerate(by_pass):
-        for each in spells:
-            block = sums[number, (each.middle_ns - spells[0].middle_ns) // BLOCK_NS]
-            block[0] += each.cores * each.passed_s
-            block[1] += each.passed_s
+    for number, (first_ns, last_ns, samples) in enumerate(by_pass):
+        start_ns: int | None = None
+        for before, sample in pairwise(samples):
+            middle_ns = (before.time_ns + sample.time_ns) // 2
+            if 'cpu_cores' in sample.values and first_ns <= middle_ns <= last_ns:
+                start_ns = middle_ns if start_ns is None else start_ns
+                passed_s = (sample.time_ns - before.time_ns) / 1e9
+                block = sums[number, (middle_ns - start_ns) // BLOCK_NS]
+                block[0] += sample.values['cpu_cores'] * passed_s
+                block[1] += passed_s
     worked, passed = np.array(list(sums.values())).reshape(-1, 2).T
     if not passed.sum():
         return Interval(math.nan)

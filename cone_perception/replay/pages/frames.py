@@ -46,7 +46,7 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
 
     bag: None, or one that is not there any more: the worst frames are listed instead.
     """
-    sent = list(chain.from_iterable(timeline.by_camera(result.passes).values()))
+    sent = list(chain.from_iterable(timeline.cameras.values()))
     worst = _worst(result)
     if bag is None or not bag.exists():
         why = 'the bag was not given' if bag is None else f'{bag} is not there any more'

@@ -103,16 +103,16 @@ def report_page(
             *frame_sections(result, bag, timeline),
             Section(
                 'Rates over time',
-                charts.rate_chart(result.passes, timeline),
+                [charts.rate_chart(result.passes, timeline)],
                 'Frames per second, all cameras together.',
             ),
-            Section('Cones in each frame', charts.cones_charts(result, timeline)),
+            Section('Cones in each frame', list(charts.cones_charts(timeline, result.truth))),
             _accuracy(result),
             _consistency(result),
             _load(result, timeline),
             Section(
                 'The search for the highest rate',
-                charts.probe_charts(result.probes, max_rate_hz),
+                list(charts.probe_charts(result.probes, max_rate_hz)),
                 'Each point is a replay of the whole bag at that rate per camera. It passes when '
                 'at most 5 % are missed and as much comes out as goes in (grey lines).',
             ),
@@ -140,7 +140,7 @@ def _losses(result: ReplayResult, timeline: Timeline) -> Section:
         [camera, str(count.total()), *(str(count[fate]) for fate in fates)]
         for camera, count in counts.items()
     ]
-    chart = charts.loss_chart(result.passes, timeline)
+    chart = charts.loss_chart(timeline)
     table = Table(['camera', 'sent', *(FATE_LOOKS[fate].name for fate in fates)], rows)
     reasons = [[text, str(n)] for text, n in summary.count_reasons(frames).most_common(REASONS)]
     failed = Table(['reason', 'frames'], reasons, title='Why frames failed')
@@ -168,13 +168,13 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
     ]
     yield Section(
         'Latency of each frame, by station',
-        charts.latency_charts(result.passes, timeline, levels),
+        charts.latency_charts(timeline, levels),
         'From the sending of a picture to the receipt of its cones, in milliseconds.',
     )
     histogram = charts.latency_histogram(latencies, levels)
     yield Section('Distribution of the latency', [histogram, Table([], others)], half=True)
     stations = Table(['station', 'median', 'p99'], rows)
-    yield Section('Where the time goes', [*charts.station_bar(medians), stations], half=True)
+    yield Section('Where the time goes', [charts.station_bar(medians), stations], half=True)
 
 
 def _accuracy(result: ReplayResult) -> Section:
@@ -238,7 +238,7 @@ def _load(result: ReplayResult, timeline: Timeline) -> Section:
     blocks: list[Block] = []
     for title, gpu, key, unit in LOADS:
         samples = [[s for s in each if (s.who == 'gpu') == gpu] for each in result.load]
-        blocks += charts.load_chart(samples, timeline, title, key, unit)
+        blocks.append(charts.load_chart(samples, timeline, title, key, unit))
     costs = [
         f'{who} {figure_text(name, result.figures[name])}'
         for who in ('player', 'monitor')
