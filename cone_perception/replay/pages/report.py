@@ -42,7 +42,7 @@ FILM = 'annotated.mp4'
 REASONS = 5
 """Causes of failure that the page lists."""
 
-ACCURACY = re.compile(r'(precision|recall|map50|ap50)_(sent|answered)(?: (.+))?')
+ACCURACY = re.compile(r'((?:precision|recall|map50|ap50)_(?:sent|answered))(?: (.+))?')
 ACCURACY_COLUMNS = {'precision': 'precision', 'recall': 'recall', 'ap50': 'mAP50'}
 CONSISTENCY = re.compile(
     r'(flicker_share|detections_per_frame|agreement_(?:precision|recall|f1))(?: (.+))?'
@@ -93,7 +93,7 @@ def report_page(
     problems = Bullets(list(dict.fromkeys(result.problems)), 'bad', 'Problems')
     max_rate_hz = result.figure('max_rate_hz').value
     return Page(
-        f'Replay of {summary.bag_name(result)}',
+        f'Replay of {Path(str(result.bag.get("path") or "a bag")).name}',
         summary.subtitle(result),
         sections=[
             Section('', [*summary.banners(result, over_budget), summary.tiles(result)]),
@@ -125,27 +125,25 @@ def report_page(
 
 
 def _losses(result: ReplayResult, timeline: Timeline) -> Section:
-    frames = result.frames
-    if not frames:
-        return Section('', [])
-    every = summary.count_fates(frames)
+    every = summary.count_fates(result.frames)
     fates = [fate for fate in FATES if every[fate] or fate == 'answered']
-    cameras = dict.fromkeys(frame.camera for frame in frames)
     counts = {
-        camera: summary.count_fates(f for f in frames if f.camera == camera) for camera in cameras
+        camera: summary.count_fates(each.frame for each in sent)
+        for camera, sent in timeline.cameras.items()
     }
+    several = len(fates) > 1 or len(counts) > 1
     if len(counts) > 1:
         counts['all'] = every
     rows = [
         [camera, str(count.total()), *(str(count[fate]) for fate in fates)]
         for camera, count in counts.items()
     ]
-    chart = charts.loss_chart(timeline)
     table = Table(['camera', 'sent', *(FATE_LOOKS[fate].name for fate in fates)], rows)
-    reasons = [[text, str(n)] for text, n in summary.count_reasons(frames).most_common(REASONS)]
+    causes = summary.count_reasons(result.frames).most_common(REASONS)
+    reasons = [[text, str(count)] for text, count in causes]
     failed = Table(['reason', 'frames'], reasons, title='Why frames failed')
-    several = len(fates) > 1 or len(cameras) > 1
-    return Section('Lost frames, and where', [*([chart] if several else []), table, failed])
+    chart = [charts.loss_chart(timeline)] if several else []
+    return Section('Lost frames, and where', [*chart, table, failed])
 
 
 def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
@@ -153,18 +151,18 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
     if not latencies:
         yield Section('Latency', [Text('No frame was answered, so there is no latency to show.')])
         return
-    figures = result.figures
     levels = {at: result.figure(f'latency_{at}_ms').value for at in ('p50', 'p99')}
     medians = {name: result.figure(f'station_{name}_p50_ms').value for name in STATIONS}
     rows: list[list[Piece]] = []
     for name, (text, colour) in LATENCIES.items():
         if result.figure(f'{name}_p99_ms').value > 0:
             whole = (f'{name}_p50_ms', f'{name}_p99_ms')
-            rows.append([Cell(text, colour=colour), *(_cell(result, each) for each in whole)])
+            cells = [figure_cell(each, result.figure(each)) for each in whole]
+            rows.append([Cell(text, colour=colour), *cells])
     others: list[list[Piece]] = [
-        [at, _cell(result, f'latency_{at}_ms')]
+        [at, figure_cell(name, result.figures[name])]
         for at in ('min', 'mean', 'p90', 'p95', 'max', 'jitter')
-        if f'latency_{at}_ms' in figures
+        if (name := f'latency_{at}_ms') in result.figures
     ]
     yield Section(
         'Latency of each frame, by station',
@@ -178,27 +176,17 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
 
 
 def _accuracy(result: ReplayResult) -> Section:
-    cells: dict[str, dict[tuple[str, str], Cell]] = {}
-    for name, figure in result.figures.items():
-        if match := ACCURACY.fullmatch(name):
-            what, whose, of = match.groups()
-            column = (what.replace('map50', 'ap50'), whose)
-            cells.setdefault(of or '', {})[column] = figure_cell(name, figure)
-    if not cells:
-        return Section('', [])
     none_lost = all(frame.fate == 'answered' for frame in result.frames)
     over = ('sent',) if none_lost else ('sent', 'answered')
-    columns = [(what, whose) for whose in over for what in ACCURACY_COLUMNS]
-    head = [ACCURACY_COLUMNS[what] + ('' if none_lost else f', {of}') for what, of in columns]
-
-    def rows(kinds: Sequence[tuple[str, Piece]]) -> list[list[Piece]]:
-        return [[shown, *(cells[of].get(column, '–') for column in columns)] for of, shown in kinds]
-
-    classes = [(of, class_cell(of)) for of in cells if of and not of.endswith(BAND)]
-    every = [('', Cell('all', colour='none'))] if '' in cells else []
-    bands = [(of, of) for of in cells if of.endswith(BAND)]
-    by_class = Table(['class', *head], rows([*classes, *every]))
-    by_height = Table(['height', *head], rows(bands), title='By height of the cone')
+    columns = [f'{what}_{whose}' for whose in over for what in ACCURACY_COLUMNS]
+    head = [
+        title + ('' if none_lost else f', {whose}')
+        for whose in over
+        for title in ACCURACY_COLUMNS.values()
+    ]
+    grid = _by_class(result, ACCURACY)
+    by_class = _class_rows({of: row for of, row in grid.items() if not of.endswith(BAND)}, columns)
+    bands = _class_rows({of: row for of, row in grid.items() if of.endswith(BAND)}, columns)
     counted = (
         'No frame was lost, so all are judged. '
         if none_lost
@@ -209,29 +197,39 @@ def _accuracy(result: ReplayResult) -> Section:
         'Right: same class, and the boxes share half of what they cover together. '
         'In small: 95 % interval.'
     )
-    return Section('Accuracy', [by_class, by_height], counted + note)
+    by_height = Table(['height', *head], bands, title='By height of the cone')
+    return Section('Accuracy', [Table(['class', *head], by_class), by_height], counted + note)
 
 
 def _consistency(result: ReplayResult) -> Section:
-    found = {
-        match.groups(): figure_cell(name, figure)
-        for name, figure in result.figures.items()
-        if (match := CONSISTENCY.fullmatch(name))
-    }
-    names = list(dict.fromkeys(what for what, _ in found))
+    grid = _by_class(result, CONSISTENCY)
+    names = list(dict.fromkeys(what for row in grid.values() for what in row))
     titles = [name.removesuffix('_share').replace('_', ' ') for name in names]
-    classes = sorted({of for _, of in found}, key=lambda of: (not of, of or ''))
-    rows = [
-        [
-            class_cell(of) if of else Cell('all', colour='none'),
-            *(found.get((what, of), '–') for what in names),
-        ]
-        for of in classes
-    ]
     meanings = [f'{title}: {kind_of(n).what}.' for title, n in zip(titles, names, strict=True)]
-    return Section(
-        'Steadiness and agreement', [Table(['class', *titles], rows)], ' '.join(meanings)
-    )
+    table = Table(['class', *titles], _class_rows(grid, names))
+    return Section('Steadiness and agreement', [table], ' '.join(meanings))
+
+
+def _by_class(result: ReplayResult, pattern: re.Pattern[str]) -> dict[str, dict[str, Cell]]:
+    """Class or band of heights, '' for all -> name of a figure without it -> the figure."""
+    grid: dict[str, dict[str, Cell]] = {}
+    for name, figure in result.figures.items():
+        if match := pattern.fullmatch(name):
+            what, of = match.groups(default='')
+            grid.setdefault(of, {})[what.replace('map50', 'ap50')] = figure_cell(name, figure)
+    return grid
+
+
+def _class_rows(
+    grid: Mapping[str, Mapping[str, Cell]], columns: Sequence[str]
+) -> list[list[Piece]]:
+    """A row for each class or band; the one for all is the last."""
+    rows: list[list[Piece]] = []
+    for of in sorted(grid, key=lambda of: not of):
+        shown = class_cell(of) if of else Cell('all', colour='none')
+        cells = [grid[of].get(column, '–') for column in columns]
+        rows.append([of if of.endswith(BAND) else shown, *cells])
+    return rows
 
 
 def _load(result: ReplayResult, timeline: Timeline) -> Section:
@@ -313,7 +311,3 @@ def _command(result: ReplayResult, files: Mapping[str, str]) -> Section:
     command = Listing('', f'cone-perception replay {shlex.join(arguments)}')
     links = [Text([Cell(name, href=name), f': {meaning}']) for name, meaning in files.items()]
     return Section('The same again', [command, *links])
-
-
-def _cell(result: ReplayResult, name: str) -> Cell:
-    return figure_cell(name, result.figure(name))

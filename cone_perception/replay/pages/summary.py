@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 
 from cone_perception.pages.blocks import Banner, Block, Tile, Tiles, Tone
 from cone_perception.replay.figures.comparable import pace_text
@@ -69,11 +68,6 @@ def count_fates(frames: Iterable[FrameTrace]) -> Counter[Fate]:
 def count_reasons(frames: Iterable[FrameTrace]) -> Counter[str]:
     """Number of failed frames by reason."""
     return Counter(frame.reason for frame in frames if frame.fate == 'failed' and frame.reason)
-
-
-def bag_name(result: ReplayResult) -> str:
-    """Last part of the bag's path."""
-    return Path(str(result.bag.get('path') or result.bag.get('bag') or 'a bag')).name
 
 
 def subtitle(result: ReplayResult) -> str:
