@@ -78,10 +78,16 @@ def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
     write_whole(path, to_json(value, indent=indent) + '\n')
 
 
-def to_json(value: object, *, indent: int | None = None, sort_keys: bool = False) -> str:
+def to_json(
+    value: object,
+    *,
+    indent: int | None = None,
+    sort_keys: bool = False,
+    digits: int | None = None,
+) -> str:
     """JSON text. NaN and infinities become null; see `without_nan` for what else is converted."""
     return json.dumps(
-        without_nan(value),
+        without_nan(value, digits),
         indent=indent,
         separators=None if indent else (',', ':'),
         sort_keys=sort_keys,
@@ -90,8 +96,10 @@ def to_json(value: object, *, indent: int | None = None, sort_keys: bool = False
     )
 
 
-def without_nan(value: Any) -> Any:
+def without_nan(value: Any, digits: int | None = None) -> Any:
     """Turn a value into JSON's own types; a float that is not finite becomes None.
+
+    digits: significant ones that are kept of a float; None: all.
 
     Takes dataclasses, mappings, sequences, sets (sorted), paths, numpy's scalars and arrays.
     Raises TypeError for anything else.
@@ -99,20 +107,21 @@ def without_nan(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
+        kept = float(value if digits is None else f'{value:.{digits}g}')
+        return kept if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry, digits) for key, entry in value.items()}
     if isinstance(value, set | frozenset):
-        return [without_nan(entry) for entry in sorted(value)]
+        return [without_nan(entry, digits) for entry in sorted(value)]
     if isinstance(value, Sequence):
-        return [without_nan(entry) for entry in value]
+        return [without_nan(entry, digits) for entry in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return {name: without_nan(getattr(value, name)) for name in names}
+        return {name: without_nan(getattr(value, name), digits) for name in names}
     if isinstance(value, PurePath):
         return str(value)
     if hasattr(value, 'tolist'):  # numpy's scalars and arrays
-        return without_nan(value.tolist())
+        return without_nan(value.tolist(), digits)
     raise TypeError(f'{type(value).__name__} has no place in JSON: {value!r:.60}')
 
 

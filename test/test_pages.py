@@ -11,6 +11,7 @@ import pytest
 from browser import open_page
 
 from cone_perception.errors import OutputError
+from cone_perception.files import without_nan
 from cone_perception.pages import page as pages
 from cone_perception.pages.blocks import (
     Banner,
@@ -18,7 +19,6 @@ from cone_perception.pages.blocks import (
     Bullets,
     Cell,
     Chart,
-    Folded,
     Gallery,
     Listing,
     Page,
@@ -92,7 +92,7 @@ def every_block() -> Page:
         Gallery(pictures),
         Picture('a.jpg', 'boxes', (64, 48), [Box((1, 2, 3, 4), 'missed', FATAL)]),
         Listing('a file', 'text'),
-        Folded('more', [Listing('', FATAL), every_chart()[0]]),
+        Section('more', [Listing('', FATAL), every_chart()[0]], folded=True),
     ]
     top = [Banner('over', 'bad', [FATAL]), Tiles([Tile('9', 'lost', 'bad', '8 – 10')])]
     return Page(
@@ -204,7 +204,7 @@ def test_numbers_are_rounded_and_gaps_are_null():
 )
 def test_plotly_knows_every_property(figure):
     go = pytest.importorskip('plotly.graph_objects')
-    text = json.dumps(pages.compact(figure))
+    text = json.dumps(without_nan(figure))
     go.Figure(json.loads(re.sub(r'"--[a-z]+"', '"red"', text)))
 
 

@@ -179,27 +179,13 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
-    """Blocks for who wants to see more."""
-
-    title: str
-    blocks: Sequence[Block]
-
-
-Block = (
-    Text | Bullets | Banner | Tiles | Table | Chart | Picture | Gallery | Viewer | Listing
-    | Folded
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
 class Section:
     """A heading and the blocks below it.
 
     A page leaves out blocks without rows, items, pictures or traces, and sections without blocks.
 
     title: '' shows the blocks without a frame. half: beside another half section. folded: the
-    reader opens it. note: a last paragraph.
+    reader opens it; such a one may stand among blocks too. note: a last paragraph.
     """
 
     title: str
@@ -207,6 +193,12 @@ class Section:
     note: str = ''
     half: bool = False
     folded: bool = False
+
+
+Block = (
+    Text | Bullets | Banner | Tiles | Table | Chart | Picture | Gallery | Viewer | Listing
+    | Section
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

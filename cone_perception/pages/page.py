@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from importlib import resources
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import jinja2
@@ -18,17 +16,14 @@ import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
 
 from cone_perception.errors import OutputError
-from cone_perception.files import to_json, write_whole
+from cone_perception.files import to_json, without_nan, write_whole
 from cone_perception.pages.blocks import (
     Banner,
     Block,
     Chart,
-    Folded,
     Page,
-    Picture,
     Section,
     Table,
-    Viewer,
 )
 
 DIGITS = 6
@@ -57,15 +52,25 @@ def render_page(page: Page) -> str:
     for section in page.sections:
         if blocks := [block for block in section.blocks if _has_content(block)]:
             sections.append(replace(section, blocks=blocks))
-    blocks = _flat(sections)
-    charts = any(isinstance(block, Chart) for block in blocks)
-    return _environment().get_template('page.html').render(
-        page=page,
-        sections=sections,
-        plotly=_plotly_script() if charts else '',
-        charts=charts,
-        scripted=charts or any(not isinstance(b, Table) for b in blocks),
-    )  # fmt: skip
+    charts = any(isinstance(block, Chart) for section in sections for block in _flat(section))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('cone_perception', 'pages'),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        anchor=anchor,
+        inline=_inline,
+        json=lambda value: htmlsafe_json_dumps(value, dumps=partial(to_json, digits=DIGITS)),
+        kind=lambda block: type(block).__name__,
+        numbers=numbers_of,
+    )
+    plotly = _plotly_script() if charts else ''
+    return environment.get_template('page.html').render(
+        page=page, sections=sections, plotly=plotly, charts=charts
+    )
 
 
 def embed(data: bytes, kind: str = 'jpeg') -> str:
@@ -98,11 +103,8 @@ def numbers_of(chart: Chart) -> Table:
     """
     listed, told = [], []
     for trace in chart.figure['data']:
-        flat = trace.get('orientation') == 'h'
-        at, values = (
-            _plain(trace.get('y' if flat else 'x')),
-            _plain(trace.get('x' if flat else 'y')),
-        )
+        across, up = (without_nan(trace.get(axis, ()), DIGITS) for axis in 'xy')
+        at, values = (up, across) if trace.get('orientation') == 'h' else (across, up)
         name = str(trace.get('name', ''))
         if len(values) <= LISTED:
             listed += [[name, _text(a), _text(v)] for a, v in zip(at, values, strict=True)]
@@ -114,19 +116,6 @@ def numbers_of(chart: Chart) -> Table:
     return Table(['', '', 'value; of many: least … median … greatest'], [*listed, *told])
 
 
-def compact(value: Any) -> Any:
-    """Turn a value into JSON's types: arrays as lists, numbers with DIGITS digits, null for NaN."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, float):
-        return float(f'{value:.{DIGITS}g}') if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): compact(each) for key, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [compact(each) for each in value]
-    return value
-
-
 def _has_content(block: Block) -> bool:
     if isinstance(block, Chart):
         return bool(block.figure['data'])
@@ -134,16 +123,9 @@ def _has_content(block: Block) -> bool:
     return isinstance(block, Banner) or all(part is None or len(part) for part in parts)
 
 
-def _flat(sections: Sequence[Section]) -> list[Any]:
-    blocks = [block for section in sections for block in section.blocks]
-    for block in blocks:
-        if isinstance(block, Folded):
-            blocks.extend(block.blocks)
-    return blocks
-
-
-def _plain(values: Any) -> list[Any]:
-    return [] if values is None else list(compact(values))
+def _flat(section: Section) -> Iterator[Block]:
+    for block in section.blocks:
+        yield from _flat(block) if isinstance(block, Section) else [block]
 
 
 def _text(value: object) -> str:
@@ -156,41 +138,6 @@ def _plotly_script() -> markupsafe.Markup:
     except ImportError:
         return markupsafe.Markup('')
     return markupsafe.Markup(get_plotlyjs())
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_read),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        'anchor': anchor,
-        'inline': _inline,
-        'json': lambda value: htmlsafe_json_dumps(compact(value), dumps=_dump),
-        'kind': lambda block: type(block).__name__,
-        'numbers': numbers_of,
-        'shown': _shown,
-    }
-    environment.globals['file'] = lambda name: markupsafe.Markup(_read(name))
-    return environment
-
-
-def _read(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding='utf-8')
-
-
-def _dump(value: object, **_: object) -> str:
-    return to_json(value)
-
-
-def _shown(viewer: Viewer) -> list[dict[str, object]]:
-    def entry(picture: Picture) -> dict[str, object]:
-        return {'frame': picture.frame, 'source': picture.source, 'caption': picture.caption}
-
-    return [entry(picture) for picture in viewer.pictures]
 
 
 def _inline(text: object) -> markupsafe.Markup:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cone_perception.pages.blocks import Block, Chart, Folded, Table, Text
+from cone_perception.pages.blocks import Block, Chart, Section, Table, Text
 from cone_perception.pages.charts import Trace, chart, line, series_colour
 from training.campaign.progress import duration
 from training.recipe.recipe import BASELINE
@@ -97,7 +97,7 @@ def curves(record: CampaignRecord) -> Iterator[Block]:
         for kind, words in (('train', 'Training'), ('val', 'Validation')):
             values = column(f'{kind}/{part}')
             parts += curve_chart(f'{kind}-{part}', f'{words}: {part}', drawn, values)
-    yield Folded('Each part of the losses', parts)
+    yield Section('Each part of the losses', parts, folded=True)
 
 
 def curve_chart(
