@@ -8,7 +8,9 @@ from types import ModuleType
 
 import pytest
 
+from cone_perception.engines.check import Latency
 from cone_perception.engines.tensorrt import order
+from cone_perception.engines.tensorrt.fastest import BuiltEngine, keep_fastest
 from cone_perception.engines.tensorrt.gpu import Gpu
 from cone_perception.engines.tensorrt.order import BuildPolicy, EngineOrder, make_order
 from cone_perception.model_card import Bundle
@@ -29,3 +31,10 @@ def order_for(
     """The order of one network of batch 1."""
     network = order.network_for_gpu(bundle, precision, 1)
     return make_order(bundle, network, BuildPolicy(**policy), provider, gpu)
+
+
+def note_speeds(*measured: tuple[EngineOrder, float]) -> None:
+    """Keep the fastest of these orders, as if their engines took so many milliseconds."""
+    keep_fastest(
+        [BuiltEngine(order, None, None, Latency(ms, ms, 5)) for order, ms in measured], print
+    )

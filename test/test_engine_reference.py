@@ -23,7 +23,13 @@ from cone_perception.engines.check import (
     read_reference,
 )
 from cone_perception.engines.open import open_engine
-from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey, passport_path, read_passport
+from cone_perception.engines.tensorrt.plans import (
+    Compiled,
+    PlanKey,
+    PlanPlace,
+    passport_path,
+    read_passport,
+)
 from cone_perception.errors import ModelError, PlanError
 from cone_perception.model_card import Bundle, read_bundle
 
@@ -58,14 +64,15 @@ def test_engine_that_answers_the_same_passes(bundle):
     assert check.score_error_mean == 0
 
 
-def store_plan(cache: PlanCache) -> Path:
+def store_plan(folder: Path) -> Path:
     key = PlanKey('0' * 64, 'int8', 1, 'tensorrt', '10.3', 'GPU', '8.9', '550.54', '12.4')
-    rest = {'convolutions': {}, 'layers': {}, 'build_s': 1.0}
-    return cache.store('tiny', key, bytes(100), **rest)
+    place = PlanPlace('tiny', key, folder)
+    place.store(Compiled(bytes(100), {}, {}))
+    return place.path
 
 
 def test_check_that_passed_is_kept_in_the_passport(bundle, tmp_path):
-    engine, plan = open_engine(bundle, 'onnxruntime'), store_plan(PlanCache(tmp_path / 'cache'))
+    engine, plan = open_engine(bundle, 'onnxruntime'), store_plan(tmp_path / 'cache')
     check = check_plan(engine, bundle, plan)
     assert read_passport(passport_path(plan)).check == check.to_dict()
     engine.close()
@@ -103,7 +110,7 @@ class Scaled:
     [(0.9, 'scores differ by 0.'), (0.3, 'none of the 10 cones'), (0.0, 'none of the 10 cones')],
 )
 def test_engine_with_other_scores_is_refused_and_that_is_kept(bundle, tmp_path, factor, reason):
-    plan = store_plan(PlanCache(tmp_path / 'cache'))
+    plan = store_plan(tmp_path / 'cache')
     engine = Scaled(open_engine(bundle, 'onnxruntime'), bundle, factor)
     check = check_engine(engine, bundle)
     assert not check.passed

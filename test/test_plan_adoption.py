@@ -13,19 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from held_bundle import hold_to
-from tensorrt_machine import CAR, BuildPolicy, order_for, pretend_tensorrt
+from tensorrt_machine import CAR, BuildPolicy, note_speeds, order_for, pretend_tensorrt
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.engines import Engine
 from cone_perception.engines import build_command as build_engine
-from cone_perception.engines.check import Latency
 from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import order
 from cone_perception.engines.tensorrt import provide as adoption
-from cone_perception.engines.tensorrt.compile_process import Compiled
-from cone_perception.engines.tensorrt.fastest import read_choice, write_choice
-from cone_perception.engines.tensorrt.plans import EnginePlan, PlanCache, read_plan
+from cone_perception.engines.tensorrt.fastest import read_choice
+from cone_perception.engines.tensorrt.plans import Compiled, EnginePlan, read_plan
 from cone_perception.engines.tensorrt.provide import (
     adopt_plan,
     header_differences,
@@ -33,6 +31,7 @@ from cone_perception.engines.tensorrt.provide import (
     provide_plan,
 )
 from cone_perception.errors import EngineError, ModelError, PlanError, RefusedPlanError
+from cone_perception.files import cache_folder
 from cone_perception.model_card import Bundle, read_bundle
 
 Adopt = Callable[..., EnginePlan]
@@ -71,9 +70,9 @@ def with_reference(bundle: Bundle) -> Bundle:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    return PlanCache()
+    return cache_folder('engines')
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def open_cpu(bundle: Bundle) -> Engine:
 
 
 @pytest.fixture
-def adopt(bundle: Bundle, cache: PlanCache, tmp_path: Path) -> Adopt:
+def adopt(bundle: Bundle, cache: Path, tmp_path: Path) -> Adopt:
     """Write a plan and adopt it for the bundle, or for another one."""
 
     def take(
@@ -112,7 +111,7 @@ def adopt(bundle: Bundle, cache: PlanCache, tmp_path: Path) -> Adopt:
         bundle: Bundle = bundle,
     ) -> EnginePlan:
         path = write_engine(tmp_path / name, header, plan)
-        return adopt_plan(bundle, path, precision, 1, BuildPolicy(cache=cache))[1]  # type: ignore[arg-type]
+        return adopt_plan(bundle, path, precision, 1, BuildPolicy())[1]  # type: ignore[arg-type]
 
     return take
 
@@ -136,11 +135,11 @@ def adopt(bundle: Bundle, cache: PlanCache, tmp_path: Path) -> Adopt:
     ],
 )
 def test_what_differs_from_the_card_is_named(
-    cache: PlanCache, adopt: Adopt, entry: str, value: object, words: str
+    cache: Path, adopt: Adopt, entry: str, value: object, words: str
 ) -> None:
     with pytest.raises(PlanError, match=f'is not an engine of tiny, by its header: {words}'):
         adopt(HEADER | {entry: value})
-    assert not cache.folder.exists()
+    assert not cache.exists()
 
 
 def test_everything_that_differs_is_named_at_once(bundle: Bundle) -> None:
@@ -181,7 +180,7 @@ def test_precision_that_is_not_known_or_another_is_asked_for(adopt: Adopt) -> No
 
 
 def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
-    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], adopt: Adopt
+    bundle: Bundle, cache: Path, tensorrt: dict[str, int], adopt: Adopt
 ) -> None:
     plan = adopt()
     assert plan.data == PLAN  # without the header: as TensorRT takes it
@@ -190,7 +189,7 @@ def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
     assert passport.convolutions == {'fp32': 3}
     assert passport.check['passed'] is True
     assert (passport.key.gpu, passport.key.driver) == (CAR.name, CAR.driver)
-    policy = {'build': 'never', 'retry': False, 'cache': cache}
+    policy = {'build': 'never', 'retry': False}
     assert provide_plan(order_for(bundle, 'fp32', **policy)) == plan
     elsewhere = replace(CAR, name='NVIDIA GeForce RTX 3060')
     with pytest.raises(PlanError, match='gpu is NVIDIA GeForce RTX 3060'):
@@ -205,20 +204,20 @@ def test_plan_without_header_is_taken_when_its_precision_is_told(
 
 
 def test_what_was_measured_of_the_plan_before_is_forgotten_and_so_is_its_failure(
-    bundle: Bundle, cache: PlanCache, tensorrt: dict[str, int], adopt: Adopt
+    bundle: Bundle, cache: Path, tensorrt: dict[str, int], adopt: Adopt
 ) -> None:
-    asked = order_for(bundle, 'fp32', cache=cache)
-    cache.record_failure('tiny', asked.key, 'the compiler crashed')
-    write_choice([asked], {'fp32': Latency(1.0, 2.0, 5)})
+    asked = order_for(bundle, 'fp32')
+    asked.place.record_failure('the compiler crashed')
+    note_speeds((asked, 1.0), (asked, 2.0))
     assert read_choice([asked]) == asked
     adopt()
-    assert cache.failure('tiny', asked.key) == ''
+    assert asked.place.failure() == ''
     assert read_choice([asked]) is None
 
 
 def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
     bundle: Bundle,
-    cache: PlanCache,
+    cache: Path,
     tensorrt: dict[str, int],
     adopt: Adopt,
     monkeypatch: pytest.MonkeyPatch,
@@ -236,11 +235,11 @@ def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
     monkeypatch.setattr(adoption, 'open_plan', lambda *_: Blind(open_cpu(bundle)))
     with pytest.raises(RefusedPlanError, match=r'other\.engine is not taken: .*same weights'):
         adopt(name='other.engine', plan=b'ftrt' + bytes(600))
-    assert provide_plan(order_for(bundle, 'fp32', build='never', cache=cache)) == before
+    assert provide_plan(order_for(bundle, 'fp32', build='never')) == before
 
 
 def test_plan_whose_shape_is_not_the_card_s_is_refused(
-    cache: PlanCache,
+    cache: Path,
     tensorrt: dict[str, int],
     adopt: Adopt,
     tmp_path: Path,
@@ -251,7 +250,7 @@ def test_plan_whose_shape_is_not_the_card_s_is_refused(
     monkeypatch.setattr(adoption, 'open_plan', lambda *_: open_cpu(other))
     with pytest.raises(ModelError, match=r'best\.engine takes \(1, 3, 128, 160\), but its card'):
         adopt()
-    assert not cache.folder.exists()
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize('counted', [{'fp32': 2, 'int8': 1}, {'unknown': 3}])
@@ -327,7 +326,7 @@ onnx2engine(network, folder / 'best.engine', metadata=header, shape=(1, 3, 96, 1
 
 @pytest.mark.slow
 def test_engine_that_ultralytics_itself_wrote_is_read_and_held_against_the_card(
-    bundle: Bundle, cache: PlanCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip('tensorrt_rtx_bindings')
     pytest.importorskip('ultralytics')
@@ -356,4 +355,4 @@ def test_engine_that_ultralytics_itself_wrote_is_read_and_held_against_the_card(
     path.write_bytes(content[:-100])
     with pytest.raises(PlanError, match='was cut off'):
         adopt_plan(bundle, path, None, 1, BuildPolicy())
-    assert not cache.folder.exists()
+    assert not cache.exists()

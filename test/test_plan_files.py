@@ -14,8 +14,9 @@ import pytest
 
 from cone_perception.engines import class_names_from
 from cone_perception.engines.tensorrt.plans import (
-    PlanCache,
+    Compiled,
     PlanKey,
+    PlanPlace,
     load_plan,
     passport_path,
     read_passport,
@@ -49,25 +50,25 @@ CHANGES = {
 }
 
 
-def store(cache: PlanCache, key: PlanKey = KEY, data: bytes = PLAN) -> Path:
-    return cache.store(
-        'my model',
-        key,
-        data,
-        convolutions={'fp16': 31, 'int8': 89},
-        layers={'CaskConvolution': {'int8': 89}},
-        build_s=61.5,
-    )
+def store(place: PlanPlace, data: bytes = PLAN) -> Path:
+    counts = {'fp16': 31, 'int8': 89}
+    place.store(Compiled(data, counts, {'CaskConvolution': {'int8': 89}}, 61.5))
+    return place.path
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> PlanCache:
-    return PlanCache(tmp_path / 'engines')
+def place(tmp_path: Path) -> PlanPlace:
+    return PlanPlace('my model', KEY, tmp_path / 'engines')
 
 
-def test_stored_plan_comes_back_with_its_passport(cache: PlanCache) -> None:
-    path = store(cache)
-    plan = cache.load('my model', KEY)
+def for_another(place: PlanPlace, **entries: object) -> PlanPlace:
+    """The place of a plan whose key differs in these entries."""
+    return replace(place, key=replace(place.key, **entries))
+
+
+def test_stored_plan_comes_back_with_its_passport(place: PlanPlace) -> None:
+    path = store(place)
+    plan = place.load()
     assert (plan.path, plan.data) == (path, PLAN)
     assert plan.passport == read_passport(passport_path(path))
     assert plan.passport.key == KEY
@@ -76,102 +77,102 @@ def test_stored_plan_comes_back_with_its_passport(cache: PlanCache) -> None:
 
 
 @pytest.mark.parametrize('entry', CHANGES)
-def test_plan_of_another_machine_version_or_network_is_named(cache: PlanCache, entry: str) -> None:
-    path = store(cache)
-    wanted = replace(KEY, **{entry: CHANGES[entry]})
+def test_plan_of_another_machine_version_or_network_is_named(place: PlanPlace, entry: str) -> None:
+    path = store(place)
+    wanted = for_another(place, **{entry: CHANGES[entry]})
     with pytest.raises(PlanError, match=rf'does not fit: {entry} is .*, the plan'):
-        load_plan(path, wanted)
+        load_plan(path, wanted.key)
     with pytest.raises(PlanError, match='there is no engine of my model'):
-        cache.load('my model', wanted)
+        wanted.load()
 
 
-def test_what_changed_since_the_last_build_is_named(cache: PlanCache) -> None:
-    store(cache)
+def test_what_changed_since_the_last_build_is_named(place: PlanPlace) -> None:
+    store(place)
     with pytest.raises(PlanError, match=r"driver is 560\.35\.03, the plan's is 550\.54\.14"):
-        cache.load('my model', replace(KEY, driver='560.35.03'))
+        for_another(place, driver='560.35.03').load()
 
 
-def test_plan_for_any_gpu_of_a_kind_is_taken_on_such_a_gpu_only(cache: PlanCache) -> None:
-    rtx = replace(KEY, provider='tensorrt_rtx')
-    path = store(cache, rtx.portable())
-    assert cache.load('my model', rtx).path == path
+def test_plan_for_any_gpu_of_a_kind_is_taken_on_such_a_gpu_only(place: PlanPlace) -> None:
+    rtx = for_another(place, provider='tensorrt_rtx')
+    path = store(for_another(rtx, gpu='', driver='', cuda=''))
+    assert rtx.load().path == path
     with pytest.raises(PlanError, match=r'compute_capability is 8\.6'):
-        cache.load('my model', replace(rtx, compute_capability='8.6'))
+        for_another(rtx, compute_capability='8.6').load()
 
 
 @pytest.mark.parametrize('length', [0, 10, 63, 64, len(PLAN) - 1])
-def test_plan_that_was_cut_off_is_named(cache: PlanCache, length: int) -> None:
-    path = store(cache)
+def test_plan_that_was_cut_off_is_named(place: PlanPlace, length: int) -> None:
+    path = store(place)
     path.write_bytes(PLAN[:length])
     with pytest.raises(PlanError, match='was cut off'):
-        cache.load('my model', KEY)
+        place.load()
 
 
-def test_plan_with_other_bytes_is_named(cache: PlanCache) -> None:
-    path = store(cache)
+def test_plan_with_other_bytes_is_named(place: PlanPlace) -> None:
+    path = store(place)
     path.write_bytes(PLAN[:-1] + b'x')
     with pytest.raises(PlanError, match='is damaged'):
-        cache.load('my model', KEY)
+        place.load()
 
 
-def test_plan_without_passport_and_passport_without_plan_are_named(cache: PlanCache) -> None:
-    path = store(cache)
+def test_plan_without_passport_and_passport_without_plan_are_named(place: PlanPlace) -> None:
+    path = store(place)
     text = passport_path(path).read_text()
     passport_path(path).unlink()
     with pytest.raises(PlanError, match=r'json is missing, so nobody knows'):
-        cache.load('my model', KEY)
+        place.load()
     passport_path(path).write_text(text)
     path.unlink()
     with pytest.raises(PlanError, match=r'plan cannot be read: \[Errno 2\] No such file'):
-        cache.load('my model', KEY)
+        place.load()
 
 
 @pytest.mark.parametrize(
     'text', ['', '{', '[]', 'null', '{"schema": 1}', '{"schema": 99, "model": "x"}', '\x00\xff']
 )
-def test_unreadable_passport_is_named(cache: PlanCache, text: str) -> None:
-    path = store(cache)
+def test_unreadable_passport_is_named(place: PlanPlace, text: str) -> None:
+    path = store(place)
     passport_path(path).write_bytes(text.encode('latin-1'))
     with pytest.raises(PlanError, match='not readable as a passport'):
-        cache.load('my model', KEY)
+        place.load()
 
 
-def test_leftover_of_a_killed_build_is_not_taken_for_a_plan(cache: PlanCache) -> None:
-    path = cache.path('my model', KEY)
+def test_leftover_of_a_killed_build_is_not_taken_for_a_plan(place: PlanPlace) -> None:
+    path = place.path
     path.parent.mkdir(parents=True)
     path.with_name(f'.{path.name}.123').write_bytes(PLAN)
     with pytest.raises(PlanError, match='there is no engine'):
-        cache.load('my model', KEY)
-    store(cache)
-    assert cache.load('my model', KEY).data == PLAN
+        place.load()
+    store(place)
+    assert place.load().data == PLAN
 
 
-def test_new_plan_under_the_passport_of_the_old_one_is_named(cache: PlanCache) -> None:
+def test_new_plan_under_the_passport_of_the_old_one_is_named(place: PlanPlace) -> None:
     """See what is left when a rebuild dies between its two files."""
-    path = store(cache)
+    path = store(place)
     path.write_bytes(PLAN[::-1])
     with pytest.raises(PlanError, match='is damaged'):
-        cache.load('my model', KEY)
+        place.load()
 
 
 def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     taken = tmp_path / 'taken'
     taken.write_bytes(b'')
-    cache = PlanCache(taken / 'engines')
+    place = PlanPlace('my model', KEY, taken / 'engines')
     with pytest.raises(PlanError, match='plan cannot be written: .* XDG_CACHE_HOME'):
-        store(cache)
+        store(place)
     with (
         pytest.raises(PlanError, match='lock cannot be written: .* XDG_CACHE_HOME'),
-        cache.lock('my model', KEY),
+        place.lock(),
     ):
         pass
     assert list(tmp_path.iterdir()) == [taken]
 
 
-def test_check_is_recorded_in_the_passport(cache: PlanCache) -> None:
-    path = store(cache)
+def test_check_is_recorded_in_the_passport(place: PlanPlace) -> None:
+    path = store(place)
     record_check(path, {'passed': True, 'mean_iou': 0.98})
-    plan = cache.load('my model', KEY)
+    plan = place.load()
     assert plan.passport.check == {'passed': True, 'mean_iou': 0.98}
 
 
@@ -218,19 +219,19 @@ HOLD_LOCK = """
 import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[3]]
-from cone_perception.engines.tensorrt.plans import PlanCache
+from cone_perception.engines.tensorrt.plans import PlanPlace
 from test_plan_files import KEY
-with PlanCache(Path(sys.argv[1])).lock(sys.argv[2], KEY):
+with PlanPlace(sys.argv[2], KEY, Path(sys.argv[1])).lock():
     print('locked', flush=True)
     sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize('ending', ['orderly', 'killed'])
-def test_second_process_waits_for_the_first_however_it_ends(cache: PlanCache, ending: str) -> None:
+def test_second_process_waits_for_the_first_however_it_ends(place: PlanPlace, ending: str) -> None:
     here = Path(__file__).parent
     holder = subprocess.Popen(
-        [sys.executable, '-c', HOLD_LOCK, cache.folder, 'my model', here],
+        [sys.executable, '-c', HOLD_LOCK, place.folder, 'my model', here],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         cwd=here.parent,
@@ -240,7 +241,7 @@ def test_second_process_waits_for_the_first_however_it_ends(cache: PlanCache, en
     waited: list[bool] = []
 
     def take() -> None:
-        with cache.lock('my model', KEY) as had_to_wait:
+        with place.lock() as had_to_wait:
             waited.append(had_to_wait)
             entered.set()
 
@@ -255,12 +256,12 @@ def test_second_process_waits_for_the_first_however_it_ends(cache: PlanCache, en
     holder.wait()
     holder.stdout.close()
     assert waited == [True]
-    with cache.lock('my model', KEY) as had_to_wait:
+    with place.lock() as had_to_wait:
         assert not had_to_wait
 
 
-def test_locks_of_two_plans_are_independent(cache: PlanCache) -> None:
-    with cache.lock('my model', KEY), cache.lock('my model', replace(KEY, batch=1)) as waited:
+def test_locks_of_two_plans_are_independent(place: PlanPlace) -> None:
+    with place.lock(), for_another(place, batch=1).lock() as waited:
         assert not waited
 
 
@@ -268,8 +269,11 @@ def test_cache_lies_where_the_user_keeps_caches(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    assert PlanCache().folder == tmp_path / 'cone_perception' / 'engines'
+    assert PlanPlace('my model', KEY).folder == tmp_path / 'cone_perception' / 'engines'
     monkeypatch.delenv('XDG_CACHE_HOME')
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
-    assert PlanCache().folder == tmp_path / 'home' / '.cache' / 'cone_perception' / 'engines'
+    assert (
+        PlanPlace('my model', KEY).folder
+        == tmp_path / 'home' / '.cache' / 'cone_perception' / 'engines'
+    )
     assert os.environ['HOME'] == str(tmp_path / 'home')

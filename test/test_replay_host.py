@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cone_perception.engines.machine import NOT_TOLD, describe_host, read_commit, read_governor
-from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
+from cone_perception.engines.tensorrt.plans import Compiled, PlanKey, PlanPlace
 from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.replay.run import describe_bag, describe_model
 from cone_perception.replay.traces import Camera, Drive
@@ -181,10 +181,9 @@ def test_the_passport_is_that_of_the_network_that_ran(
 ) -> None:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     (tmp_path / 'choice.json').write_text('{}')
-    cache = PlanCache()
     for sha256, gpu in (('aa', 'one GPU'), ('bb', 'another')):
         key = PlanKey(sha256, 'int8', 1, 'tensorrt', '10.1', gpu, '8.9', '550', '12.4')
-        cache.store('demo', key, b'plan', convolutions={}, layers={}, build_s=1.0)
+        PlanPlace('demo', key).store(Compiled(b'plan', {}, {}))
     told = {'node': {'engine': 'TensorRT 10.1 on one GPU, int8', 'model sha256': 'aa'}}
     found = describe_model(read_bundle(shipped_bundle()), told)
     assert found['passport']['key']['gpu'] == 'one GPU'

@@ -18,19 +18,18 @@ import pytest
 from kernels_on_cpu import compile_kernels
 from pycuda_on_cpu import HostDriver, LogicError
 from pycuda_on_cpu import MemoryError as NoMemory
-from tensorrt_machine import BuildPolicy, order_for, pretend_tensorrt
+from tensorrt_machine import BuildPolicy, note_speeds, order_for, pretend_tensorrt
 from test_plan_adoption import with_reference, write_engine
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, FrameEngine
-from cone_perception.engines.check import Latency
 from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import engine as tensorrt
 from cone_perception.engines.tensorrt import provide as adoption
-from cone_perception.engines.tensorrt.compile_process import Compiled
-from cone_perception.engines.tensorrt.fastest import fastest_order, read_choice, write_choice
+from cone_perception.engines.tensorrt.fastest import fastest_order, read_choice
 from cone_perception.engines.tensorrt.order import EngineOrder, make_orders
+from cone_perception.engines.tensorrt.plans import Compiled
 from cone_perception.engines.tensorrt.provide import adopt_plan, open_ordered
 from cone_perception.errors import (
     EngineError,
@@ -456,7 +455,7 @@ def test_precision_is_the_measured_one_of_those_that_passed_their_gate(
     assert precisions(both) == ['int8', 'fp16']
     assert warnings == []
     assert read_choice(both) is None
-    write_choice(both, {'int8': Latency(2.0, 3.0, 5), 'fp16': Latency(1.0, 2.0, 5)})
+    note_speeds((both[0], 2.0), (both[1], 1.0))
     assert precisions([fastest_order(both, warnings.append)]) == ['fp16']
     only = ask(int8_int8=True, fp16_float=False)
     assert precisions(only) == ['int8']

@@ -35,7 +35,6 @@ from cone_perception.engines.events import BuildEvent  # noqa: E402
 from cone_perception.engines.tensorrt import fastest, gpu, provide  # noqa: E402
 from cone_perception.engines.tensorrt import order as ordering  # noqa: E402
 from cone_perception.engines.tensorrt.compile_process import (  # noqa: E402
-    Compiled,
     compile_apart,
     compile_network,
 )
@@ -63,8 +62,8 @@ from cone_perception.engines.tensorrt.order import (  # noqa: E402
     target_gpu,
 )
 from cone_perception.engines.tensorrt.plans import (  # noqa: E402
+    Compiled,
     EnginePlan,
-    PlanCache,
     passport_path,
     read_passport,
     record_check,
@@ -183,9 +182,8 @@ def rtx() -> None:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
-    return PlanCache()
 
 
 # --- the compiler ---
@@ -317,9 +315,7 @@ def test_builder_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_refusal_of_the_compiler_reaches_the_caller(
-    rtx: None, bundle: Bundle, cache: PlanCache
-) -> None:
+def test_refusal_of_the_compiler_reaches_the_caller(rtx: None, bundle: Bundle, cache: None) -> None:
     path = bundle.folder / 'fp32.onnx'
     path.write_bytes(b'no network')
     network = replace(bundle.card.networks[0], sha256=file_sha256(path))
@@ -331,9 +327,7 @@ def test_refusal_of_the_compiler_reaches_the_caller(
 
 
 @pytest.mark.slow
-def test_second_start_takes_the_plan_of_the_first(
-    rtx: None, bundle: Bundle, cache: PlanCache
-) -> None:
+def test_second_start_takes_the_plan_of_the_first(rtx: None, bundle: Bundle, cache: None) -> None:
     events: list[BuildEvent] = []
     first = provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
     kinds = [event.kind for event in events if event.kind in ('reason', 'built')]
@@ -356,7 +350,7 @@ def test_second_start_takes_the_plan_of_the_first(
 
 
 @pytest.mark.slow
-def test_damaged_plan_is_named_and_built_again(rtx: None, bundle: Bundle, cache: PlanCache) -> None:
+def test_damaged_plan_is_named_and_built_again(rtx: None, bundle: Bundle, cache: None) -> None:
     first = provide_plan(order_for(bundle, 'fp32', gpu=SM89))
     first.path.write_bytes(first.data[:1000])
     events: list[BuildEvent] = []
@@ -367,7 +361,7 @@ def test_damaged_plan_is_named_and_built_again(rtx: None, bundle: Bundle, cache:
 
 @pytest.mark.slow
 def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
-    rtx: None, tmp_path: Path, cache: PlanCache
+    rtx: None, tmp_path: Path, cache: None
 ) -> None:
     bundle = write_bundle(tmp_path / 'bundle', int8_convolutions=3)
     refusal = r'computes 2 convolutions in INT8, but its card says 3'
@@ -386,7 +380,7 @@ def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
 
 @pytest.mark.slow
 def test_gpu_for_which_the_compiler_has_no_int8_is_refused(
-    rtx: None, bundle: Bundle, cache: PlanCache
+    rtx: None, bundle: Bundle, cache: None
 ) -> None:
     """TensorRT-RTX 1.7 compiles the same file for Turing, but computes it in FP32 there."""
     with pytest.raises(PlanError, match=r'computes 0 convolutions in INT8.*the others: 3 fp32'):
@@ -394,7 +388,7 @@ def test_gpu_for_which_the_compiler_has_no_int8_is_refused(
 
 
 @pytest.mark.slow
-def test_two_starts_at_once_build_once(rtx: None, bundle: Bundle, cache: PlanCache) -> None:
+def test_two_starts_at_once_build_once(rtx: None, bundle: Bundle, cache: None) -> None:
     events: list[BuildEvent] = []
     order = order_for(bundle, 'fp32', gpu=SM89, on_event=events.append)
     with ThreadPoolExecutor(2) as pool:
@@ -405,7 +399,7 @@ def test_two_starts_at_once_build_once(rtx: None, bundle: Bundle, cache: PlanCac
 
 @pytest.mark.slow
 def test_plan_that_failed_against_fp32_is_not_taken_again(
-    rtx: None, bundle: Bundle, cache: PlanCache
+    rtx: None, bundle: Bundle, cache: None
 ) -> None:
     plan = provide_plan(order_for(bundle, 'fp32', gpu=SM89))
     record_check(plan.path, {'passed': False, 'reasons': ['scores differ by 0.3']})
@@ -444,7 +438,7 @@ def get_plan(bundle: Bundle, **policy: object) -> EnginePlan:
 
 
 def test_build_that_failed_is_not_tried_at_each_start(
-    bundle: Bundle, cache: PlanCache, compiler: Compiler
+    bundle: Bundle, cache: None, compiler: Compiler
 ) -> None:
     compiler.failure = 'the compiler crashed (SIGSEGV).'
     with pytest.raises(EngineError, match='crashed'):
@@ -470,7 +464,7 @@ def test_build_that_failed_is_not_tried_at_each_start(
 
 
 def test_build_that_was_stopped_has_not_failed(
-    bundle: Bundle, cache: PlanCache, compiler: Compiler
+    bundle: Bundle, cache: None, compiler: Compiler
 ) -> None:
     compiler.failure = 'the build of the engine was stopped before it was done.'
     with pytest.raises(EngineError, match='stopped'):
@@ -481,7 +475,7 @@ def test_build_that_was_stopped_has_not_failed(
 
 @pytest.mark.parametrize('text', ['', '[]', '{"reason": 1}', 'null'])
 def test_unreadable_note_of_a_failure_is_as_none(
-    bundle: Bundle, cache: PlanCache, compiler: Compiler, text: str
+    bundle: Bundle, cache: None, compiler: Compiler, text: str
 ) -> None:
     path = get_plan(bundle).path
     path.unlink()
@@ -499,7 +493,7 @@ def refuse_to_load(monkeypatch: pytest.MonkeyPatch, *refused: bytes) -> None:
 
 
 def test_plan_that_tensorrt_refuses_is_built_once_more(
-    bundle: Bundle, cache: PlanCache, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, cache: None, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     get_plan(bundle)
     events: list[BuildEvent] = []
@@ -515,7 +509,7 @@ def test_plan_that_tensorrt_refuses_is_built_once_more(
 
 
 def test_plan_that_tensorrt_refuses_fresh_from_its_compiler_is_a_failed_build(
-    bundle: Bundle, cache: PlanCache, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, cache: None, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse_to_load(monkeypatch, b'\1', b'\2', b'\3')
     order = order_for(bundle, 'fp32', retry=False)
@@ -570,16 +564,14 @@ def test_plan_for_another_machine_is_built_and_copied(
 
 
 @pytest.mark.parametrize('target', ['SM8x', '4060'])
-def test_target_that_is_none_is_named(
-    rtx: None, bundle: Bundle, cache: PlanCache, target: str
-) -> None:
+def test_target_that_is_none_is_named(rtx: None, bundle: Bundle, cache: None, target: str) -> None:
     with pytest.raises(EngineError, match='named by its compute capability'):
         run_command(build_engine, str(bundle.folder), '--precision', 'int8', '--for', target)
 
 
 @pytest.mark.slow
 def test_the_only_one_that_may_drive_starts_again_without_a_build(
-    rtx: None, gpu_in_its_place: None, tmp_path: Path, cache: PlanCache
+    rtx: None, gpu_in_its_place: None, tmp_path: Path, cache: None
 ) -> None:
     bundle = write_reference(write_bundle(tmp_path / 'bundle', int8_convolutions=3))
     seen = []
@@ -618,7 +610,7 @@ def test_engines_are_checked_timed_and_the_fastest_is_remembered(
 
 @pytest.mark.slow
 def test_page_says_what_passed_and_what_failed(
-    rtx: None, gpu_in_its_place: None, cache: PlanCache, tmp_path: Path
+    rtx: None, gpu_in_its_place: None, cache: None, tmp_path: Path
 ) -> None:
     """With steps so small that INT8 ends where the values begin."""
     bundle = write_reference(write_bundle(tmp_path / 'bad', int8_convolutions=2, step=0.0005))
@@ -694,7 +686,7 @@ def test_decoding_on_the_gpu_is_held_against_the_cpu(
 
 
 def test_page_is_written_where_nothing_works(
-    bundle: Bundle, cache: PlanCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = [EngineError('no NVIDIA driver.'), AttributeError('a name that the bindings lack')]
 

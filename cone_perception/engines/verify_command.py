@@ -33,7 +33,12 @@ from cone_perception.engines.check import (
 )
 from cone_perception.engines.events import BuildEvent, print_event
 from cone_perception.engines.machine import describe_host, installed_versions
-from cone_perception.engines.tensorrt.order import BuildPolicy, EngineOrder, for_gpu, make_order
+from cone_perception.engines.tensorrt.order import (
+    BuildPolicy,
+    EngineOrder,
+    make_order,
+    networks_for_gpu,
+)
 from cone_perception.engines.tensorrt.plans import EnginePlan, record_check
 from cone_perception.engines.tensorrt.provide import provide_engine
 from cone_perception.errors import EngineError, ModelError, OutputError, told_as
@@ -124,7 +129,7 @@ def verify(
     bundle: Bundle, provider: GpuRuntimeChoice, policy: BuildPolicy, runs: int
 ) -> Verification:
     """Build, compare and time every network of the bundle that TensorRT takes."""
-    networks = [n for n in bundle.card.networks if for_gpu(n)]
+    networks = networks_for_gpu(bundle.card)
     reports = [EngineReport(n.file, n.precision, n.batch) for n in networks]
     with ExitStack() as stack:
         working: list[tuple[EngineReport, Engine]] = []

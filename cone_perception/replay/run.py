@@ -16,8 +16,9 @@ from typing import Any
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.engines.machine import describe_host
-from cone_perception.engines.tensorrt.plans import PlanCache, read_passport
+from cone_perception.engines.tensorrt.plans import read_passport
 from cone_perception.errors import ConePerceptionError, PlanError
+from cone_perception.files import cache_folder
 from cone_perception.model_card import Bundle
 from cone_perception.replay.figures.accuracy import (
     Answers,
@@ -212,7 +213,7 @@ def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> d
     passport = None
     if told.get('engine', '').startswith('TensorRT'):
         for file in sorted(
-            PlanCache().folder.glob('*.json'), key=lambda path: path.stat().st_mtime
+            cache_folder('engines').glob('*.json'), key=lambda path: path.stat().st_mtime
         ):
             with contextlib.suppress(PlanError):  # other files lie there too
                 found = read_passport(file)

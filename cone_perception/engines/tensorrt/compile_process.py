@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,12 @@ from cone_perception.engines.tensorrt.layers import (
     layers_from_log,
 )
 from cone_perception.engines.tensorrt.order import EngineOrder
-from cone_perception.engines.tensorrt.plans import writing
+from cone_perception.engines.tensorrt.plans import Compiled, writing
 from cone_perception.errors import EngineError
 from cone_perception.files import write_whole
 from cone_perception.types import GpuRuntime, Precision
 
 PROGRESS_EVERY_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A compiled network.
-
-    data: the plan. convolutions: precision -> how many. layers: kind -> precision -> how many.
-    """
-
-    data: bytes
-    convolutions: Mapping[str, int]
-    layers: Mapping[str, Mapping[str, int]]
-    build_s: float
 
 
 def compile_apart(order: EngineOrder) -> Compiled:
@@ -52,13 +39,15 @@ def compile_apart(order: EngineOrder) -> Compiled:
     """
     key = order.key
     here = bool(key.gpu)  # else it is compiled for a GPU that is not here
-    options = {
-        'target': f'SM{key.compute_capability.replace(".", "")}',
-        'precision': key.precision,
-        'inspect': here,
-        'timing_cache': order.policy.cache.timing_cache(key) if here else None,
-    }
-    return _work_apart(order, options, ('the compiler', 'the network could not be compiled.'))
+    names = ('the compiler', 'the network could not be compiled.')
+    return _work_apart(
+        order,
+        names,
+        target=f'SM{key.compute_capability.replace(".", "")}',
+        precision=key.precision,
+        inspect=here,
+        timing_cache=order.place.timing_cache if here else None,
+    )
 
 
 def inspect_apart(order: EngineOrder, plan: bytes) -> Compiled:
@@ -66,22 +55,37 @@ def inspect_apart(order: EngineOrder, plan: bytes) -> Compiled:
 
     order: of the network whose convolutions are looked up. Raises EngineError.
     """
-    names = ('what reads the plan', 'the plan could not be read.')
-    return _work_apart(order, {'count': True}, names, plan)
+    return _work_apart(order, ('what reads the plan', 'the plan could not be read.'), plan)
 
 
 def _work_apart(
-    order: EngineOrder, options: Mapping[str, Any], names: tuple[str, str], data: bytes = b''
+    order: EngineOrder, names: tuple[str, str], data: bytes = b'', **options: Any
 ) -> Compiled:
     network = order.bundle.checked_path(order.network)
     policy = order.policy
     with tempfile.TemporaryDirectory(prefix='cone_perception_build_') as folder:
         plan = Path(folder) / 'plan'
         plan.write_bytes(data)
-        words = {'network': network, 'provider': order.key.provider, 'plan': plan, **options}
+        words = {'network': network, 'plan': plan, 'provider': order.key.provider, **options}
         module = 'cone_perception.engines.tensorrt.compile_process'
         counts = run_apart(module, words, *names, policy.on_event, policy.cancelled)
         return Compiled(plan.read_bytes(), **counts)
+
+
+def work(
+    network: str, plan: str, on_event: Callable[[BuildEvent], None], **options: Any
+) -> dict[str, Any]:
+    """Compile the file `network` into the file `plan`; where that holds a plan, count its layers.
+
+    options: of `compile_network` or `count_layers`. Returns Compiled without its data.
+    """
+    onnx, given = Path(network).read_bytes(), Path(plan).read_bytes()
+    if given:
+        compiled = count_layers(onnx, given, on_event=on_event, **options)
+    else:
+        compiled = compile_network(onnx, on_event=on_event, **options)
+        Path(plan).write_bytes(compiled.data)
+    return {name: value for name, value in asdict(compiled).items() if name != 'data'}
 
 
 def compile_network(
@@ -89,7 +93,7 @@ def compile_network(
     provider: GpuRuntime,
     target: str,
     precision: Precision,
-    timing_cache: Path | None = None,
+    timing_cache: str | None = None,
     inspect: bool = False,
     on_event: Callable[[BuildEvent], None] = ignore,
 ) -> Compiled:
@@ -112,15 +116,15 @@ def compile_network(
     if provider == 'tensorrt_rtx':
         _set_target(trt, config, target)
     elif timing_cache:
-        _use_timing_cache(config, timing_cache)
+        _use_timing_cache(config, Path(timing_cache))
     data = builder.build_serialized_network(definition, config)
     if data is None:
         raise EngineError(
             f'{provider} {trt.__version__} could not compile the network: {logger.take_errors()}'
         )
     if provider == 'tensorrt' and timing_cache:
-        with writing(timing_cache):
-            write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
+        with writing(Path(timing_cache)):
+            write_whole(Path(timing_cache), bytes(config.get_timing_cache().serialize()))
     plan = bytes(data)
     layers = (inspect and _inspect(trt, logger, plan)) or layers_from_log(logger.layers)
     return Compiled(
@@ -132,10 +136,7 @@ def compile_network(
 
 
 def count_layers(
-    network: bytes,
-    provider: GpuRuntime,
-    plan: bytes,
-    on_event: Callable[[BuildEvent], None] = ignore,
+    network: bytes, plan: bytes, provider: GpuRuntime, on_event: Callable[[BuildEvent], None]
 ) -> Compiled:
     """Count the layers of a plan that was compiled elsewhere, and this ONNX file's convolutions.
 
@@ -150,7 +151,7 @@ def count_layers(
     layers = _inspect(trt, logger, plan)
     *_, convolutions = _parse(trt, logger, provider, network)
     counts = convolution_precisions(layers, convolutions)
-    return Compiled(plan, counts, layer_precisions(layers), 0.0)
+    return Compiled(plan, counts, layer_precisions(layers))
 
 
 def _parse(
@@ -234,31 +235,6 @@ def make_monitor(trt: Any, on_event: Callable[[BuildEvent], None]) -> Any:
                 on_event(BuildEvent('phase', phase, done, self._steps.get(phase, 0)))
 
     return Monitor()
-
-
-def work(
-    network: str,
-    provider: GpuRuntime,
-    plan: str,
-    on_event: Callable[[BuildEvent], None],
-    count: bool = False,
-    timing_cache: str | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Compile the file `network` into the file `plan`, or only count the layers of that one.
-
-    options: of `compile_network`. Returns convolutions, layers and build_s, see Compiled.
-    """
-    onnx = Path(network).read_bytes()
-    if count:
-        compiled = count_layers(onnx, provider, Path(plan).read_bytes(), on_event)
-    else:
-        cache = Path(timing_cache) if timing_cache else None
-        compiled = compile_network(onnx, provider, **options, timing_cache=cache, on_event=on_event)
-        Path(plan).write_bytes(compiled.data)
-    entries = asdict(compiled)
-    del entries['data']
-    return entries
 
 
 if __name__ == '__main__':

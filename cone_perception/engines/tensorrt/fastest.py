@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -117,21 +117,15 @@ def keep_fastest(built: Sequence[BuiltEngine], say: Callable[[str], None]) -> Bu
     if len(built) == 1:
         say(f'{built[0].precision} is the only one that may drive.')
         return built[0]
-    latencies = {each.precision: each.latency for each in built if each.latency}
-    precision = write_choice([each.order for each in built], latencies)
-    say(f'{precision} is the fastest on this GPU and will be used.')
-    return next(each for each in built if each.precision == precision)
-
-
-def write_choice(
-    orders: Sequence[EngineOrder], latencies: Mapping[Precision, Latency]
-) -> Precision:
-    """Keep the precision with the lowest median, and for which plans it was measured."""
-    medians_ms = {precision: round(each.median_ms, 4) for precision, each in latencies.items()}
-    fastest = min(medians_ms, key=lambda precision: medians_ms[precision])
-    content = {'precision': fastest, 'keys': _keys(orders), 'medians_ms': medians_ms}
-    with writing(orders[0].choice_file):
-        write_json(orders[0].choice_file, content)
+    medians_ms = {
+        each.precision: round(each.latency.median_ms, 4) for each in built if each.latency
+    }
+    fastest = min(built, key=lambda each: medians_ms[each.precision])
+    keys = _keys([each.order for each in built])
+    content = {'precision': fastest.precision, 'keys': keys, 'medians_ms': medians_ms}
+    with writing(fastest.order.choice_file):
+        write_json(fastest.order.choice_file, content)
+    say(f'{fastest.precision} is the fastest on this GPU and will be used.')
     return fastest
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from cone_perception.engines.events import BuildEvent, EventKind, ignore
 from cone_perception.engines.tensorrt.gpu import Gpu, choose_provider, import_provider, read_gpu
-from cone_perception.engines.tensorrt.plans import PlanCache, PlanKey
+from cone_perception.engines.tensorrt.plans import PlanKey, PlanPlace
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.files import slug
-from cone_perception.model_card import Bundle, NetworkFile
+from cone_perception.model_card import Bundle, ModelCard, NetworkFile
 from cone_perception.types import (
     BuildChoice,
     Encoding,
@@ -35,13 +35,12 @@ class BuildPolicy:
     """Permissions to build an engine, and who hears of it.
 
     build: never refuses an engine that would have to be compiled. retry: compile what was compiled
-    before and refused, or what failed to compile; else RefusedPlanError. cache: of the engines.
-    on_event: told of a build. cancelled: polled during it.
+    before and refused, or what failed to compile; else RefusedPlanError. on_event: told of a build.
+    cancelled: polled during it.
     """
 
     build: BuildChoice = 'auto'
     retry: bool = True
-    cache: PlanCache = field(default_factory=PlanCache)
     on_event: Callable[[BuildEvent], None] = ignore
     cancelled: Callable[[], bool] = lambda: False
 
@@ -62,13 +61,14 @@ class EngineOrder:
     policy: BuildPolicy
 
     @property
-    def model(self) -> str:
-        return self.bundle.card.name
+    def place(self) -> PlanPlace:
+        return PlanPlace(self.bundle.card.name, self.key)
 
     @property
     def choice_file(self) -> Path:
         """File in which the cache notes the fastest precision of this model and batch."""
-        return self.policy.cache.folder / f'best-{slug(self.model)}-b{self.network.batch}.json'
+        name = f'best-{slug(self.bundle.card.name)}-b{self.network.batch}.json'
+        return self.place.folder / name
 
     @property
     def command(self) -> str:
@@ -132,15 +132,15 @@ def target_gpu(target: str, provider: GpuRuntime) -> Gpu:
     return Gpu(name='', compute_capability=f'{target[2:-1]}.{target[-1]}', driver='', cuda='')
 
 
+def networks_for_gpu(card: ModelCard) -> list[NetworkFile]:
+    """The files that TensorRT takes: it knows no uint8 activations."""
+    return [network for network in card.networks if network.encoding != 'uint8']
+
+
 def network_for_gpu(bundle: Bundle, precision: Precision, batch: int) -> NetworkFile:
     """The bundle's file that TensorRT takes: INT8 with zero point 0."""
     encoding: Encoding = 'int8' if precision == 'int8' else 'float'
     return bundle.network(precision, encoding, batch)
-
-
-def for_gpu(network: NetworkFile) -> bool:
-    """True where TensorRT takes this file: it knows no uint8 activations."""
-    return network.encoding != 'uint8'
 
 
 def driving_networks(
@@ -158,7 +158,7 @@ def driving_networks(
         if judged and not card.passed_gate(network):
             warn(f'{choice} did not pass the gate: it is taken because precision asks for it.')
         return [network]
-    usable = {n.precision: n for n in card.networks if n.batch == batch and for_gpu(n)}
+    usable = {n.precision: n for n in networks_for_gpu(card) if n.batch == batch}
     found = [usable[precision] for precision in _DRIVING if precision in usable]
     if not judged:
         warn(

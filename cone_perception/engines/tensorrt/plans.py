@@ -1,4 +1,4 @@
-"""Compiled engines on disk: a plan, its passport beside it, and the cache that keeps them.
+"""Compiled engines on disk: a plan, its passport beside it, and their place in the cache.
 
 A plan belongs to one network, one GPU, one driver and one version of its compiler. The passport
 says to which; what does not match is named, never loaded.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import PlanError, told_as
-from cone_perception.files import cache_folder, locked, slug, write_json, write_whole
+from cone_perception.files import LockedError, cache_folder, locked, slug, write_json, write_whole
 from cone_perception.types import GpuRuntime, Precision
 
 SCHEMA = 1
@@ -58,23 +58,32 @@ class PlanKey:
             if getattr(self, f.name) != getattr(other, f.name)
         ]
 
-    def portable(self) -> PlanKey:
-        """The same for any machine with this compute capability, as `--for` compiles it."""
-        return replace(self, gpu='', driver='', cuda='')
-
     def sha256(self) -> str:
         """Hash of everything above: names the plan in the cache."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled network.
+
+    data: the plan. convolutions: precision -> how many compute in it. layers: kind -> precision ->
+    how many. build_s: seconds it took.
+    """
+
+    data: bytes
+    convolutions: Mapping[str, int]
+    layers: Mapping[str, Mapping[str, int]]
+    build_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Passport:
     """Description of a plan: the JSON file beside it.
 
-    model: name on the card. plan_sha256, plan_bytes: of the file beside it. convolutions: precision
-    -> how many compute in it. layers: kind -> precision -> how many. built: time, ISO 8601.
-    build_s: seconds it took. check: the comparison with the FP32 reference; None before it.
-    origin: where a plan came from that was not built here.
+    model: name on the card. plan_sha256, plan_bytes: of the file beside it. convolutions, layers,
+    build_s: see Compiled. built: time, ISO 8601. check: the comparison with the FP32 reference;
+    None before it. origin: where a plan came from that was not built here.
     """
 
     model: str
@@ -111,6 +120,121 @@ class EnginePlan:
         return 'tensorrt_rtx' if self.data[:4] == RTX_MAGIC else 'tensorrt'
 
 
+@dataclass(frozen=True, slots=True)
+class PlanPlace:
+    """The place in the cache of the plan of one model that was made for `key`, there or not."""
+
+    model: str
+    key: PlanKey
+    folder: Path = field(default_factory=lambda: cache_folder('engines'))
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f'{self._stem}-{self.key.sha256()[:12]}.plan'
+
+    @property
+    def timing_cache(self) -> Path:
+        """File of the compiler's measurements on this GPU: the next build is faster."""
+        key = self.key
+        name = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
+        return self.folder / f'timing-{name}.bin'
+
+    def __str__(self) -> str:
+        key = self.key
+        return f'{self.model} ({key.precision}, batch {key.batch}, {key.provider})'
+
+    def load(self) -> EnginePlan:
+        """The plan of this key, or of any machine with its compute capability, as of `--for`.
+
+        Raises PlanError that names what is missing or does not match.
+        """
+        anywhere = replace(self, key=replace(self.key, gpu='', driver='', cuda=''))
+        for place in (self, anywhere):
+            if place.path.exists() or passport_path(place.path).exists():
+                return load_plan(place.path, place.key)
+        raise PlanError(self._why_missing())
+
+    def store(self, compiled: Compiled, **entries: Any) -> None:
+        """Write plan and passport so that a reader finds both whole, or is told that not.
+
+        entries: of the passport, without those that follow from what is known here.
+        """
+        path, data = self.path, compiled.data
+        passport = Passport(
+            model=self.model,
+            key=self.key,
+            plan_sha256=hashlib.sha256(data).hexdigest(),
+            plan_bytes=len(data),
+            convolutions=compiled.convolutions,
+            layers=compiled.layers,
+            built=_now(),
+            build_s=round(compiled.build_s, 2),
+            **entries,
+        )
+        with writing(path):
+            passport_path(path).unlink(missing_ok=True)
+            write_whole(path, data)
+            write_json(passport_path(path), passport)
+        path.with_suffix('.failed').unlink(missing_ok=True)
+
+    def record_failure(self, reason: str) -> None:
+        """Remember that this plan cannot be built, or not be loaded; what is there of it goes.
+
+        So not every start of a node tries for minutes.
+        """
+        path = self.path
+        with writing(path):
+            write_json(path.with_suffix('.failed'), {'reason': reason, 'time': _now()})
+        passport_path(path).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+    def failure(self) -> str:
+        """Tell when (ISO 8601) and why the last build of this plan failed; '' where it did not."""
+        try:
+            found = json.loads(self.path.with_suffix('.failed').read_text('utf-8'))
+            return f'{found["time"]}: {found["reason"]}'
+        except (OSError, ValueError, TypeError, KeyError):
+            return ''  # without it, the build is tried again
+
+    @contextmanager
+    def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
+        """Let only one process build a plan; ends with the process, however that ends.
+
+        on_wait: called when another process holds it. Yields whether one did, so that the plan may
+        be there by now. Raises PlanError when there can be no lock file.
+        """
+        path = self.path.with_suffix('.lock')
+        with ExitStack() as stack:
+            with writing(path):
+                try:
+                    stack.enter_context(locked(path))
+                    waited = False
+                except LockedError:
+                    on_wait()
+                    stack.enter_context(locked(path, wait=True))
+                    waited = True
+            yield waited
+
+    @property
+    def _stem(self) -> str:
+        key = self.key
+        return f'{slug(self.model)}-{key.precision}-b{key.batch}-{key.provider}'
+
+    def _why_missing(self) -> str:
+        """Name what differs from the newest plan of the same network and place, if there is one."""
+        files = self.folder.glob(f'{self._stem}-*.json')
+        for file in sorted(files, key=lambda path: -path.stat().st_mtime):
+            try:
+                found = read_passport(file)
+            except PlanError:
+                continue
+            return (
+                f'there is no engine of {self} for this machine, only {file.stem}: '
+                f'{"; ".join(self.key.differences(found.key))}.'
+            )
+        return f'there is no engine of {self} in {self.folder}.'
+
+
 def read_plan(path: Path) -> EnginePlan:
     """Read a plan from any source, with or without Ultralytics' header; no passport is looked for.
 
@@ -123,97 +247,6 @@ def read_plan(path: Path) -> EnginePlan:
             'Give a .engine or .plan file, or build one from the bundle.'
         )
     return plan
-
-
-@dataclass(frozen=True, slots=True)
-class PlanCache:
-    """Plans with passports in a folder, found by what they were made for."""
-
-    folder: Path = field(default_factory=lambda: cache_folder('engines'))
-
-    def path(self, model: str, key: PlanKey) -> Path:
-        """Path of this key's plan, there or not."""
-        return self.folder / f'{_stem(model, key)}-{key.sha256()[:12]}.plan'
-
-    def load(self, model: str, key: PlanKey) -> EnginePlan:
-        """The plan of this key. Raises PlanError that names what is missing or does not match."""
-        for wanted in (key, key.portable()):
-            path = self.path(model, wanted)
-            if path.exists() or passport_path(path).exists():
-                return load_plan(path, wanted)
-        raise PlanError(self._why_missing(model, key))
-
-    def store(self, model: str, key: PlanKey, data: bytes, **entries: Any) -> Path:
-        """Write plan and passport so that a reader finds both whole, or is told that not.
-
-        entries: of the passport, without those that follow from the other arguments.
-        """
-        path = self.path(model, key)
-        sha256 = hashlib.sha256(data).hexdigest()
-        passport = Passport(model, key, sha256, len(data), built=_now(), **entries)
-        with writing(path):
-            passport_path(path).unlink(missing_ok=True)
-            write_whole(path, data)
-            write_json(passport_path(path), passport)
-        self._failure_path(model, key).unlink(missing_ok=True)
-        return path
-
-    def record_failure(self, model: str, key: PlanKey, reason: str) -> None:
-        """Remember that this plan cannot be built, or not be loaded; what is there of it goes.
-
-        So not every start of a node tries for minutes.
-        """
-        path = self.path(model, key)
-        with writing(path):
-            write_json(self._failure_path(model, key), {'reason': reason, 'time': _now()})
-        passport_path(path).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-
-    def failure(self, model: str, key: PlanKey) -> str:
-        """Tell when (ISO 8601) and why the last build of this plan failed; '' where it did not."""
-        try:
-            found = json.loads(self._failure_path(model, key).read_text('utf-8'))
-            return f'{found["time"]}: {found["reason"]}'
-        except (OSError, ValueError, TypeError, KeyError):
-            return ''  # without it, the build is tried again
-
-    def _failure_path(self, model: str, key: PlanKey) -> Path:
-        return self.path(model, key).with_suffix('.failed')
-
-    @contextmanager
-    def lock(self, model: str, key: PlanKey) -> Iterator[bool]:
-        """Let only one process build a plan; ends with the process, however that ends.
-
-        Yields whether another process held it, so that the plan may be there by now.
-        Raises PlanError when there can be no lock file.
-        """
-        path = self.path(model, key).with_suffix('.lock')
-        with ExitStack() as stack:
-            with writing(path):
-                waited = stack.enter_context(locked(path, wait=True))
-            yield waited
-
-    def timing_cache(self, key: PlanKey) -> Path:
-        """File of the compiler's measurements on this GPU: the next build is faster."""
-        name = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
-        return self.folder / f'timing-{name}.bin'
-
-    def _why_missing(self, model: str, key: PlanKey) -> str:
-        """Name what differs from the newest plan of the same network and place, if there is one."""
-        pattern = f'{_stem(model, key)}-*.json'
-        for file in sorted(self.folder.glob(pattern), key=lambda p: -p.stat().st_mtime):
-            try:
-                found = read_passport(file)
-            except PlanError:
-                continue
-            return (
-                f'there is no engine of {model} ({key.precision}, batch {key.batch}) for this '
-                f'machine, only {file.stem}: {"; ".join(key.differences(found.key))}.'
-            )
-        return (
-            f'there is no engine of {model} ({key.precision}, batch {key.batch}, {key.provider}) '
-            f'in {self.folder}.'
-        )
 
 
 def load_plan(path: Path, key: PlanKey) -> EnginePlan:
@@ -300,10 +333,6 @@ def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec='seconds')
-
-
-def _stem(model: str, key: PlanKey) -> str:
-    return f'{slug(model)}-{key.precision}-b{key.batch}-{key.provider}'
 
 
 def _short(value: object) -> str:

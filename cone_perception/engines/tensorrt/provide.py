@@ -7,14 +7,14 @@ touched. Then the plan is counted, loaded and compared with FP32, as every plan 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cone_perception.engines import check_against_card
 from cone_perception.engines.check import check_engine, check_plan
-from cone_perception.engines.events import BuildEvent
 from cone_perception.engines.tensorrt.compile_process import compile_apart, inspect_apart
 from cone_perception.engines.tensorrt.order import (
     BuildPolicy,
@@ -76,9 +76,9 @@ def provide_engine(
                 plan, built = _provide(order, rebuild_for=str(error))
                 continue
             reason = f'it was compiled, but {error}'
-            order.policy.cache.record_failure(order.model, order.key, reason)
+            order.place.record_failure(reason)
             raise RefusedPlanError(
-                f'the {order.key.precision} engine of {order.model} cannot be used: {reason} '
+                f'the {order.key.precision} engine of {order.place.model} cannot be used: {reason} '
                 'Report it with `cone-perception verify-engine`.'
             ) from error
 
@@ -136,18 +136,11 @@ def adopt_plan(
             f'{path} is not taken: it does not answer as the FP32 network of {bundle.folder} does: '
             f'{"; ".join(check.reasons)}. Was it exported from the same weights?'
         )
-    with policy.cache.lock(order.model, order.key):
-        policy.cache.store(
-            order.model,
-            order.key,
-            plan.data,
-            convolutions=counted.convolutions,
-            layers=counted.layers,
-            check=check.to_dict(),
-            origin=_origin(plan),
-        )
+    taken = replace(counted, data=plan.data)
+    with order.place.lock():
+        order.place.store(taken, check=check.to_dict(), origin=_origin(plan))
         order.choice_file.unlink(missing_ok=True)  # what was measured is another plan
-        return order, policy.cache.load(order.model, order.key)
+        return order, order.place.load()
 
 
 def check_convolutions(
@@ -251,50 +244,43 @@ def _provide(order: EngineOrder, rebuild_for: str = '') -> tuple[EnginePlan, boo
                     f'{error} It is not built again by itself; to try, run {order.command}.'
                 ) from error
             reason = str(error)
-    _refuse_what_failed(order)
+    failed = '' if policy.retry else order.place.failure()
+    if failed:
+        raise RefusedPlanError(
+            f'the engine of {order.place} could not be built here at {failed} It is not tried '
+            f'again by itself; to try, run {order.command}.'
+        )
     if policy.build == 'never':
         raise PlanError(
             f'{reason} Building is switched off (build: never): run {order.command} on this '
             'machine.'
         )
     policy.tell('reason', reason)
-    with _announced_lock(order) as waited:
-        if waited:  # the other process was building this very plan
-            try:
-                return _load_accepted(order), False
-            except RefusedPlanError:
-                raise
-            except PlanError as error:
-                _refuse_what_failed(order)
-                policy.tell('reason', str(error))
-        return _build(order), True
+    wait = partial(policy.tell, 'wait', 'another process builds this engine: waiting for it')
+    with order.place.lock(wait) as waited:
+        if not waited:
+            return _build(order), True
+    return _provide(order)  # the other process was building this very plan
 
 
 def _build(order: EngineOrder) -> EnginePlan:
     """Compile, and keep also what is refused next: it need not be built again to know."""
-    policy, cache = order.policy, order.policy.cache
     try:
         compiled = compile_apart(order)
     except EngineError as error:
-        if not policy.cancelled():
-            cache.record_failure(order.model, order.key, str(error))
+        if not order.policy.cancelled():
+            order.place.record_failure(str(error))
         raise
-    cache.store(
-        order.model,
-        order.key,
-        compiled.data,
-        convolutions=compiled.convolutions,
-        layers=compiled.layers,
-        build_s=round(compiled.build_s, 2),
-    )
+    order.place.store(compiled)
     plan = _load_accepted(order)
-    policy.tell('built', f'{plan.path}: {len(plan.data) / 1e6:.1f} MB, {compiled.build_s:.0f} s')
+    size = f'{len(plan.data) / 1e6:.1f} MB, {compiled.build_s:.0f} s'
+    order.policy.tell('built', f'{plan.path}: {size}')
     return plan
 
 
 def _load_accepted(order: EngineOrder) -> EnginePlan:
     """The plan in the cache, unless it computes less in INT8 than the card says, or was refused."""
-    plan = order.policy.cache.load(order.model, order.key)
+    plan = order.place.load()
     assert plan.passport is not None
     check_convolutions(plan.passport.convolutions, order.bundle.card, order.key.precision)
     check = plan.passport.check
@@ -302,30 +288,3 @@ def _load_accepted(order: EngineOrder) -> EnginePlan:
         reasons = '; '.join(check.get('reasons', []))
         raise RefusedPlanError(f'{plan.path} did not answer as FP32 does: {reasons}.')
     return plan
-
-
-def _refuse_what_failed(order: EngineOrder) -> None:
-    """Raise RefusedPlanError when this plan failed to build here, and may not be tried again."""
-    key = order.key
-    failed = '' if order.policy.retry else order.policy.cache.failure(order.model, key)
-    if failed:
-        raise RefusedPlanError(
-            f'the engine of {order.model} ({key.precision}, batch {key.batch}, {key.provider}) '
-            f'could not be built here at {failed} It is not tried again by itself; to try, run '
-            f'{order.command}.'
-        )
-
-
-@contextlib.contextmanager
-def _announced_lock(order: EngineOrder) -> Iterator[bool]:
-    """The cache's lock; says so when another process holds it for longer than a moment."""
-    waiting = BuildEvent('wait', 'another process builds this engine: waiting for it')
-    told = threading.Timer(1.0, order.policy.on_event, [waiting])
-    told.daemon = True
-    told.start()
-    try:
-        with order.policy.cache.lock(order.model, order.key) as waited:
-            told.cancel()
-            yield waited
-    finally:
-        told.cancel()
