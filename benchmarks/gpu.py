@@ -31,12 +31,13 @@ from output import benchmark_parser, write_result
 from cone_perception.decode import decode
 from cone_perception.engines.check import WARM_UP_RUNS, measure_latencies, measure_rounds
 from cone_perception.engines.cuda.compile import find_compiler
-from cone_perception.engines.cuda.device import CameraJob, CudaDevice
+from cone_perception.engines.cuda.device import CudaDevice
 from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.engines.cuda.request import (
     BYTES_PER_PIXEL,
     FIRST_PICTURE,
     FORMATS,
+    CameraJob,
     read_answer,
 )
 from cone_perception.engines.machine import describe_host

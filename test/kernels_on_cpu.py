@@ -16,6 +16,7 @@ from cone_perception.engines.cuda.request import (
     ANSWER,
     CANDIDATE_BYTES,
     MAX_CANDIDATES,
+    CameraJob,
     read_answer,
     upload_bytes,
     write_upload,
@@ -123,5 +124,5 @@ def _upload(
     pictures: list[CameraPicture], height: int, width: int, thresholds: Float32, nms_iou: float
 ) -> UInt8:
     upload = np.full(upload_bytes(pictures), 0xEE, np.uint8)
-    write_upload(upload, pictures, height, width, thresholds, nms_iou)
+    write_upload(upload, CameraJob(pictures, thresholds, nms_iou), height, width)
     return upload

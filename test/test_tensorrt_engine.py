@@ -100,7 +100,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], B
 def driver(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     driver = HostDriver(library)
     cuda = 'cone_perception.engines.cuda'
-    monkeypatch.setattr(f'{cuda}.device._import_pycuda', lambda: driver)
+    monkeypatch.setattr(f'{cuda}.device.import_pycuda', lambda: driver)
     monkeypatch.setattr(f'{cuda}.slot.import_bindings', lambda: driver.bindings)
     monkeypatch.setattr(f'{cuda}.device.load_kernels', lambda options, compiler: b'code')
     monkeypatch.setattr(f'{cuda}.device.find_compiler', lambda: SimpleNamespace(version='g++'))

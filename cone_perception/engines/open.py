@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from cone_perception.engines import Engine
 from cone_perception.engines.cpu.fastest import CpuOrder, open_fastest
+from cone_perception.engines.cuda.device import import_pycuda
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.engines.tensorrt.fastest import fastest_order
 from cone_perception.engines.tensorrt.gpu import Gpu, choose_provider, import_provider, read_gpu
 from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders
 from cone_perception.engines.tensorrt.provide import open_ordered
-from cone_perception.errors import EngineError, EngineLostError, ModelError, told_as
+from cone_perception.errors import EngineError, EngineLostError, ModelError
 from cone_perception.files import cache_folder
 from cone_perception.model_card import Bundle
 from cone_perception.settings import DetectorSettings
@@ -121,9 +121,7 @@ def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
         )
     provider = choose_provider(choice)
     import_provider(provider)
-    advice = "Install it with: pip install 'cone_perception[tensorrt]'"
-    with told_as(EngineError, 'pycuda cannot be imported', ImportError, advice=advice):
-        importlib.import_module('pycuda.driver')
+    import_pycuda()
     return provider, gpu
 
 

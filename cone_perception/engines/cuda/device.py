@@ -21,6 +21,7 @@ from cone_perception.engines.cuda.request import (
     MAX_CANDIDATES,
     MAX_CLASSES,
     MAX_KEPT,
+    CameraJob,
     guess_layout,
     upload_bytes,
     write_upload,
@@ -36,20 +37,12 @@ SLOTS = 2
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: does not wait for PyTorch's default stream in the same process."""
 
+KERNELS = {
+    'letterbox': 'PPiiif', 'select_anchors': 'PPPii', 'select_boxes': 'PPPi', 'suppress': 'PPPi',
+}  # fmt: skip
+"""Name -> types of its arguments, as pycuda writes them: pointers, integers, a float."""
+
 LETTERBOX_BLOCK, DECODE_BLOCK = (32, 8, 1), (256, 1, 1)
-
-
-@dataclass(frozen=True, slots=True)
-class CameraJob:
-    """A batch of pictures to search.
-
-    thresholds: (classes,) float32. raw: the network's output is wanted, too.
-    """
-
-    pictures: Sequence[CameraPicture]
-    thresholds: Float32
-    nms_iou: float
-    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +69,7 @@ class CudaDevice:
 
         Raises EngineError.
         """
-        self._drv = _import_pycuda()
+        self._drv = import_pycuda()
         self._load_network = load_network
         self._preprocessing = preprocessing
         self._network: Network | None = None
@@ -115,23 +108,6 @@ class CudaDevice:
         assert self._network is not None
         return self._network
 
-    def start(self, slot: int, job: CameraJob) -> None:
-        """Begin a job; return before it is done."""
-        with self._translating():
-            self._start(self.slots[slot], job)
-
-    def is_done(self, slot: int) -> bool:
-        """True where finish would return at once, or raise. Never raises."""
-        try:
-            return bool(self.slots[slot].done.query())
-        except self._drv.Error:
-            return True  # finish meets it too, and says what it is
-
-    def finish(self, slot: int) -> CameraAnswer:
-        """Wait for the slot's job."""
-        with self._translating():
-            return self._finish(self.slots[slot])
-
     def reload(self) -> None:
         """Give back all memory and load again."""
         with self._translating():
@@ -166,22 +142,16 @@ class CudaDevice:
         advice = "Update the driver, or install the NVRTC of the driver's CUDA."
         with told_as(EngineError, what, self._drv.Error, advice=advice):
             self._module = self._drv.module_from_buffer(kernels)
-        for name, arguments in (
-            ('letterbox', 'PPiiif'),
-            ('select_anchors', 'PPPii'),
-            ('select_boxes', 'PPPi'),
-            ('suppress', 'PPPi'),
-        ):
+        for name, arguments in KERNELS.items():
             self._kernels[name] = self._module.get_function(name).prepare(arguments)
         self.slots = []
         grey = CameraPicture.of_bgr(np.full((32, 32, 3), 114, np.uint8))
         warm_up = CameraJob([grey] * network.input_shape[0], np.ones(MAX_CLASSES, np.float32), 0.5)
         for _ in range(SLOTS):
-            slot = Slot(self._drv, network)
-            self.slots.append(slot)
+            self.slots.append(Slot(self._drv, network))
             # TensorRT wants one run before a capture, and the first one allocates.
-            self._start(slot, warm_up)
-            self._finish(slot)
+            self.start(-1, warm_up)
+            self.finish(-1)
         for slot in self.slots:
             self._capture(slot)
 
@@ -201,39 +171,49 @@ class CudaDevice:
 
     # --- running ---
 
-    def _start(self, slot: Slot, job: CameraJob) -> None:
-        needed = upload_bytes(job.pictures)
-        if needed > len(slot.upload_host):
-            slot.drop_graph()
-            slot.reserve(needed)
-            self._capture(slot)
-        # The upload stays outside of the graph: it runs while the frame before is computed, and the
-        # request in front tells the kernels its size, so that one graph serves every picture.
-        _, _, height, width = self.network.input_shape
-        write_upload(slot.upload_host, job.pictures, height, width, job.thresholds, job.nms_iou)
-        slot.raw = job.raw
-        slot.pictures = len(job.pictures)
-        self._drv.memcpy_htod_async(slot.upload, slot.upload_host[:needed], self._copies)
-        slot.uploaded.record(self._copies)
-        self.stream.wait_for_event(slot.uploaded)
-        if slot.graph is None:
-            self._launch(slot)
-        else:
-            slot.graph.launch()
-        if job.raw:
-            self._drv.memcpy_dtoh_async(slot.output_host, slot.output, self.stream)
-        slot.done.record(self.stream)
+    def start(self, place: int, job: CameraJob) -> None:
+        """Begin a job in the slot at `place`; return before it is done."""
+        slot, needed = self.slots[place], upload_bytes(job.pictures)
+        with self._translating():
+            if needed > len(slot.upload_host):
+                slot.drop_graph()
+                slot.reserve(needed)
+                self._capture(slot)
+            # The upload stays outside of the graph: it runs while the frame before is computed, and
+            # the request in front tells the kernels its size, so one graph serves every picture.
+            write_upload(slot.upload_host, job, *self.network.input_shape[2:])
+            slot.pictures, slot.raw = len(job.pictures), job.raw
+            self._drv.memcpy_htod_async(slot.upload, slot.upload_host[:needed], self._copies)
+            slot.uploaded.record(self._copies)
+            self.stream.wait_for_event(slot.uploaded)
+            if slot.graph is None:
+                self._launch(slot)
+            else:
+                slot.graph.launch()
+            if job.raw:
+                self._drv.memcpy_dtoh_async(slot.output_host, slot.output, self.stream)
+            slot.done.record(self.stream)
 
-    def _finish(self, slot: Slot) -> CameraAnswer:
-        slot.done.synchronize()
-        answers = slot.answers_host.view(ANSWER)[: slot.pictures].copy()
-        over = (answers['candidates'] > MAX_CANDIDATES) | (answers['kept'] > MAX_KEPT)
-        if not slot.raw and not over.any():
-            return CameraAnswer(answers, None)
-        if not slot.raw:
-            self._drv.memcpy_dtoh_async(slot.output_host, slot.output, self._copies)
-            self._copies.synchronize()
-        return CameraAnswer(answers, slot.output_host.astype(np.float32))
+    def is_done(self, slot: int) -> bool:
+        """True where finish would return at once, or raise. Never raises."""
+        try:
+            return bool(self.slots[slot].done.query())
+        except self._drv.Error:
+            return True  # finish meets it too, and says what it is
+
+    def finish(self, place: int) -> CameraAnswer:
+        """Wait for the slot's job."""
+        slot = self.slots[place]
+        with self._translating():
+            slot.done.synchronize()
+            answers = slot.answers_host.view(ANSWER)[: slot.pictures].copy()
+            over = (answers['candidates'] > MAX_CANDIDATES) | (answers['kept'] > MAX_KEPT)
+            if not slot.raw and not over.any():
+                return CameraAnswer(answers, None)
+            if not slot.raw:
+                self._drv.memcpy_dtoh_async(slot.output_host, slot.output, self._copies)
+                self._copies.synchronize()
+            return CameraAnswer(answers, slot.output_host.astype(np.float32))
 
     def _launch(self, slot: Slot) -> None:
         """Queue everything between upload and answer; also what a graph is captured from."""
@@ -313,10 +293,11 @@ class CudaDevice:
             raise EngineError(f'the GPU failed: {error}') from error
 
 
-def _import_pycuda() -> Any:
+def import_pycuda() -> Any:
+    """The module pycuda.driver. Raises EngineError that says what it needs."""
     advice = (
         'It needs an NVIDIA driver, and is built from source against the CUDA toolkit: '
-        'pip install pycuda'
+        "pip install pycuda, or 'cone_perception[tensorrt]'"
     )
     with told_as(EngineError, 'pycuda cannot be imported', ImportError, advice=advice):
         import pycuda.driver

@@ -20,8 +20,14 @@ import numpy as np
 
 from cone_perception.decode import decode
 from cone_perception.engines import EngineInfo
-from cone_perception.engines.cuda.device import SLOTS, CameraAnswer, CameraJob, CudaDevice
-from cone_perception.engines.cuda.request import FORMATS, guess_layout, read_answer, upload_bytes
+from cone_perception.engines.cuda.device import SLOTS, CameraAnswer, CudaDevice
+from cone_perception.engines.cuda.request import (
+    FORMATS,
+    CameraJob,
+    guess_layout,
+    read_answer,
+    upload_bytes,
+)
 from cone_perception.engines.cuda.slot import Network
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
 from cone_perception.model_card import NetworkFile, Preprocessing
@@ -64,14 +70,10 @@ class CudaEngine:
         limit_s: a frame that takes longer raises EngineLostError. Raises EngineError when there is
         no GPU or a library is missing, and what load_network raises.
         """
-        opened: list[CudaDevice] = []
-
-        def open_device() -> CudaDevice:
-            opened.append(CudaDevice(load_network, preprocessing, use_graph))
-            return opened[0]
-
-        self._worker = CudaWorker(open_device, limit_s)
-        self._device = opened[0]
+        self._worker = CudaWorker(
+            lambda: CudaDevice(load_network, preprocessing, use_graph), limit_s
+        )
+        self._device = self._worker.device
         self.overflows = 0
         self.info = EngineInfo(
             runtime=runtime,
@@ -141,11 +143,7 @@ class CudaWorker:
     overlaps the computing of the one before.
     """
 
-    def __init__(
-        self,
-        open_device: Callable[[], CudaDevice],
-        limit_s: float,
-    ) -> None:
+    def __init__(self, open_device: Callable[[], CudaDevice], limit_s: float) -> None:
         """open_device runs in the thread; what it raises is raised here.
 
         limit_s: a job that takes longer hangs.
@@ -166,7 +164,7 @@ class CudaWorker:
         self._thread.start()
         if not wait([opened], timeout=LOAD_LIMIT_S).done:
             raise self._lose(f'the GPU was not ready after {LOAD_LIMIT_S:.0f} s')
-        opened.result()
+        self.device = opened.result()
 
     def run(self, job: CameraJob) -> CameraAnswer:
         """Do one job and wait for it. Raises what the device raised, or EngineLostError."""
@@ -204,18 +202,13 @@ class CudaWorker:
             )
             return self._lost
 
-    def _live(
-        self,
-        open_device: Callable[[], CudaDevice],
-        opened: Future[CudaDevice],
-    ) -> None:
+    def _live(self, open_device: Callable[[], CudaDevice], opened: Future[CudaDevice]) -> None:
         try:
             device = open_device()
-        except EngineLostError as error:
-            opened.set_exception(error)
-            self._stay()
         except BaseException as error:
             opened.set_exception(error)
+            if isinstance(error, EngineLostError):
+                self._stay()
             return
         try:
             opened.set_result(device)

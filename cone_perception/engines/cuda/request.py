@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,19 @@ FIRST_PICTURE = -(-REQUEST.itemsize // _ALIGNMENT) * _ALIGNMENT
 """Offset of the first picture in an upload, in bytes."""
 
 
+@dataclass(frozen=True, slots=True)
+class CameraJob:
+    """A batch of pictures to search.
+
+    thresholds: (classes,) least scores. raw: the network's output is wanted, too.
+    """
+
+    pictures: Sequence[CameraPicture]
+    thresholds: Float32
+    nms_iou: float
+    raw: bool = False
+
+
 def upload_bytes(pictures: Sequence[CameraPicture]) -> int:
     """Size in bytes of an upload of these pictures, the request in front of them included.
 
@@ -76,18 +90,12 @@ def upload_bytes(pictures: Sequence[CameraPicture]) -> int:
     return _starts(pictures)[-1]
 
 
-def write_upload(
-    upload: UInt8,
-    pictures: Sequence[CameraPicture],
-    height_px: int,
-    width_px: int,
-    thresholds: Float32,
-    nms_iou: float,
-) -> None:
-    """Write the request and the pictures' bytes into `upload`, (upload_bytes(pictures),) or more.
+def write_upload(upload: UInt8, job: CameraJob, height_px: int, width_px: int) -> None:
+    """Write the request and the pictures' bytes into `upload`, as long as upload_bytes or longer.
 
-    height_px, width_px: the network's input. thresholds: (classes,) least scores.
+    height_px, width_px: the network's input.
     """
+    pictures, thresholds = job.pictures, job.thresholds
     if len(thresholds) > MAX_CLASSES:
         raise EngineError(
             f'the GPU decodes at most {MAX_CLASSES} classes, the model has {len(thresholds)}: '
@@ -97,7 +105,7 @@ def write_upload(
     request[:] = np.zeros(1, REQUEST)
     request['pictures'] = len(pictures)
     request['classes'] = len(thresholds)
-    request['nms_iou'] = nms_iou
+    request['nms_iou'] = job.nms_iou
     request['thresholds'][0, : len(thresholds)] = thresholds
     starts = _starts(pictures)
     for index, (picture, start) in enumerate(zip(pictures, starts, strict=False)):
