@@ -30,9 +30,7 @@ ROS = {
 }
 
 RUNTIMES = {'cuda', 'onnxruntime', 'openvino', 'pycuda', 'tensorrt', 'tensorrt_rtx'}
-ENGINE_MODULES = {
-    f'cone_perception.engines.{n}' for n in ('cpu.onnxruntime', 'cpu.openvino', 'tensorrt.engine')
-}
+ENGINE_MODULES = {f'cone_perception.engines.cpu.{name}' for name in ('onnxruntime', 'openvino')}
 
 IMPORT_ALL = """
 import importlib, sys

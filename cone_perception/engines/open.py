@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import cast, get_args
 
 from cone_perception.engines import Engine
 from cone_perception.engines.cpu.fastest import CpuOrder, open_fastest
 from cone_perception.engines.cuda.device import import_pycuda
 from cone_perception.engines.events import BuildEvent, ignore
+from cone_perception.engines.tensorrt.engine import TensorRtEngine
 from cone_perception.engines.tensorrt.fastest import fastest_order
 from cone_perception.engines.tensorrt.gpu import Gpu, choose_provider, import_provider, read_gpu
 from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders
@@ -27,9 +28,6 @@ from cone_perception.types import (
     PrecisionChoice,
     RuntimeChoice,
 )
-
-if TYPE_CHECKING:
-    from cone_perception.engines.tensorrt.engine import TensorRtEngine
 
 LEAST_CAPABILITY = (7, 5)
 """Compute capability of Turing: TensorRT 10 and our kernels start with it."""
@@ -70,8 +68,7 @@ def open_engine(
     if runtime in get_args(GpuRuntime):
         provider = choose_provider(cast(GpuRuntime, runtime))
         return _open_on_gpu(bundle, precision or 'best', batch, BuildPolicy(retry=False), provider)
-    on_cpu: CpuRuntime = 'onnxruntime' if runtime == 'onnxruntime' else 'openvino'
-    order = CpuOrder(bundle, on_cpu, precision, batch, threads, streams)
+    order = CpuOrder(bundle, _cpu_runtime(runtime), precision, batch, threads, streams)
     return order.open(order.candidates()[0])
 
 
@@ -91,23 +88,27 @@ def place_network(
     leads to the CPU and is among the warnings; a lost GPU does not: EngineLostError. Else raises
     EngineError or ModelError.
     """
-    if settings.runs_on_cpu:
-        return _open_on_cpu(bundle, settings, streams, measure, cancelled)
-    policy = BuildPolicy(settings.build, retry=False, on_event=on_event, cancelled=cancelled)
-    named = settings.engine in get_args(GpuRuntime)
-    provider: GpuRuntimeChoice = cast(GpuRuntime, settings.engine) if named else 'auto'
-    try:
-        engine = _open_on_gpu(bundle, settings.precision, settings.batch, policy, provider)
-        return PlacedEngine(engine, engine.plan)
-    except EngineLostError:
-        raise
-    except (EngineError, ModelError) as error:
-        if cancelled():
+    warnings: list[str] = []
+    if not settings.runs_on_cpu:
+        policy = BuildPolicy(settings.build, retry=False, on_event=on_event, cancelled=cancelled)
+        named = settings.engine in get_args(GpuRuntime)
+        provider: GpuRuntimeChoice = cast(GpuRuntime, settings.engine) if named else 'auto'
+        try:
+            engine = _open_on_gpu(bundle, settings.precision, settings.batch, policy, provider)
+            return PlacedEngine(engine, engine.plan)
+        except EngineLostError:
             raise
-        if settings.gpu_asked_by:
-            raise EngineError(f'{settings.gpu_asked_by} is set, but {error}') from error
-        why = f'device: auto takes the CPU: {error}'
-        return _open_on_cpu(bundle, settings, streams, measure, cancelled, [why])
+        except (EngineError, ModelError) as error:
+            if cancelled():
+                raise
+            if settings.gpu_asked_by:
+                raise EngineError(f'{settings.gpu_asked_by} is set, but {error}') from error
+            warnings.append(f'device: auto takes the CPU: {error}')
+    precision = None if settings.precision == 'best' and not measure else settings.precision
+    runtime = _cpu_runtime(settings.engine)
+    order = CpuOrder(bundle, runtime, precision, settings.batch, settings.threads, streams)
+    on_cpu = open_fastest(order, cache_folder('engines'), warnings.append, cancelled)
+    return PlacedEngine(on_cpu, None, tuple(warnings))
 
 
 def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
@@ -125,20 +126,8 @@ def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
     return provider, gpu
 
 
-def _open_on_cpu(
-    bundle: Bundle,
-    settings: DetectorSettings,
-    streams: int,
-    measure: bool,
-    cancelled: Callable[[], bool],
-    warnings: Sequence[str] = (),
-) -> PlacedEngine:
-    runtime: CpuRuntime = 'onnxruntime' if settings.engine == 'onnxruntime' else 'openvino'
-    precision = None if settings.precision == 'best' and not measure else settings.precision
-    order = CpuOrder(bundle, runtime, precision, settings.batch, settings.threads, streams)
-    told = list(warnings)
-    engine = open_fastest(order, cache_folder('engines'), told.append, cancelled)
-    return PlacedEngine(engine, None, tuple(told))
+def _cpu_runtime(choice: RuntimeChoice) -> CpuRuntime:
+    return 'onnxruntime' if choice == 'onnxruntime' else 'openvino'
 
 
 def _open_on_gpu(

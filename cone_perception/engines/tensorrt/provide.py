@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cone_perception.engines import check_against_card
 from cone_perception.engines.check import check_engine, check_plan
 from cone_perception.engines.tensorrt.compile_process import compile_apart, inspect_apart
+from cone_perception.engines.tensorrt.engine import TensorRtEngine
 from cone_perception.engines.tensorrt.order import (
     BuildPolicy,
     EngineOrder,
@@ -28,13 +29,9 @@ from cone_perception.errors import (
     PlanError,
     RefusedPlanError,
     UnloadablePlanError,
-    told_as,
 )
 from cone_perception.model_card import Bundle, ModelCard
 from cone_perception.types import Precision
-
-if TYPE_CHECKING:
-    from cone_perception.engines.tensorrt.engine import TensorRtEngine
 
 QUANTISED: Mapping[object, Precision] = {None: 'fp32', 32: 'fp32', 16: 'fp16', 8: 'int8'}
 """Ultralytics' argument `quantize` -> precision; earlier versions had `half` and `int8`."""
@@ -85,10 +82,6 @@ def provide_engine(
 
 def open_plan(order: EngineOrder, plan: EnginePlan) -> TensorRtEngine:
     """Load a plan on this machine's GPU. Raises EngineError, UnloadablePlanError."""
-    what = 'the engine is built, but what runs it is not installed'
-    install = "Install it with: pip install 'cone_perception[tensorrt]'"
-    with told_as(EngineError, what, ImportError, advice=install):
-        from cone_perception.engines.tensorrt.engine import TensorRtEngine
     return TensorRtEngine(plan, order.network, order.bundle.card.preprocessing)
 
 
@@ -161,10 +154,10 @@ def check_convolutions(
 
 def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -> list[str]:
     """Name what the header of an engine of Ultralytics says otherwise than the model card."""
-    arguments = _arguments(header)
-    size = header.get('imgsz')
-    names = header.get('names')
-    end_to_end = card.output_layout == 'end_to_end'
+    arguments = header.get('args') or {}
+    names, size = header.get('names'), header.get('imgsz')
+    if isinstance(names, dict):
+        names = [names[index] for index in sorted(names)]
     found = {
         'its task': (header.get('task'), 'detect'),
         'its batch': (header.get('batch'), batch),
@@ -173,13 +166,10 @@ def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -
             [card.height_px, card.width_px],
         ),
         'its channels': (header.get('channels'), 3),
-        'its classes': (
-            [names[index] for index in sorted(names)] if isinstance(names, dict) else names,
-            list(card.class_names),
-        ),
+        'its classes': (names, list(card.class_names)),
         'its dynamic shapes': (arguments.get('dynamic'), False),
         'its own NMS': (arguments.get('nms'), False),
-        'its end-to-end output': (header.get('end2end'), end_to_end),
+        'its end-to-end output': (header.get('end2end'), card.output_layout == 'end_to_end'),
     }
     return [
         f'{what}: {_text(value)}, not {_text(wanted)}'
@@ -190,14 +180,14 @@ def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -
 
 def header_precision(header: Mapping[str, Any]) -> Precision | None:
     """Precision of an engine of Ultralytics; None where its header does not say."""
-    arguments = _arguments(header)
+    arguments = header.get('args') or {}
     if 'quantize' in arguments:
         return QUANTISED.get(arguments['quantize'])
-    if not {'half', 'int8'} & set(arguments):
-        return None
     if arguments.get('int8'):
         return 'int8'
-    return 'fp16' if arguments.get('half') else 'fp32'
+    if 'half' not in arguments:
+        return None
+    return 'fp16' if arguments['half'] else 'fp32'
 
 
 def _choose_precision(plan: EnginePlan, asked: Precision | None) -> Precision:
@@ -216,11 +206,6 @@ def _origin(plan: EnginePlan) -> str:
     header = plan.metadata
     said = f', Ultralytics {header.get("version")} of {header.get("date")}' if header else ''
     return f'{plan.path.name}{said}'
-
-
-def _arguments(header: Mapping[str, Any]) -> Mapping[str, Any]:
-    arguments = header.get('args')
-    return arguments if isinstance(arguments, dict) else {}
 
 
 def _text(value: object) -> str:
