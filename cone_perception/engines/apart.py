@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import signal
 import subprocess
 import sys
@@ -17,8 +16,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.errors import ConePerceptionError, EngineError
@@ -49,8 +47,23 @@ def follow(
     name, failed: begin the message of the EngineError that is raised when it crashes, hangs or is
     cancelled, and when it ends without a result.
     """
+    deadline = time.monotonic() + timeout_s
+    stopped, tail = '', deque[str](maxlen=_TAIL_LINES)
+    result: list[Any] = []
+
+    def watch() -> None:
+        """Kill the process when it is cancelled or late: its output ends then."""
+        nonlocal stopped
+        while process.poll() is None and not stopped:
+            if cancelled():
+                stopped = 'was stopped before it was done.'
+            elif time.monotonic() > deadline:
+                stopped = f'did not answer within {timeout_s:.0f} s and was stopped.'
+            time.sleep(POLL_S)
+        _kill(process)
+
     # It ends when its standard input does: with this process, however this process ends.
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -58,52 +71,40 @@ def follow(
         text=True,
         errors='replace',
         start_new_session=True,
-    )
-    lines: queue.Queue[str | None] = queue.Queue()
-    threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True).start()
-    deadline = time.monotonic() + timeout_s
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    result: list[Any] = []
-    try:
-        while True:
-            if cancelled():
-                raise EngineError(f'{name} was stopped before it was done.')
-            if time.monotonic() > deadline:
-                raise EngineError(
-                    f'{name} did not answer within {timeout_s:.0f} s and was stopped. '
-                    f'{_last_words(tail)}'
-                )
-            try:
-                line = lines.get(timeout=POLL_S)
-            except queue.Empty:
-                continue
-            if line is None:
-                break
-            entry = _entry(line)
-            if entry is None:
-                tail.append(line.strip())
-            elif 'result' in entry:
-                result = [entry['result']]
-            else:
-                event = BuildEvent(**entry)
-                if event.kind in ('warning', 'error'):
-                    tail.append(event.message)
-                on_event(event)
-        status = process.wait(timeout=10)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream:
-                stream.close()
+    ) as process:
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            for line in process.stdout or ():
+                entry = _entry(line)
+                if entry is None:
+                    tail.append(line.strip())
+                elif 'result' in entry:
+                    result = [entry['result']]
+                else:
+                    event = BuildEvent(**entry)
+                    if event.kind in ('warning', 'error'):
+                        tail.append(event.message)
+                    on_event(event)
+            status = process.wait(timeout=10)
+        finally:
+            _kill(process)
+    said = f'It last said: {" | ".join(list(tail)[-4:])}' if tail else 'It said nothing.'
+    if stopped:
+        raise EngineError(f'{name} {stopped} {said}')
     if status < 0:
         number = signal.Signals(-status).name
         hint = ': has the memory run out?' if number == 'SIGKILL' else ''
-        raise EngineError(f'{name} crashed ({number}{hint}). {_last_words(tail)}')
+        raise EngineError(f'{name} crashed ({number}{hint}). {said}')
     if status or not result:
-        raise EngineError(f'{failed} {_last_words(tail)}')
+        raise EngineError(f'{failed} {said}')
     return result[0]
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """Kill the process, and what it started, unless it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def serve(work: Callable[..., Any]) -> NoReturn:
@@ -115,9 +116,9 @@ def serve(work: Callable[..., Any]) -> NoReturn:
     warnings.simplefilter('ignore')
     status = 0
     try:
-        _print({'result': work(**json.loads(sys.argv[1]), on_event=_print_event)})
+        _print({'result': work(**json.loads(sys.argv[1]), on_event=_print)})
     except ConePerceptionError as error:
-        _print_event(BuildEvent('error', str(error)))
+        _print(BuildEvent('error', str(error)))
         status = 1
     os._exit(status)  # a library that crashes while it is taken down has done its work
 
@@ -129,19 +130,8 @@ def end_with_parent() -> None:
     os._exit(3)
 
 
-def _print_event(event: BuildEvent) -> None:
-    _print(asdict(event))
-
-
-def _print(entry: Mapping[str, Any]) -> None:
+def _print(entry: Mapping[str, Any] | BuildEvent) -> None:
     print(json.dumps(without_nan(entry)), flush=True)
-
-
-def _read_lines(stream: IO[str], lines: queue.Queue[str | None]) -> None:
-    with contextlib.suppress(ValueError, OSError):  # closed when the process is killed
-        for line in stream:
-            lines.put(line)
-    lines.put(None)
 
 
 def _entry(line: str) -> dict[str, Any] | None:
@@ -151,7 +141,3 @@ def _entry(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and {'kind', 'result'} & set(entry) else None
-
-
-def _last_words(tail: Sequence[str]) -> str:
-    return f'It last said: {" | ".join(list(tail)[-4:])}' if tail else 'It said nothing.'
