@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,15 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
+from cone_perception.bags.camera_info import CameraInfo
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
     DETECTIONS,
     IMAGE,
     bag_types,
+    camera_info_message,
+    detections_message,
     image_message,
 )
 from cone_perception.types import Frame
@@ -46,11 +50,9 @@ def at(index: float) -> int:
     return START_NS + round(index * PERIOD_NS)
 
 
-def header(stamp_ns: int):
-    types = bag_types().types
-    return types['std_msgs/msg/Header'](
-        types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, 10**9)), 'camera'
-    )
+def frame_at(stamp_ns: int, width: int = WIDTH, height: int = HEIGHT) -> Frame:
+    pixels = np.full((height, width, 3), stamp_ns // PERIOD_NS % 256, np.uint8)
+    return Frame(pixels, stamp_ns, 'camera')
 
 
 def serialised(message) -> bytes:
@@ -58,47 +60,24 @@ def serialised(message) -> bytes:
 
 
 def image(stamp_ns: int, width: int = WIDTH, height: int = HEIGHT, encoding: str = 'bgr8') -> bytes:
-    pixels = np.full(width * height * 3, stamp_ns // PERIOD_NS % 256, np.uint8)
-    return serialised(
-        bag_types().types[IMAGE](header(stamp_ns), height, width, encoding, 0, width * 3, pixels)
-    )
+    message = image_message(bag_types(), frame_at(stamp_ns, width, height), compressed=False)
+    return serialised(replace(message, encoding=encoding))
 
 
 def jpeg(stamp_ns: int) -> bytes:
-    pixels = np.full((HEIGHT, WIDTH, 3), stamp_ns // PERIOD_NS % 256, np.uint8)
-    return serialised(image_message(bag_types(), Frame(pixels, stamp_ns, 'camera'), True))
+    return serialised(image_message(bag_types(), frame_at(stamp_ns), compressed=True))
 
 
 def camera_info(stamp_ns: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
-    arrays = (np.zeros(5), np.eye(3).ravel(), np.eye(3).ravel(), np.eye(3, 4).ravel())
-    region = bag_types().types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False)
-    return serialised(
-        bag_types().types[CAMERA_INFO](
-            header(stamp_ns), height, width, 'plumb_bob', *arrays, 0, 0, region
-        )
-    )
+    matrices = ((0.0,) * 5, tuple(np.eye(3).flat), tuple(np.eye(3).flat), tuple(np.eye(3, 4).flat))
+    info = CameraInfo(width, height, 'plumb_bob', *matrices)
+    return serialised(camera_info_message(bag_types(), frame_at(stamp_ns, width, height), info))
 
 
 def truth(stamp_ns: int, *cones: tuple[str, float, float, float, float], score: float = 1.0):
     """cones: (class, left, top, right, bottom) in pixels."""
-    types = bag_types().types
-    pose = types['geometry_msgs/msg/PoseWithCovariance'](
-        types['geometry_msgs/msg/Pose'](
-            types['geometry_msgs/msg/Point'](0.0, 0.0, 0.0),
-            types['geometry_msgs/msg/Quaternion'](0.0, 0.0, 0.0, 1.0),
-        ),
-        np.zeros(36),
-    )
-    detections = []
-    for name, left, top, right, bottom in cones:
-        middle = types['vision_msgs/msg/Point2D']((left + right) / 2, (top + bottom) / 2)
-        box = types['vision_msgs/msg/BoundingBox2D'](
-            types['vision_msgs/msg/Pose2D'](middle, 0.0), float(right - left), float(bottom - top)
-        )
-        guess = types['vision_msgs/msg/ObjectHypothesis'](name, score)
-        result = types['vision_msgs/msg/ObjectHypothesisWithPose'](guess, pose)
-        detections.append(types['vision_msgs/msg/Detection2D'](header(stamp_ns), [result], box, ''))
-    return serialised(types[DETECTIONS](header(stamp_ns), detections))
+    boxes = [(name, tuple(map(float, box))) for name, *box in cones]
+    return serialised(detections_message(bag_types(), frame_at(stamp_ns), boxes, score))
 
 
 def pictures(topic: str = '/camera/image', indices=range(10)) -> list[tuple[str, int, bytes]]:
@@ -120,6 +99,7 @@ def write(
 ) -> Path:
     """A bag of (topic, recorded, message); the type goes by the topic's last part, or `types`.
 
+    types: topic -> type; a topic that stands only here has no message.
     latched: topics whose last message stays valid for whoever comes later.
     """
     usual = {'compressed': COMPRESSED_IMAGE, 'camera_info': CAMERA_INFO}
@@ -134,7 +114,7 @@ def write(
                 typestore=bag_types(),
                 offered_qos_profiles=[LATCHED] if topic in latched else [],
             )
-            for topic in dict.fromkeys(topic for topic, _, _ in messages)
+            for topic in dict.fromkeys([*(types or {}), *(topic for topic, _, _ in messages)])
         }
         for topic, time_ns, data in messages:
             writer.write(connections[topic], time_ns, data)

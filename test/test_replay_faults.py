@@ -15,7 +15,6 @@ from recorded_drive import (
     cut_off,
     damage,
     data_file,
-    header,
     image,
     pictures,
     serialised,
@@ -27,6 +26,7 @@ from cone_perception.bags.reader import (
     CAMERA_INFO,
     IMAGE,
     bag_types,
+    image_message,
     is_bag,
     open_bag,
     read_messages,
@@ -37,6 +37,7 @@ from cone_perception.errors import SourceError
 from cone_perception.replay.drive.frames import due_frames
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.traces import Pace
+from cone_perception.types import Frame
 
 TOPIC = '/camera/image'
 LEFT, RIGHT = '/camera/left/image', '/camera/right/image'
@@ -64,10 +65,8 @@ def kinds(bag):
 def noise(index):
     """A picture that does not shrink when it is compressed, as a camera's."""
     rng = np.random.default_rng(index)
-    pixels = rng.integers(0, 256, 320 * 240 * 3, np.uint8)
-    return serialised(
-        bag_types().types[IMAGE](header(at(index)), 240, 320, 'bgr8', 0, 320 * 3, pixels)
-    )
+    frame = Frame(rng.integers(0, 256, (240, 320, 3), np.uint8), at(index), 'camera')
+    return serialised(image_message(bag_types(), frame, compressed=False))
 
 
 def noisy(count=30):
@@ -367,10 +366,7 @@ def test_camera_that_stops_before_the_other_is_named(tmp_path, count):
 def test_camera_without_a_picture_is_named_and_a_bag_without_one_refused(tmp_path):
     bag = write(tmp_path / 'bag', [*pictures(LEFT), (RIGHT, at(0), image(at(0)))])
     assert any(text.startswith(RIGHT) for text in opened(bag).problems)
-    from rosbags.rosbag2 import Writer
-
-    with Writer(tmp_path / 'empty', version=9) as writer:
-        writer.add_connection(TOPIC, IMAGE, typestore=bag_types())
+    write(tmp_path / 'empty', [], {TOPIC: IMAGE})
     with pytest.raises(SourceError, match=f'has no picture on {TOPIC}'):
         opened(tmp_path / 'empty')
     assert kinds(tmp_path / 'empty') == [(TOPIC, 'empty')]

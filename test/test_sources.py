@@ -5,13 +5,13 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from recorded_drive import cut_off, data_file, serialised, write
 
 from cone_perception.bags.reader import (
     COMPRESSED_IMAGE,
     IMAGE,
     bag_types,
-    open_bag,
+    image_message,
     write_image_bag,
 )
 from cone_perception.errors import SourceError
@@ -30,6 +30,14 @@ def frames(count=4, height=48, width=64):
             frame_id='camera_left',
         )
         for index in range(count)
+    ]
+
+
+def messages(count=4):
+    """The same pictures as messages of a bag."""
+    return [
+        (TOPIC, frame.stamp_ns, serialised(image_message(bag_types(), frame, compressed=False)))
+        for frame in frames(count)
     ]
 
 
@@ -136,26 +144,21 @@ def test_photo_is_turned_upright_as_its_exif_says(tmp_path):
     assert (frame.width_px, frame.height_px) == (40, 60)
 
 
-def test_folder_without_pictures_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    'name,topic,message',
+    [
+        ('inner', None, 'holds no pictures'),
+        ('nowhere.mp4', None, r'nowhere\.mp4 does not exist'),
+        ('notes.txt', None, 'neither as a picture'),
+        ('cone.png', TOPIC, 'no topic /camera/image'),
+    ],
+)
+def test_what_is_no_source_is_refused_by_name(tmp_path, name, topic, message):
     (tmp_path / 'inner').mkdir()
-    with pytest.raises(SourceError, match='holds no pictures'):
-        open_source(tmp_path)
-
-
-def test_missing_source_is_refused_by_name(tmp_path):
-    with pytest.raises(SourceError, match=r'nowhere\.mp4 does not exist'):
-        open_source(tmp_path / 'nowhere.mp4')
-
-
-def test_file_that_is_nothing_known_is_refused(tmp_path):
     (tmp_path / 'notes.txt').write_text('hello')
-    with pytest.raises(SourceError, match='neither as a picture'):
-        open_source(tmp_path / 'notes.txt')
-
-
-def test_topic_of_something_that_is_no_bag_is_refused(tmp_path):
-    with pytest.raises(SourceError, match='no topic /camera/image'):
-        open_source(write_picture(tmp_path / 'cone.png'), TOPIC)
+    write_picture(tmp_path / 'cone.png')
+    with pytest.raises(SourceError, match=message):
+        open_source(tmp_path / name, topic)
 
 
 @pytest.fixture
@@ -198,16 +201,14 @@ def test_bag_gives_each_image_with_stamp_and_frame_id(tmp_path, storage, compres
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 def test_single_file_of_a_bag_is_a_source(tmp_path, storage):
-    write_image_bag(tmp_path / 'bag', frames(), TOPIC, storage=storage)
-    (file,) = (f for f in (tmp_path / 'bag').iterdir() if f.suffix in ('.mcap', '.db3'))
+    file = data_file(write(tmp_path / 'bag', messages(), storage=storage))
     assert len(list(open_source(file).frames)) == 4
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 @pytest.mark.parametrize('name', ['drive.{}', 'DRIVE.{}', 'drive'])
 def test_file_of_a_bag_is_known_by_its_content_and_in_any_letter_case(tmp_path, storage, name):
-    write_image_bag(tmp_path / 'bag', frames(), TOPIC, storage=storage)
-    (file,) = (f for f in (tmp_path / 'bag').iterdir() if f.suffix in ('.mcap', '.db3'))
+    file = data_file(write(tmp_path / 'bag', messages(), storage=storage))
     suffix = file.suffix[1:]
     file = file.rename(tmp_path / name.format(suffix.upper() if name.isupper() else suffix))
     assert open_source(file).kind == 'bag'
@@ -224,73 +225,51 @@ def test_bag_of_ros_1_is_no_video_but_refused_with_a_way_out(tmp_path):
         open_source(tmp_path / 'drive.raw')
 
 
-@pytest.mark.parametrize('storage', ['MCAP', 'SQLITE3'])
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 @pytest.mark.parametrize('mode', ['FILE', 'MESSAGE'])
 def test_compressed_bag_is_a_source(tmp_path, storage, mode):
-    store = bag_types()
-    write_image_bag(tmp_path / 'plain', frames(), TOPIC)
-    writer = Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin[storage])
-    writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
-    with writer, open_bag(tmp_path / 'plain') as reader:
-        connection = writer.add_connection(TOPIC, IMAGE, typestore=store)
-        for _, time_ns, data in reader.messages():
-            writer.write(connection, time_ns, data)
-    found = list(open_source(tmp_path / 'bag').frames)
+    bag = write(tmp_path / 'bag', messages(), storage=storage, compression=mode)
+    found = list(open_source(bag).frames)
     assert [brightness(frame) for frame in found] == [20, 40, 60, 80]
 
 
-def write_two_topics(path):
-    store = bag_types()
-    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        for topic, type_name in (
-            ('/left/image', IMAGE),
-            ('/right/image/compressed', COMPRESSED_IMAGE),
-            ('/points', 'sensor_msgs/msg/PointCloud2'),
-        ):
-            writer.add_connection(topic, type_name, typestore=store)
+TWO_TOPICS = {
+    '/left/image': IMAGE,
+    '/right/image/compressed': COMPRESSED_IMAGE,
+    '/points': 'sensor_msgs/msg/PointCloud2',
+}
 
 
 def test_bag_with_several_image_topics_lists_them(tmp_path):
-    write_two_topics(tmp_path / 'bag')
+    bag = write(tmp_path / 'bag', [], TWO_TOPICS)
     with pytest.raises(SourceError, match='/left/image .*, /right/image/compressed'):
-        open_source(tmp_path / 'bag')
-    assert open_source(tmp_path / 'bag', '/left/image').count == 0
+        open_source(bag)
+    assert open_source(bag, '/left/image').count == 0
 
 
 def test_topic_that_the_bag_lacks_is_refused_with_those_it_has(tmp_path):
-    write_two_topics(tmp_path / 'bag')
+    bag = write(tmp_path / 'bag', [], TWO_TOPICS)
     with pytest.raises(SourceError, match='no image topic /points; it has /left/image'):
-        open_source(tmp_path / 'bag', '/points')
+        open_source(bag, '/points')
 
 
 def test_bag_without_images_is_refused(tmp_path):
-    store = bag_types()
-    with Writer(tmp_path / 'bag', version=9) as writer:
-        writer.add_connection('/points', 'sensor_msgs/msg/PointCloud2', typestore=store)
+    bag = write(tmp_path / 'bag', [], {'/points': TWO_TOPICS['/points']})
     with pytest.raises(SourceError, match='no topic of type sensor_msgs/msg/Image'):
-        open_source(tmp_path / 'bag')
+        open_source(bag)
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 def test_bag_that_was_cut_off_is_refused_by_name(tmp_path, storage):
-    write_image_bag(tmp_path / 'bag', frames(), TOPIC, storage=storage)
-    (file,) = (f for f in (tmp_path / 'bag').iterdir() if f.suffix in ('.mcap', '.db3'))
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    bag = cut_off(write(tmp_path / 'bag', messages(), storage=storage), 0.5)
     with pytest.raises(SourceError, match='bag'):
-        list(open_source(tmp_path / 'bag').frames)
+        list(open_source(bag).frames)
 
 
 def test_broken_message_in_a_bag_is_named_and_the_next_one_follows(tmp_path):
-    store = bag_types()
-    write_image_bag(tmp_path / 'good', frames(3), TOPIC)
-    with (
-        Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer,
-        open_bag(tmp_path / 'good') as reader,
-    ):
-        connection = writer.add_connection(TOPIC, IMAGE, typestore=store)
-        for index, (_, time_ns, data) in enumerate(reader.messages()):
-            writer.write(connection, time_ns, data[:100] if index == 1 else data)
-    first, broken, last = open_source(tmp_path / 'bag').frames
+    first, (topic, time_ns, data), last = messages(3)
+    bag = write(tmp_path / 'bag', [first, (topic, time_ns, data[:100]), last])
+    good, broken, next_one = open_source(bag).frames
     assert isinstance(broken, Unreadable)
     assert broken.source == f'{TOPIC} message 1'
-    assert (brightness(first), brightness(last)) == (20, 60)
+    assert (brightness(good), brightness(next_one)) == (20, 60)

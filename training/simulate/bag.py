@@ -20,8 +20,8 @@ from cone_perception.bags.reader import (
     IMAGE,
     bag_types,
     camera_info_message,
+    detections_message,
     image_message,
-    message_header,
 )
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
@@ -157,10 +157,11 @@ def write_drive(
         for taken in tqdm(drive, total=total, unit='picture', desc='drive'):
             frame_id = f'zed_{taken.eye}_camera_optical_frame'
             frame = Frame(taken.image, taken.stamp_ns, frame_id, 'the simulated camera')
+            cones = [(CLASS_NAMES[label.class_id], label.xyxy_px) for label in taken.labels]
             messages = (
                 image_message(store, frame, compressed, max(taken.quality, 85)),
                 camera_info_message(store, frame, _camera_info(taken)),
-                _truth_message(store, message_header(store, frame), taken.labels),
+                detections_message(store, frame, cones),
             )
             for connection, message in zip(connections[taken.eye], messages, strict=True):
                 data = store.serialize_cdr(message, message.__msgtype__)
@@ -176,24 +177,3 @@ def _camera_info(taken: DriveFrame) -> CameraInfo:
     k, r, p = (tuple(numbers.reshape(-1)) for numbers in (camera.matrix, np.eye(3), projection))
     size_px = (camera.width_px, camera.height_px)
     return CameraInfo(*size_px, 'plumb_bob', camera.distortion, k, r, p)
-
-
-def _truth_message(store: Any, header: Any, labels: list[Label]) -> Any:
-    types = store.types
-    nowhere = types['geometry_msgs/msg/PoseWithCovariance'](
-        types['geometry_msgs/msg/Pose'](
-            types['geometry_msgs/msg/Point'](0.0, 0.0, 0.0),
-            types['geometry_msgs/msg/Quaternion'](0.0, 0.0, 0.0, 1.0),
-        ),
-        np.zeros(36),
-    )
-    detections = []
-    for label in labels:
-        x0, y0, x1, y1 = label.xyxy_px
-        middle = types['vision_msgs/msg/Point2D']((x0 + x1) / 2, (y0 + y1) / 2)
-        centre = types['vision_msgs/msg/Pose2D'](middle, 0.0)
-        box = types['vision_msgs/msg/BoundingBox2D'](centre, x1 - x0, y1 - y0)
-        guess = types['vision_msgs/msg/ObjectHypothesis'](CLASS_NAMES[label.class_id], 1.0)
-        result = types['vision_msgs/msg/ObjectHypothesisWithPose'](guess, nowhere)
-        detections.append(types['vision_msgs/msg/Detection2D'](header, [result], box, ''))
-    return types[DETECTIONS](header, detections)
