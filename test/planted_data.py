@@ -37,14 +37,19 @@ def plant(root: Path, counts: Mapping[str, int] = COUNTS) -> Path:
     return root
 
 
-def write_split(root: Path, split: str, rows: Iterable[tuple[np.ndarray, str]]) -> None:
-    """Write pictures and their labels as SPLIT000.png and so on, as Ultralytics lays them out."""
-    folders = [root / split / kind for kind in ('images', 'labels')]
-    for folder in folders:
-        folder.mkdir(parents=True)
-    for index, (picture, label) in enumerate(rows):
-        cv2.imwrite(str(folders[0] / f'{split}{index:03}.png'), picture)
-        (folders[1] / f'{split}{index:03}.txt').write_text(label)
+Row = tuple[np.ndarray, str]
+
+
+def write_split(root: Path, split: str, rows: Iterable[Row] | Mapping[str, Row]) -> None:
+    """Write pictures and labels as Ultralytics lays them out: by name, or as SPLIT000.png ..."""
+    if not isinstance(rows, Mapping):
+        rows = {f'{split}{index:03}.png': row for index, row in enumerate(rows)}
+    for name, (picture, label) in rows.items():
+        image, text = (root / split / kind / name for kind in ('images', 'labels'))
+        for path in (image, text):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(image), picture)
+        text.with_suffix('.txt').write_text(label)
 
 
 def write_data_yaml(root: Path, names: Iterable[str], **folders: str) -> Path:

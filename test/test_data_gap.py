@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from planted_data import CLASSES, write_data_yaml, write_split
 from plotly.offline import get_plotlyjs
 
 from cone_perception.errors import DataError, ModelError
@@ -12,15 +13,13 @@ from training.data.gap.command import write_gap_page
 from training.data.gap.embedding import embed_pictures
 from training.data.gap.measure import measure_gap
 
-NAMES = ['blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone']
 COLOURS = {0: (200, 80, 20), 2: (20, 120, 240), 4: (20, 210, 230)}
 
 
 def make_set(root, seed, pictures=100, size=1.0, light=0, blur=0.0, classes=(0, 2, 4), frame=0):
     """Pictures of grey noise with cones as boxes of colour; the settings plant a gap."""
     rng = np.random.default_rng(seed)
-    for kind in ('images', 'labels'):
-        (root / 'train' / kind).mkdir(parents=True)
+    rows = {}
     for index in range(pictures):
         base = rng.normal(110 + rng.normal(0, 12), 25, (45, 80, 3))
         bgr = cv2.resize(np.clip(base, 0, 255).astype(np.uint8), (320, 180))
@@ -40,11 +39,9 @@ def make_set(root, seed, pictures=100, size=1.0, light=0, blur=0.0, classes=(0, 
             bgr = cv2.GaussianBlur(bgr, (0, 0), blur)
         bgr = np.clip(bgr.astype(int) + light, 0, 255).astype(np.uint8)
         bgr = cv2.copyMakeBorder(bgr, frame, frame, frame, frame, cv2.BORDER_CONSTANT)
-        cv2.imwrite(str(root / 'train' / 'images' / f'drive_{index:04}.png'), bgr)
-        (root / 'train' / 'labels' / f'drive_{index:04}.txt').write_text(''.join(lines))
-    content = {'train': 'train/images', 'names': NAMES}
-    (root / 'data.yaml').write_text(json.dumps(content))
-    return root
+        rows[f'drive_{index:04}.png'] = bgr, ''.join(lines)
+    write_split(root, 'train', rows)
+    return write_data_yaml(root, CLASSES, train='train/images').parent
 
 
 @pytest.fixture(scope='session')
@@ -91,7 +88,7 @@ def test_class_that_one_set_lacks_is_named(plain, tmp_path):
 
 def test_classes_are_compared_by_name_not_by_number(plain, tmp_path):
     other = make_set(tmp_path / 'other', 2)
-    (other / 'data.yaml').write_text(json.dumps({'train': 'train/images', 'names': NAMES[::-1]}))
+    write_data_yaml(other, CLASSES[::-1], train='train/images')
     for path in (other / 'train' / 'labels').iterdir():
         lines = [line.split() for line in path.read_text().splitlines()]
         path.write_text(''.join(f'{4 - int(c)} {" ".join(box)}\n' for c, *box in lines))

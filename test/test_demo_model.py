@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import yaml
+from planted_data import write_data_yaml, write_split
 
 from cone_perception.errors import SourceError
 from training.demo_model.command import (
@@ -24,15 +24,10 @@ from training.stage.training_set import CropRules, clip_boxes, crops_of
 def make_dataset(folder: Path, names: tuple[str, ...] = CLASS_NAMES) -> Path:
     """One grey 1280x720 picture per split with one blue cone, 200x100 px, in the middle."""
     for split in ('train', 'val'):
-        for kind in ('images', 'labels'):
-            (folder / split / kind).mkdir(parents=True)
         picture = np.full((720, 1280, 3), 90, np.uint8)
         picture[260:460, 590:690] = (255, 0, 0)
-        cv2.imwrite(str(folder / split / 'images' / 'a.png'), picture)
-        label = f'0 0.5 0.5 {100 / 1280} {200 / 720}\n'
-        (folder / split / 'labels' / 'a.txt').write_text(label)
-    (folder / 'data.yaml').write_text(yaml.safe_dump({'names': dict(enumerate(names))}))
-    return folder
+        write_split(folder, split, [(picture, f'0 0.5 0.5 {100 / 1280} {200 / 720}\n')])
+    return write_data_yaml(folder, names).parent
 
 
 def test_crop_shows_the_cone_at_network_scale_inside_its_box(tmp_path: Path) -> None:

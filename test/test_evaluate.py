@@ -11,8 +11,11 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from planted_data import write_data_yaml, write_split
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+from tiny_yolo import write_architecture
 
+from cone_perception.dataset.layout import SPLITS
 from cone_perception.dataset.split import read_split
 from cone_perception.errors import DataError, EngineError, ModelError, SettingsError
 from cone_perception.files import without_nan
@@ -31,47 +34,26 @@ CONES = {
 }
 """Pictures in sub-folders, two of the same name -> cones of 64 px, class, left, top."""
 
-NETWORK = """\
-nc: 5
-end2end: {end2end}
-reg_max: 1
-scales: {{n: [0.33, 0.125, 128]}}
-backbone:
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [64, 3, 2]]
-head:
-  - [[2], 1, Detect, [nc]]
-"""
-
 
 def write_data(root, names=CLASS_NAMES, spelt=None):
     """Painted pictures with labels in the class order `names`, spelt in data.yaml as `spelt`."""
+    rows = {}
     for name, cones in CONES.items():
         picture = np.full((HEIGHT, WIDTH, 3), 114, np.uint8)
-        rows = []
+        lines = []
         for class_name, left, top in cones:
             paint(picture, class_name, left, top, 64, 64)
             centre = (left + 32) / WIDTH, (top + 32) / HEIGHT
             size = 64 / WIDTH, 64 / HEIGHT
-            rows.append(' '.join(map(str, (names.index(class_name), *centre, *size))))
-        write_picture(root, name, picture, rows)
-    write_yaml(root, spelt or names)
-    return root
+            lines.append(' '.join(map(str, (names.index(class_name), *centre, *size))))
+        rows[name] = picture, '\n'.join(lines)
+    return write_set(root, rows, spelt or names)
 
 
-def write_picture(root, name, picture, rows):
-    path = root / 'test' / 'images' / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), picture)
-    label = root / 'test' / 'labels' / f'{name.rsplit(".")[0]}.txt'
-    label.parent.mkdir(parents=True, exist_ok=True)
-    label.write_text('\n'.join(rows))
-
-
-def write_yaml(root, names):
-    content = {f'{split}': 'test/images' for split in ('train', 'val', 'test')}
-    (root / 'data.yaml').write_text(yaml.safe_dump(content | {'names': list(names)}))
+def write_set(root, rows, names):
+    """All three splits are the same pictures. rows: name -> picture and label."""
+    write_split(root, 'test', rows)
+    return write_data_yaml(root, names, **dict.fromkeys(SPLITS, 'test/images')).parent
 
 
 def evaluate(weights, data, split, mapping=None, **options):
@@ -302,10 +284,8 @@ def write_weights(path, end2end):
     prepare_ultralytics()
     from ultralytics import YOLO
 
-    network = path.with_suffix('.yaml')
-    network.write_text(NETWORK.format(end2end=end2end))
     torch.manual_seed(0)
-    model = YOLO(network, task='detect')
+    model = YOLO(write_architecture(path.parent, end2end=end2end), task='detect')
     head = model.model.model[-1]
     for branch in (head.cv3, getattr(head, 'one2one_cv3', None)):
         for level in branch or ():
@@ -325,11 +305,12 @@ def noise(tmp_path_factory, weights):
     root = tmp_path_factory.mktemp('noise')
     rng = np.random.default_rng(3)
     sizes = [(96, 128), (128, 96), (72, 128), (96, 96), (60, 150), (96, 128)]
+    rows = {}
     for index, (height, width) in enumerate(sizes):
         coarse = rng.integers(0, 255, (height // 6, width // 6, 3)).astype(np.uint8)
         picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
-        write_picture(root, f'{index}.png', picture, ['0 0.5 0.5 0.1 0.1'])
-    write_yaml(root, CLASS_NAMES)
+        rows[f'{index}.png'] = picture, '0 0.5 0.5 0.1 0.1'
+    write_set(root, rows, CLASS_NAMES)
     found = evaluate(weights, root, 'test', imgsz=64, device='cpu')
     for index, name in enumerate(found.image_names[:-1]):
         own = np.flatnonzero(found.detection_image == index)

@@ -5,6 +5,7 @@ import re
 
 import cv2
 import pytest
+from planted_data import write_data_yaml, write_split
 from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 
 from training.cli import main
@@ -15,24 +16,15 @@ NAMES_REVERSED = CLASS_NAMES[::-1]
 @pytest.fixture
 def data(tmp_path):
     """Two pictures, class order reversed: a blue cone; a yellow one and one that is not seen."""
-    split = tmp_path / 'data' / 'val'
-    (split / 'images').mkdir(parents=True)
-    (split / 'labels').mkdir()
-    write_yaml(split.parent, NAMES_REVERSED)
-    blue = painted(('blue_cone', 640, 168, 64, 64))
-    yellow = painted(('yellow_cone', 128, 360, 64, 64))
-    cv2.imwrite(str(split / 'images' / 'a.png'), blue)
-    cv2.imwrite(str(split / 'images' / 'b.png'), yellow)
-    (split / 'labels' / 'a.txt').write_text(label('blue_cone', 640, 168, 64, 64))
-    (split / 'labels' / 'b.txt').write_text(
-        label('yellow_cone', 128, 360, 64, 64) + label('yellow_cone', 900, 500, 40, 60)
-    )
-    return split.parent
-
-
-def write_yaml(root, names):
-    splits = {'train': 'val/images', 'val': 'val/images'}
-    (root / 'data.yaml').write_text(json.dumps({**splits, 'names': list(names)}))
+    blue, yellow = ('blue_cone', 640, 168, 64, 64), ('yellow_cone', 128, 360, 64, 64)
+    unseen = ('yellow_cone', 900, 500, 40, 60)
+    rows = {
+        'a.png': (painted(blue), label(*blue)),
+        'b.png': (painted(yellow), label(*yellow) + label(*unseen)),
+    }
+    write_split(tmp_path / 'data', 'val', rows)
+    folders = {'train': 'val/images', 'val': 'val/images'}
+    return write_data_yaml(tmp_path / 'data', NAMES_REVERSED, **folders).parent
 
 
 def label(name, left, top, width, height):
@@ -101,9 +93,7 @@ def test_pictures_of_every_suffix_and_folder_are_judged(data, tmp_path):
 
 def test_split_lies_where_data_yaml_says(data, tmp_path):
     (data / 'val').rename(data / 'valid')
-    splits = {'train': '../valid/images', 'val': '../valid/images'}
-    content = json.dumps({**splits, 'names': list(NAMES_REVERSED)})
-    (data / 'data.yaml').write_text(content)
+    write_data_yaml(data, NAMES_REVERSED, train='../valid/images', val='../valid/images')
     _, figures = judge(data, tmp_path)
     assert figures['figures']['truths'] == 3
 

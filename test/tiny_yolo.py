@@ -12,7 +12,7 @@ from cone_perception.classes import CLASS_NAMES
 
 ARCHITECTURE = """\
 nc: {classes}
-end2end: True
+end2end: {end2end}
 reg_max: 1
 scales: {{n: [0.33, {width}, 128]}}
 backbone:
@@ -42,8 +42,10 @@ def write_data_set(folder: Path, pictures: int = 8, splits: str = 'train val tes
     return write_data_yaml(folder, CLASS_NAMES, path=str(folder), **layout)
 
 
-def write_architecture(folder: Path, classes: int = 5, width: float = 0.125) -> Path:
-    """width: of the layers, as a share of 64 channels."""
+def write_architecture(
+    folder: Path, classes: int = 5, width: float = 0.125, end2end: bool = True
+) -> Path:
+    """width: of the layers, as a share of 64 channels. end2end: with a head that needs no NMS."""
     path = folder / 'tiny.yaml'
-    path.write_text(ARCHITECTURE.format(classes=classes, width=width))
+    path.write_text(ARCHITECTURE.format(classes=classes, width=width, end2end=end2end))
     return path
