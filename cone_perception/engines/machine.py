@@ -30,7 +30,6 @@ PACKAGES = (
     'tensorrt-rtx',
     'pycuda',
     'rosbags',
-    'rosbags-image',
     'psutil',
 )
 
