@@ -131,12 +131,12 @@ def test_bag_is_read_once(tmp_path, monkeypatch):
     bag = write(tmp_path / 'bag', both(pictures(), truths()))
     seen = []
 
-    def count(*arguments):
-        for message in read_messages(*arguments):
+    def count(*arguments, **options):
+        for message in read_messages(*arguments, **options):
             seen.append(message.topic)
             yield message
 
-    monkeypatch.setattr('cone_perception.bags.reader.read_messages', count)
+    monkeypatch.setattr('cone_perception.bags.report.read_messages', count)
     opened(bag)
     assert sorted(seen) == ['/camera/ground_truth'] * 10 + ['/camera/image'] * 10
 

@@ -30,7 +30,6 @@ from cone_perception.bags.reader import (
     is_bag,
     open_bag,
     read_messages,
-    read_until_damage,
 )
 from cone_perception.bags.report import inspect_bag
 from cone_perception.errors import SourceError
@@ -193,7 +192,7 @@ def test_reading_a_cut_bag_on_raises_where_nobody_asks_for_less(tmp_path):
         with pytest.raises(SourceError, match='cut off after'):
             list(messages)
         problems = []
-        assert len(list(read_until_damage(reader, [TOPIC], problems))) >= 12
+        assert len(list(read_messages(reader, [TOPIC], problems=problems))) >= 12
         assert len(problems) == 1
 
 

@@ -227,14 +227,14 @@ def test_pictures_are_read_by_their_place_also_without_stamps(tmp_path):
 def test_bag_is_not_read_beyond_the_last_picture_that_is_wanted(tmp_path, monkeypatch):
     bag = write_bag(tmp_path / 'bag', {'left': 20}, SHAPE)
     read = []
-    whole = pictures.read_until_damage
+    whole = pictures.read_messages
 
-    def counted(*args):
-        for message in whole(*args):
+    def counted(*args, **options):
+        for message in whole(*args, **options):
             read.append(message)
             yield message
 
-    monkeypatch.setattr(pictures, 'read_until_damage', counted)
+    monkeypatch.setattr(pictures, 'read_messages', counted)
     topics = {'left': '/camera/left/image_raw'}
     assert len(list(read_pictures(bag, topics, [('left', 2)], []))) == 1
     assert len(read) == 3

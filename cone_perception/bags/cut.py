@@ -21,7 +21,7 @@ from cone_perception.bags.reader import (
     open_bag,
     read_messages,
 )
-from cone_perception.bags.report import compression_of, storage_of
+from cone_perception.bags.report import storage_of
 from cone_perception.errors import SourceError, told_as
 
 TF = 'tf2_msgs/msg/TFMessage'
@@ -47,9 +47,10 @@ def cut_bag(
         before = _kept_from_before(reader, wanted, start_ns, stop_ns)
         messages = chain(before, read_messages(reader, wanted, start_ns, stop_ns))
         count = 0
-        writer = Writer(out, version=9, storage_plugin=StoragePlugin[storage_of(reader).upper()])
-        mode = compression_of(reader).split()[0].upper()
-        writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+        storage, compression = storage_of(reader)
+        writer = Writer(out, version=9, storage_plugin=StoragePlugin[storage.upper()])
+        mode = CompressionMode[compression.split()[0].upper()]
+        writer.set_compression(mode, CompressionFormat.ZSTD)
         with writer:
             connections = _add_connections(reader, writer, wanted)
             for message in tqdm(messages, 'cutting', unit='message', disable=None):

@@ -19,7 +19,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from cone_perception.bags.camera_info import CameraInfo, camera_info_topic
 from cone_perception.bags.cut_off import SQLITE, CutOffReader, open_cut_off
-from cone_perception.errors import SourceError
+from cone_perception.errors import SourceError, describe
 from cone_perception.types import Detections, Frame
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -111,7 +111,7 @@ def open_bag(path: Path) -> Iterator[BagReader]:
         reader = open_cut_off(file)
         if reader is None:
             raise SourceError(
-                f'{path} cannot be read as a rosbag2: {_reason(error)}. '
+                f'{path} cannot be read as a rosbag2: {describe(error)}. '
                 'Give its folder with metadata.yaml, or a complete .mcap or .db3 file; '
                 '`ros2 bag reindex` repairs a recording that was cut off.'
             ) from error
@@ -126,11 +126,12 @@ def read_messages(
     topics: Iterable[str],
     start_ns: int | None = None,
     stop_ns: int | None = None,
+    problems: list[str] | None = None,
 ) -> Iterator[BagMessage]:
     """Messages of these topics in the order of their times.
 
-    start_ns, stop_ns: only those recorded from the one on, and before the other.
-    Raises SourceError when the bag is damaged further on.
+    start_ns, stop_ns: only those recorded from the one on, and before the other. problems: gets to
+    know why, where the bag is damaged further on; without it SourceError is raised.
     """
     wanted = set(topics)
     connections = [c for c in reader.connections if c.topic in wanted]
@@ -140,19 +141,10 @@ def read_messages(
         for connection, time_ns, data in reader.messages(connections, start_ns, stop_ns):
             yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
     except Exception as error:  # a damaged bag raises whatever its parser tripped over
-        raise SourceError(
-            f'{reader.path} is damaged, the rest of it cannot be read: {_reason(error)}'
-        ) from error
-
-
-def read_until_damage(
-    reader: BagReader, topics: Iterable[str], problems: list[str]
-) -> Iterator[BagMessage]:
-    """Read messages; damage ends it, and what is wrong is appended to `problems`."""
-    try:
-        yield from read_messages(reader, topics)
-    except SourceError as error:
-        problems.append(str(error))
+        text = f'{reader.path} is damaged, the rest of it cannot be read: {describe(error)}'
+        if problems is None:
+            raise SourceError(text) from error
+        problems.append(text)
 
 
 def header_stamp_ns(data: bytes) -> int:
@@ -298,7 +290,3 @@ def message_header(store: Any, frame: Frame) -> Any:
     """Make the header of all messages about a picture."""
     stamp = store.types['builtin_interfaces/msg/Time'](*divmod(frame.stamp_ns, 10**9))
     return store.types['std_msgs/msg/Header'](stamp, frame.frame_id)
-
-
-def _reason(error: Exception) -> str:
-    return str(error).rstrip('.') or type(error).__name__

@@ -17,7 +17,6 @@ from cone_perception.bags.reader import (
     is_bag,
     open_bag,
     read_messages,
-    read_until_damage,
 )
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
@@ -157,11 +156,7 @@ def read_bag_frames(
     """
     store = bag_types()
     with open_bag(path) as reader:
-        messages = (
-            read_messages(reader, [topic])
-            if problems is None
-            else read_until_damage(reader, [topic], problems)
-        )
+        messages = read_messages(reader, [topic], problems=problems)
         for index, recorded in enumerate(messages):
             try:
                 message = store.deserialize_cdr(recorded.data, recorded.type_name)

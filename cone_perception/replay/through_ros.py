@@ -16,7 +16,7 @@ from cone_perception.bags.reader import (
     detections_of,
     header_stamp_ns,
     open_bag,
-    read_until_damage,
+    read_messages,
 )
 from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.replay.load import LoadSampler
@@ -286,7 +286,7 @@ def _read_answers(
     detections = set(node.detections.values())
     try:
         with open_bag(folder / 'answers') as reader:
-            for recorded in read_until_damage(reader, node.topics, problems):
+            for recorded in read_messages(reader, node.topics, problems=problems):
                 message = bag_types().deserialize_cdr(recorded.data, recorded.type_name)
                 if recorded.topic in detections:
                     stamp_ns = header_stamp_ns(recorded.data)

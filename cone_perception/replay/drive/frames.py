@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from cone_perception.bags.reader import BagMessage, open_bag, read_until_damage
+from cone_perception.bags.reader import BagMessage, open_bag, read_messages
 from cone_perception.errors import SourceError
 from cone_perception.replay.traces import Drive, Pace
 
@@ -51,7 +51,7 @@ def due_frames(drive: Drive, pace: Pace, problems: list[str]) -> Generator[DueFr
     counts = [0] * len(drive.cameras)
     first_ns: int | None = None
     with open_bag(drive.bag) as reader:
-        for message in read_until_damage(reader, number, problems):
+        for message in read_messages(reader, number, problems=problems):
             camera = number[message.topic]
             due_ns = 0
             if pace.kind == 'bag' and message.time_ns:
@@ -67,7 +67,7 @@ def _evenly(drive: Drive, hz: float, problems: list[str]) -> Iterator[DueFrame]:
 
         def read(camera: int) -> Iterator[DueFrame]:
             reader = stack.enter_context(open_bag(drive.bag))
-            messages = read_until_damage(reader, [drive.cameras[camera].topic], problems)
+            messages = read_messages(reader, [drive.cameras[camera].topic], problems=problems)
             for index, message in enumerate(messages):
                 yield DueFrame(camera, index, round(index * 1e9 / hz), message)
 

@@ -27,7 +27,7 @@ from cone_perception.bags.reader import (
     image_topics,
     open_bag,
 )
-from cone_perception.bags.report import inspect_bag, storage_of
+from cone_perception.bags.report import inspect_bag
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
 from cone_perception.replay.drive.labels import read_labels
@@ -63,7 +63,6 @@ def open_drive(
     if labels is not None and truth_topics:
         raise SourceError('--truth and --labels are two answers to one question: leave one out.')
     with open_bag(bag) as reader:
-        storage = storage_of(reader)
         types, counts = _types(reader), image_topics(reader)
     chosen = _choose_topics(bag, types, topics)
     names = camera_names(chosen)
@@ -138,7 +137,7 @@ def open_drive(
         ),
         frames=frames,
         duration_s=(max(times_ns) - min(times_ns)) / 1e9 if times_ns else 0.0,
-        storage=storage,
+        storage=report.storage,
         truth=truth or None,
         problems=tuple(problems),
     )

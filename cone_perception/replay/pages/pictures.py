@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.bags.reader import BagMessage, bag_types, open_bag, read_until_damage
+from cone_perception.bags.reader import BagMessage, bag_types, open_bag, read_messages
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
 from cone_perception.pictures.draw import Film, draw_caption, draw_cones, shrink
@@ -47,7 +47,7 @@ def read_pictures(
     seen: Counter[str] = Counter()
     left = set(wanted)
     with open_bag(bag) as reader:
-        for message in read_until_damage(reader, cameras, problems):
+        for message in read_messages(reader, cameras, problems=problems):
             place = (cameras[message.topic], seen[message.topic])
             seen[message.topic] += 1
             if place in left:
