@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
@@ -24,6 +25,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from tiny_network import write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 
 TIMEOUT_S = 20.0
@@ -67,26 +69,14 @@ def ask(client: Any, request: Any, timeout_s: float) -> Any:
     return future.result() if answered.wait(timeout_s) else None
 
 
-class NodeProcess:
-    """`cone-perception node` with these ROS arguments, on the CPU unless they say otherwise."""
+class LoggedProcess:
+    """A process in a session of its own, with what it says in a file."""
 
-    def __init__(
-        self,
-        log: Path,
-        parameters: dict[str, str],
-        *arguments: str,
-        program: tuple[str, ...] = ('-m', 'cone_perception.cli'),
-        **environment: str,
-    ) -> None:
-        """program: what Python runs; a test may put something in place before the command."""
+    def __init__(self, log: Path, command: list[str], environment: dict[str, str]) -> None:
         self._log = log
-        self._earlier_segments = set(Path('/dev/shm').glob('fast*'))
-        values = {'device': 'cpu'} | parameters
-        given = [part for name, value in values.items() for part in ('-p', f'{name}:={value}')]
-        command = [sys.executable, *program, 'node', '--ros-args']
         with log.open('w') as stream:
             self.process = subprocess.Popen(
-                [*command, *given, *arguments],
+                command,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **environment},
@@ -98,15 +88,37 @@ class NodeProcess:
     def output(self) -> str:
         return self._log.read_text()
 
-    def wait_for_output(self, text: str) -> None:
+    def wait_for_output(self, text: str, count: int = 1) -> None:
+        def heard() -> bool:
+            return self.output.count(text) >= count or not self.is_alive()
+
         try:
-            wait_for(lambda: text in self.output or not self.is_alive(), f'{text!r} in the log')
+            wait_for(heard, f'{count} times {text!r} in the log')
         except AssertionError as error:
             raise AssertionError(f'{error}:\n{self.output}') from error
-        assert text in self.output, self.output
+        assert self.output.count(text) >= count, self.output
 
     def is_alive(self) -> bool:
         return self.process.poll() is None
+
+
+class NodeProcess(LoggedProcess):
+    """`cone-perception node` with these ROS arguments, on the CPU unless they say otherwise."""
+
+    def __init__(
+        self,
+        log: Path,
+        parameters: dict[str, str],
+        *arguments: str,
+        program: tuple[str, ...] = ('-m', 'cone_perception.cli'),
+        **environment: str,
+    ) -> None:
+        """program: what Python runs; a test may put something in place before the command."""
+        self._earlier_segments = set(Path('/dev/shm').glob('fast*'))
+        values = {'device': 'cpu'} | parameters
+        given = [part for name, value in values.items() for part in ('-p', f'{name}:={value}')]
+        command = [sys.executable, *program, 'node', '--ros-args']
+        super().__init__(log, [*command, *given, *arguments], environment)
 
     def stop(self, number: int = signal.SIGINT) -> tuple[int, float]:
         """Send a signal; returns exit status and seconds until the end."""
@@ -130,8 +142,15 @@ class NodeProcess:
 
 
 @contextmanager
-def running_node(folder: Path, namespace: str, parameters: dict[str, Any]) -> Iterator[NodeProcess]:
-    """An active node in a namespace, that must end well and without a traceback."""
+def running_node(
+    factory: pytest.TempPathFactory, namespace: str, bundle: dict[str, Any], **parameters: str
+) -> Iterator[NodeProcess]:
+    """An active node in a namespace, that must end well and without a traceback.
+
+    bundle: how its tiny network differs from the usual one.
+    """
+    folder = factory.mktemp('node')
+    parameters['model'] = str(write_tiny_bundle(folder / 'tiny', **bundle))
     process = NodeProcess(folder / 'node.log', parameters, '-r', f'__ns:={namespace}')
     process.wait_for_output('active: listening')
     yield process

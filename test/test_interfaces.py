@@ -11,26 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from cone_perception.bags.reader import DETECTIONS, bag_types
 from cone_perception.interfaces import build
 
 # Of vision_msgs 4.1.1's own definition, as its generated C code states it.
 APT_TYPE_HASH = 'RIHS01_214274120007f4a683866481336b70310268cfa107aebe9d594a6acf75bda968'
 
 
-@pytest.fixture(scope='module')
-def typestore() -> Any:
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types = {}
-    for path in (build.DEFINITIONS / 'msg').glob('*.msg'):
-        types.update(get_types_from_msg(path.read_text(), f'vision_msgs/msg/{path.stem}'))
-    store.register(types)
-    return store
-
-
-def test_definitions_have_the_type_hash_of_apts(typestore: Any) -> None:
-    assert typestore.hash_rihs01('vision_msgs/msg/Detection2DArray') == APT_TYPE_HASH
+def test_definitions_have_the_type_hash_of_apts() -> None:
+    assert bag_types().hash_rihs01(DETECTIONS) == APT_TYPE_HASH
 
 
 def fill(types: Any) -> Any:
@@ -60,7 +50,7 @@ def fill(types: Any) -> Any:
 
 
 @pytest.mark.ros
-def test_rclpy_and_rosbags_read_what_the_other_wrote(typestore: Any) -> None:
+def test_rclpy_and_rosbags_read_what_the_other_wrote() -> None:
     import builtin_interfaces.msg
     import geometry_msgs.msg
     import std_msgs.msg
@@ -73,15 +63,14 @@ def test_rclpy_and_rosbags_read_what_the_other_wrote(typestore: Any) -> None:
     for package in packages:
         vars(of_rclpy).update(vars(package))
         prefix = package.__name__.replace('.', '/') + '/'
-        for name, kind in typestore.types.items():
+        for name, kind in bag_types().types.items():
             if name.startswith(prefix):
                 setattr(of_rosbags, name.removeprefix(prefix), kind)
     message = fill(of_rclpy)
-    name = 'vision_msgs/msg/Detection2DArray'
-    expected = bytes(typestore.serialize_cdr(fill(of_rosbags), name))
+    expected = bytes(bag_types().serialize_cdr(fill(of_rosbags), DETECTIONS))
     # rclpy leaves old memory in the gaps between fields: read and written anew they are zero.
-    read = typestore.deserialize_cdr(serialize_message(message), name)
-    assert bytes(typestore.serialize_cdr(read, name)) == expected
+    read = bag_types().deserialize_cdr(serialize_message(message), DETECTIONS)
+    assert bytes(bag_types().serialize_cdr(read, DETECTIONS)) == expected
     assert deserialize_message(expected, vision_msgs.msg.Detection2DArray) == message
 
 

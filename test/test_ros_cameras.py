@@ -20,7 +20,7 @@ from node_process import (
 )
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
-from tiny_network import painted, write_tiny_bundle
+from tiny_network import painted
 from vision_msgs.msg import Detection2DArray
 
 pytestmark = pytest.mark.ros
@@ -83,15 +83,13 @@ class Pair:
 @pytest.fixture(scope='module')
 def stereo(observer, tmp_path_factory):
     """Batch 2, a tolerance of 5 ms, reliable subscriptions."""
-    folder = tmp_path_factory.mktemp('stereo')
-    parameters = {
-        'model': write_tiny_bundle(folder / 'tiny', batch=2),
-        'batch': '2',
-        'cameras': '[left, right]',
-        'stereo_tolerance_ms': '5.0',
-        'reliability': 'reliable',
-    }
-    with running_node(folder, '/stereo', parameters) as process:
+    with running_node(
+        *(tmp_path_factory, '/stereo', {'batch': 2}),
+        batch='2',
+        cameras='[left, right]',
+        stereo_tolerance_ms='5.0',
+        reliability='reliable',
+    ) as process:
         yield process
 
 
@@ -140,14 +138,12 @@ def test_frames_outside_the_tolerance_are_answered_alone_and_warned_of(observer,
 @pytest.fixture(scope='module')
 def each(observer, tmp_path_factory):
     """Two cameras, one raw and one compressed, and a network of batch 1."""
-    folder = tmp_path_factory.mktemp('each')
-    parameters = {
-        'model': write_tiny_bundle(folder / 'tiny'),
-        'cameras': '[left, right]',
-        'image_topics': '[/each/raw, /each/jpeg/compressed]',
-        'engine': 'onnxruntime',
-    }
-    with running_node(folder, '/each', parameters) as process:
+    with running_node(
+        *(tmp_path_factory, '/each', {}),
+        cameras='[left, right]',
+        image_topics='[/each/raw, /each/jpeg/compressed]',
+        engine='onnxruntime',
+    ) as process:
         yield process
 
 
@@ -175,15 +171,13 @@ def test_each_camera_runs_by_itself_with_batch_1(observer, each):
 @pytest.fixture(scope='module')
 def halves(observer, tmp_path_factory):
     """Both eyes in one JPEG, with simulated time."""
-    folder = tmp_path_factory.mktemp('halves')
-    parameters = {
-        'model': write_tiny_bundle(folder / 'tiny', layout='anchors'),
-        'cameras': '[left, right]',
-        'side_by_side': 'true',
-        'image_topics': '[/halves/stereo/compressed]',
-        'use_sim_time': 'true',
-    }
-    with running_node(folder, '/halves', parameters) as process:
+    with running_node(
+        *(tmp_path_factory, '/halves', {'layout': 'anchors'}),
+        cameras='[left, right]',
+        side_by_side='true',
+        image_topics='[/halves/stereo/compressed]',
+        use_sim_time='true',
+    ) as process:
         yield process
 
 

@@ -7,11 +7,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 from contextlib import contextmanager
 
 import pytest
-from node_process import TIMEOUT_S, wait_for
+from node_process import TIMEOUT_S, LoggedProcess
 from tiny_network import write_tiny_bundle
 
 from cone_perception.engines.tensorrt.gpu import read_gpu
@@ -26,23 +25,8 @@ pytestmark = [
 ]
 
 
-class Launch:
-    """`ros2 launch` of the detector, with what it says in a file."""
-
-    def __init__(self, log, process):
-        self._log = log
-        self.process = process
-
-    @property
-    def output(self):
-        return self._log.read_text()
-
-    def wait_for_output(self, text, count=1):
-        wait_for(
-            lambda: self.output.count(text) >= count or self.process.poll() is not None,
-            f'{count} times {text!r} in the log',
-        )
-        assert self.output.count(text) >= count, self.output
+class Launch(LoggedProcess):
+    """`ros2 launch` of the detector."""
 
     def stop(self):
         """Ctrl-C reaches the whole group; returns the exit status."""
@@ -55,23 +39,16 @@ class Launch:
 
 @contextmanager
 def launched(folder, **arguments):
-    log = folder / 'launch.log'
     given = {'model': write_tiny_bundle(folder / 'tiny'), 'namespace': 'launched'} | arguments
     command = ['ros2', 'launch', 'cone_perception', 'detector.launch.py']
-    with log.open('w') as stream:
-        process = subprocess.Popen(
-            [*command, *(f'{name}:={value}' for name, value in given.items())],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, 'PYTHONUNBUFFERED': '1'},
-            start_new_session=True,
-        )
+    command += [f'{name}:={value}' for name, value in given.items()]
+    launch = Launch(folder / 'launch.log', command, {'PYTHONUNBUFFERED': '1'})
     try:
-        yield Launch(log, process)
+        yield launch
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert 'Traceback' not in log.read_text()
+        if launch.is_alive():
+            os.killpg(launch.process.pid, signal.SIGKILL)
+    assert 'Traceback' not in launch.output
 
 
 def test_launch_activates_the_node_and_ends_with_status_0(ros, tmp_path):

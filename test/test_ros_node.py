@@ -25,7 +25,7 @@ from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode, LifecycleNodeMixin
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, Image
-from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
+from tiny_network import CLASS_NAMES, painted
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.bags.reader import detections_of
@@ -54,10 +54,7 @@ def picture():
 @pytest.fixture(scope='module')
 def node(observer, tmp_path_factory):
     """An active node that listens to TOPIC and has answered once."""
-    folder = tmp_path_factory.mktemp('one')
-    bundle = write_tiny_bundle(folder / 'tiny')
-    parameters = {'model': bundle, 'expected_width_px': '640'}
-    with running_node(folder, '/one', parameters) as process:
+    with running_node(tmp_path_factory, '/one', {}, expected_width_px='640') as process:
         ask_until_answered(observer, 'bgr8')
         yield process
 
