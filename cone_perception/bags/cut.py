@@ -52,7 +52,14 @@ def cut_bag(
         mode = CompressionMode[compression.split()[0].upper()]
         writer.set_compression(mode, CompressionFormat.ZSTD)
         with writer:
-            connections = _add_connections(reader, writer, wanted)
+            connections: dict[tuple[str, str], Any] = {}
+            for each in cast('list[Any]', reader.connections):
+                key, qos = (each.topic, each.msgtype), each.ext.offered_qos_profiles
+                if each.topic in wanted and key not in connections:
+                    text, digest = _definition(reader, each)
+                    connections[key] = writer.add_connection(
+                        *key, msgdef=text, rihs01=digest, offered_qos_profiles=qos
+                    )
             for message in tqdm(messages, 'cutting', unit='message', disable=None):
                 connection = connections[message.topic, message.type_name]
                 writer.write(connection, max(message.time_ns, start_ns), message.data)
@@ -107,21 +114,6 @@ def _holds(connection: Any) -> bool:
     static = connection.topic.endswith('/tf_static') and connection.msgtype == TF
     latched = QosDurability.TRANSIENT_LOCAL in durabilities
     return latched or static or connection.msgtype == CAMERA_INFO
-
-
-def _add_connections(
-    reader: BagReader, writer: Writer, wanted: set[str]
-) -> dict[tuple[str, str], Any]:
-    added: dict[tuple[str, str], Any] = {}
-    for connection in cast('list[Any]', reader.connections):
-        key = (connection.topic, connection.msgtype)
-        if connection.topic in wanted and key not in added:
-            text, digest = _definition(reader, connection)
-            profiles = connection.ext.offered_qos_profiles
-            added[key] = writer.add_connection(
-                *key, msgdef=text, rihs01=digest, offered_qos_profiles=profiles
-            )
-    return added
 
 
 def _definition(reader: BagReader, connection: Any) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -14,6 +15,7 @@ from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]
 from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from std_msgs.msg import Header
 
 from cone_perception.errors import (
     BUILD_FAILED_STATUS,
@@ -23,8 +25,8 @@ from cone_perception.errors import (
     describe,
     told_as,
 )
-from cone_perception.ros.diagnostics import diagnostic_array, node_status
-from cone_perception.ros.loading import Loaded, Loader, changed_settings, declare_settings
+from cone_perception.ros.diagnostics import node_status
+from cone_perception.ros.loading import Loaded, Loader, declare_settings, from_parameter
 from cone_perception.ros.publishing import AnswerPublishers
 from cone_perception.ros.rclpy_repairs import RobustLifecycleNode
 from cone_perception.ros.session import LAST_WORDS_S, STOP_TIMEOUT_S, Session
@@ -45,7 +47,6 @@ class DetectorNode(RobustLifecycleNode):
         self._stopping = threading.Event()
         self._lost = False
         self._losing = threading.Lock()
-        self._state = 'unconfigured'
         self._problem = ''
         self._loader = Loader(self, declare_settings(self))
         if self._shortage:
@@ -75,7 +76,6 @@ class DetectorNode(RobustLifecycleNode):
     # --- lifecycle ---
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._state = 'configuring'
         outcome = self._attempt(self._configure, 'not configured')
         if outcome != TransitionCallbackReturn.SUCCESS:
             self._unload()
@@ -86,7 +86,6 @@ class DetectorNode(RobustLifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._stop_session()
-        self._state = 'inactive'
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -94,12 +93,7 @@ class DetectorNode(RobustLifecycleNode):
         self._unload()
         return TransitionCallbackReturn.SUCCESS
 
-    on_error = on_cleanup
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self.on_cleanup(state)
-        self._state = 'finalized'
-        return TransitionCallbackReturn.SUCCESS
+    on_error = on_shutdown = on_cleanup
 
     def stop(self) -> bool:
         """Answer no more frames; False when one, or a load, could not be stopped."""
@@ -145,7 +139,6 @@ class DetectorNode(RobustLifecycleNode):
                 self.resolve_topic_name(topic)  # subscribing would raise it too late, in activate
         names = self._loaded.detector.card.class_names
         self._answer_publishers = AnswerPublishers(self, self._settings.cameras, names)
-        self._state = 'inactive'
 
     def _activate(self) -> None:
         assert self._loaded is not None
@@ -158,7 +151,6 @@ class DetectorNode(RobustLifecycleNode):
             self.frames_group,
             self._lose,
         )
-        self._state = 'active'
         self.get_logger().info(f'active: listening to {", ".join(self._session.topics)}')
 
     def _stop_session(self) -> bool:
@@ -170,7 +162,6 @@ class DetectorNode(RobustLifecycleNode):
         if publishers is not None:
             publishers.close()
         self._close_detector()
-        self._state = 'unconfigured'
 
     def _close_detector(self) -> None:
         loaded, self._loaded = self._loaded, None
@@ -218,9 +209,9 @@ class DetectorNode(RobustLifecycleNode):
 
     def _on_set_parameters(self, parameters: Sequence[Parameter[Any]]) -> SetParametersResult:
         """Take live settings over; those that are not have been refused before."""
-        known = {p.name: p.value for p in parameters if hasattr(self._settings, p.name)}
+        known = (p for p in parameters if hasattr(self._settings, p.name))
         try:
-            settings = changed_settings(self._settings, known)
+            settings = replace(self._settings, **{p.name: from_parameter(p.value) for p in known})
             if self._loaded is not None:
                 settings.filters.check_classes(self._loaded.detector.card)
         except SettingsError as error:
@@ -236,7 +227,7 @@ class DetectorNode(RobustLifecycleNode):
         statuses = [
             node_status(
                 f'{self._diagnostics_name}: node',
-                self._state,
+                self._state_machine.current_state[1],
                 self._problem,
                 self._loaded,
                 self._loader.progress,
@@ -246,5 +237,5 @@ class DetectorNode(RobustLifecycleNode):
         session = self._session
         if session is not None:
             statuses += session.statuses(self._diagnostics_name)
-        stamp = self.get_clock().now().to_msg()
-        self._diagnostics_publisher.publish(diagnostic_array(stamp, statuses))
+        header = Header(stamp=self.get_clock().now().to_msg())
+        self._diagnostics_publisher.publish(DiagnosticArray(header=header, status=statuses))

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -71,11 +71,6 @@ def read_settings(node: Node) -> DetectorSettings:
         if parameter.type_ != Parameter.Type.NOT_SET:
             values[entry.name] = from_parameter(parameter.value)
     return DetectorSettings.from_mapping(values)
-
-
-def changed_settings(settings: DetectorSettings, parameters: Mapping[str, Any]) -> DetectorSettings:
-    """Return `settings` with the values of these parameters, all settings. Raises SettingsError."""
-    return replace(settings, **{name: from_parameter(value) for name, value in parameters.items()})
 
 
 def from_parameter(value: Any) -> Any:

@@ -84,7 +84,10 @@ def run(args: argparse.Namespace) -> NoReturn:
         thread.start()
     # Python runs signal handlers in the main thread only, so that one does nothing but wait.
     stop.wait()
-    _end_soon(status)
+    # A load or an inference inside a runtime cannot be interrupted.
+    end_soon = threading.Timer(EXIT_TIMEOUT_S, _end_now, [status])
+    end_soon.daemon = True
+    end_soon.start()
     node.stop()
     for executor in (frames, others):
         executor.shutdown(timeout_sec=EXIT_TIMEOUT_S)
@@ -95,13 +98,6 @@ def run(args: argparse.Namespace) -> NoReturn:
     # Never by way of the interpreter's end: a thread that is still inside a runtime would meet it
     # there, and the process would abort.
     _end_now(status)
-
-
-def _end_soon(status: int) -> None:
-    """End soon, since a load or an inference inside a runtime cannot be interrupted."""
-    timer = threading.Timer(EXIT_TIMEOUT_S, _end_now, [status])
-    timer.daemon = True
-    timer.start()
 
 
 def _end_now(status: int) -> NoReturn:

@@ -20,7 +20,7 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 from cone_perception.answering.answer import Answer
 from cone_perception.images import bgr_of
 from cone_perception.pictures.draw import draw_cones
-from cone_perception.ros.diagnostics import diagnostic_array, timing_status
+from cone_perception.ros.diagnostics import timing_status
 from cone_perception.types import Detections, UInt8
 
 DETECTIONS_DEPTH = 5
@@ -110,8 +110,8 @@ class AnswerPublishers:
     def publish_timing(self, answer: Answer) -> None:
         """Send what became of a frame, if somebody listens."""
         if self._timing.get_subscription_count():
-            stamp = answer.arrival.message.header.stamp
-            self._timing.publish(diagnostic_array(stamp, [timing_status(answer)]))
+            header = Header(stamp=answer.arrival.message.header.stamp)
+            self._timing.publish(DiagnosticArray(header=header, status=[timing_status(answer)]))
 
     def wait_for_timing(self, timeout_s: float) -> None:
         """Let who listens to ~/timing acknowledge what was sent."""
