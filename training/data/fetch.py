@@ -163,18 +163,6 @@ class ApiKey:
 _QUOTES = (urllib.parse.quote, urllib.parse.quote_plus, lambda text: urllib.parse.quote(text, ''))
 
 
-class _Redaction(logging.Filter):
-    """Takes the key out of what a library logs."""
-
-    def __init__(self, key: ApiKey) -> None:
-        super().__init__()
-        self.key = key
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self.key.redact(record.getMessage()), ()
-        return True
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('name', choices=SOURCES, help='which data set')
     parser.add_argument(
@@ -207,11 +195,11 @@ def check_present(folder: Path, expected: Mapping[str, int], *, full: bool = Fal
     """
     advice = 'Give --again to download it anew; the folder is kept under another name.'
     if (folder / MANIFEST).exists():
-        check = check_manifest(folder, full=full)
-        if not check.ok:
+        if differences := check_manifest(folder, full=full):
+            found = Counter(differences.values())
             raise DataError(
-                f'{folder} is not as its manifest says: {len(check.missing)} files are missing, '
-                f'{len(check.extra)} are extra, {len(check.changed)} have changed. {advice}'
+                f'{folder} is not as its manifest says: {found["missing"]} files are missing, '
+                f'{found["extra"]} are extra, {found["changed"]} have changed. {advice}'
             )
         return
     try:
@@ -257,9 +245,13 @@ def _download(source: RoboflowVersion, archive: Path) -> None:
             f'Roboflow wants a key: set the environment variable {KEY_VARIABLE} to the private key '
             'of your account (Roboflow: Settings, API Keys). It is not stored.'
         )
-    redaction = _Redaction(key)
+
+    def redact(record: logging.LogRecord) -> bool:
+        record.msg, record.args = key.redact(record.getMessage()), ()
+        return True
+
     logger = logging.getLogger('urllib3.connectionpool')
-    logger.addFilter(redaction)
+    logger.addFilter(redact)
     failure: ConePerceptionError
     try:
         download(lambda: _find_link(source, key), archive)
@@ -271,7 +263,7 @@ def _download(source: RoboflowVersion, archive: Path) -> None:
     except Exception as error:  # whatever the client raises may hold the key
         failure = DataError(key.redact(f'the download failed: {type(error).__name__}: {error}'))
     finally:
-        logger.removeFilter(redaction)
+        logger.removeFilter(redact)
     raise failure  # outside of the handler: no __context__ that holds the key
 
 
@@ -302,23 +294,22 @@ def _find_link(source: RoboflowVersion, key: ApiKey) -> str:
 
 def _answer_of(ask: Callable[[], Any], key: ApiKey) -> dict[str, Any]:
     """Return the client's answer, within ANSWER_S: it sets no time limit of its own."""
-    answers: list[dict[str, Any]] = []
-    reasons = [f'no answer within {ANSWER_S:g} s']
+    answers: list[dict[str, Any] | str] = []
 
     def work() -> None:
         try:
             answers.append(dict(ask()))
         except Exception as error:
-            reasons.append(key.redact(f'{type(error).__name__}: {error}'))
+            answers.append(key.redact(f'{type(error).__name__}: {error}'))
 
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     worker.join(ANSWER_S)
-    if answers:
-        return answers[0]
-    reason = reasons[-1]
+    answer = answers[0] if answers else f'no answer within {ANSWER_S:g} s'
+    if isinstance(answer, dict):
+        return answer
     raise DataError(
-        f'Roboflow cannot be asked: {reason}. Is there a network, and is {KEY_VARIABLE} right?'
+        f'Roboflow cannot be asked: {answer}. Is there a network, and is {KEY_VARIABLE} right?'
     )
 
 

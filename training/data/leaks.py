@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 
 from cone_perception.dataset.layout import find_data_yaml, read_layout
-from cone_perception.errors import DataError, OutputError, SettingsError
-from cone_perception.files import write_json
-from cone_perception.pictures.draw import draw_caption
+from cone_perception.errors import DataError, OutputError, SettingsError, told_as
+from cone_perception.files import write_json, write_whole
+from cone_perception.images import read_picture
+from cone_perception.pictures.draw import draw_caption, encode_picture
 from cone_perception.types import UInt8
 from training.data.like_pictures import (
     BIN,
@@ -65,24 +66,20 @@ class LeakReport:
         """Files that training on this set leaves out, as `read_layout` lists them."""
         return {self.roots[dataset] / path for path in self.exclusions.get(dataset, ())}
 
-    def path_of(self, picture: SetPicture) -> Path:
-        return self.roots[picture.dataset] / picture.path
-
     def to_json(self) -> dict[str, Any]:
-        """Everything, for programs."""
-        pairs = ('consecutive', 'closest', 'pairs')
+        """Everything, for programs, as `write_json` takes it."""
         return {
             'bits': self.bits,
             'sets': {
-                name: {'path': str(root), 'pictures': self.pictures[name]}
+                name: {'path': root, 'pictures': self.pictures[name]}
                 for name, root in self.roots.items()
             },
-            'counts': [[a, b, count] for (a, b), count in self.counts.items()],
+            'counts': [[*places, count] for places, count in self.counts.items()],
             'listed': len(self.pairs),
             'exclusions': self.exclusions,
             'nearest': {'bin_bits': BIN, **self.nearest},
             'unreadable': [str(picture) for picture in self.unreadable],
-            **{name: [pair.to_json() for pair in getattr(self, name)] for name in pairs},
+            **{name: getattr(self, name) for name in ('consecutive', 'closest', 'pairs')},
         }
 
     def write_contact_sheet(self, path: Path) -> None:
@@ -90,33 +87,28 @@ class LeakReport:
 
         Raises OutputError when it cannot be written.
         """
-        rows = [self._tile(pair) for pair in self.closest]
+        tiles = [self._tile(pair) for pair in self.closest]
         columns = 3
-        blank = np.zeros((TILE_HEIGHT_PX, 2 * TILE_WIDTH_PX, 3), np.uint8)
-        rows += [blank] * (-len(rows) % columns or (0 if rows else columns))
-        sheet = np.vstack(
-            [np.hstack(rows[start : start + columns]) for start in range(0, len(rows), columns)]
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), sheet):
-            raise OutputError(f'{path} cannot be written: give a PNG file in a folder of yours')
+        while not tiles or len(tiles) % columns:
+            tiles.append(np.zeros((TILE_HEIGHT_PX, 2 * TILE_WIDTH_PX, 3), np.uint8))
+        rows = [
+            np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)
+        ]
+        with told_as(OutputError, f'{path} cannot be written'):
+            write_whole(path, encode_picture('.png', np.vstack(rows)))
 
     def _tile(self, pair: PicturePair) -> UInt8:
-        tile = np.hstack([self._thumbnail(pair.a), self._thumbnail(pair.b)])
+        """Two pictures beside each other, below what is to say of them."""
+        size = TILE_WIDTH_PX, TILE_HEIGHT_PX
+        shown = [read_picture(self.roots[end.dataset] / end.path) for end in (pair.a, pair.b)]
+        small = [cv2.resize(bgr, size, interpolation=cv2.INTER_AREA) for bgr in shown]
+        tile = np.asarray(np.hstack(small), np.uint8)
         mirrored = ' mirrored' if pair.mirrored else ''
         alike = 'ALIKE' if pair.bits <= self.bits else 'not alike'
-        for row, text in enumerate(
-            (f'{pair.bits} bits{mirrored}: {alike}, {pair.relation}', str(pair.a), str(pair.b))
-        ):
+        about = f'{pair.bits} bits{mirrored}: {alike}, {pair.relation}'
+        for row, text in enumerate((about, str(pair.a), str(pair.b))):
             draw_caption(tile[16 * row :], text[:88])
         return tile
-
-    def _thumbnail(self, picture: SetPicture) -> UInt8:
-        bgr = cv2.imread(str(self.path_of(picture)), cv2.IMREAD_COLOR)
-        if bgr is None:
-            return np.zeros((TILE_HEIGHT_PX, TILE_WIDTH_PX, 3), np.uint8)
-        small = cv2.resize(bgr, (TILE_WIDTH_PX, TILE_HEIGHT_PX), interpolation=cv2.INTER_AREA)
-        return np.asarray(small, np.uint8)
 
 
 def find_leaks(

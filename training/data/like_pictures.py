@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement, groupby, pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import cv2
 import numpy as np
@@ -48,7 +48,7 @@ JUDGED = ('val', 'test')
 """Splits that select or judge a model: training must not have seen anything like their pictures."""
 
 Relation = Literal['between sets', 'between splits', 'within a split']
-RELATIONS: tuple[Relation, ...] = ('between sets', 'between splits', 'within a split')
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 BLOCK = 2048
 KEPT = 100_000
@@ -140,15 +140,9 @@ def _first_framed(rows: UInt8) -> tuple[int | None, int]:
 
 def _decode(path: Path) -> UInt8 | None:
     """(H, W) grey, as small as is enough."""
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError:
-        return None
-    if not len(data):
-        return None
     sizes = (cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_GRAYSCALE)
     for size in sizes:
-        grey: UInt8 | None = cv2.imdecode(data, size)
+        grey: UInt8 | None = cv2.imread(str(path), size)
         if grey is None or min(grey.shape) >= LEAST_SIDE_PX:
             break
     return grey
@@ -171,8 +165,7 @@ def _read_cache(cache: Path | None) -> dict[str, str]:
         return {}
 
 
-@dataclass(frozen=True, slots=True)
-class SetPicture:
+class SetPicture(NamedTuple):
     """A picture. path: relative to the data set's folder, or absolute outside of it."""
 
     dataset: str
@@ -195,17 +188,13 @@ class PicturePair:
     b: SetPicture
     bits: int
     mirrored: bool
+    relation: Relation
 
-    @property
-    def relation(self) -> Relation:
-        if self.a.dataset != self.b.dataset:
-            return 'between sets'
-        return 'between splits' if self.a.split != self.b.split else 'within a split'
 
-    def to_json(self) -> dict[str, Any]:
-        a, b = ([end.dataset, end.split, end.path] for end in (self.a, self.b))
-        found = {'bits': self.bits, 'mirrored': self.mirrored, 'relation': self.relation}
-        return {**found, 'a': a, 'b': b}
+def _relation(a: SetPicture, b: SetPicture) -> Relation:
+    if a.dataset != b.dataset:
+        return 'between sets'
+    return 'between splits' if a.split != b.split else 'within a split'
 
 
 class LikeSearch:
@@ -250,7 +239,7 @@ class LikeSearch:
         if a == b:  # each two once, and no picture with itself
             distance[np.tril_indices(len(distance))] = BITS + 1
         first, second = self._pictures[a.start], self._pictures[b.start]
-        relation = PicturePair(first, second, 0, False).relation
+        relation = _relation(first, second)
         self._note_nearest(relation, a, b, distance)
         self._note_nearest(relation, b, a, distance.T)
         rows, columns = np.nonzero(distance <= self._bits)
@@ -282,7 +271,8 @@ class LikeSearch:
         return tuple(self._pair(*row) for row in sorted(rows, key=lambda row: row[2]))
 
     def _pair(self, a: int, b: int, bits: int, mirrored: bool) -> PicturePair:
-        return PicturePair(self._pictures[a], self._pictures[b], bits, bool(mirrored))
+        ends = self._pictures[a], self._pictures[b]
+        return PicturePair(*ends, bits, bool(mirrored), _relation(*ends))
 
     def exclusions(self, dataset: str) -> tuple[str, ...]:
         """Training pictures of a set that are like a picture of any set's val or test."""
@@ -336,5 +326,5 @@ def find_consecutive(pictures: Sequence[SetPicture], table: UInt8) -> Iterator[P
             if following - number <= 1 and pictures[a].split != pictures[b].split:
                 differing = np.unpackbits(table[a, 0] ^ table[b], axis=1).sum(axis=1)
                 straight, mirrored = differing.tolist()
-                bits = min(straight, mirrored)
-                yield PicturePair(pictures[a], pictures[b], bits, mirrored < straight)
+                ends, bits = (pictures[a], pictures[b]), min(straight, mirrored)
+                yield PicturePair(*ends, bits, mirrored < straight, 'between splits')

@@ -9,10 +9,8 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
-
-import numpy as np
 
 from cone_perception.dataset.labels import map_in_threads, read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
@@ -56,20 +54,6 @@ class Manifest:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestCheck:
-    """Differences of a data set from its manifest: paths relative to its folder."""
-
-    missing: tuple[str, ...]
-    extra: tuple[str, ...]
-    changed: tuple[str, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Nothing differs."""
-        return not (self.missing or self.extra or self.changed)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', type=Path, help='data set: a folder with data.yaml')
     parser.add_argument('--check', action='store_true', help='compare, do not write')
@@ -84,12 +68,11 @@ def run(args: argparse.Namespace) -> int:
         manifest = write_manifest(args.path)
         print(f'{len(manifest.files)} files, manifest {manifest.sha256}')
         return 0
-    check = check_manifest(args.path, full=args.full)
-    for kind in ('missing', 'extra', 'changed'):
-        for path in getattr(check, kind):
-            print(f'{kind}: {path}')
-    print(f'{"as" if check.ok else "not as"} the manifest says: {args.path}')
-    return 0 if check.ok else 1
+    differences = check_manifest(args.path, full=args.full)
+    for path, kind in differences.items():
+        print(f'{kind}: {path}')
+    print(f'{"not as" if differences else "as"} the manifest says: {args.path}')
+    return 1 if differences else 0
 
 
 def write_manifest(path: Path) -> Manifest:
@@ -98,18 +81,21 @@ def write_manifest(path: Path) -> Manifest:
     Raises DataError when `path` is no data set, or cannot be written.
     """
     layout = read_layout(path)
-    split_of, labels = _splits(layout)
-    names = _list_files(layout)
+    split_of = {
+        name: split
+        for split, pictures in layout.splits.items()
+        for name in _relative(layout, [*pictures, *map(label_path, pictures)])
+    }
 
     def describe(name: str) -> ManifestFile:
         file = layout.root / name
         stat = file.stat()
-        boxes = _count_boxes(file, layout) if name in labels else {}
         split = split_of.get(name, '')
+        boxes = _count_boxes(file, layout) if split and name.endswith('.txt') else {}
         return ManifestFile(name, stat.st_size, stat.st_mtime_ns, file_sha256(file), split, boxes)
 
     with told_as(DataError, f'the manifest of {layout.root} cannot be written'):
-        manifest = Manifest(tuple(map_in_threads(describe, names, 'hash', 'file')))
+        manifest = Manifest(tuple(map_in_threads(describe, _list_files(layout), 'hash', 'file')))
         head = {'schema': SCHEMA, 'sha256': manifest.sha256, 'counts': _count(manifest)}
         lines = ''.join(f'{to_json(entry)}\n' for entry in (head, *manifest.files))
         write_whole(layout.root / MANIFEST, lines)
@@ -136,18 +122,17 @@ def read_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def check_manifest(path: Path, *, full: bool = False) -> ManifestCheck:
-    """Compare a data set with its manifest.
+def check_manifest(path: Path, *, full: bool = False) -> dict[str, str]:
+    """Differences of a data set from its manifest: path -> `missing`, `extra` or `changed`.
 
     Quick: a file of the same size and time is taken as unchanged; of the same size and another
     time it is hashed, so that a copy of a data set passes. full: every file is hashed.
 
     Raises DataError when there is no manifest, or `path` is no data set.
     """
-    manifest = read_manifest(path)
     layout = read_layout(path)
-    there = set(_list_files(layout))
-    listed = {file.path: file for file in manifest.files}
+    there = {*_list_files(layout)}
+    listed = {file.path: file for file in read_manifest(path).files}
 
     def differs(name: str) -> bool:
         file, before = layout.root / name, listed[name]
@@ -158,27 +143,17 @@ def check_manifest(path: Path, *, full: bool = False) -> ManifestCheck:
             return False
         return file_sha256(file) != before.sha256
 
-    common = sorted(there & set(listed))
-    return ManifestCheck(
-        missing=tuple(sorted(set(listed) - there)),
-        extra=tuple(sorted(there - set(listed))),
-        changed=tuple(compress(common, map_in_threads(differs, common, 'manifest', 'file'))),
-    )
+    common = sorted(there & {*listed})
+    changed = compress(common, map_in_threads(differs, common, 'manifest', 'file'))
+    return {
+        **dict.fromkeys(sorted({*listed} - there), 'missing'),
+        **dict.fromkeys(sorted(there - {*listed}), 'extra'),
+        **dict.fromkeys(changed, 'changed'),
+    }
 
 
 def _relative(layout: Layout, files: Iterable[Path]) -> set[str]:
     return {Path(os.path.relpath(file, layout.root)).as_posix() for file in files}
-
-
-def _splits(layout: Layout) -> tuple[dict[str, str], set[str]]:
-    """Split of every picture and label, and the labels' names."""
-    split_of: dict[str, str] = {}
-    labels: set[str] = set()
-    for split, pictures in layout.splits.items():
-        found = _relative(layout, map(label_path, pictures))
-        labels |= found
-        split_of |= dict.fromkeys(found | _relative(layout, pictures), split)
-    return split_of, labels
 
 
 def _list_files(layout: Layout) -> list[str]:
@@ -190,22 +165,17 @@ def _list_files(layout: Layout) -> list[str]:
         if not name.startswith('.') and not name.endswith(IGNORED_SUFFIXES)
     }
     found.discard(layout.root / MANIFEST)
-    for pictures in layout.splits.values():
-        found |= {
-            file
-            for picture in pictures
-            if not picture.is_relative_to(layout.root)
-            for file in (picture, label_path(picture))
-        }
-    return sorted(_relative(layout, (file for file in found if file.is_file())))
+    for picture in chain.from_iterable(layout.splits.values()):
+        found |= {picture, label_path(picture)}
+    return sorted(_relative(layout, filter(Path.is_file, found)))
 
 
 def _count_boxes(label: Path, layout: Layout) -> dict[str, int]:
     """Boxes per class name in a label file, as the data set names and numbers its classes."""
     rows = read_labels(label, max(1, len(layout.names))).rows
-    ids, counts = np.unique(rows[:, 0].astype(int), return_counts=True)
     names = dict(enumerate(layout.names))
-    return {names.get(int(i), str(i)): int(count) for i, count in zip(ids, counts, strict=True)}
+    counts = Counter(rows[:, 0].astype(int).tolist())
+    return {names.get(class_id, str(class_id)): counts[class_id] for class_id in sorted(counts)}
 
 
 def _count(manifest: Manifest) -> dict[str, dict[str, int]]:

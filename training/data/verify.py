@@ -211,7 +211,7 @@ def _check_manifest(layout: Layout, full: bool) -> tuple[str, list[Problem]]:
         return '', []
     try:
         manifest = read_manifest(layout.root)
-        check = check_manifest(layout.root, full=full)
+        differences = check_manifest(layout.root, full=full)
     except DataError as error:
         return '', [Problem(MANIFEST, 0, 'manifest', str(error), True)]
     counts = {file.path for file in manifest.files if file.split} | {layout.data_yaml.name}
@@ -219,8 +219,7 @@ def _check_manifest(layout: Layout, full: bool) -> tuple[str, list[Problem]]:
         counts |= {layout.shorten(path), layout.shorten(label_path(path))}
     return manifest.sha256, [
         Problem(name, 0, f'manifest-{kind}', f'is {kind}, says {MANIFEST}', name in counts)
-        for kind in ('missing', 'extra', 'changed')
-        for name in getattr(check, kind)
+        for name, kind in differences.items()
     ]
 
 
