@@ -6,12 +6,11 @@ Every network of a bundle that TensorRT takes is built, compared and timed on th
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -42,7 +41,7 @@ from cone_perception.engines.tensorrt.order import (
 from cone_perception.engines.tensorrt.plans import EnginePlan, record_check
 from cone_perception.engines.tensorrt.provide import provide_engine
 from cone_perception.errors import EngineError, ModelError, OutputError, told_as
-from cone_perception.files import to_json, write_whole
+from cone_perception.files import to_json, without_nan, write_json
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pages.blocks import Banner, Block, Cell, Listing, Page, Section, Table, Text
@@ -85,25 +84,6 @@ class EngineReport:
     messages: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
-    """Everything on the page."""
-
-    time: str
-    command: str
-    machine: Mapping[str, Any]
-    model: Mapping[str, Any]
-    engines: Sequence[EngineReport]
-
-    @property
-    def passed(self) -> bool:
-        return bool(self.engines) and not any(report.failure for report in self.engines)
-
-    def to_json(self) -> str:
-        """All of it, for who reads it with a program."""
-        return to_json({'passed': self.passed, **asdict(self)}, indent=2) + '\n'
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     parser.add_argument('--provider', choices=get_args(GpuRuntimeChoice), default='auto')
@@ -117,69 +97,74 @@ def run(args: argparse.Namespace) -> int:
     path = args.out / f'verify-engine-{bundle.card.name}.html'
     write_page(path, make_page(found))
     with told_as(OutputError, f'{path} cannot be written', advice='Give a folder with --out.'):
-        write_whole(path.with_suffix('.json'), found.to_json())
-    for report in found.engines:
+        write_json(path.with_suffix('.json'), found)
+    for report in found['engines']:
         passed = f'passed, {_ms(report.latency)} ms a run, {_ms(report.frame_latency)} ms from 720p'
         print(f'{report.precision}, batch {report.batch}: {report.failure or passed}')
-    print(f'{path}: {"passed" if found.passed else "FAILED"}. Send this file back, please.')
-    return 0 if found.passed else 1
+    print(f'{path}: {"passed" if found["passed"] else "FAILED"}. Send this file back, please.')
+    return 0 if found['passed'] else 1
 
 
 def verify(
     bundle: Bundle, provider: GpuRuntimeChoice, policy: BuildPolicy, runs: int
-) -> Verification:
-    """Build, compare and time every network of the bundle that TensorRT takes."""
-    networks = networks_for_gpu(bundle.card)
-    reports = [EngineReport(n.file, n.precision, n.batch) for n in networks]
+) -> dict[str, Any]:
+    """Build, compare and time every network of the bundle that TensorRT takes.
+
+    Returns all that is on the page: passed, time, command, machine, model, engines (EngineReport).
+    """
+    reports = []
+    working: list[tuple[EngineReport, Engine]] = []
     with ExitStack() as stack:
-        working: list[tuple[EngineReport, Engine]] = []
-        for network, report in zip(networks, reports, strict=True):
+        for network in networks_for_gpu(bundle.card):
+            report = EngineReport(network.file, network.precision, network.batch)
+            reports.append(report)
             with _noting_failure(report):
-                engine = _build(bundle, network, report, provider, policy)
+                plan, engine = _provide(bundle, network, report, provider, policy)
                 stack.callback(engine.close)
+                _check(bundle, plan, engine, report)
                 working.append((report, engine))
         for batch in sorted({report.batch for report, _ in working}):
             same = [(report, engine) for report, engine in working if report.batch == batch]
             with _noting_failure(same[0][0]):
                 time_engines(bundle, same, runs)
-    return Verification(
-        time=datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        command=' '.join(sys.argv),
-        machine={**describe_host(), 'versions': installed_versions(DISTRIBUTIONS)},
-        model={
-            'name': bundle.card.name,
-            'networks': [asdict(network) for network in bundle.card.networks],
-            'gate': bundle.card.verdict,
-            'int8_convolutions': bundle.card.int8_convolutions,
+    card = bundle.card
+    return {
+        'passed': bool(reports) and not any(report.failure for report in reports),
+        'time': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'command': ' '.join(sys.argv),
+        'machine': {**describe_host(), 'versions': installed_versions(DISTRIBUTIONS)},
+        'model': {
+            'name': card.name,
+            'networks': card.networks,
+            'gate': card.verdict,
+            'int8_convolutions': card.int8_convolutions,
         },
-        engines=reports,
-    )
+        'engines': reports,
+    }
 
 
-def _build(
+def _provide(
     bundle: Bundle,
     network: NetworkFile,
     report: EngineReport,
     provider: GpuRuntimeChoice,
     policy: BuildPolicy,
-) -> Engine:
+) -> tuple[EnginePlan, Engine]:
     def listen(event: BuildEvent) -> None:
         if event.kind in ('warning', 'error'):
             report.messages.append(event.message)
         policy.on_event(event)
 
     def note(order: EngineOrder, plan: EnginePlan) -> None:
-        assert plan.passport is not None
-        report.passport = asdict(plan.passport)
+        report.passport = without_nan(plan.passport)
 
     policy.tell('reason', f'{network.file}:')
     order = make_order(bundle, network, replace(policy, on_event=listen), provider)
-    plan, engine = provide_engine(order, note)
-    try:
-        check = check_engine(engine, bundle)
-    except Exception:
-        engine.close()
-        raise
+    return provide_engine(order, note)
+
+
+def _check(bundle: Bundle, plan: EnginePlan, engine: Engine, report: EngineReport) -> None:
+    check = check_engine(engine, bundle)
     report.check = check.to_dict()
     record_check(plan.path, report.check)
     if not check.passed:
@@ -187,7 +172,6 @@ def _build(
     report.launches = str(getattr(engine, 'launches', ''))
     if isinstance(engine, FrameEngine) and not report.failure:
         report.failure = difference_on_gpu(bundle, engine)
-    return engine
 
 
 def difference_on_gpu(bundle: Bundle, engine: FrameEngine) -> str:
@@ -238,28 +222,26 @@ def _noting_failure(report: EngineReport) -> Iterator[None]:
         report.failure = traceback.format_exc(limit=8)
 
 
-def make_page(found: Verification) -> Page:
+def make_page(found: Mapping[str, Any]) -> Page:
     """One page for a person; the JSON is inside of it too."""
-    machine = {'command': found.command, **found.machine, **found.machine['versions']}
+    machine = {'command': found['command'], **found['machine'], **found['machine']['versions']}
     facts = [[name, str(value)] for name, value in machine.items() if name != 'versions']
+    engines = Table(COLUMNS, [_row(report) for report in found['engines']], words=(1, 3, 4))
+    note = 'Milliseconds: median (99th percentile), picture and answer in host memory.'
     return Page(
-        f'Engines of {found.model["name"]}',
-        f'{found.time}. Each engine built on this machine, compared with stored FP32 answers, '
+        f'Engines of {found["model"]["name"]}',
+        f'{found["time"]}. Each engine built on this machine, compared with stored FP32 answers, '
         'timed in turns.',
-        'passed' if found.passed else 'FAILED',
-        'good' if found.passed else 'bad',
+        'passed' if found['passed'] else 'FAILED',
+        'good' if found['passed'] else 'bad',
         [
-            Section(
-                'Engines',
-                [Table(COLUMNS, [_row(report) for report in found.engines], words=(1, 3, 4))],
-                note='Milliseconds: median (99th percentile), picture and answer in host memory.',
-            ),
+            Section('Engines', [engines], note),
             Section('Machine', [Table((), facts, words=(1,))]),
             *(
                 Section(f'{r.network}: {r.precision}, batch {r.batch}', _details(r))
-                for r in found.engines
+                for r in found['engines']
             ),
-            Section('Everything', [Listing('All of it as JSON', found.to_json(), 'json')]),
+            Section('Everything', [Listing('All of it as JSON', to_json(found, indent=2), 'json')]),
         ],
         wide=True,
     )
@@ -286,7 +268,7 @@ def _details(report: EngineReport) -> list[Block]:
     if report.messages:
         blocks += [Text('Messages of the compiler:'), Listing('', '\n'.join(report.messages[-50:]))]
     if report.passport:
-        blocks.append(Listing('Passport', json.dumps(report.passport, indent=2), 'json'))
+        blocks.append(Listing('Passport', to_json(report.passport, indent=2), 'json'))
     return blocks
 
 
