@@ -29,8 +29,7 @@ from tqdm import tqdm
 
 from cone_perception.engines import Engine
 from cone_perception.engines.check import match_pairs, mean_and_p95
-from cone_perception.engines.cpu.fastest import networks_for_cpu
-from cone_perception.engines.cpu.open import computes_bfloat16, open_network
+from cone_perception.engines.cpu.open import computes_bfloat16, networks_for_cpu, open_network
 from cone_perception.engines.machine import describe_host
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle

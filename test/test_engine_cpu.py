@@ -13,10 +13,16 @@ import pytest
 from held_bundle import hold_to
 from tiny_network import paint, write_tiny_bundle
 
-from cone_perception.engines.cpu import fastest as cpu
+from cone_perception.engines.cpu import open as cpu
 from cone_perception.engines.cpu import openvino as openvino_engine
-from cone_perception.engines.cpu.fastest import LEAST_GAIN, ROUNDS, CpuOrder, choose, open_fastest
-from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.cpu.open import (
+    LEAST_GAIN,
+    ROUNDS,
+    CpuOrder,
+    choose,
+    open_fastest,
+    open_network,
+)
 from cone_perception.engines.open import open_engine, place_network
 from cone_perception.errors import EngineError
 from cone_perception.model_card import Bundle, NetworkFile, file_sha256, read_bundle
@@ -280,7 +286,9 @@ def test_stop_ends_the_measuring(tmp_path):
 def test_measuring_that_fails_says_why_and_what_to_do(tmp_path):
     bundle = bundle_with(tmp_path, EVERYTHING, ALL_PASSED)
     (bundle.folder / 'card.json').unlink()
-    with pytest.raises(EngineError, match=r'card\.json does not exist.*precision'):
+    with pytest.raises(
+        EngineError, match=r'another precision\. It last said: .*card\.json does not exist'
+    ):
         open_fastest(best(bundle), tmp_path / 'cache', nobody)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from cone_perception.engines import Engine
-from cone_perception.engines.cpu.fastest import CpuOrder, open_fastest
+from cone_perception.engines.cpu.open import CpuOrder, open_fastest
 from cone_perception.engines.cuda.device import import_pycuda
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.engines.tensorrt.engine import TensorRtEngine

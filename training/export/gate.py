@@ -21,8 +21,7 @@ from cone_perception.accuracy.intervals import Float64, Int32, Interval, resampl
 from cone_perception.accuracy.matching import match_detections
 from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.engines.check import match_pairs, mean_and_p95
-from cone_perception.engines.cpu.fastest import networks_for_cpu
-from cone_perception.engines.cpu.open import computes_bfloat16, open_network
+from cone_perception.engines.cpu.open import computes_bfloat16, networks_for_cpu, open_network
 from cone_perception.errors import ModelError
 from cone_perception.files import to_json, without_nan, write_json
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle

@@ -1,11 +1,259 @@
-"""One network of a bundle, opened in OpenVINO or ONNX Runtime."""
+"""The network that drives on a CPU: the fastest of those that are right on this machine.
+
+networks that passed the gate -> compared with FP32's stored answers -> timed in turns -> one, kept
+
+A process of its own examines them at the first start: networks that were opened once leave their
+memory behind, and only one of them will drive.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.engines import Engine, check_against_card
+from cone_perception.engines.apart import run_apart, serve
+from cone_perception.engines.check import REFERENCE_FILE, check_engine, measure_rounds, run_of
+from cone_perception.engines.machine import processor_name, vector_instructions
 from cone_perception.errors import EngineError, ModelError, told_as
-from cone_perception.model_card import Bundle, NetworkFile
-from cone_perception.types import Arithmetic, CpuRuntime, Precision
+from cone_perception.files import keep, read_kept, slug, to_json, write_json
+from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle
+from cone_perception.types import Arithmetic, CpuRuntime, Precision, PrecisionChoice
+
+if TYPE_CHECKING:
+    from cone_perception.engines.cpu.openvino import OpenVinoEngine
+
+ROUNDS = 30
+"""Runs of each network, in turns: a second or so in all."""
+
+LOWEST_RANK = 10
+"""The median of 30 values lies between the 10th from below and the 10th from above in 95.7 % of all
+cases (order statistics, Binomial(30, 1/2)), whatever their distribution."""
+
+LEAST_GAIN = 0.05
+"""A network takes the place of the usual one only when it is surely faster by this share."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuNetwork:
+    """One network, and the arithmetic of its layers that are not INT8."""
+
+    network: NetworkFile
+    arithmetic: Arithmetic = 'float32'
+
+    @property
+    def name(self) -> str:
+        return self.network.kind(self.arithmetic)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuOrder:
+    """The network that is asked for on the CPU.
+
+    precision: best is the fastest that passed the gate; None is INT8 where the bundle has it, else
+    FP32, else FP16. batch: pictures per run. threads: 0 leaves the choice to the runtime. streams:
+    runs at the same time in OpenVINO, which share the threads.
+    """
+
+    bundle: Bundle
+    runtime: CpuRuntime = 'openvino'
+    precision: PrecisionChoice | None = None
+    batch: int = 1
+    threads: int = 0
+    streams: int = 1
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """Everything but the bundle."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'bundle'}
+
+    @property
+    def is_choice(self) -> bool:
+        """The speed decides, among networks that were judged."""
+        judged = self.bundle.card.verdict != 'not judged'
+        return judged and self.precision == 'best' and self.runtime == 'openvino'
+
+    @property
+    def is_checked(self) -> bool:
+        """The bundle has FP32's answers to compare with."""
+        return REFERENCE_FILE in self.bundle.card.other_files
+
+    def candidates(self) -> list[CpuNetwork]:
+        """The networks that may drive, the usual one first. Raises ModelError without one."""
+        card = self.bundle.card
+        precision = None if self.precision == 'best' else self.precision
+        if self.precision == 'best' and self.runtime == 'openvino':
+            found = [CpuNetwork(network) for network in networks_for_cpu(card, self.batch)]
+            if not self.is_choice:
+                usual = CpuNetwork(network_of(self.bundle, None, self.batch))
+                return [usual, *(each for each in found if each != usual)]
+            if computes_bfloat16():
+                found += [replace(each, arithmetic='bfloat16') for each in found]
+            passed = [each for each in found if card.passed_gate(each.network, each.arithmetic)]
+            if passed:
+                return passed
+        return [CpuNetwork(network_of(self.bundle, precision, self.batch))]
+
+    def open(self, chosen: CpuNetwork, compiled: bytes = b'') -> Engine:
+        """Open one of the candidates. compiled: see OpenVinoEngine."""
+        network, arithmetic = chosen.network, chosen.arithmetic
+        rest = arithmetic, self.streams, compiled
+        return open_network(self.bundle, network, self.runtime, self.threads, *rest)
+
+
+def open_fastest(
+    order: CpuOrder,
+    cache: Path,
+    warn: Callable[[str], None],
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Engine:
+    """Open the network that drives: one that answers as FP32 does, and the fastest of those.
+
+    The first start compares each candidate with the bundle's stored FP32 answers, where it has
+    some, and times them. The result, and the network as OpenVINO compiled it, are kept in the
+    folder `cache`, for all that they depend on.
+    warn: told at every start which network is not used, and why. cancelled: polled meanwhile.
+    Raises ModelError, and EngineError when the runtime is missing, when no network is right, or
+    when the examination fails or is stopped.
+    """
+    if not find_spec(order.runtime):  # says what is missing
+        return order.open(CpuNetwork(network_of(order.bundle, None, order.batch)))
+    networks = order.candidates()
+    if not order.is_checked and (len(networks) == 1 or not order.is_choice):
+        return order.open(networks[0])
+    name = order.bundle.card.name
+    conditions = _conditions(order, networks)
+    digest = hashlib.sha256(to_json(conditions, sort_keys=True).encode()).hexdigest()
+    kept = cache / f'cpu-{slug(name)}-b{order.batch}-{digest[:16]}.json'
+    by_name = {each.name: each for each in networks}
+    found = _read(kept, by_name)
+    if not found:
+        found = examine_apart(order, kept, cancelled)
+        with contextlib.suppress(OSError):  # the next start examines them again, as this one did
+            write_json(kept, {'measured_for': conditions, **found})
+    refused = [f'{each} does not answer as FP32 does: {why}' for each, why in found['refused']]
+    if found['fastest'] is None:
+        raise EngineError(
+            f'no network of {name} may drive on this CPU: {"; ".join(refused)}. Take another '
+            'precision, or export the model again.'
+        )
+    for text in refused:
+        warn(f'{text}. {found["fastest"]} is used instead.')
+    compiled = read_kept(_compiled_path(kept, found['fastest']))
+    return order.open(by_name[found['fastest']], compiled)
+
+
+def networks_for_cpu(card: ModelCard, batch: int) -> list[NetworkFile]:
+    """OpenVINO's INT8, and a float one: FP16 and FP32 are the same to a CPU, so one of them."""
+    of_batch = [network for network in card.networks if network.batch == batch]
+    quantised = [network for network in of_batch if network.encoding == 'uint8']
+    floats = [network for network in of_batch if network.encoding == 'float']
+    return quantised + sorted(floats, key=lambda network: network.precision)[:1]
+
+
+def choose(names: Sequence[str], times_ms: Float64) -> str:
+    """The fastest network, if it is surely faster than the first, which is the usual one.
+
+    times_ms: (ROUNDS, networks), a row for each round. Both times of a round are of the same
+    moment, so their ratio holds on a busy machine too. A network is surely faster when even the
+    upper end of the interval of its median ratio lies below 1 - LEAST_GAIN.
+    """
+    ratios = np.sort(times_ms / times_ms[:, :1], axis=0)
+    sure = ratios[-LOWEST_RANK] < 1 - LEAST_GAIN
+    medians = np.where(sure, np.median(ratios, axis=0), np.inf)
+    return names[int(medians.argmin())] if sure.any() else names[0]
+
+
+def examine_apart(order: CpuOrder, kept: Path, cancelled: Callable[[], bool]) -> Any:
+    """Run `examine` in a process of its own."""
+    return run_apart(
+        'cone_perception.engines.cpu.open',
+        {**order.words, 'bundle': order.bundle.folder, 'kept': kept},
+        'the measuring of the CPU',
+        f'the networks of {order.bundle.card.name} could not be examined on this CPU. Copy the '
+        'whole bundle again, or name another precision.',
+        cancelled=cancelled,
+    )
+
+
+def examine(order: CpuOrder, kept: Path) -> dict[str, Any]:
+    """Compare the candidates with FP32's answers, time those that are right, and choose.
+
+    kept: file of the result; the chosen network goes beside it as OpenVINO compiled it.
+    Returns `fastest`, a name or None; `refused`, names with their reasons; `medians_ms`, empty
+    where nothing was timed.
+    """
+    engines = {each.name: order.open(each) for each in order.candidates()}
+    refused = []
+    if order.is_checked:
+        for name in list(engines):
+            check = check_engine(engines[name], order.bundle)
+            if not check.passed:
+                refused.append((name, '; '.join(check.reasons)))
+                engines.pop(name).close()
+    names = list(engines)
+    found: dict[str, Any] = {'fastest': None, 'refused': refused, 'medians_ms': {}}
+    if not names:
+        return found
+    fastest = names[0]
+    if order.is_choice and len(names) > 1:
+        shape = (1, order.bundle.card.height_px, order.bundle.card.width_px, 3)
+        noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        times_ms = measure_rounds([run_of(each, noise) for each in engines.values()], ROUNDS)
+        fastest = choose(names, times_ms)
+        medians = np.median(times_ms, axis=0).tolist()
+        found['medians_ms'] = dict(zip(names, medians, strict=True))
+    found['fastest'] = fastest
+    if order.runtime == 'openvino':
+        keep(_compiled_path(kept, fastest), cast('OpenVinoEngine', engines[fastest]).export())
+    return found
+
+
+def work(bundle: str, kept: str, on_event: Any, **words: Any) -> dict[str, Any]:
+    """Examine in the process of its own."""
+    return examine(CpuOrder(read_bundle(Path(bundle)), **words), Path(kept))
+
+
+def _conditions(order: CpuOrder, networks: Sequence[CpuNetwork]) -> dict[str, Any]:
+    """Everything that the result and the compiled network depend on."""
+    card = order.bundle.card
+    return {
+        'networks': {each.name: each.network.sha256 for each in networks},
+        'reference': card.other_files.get(REFERENCE_FILE, ''),
+        'thresholds': [*card.thresholds.items()],
+        'classes': card.class_names,
+        'preprocessing': card.preprocessing,
+        'release': importlib.import_module(order.runtime).__version__,
+        'processor': processor_name(),
+        'instructions': [*vector_instructions(), *os.environ.get('ONEDNN_MAX_CPU_ISA', '').split()],
+        'cores': len(os.sched_getaffinity(0)),
+        **order.words,
+    }
+
+
+def _read(kept: Path, names: Container[str]) -> dict[str, Any]:
+    """The kept result; empty where there is none that can be read."""
+    # It is only a measurement: without it, it is made again.
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        found: dict[str, Any] = json.loads(kept.read_text(encoding='utf-8'))
+        if found['fastest'] in names or (found['fastest'] is None and found['refused']):
+            return found
+    return {}
+
+
+def _compiled_path(kept: Path, name: str) -> Path:
+    return kept.with_suffix(f'.{name}.blob')
 
 
 def open_network(
@@ -64,3 +312,7 @@ def computes_bfloat16() -> bool:
     import openvino
 
     return 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+
+
+if __name__ == '__main__':
+    serve(work)
