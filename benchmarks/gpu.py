@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime, timezone
 from functools import partial
-from itertools import cycle, islice, product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,12 @@ from cone_perception.engines.cuda.request import (
     read_answer,
 )
 from cone_perception.engines.machine import describe_host
+from cone_perception.engines.verify_command import difference_of
 from cone_perception.errors import ConePerceptionError
 from cone_perception.images import to_bgr
 from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.preprocess import Letterbox
-from cone_perception.types import CameraPicture, Detections, Float32, Int64
+from cone_perception.types import CameraPicture, Float32, Int64
 
 HEIGHT, WIDTH, CLASSES, CELLS = 384, 640, 5, 3840
 CAMERA = (720, 1280)
@@ -94,8 +95,8 @@ def find_problems(results: dict[str, Any]) -> list[str]:
         if case['worst_grey_levels'] > 1.0:
             problems.append(f'letterbox of {name}: {case["worst_grey_levels"]} grey levels off')
     for name, case in accuracy['boxes'].items():
-        if not case['same_classes'] or case['worst_px'] > 0.5:
-            problems.append(f'boxes of {name}: {case}')
+        if case['difference']:
+            problems.append(f'boxes of {name}: {case["difference"]}')
     for what, name in product(('frames', 'loads'), GROWTHS):
         if leaks[what][name] > GROWTH_LIMIT_BYTES:
             problems.append(f'{name} of {what}: {leaks[what][name]}')
@@ -200,14 +201,9 @@ def measure_accuracy() -> dict[str, Any]:
             decoded = decode(answer.output[0], 'anchors', THRESHOLDS, NMS_IOU)
             found = read_answer(answer.answers[0], CLASSES)
             # None: more than the lists hold; the engine decodes on the CPU then.
-            boxes[name] = compare(decoded if found is None else found, decoded)
+            difference = '' if found is None else difference_of(found, decoded)
+            boxes[name] = {'boxes': len(decoded), 'difference': difference}
     return {'letterbox': letterboxed, 'boxes': boxes}
-
-
-def compare(found: Detections, expected: Detections) -> dict[str, Any]:
-    same = np.array_equal(found.class_id, expected.class_id)
-    off = np.abs(found.xyxy_px - expected.xyxy_px).max() if same and len(expected) else 0.0
-    return {'boxes': len(expected), 'same_classes': same, 'worst_px': round(float(off), 4)}
 
 
 def measure_stations(runs: int) -> dict[str, Any]:
@@ -288,26 +284,30 @@ def measure_frames(runs: int) -> dict[str, Any]:
 def search_leaks(frames: int, loads: int) -> dict[str, Any]:
     """Growth of memory over many frames of changing sizes, and over many loads."""
     sizes = (CAMERA, (1080, 1920), (376, 672))
-    pictures = [camera_picture('bgr8', *size) for size in sizes]
+    pictures = cycle(camera_picture('bgr8', *size) for size in sizes)
 
-    def search(engine: CudaEngine, count: int) -> None:
-        for picture in islice(cycle(pictures), count):
-            engine.detect([picture], THRESHOLDS, NMS_IOU)
+    def load() -> None:
+        with open_engine() as engine:
+            engine.detect([next(pictures)], THRESHOLDS, NMS_IOU)
 
     with open_engine() as engine:
-        search(engine, len(sizes) * WARM_UP_RUNS)
-        before = memory_bytes()
-        search(engine, frames)
-        by_frames = memory_bytes() - before
+        by_frames = growth(
+            lambda: engine.detect([next(pictures)], THRESHOLDS, NMS_IOU),
+            frames,
+            warm_up=len(sizes) * WARM_UP_RUNS,
+        )
+    return {'frames': by_frames, 'loads': growth(load, loads, warm_up=1)}
+
+
+def growth(work: Callable[[], object], count: int, warm_up: int) -> dict[str, Any]:
+    """Growth of memory while `work` is done `count` times, after some times more."""
+    for _ in range(warm_up):
+        work()
     before = memory_bytes()
-    for _ in range(loads):
-        with open_engine() as engine:
-            search(engine, 1)
-    by_loads = memory_bytes() - before
-    return {
-        what: {'count': count, **dict(zip(GROWTHS, grown.tolist(), strict=True))}
-        for what, count, grown in (('frames', frames, by_frames), ('loads', loads, by_loads))
-    }
+    for _ in range(count):
+        work()
+    grown = (memory_bytes() - before).tolist()
+    return {'count': count, **dict(zip(GROWTHS, grown, strict=True))}
 
 
 def memory_bytes() -> Int64:

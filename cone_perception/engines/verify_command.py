@@ -47,7 +47,7 @@ from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pages.blocks import Banner, Block, Cell, Listing, Page, Section, Table, Text
 from cone_perception.pages.page import write_page
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import CameraPicture, Frame, GpuRuntimeChoice
+from cone_perception.types import CameraPicture, Detections, Frame, GpuRuntimeChoice
 
 FRAME_HEIGHT_PX, FRAME_WIDTH_PX = 720, 1280
 BOX_TOLERANCE_PX = 0.5
@@ -179,20 +179,25 @@ def difference_on_gpu(bundle: Bundle, engine: FrameEngine) -> str:
     card = bundle.card
     thresholds = np.array([card.thresholds[name] for name in card.class_names], np.float32)
     pictures, _ = read_reference(bundle)
-    for index, (picture, output) in enumerate(
-        zip(pictures, run_all(engine, pictures), strict=True)
-    ):
-        (here,) = engine.detect([CameraPicture.of_bgr(picture)], thresholds, card.nms_iou)
-        there = decode(output, card.output_layout, thresholds, card.nms_iou)
-        i, j, _ = match_pairs(here, there)
-        moved = float(np.abs(here.xyxy_px[i] - there.xyxy_px[j]).max(initial=0.0))
-        if len(i) != max(len(here), len(there)) or moved > BOX_TOLERANCE_PX:
-            return (
-                f'decoding on the GPU differs from the CPU: picture {index} has {len(here)} cones '
-                f'there and {len(there)} here, {len(i)} of them the same, boxes up to '
-                f'{moved:.2f} px apart'
-            )
+    outputs = run_all(engine, pictures)
+    for index, (picture, output) in enumerate(zip(pictures, outputs, strict=True)):
+        (there,) = engine.detect([CameraPicture.of_bgr(picture)], thresholds, card.nms_iou)
+        here = decode(output, card.output_layout, thresholds, card.nms_iou)
+        if difference := difference_of(there, here):
+            return f'decoding on the GPU differs from the CPU: picture {index} has {difference}'
     return ''
+
+
+def difference_of(there: Detections, here: Detections) -> str:
+    """Compare cones that the GPU decoded with the CPU's; empty where they agree."""
+    i, j, _ = match_pairs(there, here)
+    moved = float(np.abs(there.xyxy_px[i] - here.xyxy_px[j]).max(initial=0.0))
+    if len(i) == max(len(there), len(here)) and moved <= BOX_TOLERANCE_PX:
+        return ''
+    return (
+        f'{len(there)} cones there and {len(here)} here, {len(i)} of them the same, boxes up to '
+        f'{moved:.2f} px apart'
+    )
 
 
 def time_engines(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], runs: int) -> None:

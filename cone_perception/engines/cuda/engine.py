@@ -7,7 +7,6 @@ limit and give the thread up.
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 import time
@@ -236,7 +235,7 @@ class CudaWorker:
         # that come slower than they are computed are waited for, which is quicker by a look.
         in_haste = False
         while under_way or not self._ending:
-            arrived = self._next(wait_for_it=not under_way) if free and not self._ending else None
+            arrived = self._next(0.0 if under_way else None) if free and not self._ending else None
             if in_haste and arrived is None and under_way and free and not self._ending:
                 arrived = self._next_before_end(device, under_way[0][0])
             if arrived is None and not under_way:
@@ -266,48 +265,41 @@ class CudaWorker:
                 work.answer.set_exception(error)
             free.append(slot)
 
-    def _next(self, wait_for_it: bool) -> _Work | None:
-        """The next job, or None where there is none now; notes when there will be no more."""
+    def _next(self, timeout_s: float | None = 0.0) -> _Work | None:
+        """The next job, or None where there is none in time; notes when there will be no more."""
         try:
-            work = self._inbox.get(block=wait_for_it)
+            work = self._inbox.get(block=timeout_s != 0, timeout=timeout_s)
         except queue.Empty:
             return None
         self._ending = work is None
         return work
 
     def _next_before_end(self, device: CudaDevice, slot: int) -> _Work | None:
-        """The next job; None when the slot's is done before one comes."""
-        while not device.is_done(slot):
-            with contextlib.suppress(queue.Empty):
-                work = self._inbox.get(timeout=_LOOK_S)
-                self._ending = work is None
-                return work
-        return None
+        """The next job; None when the slot's is done before one comes, or when none will come."""
+        work = None
+        while work is None and not self._ending and not device.is_done(slot):
+            work = self._next(_LOOK_S)
+        return work
 
     def _reload(self, device: CudaDevice, reason: GpuMemoryError, may_reload: bool) -> None:
-        lost: EngineLostError
         if not may_reload:
-            lost = EngineLostError(
+            raise EngineLostError(
                 f'{reason} The plan was loaded again already, which did not help.'
             )
-        else:
-            self._reloading_until_s = time.monotonic() + LOAD_LIMIT_S
-            try:
-                device.reload()
-                self.reloads += 1
-                return
-            except Exception as error:
-                lost = EngineLostError(f'{reason} The plan cannot be loaded again: {error}')
-                lost.__cause__ = error
-            finally:
-                self._reloading_until_s = None
-        self._give_up(lost, [])
-        raise lost
+        self._reloading_until_s = time.monotonic() + LOAD_LIMIT_S
+        try:
+            device.reload()
+            self.reloads += 1
+        except Exception as error:
+            what = f'{reason} The plan cannot be loaded again: {error}'
+            raise EngineLostError(what) from error
+        finally:
+            self._reloading_until_s = None
 
     def _give_up(self, error: EngineLostError, waiting: list[_Work]) -> None:
         with self._lock:
             self._lost = self._lost or error
-        while (work := self._next(wait_for_it=False)) is not None:
+        while (work := self._next()) is not None:
             waiting.append(work)
         for work in waiting:
             work.answer.set_exception(error)

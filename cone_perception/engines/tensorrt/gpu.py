@@ -57,32 +57,30 @@ def read_gpu() -> Gpu:
     advice = "Install the GPU's driver, or run on the CPU."
     with told_as(EngineError, 'this machine has no NVIDIA driver', advice=advice):
         driver = ctypes.CDLL('libcuda.so.1')
-    _call(driver, 'cuInit', 0)
     device, version, major, minor = (ctypes.c_int() for _ in range(4))
-    _call(driver, 'cuDeviceGet', ctypes.byref(device), 0)
     name = ctypes.create_string_buffer(256)
-    _call(driver, 'cuDeviceGetName', name, len(name), device)
-    _call(driver, 'cuDeviceGetAttribute', ctypes.byref(major), _MAJOR, device)
-    _call(driver, 'cuDeviceGetAttribute', ctypes.byref(minor), _MINOR, device)
-    _call(driver, 'cuDriverGetVersion', ctypes.byref(version))
+    for function, *arguments in (
+        ('cuInit', 0),
+        ('cuDeviceGet', ctypes.byref(device), 0),
+        ('cuDeviceGetName', name, len(name), device),
+        ('cuDeviceGetAttribute', ctypes.byref(major), _MAJOR, device),
+        ('cuDeviceGetAttribute', ctypes.byref(minor), _MINOR, device),
+        ('cuDriverGetVersion', ctypes.byref(version)),
+    ):
+        if status := getattr(driver, str(function))(*arguments):
+            text = ctypes.c_char_p()
+            driver.cuGetErrorString(status, ctypes.byref(text))
+            reason = text.value.decode() if text.value else 'unknown error'
+            raise EngineError(
+                f'the NVIDIA driver gives no GPU: {function} says {reason} ({status}). Does '
+                '`nvidia-smi` list one? CUDA_VISIBLE_DEVICES may hide it.'
+            )
     return Gpu(
         name=name.value.decode('utf-8', 'replace'),
         compute_capability=f'{major.value}.{minor.value}',
         driver=_driver_version(),
         cuda=f'{version.value // 1000}.{version.value % 1000 // 10}',
     )
-
-
-def _call(driver: ctypes.CDLL, function: str, *arguments: object) -> None:
-    status = getattr(driver, function)(*arguments)
-    if status:
-        text = ctypes.c_char_p()
-        driver.cuGetErrorString(status, ctypes.byref(text))
-        reason = text.value.decode() if text.value else 'unknown error'
-        raise EngineError(
-            f'the NVIDIA driver gives no GPU: {function} says {reason} ({status}). Does '
-            '`nvidia-smi` list one? CUDA_VISIBLE_DEVICES may hide it.'
-        )
 
 
 def _driver_version() -> str:
