@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training.recipe.recipe import Tracking
+from training.runs.folder import CampaignFolder
 from training.stage.tracking import TrackedRun
 
 KEY = 'k' * 40
@@ -51,6 +53,17 @@ def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('WANDB_CONFIG_DIR', str(tmp_path / 'config'))
     monkeypatch.setenv('NETRC', str(tmp_path / 'netrc'))
     monkeypatch.setenv('WANDB_INIT_TIMEOUT', '1')
+
+
+def warnings(folder: Path) -> list[str]:
+    """What was told to the campaign's events."""
+    events = CampaignFolder(folder).read_events()
+    assert {(event['kind'], event['name']) for event in events} <= {('warning', 'tracking')}
+    return [event['message'] for event in events]
+
+
+def record(tracked: TrackedRun) -> dict[str, Any]:
+    return json.loads(tracked.record.read_text()) if tracked.record.is_file() else {'sent': 0}
 
 
 def start(folder: Path, mode: str = 'offline', epochs: int = 1) -> TrackedRun:
@@ -90,7 +103,6 @@ def test_off_starts_and_writes_nothing(tmp_path: Path) -> None:
     tracked = TrackedRun(Tracking(), about, tmp_path / 'stage', tmp_path)
     assert tracked.process is None
     tracked.finish()
-    assert (tracked.mode, tracked.sent, tracked.warnings) == ('off', 0, [])
     assert not list(tmp_path.iterdir())
 
 
@@ -115,11 +127,12 @@ def test_without_wandb_a_warning_says_how_to_get_it(
 ) -> None:
     stub_wandb(tmp_path, monkeypatch, MISSING)
     tracked = start(tmp_path, 'online')
-    wait_until(lambda: tracked.warnings)
+    wait_until(lambda: warnings(tmp_path))
     tracked.finish()
-    assert tracked.mode == 'off'
-    assert 'pip install wandb' in tracked.warnings[0]
-    assert f'warning: {tracked.warnings[0]}' in capfd.readouterr().err
+    told = warnings(tmp_path)[0]
+    assert 'pip install wandb' in told
+    assert f'warning: {told}' in capfd.readouterr().err
+    assert not tracked.record.exists()
 
 
 def test_wandb_that_hangs_costs_points_and_not_the_training(
@@ -130,8 +143,7 @@ def test_wandb_that_hangs_costs_points_and_not_the_training(
     process = tracked.process
     assert process is not None
     tracked.finish(limit_s=0.5)
-    assert tracked.sent == 0
-    stopped, lost = tracked.warnings
+    stopped, lost = warnings(tmp_path)
     assert 'was stopped' in stopped
     assert '7 of 7 points' in lost
     with pytest.raises(ProcessLookupError):
@@ -144,30 +156,40 @@ def test_a_killed_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert tracked.process is not None
     os.kill(tracked.process.pid, signal.SIGKILL)
     tracked.finish()
-    assert tracked.warnings == ['W&B: 3 of 3 points of this run were not sent.']
+    assert warnings(tmp_path) == ['W&B: 3 of 3 points of this run were not sent.']
 
 
-def test_what_fails_is_told_once_to_whoever_asks(
+def test_what_fails_is_told_once_to_the_campaigns_events(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub_wandb(tmp_path, monkeypatch, 'raise RuntimeError("the key kkkk is wrong")')
     monkeypatch.setenv('WANDB_API_KEY', 'kkkk')
     write_epochs(tmp_path, 0)
-    told: list[str] = []
-    tracked = TrackedRun(
-        Tracking(mode='offline'), {'name': 'r/j'}, tmp_path / 'stage', tmp_path, told.append
-    )
-    tracked.finish()
-    assert told == tracked.warnings
-    assert told == ["W&B fails: RuntimeError('the key *** is wrong')"]
+    TrackedRun(Tracking(mode='offline'), {'name': 'r/s/j'}, tmp_path / 'stage', tmp_path).finish()
+    (event,) = CampaignFolder(tmp_path).read_events()
+    assert event['message'] == "W&B fails: RuntimeError('the key *** is wrong')"
+    assert (event['run'], event['step']) == ('r/s', 'j')
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / 'wandb').write_text('a file where the folder should be')
+    start(tmp_path).finish()
+    (told,) = warnings(tmp_path)
+    assert 'nothing is tracked' in told
+
+
+def test_results_that_cannot_be_read_are_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub_wandb(tmp_path, monkeypatch, WORKS)
     tracked = start(tmp_path)
+    results = tmp_path / 'stage' / 'results.csv'
+    results.write_text('epoch\n' + '"' + 'x' * 200_000)  # csv.Error: more than a field may have
     tracked.finish()
-    assert tracked.mode == 'off'
-    assert 'nothing is tracked' in tracked.warnings[0]
+    assert 'nobody can tell' in warnings(tmp_path)[-1]
+    start_again = TrackedRun(Tracking(mode='offline'), {'name': 'r'}, tmp_path / 'stage', tmp_path)
+    assert start_again.process is None
+    assert 'nothing is tracked' in warnings(tmp_path)[-1]
 
 
 def run_files(folder: Path) -> list[Path]:
@@ -184,7 +206,8 @@ about = {'group': 'a-campaign', 'job_type': 'stage1', 'name': 'two-stage/seed0/s
 for name, source in (('stage1', folder / 'stage'), ('test', evaluation)):
     run = TrackedRun(Tracking(mode='offline'), {**about, 'name': name}, source, folder)
     run.finish()
-    print(json.dumps([run.mode, run.sent, run.warnings]))
+    record = json.loads(run.record.read_text())
+    print(json.dumps([record['mode'], record['sent']]))
 """
 
 
@@ -223,7 +246,8 @@ def test_offline_run_writes_everything_below_its_folder_and_reaches_no_host(
         with pytest.raises(TimeoutError):
             pytest.fail(f'called: {listener.accept()[0].recv(1000)!r}')
     ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('[')]
-    assert ends == [['offline', 2, []], ['offline', 1, []]]
+    assert ends == [['offline', 2], ['offline', 1]]
+    assert not warnings(folder)
     text = b''.join(run.read_bytes() for run in run_files(folder))
     for part in (b'metrics/mAP50(B)', b'train/box_loss', b'a-campaign', b'stage1', b'test/map50'):
         assert part in text
@@ -241,10 +265,10 @@ def test_evaluation_that_is_none_is_a_warning(
 ) -> None:
     stub_wandb(tmp_path, monkeypatch, WORKS)
     (tmp_path / 'evaluation.json').write_text('{}')
-    tracked = TrackedRun(Tracking(mode='offline'), {'name': 'r/test'}, tmp_path, tmp_path)
-    tracked.finish()
-    assert tracked.warnings[0] == "W&B fails: KeyError('figures')"
-    assert '1 of 1 points' in tracked.warnings[1]
+    TrackedRun(Tracking(mode='offline'), {'name': 'r/test'}, tmp_path, tmp_path).finish()
+    failed, lost = warnings(tmp_path)
+    assert failed == "W&B fails: KeyError('figures')"
+    assert '1 of 1 points' in lost
 
 
 def test_epochs_are_sent_as_they_come_and_after_a_kill_those_that_are_trained_again(
@@ -254,12 +278,12 @@ def test_epochs_are_sent_as_they_come_and_after_a_kill_those_that_are_trained_ag
     tracked = start(tmp_path, epochs=0)
     for epochs in (2, 3):
         write_epochs(tmp_path, epochs)
-        wait_until(lambda wanted=epochs: tracked.sent == wanted)
+        wait_until(lambda wanted=epochs: record(tracked)['sent'] == wanted)
     tracked.finish(failed=True)
     again = start(tmp_path, epochs=1)  # killed before the second one was saved
     write_epochs(tmp_path, 4)
     again.finish()
-    assert (again.sent, tracked.warnings, again.warnings) == (4, [], [])
+    assert (record(again)['sent'], warnings(tmp_path)) == (4, [])
     log = (tmp_path / 'wandb' / 'two-stage_seed0_stage1.log').read_text()
     told = re.findall(r'log (\d)', log)
     assert told == ['1', '2', '3', '2', '3', '4']
@@ -276,9 +300,10 @@ def test_online_that_fails_goes_on_offline_and_says_so(
         monkeypatch.setenv('WANDB_API_KEY', key)
     tracked = start(tmp_path, 'online', epochs=3)
     tracked.finish()
-    assert (tracked.mode, tracked.sent, tracked.url) == ('offline', 3, None)
+    known = record(tracked)
+    assert (known['mode'], known['sent'], known['url']) == ('offline', 3, None)
     assert len(run_files(tmp_path)) >= 1
-    (warning,) = tracked.warnings
+    (warning,) = warnings(tmp_path)
     assert 'does not work online: ' in warning
     assert ('api' in warning.lower()) != bool(key)
     assert 'goes on offline' in warning
@@ -290,7 +315,7 @@ def test_online_that_fails_goes_on_offline_and_says_so(
 @pytest.mark.slow
 def test_death_of_wandbs_service_is_told_and_survived(tmp_path: Path) -> None:
     tracked = start(tmp_path)
-    wait_until(lambda: tracked.sent)
+    wait_until(lambda: record(tracked)['sent'])
     process = tracked.process
     assert process is not None
     children = Path(f'/proc/{process.pid}/task/{process.pid}/children')
@@ -302,13 +327,13 @@ def test_death_of_wandbs_service_is_told_and_survived(tmp_path: Path) -> None:
         nonlocal epochs
         epochs += 1
         write_epochs(tmp_path, epochs)
-        return any('W&B fails' in warning for warning in tracked.warnings)
+        return any('W&B fails' in warning for warning in warnings(tmp_path))
 
     wait_until(told)
     tracked.finish()
-    lost = epochs - tracked.sent
+    lost = epochs - record(tracked)['sent']
     assert lost > 0
-    assert tracked.warnings[-1] == f'W&B: {lost} of {epochs} points of this run were not sent.'
+    assert warnings(tmp_path)[-1] == f'W&B: {lost} of {epochs} points of this run were not sent.'
 
 
 @needs_wandb
@@ -322,7 +347,7 @@ def test_killed_training_leaves_no_process_behind(tmp_path: Path) -> None:
         'from training.stage.tracking import TrackedRun\n'
         'folder = Path(sys.argv[1])\n'
         'run = TrackedRun(Tracking(mode="offline"), {"name": "r"}, folder / "stage", folder)\n'
-        'while not run.sent: time.sleep(0.05)\n'
+        'while not run.record.is_file(): time.sleep(0.05)\n'
         'print(run.process.pid, flush=True)\n'
         'os.kill(os.getpid(), signal.SIGKILL)\n'
     )

@@ -44,7 +44,6 @@ def test(campaign: Campaign, run: str, model: Run | Path) -> dict[str, Any]:
         {'group': folder.name, 'job_type': 'test', 'name': f'{run}/test'},
         folder.evaluation(run, 'test'),
         folder.root,
-        lambda message: folder.log_event('warning', 'tracking', message, run=run, step='test'),
     ).finish()
     return found
 

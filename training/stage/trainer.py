@@ -258,8 +258,7 @@ class StageTrainer(ShardedTrainer):
                 'name': f'{job.run}/{job.stage.name}',
                 'config': {**asdict(job.stage), 'seed': job.seed},
             }
-            warn = partial(job.log, 'warning', 'tracking')
-            self._tracked = TrackedRun(job.tracking, about, job.folder, job.events.parent, warn)
+            self._tracked = TrackedRun(job.tracking, about, job.folder, job.events.parent)
 
     def _on_train_epoch_start(self) -> None:
         self._oom_retries = 99  # Ultralytics halves the batch three times before it gives up
