@@ -25,6 +25,7 @@ from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
 from training.recipe.recipe import Guards, Stage  # noqa: E402
+from training.runs.folder import CampaignFolder, State  # noqa: E402
 from training.runs.record import MAP50, MAP50_95, read_results  # noqa: E402
 from training.stage import trainer as stages  # noqa: E402
 from training.stage.guards import GuardError, StageStopped, rate_share  # noqa: E402
@@ -45,6 +46,7 @@ def job(tmp_path: Path) -> StageJob:
 
 def make_job(tmp_path: Path) -> StageJob:
     data = write_data_set(tmp_path / 'data')
+    CampaignFolder(tmp_path / 'campaign').write_state(State('campaign', '', ''))
     return StageJob(
         'two-stage/seed0',
         TINY_STAGE,

@@ -29,7 +29,7 @@ SUBCOMMANDS = {
     ),
     'two-stage': ('training.campaign.command', 'run a campaign: from data sets to a verdict'),
     'report': ('training.report.page', "write a campaign's page, Markdown and card again"),
-    'status': ('training.campaign.progress', 'how far a campaign is, from any shell'),
+    'status': ('training.campaign.status', 'how far a campaign is, from any shell'),
 }
 """Subcommand -> (module with add_arguments(parser) and run(args) -> int, one line of help)."""
 

@@ -14,13 +14,13 @@ from typing import Any
 from cone_perception.errors import OutputError, RecipeError
 from cone_perception.files import without_nan
 from training.campaign.campaign import Campaign, is_finished
-from training.campaign.progress import say
 from training.campaign.run import open_standard_streams, run_campaign
 from training.campaign.steps import check
 from training.judging.verdict import Outcome
 from training.recipe.load import find_recipe, load_recipe, recipe_sha256, save_recipe
 from training.recipe.recipe import Recipe
 from training.runs.folder import CampaignFolder, State, now
+from training.runs.progress import say
 
 DEFAULT_RECIPE = 'two_stage'
 

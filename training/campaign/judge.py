@@ -11,10 +11,10 @@ from typing import Any
 
 from cone_perception.files import write_json
 from training.campaign.campaign import Campaign, Run
-from training.campaign.progress import say
 from training.judging.signatures import RunFigures, Signature, find_signatures
 from training.recipe.recipe import BASELINE, Figures, Stage
 from training.runs.folder import CampaignFolder
+from training.runs.progress import say
 from training.runs.record import read_results, total
 
 WEIGHTS = 'weights'

@@ -17,11 +17,11 @@ from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import DataError, RecipeError
 from cone_perception.files import to_json, without_nan
 from training.campaign.cost import MEASURED_STEPS, Cost, known_cost, measure_cost
-from training.campaign.progress import duration
 from training.recipe.load import find_model, find_recipe, load_recipe, recipe_sha256
 from training.recipe.recipe import Arm, Recipe, Stage, arms, used_datasets
 from training.runs.folder import CampaignFolder, run_id
 from training.runs.machine import read_gpus
+from training.runs.progress import duration
 from training.stage.guards import (
     MUON_HEAD,
     expected_accumulation,

@@ -21,7 +21,6 @@ from typing import Any
 
 from training.campaign import judge
 from training.campaign.campaign import Campaign, CampaignStoppedError, is_finished
-from training.campaign.progress import Heartbeat, read_progress, say
 from training.campaign.steps import Task, check, tasks
 from training.judging.verdict import Outcome
 from training.recipe.recipe import Recipe
@@ -33,6 +32,7 @@ from training.runs.machine import (
     read_hardware,
     read_versions,
 )
+from training.runs.progress import read_progress, say
 
 
 def run_campaign(folder: CampaignFolder, recipe: Recipe, state: State) -> Outcome:
@@ -99,8 +99,7 @@ def _do(campaign: Campaign, task: Task) -> None:
     folder.log_event('step', 'start', task.title, step=task.id)
     began, meter = time.monotonic(), EnergyMeter(driver_numbers(campaign.recipe.gpus))
     try:
-        with Heartbeat(folder):
-            step.result = {**task.about, **task.work()}
+        step.result = {**task.about, **task.work()}
         step.status = 'done'
     except BaseException:
         step.status = 'failed'

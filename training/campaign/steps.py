@@ -15,11 +15,11 @@ from cone_perception.errors import RecipeError
 from cone_perception.files import without_nan, write_json
 from training.campaign import judge
 from training.campaign.campaign import Campaign, CampaignStoppedError, Run, mitigation_stage
-from training.campaign.progress import say
 from training.judging.signatures import RunFigures, find_signatures
 from training.judging.verdict import Outcome
 from training.recipe.load import find_model
 from training.recipe.recipe import Stage, arms, used_datasets
+from training.runs.progress import say
 from training.stage.guards import GuardError, StageStopped
 from training.stage.job import StageJob
 from training.stage.training_set import write_splits

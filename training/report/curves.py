@@ -10,9 +10,9 @@ import numpy as np
 
 from cone_perception.pages.blocks import Block, Chart, Section, Table, Text
 from cone_perception.pages.charts import Trace, chart, line, series_colour
-from training.campaign.progress import duration
 from training.recipe.recipe import BASELINE
 from training.report.numbers import count, figure
+from training.runs.progress import duration
 from training.runs.record import MAP50, MAP50_95, CampaignRecord, Training, total
 
 Values = Callable[[Training], Sequence[float]]

@@ -14,7 +14,6 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.pages.blocks import Block, Bullets, Table, Text, Tile, Tiles
 from cone_perception.pages.charts import chart, forest, intervals, line
 from cone_perception.pictures.draw import short_name
-from training.campaign.progress import duration
 from training.judging.metrics import TITLES
 from training.judging.verdict import outcome_of
 from training.report.numbers import (
@@ -28,6 +27,7 @@ from training.report.numbers import (
     signed,
     span,
 )
+from training.runs.progress import duration
 from training.runs.record import CampaignRecord
 
 MEANINGS = {

@@ -32,7 +32,9 @@ from cone_perception.errors import EngineError, InstallError, ModelError, told_a
 from cone_perception.process import end_with_parent, on_sigterm  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.load import find_model  # noqa: E402
-from training.runs.record import MAP50, MAP50_95  # noqa: E402
+from training.runs.folder import CampaignFolder  # noqa: E402
+from training.runs.progress import read_progress, say  # noqa: E402
+from training.runs.record import MAP50_95  # noqa: E402
 from training.stage.guards import (  # noqa: E402
     MACHINE,
     GuardError,
@@ -306,23 +308,19 @@ class StageTrainer(ShardedTrainer):
         now = time.monotonic()
         spent_s, self._epoch_started = now - self._epoch_started, now
         self.record.update(seconds=self.record.read().get('seconds', 0.0) + spent_s)
-        self._print_epoch(spent_s)
+        self._say_epoch(spent_s)
         self.record.check_forgetting()
 
     def _on_train_end(self) -> None:
         self._tracked.finish()
 
-    def _print_epoch(self, spent_s: float) -> None:
-        stage, left = self.job.stage, self.epochs - self.epoch - 1
+    def _say_epoch(self, spent_s: float) -> None:
+        folder = CampaignFolder(self.job.events.parent)
         losses = ' '.join(f'{name} {float(loss):.3f}' for name, loss in self.tloss.items())
         rate = max(group['lr'] for group in self.optimizer.param_groups)
-        print(
-            f'{time.strftime("%H:%M:%S")} {self.job.run} {stage.name} '
-            f'epoch {self.epoch + 1}/{self.epochs}: mAP50 {self.metrics[MAP50]:.4f}, '
-            f'mAP50-95 {self.metrics[MAP50_95]:.4f} (best {self.best_fitness:.4f} in epoch '
-            f'{self.stopper.best_epoch}); {losses}; lr {rate:.2e}; '
-            f'{spent_s:.0f} s, at most {spent_s * left / 3600:.1f} h left',
-            flush=True,
+        say(
+            f'{read_progress(folder, folder.read_state())}; mAP50-95 {self.metrics[MAP50_95]:.4f}; '
+            f'{losses}; lr {rate:.2e}; {spent_s:.0f} s'
         )
 
 

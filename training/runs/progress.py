@@ -1,27 +1,19 @@
-"""Tells how far a campaign is, to its log and by `cone-training status` from any shell.
+"""Tells how far a campaign is, for its log and for `cone-training status`.
 
 campaign.json + results.csv of the stage that runs -> CampaignProgress -> one line
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from cone_perception.errors import SourceError
-from cone_perception.files import to_json
 from training.runs.folder import CampaignFolder, State
 from training.runs.record import MAP50, Columns, epoch_seconds, read_results
-
-POLL_S = 2.0
-"""Between two looks at results.csv."""
 
 REFERENCE_PX = 640
 
@@ -149,90 +141,3 @@ def say(text: str) -> None:
     """One line with the time. A log that is gone (its terminal, its pipe) ends no training."""
     with contextlib.suppress(OSError):
         print(f'{time.strftime("%Y-%m-%d %H:%M:%S")} {text}', flush=True)
-
-
-class Heartbeat:
-    """Prints how far the campaign is, at most every `every_s` seconds and only after an epoch."""
-
-    def __init__(self, folder: CampaignFolder, every_s: float = 300.0) -> None:
-        self._folder = folder
-        self._every_s = every_s
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> Heartbeat:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        epoch, said_at = 0, time.monotonic()
-        while not self._end.wait(POLL_S):
-            progress = read_progress(self._folder, self._folder.read_state())
-            if progress.epoch > epoch and time.monotonic() - said_at >= self._every_s:
-                say(str(progress))
-                epoch, said_at = progress.epoch, time.monotonic()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'campaign',
-        type=Path,
-        nargs='?',
-        default=Path('runs'),
-        help='folder of a campaign, or of several (default: runs)',
-    )
-    parser.add_argument('--json', action='store_true', help='for programs')
-    parser.add_argument('--events', type=int, default=5, help='newest events shown (default: 5)')
-
-
-def run(args: argparse.Namespace) -> int:
-    described = [describe(folder, args.events) for folder in find_campaigns(args.campaign)]
-    if args.json:
-        print(to_json(described, indent=2))
-    else:
-        print('\n\n'.join('\n'.join(_lines(entry)) for entry in described))
-    return 0
-
-
-def find_campaigns(path: Path) -> list[CampaignFolder]:
-    """The campaign at `path`, or all directly below it. Raises SourceError when there is none."""
-    found = [path] if (path / 'campaign.json').is_file() else []
-    found = found or sorted(state.parent for state in path.glob('*/campaign.json'))
-    if not found:
-        raise SourceError(f'there is no campaign in {path}. Give its folder, runs/NAME.')
-    return [CampaignFolder(entry) for entry in found]
-
-
-def describe(folder: CampaignFolder, events: int = 5) -> dict[str, Any]:
-    """Collect what `cone-training status` tells of a campaign."""
-    state = folder.read_state()
-    progress = read_progress(folder, state)
-    told = ('name', 'started', 'ended', 'outcome', 'message', 'pid')
-    return {
-        'folder': str(folder.root),
-        **{key: getattr(state, key) for key in told},
-        'running': folder.is_locked(),
-        'progress': {**asdict(progress), 'text': str(progress)},
-        'steps': {name: step.status for name, step in state.steps.items()},
-        'events': folder.read_events()[-events:] if events else [],
-    }
-
-
-def _lines(entry: Mapping[str, Any]) -> Iterator[str]:
-    yield f'{entry["name"]} in {entry["folder"]}, started {entry["started"]}'
-    if entry['running']:
-        yield f'  running, process {entry["pid"]}'
-    elif entry['outcome']:
-        yield f'  ended {entry["ended"]}, {entry["outcome"]}: {entry["message"]}'
-    else:
-        yield f'  not running: process {entry["pid"]} is gone. --resume goes on.'
-        if entry['message']:
-            yield f'  {entry["message"]}'
-    yield f'  {entry["progress"]["text"]}'
-    for event in entry['events']:
-        where = '/'.join(filter(None, (event['run'], event['step'])))
-        yield f'  {event["time"]} {event["kind"]} {where}: {event["name"]}: {event["message"]}'
