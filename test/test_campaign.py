@@ -225,7 +225,7 @@ def test_other_machine_may_go_on(campaign: StandIn) -> None:
     campaign.run()
     assert campaign.resume('workers=1', 'stage2.batch=2').finished
     job = campaign.trained[1]
-    assert (job.workers, job.stage.batch) == (1, 2)
+    assert (job.recipe.workers, job.stage.batch) == (1, 2)
     assert any(event['name'] == 'recipe' for event in campaign.folder.read_events())
 
 

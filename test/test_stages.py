@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,12 +24,13 @@ pytest.importorskip('ultralytics')
 from tiny_yolo import write_architecture, write_data_set  # noqa: E402
 
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
-from training.recipe.recipe import Guards, Stage  # noqa: E402
+from cone_perception.files import write_json  # noqa: E402
+from training.recipe.recipe import DataSet, Guards, Judging, Recipe, Stage  # noqa: E402
 from training.runs.folder import CampaignFolder, State  # noqa: E402
 from training.runs.record import MAP50, MAP50_95, read_results  # noqa: E402
 from training.stage import trainer as stages  # noqa: E402
 from training.stage.guards import GuardError, StageStopped, rate_share  # noqa: E402
-from training.stage.job import StageJob, StageRecord  # noqa: E402
+from training.stage.job import StageJob, StageRecord, read_job  # noqa: E402
 from training.stage.sharded_trainer import PREVIOUS, ShardedLoss, is_whole  # noqa: E402
 from training.stage.trainer import StageTrainer, train_stage  # noqa: E402
 
@@ -45,19 +46,20 @@ def job(tmp_path: Path) -> StageJob:
 
 
 def make_job(tmp_path: Path) -> StageJob:
-    data = write_data_set(tmp_path / 'data')
-    CampaignFolder(tmp_path / 'campaign').write_state(State('campaign', '', ''))
-    return StageJob(
-        'two-stage/seed0',
-        TINY_STAGE,
-        write_architecture(tmp_path),
-        data,
-        data,
-        tmp_path / 'campaign' / TINY_STAGE.folder,
-        tmp_path / 'campaign' / 'events.jsonl',
-        'campaign',
-        imgsz_val=64,
+    campaign = CampaignFolder(tmp_path / 'campaign')
+    campaign.write_state(State('campaign', '', ''))
+    recipe = Recipe(
+        name='campaign',
+        model=str(write_architecture(tmp_path)),
+        datasets={name: DataSet(Path(name)) for name in ('tiny', 'other')},
+        target='tiny',
+        device='cpu',
+        stages=(TINY_STAGE,),
+        workers=0,
+        judging=Judging(imgsz=64),
     )
+    data = write_data_set(campaign.data('tiny'))
+    return StageJob(campaign.root, recipe, 'two-stage/seed0', TINY_STAGE, recipe.model, data)
 
 
 @pytest.fixture(scope='module')
@@ -71,10 +73,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
 @pytest.fixture
 def finished(trained: StageJob, tmp_path: Path) -> StageJob:
     """A copy of it that a test may spoil."""
-    job = replace(
-        trained, folder=tmp_path / 'copy' / TINY_STAGE.folder, events=tmp_path / 'copy/events.jsonl'
-    )
-    shutil.copytree(trained.events.parent, tmp_path / 'copy')
+    job = replace(trained, root=tmp_path / 'copy')
+    shutil.copytree(trained.root, job.root, ignore=shutil.ignore_patterns('data'))
+    (job.root / 'data').symlink_to(trained.root / 'data')
     record = StageRecord(job)
     result = record.read()['result']
     places = {name: str(job.weights / f'{name}.pt') for name in ('best', 'last')}
@@ -86,18 +87,24 @@ def with_stage(job: StageJob, **changes: Any) -> StageJob:
     return replace(job, stage=replace(job.stage, **changes))
 
 
+def with_recipe(job: StageJob, **changes: Any) -> StageJob:
+    return replace(job, recipe=replace(job.recipe, **changes))
+
+
 def events(job: StageJob, name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in job.events.read_text().splitlines()]
-    return [line for line in lines if line['name'] == name]
+    return [event for event in job.campaign.read_events() if event['name'] == name]
+
+
+def epochs(job: StageJob) -> list[float]:
+    return read_results(job.results)['epoch']
 
 
 RUN = """\
 import os, signal, sys
 from pathlib import Path
-from training.stage.job import StageRecord  # noqa: E402
-from training.stage.trainer import StageJob, StageTrainer, train_stage
+from training.stage.trainer import StageTrainer, read_job, train_stage
 
-job, kill_at = StageJob.read(Path(sys.argv[1])), int(sys.argv[2])
+job, kill_at = read_job(Path(sys.argv[1])), int(sys.argv[2])
 check = StageTrainer._on_train_batch_end
 
 def kill(trainer):
@@ -111,7 +118,7 @@ train_stage(job)
 
 
 def run_until_killed(job: StageJob, batch: int) -> None:
-    job.write()
+    write_json(job.file, job)
     repository = Path(__file__).parents[1]
     done = subprocess.run(
         [sys.executable, '-c', RUN, str(job.file), str(batch)],
@@ -142,8 +149,7 @@ def test_killed_in_mid_epoch_it_goes_on_from_its_last_epoch(job: StageJob) -> No
     assert (seen['epoch'], seen['updates'], seen['resume']) == (1, 2, True)
     assert set(seen['steps']) == {2.0}
     assert set(seen['o2m']) == {1}
-    rows = StageRecord(job).rows()
-    assert [row['epoch'] for row in rows] == ['1', '2', '3']
+    assert epochs(job) == [1, 2, 3]
     assert (result.epochs, result.stopped_by) == (3, None)
 
 
@@ -201,16 +207,18 @@ def test_stage_whose_patience_ended_does_not_go_on(
     saved['stopper']['best_epoch'] = 1
     torch.save(saved, last)
     refuse_training(monkeypatch)
-    assert train_stage(with_stage(finished, epochs=9, patience=2)).stopped_by == 'patience'
+    longer = with_stage(finished, epochs=9, patience=2)
+    finished.folder.rename(longer.folder)
+    assert train_stage(longer).stopped_by == 'patience'
 
 
 def test_rates_of_the_curves_are_the_recipes(trained: StageJob) -> None:
-    rows = StageRecord(trained).rows()
-    rates = [float(row['lr/pg0']) for row in rows[1:]]  # after one epoch of warm-up
+    columns = read_results(trained.results)
+    rates = columns['lr/pg0'][1:]  # after one epoch of warm-up
     assert rates == pytest.approx([2e-3 * rate_share(trained.stage, epoch) for epoch in (1, 2)])
     logged = events(trained, 'learning_rates')
     assert [event['values']['lr2'] for event in logged] == pytest.approx(
-        [float(row['lr/pg2']) for row in rows], rel=1e-4
+        columns['lr/pg2'], rel=1e-4
     )
     assert events(trained, 'settings')[0]['values']['optimizer'] == 'AdamW'
 
@@ -226,14 +234,14 @@ def test_checkpoints_hold_nothing_of_this_machine(trained: StageJob) -> None:
 
 
 def test_job_survives_its_file(job: StageJob) -> None:
-    job = replace(job, device=(0, 1), guards=Guards(forgetting_epochs=2))
-    job.write()
-    assert StageJob.read(job.file) == replace(job, model=str(job.model))
+    job = with_recipe(job, device=(0, 1), guards=Guards(forgetting_epochs=2))
+    write_json(job.file, job)
+    assert read_job(job.file) == job
     assert not job.file.is_relative_to(job.folder)
 
 
-def test_each_epoch_is_counted_once_and_there_for_tracking(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
+def test_each_epoch_is_counted_once_told_once_and_there_for_tracking(
+    job: StageJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[list[float], bool]] = []
 
@@ -250,8 +258,12 @@ def test_each_epoch_is_counted_once_and_there_for_tracking(
 
     monkeypatch.setattr(stages, 'TrackedRun', Tracked)
     train_stage(with_stage(job, epochs=2))
+    told = re.findall(
+        r'mAP50-95 0\.\d+; .*box_loss .*; lr .*e-03; \d+ s\n', capsys.readouterr().out
+    )
+    assert len(told) == 2
     assert seen == [([1, 2], False)]
-    assert [row['epoch'] for row in StageRecord(job).rows()] == ['1', '2']
+    assert epochs(job) == [1, 2]
 
 
 def give_figures(patch: pytest.MonkeyPatch, map50: list[float], map50_95: list[float]) -> None:
@@ -272,7 +284,7 @@ def test_best_weights_are_those_of_the_recipes_figure(
 ) -> None:
     map50, map50_95 = [0.1, 0.3, 0.2, 0.2], [0.09, 0.08, 0.07, 0.06]
     give_figures(monkeypatch, map50, map50_95)
-    job = with_stage(replace(job, select_by=select_by), epochs=4, patience=2)
+    job = with_stage(with_recipe(job, select_by=select_by), epochs=4, patience=2)
     result = train_stage(job)
     assert result.best_epoch == best
     assert (result.epochs, result.stopped_by) == ((4, None) if best == 2 else (3, 'patience'))
@@ -456,12 +468,12 @@ def test_forgetting_ends_the_stage_and_names_what_to_try(
 ) -> None:
     start_from(monkeypatch, 0.7)
     give_figures(monkeypatch, [0.69, 0.6, 0.6, 0.6], [0.1] * 4)
-    job = with_stage(replace(job, guards=Guards(forgetting_epochs=2)), epochs=4)
+    job = with_stage(with_recipe(job, guards=Guards(forgetting_epochs=2)), epochs=4)
     for _ in range(2):  # started again, it does not go on
         with pytest.raises(StageStopped, match=r'after epoch 3; it was 0\.700') as stopped:
             train_stage(job)
         assert (stopped.value.reason, stopped.value.mitigation[0]) == ('forgetting', 'lower_lr')
-    assert len(StageRecord(job).rows()) == 3
+    assert epochs(job) == [1, 2, 3]
     assert StageRecord(job).read()['ending']['reason'] == 'forgetting'
 
 
@@ -470,8 +482,8 @@ def test_forgetting_the_target_is_no_matter_on_other_pictures(
 ) -> None:
     start_from(monkeypatch, 0.7)
     give_figures(monkeypatch, [0.1] * 2, [0.1] * 2)
-    other = write_data_set(tmp_path / 'target')
-    job = replace(job, target_yaml=other, guards=Guards(forgetting_epochs=1))
+    write_data_set(job.campaign.data('other'))
+    job = with_recipe(job, target='other', guards=Guards(forgetting_epochs=1))
     assert not train_stage(with_stage(job, epochs=2)).on_target
 
 
@@ -493,7 +505,7 @@ def test_full_disk_leaves_the_old_checkpoint_whole(job: StageJob) -> None:
     assert torch.load(job.weights / 'last.pt', weights_only=False)['epoch'] == 0
     assert not list(job.weights.glob('*.part'))
     assert train_stage(job).epochs == 3
-    assert [row['epoch'] for row in StageRecord(job).rows()] == ['1', '2', '3']
+    assert epochs(job) == [1, 2, 3]
 
 
 def test_sigterm_ends_the_stage_and_it_goes_on_in_its_own_folder(
@@ -516,7 +528,7 @@ def test_truncated_checkpoint_is_noticed_and_the_one_before_taken(job: StageJob)
     assert torch.load(job.weights / PREVIOUS, weights_only=False)['epoch'] == 0
     assert train_stage(job).epochs == 3
     assert events(job, 'checkpoint_damaged')
-    assert [row['epoch'] for row in StageRecord(job).rows()] == ['1', '2', '3']
+    assert epochs(job) == [1, 2, 3]
 
 
 def test_stage_with_no_readable_checkpoint_does_not_start_anew(
@@ -597,12 +609,11 @@ def test_child_process_trains_with_all_guards(
 def test_what_stops_a_child_process_is_told_by_its_parent(
     job: StageJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = StageJob.write
     with launched_here(job, monkeypatch):
         train = StageTrainer.train
 
         def change_then_train(trainer: Any) -> None:
-            write(with_stage(trainer.job, lr0=0.5))
+            write_json(trainer.job.file, with_stage(trainer.job, lr0=0.5))
             train(trainer)
 
         monkeypatch.setattr(StageTrainer, 'train', change_then_train)

@@ -69,7 +69,7 @@ def _stage_tasks(campaign: Campaign, run: Run) -> Iterator[Task]:
             'stage': without_nan(stage),
             'folder': str(place.relative_to(campaign.folder.root)),
         }
-        work = partial(train, campaign, run, stage, model, place)
+        work = partial(train, campaign, run, stage, model)
         yield Task(name, f'{stage.epochs} epochs on {stage.data}', work, about)
         result = campaign.result(name)
         if result.get('stopped_by') == 'forgetting':
@@ -180,36 +180,24 @@ def cut_crops(campaign: Campaign) -> dict[str, Any]:
     return {'crops': counts}
 
 
-def train(
-    campaign: Campaign, run: Run, stage: Stage, model: str | Path | None, place: Path
-) -> dict[str, Any]:
-    """Train a stage. model: what it starts from. place: folder that Ultralytics writes.
+def train(campaign: Campaign, run: Run, stage: Stage, model: str | Path | None) -> dict[str, Any]:
+    """Train a stage. model: what it starts from.
 
     Raises CampaignStoppedError where a guard or the machine ends the campaign.
     """
     from training.stage.trainer import train_stage
 
     data_yaml, pictures = campaign.write_training_set(stage)
-    folder, recipe = campaign.folder, campaign.recipe
+    root = campaign.folder.root
     job = StageJob(
+        root=root,
+        recipe=campaign.recipe,
         run=run.id,
         # The list of training pictures is cut already.
         stage=replace(stage, fraction=1.0),
         model=find_model(str(model)),
         data_yaml=data_yaml,
-        target_yaml=folder.data_yaml(recipe.target),
-        folder=place,
-        events=folder.events,
-        campaign=folder.name,
         seed=run.seed,
-        device=recipe.device,
-        amp=recipe.amp,
-        workers=recipe.workers,
-        cache=recipe.cache,
-        select_by=recipe.select_by,
-        guards=recipe.guards,
-        tracking=recipe.tracking,
-        imgsz_val=recipe.judging.imgsz,
     )
     try:
         result = train_stage(job)
@@ -219,7 +207,7 @@ def train(
         raise CampaignStoppedError(Outcome.STOPPED_BY_GUARD, str(error)) from error
     found: dict[str, Any] = without_nan(result)
     for name in ('best', 'last'):
-        found[name] = str(Path(found[name]).relative_to(folder.root))
+        found[name] = str(Path(found[name]).relative_to(root))
     return {**found, 'pictures': pictures}
 
 

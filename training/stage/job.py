@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from cone_perception.files import write_json, write_whole
-from training.recipe.kinds import SelectBy
-from training.recipe.recipe import Guards, Stage, Tracking
+from training.recipe.recipe import Recipe, Stage
 from training.runs.folder import CampaignFolder, EventKind
-from training.runs.record import MAP50, MAP50_95
+from training.runs.record import MAP50, MAP50_95, read_results
 from training.stage.guards import (
     AGAINST_FORGETTING,
     GuardError,
@@ -26,37 +24,39 @@ from training.stage.guards import (
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
-    """One training, and the machine for it.
+    """One training of a campaign.
 
-    run: `two-stage/seed0`. stage: with a fraction of 1. model: weights (.pt) or architecture
-    (.yaml) to start from. data_yaml: pictures of the stage. target_yaml: of the data set that
-    counts. folder: that Ultralytics writes and may delete. events: events.jsonl in the campaign's
-    folder. campaign: its name. device, amp, workers, cache, select_by, guards, tracking: as in
-    Recipe. imgsz_val: longer side of the network input in validation, pixels.
+    root: folder of the campaign. run: `two-stage/seed0`. stage: of the recipe, or a mitigation,
+    with a fraction of 1. model: weights (.pt) or architecture (.yaml) to start from.
+    data_yaml: pictures of the stage.
     """
 
+    root: Path
+    recipe: Recipe
     run: str
     stage: Stage
     model: str | Path
     data_yaml: Path
-    target_yaml: Path
-    folder: Path
-    events: Path
-    campaign: str
     seed: int = 0
-    device: str | int | tuple[int, ...] = 'cpu'
-    amp: bool = True
-    workers: int = 0
-    cache: bool = False
-    select_by: SelectBy = 'map50'
-    guards: Guards = Guards()
-    tracking: Tracking = Tracking()
-    imgsz_val: int = 640
+
+    @property
+    def campaign(self) -> CampaignFolder:
+        return CampaignFolder(self.root)
 
     @property
     def file(self) -> Path:
         """File of the job for Ultralytics' child processes; outside of `folder`."""
-        return CampaignFolder(self.events.parent).job(self.run, self.stage)
+        return self.campaign.job(self.run, self.stage)
+
+    @property
+    def target_yaml(self) -> Path:
+        """data.yaml of the data set that counts."""
+        return self.campaign.data_yaml(self.recipe.target)
+
+    @property
+    def folder(self) -> Path:
+        """Folder that Ultralytics writes and may delete."""
+        return self.campaign.stage(self.recipe, self.run, self.stage)
 
     @property
     def weights(self) -> Path:
@@ -70,7 +70,7 @@ class StageJob:
     @property
     def fitness(self) -> str:
         """Name of the figure that selects best.pt."""
-        return MAP50 if self.select_by == 'map50' else MAP50_95
+        return MAP50 if self.recipe.select_by == 'map50' else MAP50_95
 
     def arguments(self) -> dict[str, Any]:
         """Ultralytics' arguments that make the result what it is.
@@ -81,26 +81,22 @@ class StageJob:
         return {
             **arguments(self.stage),
             'seed': self.seed,
-            'amp': self.amp,
+            'amp': self.recipe.amp,
             'split': 'val',
             'nms': None,
             'pretrained': True,
-            'deterministic': self.device != 'cpu',
+            'deterministic': self.recipe.device != 'cpu',
             'plots': False,
         }
-
-    def write(self) -> None:
-        write_json(self.file, self)
-
-    @classmethod
-    def read(cls, path: Path) -> StageJob:
-        job: StageJob = TypeAdapter(cls).validate_json(path.read_bytes())
-        return job
 
     def log(self, kind: EventKind, name: str, message: str, **values: Any) -> None:
         """Append an event to the campaign's."""
         where = {'run': self.run, 'step': self.stage.name}
-        CampaignFolder(self.events.parent).log_event(kind, name, message, **where, values=values)
+        self.campaign.log_event(kind, name, message, **where, values=values)
+
+
+def read_job(path: Path) -> StageJob:
+    return TypeAdapter(StageJob).validate_json(path.read_bytes())
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +136,7 @@ class StageRecord:
         self.path = job.file.with_suffix('.state.json')
 
     def read(self) -> dict[str, Any]:
-        if not self.path.is_file():
-            return {}
-        stored: dict[str, Any] = json.loads(self.path.read_text(encoding='utf-8'))
-        return stored
+        return json.loads(self.path.read_text(encoding='utf-8')) if self.path.is_file() else {}
 
     def update(self, **values: Any) -> None:
         write_json(self.path, {**self.read(), **values})
@@ -165,38 +158,33 @@ class StageRecord:
         tried = AGAINST_FORGETTING if ending['reason'] == 'forgetting' else ()
         raise StageStopped(ending['reason'], ending['message'], tried)
 
-    def rows(self) -> list[dict[str, str]]:
-        """Figures of each epoch, under Ultralytics' names."""
-        if not self.job.results.is_file():
-            return []
-        with self.job.results.open(encoding='utf-8', newline='') as file:
-            return list(csv.DictReader(file))
-
     def make_result(self) -> StageResult:
         """Read the result off the epochs of a stage that is trained to its end."""
-        job, rows, known = self.job, self.rows(), self.read()
-        chosen = max(rows, key=lambda row: (float(row[job.fitness]), int(row['epoch'])))
+        job, known, epochs = self.job, self.read(), read_results(self.job.results)
+        fitness = epochs[job.fitness]
+        best = max(range(len(fitness)), key=lambda row: (fitness[row], row))
         target, own = known['start']['target'], known['start']['own']
         return StageResult(
             best=job.weights / 'best.pt',
             last=job.weights / 'last.pt',
-            epochs=len(rows),
-            stopped_by=None if len(rows) >= job.stage.epochs else 'patience',
+            epochs=len(fitness),
+            stopped_by=None if len(fitness) >= job.stage.epochs else 'patience',
             start_map50=None if target is None else target[MAP50],
-            best_epoch=int(chosen['epoch']),
-            best_map50=float(chosen[MAP50]),
-            best_map50_95=float(chosen[MAP50_95]),
+            best_epoch=int(epochs['epoch'][best]),
+            best_map50=epochs[MAP50][best],
+            best_map50_95=epochs[MAP50_95][best],
             on_target=known['on_target'],
-            worse_than_start=own is not None and float(chosen[job.fitness]) < own[job.fitness],
+            worse_than_start=own is not None and fitness[best] < own[job.fitness],
             seconds=known['seconds'],
         )
 
     def check_forgetting(self) -> None:
         """Raise StageStopped if the stage unlearns what its starting weights knew of the target."""
-        known, guards = self.read(), self.job.guards
+        known, guards = self.read(), self.job.recipe.guards
         if not known['on_target'] or known['start']['target'] is None:
             return
-        start, history = known['start']['target'][MAP50], [float(r[MAP50]) for r in self.rows()]
+        start = known['start']['target'][MAP50]
+        history = read_results(self.job.results).get(MAP50, [])
         if forgotten(history, start, guards):
             raise StageStopped(
                 'forgetting',

@@ -44,19 +44,19 @@ def validate_start(job: StageJob, on_target: bool) -> dict[str, dict[str, float]
 
 def validate(job: StageJob, data_yaml: Path) -> dict[str, float]:
     """Ultralytics' figures of the job's starting weights on a validation split."""
-    device = job.device[0] if isinstance(job.device, tuple) else job.device
+    gpus = job.recipe.gpus
     settings = {
         'model': str(job.model),
         'data': str(data_yaml),
         'split': 'val',
-        'imgsz': job.imgsz_val,
+        'imgsz': job.recipe.judging.imgsz,
         'batch': min(job.stage.batch, 32),
-        'device': device,
-        'workers': job.workers,
+        'device': gpus[0] if gpus else 'cpu',
+        'workers': job.recipe.workers,
         'plots': False,
         'nms': job.arguments()['nms'],
     }
     job.file.parent.mkdir(parents=True, exist_ok=True)
-    with named_endings(job.stage), all_cores(device == 'cpu'):
+    with named_endings(job.stage), all_cores(not gpus):
         figures = UnhurriedValidator(save_dir=job.file.parent, args=settings)()
     return {name: round(float(value), 5) for name, value in figures.items()}

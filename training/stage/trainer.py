@@ -29,10 +29,10 @@ from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command  # noqa: E4
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model  # noqa: E402
 
 from cone_perception.errors import EngineError, InstallError, ModelError, told_as  # noqa: E402
+from cone_perception.files import write_json  # noqa: E402
 from cone_perception.process import end_with_parent, on_sigterm  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.load import find_model  # noqa: E402
-from training.runs.folder import CampaignFolder  # noqa: E402
 from training.runs.progress import read_progress, say  # noqa: E402
 from training.runs.record import MAP50_95  # noqa: E402
 from training.stage.guards import (  # noqa: E402
@@ -46,7 +46,7 @@ from training.stage.guards import (  # noqa: E402
     named_endings,
     warmup_batches,
 )
-from training.stage.job import StageJob, StageRecord, StageResult  # noqa: E402
+from training.stage.job import StageJob, StageRecord, StageResult, read_job  # noqa: E402
 from training.stage.sharded_trainer import (  # noqa: E402
     PREVIOUS,
     ShardedTrainer,
@@ -97,17 +97,18 @@ def train_stage(job: StageJob) -> StageResult:
 
 def _train(job: StageJob, begin: dict[str, str]) -> None:
     """begin: `model`, or the checkpoint to `resume` from, which has its own settings."""
-    job.write()
+    write_json(job.file, job)
     StageRecord(job).update(ending=None)
     os.environ[JOB_VARIABLE] = str(job.file)
+    device = job.recipe.device
     overrides = {
         **job.arguments(),
         **begin,
         'data': str(job.data_yaml),
         'save_dir': str(job.folder),
-        'device': list(job.device) if isinstance(job.device, tuple) else job.device,
-        'workers': job.workers,
-        'cache': job.cache,
+        'device': list(device) if isinstance(device, tuple) else device,
+        'workers': job.recipe.workers,
+        'cache': job.recipe.cache,
     }
     StageTrainer(overrides=overrides).train()
 
@@ -127,13 +128,13 @@ class StageTrainer(ShardedTrainer):
         overrides: dict[str, Any] | None = None,
         _callbacks: dict[str, Any] | None = None,
     ) -> None:
-        self.job = StageJob.read(Path(os.environ[JOB_VARIABLE]))
+        self.job = read_job(Path(os.environ[JOB_VARIABLE]))
         self.record = StageRecord(self.job)
-        self.bfloat16 = self.job.amp
+        self.bfloat16 = self.job.recipe.amp
         self.terminated = False
         self._bad_losses = 0
         super().__init__(cfg, overrides, _callbacks)
-        self.args.workers = self.job.workers  # Ultralytics sets 0 on a CPU
+        self.args.workers = self.job.recipe.workers  # Ultralytics sets 0 on a CPU
 
     def train(self) -> None:
         if self.ddp:
@@ -198,7 +199,7 @@ class StageTrainer(ShardedTrainer):
         """Ultralytics' own, but pictures are validated at the size at which models are judged."""
         args = copy(self.args)
         if mode == 'val':
-            args.imgsz = self.job.imgsz_val
+            args.imgsz = self.job.recipe.judging.imgsz
         stride = max(int(unwrap_model(self.model).stride.max()), 32)
         return build_yolo_dataset(args, img_path, batch, self.data, mode, mode == 'val', stride)
 
@@ -207,7 +208,7 @@ class StageTrainer(ShardedTrainer):
     ) -> Any:
         """Larger pictures are validated in smaller batches: they take no more memory."""
         if mode == 'val':
-            share = min(self.args.imgsz / self.job.imgsz_val, 1.0)
+            share = min(self.args.imgsz / self.job.recipe.judging.imgsz, 1.0)
             batch_size = max(int(batch_size * share**2), 1)
         return super().get_dataloader(dataset_path, batch_size, rank, mode)
 
@@ -244,7 +245,7 @@ class StageTrainer(ShardedTrainer):
         check_arguments(vars(self.args), wanted)
         if (used := type(self.optimizer).__name__) != job.stage.optimizer:
             raise GuardError(f'Ultralytics trains with {used} instead of {job.stage.optimizer}.')
-        if self.device.type == 'cuda' and bool(self.amp) != job.amp:
+        if self.device.type == 'cuda' and bool(self.amp) != job.recipe.amp:
             raise GuardError(f'Ultralytics has set amp to {bool(self.amp)}: say so in the recipe.')
         self._check_batch()
         if RANK in {-1, 0}:
@@ -255,12 +256,12 @@ class StageTrainer(ShardedTrainer):
         if RANK in {-1, 0}:
             job = self.job
             about = {
-                'group': job.campaign,
+                'group': job.campaign.name,
                 'job_type': job.stage.name,
                 'name': f'{job.run}/{job.stage.name}',
                 'config': {**asdict(job.stage), 'seed': job.seed},
             }
-            self._tracked = TrackedRun(job.tracking, about, job.folder, job.events.parent)
+            self._tracked = TrackedRun(job.recipe.tracking, about, job.folder, job.root)
 
     def _on_train_epoch_start(self) -> None:
         self._oom_retries = 99  # Ultralytics halves the batch three times before it gives up
@@ -315,7 +316,7 @@ class StageTrainer(ShardedTrainer):
         self._tracked.finish()
 
     def _say_epoch(self, spent_s: float) -> None:
-        folder = CampaignFolder(self.job.events.parent)
+        folder = self.job.campaign
         losses = ' '.join(f'{name} {float(loss):.3f}' for name, loss in self.tloss.items())
         rate = max(group['lr'] for group in self.optimizer.param_groups)
         say(
