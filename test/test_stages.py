@@ -257,7 +257,8 @@ def test_each_epoch_is_counted_once_told_once_and_there_for_tracking(
             seen.append((columns['epoch'], failed))
 
     monkeypatch.setattr(stages, 'TrackedRun', Tracked)
-    train_stage(with_stage(job, epochs=2))
+    job = with_stage(job, epochs=2)
+    train_stage(job)
     told = re.findall(
         r'mAP50-95 0\.\d+; .*box_loss .*; lr .*e-03; \d+ s\n', capsys.readouterr().out
     )

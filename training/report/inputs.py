@@ -10,6 +10,7 @@ from typing import Any
 from cone_perception.pages.blocks import Block, Bullets, Listing, Picture, Table, Text
 from cone_perception.pages.page import embed_picture
 from cone_perception.pictures.draw import short_name
+from training.data.report import distribution_charts
 from training.judging.evaluation import ARRAYS_FILE, load_evaluation
 from training.judging.metrics import FIXED_CONFIDENCE
 from training.judging.page import confusion_table, precision_chart, worst_pictures
