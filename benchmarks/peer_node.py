@@ -3,9 +3,9 @@ r"""A detector node as one writes it straight away, to be measured beside ours.
     python benchmarks/peer_node.py --weights best.pt --image-topic /camera/image \
         --detections /camera/detections
 
-rclpy, this package's reading of messages in place of cv_bridge, and `ultralytics` predict in FP32:
-loaded and warmed up before it subscribes, all threads, queue depth 1, the transport profile that
-this package ships, and nothing copied that need not be. Needs ROS 2 and the extra train.
+rclpy, cv_bridge (its stand-in rosbags-image where that does not work) and `ultralytics` predict in
+FP32: loaded and warmed up before it subscribes, all threads, queue depth 1, the transport profile
+that this package ships, and nothing copied that need not be. Needs ROS 2 and the extra train.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cone_perception.images import to_bgr
+from cone_perception.images import converter
 from cone_perception.ros.transport import use_profile
 
 READY = 'active: listening'
@@ -79,6 +79,7 @@ def serve(args: argparse.Namespace, predict: Any) -> None:
     rclpy.init()
     node = rclpy.create_node('peer')
     publisher = node.create_publisher(Detection2DArray, args.detections, 10)
+    _, to_bgr = converter()
 
     def on_image(message: Image) -> None:
         result = predict(to_bgr(message))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +15,24 @@ import numpy.typing as npt
 from cone_perception.errors import ConePerceptionError, ImageError, SourceError
 from cone_perception.types import CameraPicture, Frame, UInt8
 
-_EIGHT_BIT = {
-    'bgr8': (3, None),
-    'rgb8': (3, cv2.COLOR_RGB2BGR),
-    'bgra8': (4, cv2.COLOR_BGRA2BGR),
-    'rgba8': (4, cv2.COLOR_RGBA2BGR),
-    'mono8': (1, cv2.COLOR_GRAY2BGR),
-    # OpenCV names a pattern by the second row and column, ROS by the first.
-    'bayer_rggb8': (1, cv2.COLOR_BayerBG2BGR),
-    'bayer_bggr8': (1, cv2.COLOR_BayerRG2BGR),
-    'bayer_gbrg8': (1, cv2.COLOR_BayerGR2BGR),
-    'bayer_grbg8': (1, cv2.COLOR_BayerGB2BGR),
+Converter = Callable[[Any], npt.NDArray[Any]]
+
+_CHANNELS = {
+    **dict.fromkeys(('bgr8', 'rgb8'), 3),
+    **dict.fromkeys(('bgra8', 'rgba8'), 4),
+    **dict.fromkeys(('bgr16', 'rgb16'), 6),
+    **dict.fromkeys(('bgra16', 'rgba16'), 8),
+    **dict.fromkeys(('mono8', 'bayer_rggb8', 'bayer_bggr8', 'bayer_gbrg8', 'bayer_grbg8'), 1),
+    **dict.fromkeys(('mono16', 'bayer_rggb16', 'bayer_bggr16', 'bayer_gbrg16', 'bayer_grbg16'), 2),
+    **dict.fromkeys(('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv'), 2),
+    **dict.fromkeys(('nv12', 'nv21'), 1),
 }
-_FORMATS: dict[str, tuple[int, int | None]] = {
-    **_EIGHT_BIT,
-    **{f'{name[:-1]}16': (2 * size, code) for name, (size, code) in _EIGHT_BIT.items()},
-    **dict.fromkeys(('yuv422', 'uyvy'), (2, cv2.COLOR_YUV2BGR_UYVY)),
-    **dict.fromkeys(('yuv422_yuy2', 'yuyv'), (2, cv2.COLOR_YUV2BGR_YUYV)),
-    'nv12': (1, cv2.COLOR_YUV2BGR_NV12),
-    'nv21': (1, cv2.COLOR_YUV2BGR_NV21),
-}
-"""Encoding -> bytes per pixel of a row (of the luma plane, for the planar nv ones), and OpenCV's
-conversion to BGR; None where the order of the colours is that already."""
+"""Encoding -> bytes per pixel of a row (of the luma plane, for the planar nv ones)."""
 
 _ALIASES = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
 """OpenCV's names say nothing of colour; these are what drivers mean by them."""
+
+_NV_TO_BGR = {'nv12': cv2.COLOR_YUV2BGR_NV12, 'nv21': cv2.COLOR_YUV2BGR_NV21}
 
 
 def to_bgr(message: Any, upright: bool = False) -> UInt8:
@@ -75,7 +71,7 @@ def as_sent(message: Any, encodings: frozenset[str]) -> CameraPicture | None:
     """
     if hasattr(message, 'format'):
         return None
-    encoding, _ = _checked_lines(message)
+    encoding, _, _ = _checked_lines(message)
     if encoding not in encodings:
         return None
     data = np.frombuffer(message.data, np.uint8)
@@ -118,42 +114,73 @@ def _has_jpeg_end(encoded: bytes) -> bool:
     return encoded.find(b'\xff\xd9', at) >= 0
 
 
-def _checked_lines(message: Any) -> tuple[str, UInt8]:
-    """Check an Image. Returns its encoding, and its rows without padding."""
+def _checked_lines(message: Any) -> tuple[str, str, UInt8]:
+    """Check an Image. Returns its encoding, its name in errors, its rows without padding."""
     height, width, step = int(message.height), int(message.width), int(message.step)
     encoding = _ALIASES.get(message.encoding, message.encoding)
     what = f'{width}x{height} picture with encoding {message.encoding!r}'
-    if encoding not in _FORMATS:
-        raise ImageError(f'{what}: the encoding is not known; known are {", ".join(_FORMATS)}')
+    if encoding not in _CHANNELS:
+        raise ImageError(f'{what}: the encoding is not known; known are {", ".join(_CHANNELS)}')
     if height < 1 or width < 1:
         raise ImageError(f'{what}: it has no pixels')
-    row = width * _FORMATS[encoding][0]
+    row = width * _CHANNELS[encoding]
     if step < row:
         raise ImageError(f'{what}: step is {step} bytes, but a row needs {row}')
-    planar = encoding in ('nv12', 'nv21')
-    if planar and (width % 2 or height % 2):
+    if encoding in _NV_TO_BGR and (width % 2 or height % 2):
         raise ImageError(f'{what}: width and height must be even')
     if encoding in ('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv') and width % 2:
         raise ImageError(f'{what}: the width must be even')
     if encoding.startswith('bayer') and min(width, height) < 2:
         raise ImageError(f'{what}: a Bayer pattern needs at least 2x2 pixels')
-    rows = height * 3 // 2 if planar else height
+    rows = height * 3 // 2 if encoding in _NV_TO_BGR else height
     data = np.frombuffer(message.data, np.uint8)
     if len(data) < rows * step:
         raise ImageError(
             f'{what}: it has {len(data)} bytes of data, but {rows} rows need {rows * step}'
         )
-    return encoding, data[: rows * step].reshape(rows, step)[:, :row]
+    return encoding, what, data[: rows * step].reshape(rows, step)[:, :row]
 
 
 def _from_raw(message: Any) -> UInt8:
-    encoding, lines = _checked_lines(message)
-    width, (_, code) = int(message.width), _FORMATS[encoding]
+    height, width = int(message.height), int(message.width)
+    encoding, what, lines = _checked_lines(message)
     if encoding == 'bgr8':
-        return lines.reshape(len(lines), width, 3)  # a view, also where rows are padded
-    pixels: npt.NDArray[Any] = np.ascontiguousarray(lines)
-    if encoding.endswith('16'):
-        pixels = pixels.view('>u2' if message.is_bigendian else '<u2').astype(np.uint16, copy=False)
-    pixels = pixels.reshape(len(lines), width, -1)
-    bgr = pixels if code is None else cv2.cvtColor(pixels, code)
-    return np.asarray(bgr if bgr.dtype == np.uint8 else bgr * (255 / 65535), np.uint8)
+        return lines.reshape(height, width, 3)  # a view, also where rows are padded
+    try:
+        if encoding in _NV_TO_BGR:
+            return np.asarray(
+                cv2.cvtColor(np.ascontiguousarray(lines), _NV_TO_BGR[encoding]), np.uint8
+            )
+        data = np.ascontiguousarray(lines).reshape(-1)
+        big = int(message.is_bigendian)
+        tight = CameraPicture(data, encoding, width, height, lines.shape[1], big)
+        _, convert = converter()
+        picture = np.asarray(convert(tight))
+    except Exception as error:  # the converters raise whatever their own code raises
+        raise ImageError(f'{what}: it cannot be converted: {error}') from error
+    if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+        raise ImageError(f'{what}: it became {picture.shape} {picture.dtype} instead of bgr8')
+    return picture
+
+
+@functools.cache
+def converter() -> tuple[str, Converter]:
+    """Choose what converts encodings, name and function: cv_bridge, else rosbags-image.
+
+    apt's cv_bridge is built against numpy 1 and breaks in several ways with numpy 2, so it is
+    tried on four pixels before it is trusted.
+    """
+    try:
+        from cv_bridge import CvBridge
+
+        convert = functools.partial(CvBridge().imgmsg_to_cv2, desired_encoding='bgr8')
+        rgb = np.arange(12, dtype=np.uint8)
+        trial = convert(CameraPicture(rgb, 'rgb8', 2, 2, 6))
+        if np.array_equal(trial, rgb.reshape(2, 2, 3)[..., ::-1]):
+            return 'cv_bridge', convert
+    except Exception as error:  # an ImportError, or whatever numpy's change makes of it
+        if not isinstance(error, ModuleNotFoundError):
+            print(f'cv_bridge does not work here ({error}); using rosbags-image', file=sys.stderr)
+    from rosbags.image import message_to_cvimage
+
+    return 'rosbags-image', functools.partial(message_to_cvimage, color_space='bgr8')

@@ -89,8 +89,11 @@ def test_runtime_never_imports_offline_packages(path: Path) -> None:
 
 @pytest.mark.parametrize('path', source_files(RUNTIME), ids=module_name)
 def test_only_ros_modules_import_ros(path: Path) -> None:
-    if 'ros' not in path.relative_to(RUNTIME).parts[:-1]:
-        assert not imported_packages(path) & ROS
+    place = path.relative_to(RUNTIME)
+    # Pictures of a bag are converted as the node's are: by cv_bridge where it is there and works.
+    allowed = {'cv_bridge'} if place == Path('images.py') else set()
+    if 'ros' not in place.parts[:-1]:
+        assert not imported_packages(path) & ROS - allowed
 
 
 @pytest.mark.parametrize('path', source_files(RUNTIME), ids=module_name)

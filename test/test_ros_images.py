@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType, SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -122,3 +125,36 @@ def test_damaged_compressed_picture_is_refused_and_named(kind, damage, complaint
     message.data = damage(bytes(message.data))
     with pytest.raises(ImageError, match=complaint):
         images.to_bgr(message)
+
+
+def fake_cv_bridge(monkeypatch, convert):
+    module = ModuleType('cv_bridge')
+    module.CvBridge = lambda: SimpleNamespace(imgmsg_to_cv2=convert)
+    monkeypatch.setitem(sys.modules, 'cv_bridge', module)
+    images.converter.cache_clear()
+
+
+def test_cv_bridge_is_used_where_it_works(monkeypatch):
+    asked = []
+
+    def convert(message, desired_encoding):
+        asked.append(message.encoding)
+        return message.data.reshape(message.height, message.width, 3)[..., ::-1]
+
+    fake_cv_bridge(monkeypatch, convert)
+    bgr = tile_picture(48, 64)
+    np.testing.assert_array_equal(images.to_bgr(encode(bgr, 'rgb8', padding=3)), bgr)
+    assert asked[-1] == 'rgb8'
+    assert images.converter()[0] == 'cv_bridge'
+    images.converter.cache_clear()
+
+
+def test_cv_bridge_that_breaks_is_replaced(monkeypatch):
+    def convert(message, desired_encoding):
+        raise AttributeError('_ARRAY_API not found')
+
+    fake_cv_bridge(monkeypatch, convert)
+    bgr = tile_picture(48, 64)
+    np.testing.assert_array_equal(images.to_bgr(encode(bgr, 'rgb8')), bgr)
+    assert images.converter()[0] == 'rosbags-image'
+    images.converter.cache_clear()

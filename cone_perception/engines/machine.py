@@ -30,6 +30,7 @@ PACKAGES = (
     'tensorrt-rtx',
     'pycuda',
     'rosbags',
+    'rosbags-image',
     'psutil',
 )
 

@@ -12,6 +12,7 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 from cone_perception.answering.answer import Answer
 from cone_perception.answering.health import RATE_WINDOW_S, CameraReport
+from cone_perception.images import converter
 from cone_perception.ros.loading import Loaded, why_failed
 from cone_perception.ros.transport import PROFILE, profile_in_use, shared_memory_shortage
 from cone_perception.settings import DetectorSettings
@@ -116,6 +117,7 @@ def node_status(
             'model': detector.card.name,
             'model sha256': engine.info.network_sha256,
             'gate': detector.card.verdict,
+            'picture conversion': converter()[0],
         }
         # Only an engine on a GPU has these: CUDA graph or not, how often memory ran out, and how
         # often the lists of boxes.
