@@ -40,7 +40,7 @@ class CountingCompiler:
 
 @needs_nvrtc
 @pytest.mark.parametrize('architecture', ARCHITECTURES)
-def test_kernels_compile_for_architecture(architecture: int, tmp_path: Path) -> None:
+def test_kernels_compile_for_architecture(architecture, tmp_path):
     halves = architecture != 75
     code = load_kernels(KernelOptions(architecture, halves, halves), tmp_path, Nvrtc())
     assert code[:4] == b'\x7fELF'
@@ -48,12 +48,12 @@ def test_kernels_compile_for_architecture(architecture: int, tmp_path: Path) -> 
 
 
 @needs_nvrtc
-def test_compiler_error_is_told_with_line() -> None:
+def test_compiler_error_is_told_with_line():
     with pytest.raises(EngineError, match=r'(?s)sm_89.*cone_perception\.cu\(1\)'):
         Nvrtc().compile('int x = ;', KernelOptions(89).arguments)
 
 
-def test_kernels_are_compiled_once_per_option_and_compiler(tmp_path: Path) -> None:
+def test_kernels_are_compiled_once_per_option_and_compiler(tmp_path):
     compiler = CountingCompiler()
     first = load_kernels(KernelOptions(89), tmp_path, compiler)
     assert load_kernels(KernelOptions(89), tmp_path, compiler) == first
@@ -65,7 +65,7 @@ def test_kernels_are_compiled_once_per_option_and_compiler(tmp_path: Path) -> No
     assert len(compiler.asked) == 4
 
 
-def test_damaged_cache_is_compiled_again(tmp_path: Path) -> None:
+def test_damaged_cache_is_compiled_again(tmp_path):
     compiler = CountingCompiler()
     code = load_kernels(KernelOptions(89), tmp_path, compiler)
     (kept,) = tmp_path.iterdir()
@@ -74,22 +74,22 @@ def test_damaged_cache_is_compiled_again(tmp_path: Path) -> None:
     assert len(compiler.asked) == 2
 
 
-def test_cache_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:
+def test_cache_that_cannot_be_written_is_no_fault(tmp_path):
     blocked = tmp_path / 'file'
     blocked.write_text('')
     assert load_kernels(KernelOptions(89), blocked / 'cache', CountingCompiler())
 
 
-def test_gpu_older_than_turing_is_refused(tmp_path: Path) -> None:
+def test_gpu_older_than_turing_is_refused(tmp_path):
     with pytest.raises(EngineError, match=r'7\.0.*7\.5'):
         load_kernels(KernelOptions(70), tmp_path, CountingCompiler())
 
 
-def test_source_needs_no_include() -> None:
+def test_source_needs_no_include():
     assert '#include' not in kernel_source()
 
 
-def test_missing_compiler_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'cuda.bindings', None)
     monkeypatch.setattr(shutil, 'which', lambda name: None)
     monkeypatch.setattr('cone_perception.engines.cuda.compile.TOOLKIT_NVCC', Path('/nowhere'))

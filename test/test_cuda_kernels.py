@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -39,13 +37,13 @@ BYTES |= dict.fromkeys(('yuv422_yuy2', 'yuyv'), 2)
 
 
 @pytest.fixture(scope='module', params=['float', 'half'])
-def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+def kernels(request, tmp_path_factory):
     half = request.param == 'half'
     return Kernels(compile_kernels(tmp_path_factory.mktemp('kernels'), half), half)
 
 
 @pytest.fixture
-def random() -> np.random.Generator:
+def random():
     return np.random.default_rng(7)
 
 
@@ -88,7 +86,7 @@ def assert_within_one_level(network: Float32, expected: UInt8) -> None:
     assert (difference > 0.5).mean() < 0.15  # OpenCV blends with 11 bits, the kernel with 24
 
 
-def test_structs_are_those_of_the_kernels(kernels: Kernels) -> None:
+def test_structs_are_those_of_the_kernels(kernels):
     sizes = [kernels.library.sizes(which) for which in range(9)]
     picture, request, box, answer = (each.itemsize for each in (PICTURE, REQUEST, BOX, ANSWER))
     assert sizes[:5] == [picture, request, CANDIDATE_BYTES, box, answer]
@@ -108,29 +106,20 @@ def test_structs_are_those_of_the_kernels(kernels: Kernels) -> None:
     ],
 )
 def test_every_encoding_and_size_is_within_one_grey_level_of_opencv(
-    kernels: Kernels,
-    random: np.random.Generator,
-    encoding: str,
-    height: int,
-    width: int,
-    padding: int,
-) -> None:
+    kernels, random, encoding, height, width, padding
+):
     picture = camera_picture(random, encoding, height, width, padding)
     network = kernels.letterbox([picture], HEIGHT, WIDTH)
     assert_within_one_level(network[0], on_cpu(picture, HEIGHT, WIDTH))
 
 
-def test_picture_of_the_network_s_size_is_not_touched(
-    kernels: Kernels, random: np.random.Generator
-) -> None:
+def test_picture_of_the_network_s_size_is_not_touched(kernels, random):
     picture = camera_picture(random, 'bgr8', HEIGHT, WIDTH)
     network = kernels.letterbox([picture], HEIGHT, WIDTH)
     assert np.array_equal(np.rint(grey_levels(network[0])), on_cpu(picture, HEIGHT, WIDTH))
 
 
-def test_two_pictures_of_different_kinds_lie_in_their_places(
-    kernels: Kernels, random: np.random.Generator
-) -> None:
+def test_two_pictures_of_different_kinds_lie_in_their_places(kernels, random):
     pictures = [
         camera_picture(random, 'yuyv', 70, 120, padding=6),
         camera_picture(random, 'mono8', 121, 77),
@@ -140,23 +129,19 @@ def test_two_pictures_of_different_kinds_lie_in_their_places(
         assert_within_one_level(planes, on_cpu(picture, HEIGHT, WIDTH))
 
 
-def test_second_place_is_left_alone_by_one_picture(
-    kernels: Kernels, random: np.random.Generator
-) -> None:
+def test_second_place_is_left_alone_by_one_picture(kernels, random):
     network = kernels.letterbox([camera_picture(random, 'bgr8', 9, 9)], HEIGHT, WIDTH)
     assert (network[1] == -1).all()
 
 
-def test_planes_follow_the_card_s_colour_order(
-    kernels: Kernels, random: np.random.Generator
-) -> None:
+def test_planes_follow_the_card_s_colour_order(kernels, random):
     picture = camera_picture(random, 'bgr8', HEIGHT, WIDTH)
     rgb = kernels.letterbox([picture], HEIGHT, WIDTH, rgb=True)
     bgr = kernels.letterbox([picture], HEIGHT, WIDTH, rgb=False)
     assert np.array_equal(rgb[0], bgr[0, ::-1])
 
 
-def test_strided_frame_needs_no_copy(kernels: Kernels, random: np.random.Generator) -> None:
+def test_strided_frame_needs_no_copy(kernels, random):
     wide = noise(random, 60, 200, 3)
     right_half = wide[:, 100:]
     picture = CameraPicture.of_bgr(right_half)
@@ -168,9 +153,7 @@ def test_strided_frame_needs_no_copy(kernels: Kernels, random: np.random.Generat
 
 
 @pytest.mark.parametrize('turn', [np.flipud, np.fliplr, lambda bgr: bgr[:, ::2]])
-def test_frame_in_an_odd_order_is_copied(
-    random: np.random.Generator, turn: Callable[[UInt8], UInt8]
-) -> None:
+def test_frame_in_an_odd_order_is_copied(random, turn):
     bgr = turn(noise(random, 6, 8, 3))
     assert np.array_equal(to_bgr(CameraPicture.of_bgr(bgr)), bgr)
 
@@ -184,9 +167,7 @@ def test_frame_in_an_odd_order_is_copied(
         ({'encoding': 'uyvy', 'width': 7}, 'must be even'),
     ],
 )
-def test_picture_that_would_be_read_past_its_end_is_refused(
-    change: dict[str, object], words: str
-) -> None:
+def test_picture_that_would_be_read_past_its_end_is_refused(change, words):
     values = {'data': np.zeros(300, np.uint8), 'encoding': 'bgr8', 'width': 10, 'height': 10}
     with pytest.raises(ImageError, match=words):
         upload_bytes([CameraPicture(**{**values, 'step': 30, **change})])  # type: ignore[arg-type]
@@ -195,7 +176,7 @@ def test_picture_that_would_be_read_past_its_end_is_refused(
 # --- decoding ---
 
 
-def test_layout_is_told_from_the_output_s_shape() -> None:
+def test_layout_is_told_from_the_output_s_shape():
     assert guess_layout((2, 9, 5040)) == 'anchors'
     assert guess_layout((1, 6, 5040)) == 'anchors'
     assert guess_layout((1, 300, 6)) == 'end_to_end'
@@ -225,17 +206,13 @@ THRESHOLDS = np.array([0.25, 0.5, 0.3, 0.9, 0.21], np.float32)
 
 @pytest.mark.parametrize('boxes, likely', [(1, 1.0), (300, 0.0), (315, 0.6), (1260, 0.1)])
 @pytest.mark.parametrize('nms_iou', [0.0, 0.45, 0.6, 1.0])
-def test_anchors_are_decoded_as_on_the_cpu(
-    kernels: Kernels, random: np.random.Generator, boxes: int, likely: float, nms_iou: float
-) -> None:
+def test_anchors_are_decoded_as_on_the_cpu(kernels, random, boxes, likely, nms_iou):
     output = anchors_output(random, boxes, likely)
     expected = decode(output, 'anchors', THRESHOLDS, nms_iou)
     assert_same(kernels.decode(output, 'anchors', THRESHOLDS, nms_iou), expected)
 
 
-def test_equal_scores_and_equal_boxes_fall_as_on_the_cpu(
-    kernels: Kernels, random: np.random.Generator
-) -> None:
+def test_equal_scores_and_equal_boxes_fall_as_on_the_cpu(kernels, random):
     output = anchors_output(random, 240, 0.0)
     output[:4] = np.rint(output[:4] / 8) * 8  # many overlaps are exact fractions
     output[4:] = 0
@@ -248,7 +225,7 @@ def test_equal_scores_and_equal_boxes_fall_as_on_the_cpu(
         assert_same(kernels.decode(output, 'anchors', thresholds, nms_iou), expected)
 
 
-def test_score_of_zero_is_no_cone_even_with_threshold_zero(kernels: Kernels) -> None:
+def test_score_of_zero_is_no_cone_even_with_threshold_zero(kernels):
     output = np.zeros((4 + CLASSES, 40), np.float32)
     output[2:4] = 10
     output[4, 3] = 0.5
@@ -257,7 +234,7 @@ def test_score_of_zero_is_no_cone_even_with_threshold_zero(kernels: Kernels) -> 
     assert_same(kernels.decode(output, 'anchors', thresholds), expected)
 
 
-def test_two_pictures_have_their_own_answers(kernels: Kernels, random: np.random.Generator) -> None:
+def test_two_pictures_have_their_own_answers(kernels, random):
     outputs = np.stack([anchors_output(random, 200, 0.4), anchors_output(random, 200, 0.1)])
     answers = kernels.answers(outputs, 'anchors', THRESHOLDS, 0.6)
     for answer, output in zip(answers, outputs, strict=True):
@@ -274,22 +251,20 @@ def end_to_end_output(random: np.random.Generator, boxes: int = 300) -> Float32:
     return output.astype(np.float16).astype(np.float32)
 
 
-def test_end_to_end_is_decoded_as_on_the_cpu(kernels: Kernels, random: np.random.Generator) -> None:
+def test_end_to_end_is_decoded_as_on_the_cpu(kernels, random):
     output = end_to_end_output(random)
     expected = decode(output, 'end_to_end', THRESHOLDS, 0.6)
     assert len(expected) > 50
     assert_same(kernels.decode(output, 'end_to_end', THRESHOLDS), expected)
 
 
-def test_no_cones_is_an_empty_answer(kernels: Kernels) -> None:
+def test_no_cones_is_an_empty_answer(kernels):
     assert len(kernels.decode(np.zeros((9, 50), np.float32), 'anchors', THRESHOLDS)) == 0
     assert len(kernels.decode(np.zeros((50, 6), np.float32), 'end_to_end', THRESHOLDS)) == 0
 
 
 @pytest.mark.parametrize('boxes', [MAX_KEPT + 1, MAX_CANDIDATES + 1])
-def test_more_than_the_lists_hold_is_counted_and_left_to_the_cpu(
-    kernels: Kernels, boxes: int
-) -> None:
+def test_more_than_the_lists_hold_is_counted_and_left_to_the_cpu(kernels, boxes):
     output = np.zeros((4 + CLASSES, boxes), np.float32)
     output[0] = np.arange(boxes) % 40 * 20
     output[1] = np.arange(boxes) // 40 * 20
@@ -301,7 +276,7 @@ def test_more_than_the_lists_hold_is_counted_and_left_to_the_cpu(
 
 
 @pytest.mark.parametrize('score', [np.nan, np.inf])
-def test_scores_that_are_not_numbers_are_an_error(kernels: Kernels, score: float) -> None:
+def test_scores_that_are_not_numbers_are_an_error(kernels, score):
     output = np.zeros((4 + CLASSES, 50), np.float32)
     output[4 + 2, 17] = score
     with pytest.raises(ModelError, match='scores that are not numbers'):
@@ -313,7 +288,7 @@ def test_scores_that_are_not_numbers_are_an_error(kernels: Kernels, score: float
 
 
 @pytest.mark.parametrize('box', [np.nan, np.inf])
-def test_boxes_that_are_not_numbers_are_an_error(kernels: Kernels, box: float) -> None:
+def test_boxes_that_are_not_numbers_are_an_error(kernels, box):
     output = np.zeros((4 + CLASSES, 50), np.float32)
     output[4, :3] = 0.75
     output[2, 1] = box
@@ -322,7 +297,7 @@ def test_boxes_that_are_not_numbers_are_an_error(kernels: Kernels, box: float) -
 
 
 @pytest.mark.parametrize('named', [CLASSES, 40, -1, np.nan])
-def test_class_that_the_card_does_not_have_is_an_error(kernels: Kernels, named: float) -> None:
+def test_class_that_the_card_does_not_have_is_an_error(kernels, named):
     rows = np.zeros((50, 6), np.float32)
     rows[7, 5] = named
     with pytest.raises(ModelError, match='names only 5 classes'):
@@ -330,7 +305,7 @@ def test_class_that_the_card_does_not_have_is_an_error(kernels: Kernels, named: 
 
 
 @pytest.mark.parametrize('sanitiser', ['address,undefined', 'thread'])
-def test_kernels_touch_only_their_memory_and_never_race(tmp_path: Path, sanitiser: str) -> None:
+def test_kernels_touch_only_their_memory_and_never_race(tmp_path, sanitiser):
     program = tmp_path / 'check'
     compile_check(program, sanitiser)
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)

@@ -71,7 +71,7 @@ def wait_until_all_came(worker: CudaWorker, device: Adder, jobs: int) -> None:
         time.sleep(0.01)
 
 
-def test_everything_runs_in_one_thread_which_ends() -> None:
+def test_everything_runs_in_one_thread_which_ends():
     device = Adder()
     worker = worker_of(device)
     assert [worker.run(job) for job in (1, 2, 3)] == [2, 3, 4]
@@ -84,7 +84,7 @@ def test_everything_runs_in_one_thread_which_ends() -> None:
         worker.run(1)
 
 
-def test_next_job_starts_while_one_is_under_way() -> None:
+def test_next_job_starts_while_one_is_under_way():
     device = Adder(hold=threading.Event())
     worker = worker_of(device)
     with ThreadPoolExecutor(3) as pool:
@@ -101,7 +101,7 @@ def test_next_job_starts_while_one_is_under_way() -> None:
     )
 
 
-def test_job_that_comes_while_one_is_computed_is_started_when_frames_come_faster() -> None:
+def test_job_that_comes_while_one_is_computed_is_started_when_frames_come_faster():
     """Two callers, each with its next job when it has its answer: what the node's threads do."""
     jobs = range(1, 7)
     device = Adder(computed={job: threading.Event() for job in jobs})
@@ -138,7 +138,7 @@ def test_job_that_comes_while_one_is_computed_is_started_when_frames_come_faster
     worker.close()
 
 
-def test_end_and_hang_are_met_while_a_job_s_end_is_looked_for() -> None:
+def test_end_and_hang_are_met_while_a_job_s_end_is_looked_for():
     device = Adder(computed={1: threading.Event(), 2: threading.Event()})
     worker = worker_of(device, limit_s=0.5)
     with ThreadPoolExecutor(2) as pool:
@@ -154,7 +154,7 @@ def test_end_and_hang_are_met_while_a_job_s_end_is_looked_for() -> None:
     worker.close()
 
 
-def test_error_of_one_job_is_its_own() -> None:
+def test_error_of_one_job_is_its_own():
     worker = worker_of(Adder())
     with pytest.raises(EngineError, match='bad frame'):
         worker.run(EngineError('bad frame'))
@@ -164,7 +164,7 @@ def test_error_of_one_job_is_its_own() -> None:
     worker.close()
 
 
-def test_device_that_cannot_be_opened_says_why() -> None:
+def test_device_that_cannot_be_opened_says_why():
     def refuse() -> Adder:
         raise EngineError('no GPU')
 
@@ -172,7 +172,7 @@ def test_device_that_cannot_be_opened_says_why() -> None:
         CudaWorker(refuse, 1.0)
 
 
-def test_hang_is_seen_from_outside_and_lasts() -> None:
+def test_hang_is_seen_from_outside_and_lasts():
     device = Adder(hold=threading.Event())
     worker = worker_of(device, limit_s=0.05)
     with pytest.raises(EngineLostError, match=r'within 0\.05 s'):
@@ -184,7 +184,7 @@ def test_hang_is_seen_from_outside_and_lasts() -> None:
 
 
 @pytest.mark.parametrize('at_start', [True, False])
-def test_no_memory_fails_the_frame_and_loads_again(at_start: bool) -> None:
+def test_no_memory_fails_the_frame_and_loads_again(at_start):
     device = Adder()
     worker = worker_of(device)
     full = GpuMemoryError('full.')
@@ -196,7 +196,7 @@ def test_no_memory_fails_the_frame_and_loads_again(at_start: bool) -> None:
     worker.close()
 
 
-def test_no_memory_right_after_loading_again_is_lost() -> None:
+def test_no_memory_right_after_loading_again_is_lost():
     device = Adder()
     worker = worker_of(device)
     with pytest.raises(GpuMemoryError):
@@ -208,7 +208,7 @@ def test_no_memory_right_after_loading_again_is_lost() -> None:
     assert device.log.count('reload') == 1
 
 
-def test_plan_that_cannot_be_loaded_again_is_lost() -> None:
+def test_plan_that_cannot_be_loaded_again_is_lost():
     worker = worker_of(Adder(reload_fails=True))
     with pytest.raises(GpuMemoryError):
         worker.run(GpuMemoryError('full.'))
@@ -216,7 +216,7 @@ def test_plan_that_cannot_be_loaded_again_is_lost() -> None:
         worker.run(1)
 
 
-def test_lost_context_ends_all_that_wait_and_is_never_touched_again() -> None:
+def test_lost_context_ends_all_that_wait_and_is_never_touched_again():
     device = Adder(hold=threading.Event())
     worker = worker_of(device)
     with ThreadPoolExecutor(3) as pool:

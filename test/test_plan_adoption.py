@@ -55,7 +55,7 @@ HEADER = {  # as Ultralytics 8.4.190 writes it
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
+def bundle(tmp_path):
     """The bundle of a network that finds painted cones, and pictures to hold engines to."""
     pytest.importorskip('onnxruntime')
     folder = write_tiny_bundle(tmp_path / 'tiny', 'anchors', 1, HEIGHT, WIDTH)
@@ -70,13 +70,13 @@ def with_reference(bundle: Bundle) -> Bundle:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     return cache_folder('engines')
 
 
 @pytest.fixture
-def tensorrt(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+def tensorrt(monkeypatch):
     """A machine with TensorRT 10.9 and a GPU; what its reader of plans counts may be changed."""
     counted = {'fp32': 3}
     pretend_tensorrt(monkeypatch)
@@ -100,7 +100,7 @@ def open_cpu(bundle: Bundle) -> Engine:
 
 
 @pytest.fixture
-def adopt(bundle: Bundle, cache: Path, tmp_path: Path) -> Adopt:
+def adopt(bundle, cache, tmp_path):
     """Write a plan and adopt it for the bundle, or for another one."""
 
     def take(
@@ -134,15 +134,13 @@ def adopt(bundle: Bundle, cache: Path, tmp_path: Path) -> Adopt:
         ('end2end', True, 'its end-to-end output: True, not False'),
     ],
 )
-def test_what_differs_from_the_card_is_named(
-    cache: Path, adopt: Adopt, entry: str, value: object, words: str
-) -> None:
+def test_what_differs_from_the_card_is_named(cache, adopt, entry, value, words):
     with pytest.raises(PlanError, match=f'is not an engine of tiny, by its header: {words}'):
         adopt(HEADER | {entry: value})
     assert not cache.exists()
 
 
-def test_everything_that_differs_is_named_at_once(bundle: Bundle) -> None:
+def test_everything_that_differs_is_named_at_once(bundle):
     header = HEADER | {'batch': 4, 'task': 'pose', 'names': {0: 'x'}}
     assert len(header_differences(header, bundle.card, 1)) == 3
     assert header_differences(HEADER, bundle.card, 1) == []
@@ -163,13 +161,11 @@ def test_everything_that_differs_is_named_at_once(bundle: Bundle) -> None:
         ({}, None),
     ],
 )
-def test_precision_is_read_as_new_and_old_ultralytics_write_it(
-    arguments: dict[str, object], precision: str | None
-) -> None:
+def test_precision_is_read_as_new_and_old_ultralytics_write_it(arguments, precision):
     assert header_precision({'args': arguments}) == precision
 
 
-def test_precision_that_is_not_known_or_another_is_asked_for(adopt: Adopt) -> None:
+def test_precision_that_is_not_known_or_another_is_asked_for(adopt):
     with pytest.raises(PlanError, match='is fp32, by its header, not fp16'):
         adopt(precision='fp16')
     with pytest.raises(PlanError, match='does not say what it computes in: give --precision'):
@@ -179,9 +175,7 @@ def test_precision_that_is_not_known_or_another_is_asked_for(adopt: Adopt) -> No
 # --- from there on as every plan ---
 
 
-def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
-    bundle: Bundle, cache: Path, tensorrt: dict[str, int], adopt: Adopt
-) -> None:
+def test_plan_that_passes_is_the_bundle_s_own_from_then_on(bundle, cache, tensorrt, adopt):
     plan = adopt()
     assert plan.data == PLAN  # without the header: as TensorRT takes it
     passport = plan.passport
@@ -196,16 +190,14 @@ def test_plan_that_passes_is_the_bundle_s_own_from_then_on(
         provide_plan(order_for(bundle, 'fp32', gpu=elsewhere, **policy))
 
 
-def test_plan_without_header_is_taken_when_its_precision_is_told(
-    tensorrt: dict[str, int], adopt: Adopt
-) -> None:
+def test_plan_without_header_is_taken_when_its_precision_is_told(tensorrt, adopt):
     plan = adopt(None, 'trtexec.plan', precision='fp32')
     assert plan.passport.origin == 'trtexec.plan'
 
 
 def test_what_was_measured_of_the_plan_before_is_forgotten_and_so_is_its_failure(
-    bundle: Bundle, cache: Path, tensorrt: dict[str, int], adopt: Adopt
-) -> None:
+    bundle, cache, tensorrt, adopt
+):
     asked = order_for(bundle, 'fp32')
     asked.place.record_failure('the compiler crashed')
     note_speeds((asked, 1.0), (asked, 2.0))
@@ -216,12 +208,8 @@ def test_what_was_measured_of_the_plan_before_is_forgotten_and_so_is_its_failure
 
 
 def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
-    bundle: Bundle,
-    cache: Path,
-    tensorrt: dict[str, int],
-    adopt: Adopt,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    bundle, cache, tensorrt, adopt, monkeypatch
+):
     before = adopt()
 
     class Blind:
@@ -239,12 +227,8 @@ def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
 
 
 def test_plan_whose_shape_is_not_the_card_s_is_refused(
-    cache: Path,
-    tensorrt: dict[str, int],
-    adopt: Adopt,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    cache, tensorrt, adopt, tmp_path, monkeypatch
+):
     """Whatever a header says, or where there is none."""
     other = read_bundle(write_tiny_bundle(tmp_path / 'larger', 'anchors', 1, 128, 160))
     monkeypatch.setattr(adoption, 'open_plan', lambda *_: open_cpu(other))
@@ -255,8 +239,8 @@ def test_plan_whose_shape_is_not_the_card_s_is_refused(
 
 @pytest.mark.parametrize('counted', [{'fp32': 2, 'int8': 1}, {'unknown': 3}])
 def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
-    bundle: Bundle, tensorrt: dict[str, int], adopt: Adopt, counted: dict[str, int]
-) -> None:
+    bundle, tensorrt, adopt, counted
+):
     network = replace(bundle.card.networks[0], precision='int8', encoding='int8')
     card = replace(bundle.card, networks=(network,), gate={'int8_convolutions': [2, 3]})
     tensorrt.clear()
@@ -268,9 +252,7 @@ def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
 
 
 @pytest.mark.usefixtures('cache', 'tensorrt')
-def test_command_says_what_it_took(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_says_what_it_took(bundle, tmp_path, capsys):
     path = write_engine(tmp_path / 'best.engine')
     parser = argparse.ArgumentParser()
     build_engine.add_arguments(parser)
@@ -326,8 +308,8 @@ onnx2engine(network, folder / 'best.engine', metadata=header, shape=(1, 3, 96, 1
 
 @pytest.mark.slow
 def test_engine_that_ultralytics_itself_wrote_is_read_and_held_against_the_card(
-    bundle: Bundle, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    bundle, cache, tmp_path, monkeypatch
+):
     pytest.importorskip('tensorrt_rtx_bindings')
     pytest.importorskip('ultralytics')
     architecture = write_architecture(tmp_path, width=1.0)

@@ -7,10 +7,9 @@ import ctypes
 import functools
 import importlib.util
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,7 +40,7 @@ from cone_perception.errors import (
 )
 from cone_perception.files import cache_folder
 from cone_perception.filters import Filters
-from cone_perception.model_card import Bundle, NetworkFile, read_bundle
+from cone_perception.model_card import NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import CameraPicture, Detections, Frame, UInt8
 
@@ -79,12 +78,12 @@ class OnnxNetwork:
 
 
 @pytest.fixture(scope='module')
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def library(tmp_path_factory):
     return compile_kernels(tmp_path_factory.mktemp('kernels'), half=False)
 
 
 @pytest.fixture(scope='module')
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Bundle]:
+def bundles(tmp_path_factory):
     pytest.importorskip('onnxruntime')
     folder = tmp_path_factory.mktemp('bundles')
     return {
@@ -97,7 +96,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], B
 
 
 @pytest.fixture
-def driver(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> HostDriver:
+def driver(library, monkeypatch):
     driver = HostDriver(library)
     cuda = 'cone_perception.engines.cuda'
     monkeypatch.setattr(f'{cuda}.device.import_pycuda', lambda: driver)
@@ -112,7 +111,7 @@ Opener = Callable[..., CudaEngine]
 
 
 @pytest.fixture
-def open_cuda(driver: HostDriver, bundles: dict[tuple[str, int], Bundle]) -> Iterator[Opener]:
+def open_cuda(driver, bundles):
     opened = contextlib.ExitStack()
 
     def open_one(layout: str = 'anchors', batch: int = 1, **options: object) -> CudaEngine:
@@ -152,13 +151,7 @@ def detect(engine: CudaEngine, bgr: UInt8 | None = None) -> Detections:
 @pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
 @pytest.mark.parametrize('batch', [1, 2])
 @pytest.mark.parametrize('use_graph', [True, False])
-def test_cones_are_those_of_the_cpu(
-    open_cuda: Opener,
-    bundles: dict[tuple[str, int], Bundle],
-    layout: str,
-    batch: int,
-    use_graph: bool,
-) -> None:
+def test_cones_are_those_of_the_cpu(open_cuda, bundles, layout, batch, use_graph):
     bundle = bundles[layout, batch]
     frames = [Frame(road(3)), Frame(np.ascontiguousarray(road(2)[::2, ::2]))][:batch]
     found = []
@@ -176,9 +169,7 @@ def test_cones_are_those_of_the_cpu(
         np.testing.assert_allclose(ours.score, theirs.score, atol=0.01)
 
 
-def test_camera_s_bytes_go_up_as_they_are(
-    open_cuda: Opener, bundles: dict[tuple[str, int], Bundle], driver: HostDriver
-) -> None:
+def test_camera_s_bytes_go_up_as_they_are(open_cuda, bundles, driver):
     grey = CameraPicture(np.full(200 * 340, 114, np.uint8), 'mono8', 330, 200, 340)
     with ConeDetector(bundles['anchors', 1].card, open_cuda()) as detector:
         detector.detect([grey], Filters())
@@ -188,24 +179,20 @@ def test_camera_s_bytes_go_up_as_they_are(
         assert driver.uploaded_bytes[-1] >= 3 * 200 * 330
 
 
-def test_raw_output_is_the_network_s_own(
-    open_cuda: Opener, bundles: dict[tuple[str, int], Bundle]
-) -> None:
+def test_raw_output_is_the_network_s_own(open_cuda, bundles):
     pictures = np.stack([np.ascontiguousarray(road(2, HEIGHT, WIDTH))])
     cpu = open_engine(bundles['anchors', 1], 'onnxruntime', 1, 1)
     gpu = open_cuda()
     np.testing.assert_allclose(gpu.run(pictures), cpu.run(pictures), atol=1e-4)
 
 
-def test_it_is_a_frame_engine_and_others_are_not(
-    open_cuda: Opener, bundles: dict[tuple[str, int], Bundle]
-) -> None:
+def test_it_is_a_frame_engine_and_others_are_not(open_cuda, bundles):
     engine = open_cuda()
     assert isinstance(engine, FrameEngine)
     assert not isinstance(open_engine(bundles['anchors', 1], 'onnxruntime', 1, 1), FrameEngine)
 
 
-def test_frames_allocate_nothing(open_cuda: Opener, driver: HostDriver) -> None:
+def test_frames_allocate_nothing(open_cuda, driver):
     engine = open_cuda()
     detect(engine)  # its slots may still grow
     detect(engine)
@@ -216,7 +203,7 @@ def test_frames_allocate_nothing(open_cuda: Opener, driver: HostDriver) -> None:
     assert driver.allocations == before
 
 
-def test_graph_is_replayed_and_said(open_cuda: Opener, driver: HostDriver) -> None:
+def test_graph_is_replayed_and_said(open_cuda, driver):
     engine = open_cuda()
     assert engine.launches == 'one CUDA graph'
     before = driver.replays
@@ -224,9 +211,7 @@ def test_graph_is_replayed_and_said(open_cuda: Opener, driver: HostDriver) -> No
     assert driver.replays == before + 1
 
 
-def test_capture_that_fails_leaves_plain_launches_and_says_so(
-    open_cuda: Opener, driver: HostDriver
-) -> None:
+def test_capture_that_fails_leaves_plain_launches_and_says_so(open_cuda, driver):
     driver.failing.append(('capture', EngineError('')))
     engine = open_cuda()
     assert engine.launches.startswith('plain launches: ')
@@ -235,9 +220,7 @@ def test_capture_that_fails_leaves_plain_launches_and_says_so(
     assert driver.replays == 0
 
 
-def test_list_that_runs_over_is_counted_and_decoded_on_the_cpu(
-    open_cuda: Opener, monkeypatch: pytest.MonkeyPatch, bundles: dict[tuple[str, int], Bundle]
-) -> None:
+def test_list_that_runs_over_is_counted_and_decoded_on_the_cpu(open_cuda, monkeypatch, bundles):
     engine = open_cuda()
     expected = detect(engine, road(3))
     monkeypatch.setattr('cone_perception.engines.cuda.request.MAX_KEPT', 1)
@@ -248,7 +231,7 @@ def test_list_that_runs_over_is_counted_and_decoded_on_the_cpu(
     assert np.array_equal(found.class_id, expected.class_id)
 
 
-def test_two_threads_may_ask_at_once(open_cuda: Opener) -> None:
+def test_two_threads_may_ask_at_once(open_cuda):
     engine = open_cuda()
     pictures = [road(count) for count in (0, 1, 2, 3)] * 4
     with ThreadPoolExecutor(2) as pool:
@@ -260,7 +243,7 @@ def test_two_threads_may_ask_at_once(open_cuda: Opener) -> None:
 # --- what goes wrong ---
 
 
-def test_bad_picture_fails_alone(open_cuda: Opener) -> None:
+def test_bad_picture_fails_alone(open_cuda):
     engine = open_cuda()
     short = CameraPicture(np.zeros(5, np.uint8), 'bgr8', 10, 10, 30)
     with pytest.raises(ImageError):
@@ -268,7 +251,7 @@ def test_bad_picture_fails_alone(open_cuda: Opener) -> None:
     assert detect(engine)
 
 
-def test_no_memory_fails_the_frame_and_loads_again(open_cuda: Opener, driver: HostDriver) -> None:
+def test_no_memory_fails_the_frame_and_loads_again(open_cuda, driver):
     engine = open_cuda()
     before = len(driver.alive)
     driver.failing.append(('memcpy_htod_async', NoMemory('out of memory')))
@@ -279,7 +262,7 @@ def test_no_memory_fails_the_frame_and_loads_again(open_cuda: Opener, driver: Ho
     assert len(driver.alive) == before
 
 
-def test_error_that_passes_fails_the_frame_only(open_cuda: Opener, driver: HostDriver) -> None:
+def test_error_that_passes_fails_the_frame_only(open_cuda, driver):
     engine = open_cuda()
     driver.failing.append(('record', LogicError('invalid value')))
     with pytest.raises(EngineError, match='invalid value') as caught:
@@ -288,9 +271,7 @@ def test_error_that_passes_fails_the_frame_only(open_cuda: Opener, driver: HostD
     assert detect(engine)
 
 
-def test_error_that_lasts_is_lost_and_nothing_is_touched_again(
-    open_cuda: Opener, driver: HostDriver
-) -> None:
+def test_error_that_lasts_is_lost_and_nothing_is_touched_again(open_cuda, driver):
     engine = open_cuda()
     driver.broken = LogicError('an illegal memory access was encountered')
     for _ in range(2):
@@ -300,14 +281,14 @@ def test_error_that_lasts_is_lost_and_nothing_is_touched_again(
     assert driver.pushed == 1  # its thread stays: pycuda aborts where one ends with a context
 
 
-def test_close_that_fails_is_lost(open_cuda: Opener, driver: HostDriver) -> None:
+def test_close_that_fails_is_lost(open_cuda, driver):
     engine = open_cuda()
     driver.broken = LogicError('unspecified launch failure')
     with pytest.raises(EngineLostError):
         engine.close()
 
 
-def test_hang_is_lost(open_cuda: Opener, driver: HostDriver) -> None:
+def test_hang_is_lost(open_cuda, driver):
     engine = open_cuda(limit_s=0.2)
     let_go = threading.Event()
     driver.Event.synchronize = lambda self: let_go.wait()  # type: ignore[attr-defined]
@@ -317,7 +298,7 @@ def test_hang_is_lost(open_cuda: Opener, driver: HostDriver) -> None:
     let_go.set()
 
 
-def test_fifty_loads_leave_nothing_behind(open_cuda: Opener, driver: HostDriver) -> None:
+def test_fifty_loads_leave_nothing_behind(open_cuda, driver):
     for _ in range(50):
         engine = open_cuda()
         detect(engine)
@@ -326,9 +307,7 @@ def test_fifty_loads_leave_nothing_behind(open_cuda: Opener, driver: HostDriver)
 
 
 @pytest.mark.parametrize('after', range(1, 9))
-def test_no_memory_while_loading_leaves_nothing_behind(
-    open_cuda: Opener, driver: HostDriver, after: int
-) -> None:
+def test_no_memory_while_loading_leaves_nothing_behind(open_cuda, driver, after):
     allocate, calls = driver.mem_alloc, []
 
     def scarce(size: int) -> object:
@@ -343,9 +322,7 @@ def test_no_memory_while_loading_leaves_nothing_behind(
     assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
 
 
-def test_network_that_refuses_to_run_is_an_error_at_load(
-    driver: HostDriver, bundles: dict[tuple[str, int], Bundle]
-) -> None:
+def test_network_that_refuses_to_run_is_an_error_at_load(driver, bundles):
     bundle = bundles['anchors', 1]
     engine = open_engine(bundle, 'onnxruntime', 1, 1)
     with pytest.raises(EngineError, match='no tactic'):
@@ -358,15 +335,13 @@ def test_network_that_refuses_to_run_is_an_error_at_load(
     assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
 
 
-def test_wrong_number_of_thresholds_is_named(open_cuda: Opener) -> None:
+def test_wrong_number_of_thresholds_is_named(open_cuda):
     engine = open_cuda()
     with pytest.raises(EngineError, match='2 thresholds for the 5 classes'):
         engine.detect([CameraPicture.of_bgr(road())], np.ones(2, np.float32), 0.6)
 
 
-def test_plan_of_ultralytics_is_adopted_and_drives(
-    driver: HostDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_of_ultralytics_is_adopted_and_drives(driver, tmp_path, monkeypatch):
     """All but TensorRT itself, in whose place ONNX Runtime computes on the GPU of CPU memory."""
     pytest.importorskip('onnxruntime')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
@@ -394,7 +369,7 @@ def test_plan_of_ultralytics_is_adopted_and_drives(
 
 
 @pytest.mark.skipif(importlib.util.find_spec('pycuda') is not None, reason='pycuda is here')
-def test_missing_pycuda_is_named(bundles: dict[tuple[str, int], Bundle]) -> None:
+def test_missing_pycuda_is_named(bundles):
     bundle = bundles['anchors', 1]
     with pytest.raises(EngineError, match='pip install pycuda'):
         CudaEngine(lambda: None, bundle.card.preprocessing, bundle.card.networks[0], 'none')  # type: ignore[arg-type, return-value]
@@ -404,12 +379,12 @@ def test_missing_pycuda_is_named(bundles: dict[tuple[str, int], Bundle]) -> None
     any(importlib.util.find_spec(name) for name in ('tensorrt', 'tensorrt_rtx_bindings')),
     reason='TensorRT is here',
 )
-def test_missing_tensorrt_is_named(bundles: dict[tuple[str, int], Bundle]) -> None:
+def test_missing_tensorrt_is_named(bundles):
     with pytest.raises(EngineError, match=r'cone_perception\[tensorrt\]'):
         open_engine(bundles['anchors', 1], 'tensorrt')
 
 
-def test_plan_that_tensorrt_refuses_is_named_with_its_words(tmp_path: Path) -> None:
+def test_plan_that_tensorrt_refuses_is_named_with_its_words(tmp_path):
     trt = pytest.importorskip('tensorrt_rtx_bindings')
     from cone_perception.engines.tensorrt.engine import TensorRtNetwork
     from cone_perception.engines.tensorrt.gpu import make_logger
@@ -420,7 +395,7 @@ def test_plan_that_tensorrt_refuses_is_named_with_its_words(tmp_path: Path) -> N
         TensorRtNetwork(trt, make_logger(trt), plan)
 
 
-def test_bindings_of_cuda_have_what_the_graph_calls() -> None:
+def test_bindings_of_cuda_have_what_the_graph_calls():
     bindings = pytest.importorskip('cuda.bindings.driver')
     for name in ('BeginCapture', 'EndCapture'):
         assert hasattr(bindings, f'cuStream{name}')
@@ -430,8 +405,8 @@ def test_bindings_of_cuda_have_what_the_graph_calls() -> None:
 
 
 def test_precision_is_the_measured_one_of_those_that_passed_their_gate(
-    bundles: dict[tuple[str, int], Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    bundles, tmp_path, monkeypatch
+):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     pretend_tensorrt(monkeypatch)
     bundle = next(iter(bundles.values()))

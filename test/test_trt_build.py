@@ -22,80 +22,35 @@ from held_bundle import hold_to
 from tensorrt_machine import CAR, BuildPolicy, order_for, pretend_tensorrt
 from test_trt_bindings import NAMES
 
-onnx = pytest.importorskip('onnx')
-pytest.importorskip('onnxruntime')
-
-from cone_perception.decode import decode  # noqa: E402
-from cone_perception.engines import Engine  # noqa: E402
-from cone_perception.engines import build_command as build_engine  # noqa: E402
-from cone_perception.engines import verify_command as verify_engine  # noqa: E402
-from cone_perception.engines.apart import follow  # noqa: E402
-from cone_perception.engines.cpu.open import open_network  # noqa: E402
-from cone_perception.engines.events import BuildEvent  # noqa: E402
-from cone_perception.engines.tensorrt import fastest, gpu, provide  # noqa: E402
-from cone_perception.engines.tensorrt import order as ordering  # noqa: E402
-from cone_perception.engines.tensorrt.compile_process import (  # noqa: E402
-    compile_apart,
-    compile_network,
-)
-from cone_perception.engines.tensorrt.fastest import (  # noqa: E402
-    build_engines,
-    keep_fastest,
-    read_choice,
-)
-from cone_perception.engines.tensorrt.gpu import (  # noqa: E402  # noqa: E402
-    Gpu,
-    choose_provider,
-    import_provider,
-    make_logger,
-    read_gpu,
-)
-from cone_perception.engines.tensorrt.layers import (  # noqa: E402
+from cone_perception.decode import decode
+from cone_perception.engines import Engine
+from cone_perception.engines import build_command as build_engine
+from cone_perception.engines import verify_command as verify_engine
+from cone_perception.engines.apart import follow
+from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.events import BuildEvent
+from cone_perception.engines.tensorrt import compile_process, fastest, gpu, plans, provide
+from cone_perception.engines.tensorrt import order as ordering
+from cone_perception.engines.tensorrt.layers import (
     convolution_precisions,
     layers_from_inspector,
     layers_from_log,
 )
-from cone_perception.engines.tensorrt.order import (  # noqa: E402
-    EngineOrder,
-    make_order,
-    network_for_gpu,
-    target_gpu,
-)
-from cone_perception.engines.tensorrt.plans import (  # noqa: E402
-    Compiled,
-    EnginePlan,
-    passport_path,
-    read_passport,
-    record_check,
-)
-from cone_perception.engines.tensorrt.provide import provide_engine, provide_plan  # noqa: E402
-from cone_perception.engines.verify_command import (  # noqa: E402
-    EngineReport,
-    difference_on_gpu,
-    verify,
-)
-from cone_perception.errors import (  # noqa: E402
-    EngineError,
-    PlanError,
-    RefusedPlanError,
-    UnloadablePlanError,
-)
-from cone_perception.files import to_json  # noqa: E402
-from cone_perception.images import to_bgr  # noqa: E402
-from cone_perception.model_card import (  # noqa: E402
-    Bundle,
-    ModelCard,
-    NetworkFile,
-    file_sha256,
-    read_bundle,
-)
-from cone_perception.pages.page import render_page  # noqa: E402
-from cone_perception.pipeline import ConeDetector  # noqa: E402
-from cone_perception.types import Detections  # noqa: E402
+from cone_perception.errors import EngineError, PlanError, RefusedPlanError, UnloadablePlanError
+from cone_perception.files import to_json
+from cone_perception.images import to_bgr
+from cone_perception.model_card import Bundle, ModelCard, NetworkFile, file_sha256, read_bundle
+from cone_perception.pages.page import render_page
+from cone_perception.pipeline import ConeDetector
+from cone_perception.types import Detections
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
 from training.export.quantise import quantise  # noqa: E402
 
 SIDE_PX = 32
-SM89 = target_gpu('SM89', 'tensorrt_rtx')
+SM89 = ordering.target_gpu('SM89', 'tensorrt_rtx')
 CONVOLUTIONS = ('/model.0/Conv', '/model.1/Conv', '/model.2/Conv')
 
 
@@ -127,7 +82,7 @@ def make_network(quantised: tuple[str, ...] = (), step: float = 0.05) -> onnx.Mo
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Bundle:
+def bundle(tmp_path):
     return write_bundle(tmp_path / 'bundle', int8_convolutions=2)
 
 
@@ -163,14 +118,14 @@ def write_reference(bundle: Bundle) -> Bundle:
 
 
 def open_cpu(bundle: Bundle, precision: str) -> Engine:
-    return open_network(bundle, network_for_gpu(bundle, precision, 1), 'onnxruntime')
+    return open_network(bundle, ordering.network_for_gpu(bundle, precision, 1), 'onnxruntime')
 
 
 @pytest.fixture
-def gpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu_in_its_place(monkeypatch):
     """The network that a plan was built from, in ONNX Runtime: a real engine, another device."""
 
-    def open_plan(order: EngineOrder, plan: EnginePlan) -> Engine:
+    def open_plan(order, plan):
         return open_cpu(order.bundle, order.key.precision)
 
     monkeypatch.setattr(ordering, 'read_gpu', lambda: CAR)
@@ -178,12 +133,12 @@ def gpu_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def rtx() -> None:
+def rtx():
     pytest.importorskip('tensorrt_rtx_bindings')
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
 
 
@@ -192,10 +147,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('target', ['SM86', 'SM89', 'SM120'])
-def test_quantised_convolutions_compute_in_int8(rtx: None, target: str) -> None:
+def test_quantised_convolutions_compute_in_int8(rtx, target):
     network = make_network(CONVOLUTIONS[1:]).SerializeToString()
     events: list[BuildEvent] = []
-    compiled = compile_network(network, 'tensorrt_rtx', target, 'int8', on_event=events.append)
+    compiled = compile_process.compile_network(
+        network, 'tensorrt_rtx', target, 'int8', on_event=events.append
+    )
     assert compiled.convolutions == {'fp32': 1, 'int8': 2}
     assert compiled.data[:4] == b'vtrt'
     assert int.from_bytes(compiled.data[16:24], 'little') == len(compiled.data)
@@ -204,36 +161,40 @@ def test_quantised_convolutions_compute_in_int8(rtx: None, target: str) -> None:
 
 
 @pytest.mark.slow
-def test_network_without_pairs_computes_nothing_in_int8(rtx: None) -> None:
-    compiled = compile_network(make_network().SerializeToString(), 'tensorrt_rtx', 'SM89', 'fp32')
+def test_network_without_pairs_computes_nothing_in_int8(rtx):
+    compiled = compile_process.compile_network(
+        make_network().SerializeToString(), 'tensorrt_rtx', 'SM89', 'fp32'
+    )
     assert compiled.convolutions == {'fp32': 3}
 
 
-def test_what_the_parser_refuses_is_named(rtx: None) -> None:
+def test_what_the_parser_refuses_is_named(rtx):
     model = make_network()
     model.graph.node[0].op_type = 'Konv'
     with pytest.raises(EngineError, match=r'does not take the network: Konv /model\.0/Conv'):
-        compile_network(model.SerializeToString(), 'tensorrt_rtx', 'SM89', 'fp32')
+        compile_process.compile_network(model.SerializeToString(), 'tensorrt_rtx', 'SM89', 'fp32')
     with pytest.raises(EngineError, match='does not take the network'):
-        compile_network(b'no network', 'tensorrt_rtx', 'SM89', 'fp32')
+        compile_process.compile_network(b'no network', 'tensorrt_rtx', 'SM89', 'fp32')
 
 
-def test_gpu_that_the_compiler_does_not_know_is_named(rtx: None) -> None:
+def test_gpu_that_the_compiler_does_not_know_is_named(rtx):
     with pytest.raises(EngineError, match=r'does not compile for SM90, only for SM75, .*SM89'):
-        compile_network(make_network().SerializeToString(), 'tensorrt_rtx', 'SM90', 'fp32')
+        compile_process.compile_network(
+            make_network().SerializeToString(), 'tensorrt_rtx', 'SM90', 'fp32'
+        )
 
 
-def test_every_name_used_of_the_bindings_exists(rtx: None) -> None:
+def test_every_name_used_of_the_bindings_exists(rtx):
     """All that builder and engine take of them, also on the way that only a GPU can go."""
-    trt = import_provider('tensorrt_rtx')
+    trt = gpu.import_provider('tensorrt_rtx')
     operator.attrgetter(*NAMES.split())(trt)
-    assert trt.Runtime(make_logger(trt)) is not None
+    assert trt.Runtime(gpu.make_logger(trt)) is not None
 
 
 # --- layers, as the two compilers write them ---
 
 
-def test_layers_of_tensorrt_are_read_from_its_inspector() -> None:
+def test_layers_of_tensorrt_are_read_from_its_inspector():
     def layer(name: str, kind: str, datatype: str, **more: object) -> dict[str, object]:
         inputs = [{'Name': 'x', 'Format/Datatype': datatype}]
         return {'Name': name, 'LayerType': kind, 'Inputs': inputs, **more}
@@ -253,7 +214,7 @@ def test_layers_of_tensorrt_are_read_from_its_inspector() -> None:
     assert convolution_precisions(layers, wanted) == {'fp16': 1, 'int8': 2, 'unknown': 1}
 
 
-def test_line_that_names_no_layer_is_no_layer() -> None:
+def test_line_that_names_no_layer_is_no_layer():
     assert layers_from_log(['Engine generation completed', '', 'Name: x, Type: y']) == ()
 
 
@@ -266,7 +227,7 @@ def run_apart(code: str, timeout_s: float = 30.0, **more: object) -> dict:
     return follow(command, *names, timeout_s=timeout_s, **more)
 
 
-def test_crash_of_the_compiler_is_an_error_that_names_it() -> None:
+def test_crash_of_the_compiler_is_an_error_that_names_it():
     with pytest.raises(EngineError, match=r'crashed \(SIGSEGV\)\. It last said: tactic 7'):
         run_apart("""
             import os, signal
@@ -275,24 +236,24 @@ def test_crash_of_the_compiler_is_an_error_that_names_it() -> None:
         """)
 
 
-def test_compiler_that_hangs_is_stopped() -> None:
+def test_compiler_that_hangs_is_stopped():
     started = time.monotonic()
     with pytest.raises(EngineError, match='did not answer within 1 s and was stopped'):
         run_apart('import time; time.sleep(600)', timeout_s=1)
     assert time.monotonic() - started < 60
 
 
-def test_build_can_be_cancelled() -> None:
+def test_build_can_be_cancelled():
     with pytest.raises(EngineError, match='was stopped before it was done'):
         run_apart('import time; time.sleep(600)', cancelled=lambda: True)
 
 
-def test_end_without_a_result_is_an_error() -> None:
+def test_end_without_a_result_is_an_error():
     with pytest.raises(EngineError, match='could not be compiled. It said nothing'):
         run_apart('')
 
 
-def test_what_libraries_print_is_no_event() -> None:
+def test_what_libraries_print_is_no_event():
     found = run_apart("""
         print('[TRT] [I] {"kind"')
         print('7')
@@ -301,7 +262,7 @@ def test_what_libraries_print_is_no_event() -> None:
     assert found == {'convolutions': {}, 'layers': {}, 'build_s': 1.5}
 
 
-def test_builder_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_builder_ends_with_the_process_that_started_it(tmp_path):
     code = (
         'import sys, threading, time; '
         'from cone_perception.engines.apart import end_with_parent;'
@@ -316,103 +277,107 @@ def test_builder_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_refusal_of_the_compiler_reaches_the_caller(rtx: None, bundle: Bundle, cache: None) -> None:
+def test_refusal_of_the_compiler_reaches_the_caller(rtx, bundle):
     path = bundle.folder / 'fp32.onnx'
     path.write_bytes(b'no network')
     network = replace(bundle.card.networks[0], sha256=file_sha256(path))
     with pytest.raises(EngineError, match='could not be compiled. It last said: .*does not take'):
-        compile_apart(make_order(bundle, network, BuildPolicy(), 'tensorrt_rtx', SM89))
+        compile_process.compile_apart(
+            ordering.make_order(bundle, network, BuildPolicy(), 'tensorrt_rtx', SM89)
+        )
 
 
 # --- from bundle to plan ---
 
 
 @pytest.mark.slow
-def test_second_start_takes_the_plan_of_the_first(rtx: None, bundle: Bundle, cache: None) -> None:
+def test_second_start_takes_the_plan_of_the_first(rtx, bundle):
     events: list[BuildEvent] = []
-    first = provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
+    first = provide.provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
     kinds = [event.kind for event in events if event.kind in ('reason', 'built')]
     assert kinds == ['reason', 'built']
-    passport = read_passport(passport_path(first.path))
+    passport = plans.read_passport(plans.passport_path(first.path))
     assert passport.convolutions == {'fp32': 1, 'int8': 2}
-    assert passport.key.provider_version == import_provider('tensorrt_rtx').__version__
+    assert passport.key.provider_version == gpu.import_provider('tensorrt_rtx').__version__
     assert (passport.key.compute_capability, passport.key.gpu) == ('8.9', '')
     events.clear()
-    again = provide_plan(order_for(bundle, 'int8', gpu=SM89, build='never', on_event=events.append))
+    again = provide.provide_plan(
+        order_for(bundle, 'int8', gpu=SM89, build='never', on_event=events.append)
+    )
     assert again == first
     assert events == []
     # The same plan, taken along to a machine with such a GPU.
-    there = provide_plan(order_for(bundle, 'int8', gpu=CAR, build='never'))
+    there = provide.provide_plan(order_for(bundle, 'int8', gpu=CAR, build='never'))
     assert there == first
     with pytest.raises(PlanError, match=r'compute_capability is 8\.6.*build: never'):
-        provide_plan(
+        provide.provide_plan(
             order_for(bundle, 'int8', gpu=replace(CAR, compute_capability='8.6'), build='never')
         )
 
 
 @pytest.mark.slow
-def test_damaged_plan_is_named_and_built_again(rtx: None, bundle: Bundle, cache: None) -> None:
-    first = provide_plan(order_for(bundle, 'fp32', gpu=SM89))
+def test_damaged_plan_is_named_and_built_again(rtx, bundle):
+    first = provide.provide_plan(order_for(bundle, 'fp32', gpu=SM89))
     first.path.write_bytes(first.data[:1000])
     events: list[BuildEvent] = []
-    again = provide_plan(order_for(bundle, 'fp32', gpu=SM89, on_event=events.append))
+    again = provide.provide_plan(order_for(bundle, 'fp32', gpu=SM89, on_event=events.append))
     assert 'was cut off' in events[0].message
     assert again.passport.convolutions == {'fp32': 3}
 
 
 @pytest.mark.slow
-def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(
-    rtx: None, tmp_path: Path, cache: None
-) -> None:
+def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(rtx, tmp_path):
     bundle = write_bundle(tmp_path / 'bundle', int8_convolutions=3)
     refusal = r'computes 2 convolutions in INT8, but its card says 3'
     with pytest.raises(RefusedPlanError, match=refusal):
-        provide_plan(order_for(bundle, 'int8', gpu=SM89))
+        provide.provide_plan(order_for(bundle, 'int8', gpu=SM89))
     # The next start of a node knows it, and does not compile for minutes to hear it again.
     events: list[BuildEvent] = []
     with pytest.raises(RefusedPlanError, match=refusal + r'.*run `cone-perception build-engine'):
-        provide_plan(order_for(bundle, 'int8', retry=False, gpu=SM89, on_event=events.append))
+        provide.provide_plan(
+            order_for(bundle, 'int8', retry=False, gpu=SM89, on_event=events.append)
+        )
     assert events == []
     with pytest.raises(RefusedPlanError, match=refusal):
-        provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
+        provide.provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
     assert refusal in events[0].message
     assert len(events) > 1  # a command that was asked to build does so
 
 
 @pytest.mark.slow
-def test_gpu_for_which_the_compiler_has_no_int8_is_refused(
-    rtx: None, bundle: Bundle, cache: None
-) -> None:
+def test_gpu_for_which_the_compiler_has_no_int8_is_refused(rtx, bundle):
     """TensorRT-RTX 1.7 compiles the same file for Turing, but computes it in FP32 there."""
     with pytest.raises(PlanError, match=r'computes 0 convolutions in INT8.*the others: 3 fp32'):
-        provide_plan(order_for(bundle, 'int8', gpu=target_gpu('SM75', 'tensorrt_rtx')))
+        provide.provide_plan(
+            order_for(bundle, 'int8', gpu=ordering.target_gpu('SM75', 'tensorrt_rtx'))
+        )
 
 
 @pytest.mark.slow
-def test_two_starts_at_once_build_once(rtx: None, bundle: Bundle, cache: None) -> None:
+def test_two_starts_at_once_build_once(rtx, bundle):
     events: list[BuildEvent] = []
     order = order_for(bundle, 'fp32', gpu=SM89, on_event=events.append)
     with ThreadPoolExecutor(2) as pool:
-        plans = [start.result() for start in [pool.submit(provide_plan, order) for _ in range(2)]]
+        plans = [
+            start.result() for start in [pool.submit(provide.provide_plan, order) for _ in range(2)]
+        ]
     assert plans[0] == plans[1]
     assert len([event for event in events if event.kind == 'built']) == 1
 
 
 @pytest.mark.slow
-def test_plan_that_failed_against_fp32_is_not_taken_again(
-    rtx: None, bundle: Bundle, cache: None
-) -> None:
-    plan = provide_plan(order_for(bundle, 'fp32', gpu=SM89))
-    record_check(plan.path, {'passed': False, 'reasons': ['scores differ by 0.3']})
+def test_plan_that_failed_against_fp32_is_not_taken_again(rtx, bundle):
+    plan = provide.provide_plan(order_for(bundle, 'fp32', gpu=SM89))
+    plans.record_check(plan.path, {'passed': False, 'reasons': ['scores differ by 0.3']})
     with pytest.raises(PlanError, match=r'did not answer as FP32 does: scores differ by 0\.3'):
-        provide_plan(order_for(bundle, 'fp32', gpu=SM89, build='never'))
+        provide.provide_plan(order_for(bundle, 'fp32', gpu=SM89, build='never'))
 
 
 # --- a build that failed, a plan that TensorRT refuses ---
 
 
 @pytest.fixture
-def compiler(monkeypatch: pytest.MonkeyPatch) -> Compiler:
+def compiler(monkeypatch):
     """In the place of a TensorRT 10.9 that compiles on a machine with a GPU."""
     stand_in = Compiler()
     pretend_tensorrt(monkeypatch)
@@ -427,20 +392,18 @@ class Compiler:
         self.calls = 0
         self.failure = ''
 
-    def __call__(self, *arguments: object, **options: object) -> Compiled:
+    def __call__(self, *arguments: object, **options: object) -> plans.Compiled:
         self.calls += 1
         if self.failure:
             raise EngineError(self.failure)
-        return Compiled(b'ftrt' + bytes([self.calls] * 500), {'fp32': 3}, {}, 1.0)
+        return plans.Compiled(b'ftrt' + bytes([self.calls] * 500), {'fp32': 3}, {}, 1.0)
 
 
-def get_plan(bundle: Bundle, **policy: object) -> EnginePlan:
-    return provide_plan(order_for(bundle, 'fp32', **policy))
+def get_plan(bundle, **policy):
+    return provide.provide_plan(order_for(bundle, 'fp32', **policy))
 
 
-def test_build_that_failed_is_not_tried_at_each_start(
-    bundle: Bundle, cache: None, compiler: Compiler
-) -> None:
+def test_build_that_failed_is_not_tried_at_each_start(bundle, compiler):
     compiler.failure = 'the compiler crashed (SIGSEGV).'
     with pytest.raises(EngineError, match='crashed'):
         get_plan(bundle, retry=False)
@@ -454,7 +417,7 @@ def test_build_that_failed_is_not_tried_at_each_start(
     assert compiler.calls == 1
     # Another driver, and the command: both try again.
     with pytest.raises(EngineError, match='crashed'):
-        provide_plan(order_for(bundle, 'fp32', gpu=replace(CAR, driver='560'), retry=False))
+        provide.provide_plan(order_for(bundle, 'fp32', gpu=replace(CAR, driver='560'), retry=False))
     compiler.failure = ''
     plan = get_plan(bundle)
     assert compiler.calls == 3
@@ -464,9 +427,7 @@ def test_build_that_failed_is_not_tried_at_each_start(
     assert compiler.calls == 4  # the failure is forgotten
 
 
-def test_build_that_was_stopped_has_not_failed(
-    bundle: Bundle, cache: None, compiler: Compiler
-) -> None:
+def test_build_that_was_stopped_has_not_failed(bundle, compiler):
     compiler.failure = 'the build of the engine was stopped before it was done.'
     with pytest.raises(EngineError, match='stopped'):
         get_plan(bundle, retry=False, cancelled=lambda: True)
@@ -475,9 +436,7 @@ def test_build_that_was_stopped_has_not_failed(
 
 
 @pytest.mark.parametrize('text', ['', '[]', '{"reason": 1}', 'null'])
-def test_unreadable_note_of_a_failure_is_as_none(
-    bundle: Bundle, cache: None, compiler: Compiler, text: str
-) -> None:
+def test_unreadable_note_of_a_failure_is_as_none(bundle, compiler, text):
     path = get_plan(bundle).path
     path.unlink()
     path.with_suffix('.failed').write_text(text)
@@ -485,7 +444,7 @@ def test_unreadable_note_of_a_failure_is_as_none(
 
 
 def refuse_to_load(monkeypatch: pytest.MonkeyPatch, *refused: bytes) -> None:
-    def load(order: EngineOrder, plan: EnginePlan) -> bytes:
+    def load(order, plan):
         if plan.data[4:5] in refused:
             raise UnloadablePlanError(f'{plan.path.name} is refused by TensorRT: magic.')
         return plan.data[4:5]
@@ -493,54 +452,52 @@ def refuse_to_load(monkeypatch: pytest.MonkeyPatch, *refused: bytes) -> None:
     monkeypatch.setattr(provide, 'open_plan', load)
 
 
-def test_plan_that_tensorrt_refuses_is_built_once_more(
-    bundle: Bundle, cache: None, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_that_tensorrt_refuses_is_built_once_more(bundle, compiler, monkeypatch):
     get_plan(bundle)
     events: list[BuildEvent] = []
     policy = {'retry': False, 'on_event': events.append}
     refuse_to_load(monkeypatch, b'\1')
     with pytest.raises(PlanError, match=r'is refused by TensorRT: magic.*build: never'):
-        provide_engine(order_for(bundle, 'fp32', build='never', **policy))
+        provide.provide_engine(order_for(bundle, 'fp32', build='never', **policy))
     assert events == []
-    assert provide_engine(order_for(bundle, 'fp32', **policy))[1] == b'\2'
+    assert provide.provide_engine(order_for(bundle, 'fp32', **policy))[1] == b'\2'
     assert 'is refused by TensorRT: magic' in events[0].message
     refuse_to_load(monkeypatch)
-    assert provide_engine(order_for(bundle, 'fp32', **policy))[1] == b'\2'
+    assert provide.provide_engine(order_for(bundle, 'fp32', **policy))[1] == b'\2'
 
 
 def test_plan_that_tensorrt_refuses_fresh_from_its_compiler_is_a_failed_build(
-    bundle: Bundle, cache: None, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    bundle, compiler, monkeypatch
+):
     refuse_to_load(monkeypatch, b'\1', b'\2', b'\3')
     order = order_for(bundle, 'fp32', retry=False)
     with pytest.raises(RefusedPlanError, match=r'cannot be used: it was compiled, but .*magic'):
-        provide_engine(order)
+        provide.provide_engine(order)
     with pytest.raises(RefusedPlanError, match=r'could not be built here at .*magic'):
-        provide_engine(order)
+        provide.provide_engine(order)
     assert compiler.calls == 1
     with pytest.raises(RefusedPlanError, match='cannot be used'):
-        provide_engine(order_for(bundle, 'fp32'))
+        provide.provide_engine(order_for(bundle, 'fp32'))
     assert compiler.calls == 2
 
 
-def test_provider_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provider_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(gpu, 'MODULES', {'tensorrt': ('no_a',), 'tensorrt_rtx': ('no_b',)})
     with pytest.raises(EngineError, match=r'^TensorRT, version 10 or 11 .* or TensorRT-RTX .* not'):
-        choose_provider()
+        gpu.choose_provider()
     with pytest.raises(EngineError, match=r'^TensorRT-RTX .*\[rtx\].* is not installed'):
-        choose_provider('tensorrt_rtx')
+        gpu.choose_provider('tensorrt_rtx')
     with pytest.raises(EngineError, match='is not known; choose one of auto'):
-        choose_provider('cudnn')
+        gpu.choose_provider('cudnn')
 
 
-def test_machine_without_a_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_without_a_driver_is_named(monkeypatch):
     def refuse(name: str) -> None:
         raise OSError(f'{name}: cannot open shared object file')
 
     monkeypatch.setattr(gpu.ctypes, 'CDLL', refuse)
     with pytest.raises(EngineError, match=r'no NVIDIA driver: libcuda\.so\.1: cannot open'):
-        read_gpu()
+        gpu.read_gpu()
 
 
 # --- the commands ---
@@ -553,10 +510,8 @@ def run_command(module: object, *arguments: str) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('rtx', 'cache')
-def test_plan_for_another_machine_is_built_and_copied(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures('rtx')
+def test_plan_for_another_machine_is_built_and_copied(bundle, tmp_path, capsys):
     out = tmp_path / 'out'
     asked = (str(bundle.folder), '--precision', 'int8', '--for', 'SM89', '--out', str(out))
     assert run_command(build_engine, *asked) == 0
@@ -565,22 +520,20 @@ def test_plan_for_another_machine_is_built_and_copied(
 
 
 @pytest.mark.parametrize('target', ['SM8x', '4060'])
-def test_target_that_is_none_is_named(rtx: None, bundle: Bundle, cache: None, target: str) -> None:
+def test_target_that_is_none_is_named(rtx, bundle, target):
     with pytest.raises(EngineError, match='named by its compute capability'):
         run_command(build_engine, str(bundle.folder), '--precision', 'int8', '--for', target)
 
 
 @pytest.mark.slow
-def test_the_only_one_that_may_drive_starts_again_without_a_build(
-    rtx: None, gpu_in_its_place: None, tmp_path: Path, cache: None
-) -> None:
+def test_the_only_one_that_may_drive_starts_again_without_a_build(rtx, gpu_in_its_place, tmp_path):
     bundle = write_reference(write_bundle(tmp_path / 'bundle', int8_convolutions=3))
     seen = []
     for _ in range(2):
         events: list[BuildEvent] = []
         policy = {'retry': False, 'on_event': events.append}
         orders = [order_for(bundle, precision, **policy) for precision in ('int8', 'fp32')]
-        built = build_engines(orders, print)
+        built = fastest.build_engines(orders, print)
         assert [engine.precision for engine in built] == ['fp32']
         assert [e for e in events if e.kind == 'error' and 'int8: the engine of' in e.message]
         seen.append({event.kind for event in events})
@@ -589,33 +542,29 @@ def test_the_only_one_that_may_drive_starts_again_without_a_build(
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures('rtx', 'gpu_in_its_place', 'cache')
-def test_engines_are_checked_timed_and_the_fastest_is_remembered(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures('rtx', 'gpu_in_its_place')
+def test_engines_are_checked_timed_and_the_fastest_is_remembered(bundle, monkeypatch):
     """On a GPU that is not there: compiled for real, run by another engine in its place."""
     monkeypatch.setattr(fastest, 'RUNS', 5)
     order = order_for(write_reference(bundle), 'fp32')
-    built = build_engines([order, order], print)
+    built = fastest.build_engines([order, order], print)
     assert [engine.check.passed for engine in built] == [True, True]
     assert all(engine.latency is not None and engine.latency.runs == 5 for engine in built)
-    passport = read_passport(passport_path(built[0].plan.path))
+    passport = plans.read_passport(plans.passport_path(built[0].plan.path))
     assert passport.key.gpu == CAR.name
     assert passport.check['passed'] is True
     assert passport.key == order.key
-    assert keep_fastest(built, print).order == order
-    assert read_choice([order]) == order
+    assert fastest.keep_fastest(built, print).order == order
+    assert fastest.read_choice([order]) == order
     other = replace(order, key=replace(order.key, driver='560.35.03'))
-    assert read_choice([other]) is None
+    assert fastest.read_choice([other]) is None
 
 
 @pytest.mark.slow
-def test_page_says_what_passed_and_what_failed(
-    rtx: None, gpu_in_its_place: None, cache: None, tmp_path: Path
-) -> None:
+def test_page_says_what_passed_and_what_failed(rtx, gpu_in_its_place, tmp_path):
     """With steps so small that INT8 ends where the values begin."""
     bundle = write_reference(write_bundle(tmp_path / 'bad', int8_convolutions=2, step=0.0005))
-    found = verify(bundle, 'auto', BuildPolicy(), 5)
+    found = verify_engine.verify(bundle, 'auto', BuildPolicy(), 5)
     good, bad = found['engines']
     assert (good.precision, good.failure) == ('fp32', '')
     assert good.check['passed'] is True
@@ -658,16 +607,14 @@ class OnGpu:
         self._engine.close()
 
 
-def test_time_from_720p_to_cones_is_that_of_all_stations(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_from_720p_to_cones_is_that_of_all_stations(bundle, monkeypatch):
 
     class Slow(ConeDetector):
         def detect(self, *_: object) -> None:
             time.sleep(0.007)
 
     monkeypatch.setattr(verify_engine, 'ConeDetector', Slow)
-    report = EngineReport('fp32.onnx', 'fp32', 1)
+    report = verify_engine.EngineReport('fp32.onnx', 'fp32', 1)
     engine = open_cpu(bundle, 'fp32')
     verify_engine.time_engines(write_reference(bundle), [(report, engine)], 3)
     engine.close()
@@ -676,22 +623,18 @@ def test_time_from_720p_to_cones_is_that_of_all_stations(
 
 
 @pytest.mark.parametrize('shift_px, failure', [(0.0, ''), (0.8, 'decoding on the GPU differs')])
-def test_decoding_on_the_gpu_is_held_against_the_cpu(
-    bundle: Bundle, shift_px: float, failure: str
-) -> None:
+def test_decoding_on_the_gpu_is_held_against_the_cpu(bundle, shift_px, failure):
     bundle = write_reference(bundle)
     engine = OnGpu(open_cpu(bundle, 'fp32'), bundle, shift_px)
-    found = difference_on_gpu(bundle, engine)
+    found = verify_engine.difference_on_gpu(bundle, engine)
     assert failure in found
     assert bool(found) == bool(failure)
 
 
-def test_page_is_written_where_nothing_works(
-    bundle: Bundle, cache: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_page_is_written_where_nothing_works(bundle, tmp_path, monkeypatch):
     errors = [EngineError('no NVIDIA driver.'), AttributeError('a name that the bindings lack')]
 
-    def fail() -> Gpu:
+    def fail():
         raise errors.pop()
 
     pretend_tensorrt(monkeypatch)

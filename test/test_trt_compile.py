@@ -40,9 +40,7 @@ LEAST_INT8 = {'yolo11n': 40, 'yolo12n': 75, 'yolo26n': 50}
 
 
 @pytest.fixture(scope='session')
-def exports(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Mapping[str, Mapping[tuple, onnx.ModelProto]]:
+def exports(tmp_path_factory):
     """Network -> (precision, batch) -> ONNX model."""
     return Exports(tmp_path_factory.mktemp('exports'))
 
@@ -92,9 +90,7 @@ def export_variants(name: str, folder: Path) -> dict[tuple, onnx.ModelProto]:
 @pytest.mark.parametrize('batch', [1, 2])
 @pytest.mark.parametrize('precision', ['int8', 'fp16', 'int8 and fp16'])
 @pytest.mark.parametrize('name', NETWORKS)
-def test_every_convolution_computes_as_its_file_says(
-    exports: Mapping[str, Mapping[tuple, onnx.ModelProto]], name: str, precision: str, batch: int
-) -> None:
+def test_every_convolution_computes_as_its_file_says(exports, name, precision, batch):
     network = exports[name][precision, batch]
     quantised, convolutions = quantised_share(network)
     compiled = compile_network(
