@@ -18,6 +18,7 @@ from cone_perception.engines.cuda.compile import (
     load_kernels,
 )
 from cone_perception.errors import EngineError
+from cone_perception.files import cache_folder
 
 ARCHITECTURES = (75, 86, 89, 90, 120)
 KERNELS = (b'letterbox', b'select_anchors', b'select_boxes', b'suppress')
@@ -38,11 +39,16 @@ class CountingCompiler:
         return b'code for ' + ' '.join(arguments).encode()
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+
+
 @needs_nvrtc
 @pytest.mark.parametrize('architecture', ARCHITECTURES)
-def test_kernels_compile_for_architecture(architecture, tmp_path):
+def test_kernels_compile_for_architecture(architecture):
     halves = architecture != 75
-    code = load_kernels(KernelOptions(architecture, halves, halves), tmp_path, Nvrtc())
+    code = load_kernels(KernelOptions(architecture, halves, halves), Nvrtc())
     assert code[:4] == b'\x7fELF'
     assert all(name in code for name in KERNELS)
 
@@ -53,36 +59,32 @@ def test_compiler_error_is_told_with_line():
         Nvrtc().compile('int x = ;', KernelOptions(89).arguments)
 
 
-def test_kernels_are_compiled_once_per_option_and_compiler(tmp_path):
+def test_kernels_are_compiled_once_per_option_and_compiler():
     compiler = CountingCompiler()
-    first = load_kernels(KernelOptions(89), tmp_path, compiler)
-    assert load_kernels(KernelOptions(89), tmp_path, compiler) == first
+    first = load_kernels(KernelOptions(89), compiler)
+    assert load_kernels(KernelOptions(89), compiler) == first
     assert len(compiler.asked) == 1
-    load_kernels(KernelOptions(86), tmp_path, compiler)
-    load_kernels(KernelOptions(89, half_input=True), tmp_path, compiler)
+    load_kernels(KernelOptions(86), compiler)
+    load_kernels(KernelOptions(89, half_input=True), compiler)
     compiler.version = 'counting 2'
-    load_kernels(KernelOptions(89), tmp_path, compiler)
+    load_kernels(KernelOptions(89), compiler)
     assert len(compiler.asked) == 4
 
 
-def test_damaged_cache_is_compiled_again(tmp_path):
+def test_damaged_cache_is_compiled_again():
     compiler = CountingCompiler()
-    code = load_kernels(KernelOptions(89), tmp_path, compiler)
-    (kept,) = tmp_path.iterdir()
+    code = load_kernels(KernelOptions(89), compiler)
+    (kept,) = cache_folder('kernels').iterdir()
     kept.write_bytes(kept.read_bytes()[:-3])
-    assert load_kernels(KernelOptions(89), tmp_path, compiler) == code
+    assert load_kernels(KernelOptions(89), compiler) == code
     assert len(compiler.asked) == 2
 
 
-def test_cache_that_cannot_be_written_is_no_fault(tmp_path):
+def test_cache_that_cannot_be_written_is_no_fault(tmp_path, monkeypatch):
     blocked = tmp_path / 'file'
     blocked.write_text('')
-    assert load_kernels(KernelOptions(89), blocked / 'cache', CountingCompiler())
-
-
-def test_gpu_older_than_turing_is_refused(tmp_path):
-    with pytest.raises(EngineError, match=r'7\.0.*7\.5'):
-        load_kernels(KernelOptions(70), tmp_path, CountingCompiler())
+    monkeypatch.setenv('XDG_CACHE_HOME', str(blocked))
+    assert load_kernels(KernelOptions(89), CountingCompiler())
 
 
 def test_source_needs_no_include():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tensorrt_machine import CAR, pretend_tensorrt
+from tensorrt_machine import pretend_tensorrt
 from tiny_network import write_tiny_bundle
 
 from cone_perception.engines import open as placement
-from cone_perception.engines.open import place_network, require_gpu
+from cone_perception.engines.open import place_network
+from cone_perception.engines.tensorrt import order
 from cone_perception.engines.tensorrt.gpu import Gpu
 from cone_perception.errors import EngineError, EngineLostError, ModelError, PlanError
 from cone_perception.model_card import read_bundle
@@ -75,16 +76,16 @@ def test_precision_that_is_named_is_the_one_that_runs_on_the_cpu(bundle):
     placed.engine.close()
 
 
-def test_gpu_older_than_turing_is_named(monkeypatch):
-    monkeypatch.setattr(placement, 'read_gpu', lambda: Gpu('GTX 1080', '6.1', '550.54', '12.4'))
+def test_gpu_older_than_turing_is_named(bundle, monkeypatch):
+    monkeypatch.setattr(order, 'read_gpu', lambda: Gpu('GTX 1080', '6.1', '550.54', '12.4'))
     with pytest.raises(EngineError, match=r'GTX 1080 has compute capability 6\.1.* needs 7\.5'):
-        require_gpu()
+        place_network(bundle, DetectorSettings(device='cuda'))
 
 
 def test_settings_of_a_build_reach_it(bundle, tmp_path, monkeypatch):
     """build: never, the provider and the precision: a refusal names what there is not."""
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    monkeypatch.setattr(placement, 'require_gpu', lambda choice: (choice, CAR))
+    monkeypatch.setattr(placement, 'import_pycuda', lambda: None)
     pretend_tensorrt(monkeypatch)
     settings = DetectorSettings(engine='tensorrt', build='never', precision='fp32')
     refusal = r'engine: tensorrt is set, but there is no engine of tiny \(fp32, batch 1, tensorrt\)'

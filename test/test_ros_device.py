@@ -62,10 +62,10 @@ GPU_WITHOUT_DRIVER = """
 import sys
 
 from cone_perception import cli
-from cone_perception.engines import open as placement
+from cone_perception.engines.tensorrt import order
 from cone_perception.engines.tensorrt.gpu import Gpu
 
-placement.read_gpu = lambda: Gpu('NVIDIA GeForce RTX 4060', '8.9', '560.35', '12.6')
+order.read_gpu = lambda: Gpu('NVIDIA GeForce RTX 4060', '8.9', '560.35', '12.6')
 sys.exit(cli.main(sys.argv[1:]))
 """
 

@@ -13,7 +13,7 @@ from cone_perception.engines.cuda.device import import_pycuda
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.engines.tensorrt.engine import TensorRtEngine
 from cone_perception.engines.tensorrt.fastest import fastest_order
-from cone_perception.engines.tensorrt.gpu import Gpu, choose_provider, import_provider, read_gpu
+from cone_perception.engines.tensorrt.gpu import choose_provider
 from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders
 from cone_perception.engines.tensorrt.provide import open_ordered
 from cone_perception.errors import EngineError, EngineLostError, ModelError
@@ -28,9 +28,6 @@ from cone_perception.types import (
     PrecisionChoice,
     RuntimeChoice,
 )
-
-LEAST_CAPABILITY = (7, 5)
-"""Compute capability of Turing: TensorRT 10 and our kernels start with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +108,6 @@ def place_network(
     return PlacedEngine(on_cpu, None, tuple(warnings))
 
 
-def require_gpu(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Gpu]:
-    """Find the runtime and the GPU to use. Raises EngineError: when something is missing for it."""
-    gpu = read_gpu()
-    major, _, minor = gpu.compute_capability.partition('.')
-    if (int(major), int(minor)) < LEAST_CAPABILITY:
-        raise EngineError(
-            f'{gpu.name} has compute capability {gpu.compute_capability}, but TensorRT needs '
-            f'{".".join(map(str, LEAST_CAPABILITY))} at least.'
-        )
-    provider = choose_provider(choice)
-    import_provider(provider)
-    import_pycuda()
-    return provider, gpu
-
-
 def _cpu_runtime(choice: RuntimeChoice) -> CpuRuntime:
     return 'onnxruntime' if choice == 'onnxruntime' else 'openvino'
 
@@ -137,6 +119,6 @@ def _open_on_gpu(
     policy: BuildPolicy,
     choice: GpuRuntimeChoice,
 ) -> TensorRtEngine:
-    provider, gpu = require_gpu(choice)
-    orders = make_orders(bundle, precision, batch, policy, provider, gpu)
+    orders = make_orders(bundle, precision, batch, policy, choice)
+    import_pycuda()
     return open_ordered(fastest_order(orders, lambda text: policy.tell('built', text)))

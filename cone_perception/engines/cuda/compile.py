@@ -15,9 +15,6 @@ from cone_perception.errors import EngineError
 from cone_perception.files import cache_folder, keep, read_kept
 
 SOURCES = ('request.cuh', 'letterbox.cu', 'decode.cu')
-LOWEST_ARCHITECTURE = 75
-"""Turing: the first that TensorRT 10 still serves."""
-
 TOOLKIT_NVCC = Path('/usr/local/cuda/bin/nvcc')
 """NVIDIA's installer puts it here, which is on nobody's PATH by default."""
 
@@ -54,22 +51,14 @@ def kernel_source() -> str:
     return re.sub(r'^#(include "request\.cuh"|pragma once)$', '', text, flags=re.MULTILINE)
 
 
-def load_kernels(
-    options: KernelOptions, cache: Path | None = None, compiler: Nvrtc | Nvcc | None = None
-) -> bytes:
-    """The kernels' machine code, from the folder `cache` or compiled now.
+def load_kernels(options: KernelOptions, compiler: Nvrtc | Nvcc) -> bytes:
+    """The kernels' machine code, from the cache or compiled now.
 
-    Raises EngineError when they must be compiled and there is no compiler, or it refuses.
+    Raises EngineError when they must be compiled, and the compiler refuses.
     """
-    if options.architecture < LOWEST_ARCHITECTURE:
-        raise EngineError(
-            f'the GPU has compute capability {options.architecture / 10:.1f}; the GPU engine '
-            f'needs {LOWEST_ARCHITECTURE / 10:.1f} or newer. Run on the CPU.'
-        )
-    compiler = compiler or find_compiler()
     source = kernel_source()
     key = hashlib.sha256('\0'.join((source, *options.arguments, compiler.version)).encode())
-    path = (cache or cache_folder('kernels')) / f'{key.hexdigest()}.cubin'
+    path = cache_folder('kernels') / f'{key.hexdigest()}.cubin'
     code = read_kept(path)
     if not code:
         code = compiler.compile(source, options.arguments)

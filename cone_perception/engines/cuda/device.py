@@ -136,7 +136,7 @@ class CudaDevice:
         _check_limits(network)
         options = KernelOptions(self.architecture, network.half_input, network.half_output)
         compiler = find_compiler()
-        kernels = load_kernels(options, compiler=compiler)
+        kernels = load_kernels(options, compiler)
         cuda = f'CUDA {self._drv.get_driver_version() / 1000:.1f}'
         what = f'the driver ({cuda}) does not take kernels of {compiler.version}'
         advice = "Update the driver, or install the NVRTC of the driver's CUDA."

@@ -38,8 +38,6 @@ LIMIT_S = 2.0
 LOAD_LIMIT_S = 120.0
 """The same for opening and reloading."""
 
-_POLL_S = 0.05
-
 _LOOK_S = 0.0001
 """While frames come faster than they are computed, a job's end is looked for this often."""
 
@@ -60,7 +58,6 @@ class CudaEngine:
         preprocessing: Preprocessing,
         network: NetworkFile,
         runtime: str,
-        class_names: tuple[str, ...] = (),
         limit_s: float = LIMIT_S,
         use_graph: bool = True,
     ) -> None:
@@ -81,7 +78,6 @@ class CudaEngine:
             input_shape=self._device.network.input_shape,
             output_shape=self._device.network.output_shape,
             network_sha256=network.sha256,
-            class_names=class_names,
         )
         self._layout = guess_layout(self.info.output_shape)
 
@@ -153,7 +149,7 @@ class CudaWorker:
         self._lost: EngineLostError | None = None
         self._closed = False
         self._ending = False
-        self._stuck = threading.Event()
+        self._ended: Future[None] = Future()
         self._reloading_until_s: float | None = None
         self.reloads = 0
         opened: Future[CudaDevice] = Future()
@@ -187,11 +183,10 @@ class CudaWorker:
                 return
             self._closed = True
             self._inbox.put(None)
-        until_s = time.monotonic() + LOAD_LIMIT_S
-        while self._thread.is_alive():
-            self._thread.join(_POLL_S)
-            if self._stuck.is_set() or time.monotonic() > until_s:
-                raise self._lose(f'the GPU was not given back after {LOAD_LIMIT_S:.0f} s')
+        if not wait([self._ended], timeout=LOAD_LIMIT_S).done:
+            raise self._lose(f'the GPU was not given back after {LOAD_LIMIT_S:.0f} s')
+        self._ended.result()
+        self._thread.join()
 
     def _lose(self, why: str) -> EngineLostError:
         with self._lock:
@@ -213,8 +208,10 @@ class CudaWorker:
             opened.set_result(device)
             self._serve(device)
             device.close()
+            self._ended.set_result(None)
         except EngineLostError as error:
             self._give_up(error, [])
+            self._ended.set_exception(error)
             self._stay()
 
     def _stay(self) -> None:
@@ -222,7 +219,6 @@ class CudaWorker:
 
         A broken context cannot be put down, so this thread lasts until the process ends.
         """
-        self._stuck.set()
         threading.Event().wait()
 
     def _serve(self, device: CudaDevice) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from cone_perception.engines import class_names_from
 from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.engines.tensorrt.gpu import import_provider, make_logger
 from cone_perception.engines.tensorrt.plans import EnginePlan
@@ -38,7 +37,6 @@ class TensorRtEngine(CudaEngine):
             preprocessing,
             network,
             runtime=f'{_NAMES[plan.provider]} {trt.__version__}',
-            class_names=class_names_from(str(plan.metadata.get('names', ''))),
         )
 
 

@@ -27,6 +27,9 @@ from cone_perception.types import (
     PrecisionChoice,
 )
 
+LEAST_CAPABILITY = (7, 5)
+"""Compute capability of Turing: TensorRT 10 and our kernels start with it."""
+
 _DRIVING: tuple[Precision, ...] = ('int8', 'fp16')
 
 
@@ -89,8 +92,8 @@ def make_order(
 
     Raises EngineError without a GPU, or without the runtime.
     """
+    gpu = gpu or _usable_gpu()
     chosen = choose_provider(provider)
-    gpu = gpu or read_gpu()
     key = PlanKey(
         network_sha256=network.sha256,
         precision=network.precision,
@@ -114,8 +117,19 @@ def make_orders(
     gpu: Gpu | None = None,
 ) -> list[EngineOrder]:
     """Order the network of a precision, or for `best` all that may drive, as `make_order` does."""
+    gpu = gpu or _usable_gpu()
     networks = driving_networks(bundle, precision, batch, partial(policy.tell, 'warning'))
     return [make_order(bundle, network, policy, provider, gpu) for network in networks]
+
+
+def _usable_gpu() -> Gpu:
+    gpu = read_gpu()
+    if tuple(map(int, gpu.compute_capability.split('.'))) < LEAST_CAPABILITY:
+        raise EngineError(
+            f'{gpu.name} has compute capability {gpu.compute_capability}, but TensorRT needs '
+            f'{".".join(map(str, LEAST_CAPABILITY))} at least. Run on the CPU.'
+        )
+    return gpu
 
 
 def target_gpu(target: str, provider: GpuRuntime) -> Gpu:

@@ -324,11 +324,7 @@ def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
         return {}, content
     what = f'{path} begins like an engine of Ultralytics, but was cut off or damaged'
     with told_as(PlanError, what, ValueError, advice='Export it again.'):
-        metadata = json.loads(body)
-    names = metadata.get('names')
-    if isinstance(names, dict):  # JSON has made texts of the class indices
-        metadata['names'] = {int(k) if k.isdecimal() else k: v for k, v in names.items()}
-    return dict(metadata), content[HEADER_BYTES + length :]
+        return dict(json.loads(body)), content[HEADER_BYTES + length :]
 
 
 def _now() -> str:

@@ -157,7 +157,7 @@ def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -
     arguments = header.get('args') or {}
     names, size = header.get('names'), header.get('imgsz')
     if isinstance(names, dict):
-        names = [names[index] for index in sorted(names)]
+        names = list(names.values())  # in the order of their indices
     found = {
         'its task': (header.get('task'), 'detect'),
         'its batch': (header.get('batch'), batch),
