@@ -109,17 +109,16 @@ def read_commit(root: Path) -> tuple[str | None, bool | None]:
     """
     if not (root / '.git').exists() or not shutil.which('git'):
         return None, None
-    said = []
-    for words in (('rev-parse', 'HEAD'), ('status', '--porcelain', '--untracked-files=no')):
-        command = ('git', '-C', str(root), *words)
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            return None, None
-        if done.returncode:  # somebody else's checkout: git refuses
-            return None, None
-        said.append(done.stdout.strip())
-    return said[0], bool(said[1])
+    words = ('status', '--porcelain=v2', '--branch', '--untracked-files=no')
+    command = ('git', '-C', str(root), *words)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return None, None
+    commit = re.search(r'^# branch\.oid ([0-9a-f]+)$', done.stdout, re.MULTILINE)
+    if done.returncode or not commit:  # somebody else's checkout: git refuses
+        return None, None
+    return commit[1], bool(re.search(r'^[^#]', done.stdout, re.MULTILINE))
 
 
 def _ros_distro() -> str | None:

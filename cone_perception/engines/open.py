@@ -66,7 +66,7 @@ def open_engine(
         provider = choose_provider(cast(GpuRuntime, runtime))
         return _open_on_gpu(bundle, precision or 'best', batch, BuildPolicy(retry=False), provider)
     order = CpuOrder(bundle, _cpu_runtime(runtime), precision, batch, threads, streams)
-    return order.open(order.candidates()[0])
+    return order.open(next(iter(order.candidates().values())))
 
 
 def place_network(

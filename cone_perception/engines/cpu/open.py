@@ -13,8 +13,8 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -45,16 +45,8 @@ LEAST_GAIN = 0.05
 """A network takes the place of the usual one only when it is surely faster by this share."""
 
 
-@dataclass(frozen=True, slots=True)
-class CpuNetwork:
-    """One network, and the arithmetic of its layers that are not INT8."""
-
-    network: NetworkFile
-    arithmetic: Arithmetic = 'float32'
-
-    @property
-    def name(self) -> str:
-        return self.network.kind(self.arithmetic)
+CpuNetwork = tuple[NetworkFile, Arithmetic]
+"""One network, and the arithmetic of its layers that are not INT8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +81,24 @@ class CpuOrder:
         """The bundle has FP32's answers to compare with."""
         return REFERENCE_FILE in self.bundle.card.other_files
 
-    def candidates(self) -> list[CpuNetwork]:
-        """The networks that may drive, the usual one first. Raises ModelError without one."""
-        card = self.bundle.card
-        precision = None if self.precision == 'best' else self.precision
-        if self.precision == 'best' and self.runtime == 'openvino':
-            found = [CpuNetwork(network) for network in networks_for_cpu(card, self.batch)]
-            if not self.is_choice:
-                usual = CpuNetwork(network_of(self.bundle, None, self.batch))
-                return [usual, *(each for each in found if each != usual)]
-            if computes_bfloat16():
-                found += [replace(each, arithmetic='bfloat16') for each in found]
-            passed = [each for each in found if card.passed_gate(each.network, each.arithmetic)]
-            if passed:
-                return passed
-        return [CpuNetwork(network_of(self.bundle, precision, self.batch))]
+    def candidates(self) -> dict[str, CpuNetwork]:
+        """The networks that may drive, by name, the usual one first. Raises ModelError."""
+        card, precision = self.bundle.card, self.precision
+        found: list[CpuNetwork] = []
+        if precision == 'best' and self.runtime == 'openvino':
+            found = [(network, 'float32') for network in networks_for_cpu(card, self.batch)]
+            if self.is_choice and computes_bfloat16():
+                found += [(network, 'bfloat16') for network, _ in found]
+        if self.is_choice:
+            found = [each for each in found if card.passed_gate(*each)]
+        if not self.is_choice or not found:
+            asked = None if precision == 'best' else precision
+            found.insert(0, (network_of(self.bundle, asked, self.batch), 'float32'))
+        return {network.kind(arithmetic): (network, arithmetic) for network, arithmetic in found}
 
     def open(self, chosen: CpuNetwork, compiled: bytes = b'') -> Engine:
         """Open one of the candidates. compiled: see OpenVinoEngine."""
-        network, arithmetic = chosen.network, chosen.arithmetic
+        network, arithmetic = chosen
         rest = arithmetic, self.streams, compiled
         return open_network(self.bundle, network, self.runtime, self.threads, *rest)
 
@@ -128,16 +119,15 @@ def open_fastest(
     when the examination fails or is stopped.
     """
     if not find_spec(order.runtime):  # says what is missing
-        return order.open(CpuNetwork(network_of(order.bundle, None, order.batch)))
+        return order.open((network_of(order.bundle, None, order.batch), 'float32'))
     networks = order.candidates()
     if not order.is_checked and (len(networks) == 1 or not order.is_choice):
-        return order.open(networks[0])
+        return order.open(next(iter(networks.values())))
     name = order.bundle.card.name
     conditions = _conditions(order, networks)
     digest = hashlib.sha256(to_json(conditions, sort_keys=True).encode()).hexdigest()
     kept = cache / f'cpu-{slug(name)}-b{order.batch}-{digest[:16]}.json'
-    by_name = {each.name: each for each in networks}
-    found = _read(kept, by_name)
+    found = _read(kept, networks)
     if not found:
         found = examine_apart(order, kept, cancelled)
         with contextlib.suppress(OSError):  # the next start examines them again, as this one did
@@ -151,7 +141,7 @@ def open_fastest(
     for text in refused:
         warn(f'{text}. {found["fastest"]} is used instead.')
     compiled = read_kept(_compiled_path(kept, found['fastest']))
-    return order.open(by_name[found['fastest']], compiled)
+    return order.open(networks[found['fastest']], compiled)
 
 
 def networks_for_cpu(card: ModelCard, batch: int) -> list[NetworkFile]:
@@ -187,14 +177,15 @@ def examine_apart(order: CpuOrder, kept: Path, cancelled: Callable[[], bool]) ->
     )
 
 
-def examine(order: CpuOrder, kept: Path) -> dict[str, Any]:
+def examine(bundle: str, kept: str, on_event: object, **words: Any) -> dict[str, Any]:
     """Compare the candidates with FP32's answers, time those that are right, and choose.
 
     kept: file of the result; the chosen network goes beside it as OpenVINO compiled it.
     Returns `fastest`, a name or None; `refused`, names with their reasons; `medians_ms`, empty
     where nothing was timed.
     """
-    engines = {each.name: order.open(each) for each in order.candidates()}
+    order = CpuOrder(read_bundle(Path(bundle)), **words)
+    engines = {name: order.open(each) for name, each in order.candidates().items()}
     refused = []
     if order.is_checked:
         for name in list(engines):
@@ -216,20 +207,15 @@ def examine(order: CpuOrder, kept: Path) -> dict[str, Any]:
         found['medians_ms'] = dict(zip(names, medians, strict=True))
     found['fastest'] = fastest
     if order.runtime == 'openvino':
-        keep(_compiled_path(kept, fastest), cast('OpenVinoEngine', engines[fastest]).export())
+        keep(_compiled_path(Path(kept), fastest), cast('OpenVinoEngine', engines[fastest]).export())
     return found
 
 
-def work(bundle: str, kept: str, on_event: Any, **words: Any) -> dict[str, Any]:
-    """Examine in the process of its own."""
-    return examine(CpuOrder(read_bundle(Path(bundle)), **words), Path(kept))
-
-
-def _conditions(order: CpuOrder, networks: Sequence[CpuNetwork]) -> dict[str, Any]:
+def _conditions(order: CpuOrder, networks: Mapping[str, CpuNetwork]) -> dict[str, Any]:
     """Everything that the result and the compiled network depend on."""
     card = order.bundle.card
     return {
-        'networks': {each.name: each.network.sha256 for each in networks},
+        'networks': {name: network.sha256 for name, (network, _) in networks.items()},
         'reference': card.other_files.get(REFERENCE_FILE, ''),
         'thresholds': [*card.thresholds.items()],
         'classes': card.class_names,
@@ -315,4 +301,4 @@ def computes_bfloat16() -> bool:
 
 
 if __name__ == '__main__':
-    serve(work)
+    serve(examine)

@@ -116,7 +116,11 @@ def compile_network(
     if provider == 'tensorrt_rtx':
         _set_target(trt, config, target)
     elif timing_cache:
-        _use_timing_cache(config, Path(timing_cache))
+        path = Path(timing_cache)
+        earlier = path.read_bytes() if path.is_file() else b''
+        # Measurements of another GPU or version do not fit.
+        if not config.set_timing_cache(config.create_timing_cache(earlier), False):
+            config.set_timing_cache(config.create_timing_cache(b''), False)
     data = builder.build_serialized_network(definition, config)
     if data is None:
         raise EngineError(
@@ -187,13 +191,6 @@ def _set_target(trt: Any, config: Any, target: str) -> None:
         )
     config.num_compute_capabilities = 1
     config.set_compute_capability(known[target], 0)
-
-
-def _use_timing_cache(config: Any, path: Path) -> None:
-    """Give the compiler its earlier measurements; those of another GPU or version do not fit."""
-    earlier = path.read_bytes() if path.is_file() else b''
-    if not config.set_timing_cache(config.create_timing_cache(earlier), False):
-        config.set_timing_cache(config.create_timing_cache(b''), False)
 
 
 def _inspect(trt: Any, logger: Any, plan: bytes) -> tuple[Layer, ...]:

@@ -129,9 +129,11 @@ def adopt_plan(
             f'{path} is not taken: it does not answer as the FP32 network of {bundle.folder} does: '
             f'{"; ".join(check.reasons)}. Was it exported from the same weights?'
         )
-    taken = replace(counted, data=plan.data)
+    header, origin = plan.metadata, path.name
+    if header:
+        origin += f', Ultralytics {header.get("version")} of {header.get("date")}'
     with order.place.lock():
-        order.place.store(taken, check=check.to_dict(), origin=_origin(plan))
+        order.place.store(replace(counted, data=plan.data), check=check.to_dict(), origin=origin)
         order.choice_file.unlink(missing_ok=True)  # what was measured is another plan
         return order, order.place.load()
 
@@ -194,18 +196,11 @@ def _choose_precision(plan: EnginePlan, asked: Precision | None) -> Precision:
     stated = header_precision(plan.metadata)
     if asked and stated and asked != stated:
         raise PlanError(f'{plan.path} is {stated}, by its header, not {asked}.')
-    chosen = asked or stated
-    if chosen is None:
-        raise PlanError(
-            f'{plan.path} does not say what it computes in: give --precision int8, fp16 or fp32.'
-        )
-    return chosen
-
-
-def _origin(plan: EnginePlan) -> str:
-    header = plan.metadata
-    said = f', Ultralytics {header.get("version")} of {header.get("date")}' if header else ''
-    return f'{plan.path.name}{said}'
+    if chosen := asked or stated:
+        return chosen
+    raise PlanError(
+        f'{plan.path} does not say what it computes in: give --precision int8, fp16 or fp32.'
+    )
 
 
 def _text(value: object) -> str:
