@@ -31,7 +31,7 @@ from cone_perception.engines.cpu.open import open_network
 from cone_perception.engines.events import BuildEvent
 from cone_perception.engines.tensorrt import compile_process, fastest, gpu, plans, provide
 from cone_perception.engines.tensorrt import order as ordering
-from cone_perception.engines.tensorrt.layers import (
+from cone_perception.engines.tensorrt.compile_process import (
     convolution_precisions,
     layers_from_inspector,
     layers_from_log,
