@@ -116,25 +116,24 @@ def accuracy_rows(
         ((frame.found or Detections.empty(), cones) for frame, cones in judged), len(class_names)
     )
     least = [thresholds[name] for name in class_names]
+    everything = list(range(len(class_names)))
     rows: dict[str, Float64] = {}
     for low_px, high_px in ((0.0, math.inf), *BANDS_PX):
-        everything = (low_px, high_px) == (0.0, math.inf)
-        band = '' if everything else f' {band_name(low_px, high_px)}'
+        parts = {f' {band_name(low_px, high_px)}': everything}
+        if (low_px, high_px) == (0.0, math.inf):
+            parts = {'': everything} | {f' {name}': [i] for i, name in enumerate(class_names)}
         ranked = rank(matches, low_px, high_px)
         sent = _accuracy(ranked, weights, least)
         kept = sent
         if not answered.all():
             kept = _accuracy(ranked, [each * answered for each in weights], least)
         for whose, (counts, ap50) in (('sent', sent), ('answered', kept)):
-            truths, found, correct = counts.sum(axis=2)
-            rows[f'precision_{whose}{band}'] = share(correct, found)
-            rows[f'recall_{whose}{band}'] = share(correct, truths)
-            rows[f'map50_{whose}{band}'] = mean_known(ap50)
-            for index, name in enumerate(class_names if everything else ()):
-                truths, found, correct = counts[:, :, index]
-                rows[f'precision_{whose} {name}'] = share(correct, found)
-                rows[f'recall_{whose} {name}'] = share(correct, truths)
-                rows[f'ap50_{whose} {name}'] = ap50[:, index]
+            for of, classes in parts.items():
+                truths, found, correct = counts[:, :, classes].sum(axis=2)
+                rows[f'precision_{whose}{of}'] = share(correct, found)
+                rows[f'recall_{whose}{of}'] = share(correct, truths)
+                mean = 'map50' if classes is everything else 'ap50'
+                rows[f'{mean}_{whose}{of}'] = mean_known(ap50[:, classes])
     return rows
 
 
@@ -182,12 +181,8 @@ def consistency_figures(
     for row, frame in zip(counts, answered, strict=True):
         row[:2] = 1, len(frame.found or ())
         if each := flickers.get(frame):
-            row[2:] = np.concatenate(
-                [
-                    np.bincount(each.steady_class_id, minlength=classes),
-                    np.bincount(each.gone.class_id, minlength=classes),
-                ]
-            )
+            of_classes = (each.steady_class_id, each.gone.class_id)
+            row[2:] = np.ravel([np.bincount(ids, minlength=classes) for ids in of_classes])
     sums = _sums(counts, _weights((frame.stamp_ns for frame in answered), seed))
     steady, gone = np.split(sums[:, 2:], 2, axis=1)
     figures = {

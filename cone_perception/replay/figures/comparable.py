@@ -46,15 +46,15 @@ class Obstacle:
 
     def covers(self, figure: str) -> bool:
         """The figure of this name is not comparable."""
-        accuracy = figure.startswith(ACCURACY)
+        hangs_on = {'all'}
+        if figure.startswith(ACCURACY):
+            hangs_on.add('accuracy')
+        if figure.startswith(ANSWERS):
+            hangs_on.add('answers')
         # A frame that is lost is a miss in `_sent`: it hangs on time too.
-        answers = figure.startswith(ANSWERS) and '_sent' not in figure
-        return {
-            'all': True,
-            'times': not answers,
-            'answers': answers or accuracy,
-            'accuracy': accuracy,
-        }[self.stops]
+        if not figure.startswith(ANSWERS) or '_sent' in figure:
+            hangs_on.add('times')
+        return self.stops in hangs_on
 
 
 def find_obstacles(a: ReplayResult, b: ReplayResult) -> list[Obstacle]:

@@ -32,21 +32,17 @@ from cone_perception.accuracy.intervals import (
     percentile_interval,
     share_interval,
 )
-from cone_perception.replay.traces import FATES, STATIONS, FrameTrace, Pass
+from cone_perception.replay.traces import FATES, STATIONS, Pass
 from cone_perception.types import Int64
 
 BLOCK_NS = 10**9
 MIN_BLOCKS = 10
 RESAMPLES = 1000
 
-LATENCY_QUANTILES = {
-    'min': 0.0,
-    'p50': 0.5,
-    'p90': 0.9,
-    'p95': 0.95,
-    'p99': 0.99,
-    'max': 1.0,
-}
+LATENCY_QUANTILES = {'min': 0.0, 'p50': 0.5, 'p90': 0.9, 'p95': 0.95, 'p99': 0.99, 'max': 1.0}
+
+RATES = {'rate_in_hz': 'sent_ns', 'rate_received_hz': 'received_ns', 'rate_out_hz': 'answered_ns'}
+"""Figure -> the moment of FrameTrace whose frames it counts."""
 
 
 def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
@@ -63,16 +59,19 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
 
     latency = Series.of((i, frame.latency_ms) for i, frame in enumerate(frames))
     quantiles = resampled.quantiles(latency, LATENCY_QUANTILES.values())
-    named = dict(zip(LATENCY_QUANTILES, quantiles, strict=True))
-    figures['latency_min_ms'] = named.pop('min')
+    for name, figure in zip(LATENCY_QUANTILES, quantiles, strict=True):
+        figures[f'latency_{name}_ms'] = figure
     figures['latency_mean_ms'] = resampled.mean(latency)
-    figures |= {f'latency_{name}_ms': figure for name, figure in named.items()}
     figures['latency_jitter_ms'] = resampled.mean(_latency_changes(passes))
 
     times_ms: dict[str, list[tuple[int, float | None]]] = {
         **{f'station_{name}': [] for name in STATIONS},
         'own_cost': [(i, frame.own_cost_ms) for i, frame in enumerate(frames)],
-        'age_at_publish': [(i, _age_at_publish_ms(frame)) for i, frame in enumerate(frames)],
+        'age_at_publish': [
+            (i, (frame.published_ns - frame.sent_ns) / 1e6)
+            for i, frame in enumerate(frames)
+            if frame.published_ns is not None
+        ],
     }
     for i, frame in enumerate(frames):
         for name, value_ms in frame.stations_ms():
@@ -235,17 +234,16 @@ def _latency_changes(passes: Sequence[Pass]) -> Series:
     Its mean is the jitter: the difference D of RFC 3550, 6.4.1, averaged over all instead of
     running. Frames lost in between are passed over.
     """
-    changes: list[tuple[int, float]] = []
-    first = 0
-    for each in passes:
-        of_camera: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for i, frame in enumerate(each.frames, first):
-            if frame.latency_ms is not None:
-                of_camera[frame.camera].append((i, frame.latency_ms))
-        for answers in of_camera.values():
-            changes += [(i, abs(later - before)) for (_, before), (i, later) in pairwise(answers)]
-        first += len(each.frames)
-    return Series.of(changes)
+    of_camera: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
+    numbered = ((number, frame) for number, each in enumerate(passes) for frame in each.frames)
+    for i, (number, frame) in enumerate(numbered):
+        if frame.latency_ms is not None:
+            of_camera[number, frame.camera].append((i, frame.latency_ms))
+    return Series.of(
+        (i, abs(later - before))
+        for answers in of_camera.values()
+        for (_, before), (i, later) in pairwise(answers)
+    )
 
 
 def _rates(passes: Sequence[Pass], resamples: Resamples) -> dict[str, Interval]:
@@ -262,20 +260,12 @@ def _rates(passes: Sequence[Pass], resamples: Resamples) -> dict[str, Interval]:
         for each in passes
         for sent, later in pairwise([f.sent_ns for f in (*each.frames, *each.frames[-1:])])
     ]
-    moments = {
-        'rate_in_hz': 'sent_ns',
-        'rate_received_hz': 'received_ns',
-        'rate_out_hz': 'answered_ns',
-    }
-    if all(frame.received_ns is None for frame in frames):
-        del moments['rate_received_hz']
     figures = {}
-    for name, moment in moments.items():
-        series = Series.of(
-            (i, None if getattr(f, moment) is None else 1.0) for i, f in enumerate(frames)
-        )
-        rate = _rate_hz(passes, moment)
-        figures[name] = resamples.rate(rate, series, np.array(lasts_s))
+    for name, moment in RATES.items():
+        told = ((i, getattr(frame, moment)) for i, frame in enumerate(frames))
+        series = Series.of((i, None if at_ns is None else 1.0) for i, at_ns in told)
+        if name != 'rate_received_hz' or len(series):
+            figures[name] = resamples.rate(_rate_hz(passes, moment), series, np.array(lasts_s))
     return figures
 
 
@@ -286,19 +276,10 @@ def _rate_hz(passes: Sequence[Pass], moment: str) -> float:
         for each in passes:
             frames = [frame for frame in each.frames if frame.camera == camera]
             sent = [frame.sent_ns for frame in frames]
-            moments = (getattr(frame, moment) for frame in frames)
-            known = [at_ns for at_ns in moments if at_ns is not None]
+            known = [at_ns for f in frames if (at_ns := getattr(f, moment)) is not None]
             if len(sent) > 1:
                 counted += len(known) / len(sent) * (len(sent) - 1)
-                seconds += max(_span_ns(sent), _span_ns(known)) / 1e9
+                seconds += max(np.ptp(sent), np.ptp(known or [0])) / 1e9
         if seconds > 0:
             rates.append(counted / seconds)
     return sum(rates) if rates else math.nan
-
-
-def _span_ns(moments: Sequence[int]) -> int:
-    return max(moments) - min(moments) if moments else 0
-
-
-def _age_at_publish_ms(frame: FrameTrace) -> float | None:
-    return None if frame.published_ns is None else (frame.published_ns - frame.sent_ns) / 1e6
