@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
+from cone_perception.arguments import text_table
 from cone_perception.files import write_json
 from cone_perception.pages.blocks import (
     Bullets,
@@ -104,7 +105,6 @@ def comparison_text(compared: ComparedResults) -> str:
     """For a terminal: what limits the comparison first, then the figures that matter."""
     lines = []
     for comparison in compared.comparisons:
-        lines += [f'{comparison.name} against {compared.names[0]}', *_notes(comparison)]
         twins = '_answered' if comparison.sent == comparison.answered else 'none'
         shown = [
             each
@@ -112,26 +112,28 @@ def comparison_text(compared: ComparedResults) -> str:
             if (each.name in MAIN_FIGURES or each.verdict in ('better', 'worse'))
             and twins not in each.name
         ]
-        width = max((len(each.name) for each in shown), default=0)
-        lines += [_line(each, width) for each in shown]
         others = [each for each in comparison.differences if each not in shown]
-        lines += [f'The other {len(others)} figures: {_counts(others)}.'] if others else []
-        lines.append('')
+        table = text_table(list(map(_row, shown)), words=(0, 4, 6, 7))
+        lines += [
+            f'{comparison.name} against {compared.names[0]}',
+            *(f'  ! {note}' for note in comparison.notes),
+            *(f'  {line}' for line in (_frames(comparison), *table)),
+            *([f'The other {len(others)} figures: {_counts(others)}.'] if others else []),
+            '',
+        ]
     lines.append(
         'Difference: less the baseline; in brackets 95 % intervals. Of 20 one misses the truth.'
     )
     return '\n'.join(lines)
 
 
-def _line(each: FigureDifference, width: int) -> str:
-    name = each.name
-    interval = interval_text(name, each.difference, signed=True)
-    return (
-        f'  {name:{width}}  {number_text(name, each.baseline.value):>8} -> '
-        f'{number_text(name, each.other.value):>8} {unit_of(name):6} '
-        f'{number_text(name, each.difference.value, signed=True):>8} '
-        f'{f"[{interval}]" if interval else "":28} {each.verdict}{_because(each)}'
-    ).rstrip()
+def _row(each: FigureDifference) -> list[str]:
+    name, interval = each.name, interval_text(each.name, each.difference, signed=True)
+    return [
+        *(name, number_text(name, each.baseline.value), '->', number_text(name, each.other.value)),
+        *(unit_of(name), number_text(name, each.difference.value, signed=True)),
+        *(f'[{interval}]' if interval else '', f'{each.verdict}{_because(each)}'),
+    ]
 
 
 def _because(each: FigureDifference) -> str:
@@ -140,13 +142,10 @@ def _because(each: FigureDifference) -> str:
     return '' if each.verdict == 'equal' or 'paired' in short else f' ({short})'
 
 
-def _notes(comparison: ReplayComparison) -> list[str]:
-    paired = (
-        f'{comparison.sent} frames both were sent, {comparison.answered} both answered.'
-        if comparison.sent
-        else 'No frame in common.'
-    )
-    return [f'  ! {note}' for note in comparison.notes] + [f'  {paired}']
+def _frames(comparison: ReplayComparison) -> str:
+    if not comparison.sent:
+        return 'No frame in common.'
+    return f'{comparison.sent} frames both were sent, {comparison.answered} both answered.'
 
 
 def _counts(differences: Iterable[FigureDifference]) -> str:
@@ -165,10 +164,7 @@ def _summary(comparison: ReplayComparison) -> Section:
         for each in comparison.differences
         if each.verdict in ('better', 'worse') and each.name in MAIN_FIGURES
     ]
-    counts = (
-        f'{comparison.sent} frames both were sent, {comparison.answered} both answered. '
-        f'All figures: {_counts(comparison.differences)}.'
-    )
+    counts = f'{_frames(comparison)} All figures: {_counts(comparison.differences)}.'
     return Section(comparison.name, [Bullets(comparison.notes), Text(counts), Bullets(clear)])
 
 
@@ -191,12 +187,12 @@ def _latency_charts(compared: ComparedResults) -> Iterator[Chart | Text]:
 
 def _forest(compared: ComparedResults, names: Sequence[str], unit: str) -> list[Chart | Text]:
     """A row for each figure, in it each result with its interval."""
-    results = list(zip(compared.names, compared.results, strict=True))
-    shown = [name for name in names if any(math.isfinite(r.figure(name).value) for _, r in results)]
+    results = compared.results
+    shown = [name for name in names if any(math.isfinite(r.figure(name).value) for r in results)]
     if not shown:
         return [Text('Nothing is known of these.')] if names else []
     traces = []
-    for number, (who, result) in enumerate(results):
+    for number, (who, result) in enumerate(zip(compared.names, results, strict=True)):
         rows = [(name, *astuple(result.figure(name))) for name in shown]
         traces.append(intervals(who, rows, series_colour(number), unit=unit))
     return [forest('figures with intervals', traces, unit)]
@@ -207,17 +203,14 @@ def _figures_table(compared: ComparedResults) -> Table:
     head = ['figure', '', compared.names[0]]
     for name in compared.names[1:]:
         head += [name, 'difference', 'verdict']
+    by_name = [{each.name: each for each in one.differences} for one in compared.comparisons]
     rows = []
-    names = dict.fromkeys(
-        each.name for comparison in compared.comparisons for each in comparison.differences
-    )
-    for name in names:
+    for name in dict.fromkeys(name for differences in by_name for name in differences):
         row: list[Piece] = [name_cell(name), unit_of(name)]
         row.append(number_cell(name, compared.results[0].figure(name)))
-        for comparison, result in zip(compared.comparisons, compared.results[1:], strict=True):
-            try:
-                each = comparison[name]
-            except KeyError:
+        for differences, result in zip(by_name, compared.results[1:], strict=True):
+            each = differences.get(name)
+            if each is None:
                 row += ['', '', '']
                 continue
             why = f'{each.why}; equal within {number_text(name, each.margin)}'
