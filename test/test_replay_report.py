@@ -430,7 +430,6 @@ def test_worst_frames_are_the_bag_s_pictures_with_boxes_and_truth(page_of, tmp_p
 
 
 def test_only_the_pictures_that_are_shown_are_decoded(page_of, tmp_path, monkeypatch):
-    from cone_perception.replay.pages import frames as frames_page
     from cone_perception.replay.pages import pictures
 
     bag = write_bag(tmp_path / 'bag', {'left': 40})
@@ -440,7 +439,7 @@ def test_only_the_pictures_that_are_shown_are_decoded(page_of, tmp_path, monkeyp
     page = page_of(result([answered(40)]), bag)
     assert len(decoded) == len(pictures_of(page)) == 40
     decoded.clear()
-    monkeypatch.setattr(frames_page, 'VIEWED', 5)
+    monkeypatch.setattr(pictures, 'VIEWED', 5)
     page = page_of(result([answered(40)]), bag)
     assert 0 < len(decoded) == len(pictures_of(page)) <= 12 + 5
 

@@ -33,7 +33,7 @@ from cone_perception.replay.pages.figure_text import (
     interval_text,
     value_text,
 )
-from cone_perception.replay.pages.frames import frame_sections
+from cone_perception.replay.pages.pictures import frame_sections
 from cone_perception.replay.traces import FATES, STATIONS
 
 PAGE = 'report.html'
