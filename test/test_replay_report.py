@@ -132,50 +132,98 @@ def everything() -> ReplayResult:
     )
 
 
-def test_summary_says_how_many_were_answered_and_where_the_others_were_lost(page_of):
-    frames = [*answered(7), trace(7, 'dropped'), trace(8, 'dropped'), trace(9, 'transport')]
-    page = page_of(result([frames]))
-    assert 'Of 10 frames sent 7 were answered (70.0 %).' in page.text
-    assert 'The others: 1 lost on the way to the node, 2 dropped for a newer one.' in page.text
-    assert '<div class="tile bad"><b>70.0 %</b><span>7 of 10 frames answered' in page.source
-    assert 'class="tile bad"' not in page_of(result([answered(7)])).source
+OVERHEAD = {f'overhead_latency_{p}_ms': Interval(v) for p, v in (('p50', 1.9), ('p99', 3.1))}
+AGREEMENT = {'agreement_recall': Interval(0.9), 'agreement_precision': Interval(0.8)}
+JUDGED = {f'recall_{whose}': Interval(0.5) for whose in ('sent', 'answered')}
+DROPPED = [[*answered(3), trace(3, 'dropped')]]
+FAILED = [
+    *(trace(index, 'failed', reason='too dark') for index in range(3)),
+    *(trace(3 + index, 'dropped', reason='a newer one came') for index in range(4)),
+    trace(7, 'failed', reason='too bright'),
+]
 
-
-def test_summary_has_latency_with_its_interval_and_the_largest_station(page_of):
-    page = page_of(
+SAID = {
+    'how many were answered, and where the others were lost': (
+        result([[*answered(7), trace(7, 'dropped'), trace(8, 'dropped'), trace(9, 'transport')]]),
+        'Of 10 frames sent 7 were answered (70.0 %).',
+        'The others: 1 lost on the way to the node, 2 dropped for a newer one.',
+        '<div class="tile bad"><b>70.0 %</b><span>7 of 10 frames answered',
+    ),
+    'latency with its interval, and the largest station': (
         with_figures(
             result([answered(5)]),
             latency_p50_ms=Interval(43.14, 42.0, 44.9),
             latency_p99_ms=Interval(88.0, 80.0, 95.0),
-        )
-    )
-    assert 'at most 43.1 ms (42.0 – 44.9) after their picture was sent' in page.text
-    assert '99 of 100 at most 88.0 ms (80.0 – 95.0)' in page.text
-    assert 'The slowest station: network, 20.0 ms (median).' in page.text
+        ),
+        'at most 43.1 ms (42.0 – 44.9) after their picture was sent',
+        '99 of 100 at most 88.0 ms (80.0 – 95.0)',
+        'The slowest station: network, 20.0 ms (median).',
+    ),
+    'cost of measuring beside the latency': (
+        with_figures(result([answered(5)]), **OVERHEAD),
+        'it takes 1.9 ms in the median and 3.1 ms at the 99th percentile',
+        'with a node that only answers 1.9 ms 3.1 ms',
+    ),
+    'cost of the player': (
+        with_figures(result([answered(40)]), overhead_player_cpu_cores=Interval(0.3)),
+        'With a node that only sends headers back: player 0.30 cores.',
+    ),
+    'how far an interrupted one came': (
+        result([answered(5)], interrupted=True, configuration={'repeat': 2}),
+        'Interrupted: somebody ended the replay early.',
+        'the 5 frames sent until then of 80.',
+    ),
+    'a model that failed its gate': (
+        result([answered(5)], model={'verdict': 'FAILED'}),
+        'This model FAILED its gate',
+    ),
+    'agreement and flicker without truth': (
+        with_figures(result([answered(5)]), flicker_share=Interval(0.03), **AGREEMENT),
+        'Accuracy was not judged: there is no ground truth',
+        'the reference model found 90.0 % were found here too',
+        'found here it has 80.0 %',
+        '3.0 % of tracked cones flicker',
+    ),
+    'accuracy once where no frame was lost': (
+        with_figures(result([answered(3)]), **JUDGED),
+        'No frame was lost, so all are judged.',
+    ),
+    'accuracy of the answered where one was': (
+        with_figures(result(DROPPED), **JUDGED),
+        'recall, answered',
+    ),
+    'when a frame was lost': (result(DROPPED), 'aria-label="lost frames"'),
+    'reasons of failure, counted': (
+        result([FAILED]),
+        'too dark 3 too bright 1',
+        'Most frequent cause of failure (3): too dark',
+    ),
+    'a command that can be pasted': (
+        result([answered(3)], configuration={'arguments': ['my bag', '--hz', '20']}),
+        "cone-perception replay 'my bag' --hz 20",
+    ),
+    'the film, where there is one': (
+        result([answered(3)], configuration={'arguments': ['bag', '--film']}),
+        'annotated.mp4',
+    ),
+    'what was not measured': (result([answered(7)]), 'was not measured'),
+}
 
 
-def test_cost_of_measuring_stands_beside_the_latency(page_of):
-    assert 'was not measured' in page_of(result([answered(5)])).text
-    overhead = {f'overhead_latency_{p}_ms': Interval(v) for p, v in (('p50', 1.9), ('p99', 3.1))}
-    page = page_of(with_figures(result([answered(5)]), **overhead))
-    assert 'it takes 1.9 ms in the median and 3.1 ms at the 99th percentile' in page.text
-    assert re.search(r'with a node that only answers 1.9 ms 3.1 ms', page.text)
-    assert 'was not measured' not in page.text
-    page = page_of(with_figures(result([answered(40)]), overhead_player_cpu_cores=Interval(0.3)))
-    assert 'With a node that only sends headers back: player 0.30 cores.' in page.text
+@pytest.mark.parametrize('case', SAID.values(), ids=SAID)
+def test_page_says(page_of, case):
+    shown, *texts = case
+    page = page_of(shown)
+    assert [text for text in texts if text not in page.text and text not in page.source] == []
 
 
-def test_interrupted_replay_says_so_and_how_far_it_came(page_of):
-    page = page_of(result([answered(5)], interrupted=True, configuration={'repeat': 2}))
-    assert 'Interrupted: somebody ended the replay early.' in page.text
-    assert 'the 5 frames sent until then of 80.' in page.text
-    assert 'Interrupted' not in page_of(result([answered(5)])).text
-
-
-@pytest.mark.parametrize(('verdict', 'warned'), [('FAILED', True), ('passed', False)])
-def test_model_that_failed_its_gate_has_a_banner(page_of, verdict, warned):
-    page = page_of(result([answered(5)], model={'verdict': verdict}))
-    assert ('This model FAILED its gate' in page.text) == warned
+def test_page_is_silent_about_what_does_not_concern_it(page_of):
+    page = page_of(result([answered(7)]))
+    texts = ['class="tile bad"', 'Interrupted: somebody', 'This model FAILED its gate']
+    texts += ['aria-label="lost frames"', 'annotated.mp4']
+    assert [text for text in texts if text in page.source] == []
+    measured = page_of(with_figures(result([answered(5)]), **OVERHEAD))
+    assert 'was not measured' not in measured.text
 
 
 def test_budget_is_kept_or_not(tmp_path):
@@ -194,19 +242,6 @@ def test_page_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
     (tmp_path / 'report.html').mkdir()
     with pytest.raises(OutputError, match='report.html cannot be written'):
         write_report(tmp_path, result([answered(5)]), None)
-
-
-def test_without_truth_agreement_and_flicker_are_told(page_of):
-    figures = {
-        'agreement_recall': Interval(0.9),
-        'agreement_precision': Interval(0.8),
-        'flicker_share': Interval(0.03),
-    }
-    page = page_of(with_figures(result([answered(5)]), **figures))
-    assert 'Accuracy was not judged: there is no ground truth' in page.text
-    assert 'the reference model found 90.0 % were found here too' in page.text
-    assert 'found here it has 80.0 %' in page.text
-    assert '3.0 % of tracked cones flicker' in page.text
 
 
 def test_problems_are_listed_once_each(page_of):
@@ -357,37 +392,6 @@ def test_class_of_a_band_is_in_the_table_of_heights(page_of):
     by_class, by_height = page.source.split('By height of the cone')
     assert re.search(r'blue</td>\s*<td>25.0 %</td>', by_class)
     assert re.search(r'>16-32 px</td>\s*<td>50.0 %<small>40.0 – 60.0</small></td>', by_height)
-
-
-def test_accuracy_is_told_once_where_no_frame_was_lost(page_of):
-    judged = {f'recall_{whose}': Interval(0.5) for whose in ('sent', 'answered')}
-    complete = page_of(with_figures(result([answered(3)]), **judged))
-    assert 'No frame was lost, so all are judged.' in complete.text
-    lossy = page_of(with_figures(result([[*answered(3), trace(3, 'dropped')]]), **judged))
-    assert 'recall, answered' in lossy.text
-
-
-def test_one_camera_without_a_loss_needs_no_timeline(page_of):
-    page = page_of(result([answered(3)]))
-    assert 'aria-label="lost frames"' not in page.source
-    page = page_of(result([[*answered(3), trace(3, 'dropped')]]))
-    assert 'aria-label="lost frames"' in page.source
-
-
-def test_reasons_of_failure_are_counted(page_of):
-    frames = [trace(index, 'failed', reason='too dark') for index in range(3)]
-    frames += [trace(3 + index, 'dropped', reason='a newer one came') for index in range(4)]
-    page = page_of(result([[*frames, trace(7, 'failed', reason='too bright')]]))
-    assert re.search(r'too dark 3 .*too bright 1', page.text)
-    assert 'Most frequent cause of failure (3): too dark' in page.text
-
-
-def test_command_to_run_the_same_again_can_be_pasted(page_of):
-    page = page_of(result([answered(3)], configuration={'arguments': ['my bag', '--hz', '20']}))
-    assert "cone-perception replay 'my bag' --hz 20" in page.text
-    assert 'annotated.mp4' not in page.text
-    film = page_of(result([answered(3)], configuration={'arguments': ['bag', '--film']}))
-    assert 'annotated.mp4' in film.text
 
 
 def worst_shown(page: Page) -> list[dict[str, str]]:

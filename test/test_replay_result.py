@@ -14,6 +14,7 @@ import pytest
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
+from cone_perception.files import without_nan
 from cone_perception.replay.figures.result import (
     CONE_COLUMNS,
     FRAME_COLUMNS,
@@ -29,10 +30,10 @@ from cone_perception.types import Detections
 
 
 def some_cones(rng: np.random.Generator, count: int) -> Detections:
-    corners = rng.uniform(-5, 4000, (count, 4)).astype(np.float32)
-    return Detections(
-        corners, rng.uniform(0, 1, count).astype(np.float32), rng.integers(0, 5, count)
-    )
+    """As exact as the file holds them."""
+    corners = rng.uniform(-5, 4000, (count, 4)).round(2).astype(np.float32)
+    score = rng.uniform(0, 1, count).round(4).astype(np.float32)
+    return Detections(corners, score, rng.integers(0, 5, count))
 
 
 def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
@@ -85,43 +86,12 @@ def some_result(seed: int) -> ReplayResult:
     )
 
 
-def same_cones(one: Detections | None, other: Detections | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return (
-        np.allclose(one.xyxy_px, other.xyxy_px, rtol=0, atol=0.0055)
-        and np.allclose(one.score, other.score, rtol=0, atol=0.0001)
-        and one.class_id.tolist() == other.class_id.tolist()
-    )
-
-
-def same_figures(one: Any, other: Any) -> bool:
-    return repr(dict(one)) == repr(dict(other))
-
-
 @pytest.mark.parametrize('seed', range(20))
 def test_what_is_written_comes_back(seed: int, tmp_path: Path) -> None:
     path = tmp_path / 'result.json'
     result = some_result(seed)
     write_result(path, result)
-    found = read_result(path)
-    plain = ('configuration', 'bag', 'model', 'host', 'probes', 'problems', 'interrupted')
-    for name in (*plain, 'load', 'health'):
-        assert getattr(found, name) == getattr(result, name), name
-    assert same_figures(found.figures, result.figures)
-    assert len(found.per_pass) == len(result.per_pass)
-    assert all(map(same_figures, found.per_pass, result.per_pass))
-    assert [len(frames) for frames in found.passes] == [len(frames) for frames in result.passes]
-    for frames, expected in zip(found.passes, result.passes, strict=True):
-        for one, other in zip(frames, expected, strict=True):
-            for entry in fields(FrameTrace):
-                if entry.name != 'found':
-                    assert getattr(one, entry.name) == getattr(other, entry.name), entry.name
-            assert same_cones(one.found, other.found)
-    assert (found.truth is None) == (result.truth is None)
-    assert list(found.truth or {}) == list(result.truth or {})
-    for key, cones in (found.truth or {}).items():
-        assert same_cones(cones, (result.truth or {})[key])
+    assert without_nan(read_result(path)) == without_nan(result)
 
 
 @pytest.mark.parametrize('seed', range(5))
@@ -198,6 +168,10 @@ def test_cones_are_rounded(tmp_path: Path) -> None:
     write_result(path, replace(some_result(1), passes=[[frame]]))
     row = json.loads(path.read_text())['passes'][0]['frames']['rows'][0]
     assert row[FRAME_COLUMNS.index('cones')] == [[0.12, 1280.0, 0.0, 3.33, 0.8766, 4]]
+    ((found,),) = read_result(path).passes
+    assert found.found is not None
+    np.testing.assert_allclose(found.found.xyxy_px, cones.xyxy_px, rtol=0, atol=0.0055)
+    np.testing.assert_allclose(found.found.score, cones.score, rtol=0, atol=0.0001)
 
 
 def test_no_cone_falls_below_the_threshold_that_it_passed(tmp_path: Path) -> None:
