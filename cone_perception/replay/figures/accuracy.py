@@ -88,12 +88,13 @@ def accuracy_figures(
     95 % intervals: bootstrap over seconds of the drive; what all passes and cameras saw in one
     second is one block. NaN where a figure or its interval has nothing to stand on.
     """
-    rows = accuracy_rows(passes, truth, class_names, thresholds, seed)
+    frames = [frame for one in passes for frame in one.frames]
+    rows = accuracy_rows(frames, truth, class_names, thresholds, seed)
     return {name: interval_of(each) for name, each in rows.items()}
 
 
 def accuracy_rows(
-    passes: Sequence[Pass],
+    frames: Iterable[FrameTrace],
     truth: Answers,
     class_names: Sequence[str],
     thresholds: Mapping[str, float],
@@ -106,8 +107,7 @@ def accuracy_rows(
     """
     judged = [
         (frame, truth[frame.camera, frame.stamp_ns])
-        for one in passes
-        for frame in one.frames
+        for frame in frames
         if (frame.camera, frame.stamp_ns) in truth
     ]
     answered = np.array([frame.found is not None for frame, _ in judged], bool)

@@ -9,11 +9,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import SettingsError
 from cone_perception.files import read_yaml
 from cone_perception.replay.figures.names import is_known
-from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, first_mistake
+from cone_perception.replay.figures.result import ReplayResult, first_mistake
 
 LOOK_AT = {
     'latency': 'the slowest station',
@@ -88,13 +87,13 @@ def load_budget(path: Path) -> Budget:
 
 def over_budget(result: ReplayResult, budget: Budget) -> list[str]:
     """Find a sentence for each limit that is not kept: what, how much, and what to look at."""
-    found = (_reason(result.figures, name, limit) for name, limit in budget.items())
+    found = (_reason(result, name, limit) for name, limit in budget.items())
     return [reason for reason in found if reason]
 
 
-def _reason(figures: Mapping[str, Interval], name: str, limit: Limit) -> str:
+def _reason(result: ReplayResult, name: str, limit: Limit) -> str:
     """Say why the limit is not kept; empty where it is."""
-    figure = figures.get(name, UNKNOWN)
+    figure = result.figure(name)
     judged = getattr(figure, limit.end)
     if not math.isfinite(judged):
         if limit.optional:
@@ -107,29 +106,20 @@ def _reason(figures: Mapping[str, Interval], name: str, limit: Limit) -> str:
     if limit.min <= judged <= limit.max:
         return ''
     above = judged > limit.max
+    interval = f' [{figure.low:.4g}, {figure.high:.4g}]' if figure.known else ''
     what = '' if limit.end == 'value' else f' at the {limit.end} end'
     return (
-        f'{name} is {_text(figure)},{what} {"above" if above else "below"} the limit of '
-        f'{limit.max if above else limit.min:g}. Look at {_look_at(figures, name)}.'
+        f'{name} is {figure.value:.4g}{interval},{what} {"above" if above else "below"} the limit '
+        f'of {limit.max if above else limit.min:g}. Look at {_look_at(result, name)}.'
     )
 
 
-def _text(figure: Interval) -> str:
-    known = math.isfinite(figure.low) and math.isfinite(figure.high)
-    return f'{figure.value:.4g}' + (f' [{figure.low:.4g}, {figure.high:.4g}]' if known else '')
-
-
-def _look_at(figures: Mapping[str, Interval], name: str) -> str:
+def _look_at(result: ReplayResult, name: str) -> str:
     start = max((key for key in LOOK_AT if name.startswith(key)), key=len, default='')
     if start != 'latency':
         return LOOK_AT.get(start, f'{name} in the report')
-    end = f'_{"p99" if name.endswith(("p95_ms", "p99_ms", "max_ms")) else "p50"}_ms'
-    stations = {
-        key.removeprefix('station_').removesuffix(end): figure.value
-        for key, figure in figures.items()
-        if key.startswith('station_') and key.endswith(end) and math.isfinite(figure.value)
-    }
-    if not stations:
+    at = 'p99' if name.endswith(('p95_ms', 'p99_ms', 'max_ms')) else 'p50'
+    slowest = result.slowest_station(at)
+    if slowest is None:
         return 'the stations in the report'
-    slowest = max(stations, key=lambda station: stations[station])
-    return f'{LOOK_AT[start]}, {slowest}: {stations[slowest]:.4g} ms at {end[1:4]}'
+    return f'{LOOK_AT[start]}, {slowest[0]}: {slowest[1]:.4g} ms at {at}'

@@ -34,7 +34,7 @@ from cone_perception.replay.figures.comparable import RUN_SCATTER, find_obstacle
 from cone_perception.replay.figures.names import UNITS, kind_of
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, read_result, result_file
 from cone_perception.replay.output_folder import distinct_names
-from cone_perception.replay.traces import FrameTrace, Pace, Pass
+from cone_perception.replay.traces import FrameTrace
 
 Verdict = Literal['better', 'worse', 'equal', 'higher', 'lower', 'inconclusive', 'not comparable']
 """better, worse: the whole interval of the difference is on that side of 0, and reaches beyond the
@@ -175,14 +175,8 @@ def _paired(
     classes = a.model['class_names']
     rows_a, rows_b = (
         accuracy_rows(
-            [
-                Pass(Pace(), [frame for frame in frames if (frame.camera, frame.stamp_ns) in keys])
-                for frames in result.passes
-            ],
-            a.truth or {},
-            classes,
-            result.model['thresholds'],
-            seed,
+            [frame for frame in result.frames if (frame.camera, frame.stamp_ns) in keys],
+            *(a.truth or {}, classes, result.model['thresholds'], seed),
         )
         for result in (a, b)
     )

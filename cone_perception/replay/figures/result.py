@@ -17,7 +17,7 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.files import to_json, whole_file
 from cone_perception.replay.figures.names import in_nvidia_names
-from cone_perception.replay.traces import MOMENTS, Fate, FrameTrace, LoadSample
+from cone_perception.replay.traces import MOMENTS, STATIONS, Fate, FrameTrace, LoadSample
 from cone_perception.types import Detections
 
 SCHEMA = 1
@@ -63,6 +63,12 @@ class ReplayResult:
     def figure(self, name: str) -> Interval:
         """The figure of this name; UNKNOWN where there is none."""
         return self.figures.get(name, UNKNOWN)
+
+    def slowest_station(self, at: str) -> tuple[str, float] | None:
+        """The station with the greatest median or 99th percentile, in ms. at: p50 or p99."""
+        times_ms = [(name, self.figure(f'station_{name}_{at}_ms').value) for name in STATIONS]
+        known = [entry for entry in times_ms if math.isfinite(entry[1])]
+        return max(known, key=lambda entry: entry[1], default=None)
 
 
 Number = float | None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 
 from cone_perception.pages.blocks import Banner, Block, Tile, Tiles, Tone
 from cone_perception.replay.figures.comparable import pace_text
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
 from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS
 from cone_perception.replay.pages.figure_text import figure_text, interval_text, value_text
-from cone_perception.replay.traces import FATES, STATIONS, Fate, FrameTrace
+from cone_perception.replay.traces import FATES, Fate, FrameTrace
 
 MANY_LOST_SHARE = 0.01
 
@@ -115,46 +113,32 @@ def banners(result: ReplayResult, over_budget: Sequence[str] | None) -> list[Blo
 
 def tiles(result: ReplayResult) -> Tiles:
     """Figures at a glance."""
-    frames = result.frames
-    answered = count_fates(frames)['answered']
-    lost = len(frames) - answered
-    tone: Tone = 'bad' if lost > MANY_LOST_SHARE * len(frames) else ''
-    share = answered / len(frames) if frames else math.nan
-    return Tiles(
-        [
-            Tile(
-                value_text('answered_share', share),
-                f'{answered} of {len(frames)} frames answered',
-                tone,
-            ),
-            Tile(str(lost), _where_lost(frames) or 'lost', tone),
-            *(
-                Tile(value_text(name, figure.value), text, small=interval_text(name, figure))
-                for name, text in TILES
-                if (figure := result.figures.get(name))
-            ),
-        ]
-    )
+    sent, answered = len(result.frames), count_fates(result.frames)['answered']
+    lost = sent - answered
+    tone: Tone = 'bad' if lost > MANY_LOST_SHARE * sent else ''
+    share = value_text('answered_share', answered / sent if sent else math.nan)
+    shown = [
+        Tile(share, f'{answered} of {sent} frames answered', tone),
+        Tile(str(lost), _where_lost(result.frames) or 'lost', tone),
+    ]
+    for name, text in TILES:
+        if figure := result.figures.get(name):
+            small = interval_text(name, figure)
+            shown.append(Tile(value_text(name, figure.value), text, small=small))
+    return Tiles(shown)
 
 
 def summary_items(result: ReplayResult) -> list[str]:
     """Sentences: frames, latency, rates, accuracy."""
-    known = {name: f for name, f in result.figures.items() if math.isfinite(f.value)}
-    texts = {name: figure_text(name, figure) for name, figure in known.items()}
-    for name in chain.from_iterable(re.findall(r'{(\w+)}', text) for _, text in SENTENCES):
-        texts.setdefault(name, figure_text(name, UNKNOWN))
-    medians = {
-        name: known[figure].value
-        for name in STATIONS
-        if (figure := f'station_{name}_p50_ms') in known
-    }
-    if medians:
-        largest = max(medians, key=medians.__getitem__)
-        texts['largest_station'] = f'{STATION_LOOKS[largest].name}, {medians[largest]:.1f} ms'
-        known['largest_station'] = UNKNOWN
+    texts = defaultdict(lambda: figure_text('', UNKNOWN))
+    for name, figure in result.figures.items():
+        if math.isfinite(figure.value):
+            texts[name] = figure_text(name, figure)
+    if slowest := result.slowest_station('p50'):
+        texts['largest_station'] = f'{STATION_LOOKS[slowest[0]].name}, {slowest[1]:.1f} ms'
     items = list(_frame_items(result))
-    items += [text.format_map(texts) for needed, text in SENTENCES if needed in known]
-    if 'overhead_latency_p50_ms' not in known and result.configuration.get('through') == 'ros':
+    items += [text.format_map(texts) for needed, text in SENTENCES if needed in texts]
+    if 'overhead_latency_p50_ms' not in texts and result.configuration.get('through') == 'ros':
         items.append('The cost of the measuring itself was not measured.')
     if 'recall_sent' not in result.figures:
         items.append('Accuracy was not judged: there is no ground truth.')
