@@ -95,15 +95,9 @@ def line(
     **more: Any,
 ) -> Trace:
     """A curve. marks: a dot at each point. more: of Plotly's scatter trace."""
-    return {
-        'type': 'scatter',
-        'mode': 'lines+markers' if marks else 'lines',
-        'name': name,
-        'x': np.asarray(x),
-        'y': np.asarray(y),
-        'line': {'color': colour, 'width': 2, 'dash': dash, 'shape': shape},
-        **more,
-    }
+    drawn = {'color': colour, 'width': 2, 'dash': dash, 'shape': shape}
+    mode = 'lines+markers' if marks else 'lines'
+    return _trace('scatter', name, x, y, mode=mode, line=drawn, **more)
 
 
 def area(
@@ -116,16 +110,14 @@ def area(
 
 def dots(name: str, x: ArrayLike, y: ArrayLike, colour: str, **more: Any) -> Trace:
     """Points. more: e.g. `text` for the pointer, `customdata`."""
-    marker = {'color': colour, 'size': 8}
-    points = {'type': 'scatter', 'mode': 'markers', 'name': name, 'marker': marker}
-    return {**points, 'x': np.asarray(x), 'y': np.asarray(y), **more}
+    return _trace(
+        'scatter', name, x, y, mode='markers', marker={'color': colour, 'size': 8}, **more
+    )
 
 
 def bars(name: str, x: ArrayLike, y: ArrayLike, colour: str = '--blue', **more: Any) -> Trace:
     """Upright bars."""
-    marker = {'color': colour, 'line': {'width': 0}}
-    return {'type': 'bar', 'name': name, 'x': np.asarray(x), 'y': np.asarray(y), 'marker': marker,
-            **more}  # fmt: skip
+    return _trace('bar', name, x, y, marker={'color': colour, 'line': {'width': 0}}, **more)
 
 
 def strip(name: str, parts: Sequence[tuple[str, float, str]], unit: str) -> Chart:
@@ -199,6 +191,10 @@ def forest(name: str, traces: Sequence[Trace], x: str = '', **more: Any) -> Char
     return chart(name, traces, x=x, height_px=height_px, scattermode='group',
                  x_axis={'showgrid': True}, y_axis={'autorange': 'reversed'},
                  showlegend=len(traces) > 1, **more)  # fmt: skip
+
+
+def _trace(kind: str, name: str, x: ArrayLike, y: ArrayLike, **more: Any) -> Trace:
+    return {'type': kind, 'name': name, 'x': np.asarray(x), 'y': np.asarray(y), **more}
 
 
 def _rule(axis: str, value: float, label: Trace) -> list[Trace]:

@@ -157,10 +157,11 @@ def _vote(a: Detections, b: Detections) -> Float64:
     moved = _centre(b)[None] - _centre(a)[:, None]  # (A, B, 2)
     candidates = np.concatenate([np.zeros((1, 2)), moved[alike]])
     size = (a.height_px[:, None] + b.height_px[None]) / 2
-    apart = _length(moved[None] - candidates[:, None, None]) / size  # (candidates, A, B)
-    votes = (np.where(alike, apart, np.inf).min(axis=2) <= 0.5).sum(axis=1)
+    apart_px = np.linalg.norm(moved[None] - candidates[:, None, None], axis=-1)
+    near = apart_px / size <= 0.5  # (candidates, A, B)
+    votes = (alike & near).any(axis=2).sum(axis=1)
     tied = candidates[votes == votes.max()]
-    best: Float64 = tied[_length(tied).argmin()]
+    best: Float64 = tied[np.linalg.norm(tied, axis=-1).argmin()]
     return best
 
 
@@ -202,7 +203,7 @@ def _pair(a: Detections, b: Detections, reach: float = SAME_CONE_HEIGHTS) -> Int
 def _heights_apart(a: Detections, b: Detections) -> Float64:
     """(A, B) between centres in mean heights; infinite where class or size differ."""
     size = np.maximum((a.height_px[:, None] + b.height_px[None]) / 2, 1e-6)
-    distance = _length(_centre(b)[None] - _centre(a)[:, None]) / size
+    distance = np.linalg.norm(_centre(b)[None] - _centre(a)[:, None], axis=-1) / size
     return np.where(_alike(a, b), distance, np.inf)
 
 
@@ -217,9 +218,3 @@ def _alike(a: Detections, b: Detections) -> Bool:
 def _centre(cones: Detections) -> Float64:
     """(N, 2) float64."""
     return (cones.xyxy_px[:, :2] + cones.xyxy_px[:, 2:]).astype(np.float64) / 2
-
-
-def _length(vectors: Float64) -> Float64:
-    """Give the length of vectors along the last axis."""
-    length: Float64 = np.hypot(vectors[..., 0], vectors[..., 1])
-    return length
