@@ -195,7 +195,7 @@ def test_other_version_on_the_server_starts_anew(roboflow: Roboflow, folder: Pat
     roboflow.cuts = [1000] + [0] * fetch.ATTEMPTS
     with pytest.raises(DataError, match='goes on from there'):
         fetch.fetch_dataset(SOURCE, folder, COUNTS)
-    assert (part(folder) / 'roboflow.zip').stat().st_size == 1000
+    assert (part(folder) / 'roboflow.zip.part').stat().st_size == 1000
     roboflow.mark = '"two"'
     fetch.fetch_dataset(SOURCE, folder, COUNTS)
     assert not check_manifest(folder, full=True)
@@ -398,7 +398,7 @@ def test_killed_download_goes_on(
     roboflow.hold.clear()
     words = [sys.executable, '-m', 'training.cli', *command(folder)]
     running = subprocess.Popen(words, env=os.environ | places)
-    archive = part(folder) / 'roboflow.zip'
+    archive = part(folder) / 'roboflow.zip.part'
     deadline = time.monotonic() + 120
     while not archive.exists() or not archive.stat().st_size:
         assert running.poll() is None

@@ -20,15 +20,15 @@ from tiny_network import onnx_model, quantised_share  # noqa: E402
 from cone_perception.errors import SourceError  # noqa: E402
 from training.export import quantise as quantise_module  # noqa: E402
 from training.export.calibration import Calibration  # noqa: E402
-from training.export.quantise import (  # noqa: E402  # noqa: E402
+from training.export.quantise import (  # noqa: E402
     convert_to_half,
     decoding_nodes,
-    kept_by_default,
     measure_steps,
     quantise,
     steps_of,
     store_weights_in_half,
 )
+from training.export.sensitivity import steps_without, usual_float_blocks  # noqa: E402
 
 FIRST, BODY = '/model.0/conv/Conv', '/model.3/conv/Conv'
 HEAD = '/model.4/cv2.0/cv2.0.2/Conv'
@@ -80,7 +80,7 @@ def steps(original, pictures):
     """Steps of what becomes INT8 unless a search chooses."""
     measured = measure_steps(original, Calibration.from_folder(pictures, 4, 32, 32))
     assert set(measured) == {FIRST, BODY, HEAD}
-    return {name: s for name, s in measured.items() if name not in kept_by_default(original)}
+    return steps_without(measured, original, usual_float_blocks(original))
 
 
 @pytest.fixture

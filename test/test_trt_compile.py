@@ -23,13 +23,13 @@ from tiny_network import quantised_share  # noqa: E402
 from cone_perception.engines.tensorrt.compile_process import compile_network  # noqa: E402
 from training.export.calibration import Calibration  # noqa: E402
 from training.export.networks import export_onnx  # noqa: E402
-from training.export.quantise import (  # noqa: E402  # noqa: E402
+from training.export.quantise import (  # noqa: E402
     convert_to_half,
     decoding_nodes,
-    kept_by_default,
     measure_steps,
     quantise,
 )
+from training.export.sensitivity import steps_without, usual_float_blocks  # noqa: E402
 from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
 HEIGHT_PX, WIDTH_PX = 96, 160
@@ -73,9 +73,8 @@ def export_variants(name: str, folder: Path) -> dict[tuple, onnx.ModelProto]:
     picture = np.random.default_rng(0).integers(0, 256, (HEIGHT_PX, WIDTH_PX, 3), np.uint8)
     cv2.imwrite(str(folder / 'picture.png'), picture)
     calibration = Calibration((folder / 'picture.png',), HEIGHT_PX, WIDTH_PX)
-    kept = kept_by_default(originals[1])
     measured = measure_steps(originals[1], calibration)
-    steps = {name: step for name, step in measured.items() if name not in kept}
+    steps = steps_without(measured, originals[1], usual_float_blocks(originals[1]))
     variants = {}
     for batch, original in originals.items():
         decoding = decoding_nodes(original)

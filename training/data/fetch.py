@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import re
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import ConePerceptionError, DataError, InstallError, told_as
-from cone_perception.files import LockedError, locked, write_json
+from cone_perception.files import LockedError, locked, write_whole
 from training.data.manifest import MANIFEST, check_manifest, write_manifest
 from training.recipe.sources import SOURCES, RoboflowVersion, parse_counts
 
@@ -38,26 +37,8 @@ BLOCK = 1 << 16
 """Bytes; what has arrived of one is lost when the connection breaks."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """Facts of a file under way, kept beside it.
-
-    length: bytes in all; None: the server did not say. mark: ETag or date of the version that the
-    bytes so far are of; empty: none was sent, so nothing can be continued.
-    """
-
-    length: int | None
-    mark: str
-
-
-def is_complete(file: Path) -> bool:
-    """All bytes that the server announced are there."""
-    progress = _read_record(file)
-    return progress is not None and file.is_file() and file.stat().st_size == progress.length
-
-
 def download(find_link: Callable[[], str], file: Path) -> None:
-    """Download to `file`, continuing what is there of the same version.
+    """Download to `file`, continuing what FILE.part holds of the same version.
 
     find_link: called at the start and whenever the link does not hold any more (they expire).
 
@@ -67,12 +48,16 @@ def download(find_link: Callable[[], str], file: Path) -> None:
     import requests
 
     broken = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    part = file.with_name(f'{file.name}.part')
+    part.touch()
     link, failures = find_link(), 0
     with requests.Session() as session:
-        while True:
-            before = file.stat().st_size if file.is_file() else 0
+        while failures < ATTEMPTS:
+            time.sleep(min(30, (2**failures - 1) / 2))
+            before = part.stat().st_size
             try:
-                if _receive(session, link, file):
+                if _receive(session, link, part):
+                    part.rename(file)
                     return
                 error = 'the connection ended early'
             except requests.HTTPError as refusal:
@@ -87,26 +72,28 @@ def download(find_link: Callable[[], str], file: Path) -> None:
                 raise
             except OSError as full:
                 raise DataError(f'{file} cannot be written: {full}') from full
-            arrived = file.stat().st_size if file.is_file() else 0
-            failures = 0 if arrived > before else failures + 1
-            if failures == ATTEMPTS:
-                raise DataError(
-                    f'the download stopped at {arrived / 1e6:.1f} MB: {error}. '
-                    'Run the same command again: it goes on from there.'
-                )
-            time.sleep(min(30, 2**failures / 2))
+            failures = 0 if part.stat().st_size > before else failures + 1
+    raise DataError(
+        f'the download stopped at {part.stat().st_size / 1e6:.1f} MB: {error}. '
+        'Run the same command again: it goes on from there.'
+    )
 
 
-def _receive(session: Any, link: str, file: Path) -> bool:
-    """One request; returns whether the file is whole now."""
-    progress = _read_record(file)
-    start = file.stat().st_size if progress and progress.mark and file.is_file() else 0
+def _receive(session: Any, link: str, part: Path) -> bool:
+    """One request; returns whether the file is whole now.
+
+    PART.mark holds the ETag or date of the version that the bytes so far are of; empty: the server
+    sent none, so nothing can be continued.
+    """
+    mark_file = part.with_name(f'{part.name}.mark')
+    mark = mark_file.read_text(encoding='utf-8') if mark_file.is_file() else ''
+    start = part.stat().st_size if mark else 0
     headers = {'Accept-Encoding': 'identity'}
-    if progress and start:
-        headers |= {'Range': f'bytes={start}-', 'If-Range': progress.mark}
+    if start:
+        headers |= {'Range': f'bytes={start}-', 'If-Range': mark}
     with session.get(link, headers=headers, stream=True, timeout=(CONNECT_S, SILENCE_S)) as answer:
         if answer.status_code == 416:  # nothing is left, or it is another file
-            file.unlink()
+            mark_file.unlink()
             return False
         answer.raise_for_status()
         if answer.status_code != 206:
@@ -114,28 +101,17 @@ def _receive(session: Any, link: str, file: Path) -> bool:
         length = answer.headers.get('Content-Length')
         total = start + int(length) if length else None
         mark = answer.headers.get('ETag') or answer.headers.get('Last-Modified') or ''
-        write_json(_record(file), Arrived(total, '' if mark.startswith('W/') else mark))
-        if total is not None and total - start > shutil.disk_usage(file.parent).free:
+        write_whole(mark_file, '' if mark.startswith('W/') else mark)
+        if total is not None and total - start > shutil.disk_usage(part.parent).free:
             raise OSError(f'{(total - start) / 1e9:.1f} GB are missing, more than is free there')
         with (
-            file.open('ab' if start else 'wb') as stream,
+            part.open('ab' if start else 'wb') as stream,
             tqdm(total=total, initial=start, unit='B', unit_scale=True, desc='download') as bar,
         ):
             for block in answer.iter_content(BLOCK):
                 stream.write(block)
                 bar.update(len(block))
-    return total is None or file.stat().st_size == total
-
-
-def _record(file: Path) -> Path:
-    return file.with_name(f'{file.name}.json')
-
-
-def _read_record(file: Path) -> Arrived | None:
-    try:
-        return Arrived(**json.loads(_record(file).read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError):
-        return None
+    return total is None or part.stat().st_size == total
 
 
 KEY_VARIABLE = 'ROBOFLOW_API_KEY'
@@ -224,7 +200,7 @@ def fetch_dataset(source: RoboflowVersion, folder: Path, expected: Mapping[str, 
     archive, content = part / 'roboflow.zip', part / 'content'
     in_use = told_as(DataError, f'another download is running, {part} is in use', LockedError)
     with told_as(DataError, f'{folder} cannot be written'), in_use, locked(part / 'lock'):
-        if not is_complete(archive):
+        if not archive.exists():
             _download(source, archive)
         _unpack(archive, content)
         _check_content(content, expected)

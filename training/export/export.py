@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -48,12 +48,12 @@ from training.export.networks import (
     write_network,
     write_networks,
 )
-from training.export.quantise import Steps, convolutions_of, kept_by_default, measure_steps
+from training.export.quantise import Steps, convolutions_of, measure_steps
 from training.export.sensitivity import (
-    blocks_with,
     measure_blocks,
     search_float_blocks,
     steps_without,
+    usual_float_blocks,
     write_evidence,
 )
 from training.runs.card import read_card
@@ -164,8 +164,7 @@ def run(args: argparse.Namespace) -> int:
             licence='AGPL-3.0-only',
         )
         bundle = Bundle(draft, card)
-        passes = _search_gate(bundle, originals, judge) if judge and args.sensitivity else None
-        steps, kept = _choose_steps(args, originals, calibration, draft, passes)
+        steps, kept = _choose_steps(args, bundle, originals, calibration, judge)
         share = len(steps), len(convolutions_of(originals.first))
         files = {'training': args.training, 'metrics': args.metrics}
         told = {name: json.loads(path.read_bytes()) for name, path in files.items() if path}
@@ -233,67 +232,63 @@ def _refuse(result: GateResult, force: bool) -> None:
         )
 
 
-def _search_gate(
-    bundle: Bundle, originals: Originals, judge: partial[GateResult]
-) -> Callable[[Steps], bool]:
-    """Make the question of a search: does OpenVINO's INT8 with these steps pass the gate?
-
-    bundle: the FP32 network alone. judge: judge_bundle with its split and limits.
-    """
-    (fp32,) = bundle.card.networks
-    reference = evaluate_network(bundle, fp32, judge.keywords['split'])
-
-    def passes(steps: Steps) -> bool:
-        trial = write_network(bundle.folder, originals.first, steps, 'int8-uint8')
-        result = judge(
-            Bundle(bundle.folder, replace(bundle.card, networks=(fp32, trial))),
-            resamples=SEARCH_RESAMPLES,
-            reference=reference,
-            bfloat16=False,
-        )
-        (bundle.folder / trial.file).unlink()
-        print(table(result), file=sys.stderr)
-        return result.passed
-
-    return passes
-
-
 def _choose_steps(
     args: argparse.Namespace,
+    bundle: Bundle,
     originals: Originals,
     calibration: Calibration,
-    draft: Path,
-    passes: Callable[[Steps], bool] | None,
+    judge: partial[GateResult] | None,
 ) -> tuple[Steps, list[str]]:
     """Steps of what becomes INT8, and the blocks in float: usual, named, or found by a search.
 
-    passes: the gate of the search. Raises ModelError when INT8 is wanted and nothing would be.
+    bundle: the FP32 network alone. judge: judge_bundle with its split and limits; None: no data.
+    Raises ModelError when INT8 is wanted and nothing would be.
     """
     original = originals.first
-    steps: Steps = measure_steps(original, calibration)
-    if passes:
-        every = max(1, len(calibration.pictures) // SENSITIVITY_PICTURES)
-        some = replace(calibration, pictures=calibration.pictures[::every])
-        measured = measure_blocks(steps, original, some.letterboxed(), originals.layout)
-        kept = search_float_blocks(
-            measured, lambda names: passes(steps_without(steps, original, names))
-        )
-        write_evidence(draft, measured, kept)
+    steps = measure_steps(original, calibration)
+    if judge and args.sensitivity:
+        kept = _search_float_blocks(steps, bundle, originals, calibration, judge)
         print(f'stays in float: {", ".join(kept) or "no block"}')
-        chosen = steps_without(steps, original, kept)
     elif args.keep_float is not None:
-        kept = tuple(name for name in args.keep_float if name != 'none')
-        chosen = steps_without(steps, original, kept)
+        kept = [name for name in args.keep_float if name != 'none']
     else:
-        names = kept_by_default(original)
-        kept = tuple(blocks_with(original, names))
-        chosen = {name: step for name, step in steps.items() if name not in names}
+        kept = usual_float_blocks(original)
+    chosen = steps_without(steps, original, kept)
     if not chosen and any('int8' in kind for kind in args.networks):
         raise ModelError(
             f'nothing of {args.weights} would be INT8: all its blocks stay in float. Name '
             'fewer with --keep-float, or leave the INT8 networks out with --networks.'
         )
-    return chosen, list(kept)
+    return chosen, kept
+
+
+def _search_float_blocks(
+    steps: Steps,
+    bundle: Bundle,
+    originals: Originals,
+    calibration: Calibration,
+    judge: partial[GateResult],
+) -> list[str]:
+    """The fewest blocks in float with which OpenVINO's INT8 passes the gate; writes evidence."""
+    original = originals.first
+    (fp32,) = bundle.card.networks
+    reference = evaluate_network(bundle, fp32, judge.keywords['split'])
+
+    def passes(kept: Collection[str]) -> bool:
+        chosen = steps_without(steps, original, kept)
+        trial = write_network(bundle.folder, original, chosen, 'int8-uint8')
+        both = Bundle(bundle.folder, replace(bundle.card, networks=(fp32, trial)))
+        result = judge(both, resamples=SEARCH_RESAMPLES, reference=reference, bfloat16=False)
+        (bundle.folder / trial.file).unlink()
+        print(table(result), file=sys.stderr)
+        return result.passed
+
+    every = max(1, len(calibration.pictures) // SENSITIVITY_PICTURES)
+    some = replace(calibration, pictures=calibration.pictures[::every])
+    measured = measure_blocks(steps, original, some.letterboxed(), originals.layout)
+    kept = search_float_blocks(measured, passes)
+    write_evidence(bundle.folder, measured, kept)
+    return [*kept]
 
 
 def _write_card(folder: Path, card: ModelCard) -> Bundle:

@@ -8,7 +8,7 @@ pictures.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,16 +132,15 @@ def write_network(
     folder: Path, original: onnx.ModelProto, steps: Steps, kind: str, batch: int = 1
 ) -> NetworkFile:
     """Write one kind of network, made of the FP32 one and the steps."""
-    make: dict[str, Callable[[], onnx.ModelProto]] = {
-        'fp32': lambda: original,
-        'fp16': lambda: convert_to_half(original, decoding_nodes(original)),
-        'int8-uint8': lambda: store_weights_in_half(quantise(original, steps, 'uint8')),
-        'int8-int8': lambda: convert_to_half(
-            quantise(original, steps, 'int8'), decoding_nodes(original)
-        ),
-    }
+    network = original
+    if kind in ('int8-uint8', 'int8-int8'):
+        network = quantise(original, steps, 'uint8' if kind == 'int8-uint8' else 'int8')
+    if kind == 'int8-uint8':
+        network = store_weights_in_half(network)
+    elif kind != 'fp32':
+        network = convert_to_half(network, decoding_nodes(original))
     path = folder / (f'{kind}.onnx' if batch == 1 else f'{kind}-batch{batch}.onnx')
-    onnx.save(make[kind](), path)
+    onnx.save(network, path)
     return NetworkFile(path.name, file_sha256(path), *NETWORKS[kind], batch)
 
 

@@ -74,12 +74,6 @@ LARGE = 256
 """Values from which a tensor of weights is worth a cast."""
 
 
-def kept_by_default(original: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that stay in float unless a search chose others."""
-    names = [node.name for node in original.graph.node]
-    return [name for name in names if HEAD.match(name) or SENSITIVE_BLOCKS.match(name)]
-
-
 def convolutions_of(network: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [node for node in network.graph.node if node.op_type == 'Conv']
 

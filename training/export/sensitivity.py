@@ -26,7 +26,14 @@ from cone_perception.pages.blocks import Page, Section
 from cone_perception.pages.charts import bars, chart
 from cone_perception.pages.page import write_page
 from cone_perception.types import Float32, OutputLayout, Precision, UInt8
-from training.export.quantise import LAST, Steps, convolutions_of, quantise
+from training.export.quantise import (
+    HEAD,
+    LAST,
+    SENSITIVE_BLOCKS,
+    Steps,
+    convolutions_of,
+    quantise,
+)
 
 TOP = 50
 """Boxes of a picture, those that FP32 scores best, whose scores are compared."""
@@ -59,9 +66,13 @@ def blocks_of(network: onnx.ModelProto) -> dict[str, tuple[str, ...]]:
     return {block: tuple(names) for block, names in found.items()}
 
 
-def blocks_with(network: onnx.ModelProto, names: Collection[str]) -> list[str]:
-    """Blocks that have a convolution among `names`."""
-    return [block for block, inside in blocks_of(network).items() if set(inside) & set(names)]
+def usual_float_blocks(network: onnx.ModelProto) -> list[str]:
+    """Blocks that stay in float unless a search chose others."""
+    return [
+        block
+        for block, names in blocks_of(network).items()
+        if HEAD.match(names[0]) or SENSITIVE_BLOCKS.match(names[0])
+    ]
 
 
 def measure_blocks(
