@@ -6,7 +6,7 @@ import argparse
 import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +20,7 @@ from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.dataset.layout import TO_LABEL
 from cone_perception.engines.events import print_warning
 from cone_perception.errors import OutputError, SourceError, told_as
-from cone_perception.files import whole_file, write_whole
+from cone_perception.files import to_json, whole_file, write_whole
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from cone_perception.pages.blocks import Box, Cell, Page, Picture, Piece, Section, Text
 from cone_perception.pages.page import write_page
@@ -68,8 +68,8 @@ BOXES = (
 
 
 @dataclass(frozen=True)
-class ChoiceOptions:
-    """The frames that are taken."""
+class ToDatasetOptions:
+    """The frames that are taken, the origin of what the model found, and that of what is there."""
 
     limit: int = option(100, 'pictures at most (100)', type=count)
     apart: float = option(0.5, 'seconds between two of a camera (0.5)', type=zero_or_more)
@@ -79,23 +79,11 @@ class ChoiceOptions:
         type=zero_or_more,
     )
     png: bool = option(False, f'not JPEG of quality {JPEG_QUALITY}')
-
-
-@dataclass(frozen=True)
-class FindingOptions:
-    """The origin of what the model found."""
-
     result: Path | None = option(None, 'of a replay of this bag: nothing is run again then')
     model: Path | None = option(None, 'bundle folder (the shipped model)')
     device: Device = option('auto', '(auto)')
     engine: RuntimeChoice = option('auto', '(auto)')
     topic: tuple[str, ...] = repeatable('image topic; may be repeated (all)')
-
-
-@dataclass(frozen=True)
-class TruthOptions:
-    """The origin of what is there."""
-
     truth: tuple[str, ...] = repeatable('topic of ground truth; one for each --topic')
     labels: Path | None = option(None, 'folder of YOLO labels instead')
     reference: Path | None = option(None, 'bundle of a better model, where there is no truth')
@@ -104,9 +92,11 @@ class TruthOptions:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bag', type=Path, help='folder of a rosbag2, or its .mcap or .db3 file')
     parser.add_argument('--out', type=Path, required=True, help='folder of the data set')
-    add_fields(parser, ChoiceOptions)
-    add_fields(parser.add_argument_group('what the model found'), FindingOptions)
-    add_fields(parser.add_argument_group('what is there'), TruthOptions)
+    add_fields(parser, ToDatasetOptions, ('limit', 'apart', 'min_height', 'png'))
+    found = parser.add_argument_group('what the model found')
+    add_fields(found, ToDatasetOptions, ('result', 'model', 'device', 'engine', 'topic'))
+    there = parser.add_argument_group('what is there')
+    add_fields(there, ToDatasetOptions, ('truth', 'labels', 'reference'))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -143,10 +133,10 @@ def _make(args: argparse.Namespace) -> int:
         found = findings_of(result, drive)
     else:
         found = run_model(args, drive, bundle, folder.log('answers'))
+    origin = "the model's own" if found.known is None else 'the truth'
     if reference is not None:
-        found = replace(
-            found, known=run_reference(args, drive, found, reference, folder.log('reference'))
-        )
+        known = run_reference(args, drive, found, reference, folder.log('reference'))
+        found, origin = replace(found, known=known), "the reference's"
     doubts = find_doubts(
         found.frames, found.class_names, found.thresholds, found.known, args.min_height
     )
@@ -160,31 +150,20 @@ def _make(args: argparse.Namespace) -> int:
     answered = sum(frame.found is not None for frame in found.frames)
     print(
         f'{args.out}: {len(shown)} of {answered} frames, {len(doubts)} of them with a doubt; '
-        f'labels: {_origin(args, found)}; why: {args.out / "index.html"}'
+        f'labels: {origin}; why: {args.out / "index.html"}'
     )
     return 0
-
-
-def _origin(args: argparse.Namespace, found: Findings) -> str:
-    """Name the origin of the labels."""
-    if found.known is None:
-        return "the model's own"
-    return "the reference's" if args.reference else 'the truth'
 
 
 def _request(
     args: argparse.Namespace, drive: Drive, bundle: Bundle | None, reference: Bundle | None
 ) -> dict[str, Any]:
     """Collect all that decides what is written."""
-    asked = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in vars(args).items()
-        if key in (*('limit', 'apart', 'min_height', 'png', 'device', 'engine'), 'truth', 'labels')
-    }
+    names = ('limit', 'apart', 'min_height', 'png', 'device', 'engine', 'truth', 'labels')
     return {
-        **asked,
+        **{name: getattr(args, name) for name in names},
         'bag_sha256': drive.sha256,
-        'cameras': [asdict(camera) for camera in drive.cameras],
+        'cameras': drive.cameras,
         'result_sha256': file_sha256(result_file(args.result)) if args.result else None,
         'model': json.loads(bundle.card.to_json()) if bundle else None,
         'reference': json.loads(reference.card.to_json()) if reference else None,
@@ -200,7 +179,7 @@ class _Folder:
     def __init__(self, root: Path, request: Mapping[str, Any]) -> None:
         self.root = root
         self._request = root / STATE / 'request.json'
-        text = json.dumps(request, indent=1) + '\n'
+        text = to_json(request, indent=1) + '\n'
         if self._request.is_file():
             earlier = json.loads(self._request.read_text(encoding='utf-8'))
             asked = json.loads(text)
@@ -276,23 +255,20 @@ def _write_pictures(
             f'{found.drive.bag}: {len(missing)} of the pictures cannot be found again: '
             f'{"; ".join(problems) or "the bag has changed"}'
         )
-    return [
-        _Shown(doubt, paths[place], _size_px(paths[place]), _labels_of(doubt.frame, found, least))
-        for place, doubt in doubts.items()
-    ]
+    shown = []
+    for place, path in paths.items():
+        picture = cv2.imread(str(path))
+        if picture is None:
+            raise OutputError(f'{path} is damaged: remove it, and give the command again.')
+        labels, size = _labels_of(doubts[place].frame, found, least), picture.shape[1::-1]
+        shown.append(_Shown(doubts[place], path, (size[0], size[1]), labels))
+    return shown
 
 
 def _labels_of(frame: FrameTrace, found: Findings, least: Float32) -> Detections:
     """Give the cones that are known to be there, or those that the model found."""
     cones = None if found.known is None else found.known.get((frame.camera, frame.stamp_ns))
     return cones if cones is not None else published(frame.found or Detections.empty(), least)
-
-
-def _size_px(path: Path) -> tuple[int, int]:
-    picture = cv2.imread(str(path))
-    if picture is None:
-        raise OutputError(f'{path} is damaged: remove it, and give the command again.')
-    return picture.shape[1], picture.shape[0]
 
 
 def yolo_text(cones: Detections, width_px: int, height_px: int) -> str:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -33,7 +33,7 @@ from cone_perception.replay.figures.accuracy import (
 )
 from cone_perception.replay.figures.flicker import same_view
 from cone_perception.replay.figures.result import ReplayResult, cone_rows, cones_from
-from cone_perception.replay.traces import Camera, Drive, FrameTrace
+from cone_perception.replay.traces import Camera, Drive, Fate, FrameTrace
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Float32
 
@@ -72,16 +72,10 @@ def drive_of(result: ReplayResult, bag: Path) -> Drive:
             f'{bag} is not the bag of this result, which was {result.bag["path"]}: '
             f'its data has sha256 {sha256[:12]}..., not {result.bag["sha256"][:12]}...'
         )
-    return Drive(
-        bag,
-        sha256,
-        tuple(Camera(**camera) for camera in result.bag['cameras']),
-        result.bag['frames'],
-        result.bag['duration_s'],
-        result.bag['storage'],
-        result.truth,
-        tuple(result.bag.get('problems', ())),
-    )
+    cameras = tuple(Camera(**camera) for camera in result.bag['cameras'])
+    told = {name: result.bag[name] for name in ('frames', 'duration_s', 'storage')}
+    problems = tuple(result.bag.get('problems', ()))
+    return Drive(bag, sha256, cameras, **told, truth=result.truth, problems=problems)
 
 
 def findings_of(result: ReplayResult, drive: Drive) -> Findings:
@@ -92,16 +86,13 @@ def findings_of(result: ReplayResult, drive: Drive) -> Findings:
             earlier = frames.get((frame.camera, frame.index))
             if earlier is None or earlier.found is None:
                 frames[frame.camera, frame.index] = frame
-    return Findings(
-        drive,
-        list(frames.values()),
-        tuple(result.model['class_names']),
-        result.model['thresholds'],
-        result.truth,
-    )
+    model = result.model
+    names, thresholds = tuple(model['class_names']), model['thresholds']
+    return Findings(drive, list(frames.values()), names, thresholds, result.truth)
 
 
 def run_model(args: argparse.Namespace, drive: Drive, bundle: Bundle, log: Path) -> Findings:
+    """Let the model answer each picture, with scores from below its thresholds up."""
     card = bundle.card
     lower = {name: max(value - MARGIN, 0.01) for name, value in card.thresholds.items()}
     frames = _answer(args, drive, bundle, Filters(lower), log)
@@ -139,14 +130,10 @@ def _answer(
         for frame in answer_pictures(drive, detector, filters, bundle.card.name, known):
             if frame.fate == 'failed':
                 tqdm.write(f'left out: {frame.reason}', file=sys.stderr)
-            lines.write(_log_line(frame))
+            cones = None if frame.found is None else cone_rows(frame.found)
+            lines.write(json.dumps([frame.camera, frame.index, frame.stamp_ns, cones]) + '\n')
             frames.append(frame)
     return frames
-
-
-def _log_line(frame: FrameTrace) -> str:
-    cones = None if frame.found is None else cone_rows(frame.found)
-    return json.dumps([frame.camera, frame.index, frame.stamp_ns, cones]) + '\n'
 
 
 def _read_log(log: Path) -> list[FrameTrace]:
@@ -157,14 +144,12 @@ def _read_log(log: Path) -> list[FrameTrace]:
     whole = text[: text.rfind(b'\n') + 1]
     if len(whole) < len(text):
         write_whole(log, whole)
-    return [_frame_of(json.loads(line)) for line in whole.splitlines()]
-
-
-def _frame_of(line: Sequence[Any]) -> FrameTrace:
-    camera, index, stamp_ns, cones = line
-    if cones is None:
-        return FrameTrace(camera, index, stamp_ns, 'failed', 0)
-    return FrameTrace(camera, index, stamp_ns, 'answered', 0, found=cones_from(cones))
+    frames = []
+    for camera, index, stamp_ns, cones in map(json.loads, whole.splitlines()):
+        found = None if cones is None else cones_from(cones)
+        fate: Fate = 'failed' if found is None else 'answered'
+        frames.append(FrameTrace(camera, index, stamp_ns, fate, 0, found=found))
+    return frames
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -195,16 +180,20 @@ def find_doubts(
     min_height_px: smaller boxes neither count as unsure nor as vanished, missed or false.
     """
     least = np.array([thresholds[name] for name in class_names], np.float32)
-    shown = [_only_published(frame, least) for frame in frames]
+    shown = [
+        frame if frame.found is None else replace(frame, found=published(frame.found, least))
+        for frame in frames
+    ]
     faults = find_faults(shown, known, min_height_px)
     doubts = []
     for frame, seen in zip(frames, shown, strict=True):
-        if frame.found is None:
+        found = frame.found
+        if found is None:
             continue
         missed, false, gone = faults[seen]
-        wrong = FrameFaults(missed, false, _tall(gone, min_height_px))
-        found = _tall(frame.found, min_height_px)
+        wrong = FrameFaults(missed, false, gone[gone.height_px >= min_height_px])
         doubt = 1 - np.abs(found.score - least[found.class_id]) / MARGIN
+        doubt[found.height_px < min_height_px] = 0
         unsure = found[doubt > 0]
         weight = sum(map(len, wrong)) + float(doubt[doubt > 0].sum())
         if weight:
@@ -245,14 +234,6 @@ def spread(doubts: Sequence[Doubt], apart_ns: int, limit: int) -> list[Doubt]:
 def _time_ns(frame: FrameTrace) -> int:
     """Give the time of its stamp; a driver that sets none is taken for one of 15 Hz."""
     return frame.stamp_ns or frame.index * PERIOD_NS
-
-
-def _only_published(frame: FrameTrace, least: Float32) -> FrameTrace:
-    return frame if frame.found is None else replace(frame, found=published(frame.found, least))
-
-
-def _tall(cones: Detections, min_height_px: float) -> Detections:
-    return cones[cones.height_px >= min_height_px]
 
 
 def _tell_unsure(unsure: Detections, class_names: Sequence[str]) -> str:
