@@ -41,8 +41,8 @@ from cone_perception.replay.to_label.findings import (
     run_reference,
     spread,
 )
-from cone_perception.replay.traces import Drive, FrameTrace
-from cone_perception.types import Detections, Device, Float32, RuntimeChoice
+from cone_perception.replay.traces import Drive
+from cone_perception.types import Detections, Device, RuntimeChoice
 
 STATE = '.cone_perception_dataset'
 """Folder that says whose data set it is, of what; in it what an unfinished run has found so far."""
@@ -125,17 +125,17 @@ def _make(args: argparse.Namespace) -> int:
         print_warning(problem)
     if reference is not None and drive.truth is not None:
         raise SourceError('the truth of this drive is known: leave out --reference.')
-    folder = _Folder(args.out, _request(args, drive, None if result else bundle, reference))
-    if folder.finished:
+    state = _claim(args.out, _request(args, drive, None if result else bundle, reference))
+    if (state / 'finished').is_file():
         print(f'{args.out} is complete: nothing was done.')
         return 0
     if result is not None:
         found = findings_of(result, drive)
     else:
-        found = run_model(args, drive, bundle, folder.log('answers'))
+        found = run_model(args, drive, bundle, state / 'answers.jsonl')
     origin = "the model's own" if found.known is None else 'the truth'
     if reference is not None:
-        known = run_reference(args, drive, found, reference, folder.log('reference'))
+        known = run_reference(args, drive, found, reference, state / 'reference.jsonl')
         found, origin = replace(found, known=known), "the reference's"
     doubts = find_doubts(
         found.frames, found.class_names, found.thresholds, found.known, args.min_height
@@ -144,9 +144,11 @@ def _make(args: argparse.Namespace) -> int:
     if not chosen:
         print('No frame is in doubt: there is nothing to label.')
         return 1
-    shown = _write_pictures(folder, found, chosen, '.png' if args.png else '.jpg')
-    _write_lists(folder, found, shown)
-    folder.finish()
+    shown = _write_pictures(args.out, found, chosen, '.png' if args.png else '.jpg')
+    _write_lists(args.out, found, shown)
+    write_whole(state / 'finished', b'')
+    for log in state.glob('*.jsonl'):  # answers that need not be asked for again
+        log.unlink()
     answered = sum(frame.found is not None for frame in found.frames)
     print(
         f'{args.out}: {len(shown)} of {answered} frames, {len(doubts)} of them with a doubt; '
@@ -170,105 +172,82 @@ def _request(
     }
 
 
-class _Folder:
-    """The data set's folder. What is complete in it is not made again.
+def _claim(root: Path, request: Mapping[str, Any]) -> Path:
+    """Begin the data set's folder, or go on with it; gives the folder STATE in it.
 
     Raises OutputError when it holds anything but an earlier run of the same request.
     """
-
-    def __init__(self, root: Path, request: Mapping[str, Any]) -> None:
-        self.root = root
-        self._request = root / STATE / 'request.json'
-        text = to_json(request, indent=1) + '\n'
-        if self._request.is_file():
-            earlier = json.loads(self._request.read_text(encoding='utf-8'))
-            asked = json.loads(text)
-            other = [key for key in asked if asked[key] != earlier.get(key)]
-            if other:
-                raise OutputError(
-                    f'{root} was made of something else ({", ".join(other)} differ): '
-                    'give another --out, or remove it.'
-                )
-        elif root.exists() and (
-            not root.is_dir() or any(entry.name != STATE for entry in root.iterdir())
-        ):
-            raise OutputError(f'{root} holds other files: give a new or an empty folder as --out.')
-        else:
-            # The state first: whatever a kill leaves behind is known for ours by it.
-            (root / STATE).mkdir(parents=True, exist_ok=True)
-            write_whole(self._request, text)
-        for name in (IMAGES, LABELS):
-            (root / name).mkdir(parents=True, exist_ok=True)
-            for unfinished in (root / name).glob('.*.part'):
-                unfinished.unlink()
-
-    @property
-    def finished(self) -> bool:
-        return (self.root / STATE / 'finished').is_file()
-
-    def log(self, name: str) -> Path:
-        """Name the file of a model's answers, which are not asked for again."""
-        return self.root / STATE / f'{name}.jsonl'
-
-    def finish(self) -> None:
-        write_whole(self.root / STATE / 'finished', b'')
-        for log in (self.root / STATE).glob('*.jsonl'):
-            log.unlink()
+    kept = root / STATE / 'request.json'
+    text = to_json(request, indent=1) + '\n'
+    if kept.is_file():
+        earlier, asked = json.loads(kept.read_text(encoding='utf-8')), json.loads(text)
+        other = [key for key in asked if asked[key] != earlier.get(key)]
+        if other:
+            raise OutputError(
+                f'{root} was made of something else ({", ".join(other)} differ): '
+                'give another --out, or remove it.'
+            )
+    elif root.exists() and (
+        not root.is_dir() or any(entry.name != STATE for entry in root.iterdir())
+    ):
+        raise OutputError(f'{root} holds other files: give a new or an empty folder as --out.')
+    else:
+        write_whole(kept, text)  # first: whatever a kill leaves behind is known for ours by it
+    for name in (IMAGES, LABELS):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for unfinished in (root / name).glob('.*.part'):
+            unfinished.unlink()
+    return root / STATE
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Shown:
-    """A picture of the data set. name: without its suffix. size_px: width and height."""
+    """A picture of the data set. labels: the cones that are there, or those that were found."""
 
     doubt: Doubt
     path: Path
-    size_px: tuple[int, int]
     labels: Detections
+    size_px: tuple[int, int] = (0, 0)
 
 
 def _write_pictures(
-    folder: _Folder, found: Findings, chosen: Sequence[Doubt], suffix: str
+    folder: Path, found: Findings, chosen: Sequence[Doubt], suffix: str
 ) -> list[_Shown]:
     """Pictures and labels, those that are not there yet; a label before its picture."""
-    doubts = {(doubt.frame.camera, doubt.frame.index): doubt for doubt in chosen}
-    paths = {
-        place: folder.root / IMAGES / f'{picture_name(found.drive.bag, *place)}{suffix}'
-        for place in doubts
-    }
+    bag, known = found.drive.bag, found.known or {}
     least = np.array([found.thresholds[name] for name in found.class_names], np.float32)
+    shown = {}
+    for doubt in chosen:
+        frame = doubt.frame
+        place = (frame.camera, frame.index)
+        labels = published(frame.found or Detections.empty(), least)
+        labels = known.get((frame.camera, frame.stamp_ns), labels)
+        path = folder / IMAGES / f'{picture_name(bag, *place)}{suffix}'
+        shown[place] = _Shown(doubt, path, labels)
     topics = {camera.name: camera.topic for camera in found.drive.cameras}
-    missing = {place for place, path in paths.items() if not path.is_file()}
+    missing = {place for place, each in shown.items() if not each.path.is_file()}
     problems: list[str] = []
     with tqdm(total=len(missing), desc='writing', unit='picture', disable=None) as bar:
-        for place, bgr in read_pictures(found.drive.bag, topics, list(missing), problems):
+        for place, bgr in read_pictures(bag, topics, list(missing), problems):
             if isinstance(bgr, str):
-                raise SourceError(f'{found.drive.bag}: picture {place[1]} of {place[0]}: {bgr}')
-            labels = _labels_of(doubts[place].frame, found, least)
-            size = (bgr.shape[1], bgr.shape[0])
-            label = folder.root / LABELS / f'{paths[place].stem}.txt'
-            write_whole(label, yolo_text(labels, *size))
-            write_whole(paths[place], encode_picture(suffix, bgr, JPEG_QUALITY))
+                raise SourceError(f'{bag}: picture {place[1]} of {place[0]}: {bgr}')
+            path, labels = shown[place].path, shown[place].labels
+            label = folder / LABELS / f'{path.stem}.txt'
+            write_whole(label, yolo_text(labels, bgr.shape[1], bgr.shape[0]))
+            write_whole(path, encode_picture(suffix, bgr, JPEG_QUALITY))
             missing.discard(place)
             bar.update()
     if missing:
         raise SourceError(
-            f'{found.drive.bag}: {len(missing)} of the pictures cannot be found again: '
+            f'{bag}: {len(missing)} of the pictures cannot be found again: '
             f'{"; ".join(problems) or "the bag has changed"}'
         )
-    shown = []
-    for place, path in paths.items():
-        picture = cv2.imread(str(path))
+    for each in shown.values():
+        picture = cv2.imread(str(each.path))
         if picture is None:
-            raise OutputError(f'{path} is damaged: remove it, and give the command again.')
-        labels, size = _labels_of(doubts[place].frame, found, least), picture.shape[1::-1]
-        shown.append(_Shown(doubts[place], path, (size[0], size[1]), labels))
-    return shown
-
-
-def _labels_of(frame: FrameTrace, found: Findings, least: Float32) -> Detections:
-    """Give the cones that are known to be there, or those that the model found."""
-    cones = None if found.known is None else found.known.get((frame.camera, frame.stamp_ns))
-    return cones if cones is not None else published(frame.found or Detections.empty(), least)
+            raise OutputError(f'{each.path} is damaged: remove it, and give the command again.')
+        each.size_px = (picture.shape[1], picture.shape[0])
+    return list(shown.values())
 
 
 def yolo_text(cones: Detections, width_px: int, height_px: int) -> str:
@@ -279,16 +258,16 @@ def yolo_text(cones: Detections, width_px: int, height_px: int) -> str:
     return ''.join(dict.fromkeys(text.splitlines(keepends=True)))
 
 
-def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> None:
+def _write_lists(folder: Path, found: Findings, shown: Sequence[_Shown]) -> None:
     """Write data.yaml, TO_LABEL.md, classes.txt, why.csv, index.html."""
     names = ''.join(f'  {number}: {name}\n' for number, name in enumerate(found.class_names))
     # No other key: CVAT takes each that it does not know for a split.
-    write_whole(folder.root / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}')
-    write_whole(folder.root / TO_LABEL, NOTE)
+    write_whole(folder / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}')
+    write_whole(folder / TO_LABEL, NOTE)
     # Label Studio asks for the names in a file of their own.
     lines = ''.join(f'{name}\n' for name in found.class_names)
-    write_whole(folder.root / 'classes.txt', lines)
-    with whole_file(folder.root / 'why.csv', 'w') as stream:
+    write_whole(folder / 'classes.txt', lines)
+    with whole_file(folder / 'why.csv', 'w') as stream:
         writer = csv.writer(stream, lineterminator='\n')
         writer.writerow(['rank', 'picture', 'camera', 'index', 'stamp_ns', 'weight', *KINDS, 'why'])
         for rank, each in enumerate(shown, 1):
@@ -305,7 +284,7 @@ def _write_lists(folder: _Folder, found: Findings, shown: Sequence[_Shown]) -> N
         legend += [' ', Cell(meaning, colour=colour)]
     title = f'{len(shown)} frames of {found.drive.bag.resolve().name} worth labelling'
     sections = [Section('', [table, Text(legend), *pictures])]
-    write_page(folder.root / 'index.html', Page(title, sections=sections))
+    write_page(folder / 'index.html', Page(title, sections=sections))
 
 
 def _picture(rank: int, shown: _Shown, found: Findings) -> Picture:
