@@ -19,7 +19,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from cone_perception.bags.camera_info import CameraInfo, camera_info_topic
 from cone_perception.bags.cut_off import SQLITE, CutOffReader, open_cut_off
-from cone_perception.errors import SourceError, describe
+from cone_perception.errors import ImageError, SourceError, describe
 from cone_perception.types import Detections, Frame
 
 IMAGE = 'sensor_msgs/msg/Image'
@@ -145,6 +145,14 @@ def read_messages(
         if problems is None:
             raise SourceError(text) from error
         problems.append(text)
+
+
+def picture_message(recorded: BagMessage) -> Any:
+    """The Image or CompressedImage that was recorded. Raises ImageError where it is damaged."""
+    try:
+        return bag_types().deserialize_cdr(recorded.data, recorded.type_name)
+    except Exception as error:  # a damaged message raises whatever its parser tripped over
+        raise ImageError(f'the message is damaged: {error!r}') from error
 
 
 def header_stamp_ns(data: bytes) -> int:

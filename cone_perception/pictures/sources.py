@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from cone_perception.bags.reader import (
-    bag_types,
     choose_image_topic,
     is_bag,
     open_bag,
+    picture_message,
     read_messages,
 )
 from cone_perception.errors import ImageError, SourceError
@@ -146,24 +146,14 @@ def _open_bag_source(path: Path, topic: str | None) -> Source:
     return Source('bag', count, rate_hz, read_bag_frames(path, topic))
 
 
-def read_bag_frames(
-    path: Path, topic: str, problems: list[str] | None = None
-) -> Iterator[Frame | Unreadable]:
-    """Each picture of the bag's image topic, stamped by its header.
-
-    problems: where it is given, damage ends the pictures, and it gets to know why; otherwise that
-    raises SourceError.
-    """
-    store = bag_types()
+def read_bag_frames(path: Path, topic: str) -> Iterator[Frame | Unreadable]:
+    """Each picture of the bag's image topic, stamped by its header. Raises SourceError."""
     with open_bag(path) as reader:
-        messages = read_messages(reader, [topic], problems=problems)
-        for index, recorded in enumerate(messages):
+        for index, recorded in enumerate(read_messages(reader, [topic])):
             try:
-                message = store.deserialize_cdr(recorded.data, recorded.type_name)
+                message = picture_message(recorded)
                 header = message.header
                 stamp_ns = header.stamp.sec * 10**9 + header.stamp.nanosec
                 yield Frame(to_bgr(message), stamp_ns, header.frame_id, topic)
             except ImageError as error:
                 yield Unreadable(f'{topic} message {index}', str(error))
-            except Exception as error:  # a damaged message raises whatever its parser tripped over
-                yield Unreadable(f'{topic} message {index}', f'is damaged: {error!r}')

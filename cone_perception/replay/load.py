@@ -29,10 +29,18 @@ class LoadSampler:
     """
 
     def __init__(self, pids: Mapping[str, int], period_s: float = 0.5) -> None:
+        try:
+            psutil: Any = importlib.import_module('psutil')
+        except ImportError as error:
+            raise InstallError(
+                'psutil is missing, which measures CPU and memory. '
+                "Install it: pip install 'cone_perception[replay]', or apt install python3-psutil."
+            ) from error
         self.samples: list[LoadSample] = []
         self._period_s = period_s
-        self._trees = [_ProcessTree(who, pid) for who, pid in pids.items()]
-        self._gpu = _open_gpu()
+        self._closing = contextlib.ExitStack()
+        self._sampled = [_ProcessTree(psutil, who, pid).sample for who, pid in pids.items()]
+        self._sampled.append(_sample_of_gpu(self._closing))
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name='load sampler', daemon=True)
 
@@ -44,12 +52,11 @@ class LoadSampler:
         self._ended.set()
         self._thread.join()
         self.sample()
-        if self._gpu is not None:
-            self._gpu.close()
+        self._closing.close()
 
     def sample(self) -> None:
         """Take one sample of everything now. The thread calls it."""
-        taken = [each.sample() for each in (*self._trees, self._gpu) if each is not None]
+        taken = [sample() for sample in self._sampled]
         self.samples += [sample for sample in taken if sample is not None]
 
     def _run(self) -> None:
@@ -63,41 +70,33 @@ class LoadSampler:
 class _ProcessTree:
     """A process and all that it started."""
 
-    def __init__(self, who: str, pid: int) -> None:
-        try:
-            self._psutil: Any = importlib.import_module('psutil')
-        except ImportError as error:
-            raise InstallError(
-                'psutil is missing, which measures CPU and memory. '
-                "Install it: pip install 'cone_perception[replay]', or apt install python3-psutil."
-            ) from error
+    def __init__(self, psutil: Any, who: str, pid: int) -> None:
+        self._psutil = psutil
         self._who = who
         self._children: list[Any] = []
         self._number = 0
         self._last_ns = 0
         self._last_cpu_s: dict[tuple[int, float], float] | None = None
-        try:
-            self._root: Any = self._psutil.Process(pid)
-        except self._psutil.NoSuchProcess:
-            self._root = None
+        self._root: Any = None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._root = psutil.Process(pid)
 
     def sample(self) -> LoadSample | None:
         """None once the process has ended."""
-        if self._root is None:
-            return None
         now_ns = time.monotonic_ns()
         cpu_s: dict[tuple[int, float], float] = {}
         memory_mb = threads = 0.0
         try:
+            root, zombie = self._root, self._psutil.STATUS_ZOMBIE
             # A zombie is still there, but it holds nothing.
-            if not self._root.is_running() or self._root.status() == self._psutil.STATUS_ZOMBIE:
+            if root is None or not root.is_running() or root.status() == zombie:
                 return None
             if self._number % LOOK_FOR_CHILDREN_EVERY == 0:
-                self._children = self._root.children(recursive=True)
+                self._children = root.children(recursive=True)
         except self._psutil.Error:
             return None
         self._number += 1
-        for process in (self._root, *self._children):
+        for process in (root, *self._children):
             # One that ends meanwhile, or whose memory may not be read, is left out.
             with contextlib.suppress(self._psutil.Error), process.oneshot():
                 times = process.cpu_times()
@@ -116,45 +115,33 @@ class _ProcessTree:
         return LoadSample(self._who, now_ns, values)
 
 
-class _Gpu:
-    """The first GPU that NVML counts."""
-
-    def __init__(self, nvml: Any) -> None:
-        self._nvml = nvml
-        self._handle = nvml.nvmlDeviceGetHandleByIndex(0)
-
-    def sample(self) -> LoadSample | None:
-        """Ask the GPU; not each of them tells everything."""
-        nvml, handle = self._nvml, self._handle
-        heat = nvml.NVML_TEMPERATURE_GPU
-        asked: dict[str, Callable[[], float]] = {
-            'load_percent': lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
-            'memory_mb': lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / MB,
-            'clock_mhz': lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-            'temperature_c': lambda: nvml.nvmlDeviceGetTemperature(handle, heat),
-            'power_w': lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
-        }
-        values = {}
-        for name, ask in asked.items():
-            with contextlib.suppress(nvml.NVMLError):
-                values[name] = float(ask())
-        return LoadSample('gpu', time.monotonic_ns(), values) if values else None
-
-    def close(self) -> None:
-        with contextlib.suppress(self._nvml.NVMLError):
-            self._nvml.nvmlShutdown()
-
-
-def _open_gpu() -> _Gpu | None:
-    """Open the GPU; None without nvidia-ml-py, without a driver or without a GPU."""
+def _sample_of_gpu(closing: contextlib.ExitStack) -> Callable[[], LoadSample | None]:
+    """Function that samples the first GPU; of none without nvidia-ml-py, a driver or a GPU."""
     try:
         nvml: Any = importlib.import_module('pynvml')
     except ImportError:
-        return None
-    with contextlib.suppress(nvml.NVMLError):
+        return lambda: None
+    closing.enter_context(contextlib.suppress(nvml.NVMLError))
+    try:
         nvml.nvmlInit()
-        try:
-            return _Gpu(nvml)
-        except nvml.NVMLError:
-            nvml.nvmlShutdown()
-    return None
+        closing.callback(nvml.nvmlShutdown)
+        handle = nvml.nvmlDeviceGetHandleByIndex(0)
+    except nvml.NVMLError:
+        return lambda: None
+    heat = nvml.NVML_TEMPERATURE_GPU
+    asked: dict[str, Callable[[], float]] = {
+        'load_percent': lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu,
+        'memory_mb': lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used / MB,
+        'clock_mhz': lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+        'temperature_c': lambda: nvml.nvmlDeviceGetTemperature(handle, heat),
+        'power_w': lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3,
+    }
+
+    def sample() -> LoadSample | None:
+        values = {}
+        for name, ask in asked.items():
+            with contextlib.suppress(nvml.NVMLError):  # not each of them tells everything
+                values[name] = float(ask())
+        return LoadSample('gpu', time.monotonic_ns(), values) if values else None
+
+    return sample

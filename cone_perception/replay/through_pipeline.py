@@ -10,8 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from cone_perception.answering.answer import Answer, Answering, Arrival
-from cone_perception.bags.reader import bag_types, header_stamp_ns
-from cone_perception.errors import EngineLostError, ImageError, SourceError
+from cone_perception.bags.reader import header_stamp_ns, picture_message
+from cone_perception.errors import EngineLostError, SourceError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
@@ -80,7 +80,9 @@ class _Player:
         cameras = [camera.name for camera in drive.cameras]
         self._paced = pace.kind != 'fast'
         self._filters = filters
-        self._answering = Answering(detector, cameras, read=_read)
+        self._answering = Answering(
+            detector, cameras, read=lambda sent: picture_message(sent[1].message)
+        )
         self._inbox = self._answering.make_inbox(DetectorSettings().stereo_tolerance_ms)
         self._bar: tqdm[Any] | None = None
         self._sent = 0
@@ -149,12 +151,3 @@ class _Player:
         )
         if self._bar is not None:
             self._bar.update()
-
-
-def _read(sent: tuple[int, DueFrame]) -> Any:
-    """Return the recorded message of a picture. Raises ImageError where it is damaged."""
-    recorded = sent[1].message
-    try:
-        return bag_types().deserialize_cdr(recorded.data, recorded.type_name)
-    except Exception as error:  # whatever its parser stumbled over
-        raise ImageError(f'the message is damaged: {error!r}') from error

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from cone_perception.bags.reader import BagMessage, bag_types, open_bag, read_messages
+from cone_perception.bags.reader import open_bag, picture_message, read_messages
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import to_bgr
 from cone_perception.pages.blocks import Block, Bullets, Gallery, Picture, Section, Text, Viewer
@@ -71,7 +71,10 @@ def read_pictures(
             place = (cameras[message.topic], seen[message.topic])
             seen[message.topic] += 1
             if place in left:
-                yield place, _decode(message)
+                try:
+                    yield place, to_bgr(picture_message(message))
+                except ImageError as error:
+                    yield place, str(error)
                 left.discard(place)
             if not left:
                 return
@@ -179,15 +182,6 @@ def describe(frame: FrameTrace) -> str:
         return which + FATE_LOOKS[frame.fate].name
     latency = '' if frame.latency_ms is None else f'{frame.latency_ms:.0f} ms  '
     return f'{which}{latency}{len(frame.found or ())} cones'
-
-
-def _decode(message: BagMessage) -> UInt8 | str:
-    try:
-        return to_bgr(bag_types().deserialize_cdr(message.data, message.type_name))
-    except ImageError as error:
-        return str(error)
-    except Exception as error:  # a damaged message raises whatever its parser tripped over
-        return f'it is damaged: {error!r}'
 
 
 def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> None:
