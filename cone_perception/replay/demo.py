@@ -17,28 +17,24 @@ from cone_perception.bags.reader import choose_image_topic, is_bag, open_bag
 from cone_perception.engines.machine import describe_host
 from cone_perception.errors import SourceError
 from cone_perception.files import write_whole
+from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pages.page import write_page
 from cone_perception.pictures.draw import encode_picture
 from cone_perception.process import on_sigterm
 from cone_perception.replay.drive.open import open_drive
-from cone_perception.replay.figures.accuracy import accuracy_figures, consistency_figures
 from cone_perception.replay.figures.result import ReplayResult, write_result
-from cone_perception.replay.figures.statistics import pass_figures
 from cone_perception.replay.output_folder import claim_folder
 from cone_perception.replay.pages.pictures import draw_frames, tile, write_film
 from cone_perception.replay.pages.report import report_page
-from cone_perception.replay.processes import (
-    ProcessError,
-    ProcessGroup,
-    our_node,
-    python_module,
-)
-from cone_perception.replay.run import join_result
+from cone_perception.replay.processes import ProcessError, ProcessGroup, our_node, python_module
+from cone_perception.replay.run import join_result, measure
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, Pace, Pass
 
 RENDER_TIMEOUT_S = 600.0
+RENDERED = ('seconds', 'hz', 'seed')
+"""Options that say what is rendered."""
 
 SHEET_PICTURES, SHEET_COLUMNS, SHEET_WIDTH_PX, SHEET_GAP_PX = 9, 3, 640, 8
 
@@ -96,8 +92,18 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out
     with on_sigterm():
         if args.bag is None:
-            _render(args, out / 'drive', out / 'log')
-        drive = _open(args, out / 'drive', bundle)
+            print(f'rendering a drive of {args.seconds:g} s at {args.hz:g} Hz', flush=True)
+            options = [f'--{name}={getattr(args, name)}' for name in RENDERED]
+            words = ['simulate', 'drive', '--out', str(out / 'drive'), *options]
+            with ProcessGroup(os.environ, out / 'log') as team:
+                team.start('renderer', python_module('training.cli', *words), show=True)
+                team.wait('renderer', RENDER_TIMEOUT_S)
+        bag = args.bag or out / 'drive'
+        with open_bag(bag) as reader:
+            topic = choose_image_topic(reader, args.topic)
+        drive = open_drive(bag, [topic], class_names=bundle.card.class_names)
+        if args.bag:  # only what was rendered is judged
+            drive = replace(drive, truth=None)
         print('starting the node, and a monitor of what it puts out', flush=True)
         node = our_node(drive, bundle)
         play = play_through_ros(drive, Pace(), node, out, domain=args.domain, sample_load=False)
@@ -122,11 +128,8 @@ def run(args: argparse.Namespace) -> int:
 
 def demo_result(args: argparse.Namespace, drive: Drive, bundle: Bundle, play: Pass) -> ReplayResult:
     """Result of the only pass, as `cone-perception replay` would tell it; args: the demo's."""
-    card = bundle.card
-    figures = {**pass_figures([play]), **consistency_figures([play], card.class_names)}
-    if drive.truth is not None:
-        figures |= accuracy_figures([play], drive.truth, card.class_names, card.thresholds)
-    rendered = {} if args.bag else {name: getattr(args, name) for name in ('seconds', 'hz', 'seed')}
+    figures = measure([play], drive, bundle, Filters())
+    rendered = {} if args.bag else {name: getattr(args, name) for name in RENDERED}
     configuration = {
         'arguments': [str(drive.bag)],
         'through': 'ros',
@@ -168,21 +171,3 @@ def _write_contact_sheet(path: Path, result: ReplayResult, bag: Path) -> None:
     if pictures:
         sheet = tile(pictures, SHEET_COLUMNS, pictures[0].shape[:2], SHEET_GAP_PX, 255)
         write_whole(path, encode_picture('.png', sheet))
-
-
-def _render(args: argparse.Namespace, bag: Path, log: Path) -> None:
-    print(f'rendering a drive of {args.seconds:g} s at {args.hz:g} Hz', flush=True)
-    options = ['--seconds', f'{args.seconds:g}', '--hz', f'{args.hz:g}', '--seed', str(args.seed)]
-    command = python_module('training.cli', 'simulate', 'drive', '--out', str(bag), *options)
-    with ProcessGroup(os.environ, log) as team:
-        team.start('renderer', command, show=True)
-        team.wait('renderer', RENDER_TIMEOUT_S)
-
-
-def _open(args: argparse.Namespace, rendered: Path, bundle: Bundle) -> Drive:
-    """One camera of the bag that is played; its truth only where it was rendered."""
-    bag = args.bag or rendered
-    with open_bag(bag) as reader:
-        topic = choose_image_topic(reader, args.topic)
-    drive = open_drive(bag, [topic], class_names=bundle.card.class_names)
-    return replace(drive, truth=None) if args.bag else drive

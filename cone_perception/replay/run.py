@@ -19,6 +19,7 @@ from cone_perception.engines.machine import describe_host
 from cone_perception.engines.tensorrt.plans import read_passport
 from cone_perception.errors import ConePerceptionError, PlanError
 from cone_perception.files import cache_folder
+from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle
 from cone_perception.replay.figures.accuracy import (
     Answers,
@@ -139,19 +140,25 @@ class Replay:
 
     def _measure(self) -> dict[str, Interval]:
         passes, card = self.passes, self.bundle.card
-        figures = {
-            **pass_figures(passes),
-            **load_figures(passes),
-            **consistency_figures(passes, card.class_names),
-        }
-        if self.drive.truth is not None:
-            thresholds = {**card.thresholds, **self.settings.filters.thresholds}
-            figures |= accuracy_figures(passes, self.drive.truth, card.class_names, thresholds)
+        figures = measure(passes, self.drive, self.bundle, self.settings.filters)
+        figures |= load_figures(passes)
         if self.reference is not None:
             figures |= agreement_figures(passes, self.reference, card.class_names)
         if self._max_rate is not None:
             figures['max_rate_hz'] = Interval(self._max_rate.hz)
         return figures
+
+
+def measure(
+    passes: Sequence[Pass], drive: Drive, bundle: Bundle, filters: Filters
+) -> dict[str, Interval]:
+    """Find all figures of what became of the pictures, and of the answers."""
+    names = bundle.card.class_names
+    figures = {**pass_figures(passes), **consistency_figures(passes, names)}
+    if drive.truth is not None:
+        thresholds = {**bundle.card.thresholds, **filters.thresholds}
+        figures |= accuracy_figures(passes, drive.truth, names, thresholds)
+    return figures
 
 
 def join_result(
