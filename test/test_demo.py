@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from browser import open_page
 from replay_results import NAMES, cones
+from waiting import is_running, wait_until
 
 from cone_perception.bags.reader import header_stamp_ns, write_image_bag
 from cone_perception.cli import main
@@ -257,14 +257,6 @@ def team(tmp_path):
         yield group
 
 
-def is_running(pid):
-    try:
-        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != 'Z'
-
-
 def test_leaving_the_group_ends_its_processes(tmp_path):
     with ProcessGroup(os.environ, tmp_path) as team:
         team.start('sleeper', SLEEP)
@@ -320,7 +312,4 @@ def test_killed_demo_leaves_no_orphan(tmp_path):
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     parent.stdout.close()
-    deadline = time.monotonic() + 10
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_running(pid)
+    wait_until(lambda: not is_running(pid), 10)

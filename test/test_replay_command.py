@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import cv2
@@ -20,11 +19,12 @@ import numpy as np
 import pytest
 from recorded_drive import at, pictures, truths, write
 from tiny_network import BGR_OF_CLASS, write_tiny_bundle
+from waiting import wait_until
 
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
 from cone_perception.errors import SettingsError
-from cone_perception.replay.figures.result import ReplayResult, read_result
+from cone_perception.replay.figures.result import read_result
 from cone_perception.settings import read_params_file
 from cone_perception.types import Frame
 
@@ -229,15 +229,6 @@ def start_replay(
     )
 
 
-def read_when(path: Path, condition) -> ReplayResult:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if path.exists() and condition(result := read_result(path)):
-            return result
-        time.sleep(0.05)
-    raise AssertionError(f'waited in vain for {path}')
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_a_report_of_what_was_seen(
@@ -266,7 +257,8 @@ def test_interrupt_leaves_a_report_of_what_was_seen(
 def test_kill_costs_no_finished_pass(drive: Path, bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / 'out'
     process = start_replay(drive, bundle, out, '--repeat', '100', '--rate', '5')
-    read_when(out / 'result.json', lambda result: len(result.passes) >= 2)
+    file = out / 'result.json'
+    wait_until(lambda: file.exists() and len(read_result(file).passes) >= 2)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     result = read_result(out / 'result.json')

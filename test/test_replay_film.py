@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,17 +19,14 @@ SHAPE = (240, 320)
 BOX = (200.0, 120.0, 240.0, 200.0)
 
 
-def film_pictures(path: Path) -> tuple[list[np.ndarray], float]:
+def filmed(path: Path, *shown: Any) -> tuple[list[np.ndarray], float]:
+    """Pictures and rate of the film that is written of this."""
+    write_film(path, *shown)
     video = cv2.VideoCapture(str(path))
-    pictures = []
-    while True:
-        found, bgr = video.read()
-        if not found:
-            break
-        pictures.append(bgr.astype(int))
-    rate_hz = video.get(cv2.CAP_PROP_FPS)
-    video.release()
-    return pictures, rate_hz
+    found = []
+    while (read := video.read())[0]:
+        found.append(read[1].astype(int))
+    return found, video.get(cv2.CAP_PROP_FPS)
 
 
 def is_red_around(picture: np.ndarray) -> bool:
@@ -49,8 +47,7 @@ def drive(tmp_path):
 def test_every_frame_is_shown_and_lost_ones_have_a_red_border(drive, tmp_path):
     fates = ('answered', 'dropped', 'failed', 'answered', 'transport', 'return')
     frames = [trace(index, fate) for index, fate in enumerate(fates)]
-    write_film(tmp_path / 'film.mp4', result([frames]), drive)
-    pictures, rate_hz = film_pictures(tmp_path / 'film.mp4')
+    pictures, rate_hz = filmed(tmp_path / 'film.mp4', result([frames]), drive)
     assert [is_red_around(picture) for picture in pictures] == [f != 'answered' for f in fates]
     assert [grey(picture) for picture in pictures] == pytest.approx(range(40, 100, 10), abs=4.5)
     assert rate_hz == pytest.approx(20, abs=0.1)
@@ -71,8 +68,7 @@ def test_caption_tells_stamp_latency_and_fate(fate, told):
 
 def test_cones_found_are_drawn(drive, tmp_path):
     frames = [trace(0, found=cones()), trace(1, found=cones(BOX))]
-    write_film(tmp_path / 'film.mp4', result([frames]), drive)
-    (without, with_box), _ = film_pictures(tmp_path / 'film.mp4')
+    (without, with_box), _ = filmed(tmp_path / 'film.mp4', result([frames]), drive)
     edge = (slice(130, 190), slice(198, 203))
     assert (with_box[edge][..., 0] - with_box[edge][..., 2]).max() > 60
     assert (without[edge][..., 0] - without[edge][..., 2]).max() < 20
@@ -81,16 +77,14 @@ def test_cones_found_are_drawn(drive, tmp_path):
 def test_truth_is_drawn_as_dashes(drive, tmp_path):
     frame = trace(0, found=cones())
     truth = {('left', frame.stamp_ns): cones(BOX, class_id=4)}
-    write_film(tmp_path / 'film.mp4', result([[frame]], truth=truth), drive)
-    (picture,), _ = film_pictures(tmp_path / 'film.mp4')
+    (picture,), _ = filmed(tmp_path / 'film.mp4', result([[frame]], truth=truth), drive)
     edge = picture[130:190, 196:202]
     assert (edge[..., 2] - edge[..., 0]).max() > 40
 
 
 def test_frames_that_were_not_sent_any_more_are_not_shown(drive, tmp_path):
     shown = result([[trace(0), trace(1)]], interrupted=True)
-    write_film(tmp_path / 'film.mp4', shown, drive)
-    assert len(film_pictures(tmp_path / 'film.mp4')[0]) == 2
+    assert len(filmed(tmp_path / 'film.mp4', shown, drive)[0]) == 2
 
 
 def test_cameras_are_side_by_side_and_one_that_stops_gets_dark(tmp_path):
@@ -99,8 +93,7 @@ def test_cameras_are_side_by_side_and_one_that_stops_gets_dark(tmp_path):
         [trace(i, camera=c) for c, n in (('left', 6), ('right', 3)) for i in range(n)],
         key=lambda frame: frame.sent_ns,
     )
-    write_film(tmp_path / 'film.mp4', result([frames]), bag)
-    pictures, rate_hz = film_pictures(tmp_path / 'film.mp4')
+    pictures, rate_hz = filmed(tmp_path / 'film.mp4', result([frames]), bag)
     assert len(pictures) == 6
     assert pictures[0].shape == (SHAPE[0], 2 * SHAPE[1], 3)
     assert rate_hz == pytest.approx(20, abs=0.1)
@@ -113,8 +106,7 @@ def test_cameras_are_side_by_side_and_one_that_stops_gets_dark(tmp_path):
 def test_camera_that_starts_late_is_black_until_then(tmp_path):
     bag = write_bag(tmp_path / 'bag', {'left': 3, 'right': 3}, SHAPE)
     frames = [*(trace(i, camera='left') for i in range(3)), trace(2, camera='right')]
-    write_film(tmp_path / 'film.mp4', result([frames]), bag)
-    pictures, _ = film_pictures(tmp_path / 'film.mp4')
+    pictures, _ = filmed(tmp_path / 'film.mp4', result([frames]), bag)
     assert [grey(picture, 60 + SHAPE[1]) for picture in pictures] == pytest.approx(
         [0, 0, 60], abs=4.5
     )
@@ -133,8 +125,7 @@ def test_four_cameras_are_two_by_two(tmp_path):
     cameras = [{'name': name, 'topic': f'/camera/{name}/image_raw'} for name in 'abcd']
     frames = [trace(0, camera=name) for name in 'abd']
     shown = result([frames], bag={'cameras': cameras})
-    write_film(tmp_path / 'three.mp4', shown, bag)
-    (three,), _ = film_pictures(tmp_path / 'three.mp4')
+    (three,), _ = filmed(tmp_path / 'three.mp4', shown, bag)
     assert three.shape == (2 * SHAPE[0], 2 * SHAPE[1], 3)
     assert grey(three, 60, 100 + SHAPE[0]) == pytest.approx(40, abs=4.5)
     assert grey(three, 60 + SHAPE[1], 100 + SHAPE[0]) == pytest.approx(0, abs=4.5)
@@ -146,8 +137,7 @@ def test_four_cameras_are_two_by_two(tmp_path):
 
 def test_large_pictures_are_scaled_down(tmp_path):
     bag = write_bag(tmp_path / 'bag', {'left': 1}, (1080, 1920))
-    write_film(tmp_path / 'film.mp4', result([[trace(0)]]), bag)
-    assert film_pictures(tmp_path / 'film.mp4')[0][0].shape == (720, 1280, 3)
+    assert filmed(tmp_path / 'film.mp4', result([[trace(0)]]), bag)[0][0].shape == (720, 1280, 3)
 
 
 def test_picture_that_cannot_be_decoded_is_dark_with_a_red_border(drive, tmp_path):
@@ -156,16 +146,14 @@ def test_picture_that_cannot_be_decoded_is_dark_with_a_red_border(drive, tmp_pat
     second = content.index(b'bgr8', content.index(b'bgr8') + 1)
     data.write_bytes(content[:second] + b'what' + content[second + 4 :])
     frames = [trace(0), trace(1, 'failed'), trace(2)]
-    write_film(tmp_path / 'film.mp4', result([frames]), drive)
-    pictures, _ = film_pictures(tmp_path / 'film.mp4')
+    pictures, _ = filmed(tmp_path / 'film.mp4', result([frames]), drive)
     assert [is_red_around(picture) for picture in pictures] == [False, True, False]
     assert grey(pictures[1]) < 30
 
 
 def test_second_pass_can_be_filmed(drive, tmp_path):
     passes = [[trace(0), trace(1)], [trace(0, 'dropped', start_ns=10**12)]]
-    write_film(tmp_path / 'film.mp4', result(passes), drive, 1)
-    pictures, _ = film_pictures(tmp_path / 'film.mp4')
+    pictures, _ = filmed(tmp_path / 'film.mp4', result(passes), drive, 1)
     assert [is_red_around(picture) for picture in pictures] == [True]
 
 
@@ -245,5 +233,4 @@ def test_bag_cut_off_is_filmed_up_to_the_cut(tmp_path):
     data = next(bag.glob('*.mcap'))
     data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
     frames = [trace(index) for index in range(8)]
-    write_film(tmp_path / 'film.mp4', result([frames]), data)
-    assert 0 < len(film_pictures(tmp_path / 'film.mp4')[0]) <= 8
+    assert 0 < len(filmed(tmp_path / 'film.mp4', result([frames]), data)[0]) <= 8

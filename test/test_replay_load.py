@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
+from waiting import wait_until
 
 from cone_perception.errors import InstallError
 from cone_perception.replay.load import LoadSampler
@@ -43,13 +44,6 @@ def running(code: str, ready: bool = False) -> Iterator[subprocess.Popen[bytes]]
         process.stdin.close()
         process.wait(10)
         process.stdout.close()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def of(samples: list[LoadSample], who: str) -> list[LoadSample]:

@@ -6,12 +6,11 @@ import argparse
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
+from waiting import is_running, wait_until
 
 from cone_perception.errors import InstallError, OutputError, SettingsError
 from cone_perception.replay.many.jobs import BagOutcome, plan_jobs
@@ -119,16 +118,17 @@ def test_bags_that_fail_are_reported_and_the_others_go_on(
     assert 'disturb each other' in printed.err
 
 
-def test_jobs_run_at_once_and_know_of_it(fake: tuple[str, ...], tmp_path: Path) -> None:
-    a, b = make_bags(tmp_path, a='meet b', b='meet a')
-    assert run_many([a, b], [], tmp_path / 'out', 2, command=fake) == 0
-    assert [jobs for bag in (a, b) for _, jobs in runs(bag)] == ['2', '2']
-
-
-def test_one_job_at_a_time_unless_asked(fake: tuple[str, ...], tmp_path: Path) -> None:
-    bags = make_bags(tmp_path, a='work', b='work')
-    assert run_many(bags, [], tmp_path / 'out', 1, command=fake) == 0
-    assert [jobs for bag in bags for _, jobs in runs(bag)] == ['1', '1']
+@pytest.mark.parametrize(
+    ('workers', 'does'),
+    [(1, ('work', 'work')), (2, ('meet b', 'meet a'))],
+    ids=['alone', 'at once'],
+)
+def test_jobs_run_as_many_at_once_as_asked_and_know_of_it(
+    fake: tuple[str, ...], tmp_path: Path, workers: int, does: tuple[str, str]
+) -> None:
+    bags = make_bags(tmp_path, a=does[0], b=does[1])
+    assert run_many(bags, [], tmp_path / 'out', workers, command=fake) == 0
+    assert [jobs for bag in bags for _, jobs in runs(bag)] == [str(workers)] * 2
 
 
 def test_finished_bags_are_not_run_again_with_the_same_options(
@@ -165,19 +165,6 @@ def start_many(bags: Sequence[Path], out: Path, fake: Sequence[str]) -> subproce
     return subprocess.Popen(
         [sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-
-
-def wait_until(what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not what():
-        assert time.monotonic() < deadline, 'it never came to that'
-        time.sleep(0.02)
-
-
-def is_running(pid: str) -> bool:
-    status = Path('/proc', pid, 'stat')
-    # A process that ended and whose status nobody has read is no longer running.
-    return status.exists() and status.read_text().rpartition(')')[2].split()[0] != 'Z'
 
 
 def test_a_killed_run_goes_on_where_it_was(fake: tuple[str, ...], tmp_path: Path) -> None:
