@@ -97,9 +97,10 @@ def write(
     compression: str = 'NONE',
     latched: Collection[str] = (),
 ) -> Path:
-    """A bag of (topic, recorded, message); the type goes by the topic's last part, or `types`.
+    """A bag of (topic, recorded, message), sorted by time.
 
-    types: topic -> type; a topic that stands only here has no message.
+    The type goes by the topic's last part, or `types`: topic -> type; one that stands only there
+    has no message.
     latched: topics whose last message stays valid for whoever comes later.
     """
     usual = {'compressed': COMPRESSED_IMAGE, 'camera_info': CAMERA_INFO}
@@ -116,7 +117,7 @@ def write(
             )
             for topic in dict.fromkeys([*(types or {}), *(topic for topic, _, _ in messages)])
         }
-        for topic, time_ns, data in messages:
+        for topic, time_ns, data in sorted(messages, key=lambda message: message[1]):
             writer.write(connections[topic], time_ns, data)
     return path
 

@@ -28,10 +28,6 @@ CLASS_NAMES = ('blue_cone', 'orange_cone', 'yellow_cone')
 LEFT, RIGHT = '/camera/left/image', '/camera/right/image'
 
 
-def both(*lists):
-    return sorted((message for each in lists for message in each), key=lambda message: message[1])
-
-
 def opened(bag: Path, **options):
     return open_drive(bag, class_names=CLASS_NAMES, **options)
 
@@ -49,7 +45,7 @@ def write_labels(folder: Path, files: dict[str, str]) -> Path:
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
 @pytest.mark.parametrize('compression', ['NONE', 'FILE', 'MESSAGE'])
 def test_drive_is_described_whatever_its_storage(tmp_path, storage, compression):
-    bag = write(tmp_path / 'bag', both(pictures(), truths()), None, storage, compression)
+    bag = write(tmp_path / 'bag', pictures() + truths(), None, storage, compression)
     drive = opened(bag)
     (camera,) = drive.cameras
     assert (camera.name, camera.topic, camera.compressed) == ('camera', '/camera/image', False)
@@ -76,7 +72,7 @@ def test_camera_is_named_by_the_part_before_the_last_where_that_is_unique():
 
 
 def test_without_topics_every_camera_is_replayed_and_with_them_in_their_order(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(LEFT), pictures(RIGHT)))
+    bag = write(tmp_path / 'bag', pictures(LEFT) + pictures(RIGHT))
     assert [camera.name for camera in opened(bag).cameras] == ['left', 'right']
     assert [camera.name for camera in opened(bag, topics=[RIGHT, LEFT]).cameras] == [
         'right',
@@ -96,7 +92,7 @@ def test_compressed_camera_is_told_apart(tmp_path):
 def test_raw_and_compressed_of_one_camera_are_refused_until_one_is_chosen(tmp_path):
     raw, compressed = '/camera/image', '/camera/image/compressed'
     bag = write(
-        tmp_path / 'bag', both(pictures(raw), [(compressed, at(i), jpeg(at(i))) for i in range(3)])
+        tmp_path / 'bag', pictures(raw) + [(compressed, at(i), jpeg(at(i))) for i in range(3)]
     )
     with pytest.raises(SourceError, match=f'{raw} and {compressed} are the same pictures'):
         opened(bag)
@@ -104,7 +100,7 @@ def test_raw_and_compressed_of_one_camera_are_refused_until_one_is_chosen(tmp_pa
 
 
 def test_topic_that_is_not_there_or_no_picture_is_refused_by_name(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(), truths()))
+    bag = write(tmp_path / 'bag', pictures() + truths())
     with pytest.raises(SourceError, match='no topic /front; those with pictures: /camera/image'):
         opened(bag, topics=['/front'])
     with pytest.raises(SourceError, match='/camera/ground_truth is of type vision_msgs'):
@@ -128,7 +124,7 @@ def test_hash_is_of_all_files_by_name_and_not_of_the_metadata(tmp_path):
 
 
 def test_bag_is_read_once(tmp_path, monkeypatch):
-    bag = write(tmp_path / 'bag', both(pictures(), truths()))
+    bag = write(tmp_path / 'bag', pictures() + truths())
     seen = []
 
     def count(*arguments, **options):
@@ -149,12 +145,10 @@ def test_each_camera_has_the_truth_of_its_namespace(tmp_path):
     cone = ('yellow_cone', 0, 0, 4, 8)
     bag = write(
         tmp_path / 'bag',
-        both(
-            pictures(LEFT),
-            pictures(RIGHT),
-            truths(left),
-            [(right, at(i), truth(at(i), cone)) for i in range(10)],
-        ),
+        pictures(LEFT)
+        + pictures(RIGHT)
+        + truths(left)
+        + [(right, at(i), truth(at(i), cone)) for i in range(10)],
     )
     drive = opened(bag)
     assert [camera.truth_topic for camera in drive.cameras] == [left, right]
@@ -166,7 +160,7 @@ def test_each_camera_has_the_truth_of_its_namespace(tmp_path):
 
 def test_truth_of_another_camera_is_not_taken(tmp_path):
     bag = write(
-        tmp_path / 'bag', both(pictures(LEFT), pictures(RIGHT), truths('/camera/left/ground_truth'))
+        tmp_path / 'bag', pictures(LEFT) + pictures(RIGHT) + truths('/camera/left/ground_truth')
     )
     drive = opened(bag, topics=[RIGHT])
     assert drive.truth is None
@@ -175,13 +169,13 @@ def test_truth_of_another_camera_is_not_taken(tmp_path):
 
 
 def test_only_truth_of_a_bag_with_one_camera_is_taken_from_anywhere(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(), truths('/labels/ground_truth')))
+    bag = write(tmp_path / 'bag', pictures() + truths('/labels/ground_truth'))
     assert len(opened(bag).truth) == 10
 
 
 def test_truth_asked_for_goes_by_namespace_or_by_the_order_of_the_topics(tmp_path):
     a, b = '/labels/a/ground_truth', '/labels/b/ground_truth'
-    bag = write(tmp_path / 'bag', both(pictures(LEFT), pictures(RIGHT), truths(a), truths(b)))
+    bag = write(tmp_path / 'bag', pictures(LEFT) + pictures(RIGHT) + truths(a) + truths(b))
     drive = opened(bag, topics=[RIGHT, LEFT], truth_topics=[a, b])
     assert [(c.name, c.truth_topic) for c in drive.cameras] == [('right', a), ('left', b)]
     with pytest.raises(SourceError, match='which camera it is of is not clear'):
@@ -197,7 +191,7 @@ def test_truth_asked_for_goes_by_namespace_or_by_the_order_of_the_topics(tmp_pat
 def test_recorded_detections_are_taken_for_truth_only_when_asked_for(tmp_path):
     topic = '/camera/detections'
     found = [(topic, at(i), truth(at(i), ('blue_cone', 0, 0, 4, 8), score=0.7)) for i in range(10)]
-    bag = write(tmp_path / 'bag', both(pictures(), found))
+    bag = write(tmp_path / 'bag', pictures() + found)
     drive = opened(bag)
     assert (drive.truth, drive.cameras[0].truth_topic) == (None, None)
     assert drive.problems == (
@@ -209,22 +203,20 @@ def test_recorded_detections_are_taken_for_truth_only_when_asked_for(tmp_path):
 
 def test_class_in_the_truth_that_the_model_does_not_know_is_named(tmp_path):
     topic = '/camera/ground_truth'
-    bag = write(
-        tmp_path / 'bag', both(pictures(), [(topic, at(0), truth(at(0), ('cow', 0, 0, 4, 8)))])
-    )
+    bag = write(tmp_path / 'bag', [*pictures(), (topic, at(0), truth(at(0), ('cow', 0, 0, 4, 8)))])
     with pytest.raises(SourceError, match="no ground truth for this model.*'cow'"):
         opened(bag, truth_topics=[topic])
 
 
 def test_pictures_without_a_message_of_truth_are_not_judged(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(), truths(indices=range(7))))
+    bag = write(tmp_path / 'bag', pictures() + truths(indices=range(7)))
     drive = opened(bag)
     assert sorted(stamp for _, stamp in drive.truth) == [at(i) for i in range(7)]
     assert '3 of 10 pictures of camera camera have no ground truth' in drive.problems[0]
 
 
 def test_truth_that_fits_no_picture_is_refused_when_asked_for(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(), truths(indices=[0.5, 1.5])))
+    bag = write(tmp_path / 'bag', pictures() + truths(indices=[0.5, 1.5]))
     assert opened(bag).truth is None
     with pytest.raises(SourceError, match="its header must be the picture's own"):
         opened(bag, truth_topics=['/camera/ground_truth'])
@@ -331,7 +323,7 @@ def test_labels_are_read_as_those_of_a_data_set(tmp_path):
 
 
 def test_labels_of_several_cameras_lie_in_a_folder_of_each(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(LEFT, indices=[0]), pictures(RIGHT, indices=[0])))
+    bag = write(tmp_path / 'bag', pictures(LEFT, indices=[0]) + pictures(RIGHT, indices=[0]))
     labels = tmp_path / 'labels'
     write_labels(labels / 'left', {'a.txt': '0 .5 .5 .5 .5'})
     with pytest.raises(SourceError, match='has no folder right'):
@@ -342,7 +334,7 @@ def test_labels_of_several_cameras_lie_in_a_folder_of_each(tmp_path):
 
 
 def test_labels_that_to_dataset_has_named_find_their_pictures_in_one_folder(tmp_path):
-    bag = write(tmp_path / 'my drive.v2', both(pictures(LEFT), pictures(RIGHT)))
+    bag = write(tmp_path / 'my drive.v2', pictures(LEFT) + pictures(RIGHT))
     labels = write_labels(
         tmp_path / 'labels',
         {
@@ -364,7 +356,7 @@ def test_labels_that_to_dataset_has_named_find_their_pictures_in_one_folder(tmp_
 
 
 def test_labels_and_truth_at_once_are_refused(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(), truths()))
+    bag = write(tmp_path / 'bag', pictures() + truths())
     labels = write_labels(tmp_path / 'labels', {'a.txt': ''})
     with pytest.raises(SourceError, match='leave one out'):
         opened(bag, labels=labels, truth_topics=['/camera/ground_truth'])
@@ -392,7 +384,7 @@ def test_bag_pace_keeps_the_gaps_and_rate_divides_them(tmp_path):
 
 
 def test_hz_sends_each_camera_evenly_whatever_its_own_rate(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(LEFT, range(6)), pictures(RIGHT, [2, 5])))
+    bag = write(tmp_path / 'bag', pictures(LEFT, range(6)) + pictures(RIGHT, [2, 5]))
     assert due(opened(bag), Pace('hz', hz=50)) == [
         ('left', 0, 0),
         ('right', 0, 0),
@@ -403,5 +395,5 @@ def test_hz_sends_each_camera_evenly_whatever_its_own_rate(tmp_path):
 
 
 def test_fast_pace_has_the_order_of_the_bag_and_no_times(tmp_path):
-    bag = write(tmp_path / 'bag', both(pictures(LEFT, [0, 2]), pictures(RIGHT, [1])))
+    bag = write(tmp_path / 'bag', pictures(LEFT, [0, 2]) + pictures(RIGHT, [1]))
     assert due(opened(bag), Pace('fast')) == [('left', 0, 0), ('right', 0, 0), ('left', 1, 0)]
