@@ -107,8 +107,8 @@ def test_runtimes_are_imported_by_engines_and_these_where_they_are_opened(path: 
 @pytest.mark.parametrize(
     'path', source_files(RUNTIME) + source_files(REPOSITORY / 'training'), ids=module_name
 )
-def test_launch_is_imported_by_launch_files_only(path: Path) -> None:
-    assert not imported_packages(path) & {'launch', 'launch_ros'}
+def test_launch_and_matplotlib_are_imported_by_launch_files_and_benchmarks_only(path: Path) -> None:
+    assert not imported_packages(path) & {'launch', 'launch_ros', 'matplotlib'}
 
 
 def test_folders_that_are_no_packages_stay_so() -> None:
