@@ -16,6 +16,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
+from types import UnionType
 from typing import IO, Any, Literal, get_args, get_origin, get_type_hints
 
 from cone_perception.errors import ConePerceptionError, told_as
@@ -128,8 +129,9 @@ def without_nan(value: Any, digits: int | None = None) -> Any:
 def from_json(kind: Any, raw: Any, name: str) -> Any:
     """Make a value of an annotated type from JSON's own types, called `name` in errors.
 
-    Knows dataclasses, `tuple[X, ...]`, `Mapping[str, X]`, Literal, Any, str, bool, int, and float,
-    which takes an int, too. Raises ValueError; TypeError: where a dataclass lacks an entry.
+    Knows dataclasses, `tuple[X, ...]`, `Mapping[str, X]`, `X | None`, Literal, Any, str, bool, int,
+    and float, which takes an int, too, and NaN as null, as `to_json` writes it.
+    Raises ValueError; TypeError: where a dataclass lacks an entry.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if dataclasses.is_dataclass(kind) or origin is Mapping:
@@ -146,6 +148,10 @@ def from_json(kind: Any, raw: Any, name: str) -> Any:
         if not isinstance(raw, list | tuple):
             raise ValueError(f'{name} must be a list of {parts[0].__name__}, got {raw!r:.60}')
         return tuple(from_json(parts[0], entry, name) for entry in raw)
+    if origin is UnionType:
+        return None if raw is None else from_json(parts[0], raw, name)
+    if kind is float and raw is None:
+        return math.nan
     if origin is Literal:
         if raw not in parts:
             raise ValueError(f'{name} must be one of {", ".join(map(str, parts))}, got {raw!r:.60}')

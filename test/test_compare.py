@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ from cone_perception.accuracy.average_precision import rank
 from cone_perception.accuracy.intervals import Interval, draw, t_quantile
 from cone_perception.accuracy.matching import IOU_THRESHOLDS
 from cone_perception.errors import DataError
+from cone_perception.files import to_json
 from training.cli import main
 from training.judging.compare import (
     Comparison,
     compare,
-    interval,
     meaning,
 )
 from training.judging.evaluation import Evaluation, Origin, save_evaluation
@@ -160,7 +160,7 @@ def test_resampled_map50_by_hand():
     expected = [(50 - 0.5) * 0.5 / 100, (100 - 0.5) / 100, 0, (67 - 0.5) * (2 / 3) / 100]
     np.testing.assert_allclose(ResampledFigures(each, 0.25)(weights)[:, 0], expected, atol=1e-12)
     # One resample in four is twice the one picture, one in four twice the other.
-    own = interval(each, resamples=400)['map50']
+    own = compare(each, each, resamples=400).own['map50']
     assert own == Interval(pytest.approx(0.2475), 0.0, pytest.approx(0.995))
 
 
@@ -356,12 +356,12 @@ def test_class_without_a_cone_has_no_figure_and_harms_no_other():
     found = compare(*arms, resamples=100)
     assert all(map(math.isnan, _numbers(found['map50 yellow_cone'].difference)))
     assert found['map50'].difference == found['map50 blue_cone'].difference
-    stored = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    stored = json.loads(to_json(found))
     assert math.isnan(Comparison.from_json(stored)['map50 yellow_cone'].a.low)
 
 
 def test_stored_comparison_is_read_back(comparison):
-    stored = json.loads(json.dumps({**comparison.to_json(), 'meaning': 'for people'}))
+    stored = json.loads(to_json({**asdict(comparison), 'meaning': 'for people'}))
     assert Comparison.from_json(stored) == comparison
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cone_perception.files import write_json
+from cone_perception.files import from_json, write_json
 from training.campaign.campaign import Campaign, Run
 from training.judging.signatures import RunFigures, Signature, find_signatures
 from training.recipe.recipe import BASELINE, Figures, Stage
@@ -83,31 +82,16 @@ def compare(campaign: Campaign) -> dict[str, Any]:
     candidate = campaign.best_candidate()
     names = {arm: [run.id for run in runs] for arm, runs in campaign.runs_by_arm().items()}
     names |= {name: [f'{WEIGHTS}/{name}'] for name in campaign.state.baselines}
-    tests = {
-        name: [load_evaluation(folder.evaluation(run, 'test')) for run in runs]
+    tests = [
+        (name, [load_evaluation(folder.evaluation(run, 'test')) for run in runs])
         for name, runs in names.items()
-    }
-    settings: Any = {key: getattr(judging, key) for key in ('resamples', 'block', 'confidence')}
-    comparisons = [
-        paired.compare(tests[candidate], test, **settings, names=(candidate, name))
-        for name, test in tests.items()
-        if name != candidate
     ]
-    own = comparisons[0].own if comparisons else paired.interval(tests[candidate], **settings)
-    meanings = [paired.meaning(each, judging.margin) for each in comparisons]
-    stored = {
-        'margin': judging.margin,
-        'candidate': candidate,
-        'runs': names,
-        'comparisons': [
-            {**each.to_json(), 'meaning': meaning}
-            for each, meaning in zip(comparisons, meanings, strict=True)
-        ],
-        'own': {name: asdict(figure) for name, figure in own.items()},
-    }
-    write_json(folder.comparison, stored)
-    for meaning in meanings:
-        say(meaning)
+    tests.sort(key=lambda arm: arm[0] != candidate)
+    settings: Any = {key: getattr(judging, key) for key in ('resamples', 'block', 'confidence')}
+    _, stored = paired.compare_all(tests, judging.margin, **settings)
+    write_json(folder.comparison, {'candidate': candidate, 'runs': names, **stored})
+    for comparison in stored['comparisons']:
+        say(comparison['meaning'])
     return {'candidate': candidate}
 
 
@@ -130,10 +114,7 @@ def decide(campaign: Campaign) -> dict[str, Any]:
     verdict = rule.decide(
         CampaignCandidate(
             name=name,
-            figures={
-                figure: Interval(*(math.nan if v is None else v for v in values.values()))
-                for figure, values in stored['own'].items()
-            },
+            figures=from_json(Mapping[str, Interval], stored['own'], 'own'),
             weights={
                 **{arm: campaign.best(run) for arm, run in best.items()},
                 **{given: Path(path) for given, path in campaign.state.baselines.items()},

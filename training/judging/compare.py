@@ -22,7 +22,7 @@ from cone_perception.accuracy.intervals import (
     t_interval,
 )
 from cone_perception.errors import DataError
-from cone_perception.files import without_nan
+from cone_perception.files import from_json
 from cone_perception.types import Int64
 from training.judging.evaluation import Evaluation
 from training.judging.metrics import FIXED_CONFIDENCE, PRIMARY, TITLES, ResampledFigures
@@ -54,16 +54,6 @@ class PairedDifference:
     @property
     def title(self) -> str:
         return TITLES.get(self.name, self.name.replace('map50', 'mAP50'))
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> PairedDifference:
-        """Read one entry of what `Comparison.to_json` made; null is NaN."""
-        known: dict[str, Any] = {'name': stored['name'], 'strategy': None}
-        for name in ('a', 'b', 'difference', *(['strategy'] if stored['strategy'] else [])):
-            known[name] = Interval.from_json(stored[name])
-        for name in ('a_by_seed', 'b_by_seed'):
-            known[name] = tuple(np.array(stored[name], float).tolist())
-        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +96,11 @@ class Comparison:
         primary = self[PRIMARY]
         return primary.strategy or primary.difference
 
-    def to_json(self) -> dict[str, Any]:
-        """Content of comparison.json; NaN becomes null."""
-        stored: dict[str, Any] = without_nan(asdict(self))
-        return stored
-
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Comparison:
-        """Read what `to_json` made."""
-        differences = tuple(PairedDifference.from_json(row) for row in stored['differences'])
-        known = {name: stored[name] for name in cls.__slots__}
-        return cls(**{**known, 'differences': differences, 'warnings': tuple(stored['warnings'])})
+        """Read an entry of comparison.json."""
+        made: Comparison = from_json(cls, {name: stored[name] for name in cls.__slots__}, 'it')
+        return made
 
 
 Arm = Evaluation | Sequence[Evaluation]
@@ -171,24 +155,21 @@ def compare(
     )
 
 
-def interval(
-    a: Arm,
-    resamples: int = 1000,
-    block: int = 1,
-    seed: int = 0,
-    *,
-    confidence: float = FIXED_CONFIDENCE,
-) -> dict[str, Interval]:
-    """Every figure of one arm with its own interval: what is there without a second model."""
-    arm = _evaluations(a)
-    for other in arm:
-        _refuse_other_data(arm[0], other, 'the first', 'another')
-    group, _ = arm[0].groups(block)
-    names, point, drawn = _resample(arm, group, resamples, seed, confidence)
-    return {
-        name: percentile_interval(point[:, i].mean(), drawn[:, :, i].mean(axis=1))
-        for i, name in enumerate(names)
+def compare_all(
+    arms: Sequence[tuple[str, Arm]], margin: float, **settings: Any
+) -> tuple[list[Comparison], dict[str, Any]]:
+    """Compare the first arm with each of the others; and the content of comparison.json.
+
+    settings: as `compare` takes them.
+    """
+    (name, first), *others = arms
+    comparisons = [compare(first, arm, names=(name, other), **settings) for other, arm in others]
+    stored = {
+        'margin': margin,
+        'comparisons': [{**asdict(each), 'meaning': meaning(each, margin)} for each in comparisons],
+        'own': (comparisons or [compare(first, first, **settings)])[0].own,
     }
+    return comparisons, stored
 
 
 def meaning(comparison: Comparison, margin: float) -> str:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cone_perception.errors import OutputError, SettingsError, told_as
 from cone_perception.files import write_json
-from cone_perception.pages.blocks import Page, Section
-from cone_perception.pages.charts import forest, intervals
+from cone_perception.pages.blocks import Block, Chart, Page, Section, Table, Text
+from cone_perception.pages.charts import Trace, forest, intervals
 from cone_perception.pages.page import write_page
-from training.judging.compare import Comparison, compare, interval, meaning
+from training.judging.compare import Comparison, compare_all, meaning
 from training.judging.evaluation import Evaluation, load_evaluation
 from training.judging.metrics import PRIMARY
+from training.judging.page import print_blocks
 from training.judging.verdict import outcome_of
 from training.recipe.recipe import Judging
 
@@ -64,80 +65,78 @@ def run(args: argparse.Namespace) -> int:
     if args.plot and args.plot.suffix != '.html':
         raise SettingsError(f'--plot {args.plot}: it is a page now, so name it .html.')
     published = dict(_published(text) for text in args.published)
-    names, arms = zip(*map(_read_arm, args.models), strict=True)
+    arms = list(map(_read_arm, args.models))
     if len(arms) == 1 and args.plot:
         raise SettingsError('--plot needs a second model: a published figure alone is one number.')
     if len(arms) == 1 and not published:
         raise SettingsError('nothing to compare with: give a second folder, or --published.')
     settings = {name: getattr(args, name) for name in ('resamples', 'block', 'seed', 'confidence')}
-    comparisons = [
-        compare(arms[0], arm, **settings, names=(names[0], name), progress=sys.stderr.isatty())
-        for name, arm in zip(names[1:], arms[1:], strict=True)
-    ]
-    own = comparisons[0].own if comparisons else interval(arms[0], **settings)
+    settings['progress'] = sys.stderr.isatty()
+    comparisons, stored = compare_all(arms, args.margin, **settings)
     for comparison in comparisons:
-        print(table(comparison, args.margin), end='\n\n')
-    against = {name: own[PRIMARY] - value for name, value in published.items()}
+        print_blocks(comparison_blocks(comparison, args.margin))
+        print()
+    against = {name: stored['own'][PRIMARY] - value for name, value in published.items()}
     for name, difference in against.items():
         says = outcome_of(difference, args.margin).label
         print(
-            f'{names[0]} against {name} (published, not paired): {difference.signed} mAP50: {says}.'
+            f'{arms[0][0]} against {name} (published, not paired): {difference.signed} mAP50: '
+            f'{says}.'
         )
     if args.json:
-        stored = {
-            'margin': args.margin,
-            'comparisons': [
-                {**each.to_json(), 'meaning': meaning(each, args.margin)} for each in comparisons
-            ],
-            'own': own,
-            'published': against,
-        }
         with told_as(OutputError, f'{args.json} cannot be written'):
-            write_json(args.json, stored)
+            write_json(args.json, {**stored, 'published': against})
     if args.plot:
-        sections = [_forest(each, args.margin) for each in comparisons]
-        write_page(args.plot, Page('Differences', sections=sections))
+        sections = []
+        for comparison in comparisons:
+            blocks: list[Block] = [_forest(comparison, args.margin)]
+            blocks += comparison_blocks(comparison, args.margin)
+            sections.append(Section(f'{comparison.a} minus {comparison.b}', blocks))
+        write_page(args.plot, Page('Differences', sections=sections, wide=True))
     return 0
 
 
-def table(comparison: Comparison, margin: float) -> str:
-    """Table as it is printed: its origin, a line for each figure, the meaning."""
+def comparison_blocks(
+    comparison: Comparison, margin: float, names: Collection[str] = ()
+) -> Iterator[Block]:
+    """The meaning, every figure or those named with their differences, what limits them."""
     a, b = comparison.a, comparison.b
-    lines = [
-        f'{a} against {b}: {comparison.pictures} pictures, {comparison.cones} cones; '
-        f'{comparison.resamples} resamples of {comparison.groups} groups (each a '
-        f'{comparison.grouping})',
-        f'{"":32}{"first":>8}{"second":>8}{"difference":>12}  95 %',
+    yield Text(f'{a} against {b}: {meaning(comparison, margin)}')
+    rows = [
+        [
+            row.title,
+            f'{row.a.value:.4f}',
+            f'{row.b.value:.4f}',
+            f'{row.difference.value:+.4f}',
+            f'{row.difference.low:+.4f} to {row.difference.high:+.4f}',
+            outcome_of(row.difference, margin).label,
+            f'{row.strategy.low:+.4f} to {row.strategy.high:+.4f}' if row.strategy else '',
+        ]
+        for row in comparison.differences
+        if not names or row.name in names
     ]
-    for row in comparison.differences:
-        says = outcome_of(row.difference, margin).label
-        lines.append(
-            f'  {row.title:30}{row.a.value:8.4f}{row.b.value:8.4f}{row.difference.value:+12.4f}'
-            f'  {row.difference.low:+.4f} to {row.difference.high:+.4f}  {says}'
-        )
-    primary = comparison[PRIMARY]
-    if max(len(primary.a_by_seed), len(primary.b_by_seed)) > 1:
-        for name, values in ((a, primary.a_by_seed), (b, primary.b_by_seed)):
-            scatter = (
-                f'standard deviation {np.std(values, ddof=1):.4f}'
-                if len(values) > 1
-                else 'one training: nothing is known of the scatter'
-            )
-            each = ', '.join(f'{value:.4f}' for value in values)
-            lines.append(f'mAP50 by seed, {name}: {each} ({scatter})')
-    if primary.strategy:
-        lines.append(f'mAP50 over pictures and trainings: {primary.strategy.signed}')
-    lines += [f'Note: {warning}' for warning in comparison.warnings]
-    lines.append(
-        f'Of {len(comparison.differences)} intervals one is expected to miss the truth: mAP50 '
-        'decides, the others describe.'
+    columns = ['', a, b, 'difference', '95 % over pictures', 'says', 'over pictures and trainings']
+    kept = slice(None) if any(row[-1] for row in rows) else slice(-1)
+    yield Table(
+        columns[kept],
+        [row[kept] for row in rows],
+        words=[5],
+        strong=[0],
+        note=f'{comparison.pictures} pictures with {comparison.cones} cones; '
+        f'{comparison.resamples} resamples of {comparison.groups} groups (each a '
+        f'{comparison.grouping}). Of so many intervals one is expected to miss the truth: mAP50 '
+        f'decides, the others describe. {" ".join(comparison.warnings)}',
     )
-    return '\n'.join([*lines, meaning(comparison, margin)])
+    primary = comparison[PRIMARY]
+    for name, values in ((a, primary.a_by_seed), (b, primary.b_by_seed)):
+        if len(values) > 1:
+            each = ', '.join(f'{value:.4f}' for value in values)
+            scatter = f'standard deviation {np.std(values, ddof=1):.4f}'
+            yield Text(f'mAP50 by seed, {name}: {each} ({scatter})')
 
 
-def _forest(comparison: Comparison, margin: float) -> Section:
+def _forest(comparison: Comparison, margin: float) -> Chart:
     """Each figure's difference with its interval, and what counts as equal."""
-    title = f'{comparison.a} minus {comparison.b}'
     traces = []
     for name, colour, found in (
         ('over pictures', '--blue', [row.difference for row in comparison.differences]),
@@ -150,12 +149,22 @@ def _forest(comparison: Comparison, margin: float) -> Section:
         ]
         if rows:
             traces.append(intervals(name, rows, colour))
-    caption = (
-        f'Differences with 95 % intervals; right of 0 {comparison.a} is better. '
-        f'Shaded: equal within {margin:g}.'
+    return difference_chart(f'{comparison.a} minus {comparison.b}', traces, comparison.a, margin)
+
+
+def difference_chart(
+    name: str, traces: Sequence[Trace], a: str, margin: float, note: str = ''
+) -> Chart:
+    """Differences of a from others with their intervals, and what counts as equal."""
+    return forest(
+        name,
+        traces,
+        'difference',
+        band=(-margin, margin),
+        marks=[(0.0, '')],
+        caption=f'Differences with 95 % intervals; right of 0 {a} is better. Shaded: equal within '
+        f'{margin:g}. {note}',
     )
-    more: dict[str, Any] = {'band': (-margin, margin), 'marks': [(0.0, '')], 'caption': caption}
-    return Section(title, [forest(title, traces, 'difference', **more)])
 
 
 def _read_arm(text: str) -> tuple[str, list[Evaluation]]:

@@ -63,7 +63,7 @@ def print_blocks(blocks: Iterable[Block]) -> None:
     for block in blocks:
         if isinstance(block, Table):
             rows = [[str(cell) for cell in row] for row in (block.columns, *block.rows)]
-            print('', *text_table(rows, (0, *block.words)), sep='\n')
+            print('', *text_table(rows, (0, *block.words)), block.note, sep='\n')
         if isinstance(block, Text):
             print(block.text)
 

@@ -12,8 +12,10 @@ import numpy as np
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.pages.blocks import Block, Bullets, Table, Text, Tile, Tiles
-from cone_perception.pages.charts import chart, forest, intervals, line
+from cone_perception.pages.charts import chart, intervals, line
 from cone_perception.pictures.draw import short_name
+from training.judging.compare import Comparison
+from training.judging.compare_command import comparison_blocks, difference_chart
 from training.judging.metrics import TITLES
 from training.judging.verdict import outcome_of
 from training.report.numbers import (
@@ -124,16 +126,8 @@ def _forest(record: CampaignRecord) -> Iterator[Block]:
         for (kind, colour), lines in rows.items()
     ]
     if traces:
-        yield forest(
-            'difference',
-            traces,
-            'difference in test mAP50',
-            band=(-record.margin, record.margin),
-            marks=[(0.0, '')],
-            caption=f'{record.candidate} minus each baseline, with 95 % intervals; right of 0 it '
-            f'is better. Shaded: equal within {record.margin:g}. Hollow: a published figure, not '
-            'paired. Grey: the interval holds 0.',
-        )
+        note = 'Hollow: a published figure, not paired. Grey: the interval holds 0.'
+        yield difference_chart('difference', traces, record.candidate, record.margin, note)
 
 
 def baselines(record: CampaignRecord) -> Iterator[Block]:
@@ -167,7 +161,7 @@ def baselines(record: CampaignRecord) -> Iterator[Block]:
         'error is unknown and nothing is paired.',
     )
     for comparison in record.comparison.get('comparisons', ()):
-        yield from _comparison(comparison)
+        yield from comparison_blocks(Comparison.from_json(comparison), record.margin, TITLES)
     yield from _seeds(record)
 
 
@@ -182,34 +176,6 @@ def _printed_difference(record: CampaignRecord, printed: Mapping[str, Any]) -> l
         return ['', '']
     found = Interval.from_json(own) - float(published)
     return [difference_text(asdict(found)), outcome_of(found, record.margin).label]
-
-
-def _comparison(comparison: Mapping[str, Any]) -> Iterator[Block]:
-    a, b = comparison['a'], comparison['b']
-    rows = [
-        [
-            TITLES[row['name']],
-            figure(row['a']['value']),
-            figure(row['b']['value']),
-            signed(row['difference']['value']),
-            span(row['difference']),
-            span(row['strategy']) if row['strategy'] else '',
-        ]
-        for row in comparison['differences']
-        if row['name'] in TITLES
-    ]
-    columns = ['', a, b, 'difference', '95 % over pictures', '95 % over pictures and trainings']
-    kept = slice(None) if any(row[-1] for row in rows) else slice(-1)
-    yield Text(f'Paired with {b}: {comparison["meaning"]}')
-    yield Table(
-        columns[kept],
-        [row[kept] for row in rows],
-        strong=[0],
-        note=f'{comparison["pictures"]} pictures with {comparison["cones"]} cones; '
-        f'{comparison["resamples"]} resamples of {comparison["groups"]} groups (each a '
-        f'{comparison["grouping"]}). Of so many intervals one is expected to miss the truth: mAP50 '
-        f'decides, the others describe. {" ".join(comparison["warnings"])}',
-    )
 
 
 def _seeds(record: CampaignRecord) -> Iterator[Block]:
