@@ -109,12 +109,7 @@ def model(seed, skill, count=40, data=0, **facts):
 def figures_of(found):
     """All figures of `Metrics` in the order of ResampledFigures.names."""
     return [
-        found.map50,
-        found.map50_95,
-        found.best_f1.precision,
-        found.best_f1.recall,
-        found.fixed.precision,
-        found.fixed.recall,
+        *found.overall.values(),
         *(each.ap50 for each in found.per_class.values()),
         *(band.map50 for band in found.bands),
     ]

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from cone_perception.accuracy.intervals import Interval
+from cone_perception.files import from_json, to_json
 from training.cli import SUBCOMMANDS
 from training.judging.compare import Comparison, PairedDifference
 from training.judging.decide import decide
 from training.judging.signatures import MITIGATIONS
-from training.judging.verdict import CampaignCandidate, Outcome
+from training.judging.verdict import CampaignCandidate, Outcome, Verdict
 from training.recipe.load import find_recipe
 from training.recipe.recipe import Figures, Judging
 
@@ -86,11 +87,10 @@ def candidate(**facts):
 )
 def test_every_outcome_has_its_code_and_what_to_deploy(low, high, outcome, code, deploy):
     verdict = decide(candidate(), [comparison(low, high)], JUDGING)
-    assert (verdict.outcome, int(verdict.outcome), verdict.deploy) == (outcome, code, deploy)
+    assert (Outcome.of(verdict.outcome), verdict.deploy) == (outcome, deploy)
+    assert verdict.exit_code == outcome == code
     assert verdict.recommendation in verdict.sentence
-    stored = json.loads(json.dumps(verdict.to_json(), allow_nan=False))
-    assert (stored['outcome'], stored['exit_code']) == (outcome.label, code)
-    assert Outcome.of(stored['outcome']) is outcome
+    assert to_json(from_json(Verdict, json.loads(to_json(verdict)), 'it')) == to_json(verdict)
 
 
 def test_better_is_exported_with_a_command_that_can_be_typed():
@@ -113,8 +113,8 @@ def test_gain_that_is_proven_but_perhaps_small_is_said_to_be_so():
 def test_missed_gate_keeps_the_baseline_and_is_no_success_to_a_script():
     figures = {**GOOD, 'precision': Interval(0.82, 0.81, 0.83)}
     verdict = decide(candidate(figures=figures), [comparison(0.002, 0.03)], JUDGING)
-    assert verdict.outcome is Outcome.BETTER_BUT_BELOW_TARGET
-    assert verdict.outcome != 0
+    assert verdict.outcome == Outcome.BETTER_BUT_BELOW_TARGET.label
+    assert verdict.exit_code != 0
     assert verdict.deploy == 'single-stage'
     assert 'misses the success table: precision' in verdict.sentence
     assert [gate.status for gate in verdict.gates] == ['passed', 'passed', 'failed', 'passed']
@@ -138,7 +138,7 @@ def test_gate_goes_by_the_figure_and_says_whether_the_interval_agrees(interval, 
     assert gate.status == status
     assert any(f'> 0.71: {status}.' in reason for reason in verdict.reasons)
     passed = status.startswith('passed')
-    assert (verdict.outcome is Outcome.BETTER) == passed
+    assert (verdict.outcome == Outcome.BETTER.label) == passed
 
 
 def test_without_a_success_table_there_are_no_gates():
@@ -147,7 +147,7 @@ def test_without_a_success_table_there_are_no_gates():
 
 def test_published_baseline_decides_where_none_was_trained_and_is_labelled():
     verdict = decide(candidate(), [], Judging(success=SUCCESS, published=PUBLISHED))
-    assert verdict.outcome is Outcome.BETTER  # 0.72 to 0.76 against 0.7081
+    assert verdict.outcome == Outcome.BETTER.label  # 0.72 to 0.76 against 0.7081
     assert 'single-stage (published, not paired)' in verdict.sentence
     first, second = verdict.against
     assert (first.baseline, first.published) == ('single-stage', True)
@@ -165,14 +165,14 @@ def test_published_figure_gives_way_to_the_paired_one():
         ('single-stage', False),
         ('production', False),
     ]
-    assert verdict.outcome is Outcome.BETTER
+    assert verdict.outcome == Outcome.BETTER.label
     assert any('production' in reason and 'worse' in reason for reason in verdict.reasons)
     assert 'but not in place of production' in verdict.sentence
 
 
 def test_without_a_baseline_nothing_is_compared():
     verdict = decide(candidate(), [comparison(0.1, 0.2, 'production')], Judging())
-    assert (verdict.outcome, int(verdict.outcome)) == (Outcome.NOT_COMPARED, 13)
+    assert (verdict.outcome, verdict.exit_code) == (Outcome.NOT_COMPARED.label, 13)
     assert not any('export' in step for step in verdict.next_steps)
     assert any('--baseline single-stage=WEIGHTS' in step for step in verdict.next_steps)
 
@@ -186,7 +186,7 @@ def test_one_training_judges_the_weights_and_says_so():
 def test_several_trainings_judge_the_strategy_by_the_wider_interval():
     pair = comparison(0.002, 0.03, strategy=Interval(0.016, -0.02, 0.05))
     verdict = decide(candidate(seeds=2), [pair], JUDGING)
-    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.outcome == Outcome.INCONCLUSIVE.label
     assert verdict.against[0].subject == 'strategy'
     assert verdict.against[0].difference == pair['map50'].strategy
 
@@ -199,7 +199,7 @@ def test_inconclusive_asks_for_seeds_and_says_how_many_pictures_it_would_take():
     published = decide(
         candidate(figures={'map50': Interval(0.71, 0.70, 0.72)}), [], Judging(published=PUBLISHED)
     )
-    assert published.outcome is Outcome.INCONCLUSIVE
+    assert published.outcome == Outcome.INCONCLUSIVE.label
     assert any('--baseline single-stage=WEIGHTS' in step for step in published.next_steps)
 
 

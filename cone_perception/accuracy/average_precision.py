@@ -144,7 +144,7 @@ def rank(
 
 def band_name(low_px: float, high_px: float) -> str:
     """Name of a band of box heights: `16-32 px`, `from 64 px`, `all boxes`."""
-    if math.isinf(high_px):
+    if not math.isfinite(high_px):
         return f'from {low_px:g} px' if low_px else 'all boxes'
     return f'{low_px:g}-{high_px:g} px'
 

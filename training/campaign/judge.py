@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,7 @@ def _evaluate(
     found = metrics(evaluation, confidence=judging.confidence)
     write_evaluation(evaluation, campaign.folder.evaluation(run, what), found, judging.confidence)
     say(f'{run} {what}: mAP50 {found.map50:.4f}, mAP50-95 {found.map50_95:.4f}')
-    return {
-        'map50': found.map50,
-        'map50_95': found.map50_95,
-        'precision': found.best_f1.precision,
-        'recall': found.best_f1.recall,
-    }
+    return {name: found.overall[name] for name in ('map50', 'map50_95', 'precision', 'recall')}
 
 
 def compare(campaign: Campaign) -> dict[str, Any]:
@@ -130,14 +125,14 @@ def decide(campaign: Campaign) -> dict[str, Any]:
         [Comparison.from_json(entry) for entry in stored['comparisons']],
         recipe.judging,
     )
-    write_json(folder.verdict, verdict.to_json())
+    write_json(folder.verdict, verdict)
     say(verdict.sentence)
     for step in verdict.next_steps:
         say(f'  next: {step}')
-    return {'outcome': verdict.outcome.label, 'sentence': verdict.sentence}
+    return {'outcome': verdict.outcome, 'sentence': verdict.sentence}
 
 
-def _signatures(campaign: Campaign, run: Run) -> tuple[Signature, ...]:
+def _signatures(campaign: Campaign, run: Run) -> Iterator[Signature]:
     """The strategy's issues that a run of the candidate shows."""
     recipe, target = campaign.recipe, campaign.recipe.target
     stages = campaign.trained_stages(run)

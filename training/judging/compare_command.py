@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from cone_perception.pages.page import write_page
 from training.judging.compare import Comparison, compare_all, meaning
 from training.judging.evaluation import Evaluation, load_evaluation
 from training.judging.metrics import PRIMARY
-from training.judging.page import print_blocks
+from training.judging.page import print_blocks, shown, span
 from training.judging.verdict import outcome_of
 from training.recipe.recipe import Judging
 
@@ -96,24 +96,21 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def comparison_blocks(
-    comparison: Comparison, margin: float, names: Collection[str] = ()
-) -> Iterator[Block]:
-    """The meaning, every figure or those named with their differences, what limits them."""
+def comparison_blocks(comparison: Comparison, margin: float) -> Iterator[Block]:
+    """The meaning, every figure with its difference, what limits them."""
     a, b = comparison.a, comparison.b
     yield Text(f'{a} against {b}: {meaning(comparison, margin)}')
     rows = [
         [
             row.title,
-            f'{row.a.value:.4f}',
-            f'{row.b.value:.4f}',
-            f'{row.difference.value:+.4f}',
-            f'{row.difference.low:+.4f} to {row.difference.high:+.4f}',
+            shown(row.a.value),
+            shown(row.b.value),
+            shown(row.difference.value, '+.4f'),
+            span(row.difference),
             outcome_of(row.difference, margin).label,
-            f'{row.strategy.low:+.4f} to {row.strategy.high:+.4f}' if row.strategy else '',
+            span(row.strategy) if row.strategy else '',
         ]
         for row in comparison.differences
-        if not names or row.name in names
     ]
     columns = ['', a, b, 'difference', '95 % over pictures', 'says', 'over pictures and trainings']
     kept = slice(None) if any(row[-1] for row in rows) else slice(-1)

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 from training.judging.compare import Comparison
 from training.judging.metrics import PRIMARY, TITLES
@@ -44,7 +45,7 @@ def decide(
     against = list(_against(candidate, comparisons, judging))
     against.sort(key=lambda line: line.baseline != baseline)
     gates = tuple(
-        Gate(metric, limit, candidate.figures[metric])
+        Gate.of(metric, limit, candidate.figures[metric])
         for metric, limit in asdict(judging.success).items()
         if limit is not None
     )
@@ -58,7 +59,7 @@ def decide(
         ]
         limits = []
     else:
-        outcome = deciding.outcome
+        outcome = Outcome.of(deciding.outcome)
         found = finding(candidate.name, deciding.label, deciding.difference, judging.margin)
         why, limits = [_rule(deciding, judging.margin)], [_subject(candidate, deciding)]
         if outcome is Outcome.BETTER and failed:
@@ -73,7 +74,8 @@ def decide(
     ]
     recommendation = _recommendation(candidate, outcome, against, baseline)
     return Verdict(
-        outcome=outcome,
+        outcome=outcome.label,
+        exit_code=int(outcome),
         sentence=f'{found} {recommendation}',
         reasons=tuple(dict.fromkeys(reasons)),
         gates=gates,
@@ -88,18 +90,19 @@ def _against(
     candidate: CampaignCandidate, comparisons: Sequence[Comparison], judging: Judging
 ) -> Iterator[Against]:
     """Yield every baseline: those that were paired, then those that are only published."""
-    margin = judging.margin
-    for comparison in comparisons:
-        row, found = comparison[PRIMARY], comparison.deciding
-        values = (row.a.value, row.b.value, found, outcome_of(found, margin))
-        yield Against(comparison.b, *values, subject='strategy' if row.strategy else 'weights')
-    paired = {comparison.b for comparison in comparisons}
+    for each in comparisons:
+        row, found = each[PRIMARY], each.deciding
+        says = outcome_of(found, judging.margin).label
+        subject: Literal['weights', 'strategy'] = 'strategy' if row.strategy else 'weights'
+        yield Against(each.b, row.a.value, row.b.value, found, says, False, subject, each.b)
+    paired = {each.b for each in comparisons}
     for name, figures in judging.published.items():
         if figures.map50 is not None and name not in paired:
             own = candidate.figures[PRIMARY]
             found = own - figures.map50
-            values = (own.value, figures.map50, found, outcome_of(found, margin))
-            yield Against(name, *values, published=True)
+            says = outcome_of(found, judging.margin).label
+            label = f'{name} (published, not paired)'
+            yield Against(name, own.value, figures.map50, found, says, True, 'weights', label)
 
 
 def _rule(deciding: Against, margin: float) -> str:
@@ -119,7 +122,7 @@ def _rule(deciding: Against, margin: float) -> str:
         Outcome.INCONCLUSIVE: (
             f'holds 0 and leaves {inside}: better, equal and worse remain possible'
         ),
-    }[deciding.outcome]
+    }[Outcome.of(deciding.outcome)]
     return f'The 95 % interval of the difference {rule}.'
 
 
@@ -140,7 +143,7 @@ def _subject(candidate: CampaignCandidate, deciding: Against) -> str:
 def _recommendation(
     candidate: CampaignCandidate, outcome: Outcome, against: Sequence[Against], baseline: str
 ) -> str:
-    better = ' or '.join(line.label for line in against if line.outcome is Outcome.WORSE)
+    better = ' or '.join(line.label for line in against if line.outcome == Outcome.WORSE.label)
     if outcome is Outcome.BETTER:
         but = f', but not in place of {better}: it is worse than that' if better else ''
         return f'Deploy {candidate.name}{but}.'

@@ -26,6 +26,19 @@ from training.judging.evaluation import Evaluation
 
 FIXED_CONFIDENCE = 0.25
 
+PRIMARY = 'map50'
+"""The figure that decides."""
+
+TITLES = {
+    'map50': 'mAP50',
+    'map50_95': 'mAP50-95',
+    'precision': 'precision (best F1)',
+    'recall': 'recall (best F1)',
+    'precision_fixed': 'precision (fixed confidence)',
+    'recall_fixed': 'recall (fixed confidence)',
+}
+"""Overall figures: at each model's own best F1, and at one confidence for all models."""
+
 Confidence = float | Mapping[str, float]
 """Least score of all classes, or of each by its name in the evaluation."""
 
@@ -90,6 +103,13 @@ class Metrics:
         """Name of the boxes that count."""
         return band_name(self.low_px, self.high_px)
 
+    @property
+    def overall(self) -> dict[str, float]:
+        """The figures of TITLES."""
+        best, fixed = self.best_f1, self.fixed
+        values = (self.map50, self.map50_95, best.precision, best.recall)
+        return dict(zip(TITLES, (*values, fixed.precision, fixed.recall), strict=True))
+
 
 def metrics(
     evaluation: Evaluation,
@@ -141,20 +161,6 @@ def _figures(
         low_px=low_px,
         high_px=high_px,
     )
-
-
-PRIMARY = 'map50'
-"""The figure that decides."""
-
-TITLES = {
-    'map50': 'mAP50',
-    'map50_95': 'mAP50-95',
-    'precision': 'precision (best F1)',
-    'recall': 'recall (best F1)',
-    'precision_fixed': 'precision (fixed confidence)',
-    'recall_fixed': 'recall (fixed confidence)',
-}
-"""Overall figures: at each model's own best F1, and at one confidence for all models."""
 
 
 class ResampledFigures:

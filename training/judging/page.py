@@ -84,46 +84,74 @@ def figure_blocks(
         yield Text(f"the model's {own} is {name}")
     for note in origin.notes:
         yield Text(f'note: {note}')
-    best, fixed = figures.best_f1, figures.fixed
-    at = 'card' if math.isnan(fixed.confidence) else f'{fixed.confidence:g}'
+    at = _point(figures)
     where = "the card's thresholds" if at == 'card' else f'the fixed confidence, {at}'
     yield Text(
-        f'mAP50 {figures.map50:.4f}   mAP50-95 {figures.map50_95:.4f}'
+        f'mAP50 {shown(figures.map50)}   mAP50-95 {shown(figures.map50_95)}'
         '   all boxes, mean of the classes'
     )
     if colours and colours.known:
         low, high = colours.low, colours.high
         yield Text(f'four colours: mAP50 {colours.value:.3f}, 95 % {low:.3f} to {high:.3f}')
     places = {
-        f"the model's best F1, {best.confidence:.3f}": best,
-        where: fixed,
+        f"the model's best F1, {figures.best_f1.confidence:.3f}": figures.best_f1,
+        where: figures.fixed,
         f'{where}, all cones counted alike': figures.alike,
     }
     yield Table(
         ['all boxes, at', 'precision', 'recall'],
-        [[name, f'{at.precision:.4f}', f'{at.recall:.4f}'] for name, at in places.items()],
+        [[name, shown(one.precision), shown(one.recall)] for name, one in places.items()],
     )
-    yield Table(
+    yield class_table(figures)
+    yield height_table(figures)
+
+
+def class_table(figures: Metrics, title: str = '') -> Table:
+    """Figures of each class."""
+    at = _point(figures)
+    return Table(
         ['class', 'cones', 'AP50', 'AP50-95', 'P best', 'R best', f'P {at}', f'R {at}'],
         [
             _row(name, each.truths, each.ap50, each.ap50_95, each.precision, each.recall,
                  each.fixed_precision, each.fixed_recall)
             for name, each in figures.per_class.items()
         ],
+        title=title,
     )  # fmt: skip
-    heights = f'height at {REFERENCE_WIDTH_PX} px'
-    yield Table(
+
+
+def height_table(figures: Metrics, title: str = '') -> Table:
+    """Figures of each band of box heights."""
+    at, heights = _point(figures), f'height at {REFERENCE_WIDTH_PX} px'
+    return Table(
         [heights, 'cones', 'mAP50', 'mAP50-95', f'P {at}', f'R {at}', 'P alike', 'R alike'],
         [
             _row(band.boxes, band.truths, band.map50, band.map50_95, band.fixed.precision,
                  band.fixed.recall, band.alike.precision, band.alike.recall)
             for band in figures.bands
         ],
+        title=title,
     )  # fmt: skip
 
 
+def _point(figures: Metrics) -> str:
+    """The fixed operating point in a word."""
+    at = figures.fixed.confidence
+    return 'card' if math.isnan(at) else f'{at:g}'
+
+
 def _row(name: str, cones: float, *figures: float) -> list[str]:
-    return [name, f'{cones:g}', *(f'{figure:.3f}' for figure in figures)]
+    return [name, f'{cones:g}', *(shown(figure, '.3f') for figure in figures)]
+
+
+def shown(value: float | None, form: str = '.4f') -> str:
+    """0.7081; a dash where it is not known."""
+    return '–' if value is None or not math.isfinite(value) else f'{value:{form}}'
+
+
+def span(figure: Interval, form: str = '+.4f') -> str:
+    """An interval: -0.0012 to +0.0140."""
+    return f'{shown(figure.low, form)} to {shown(figure.high, form)}'
 
 
 def precision_chart(evaluation: Evaluation, title: str = '') -> Chart:

@@ -66,16 +66,8 @@ class Signature:
 
 def find_signatures(
     run: str, figures: RunFigures, guards: Guards, margin: float
-) -> tuple[Signature, ...]:
-    """Name the issues that a run's figures show. margin: what counts as equal, absolute."""
-    found = _find(figures, guards, margin)
-    return tuple(Signature(issue, name, run, *told) for issue, name, told in found)
-
-
-def _find(
-    figures: RunFigures, guards: Guards, margin: float
-) -> Iterator[tuple[int, str, tuple[str, Mapping[str, float]]]]:
-    """Yield the issue's number and name, a message, and the values that show it."""
+) -> Iterator[Signature]:
+    """Yield the issues that a run's figures show. margin: what counts as equal, absolute."""
     source, start, target = (
         math.nan if value is None else value
         for value in (figures.source_val, figures.start, figures.target_val)
@@ -85,7 +77,8 @@ def _find(
             f'mAP50 {source:.3f} on the pre-training set (above {guards.overfit_map50:g}), but '
             f'{target:.3f} on the target after fine-tuning (below {guards.forgotten_map50:g}).'
         )
-        yield 1, 'overfit', (message, {'source_val': source, 'target_val': target})
+        values = {'source_val': source, 'target_val': target}
+        yield Signature(1, 'overfit', run, message, values)
     fell = start - target > guards.forgetting_drop
     if fell or figures.forgot:
         message = 'The forgetting guard stopped the fine-tuning.'
@@ -100,7 +93,7 @@ def _find(
             values |= {'val_loss_least': least, 'val_loss_last': last}
             if last > least * 1.02:
                 message += f' The validation loss rose from {least:.3f} to {last:.3f}.'
-        yield 2, 'forgetting', (message, values)
+        yield Signature(2, 'forgetting', run, message, values)
     for where, own, other in (
         ('test', figures.test, figures.baseline_test),
         ('validation', figures.target_val, figures.baseline),
@@ -114,5 +107,5 @@ def _find(
                 'pre-training set teaches does not help there: stay with single-stage training.'
             )
             values = {'source_val': source, 'own': own, 'baseline': other}
-            yield 3, 'mismatch', (message, values)
+            yield Signature(3, 'mismatch', run, message, values)
         return

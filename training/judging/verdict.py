@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cone_perception.accuracy.intervals import Interval
-from cone_perception.files import without_nan
 from training.judging.metrics import TITLES
 
 
@@ -78,59 +77,53 @@ def finding(a: str, b: str, difference: Interval, margin: float, note: str = '')
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One line of the success table: the figure has to exceed `limit`."""
+    """One line of the success table: the figure has to exceed `limit`.
+
+    proven: the whole 95 % interval lies on the figure's side of the limit. status: `passed`,
+    `passed, unproven`, `failed` or `failed, unproven`.
+    """
 
     metric: str
     limit: float
     figure: Interval
+    passed: bool
+    proven: bool
+    status: str
 
-    @property
-    def passed(self) -> bool:
-        return self.figure.value > self.limit
-
-    @property
-    def proven(self) -> bool:
-        """True when the whole 95 % interval lies on the figure's side of the limit."""
-        return self.figure.low > self.limit if self.passed else self.figure.high <= self.limit
-
-    @property
-    def status(self) -> str:
-        """`passed`, `passed, unproven`, `failed` or `failed, unproven`."""
-        return ('passed' if self.passed else 'failed') + ('' if self.proven else ', unproven')
+    @classmethod
+    def of(cls, metric: str, limit: float, figure: Interval) -> Gate:
+        """Hold a figure against its limit."""
+        passed = figure.value > limit
+        proven = figure.low > limit if passed else figure.high <= limit
+        status = ('passed' if passed else 'failed') + ('' if proven else ', unproven')
+        return cls(metric, limit, figure, passed, proven, status)
 
     def __str__(self) -> str:
         return f'{TITLES[self.metric]} {self.figure} > {self.limit:g}: {self.status}'
-
-
-READINGS = ('passed', 'proven', 'status')
-"""Properties of a Gate that verdict.json holds too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Against:
     """The candidate against one baseline, on mAP50.
 
-    difference: candidate minus baseline. published: the baseline is a figure in print: nothing is
-    paired, and its own error is unknown. subject: what the interval speaks of, these weights or
-    the strategy that made them.
+    difference: candidate minus baseline. outcome: label of an Outcome. published: the baseline is a
+    figure in print: nothing is paired, and its own error is unknown. subject: what the interval
+    speaks of, these weights or the strategy that made them. label: the baseline's, for people.
     """
 
     baseline: str
     candidate_value: float
     baseline_value: float
     difference: Interval
-    outcome: Outcome
-    published: bool = False
-    subject: Literal['weights', 'strategy'] = 'weights'
-
-    @property
-    def label(self) -> str:
-        return f'{self.baseline} (published, not paired)' if self.published else self.baseline
+    outcome: str
+    published: bool
+    subject: Literal['weights', 'strategy']
+    label: str
 
     def __str__(self) -> str:
         return (
             f'{self.candidate_value:.4f} against {self.baseline_value:.4f} of {self.label}, '
-            f'{self.difference.signed}: {self.outcome.label}'
+            f'{self.difference.signed}: {self.outcome}'
         )
 
 
@@ -159,14 +152,16 @@ class CampaignCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of a campaign.
+    """The result of a campaign: the content of verdict.json.
 
-    outcome: of the whole, and the exit code. sentence: for people. reasons: how it came about and
-    what limits it. gates: the success table. against: every baseline, the deciding one first.
-    deploy: name of the model to put on the car. next_steps: sentences, and commands to be typed.
+    outcome, exit_code: label and number of the Outcome of the whole. sentence: for people. reasons:
+    how it came about and what limits it. gates: the success table. against: every baseline, the
+    deciding one first. deploy: name of the model to put on the car. next_steps: sentences, and
+    commands to be typed.
     """
 
-    outcome: Outcome
+    outcome: str
+    exit_code: int
     sentence: str
     reasons: tuple[str, ...]
     gates: tuple[Gate, ...]
@@ -174,22 +169,3 @@ class Verdict:
     deploy: str
     recommendation: str
     next_steps: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Content of verdict.json; NaN becomes null."""
-        stored: dict[str, Any] = without_nan(
-            {
-                **asdict(self),
-                'outcome': self.outcome.label,
-                'exit_code': int(self.outcome),
-                'gates': [
-                    asdict(gate) | {key: getattr(gate, key) for key in READINGS}
-                    for gate in self.gates
-                ],
-                'against': [
-                    {**asdict(line), 'outcome': line.outcome.label, 'label': line.label}
-                    for line in self.against
-                ],
-            }
-        )
-        return stored

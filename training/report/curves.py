@@ -10,8 +10,8 @@ import numpy as np
 
 from cone_perception.pages.blocks import Block, Chart, Section, Table, Text
 from cone_perception.pages.charts import Trace, chart, line, series_colour
+from training.judging.page import shown
 from training.recipe.recipe import BASELINE
-from training.report.numbers import count, figure
 from training.runs.progress import duration
 from training.runs.record import MAP50, MAP50_95, CampaignRecord, Training, total
 
@@ -55,11 +55,11 @@ def _stage_row(record: CampaignRecord, training: Training) -> list[str]:
         training.run,
         training.stage,
         training.data,
-        count(training.pictures) if training.pictures else '',
+        f'{training.pictures:,.0f}' if training.pictures else '',
         ', '.join(filter(None, (epochs, ended))),
-        figure(training.start_map50),
-        f'{figure(best)} ({about.get("best_epoch")})' if best is not None else '',
-        *(figure(found['figures']['map50']) if found else '' for found in (own, on_target)),
+        shown(training.start_map50),
+        f'{shown(best)} ({about.get("best_epoch")})' if best is not None else '',
+        *(shown(found['figures']['map50']) if found else '' for found in (own, on_target)),
         duration(training.step.seconds) if training.step.seconds else '',
     ]
 

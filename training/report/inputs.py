@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,13 +15,17 @@ from training.data.report import distribution_charts
 from training.judging.evaluation import ARRAYS_FILE, load_evaluation
 from training.judging.metrics import FIXED_CONFIDENCE
 from training.judging.page import confusion_table, precision_chart, worst_pictures
-from training.report.numbers import count, time_text
 from training.runs.progress import duration
 from training.runs.record import CampaignRecord
 
 EVENTS_SHOWN = 200
 PROBLEMS_SHOWN = 10
 SHEET_WIDTH_PX = 1600
+
+
+def time_text(text: Any) -> str:
+    """2026-02-01T08:00:00+00:00 -> 2026-02-01 08:00 UTC."""
+    return re.sub(r'T(\d\d:\d\d)(:\d\d)?\+00:00$', r' \1 UTC', str(text or ''))
 
 
 def events(record: CampaignRecord) -> Iterator[Block]:
@@ -68,27 +73,24 @@ def data(record: CampaignRecord) -> Iterator[Block]:
     rows = []
     for name, split, counts in counted:
         expected = (datasets.get(name, {}).get('images') or {}).get(split)
-        heights = counts.get('height_px') or []
+        boxes, heights = counts['boxes'].values(), counts.get('height_px')
+        numbers = [counts['background'], counts['dropped'], sum(boxes), *boxes]
         rows.append(
             [
                 f'{name} {split}',
-                count(counts['pictures']),
-                '' if expected is None else count(expected),
-                count(counts['background']),
-                count(counts['dropped']),
-                count(sum(counts['boxes'].values())),
-                f'{heights[2]:.0f}' if len(heights) == 5 else '',
+                f'{counts["pictures"]:,}',
+                '' if expected is None else f'{expected:,}',
+                *(f'{number:,}' for number in numbers),
+                f'{heights[2]:.0f}' if heights else '',
             ]
         )
+    classes = [f'{short_name(name)} cones' for name in counted[0][2]['boxes']]
+    columns = ['', 'pictures', 'expected', 'background', 'dropped', 'cones', *classes]
     yield Table(
-        ['', 'pictures', 'expected', 'background', 'dropped', 'cones', 'median height, px'],
+        [*columns, 'median height, px'],
         rows,
         note='Dropped: pictures that Ultralytics would leave out without a word, because a line of '
         'their label is wrong.',
-    )
-    yield Table(
-        ['cones', *map(short_name, counted[0][2]['boxes'])],
-        [[f'{n} {split}', *map(count, c['boxes'].values())] for n, split, c in counted],
     )
     for name, report in record.verifications.items():
         if report:
@@ -138,7 +140,7 @@ def _leaks_of(record: CampaignRecord, path: Path, report: Mapping[str, Any]) -> 
     if counts := report.get('counts') or []:
         yield Table(
             ['pictures of', 'like pictures of', 'pairs'],
-            [[str(a), str(b), count(number)] for a, b, number in counts],
+            [[str(a), str(b), f'{number:,}'] for a, b, number in counts],
             words=[1],
             note=f'Pairs that differ in at most {report.get("bits")} of 256 bits of a '
             'difference hash, mirror images included.',

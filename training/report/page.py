@@ -17,8 +17,9 @@ from cone_perception.files import write_whole
 from cone_perception.pages.blocks import Block, Gallery, Page, Picture, Section, Text
 from cone_perception.pages.page import render_page
 from training.report import curves, inputs, verdict
+from training.report.inputs import time_text
 from training.report.markdown import render_markdown
-from training.report.numbers import TONES, time_text
+from training.report.verdict import TONES
 from training.runs.card import write_card
 from training.runs.folder import CampaignFolder
 from training.runs.record import CampaignRecord, read_campaign

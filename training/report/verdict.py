@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from cone_perception.accuracy.intervals import Interval
-from cone_perception.pages.blocks import Block, Bullets, Table, Text, Tile, Tiles
+from cone_perception.files import from_json
+from cone_perception.pages.blocks import Block, Bullets, Table, Text, Tile, Tiles, Tone
 from cone_perception.pages.charts import chart, intervals, line
-from cone_perception.pictures.draw import short_name
 from training.judging.compare import Comparison
 from training.judging.compare_command import comparison_blocks, difference_chart
-from training.judging.metrics import TITLES
-from training.judging.verdict import outcome_of
-from training.report.numbers import (
-    TONES,
-    count,
-    difference_text,
-    figure,
-    mean_figure,
-    number,
-    overall,
-    signed,
-    span,
-)
+from training.judging.metrics import PRIMARY, TITLES, Metrics
+from training.judging.page import class_table, height_table, shown, span
+from training.judging.verdict import Against, Verdict, outcome_of
 from training.runs.progress import duration
 from training.runs.record import CampaignRecord
+
+TONES: Mapping[str, Tone] = {
+    'better': 'good',
+    'equal': 'unsure',
+    'worse': 'bad',
+    'inconclusive': 'unsure',
+    'not compared': 'unsure',
+    'better but below target': 'unsure',
+}
+"""Outcome -> colour."""
 
 MEANINGS = {
     'better': 'The 95 % interval of the difference lies above 0: the choice of test pictures does '
@@ -47,23 +44,47 @@ MEANINGS = {
 }
 
 
+def verdict_of(record: CampaignRecord) -> Verdict | None:
+    """The campaign's verdict; None: there is none yet."""
+    return from_json(Verdict, record.verdict, 'verdict.json') if record.verdict else None
+
+
+def tests_of(record: CampaignRecord) -> dict[str, dict[str, Metrics]]:
+    """Test figures of each training that has any, by arm."""
+    found: dict[str, dict[str, Metrics]] = {}
+    for arm, runs in record.runs().items():
+        for run in runs:
+            stored = record.evaluations.get(run, {}).get('test', {}).get('figures')
+            if stored:
+                found.setdefault(arm, {})[run] = from_json(Metrics, stored, 'figures')
+    return found
+
+
+def own_map50(record: CampaignRecord) -> Interval | None:
+    """Test mAP50 of the candidate, mean over its trainings; None: not compared yet."""
+    stored = record.comparison.get('own', {}).get(PRIMARY)
+    return from_json(Interval, stored, 'own') if stored else None
+
+
 def verdict(record: CampaignRecord) -> Iterator[Block]:
-    state, found, outcome = record.state, record.verdict, record.outcome
-    yield Text(str(found.get('sentence') or state.message or 'There is no verdict yet.'), '', True)
-    yield from _tiles(record)
+    state, found, outcome = record.state, verdict_of(record), record.outcome
+    sentence = found.sentence if found else state.message
+    yield Text(sentence or 'There is no verdict yet.', strong=True)
+    yield from _tiles(record, found)
     if not found:
         yield _standing(record)
         return
-    decided = str(found.get('outcome', ''))
-    if outcome and outcome != decided:
+    if outcome and outcome != found.outcome:
         yield Text(f'The campaign ended otherwise: {outcome}. {state.message}')
-    if decided in MEANINGS:
-        yield Text(f'What `{decided}` means: {MEANINGS[decided]}')
-    yield from _forest(record)
-    yield Bullets(found.get('reasons', ()))
-    if steps := found.get('next_steps'):
+    yield Text(f'What `{found.outcome}` means: {MEANINGS[found.outcome]}')
+    yield from _forest(record, found)
+    yield Bullets(found.reasons)
+    if found.next_steps:
+        steps = [
+            re.sub(r'((?:cone-training|ros2) .*)$', r'`\1`', each) for each in found.next_steps
+        ]
         yield Text('Next:')
-        yield Bullets([re.sub(r'((?:cone-training|ros2) .*)$', r'`\1`', step) for step in steps])
+        yield Bullets(steps)
     for signature in state.signatures:
         remedies = ', '.join(f'`{name}`' for name in signature.get('remedies', ()))
         yield Text(
@@ -83,21 +104,22 @@ def _standing(record: CampaignRecord) -> Text:
     return Text(f'{where}; `{left[0]}` is next or at work. This page shows what there is.')
 
 
-def _tiles(record: CampaignRecord) -> Iterator[Block]:
+def _tiles(record: CampaignRecord, found: Verdict | None) -> Iterator[Block]:
     tiles = []
-    if own := record.comparison.get('own', {}).get('map50'):
-        tiles.append(Tile(figure(own['value']), f'test mAP50 of {record.candidate}'))
-    if against := record.verdict.get('against'):
-        found, tone = against[0]['difference'], TONES.get(against[0]['outcome'], '')
-        words = f'against {against[0]["label"]}, 95 %: {span(found)}'
-        tiles.append(Tile(signed(found['value']), words, tone))
-    if gates := record.verdict.get('gates'):
-        passed = [gate for gate in gates if gate['passed']]
-        unproven = sum(not gate['proven'] for gate in passed)
+    if own := own_map50(record):
+        tiles.append(Tile(shown(own.value), f'test mAP50 of {record.candidate}'))
+    if found and found.against:
+        first = found.against[0]
+        words = f'against {first.label}, 95 %: {span(first.difference)}'
+        tiles.append(Tile(shown(first.difference.value, '+.4f'), words, TONES[first.outcome]))
+    if found and found.gates:
+        passed = [gate for gate in found.gates if gate.passed]
+        unproven = sum(not gate.proven for gate in passed)
         note = f', {unproven} unproven' if unproven else ''
-        tone = 'bad' if len(passed) < len(gates) else 'unsure' if unproven else 'good'
+        tone: Tone = 'unsure' if unproven else 'good'
+        tone = tone if len(passed) == len(found.gates) else 'bad'
         words = f'figures of the success table{note}'
-        tiles.append(Tile(f'{len(passed)} of {len(gates)}', words, tone))
+        tiles.append(Tile(f'{len(passed)} of {len(found.gates)}', words, tone))
     runs = {t.run for t in record.trainings if t.arm == record.candidate and t.epochs}
     if runs:
         words = 'training of the candidate: judges these weights, not the strategy'
@@ -111,16 +133,17 @@ def _tiles(record: CampaignRecord) -> Iterator[Block]:
         yield Tiles(tiles)
 
 
-def _forest(record: CampaignRecord) -> Iterator[Block]:
+def _forest(record: CampaignRecord, found: Verdict) -> Iterator[Block]:
     """Differences from the baselines, beside the band that counts as equal."""
     rows: dict[tuple[str, str], list[tuple[str, float, float, float]]] = {}
-    for against in record.verdict.get('against', ()):
-        value, low, high = (number(against['difference'][key]) for key in ('value', 'low', 'high'))
-        if math.isfinite(value + low + high):
-            name = against['label'].replace('(published, not paired)', '(published)')
-            kind = 'published' if against['published'] else 'paired'
-            colour = '--dim' if low <= 0 <= high else '--blue'
-            rows.setdefault((kind, colour), []).append((name, value, low, high))
+    for each in found.against:
+        known = each.difference
+        if known.known:
+            name = f'{each.baseline} (published)' if each.published else each.baseline
+            kind = 'published' if each.published else 'paired'
+            colour = '--dim' if known.low <= 0 <= known.high else '--blue'
+            row = (name, known.value, known.low, known.high)
+            rows.setdefault((kind, colour), []).append(row)
     traces = [
         intervals(kind, lines, colour, hollow=kind == 'published')
         for (kind, colour), lines in rows.items()
@@ -131,82 +154,66 @@ def _forest(record: CampaignRecord) -> Iterator[Block]:
 
 
 def baselines(record: CampaignRecord) -> Iterator[Block]:
-    against = {line['baseline']: line for line in record.verdict.get('against', ())}
-    tests = record.tests()
-    rows = [
-        [
-            arm,
-            str(len(found)),
-            *(mean_figure(overall(test)[name] for test in found) for name in TITLES),
-            *_difference(against.get(arm)),
-        ]
-        for arm, found in tests.items()
-    ]
+    found, tests = verdict_of(record), tests_of(record)
+    against = {line.baseline: line for line in (found.against if found else ())}
+    rows: list[list[str]] = []
+    strong = []
+    for arm, runs in tests.items():
+        values = [list(figures.overall.values()) for figures in runs.values()]
+        if arm == record.candidate:
+            strong.append(len(rows))
+        line = against.get(arm)
+        rows.append([arm, str(len(runs)), *map(shown, np.mean(values, axis=0)), *_says(line)])
+        if len(runs) > 1:
+            for run, each in zip(runs, values, strict=True):
+                rows.append([run, '', *map(shown, each), '', ''])
+            scatter = map(shown, np.std(values, axis=0, ddof=1))
+            rows.append([f'{arm}: standard deviation', '', *scatter, '', ''])
+    own = own_map50(record)
     for name, printed in (record.judging.get('published') or {}).items():
-        published = [figure(printed.get(metric)) for metric in TITLES]
-        label = f'{name} (published, not paired)'
-        rows.append([label, '', *published, *_printed_difference(record, printed)])
+        label, map50 = f'{name} (published, not paired)', printed.get(PRIMARY)
+        says = ['', '']
+        if own and map50 is not None:
+            less = own - float(map50)
+            says = [less.signed, outcome_of(less, record.margin).label]
+        rows.append([label, '', *(shown(printed.get(metric)) for metric in TITLES), *says])
     if not rows:
         yield Text('No model has been evaluated on the test pictures yet.')
         return
     confidence = record.judging.get('confidence', 0.25)
     yield Table(
-        ['model', 'trainings', *TITLES.values(), 'difference in mAP50 (95 %)', 'says'],
+        ['model', 'trainings', *TITLES.values(), 'difference in mAP50', 'says'],
         rows,
         words=[len(TITLES) + 3],
-        strong=[place for place, arm in enumerate(tests) if arm == record.candidate],
-        note='Of several trainings the mean. Difference: the candidate minus that model. Precision '
-        'and recall are at the best F1 of each model, so not at the same point; fixed: at '
-        f'confidence {confidence:g} for all. A published figure is what somebody printed: its own '
-        'error is unknown and nothing is paired.',
+        strong=strong,
+        note='Of several trainings the mean, then each. Difference: the candidate minus that '
+        'model. Precision and recall are at the best F1 of each model, so not at the same point; '
+        f'fixed: at confidence {confidence:g} for all. A published figure is what somebody '
+        'printed: its own error is unknown and nothing is paired.',
     )
     for comparison in record.comparison.get('comparisons', ()):
-        yield from comparison_blocks(Comparison.from_json(comparison), record.margin, TITLES)
-    yield from _seeds(record)
+        yield from comparison_blocks(Comparison.from_json(comparison), record.margin)
 
 
-def _difference(line: Mapping[str, Any] | None) -> list[str]:
-    return ['', ''] if line is None else [difference_text(line['difference']), line['outcome']]
-
-
-def _printed_difference(record: CampaignRecord, printed: Mapping[str, Any]) -> list[str]:
-    """Difference of the candidate from a published figure, taken as exact."""
-    own, published = record.comparison.get('own', {}).get('map50'), printed.get('map50')
-    if not own or published is None:
-        return ['', '']
-    found = Interval.from_json(own) - float(published)
-    return [difference_text(asdict(found)), outcome_of(found, record.margin).label]
-
-
-def _seeds(record: CampaignRecord) -> Iterator[Block]:
-    rows = []
-    for arm, runs in record.runs().items():
-        tests = {run: overall(test) for run in runs if (test := record.test(run))}
-        if len(tests) > 1:
-            rows += [[run, *map(figure, test.values())] for run, test in tests.items()]
-            values = [[number(value) for value in test.values()] for test in tests.values()]
-            spread = np.std(values, axis=0, ddof=1)
-            rows.append([f'{arm}: standard deviation', *map(figure, spread)])
-    if rows:
-        yield Text('Each training:')
-        yield Table(['training', *TITLES.values()], rows)
+def _says(line: Against | None) -> list[str]:
+    return [line.difference.signed, line.outcome] if line else ['', '']
 
 
 def gates(record: CampaignRecord) -> Iterator[Block]:
-    if found := record.verdict.get('gates'):
-        rows = [
-            [
-                TITLES[gate['metric']],
-                f'{gate["limit"]:g}',
-                figure(gate['figure']['value']),
-                span(gate['figure'], figure),
-                str(gate['status']),
-            ]
-            for gate in found
-        ]
+    found = verdict_of(record)
+    if found and found.gates:
         yield Table(
             ['figure', 'must exceed', 'is', '95 %', ''],
-            rows,
+            [
+                [
+                    TITLES[gate.metric],
+                    f'{gate.limit:g}',
+                    shown(gate.figure.value),
+                    span(gate.figure, '.4f'),
+                    gate.status,
+                ]
+                for gate in found.gates
+            ],
             words=[4],
             note='The figure decides. Unproven: its 95 % interval holds the limit, so other '
             'pictures of the same kind could turn it.',
@@ -216,111 +223,53 @@ def gates(record: CampaignRecord) -> Iterator[Block]:
 
 
 def per_class(record: CampaignRecord) -> Iterator[Block]:
-    evaluated = (what.get('test', {}).get('class_names') for what in record.evaluations.values())
-    names: list[str] = next(filter(None, evaluated), [])
-
-    def cells(test: Mapping[str, Any], name: str) -> tuple[Any, Any]:
-        entry = test.get('per_class', {}).get(name, {})
-        return entry.get('truths'), entry.get('ap50')
-
-    labels = {name: (short_name(name), f'map50 {name}') for name in names}
-    yield from _breakdown(record, 'class', labels, cells)
-    tests = record.tests().get(record.candidate)
-    if tests and names:
-        keys = ('ap50_95', 'precision', 'recall', 'fixed_precision', 'fixed_recall')
-        rows = [
-            [short_name(name), *(mean_figure(entry[key] for entry in entries) for key in keys)]
-            for name in names
-            if (entries := [test['per_class'][name] for test in tests])
-        ]
-        yield Text(f'{record.candidate} in detail:')
-        yield Table(
-            ['class', 'AP50-95', 'precision', 'recall', 'precision, fixed', 'recall, fixed'], rows
-        )
+    for runs in tests_of(record).values():
+        for run, figures in runs.items():
+            yield class_table(figures, run)
 
 
 def per_size(record: CampaignRecord) -> Iterator[Block]:
-    first = next((test for tests in record.tests().values() for test in tests), {})
-    labels = {}
-    for band in first.get('bands', ()):
-        low, high = band['low_px'], band['high_px']
-        name = f'from {low:g} px' if high is None else f'{low:g}-{high:g} px'
-        labels[str(low)] = (name, f'map50 {name}')
-
-    def cells(test: Mapping[str, Any], low: str) -> tuple[Any, Any]:
-        bands = test.get('bands', ())
-        entry: Any = next((band for band in bands if str(band['low_px']) == low), {})
-        return entry.get('truths'), entry.get('map50')
-
-    yield from _breakdown(record, 'box height', labels, cells)
-    if labels:
-        yield Text('Heights as they would be in a picture 1280 pixels wide.')
-
-
-def _breakdown(
-    record: CampaignRecord,
-    what: str,
-    labels: Mapping[str, tuple[str, str]],
-    cells: Callable[[Mapping[str, Any], str], tuple[Any, Any]],
-) -> Iterator[Block]:
-    """mAP50 of every model, row by row, and the paired difference from the deciding baseline.
-
-    labels: key -> what is shown, and the figure's name in the comparison.
-    """
-    tests = record.tests()
-    if not tests or not labels:
-        return
-    deciding = (record.verdict.get('against') or [{}])[0].get('baseline')
-    compared = [c for c in record.comparison.get('comparisons', ()) if c['b'] == deciding]
-    differences = [{d['name']: d['difference'] for d in c['differences']} for c in compared]
-    first = next(iter(tests.values()))[0]
-    rows = [
-        [
-            label,
-            count(cells(first, key)[0]),
-            *(mean_figure(cells(test, key)[1] for test in each) for each in tests.values()),
-            *(difference_text(d[name]) if name in d else '' for d in differences),
-        ]
-        for key, (label, name) in labels.items()
-    ]
-    minus = [f'{c["a"]} minus {c["b"]} (95 %)' for c in compared]
-    yield Table([what, 'cones', *(f'{name}, AP50' for name in tests), *minus], rows)
+    for runs in tests_of(record).values():
+        for run, figures in runs.items():
+            yield height_table(figures, run)
 
 
 def sweep(record: CampaignRecord) -> Iterator[Block]:
-    intervals: dict[str, Mapping[str, Any]] = {}
-    for comparison in record.comparison.get('comparisons', ()):
-        for row in comparison['differences']:
-            if row['name'] == 'map50':
-                intervals |= {comparison['a']: row['a'], comparison['b']: row['b']}
+    known: dict[str, Interval] = {}
+    for stored in record.comparison.get('comparisons', ()):
+        comparison = Comparison.from_json(stored)
+        row = comparison[PRIMARY]
+        known |= {comparison.a: row.a, comparison.b: row.b}
     for key in record.recipe.get('sweep') or {}:
         share = key.endswith('.fraction')
         title = 'pre-training pictures used, %' if share else key
         points = []
-        for arm, tests in record.tests().items():
+        for arm, tests in tests_of(record).items():
             name, _, value = arm.partition('=')
             if name == key and value:
-                mean = sum(number(test['map50']) for test in tests) / len(tests)
-                known = intervals.get(arm, {'low': None, 'high': None})
-                points.append((float(value) * (100 if share else 1), mean, known, len(tests)))
+                mean = float(np.mean([figures.map50 for figures in tests.values()]))
+                figure = known.get(arm, Interval(mean))
+                points.append((float(value) * (100 if share else 1), figure, len(tests)))
         points.sort(key=lambda point: point[0])
         if not points:
             yield Text(f'No arm of the sweep over `{key}` has been tested yet.')
             continue
-        means = [mean for _, mean, _, _ in points]
         error = {
             'type': 'data',
             'symmetric': False,
-            'array': [number(known['high']) - mean for _, mean, known, _ in points],
-            'arrayminus': [mean - number(known['low']) for _, mean, known, _ in points],
+            'array': [figure.high - figure.value for _, figure, _ in points],
+            'arrayminus': [figure.value - figure.low for _, figure, _ in points],
         }
-        curve = line(key, [x for x, *_ in points], means, marks=True, error_y=error)
+        at, figures = [x for x, _, _ in points], [figure.value for _, figure, _ in points]
         yield chart(
             f'sweep-{key.replace(".", "-")}',
-            [curve],
+            [line(key, at, figures, marks=True, error_y=error)],
             x=title,
             y='test mAP50',
             caption='Test mAP50 with its 95 % interval over pictures.',
         )
-        rows = [[f'{x:g}', figure(y), span(known, figure), str(n)] for x, y, known, n in points]
+        rows = [
+            [f'{x:g}', shown(figure.value), span(figure, '.4f'), str(trainings)]
+            for x, figure, trainings in points
+        ]
         yield Table([title, 'test mAP50', '95 %', 'trainings'], rows)

@@ -154,15 +154,6 @@ class CampaignRecord:
         """Label of the outcome; '' while there is none."""
         return str(self.state.outcome or self.verdict.get('outcome') or '')
 
-    def tests(self) -> dict[str, list[dict[str, Any]]]:
-        """Test figures of the runs of each arm that has any."""
-        tested = {arm: [*filter(None, map(self.test, runs))] for arm, runs in self.runs().items()}
-        return {arm: tests for arm, tests in tested.items() if tests}
-
-    def test(self, run: str) -> dict[str, Any]:
-        """Figures of a run on the test pictures; empty: not evaluated."""
-        return dict(self.evaluations.get(run, {}).get('test', {}).get('figures', {}))
-
 
 def read_campaign(folder: CampaignFolder) -> CampaignRecord:
     """Read all that is there. Raises SourceError when there is no campaign."""
