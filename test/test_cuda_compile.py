@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cone_perception.engines.cuda.compile import (
-    KernelOptions,
     Nvrtc,
+    compiler_arguments,
     find_compiler,
     kernel_source,
     load_kernels,
@@ -48,7 +48,7 @@ def cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize('architecture', ARCHITECTURES)
 def test_kernels_compile_for_architecture(architecture):
     halves = architecture != 75
-    code = load_kernels(KernelOptions(architecture, halves, halves), Nvrtc())
+    code = load_kernels(compiler_arguments(architecture, halves, halves), Nvrtc())
     assert code[:4] == b'\x7fELF'
     assert all(name in code for name in KERNELS)
 
@@ -56,27 +56,27 @@ def test_kernels_compile_for_architecture(architecture):
 @needs_nvrtc
 def test_compiler_error_is_told_with_line():
     with pytest.raises(EngineError, match=r'(?s)sm_89.*cone_perception\.cu\(1\)'):
-        Nvrtc().compile('int x = ;', KernelOptions(89).arguments)
+        Nvrtc().compile('int x = ;', compiler_arguments(89))
 
 
 def test_kernels_are_compiled_once_per_option_and_compiler():
     compiler = CountingCompiler()
-    first = load_kernels(KernelOptions(89), compiler)
-    assert load_kernels(KernelOptions(89), compiler) == first
+    first = load_kernels(compiler_arguments(89), compiler)
+    assert load_kernels(compiler_arguments(89), compiler) == first
     assert len(compiler.asked) == 1
-    load_kernels(KernelOptions(86), compiler)
-    load_kernels(KernelOptions(89, half_input=True), compiler)
+    load_kernels(compiler_arguments(86), compiler)
+    load_kernels(compiler_arguments(89, half_input=True), compiler)
     compiler.version = 'counting 2'
-    load_kernels(KernelOptions(89), compiler)
+    load_kernels(compiler_arguments(89), compiler)
     assert len(compiler.asked) == 4
 
 
 def test_damaged_cache_is_compiled_again():
     compiler = CountingCompiler()
-    code = load_kernels(KernelOptions(89), compiler)
+    code = load_kernels(compiler_arguments(89), compiler)
     (kept,) = cache_folder('kernels').iterdir()
     kept.write_bytes(kept.read_bytes()[:-3])
-    assert load_kernels(KernelOptions(89), compiler) == code
+    assert load_kernels(compiler_arguments(89), compiler) == code
     assert len(compiler.asked) == 2
 
 
@@ -84,7 +84,7 @@ def test_cache_that_cannot_be_written_is_no_fault(tmp_path, monkeypatch):
     blocked = tmp_path / 'file'
     blocked.write_text('')
     monkeypatch.setenv('XDG_CACHE_HOME', str(blocked))
-    assert load_kernels(KernelOptions(89), CountingCompiler())
+    assert load_kernels(compiler_arguments(89), CountingCompiler())
 
 
 def test_source_needs_no_include():

@@ -36,7 +36,7 @@ def test_every_measurement_is_written_and_right(gpu, tmp_path, monkeypatch, caps
     compiler = types.SimpleNamespace(version='g++', compile=lambda source, arguments: b'code')
     monkeypatch.setattr(gpu, 'find_compiler', lambda: compiler)
     device = 'cone_perception.engines.cuda.device'
-    monkeypatch.setattr(f'{device}.load_kernels', lambda options, compiler: b'code')
+    monkeypatch.setattr(f'{device}.load_kernels', lambda arguments, compiler: b'code')
     monkeypatch.setattr(f'{device}.find_compiler', lambda: compiler)
     monkeypatch.setattr(
         'cone_perception.engines.cuda.slot.import_bindings', lambda: driver.bindings

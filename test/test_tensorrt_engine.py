@@ -101,7 +101,7 @@ def driver(library, monkeypatch):
     cuda = 'cone_perception.engines.cuda'
     monkeypatch.setattr(f'{cuda}.device.import_pycuda', lambda: driver)
     monkeypatch.setattr(f'{cuda}.slot.import_bindings', lambda: driver.bindings)
-    monkeypatch.setattr(f'{cuda}.device.load_kernels', lambda options, compiler: b'code')
+    monkeypatch.setattr(f'{cuda}.device.load_kernels', lambda arguments, compiler: b'code')
     monkeypatch.setattr(f'{cuda}.device.find_compiler', lambda: SimpleNamespace(version='g++'))
     monkeypatch.setattr(f'{cuda}.slot.ROOM_BYTES', 1000)
     return driver

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +20,17 @@ TOOLKIT_NVCC = Path('/usr/local/cuda/bin/nvcc')
 _FOLDER = Path(__file__).parent
 
 
-@dataclass(frozen=True, slots=True)
-class KernelOptions:
-    """Options that the kernels are compiled with.
+def compiler_arguments(
+    architecture: int, half_input: bool = False, half_output: bool = False
+) -> tuple[str, ...]:
+    """Arguments of the compiler. Without fused multiply-add, the sums are those of the CPU.
 
     architecture: compute capability of the GPU, 89 for 8.9.
     half_input, half_output: whether the network takes and gives float16 instead of float32.
     """
-
-    architecture: int
-    half_input: bool = False
-    half_output: bool = False
-
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """Arguments of the compiler. Without fused multiply-add, the sums are those of the CPU."""
-        return (
-            f'-arch=sm_{self.architecture}',
-            '-std=c++17',
-            '--fmad=false',
-            *(('-DINPUT_HALF',) if self.half_input else ()),
-            *(('-DOUTPUT_HALF',) if self.half_output else ()),
-        )
+    halves = {'-DINPUT_HALF': half_input, '-DOUTPUT_HALF': half_output}
+    asked = (name for name, half in halves.items() if half)
+    return (f'-arch=sm_{architecture}', '-std=c++17', '--fmad=false', *asked)
 
 
 def kernel_source() -> str:
@@ -51,17 +39,17 @@ def kernel_source() -> str:
     return re.sub(r'^#(include "request\.cuh"|pragma once)$', '', text, flags=re.MULTILINE)
 
 
-def load_kernels(options: KernelOptions, compiler: Nvrtc | Nvcc) -> bytes:
+def load_kernels(arguments: tuple[str, ...], compiler: Nvrtc | Nvcc) -> bytes:
     """The kernels' machine code, from the cache or compiled now.
 
     Raises EngineError when they must be compiled, and the compiler refuses.
     """
     source = kernel_source()
-    key = hashlib.sha256('\0'.join((source, *options.arguments, compiler.version)).encode())
+    key = hashlib.sha256('\0'.join((source, *arguments, compiler.version)).encode())
     path = cache_folder('kernels') / f'{key.hexdigest()}.cubin'
     code = read_kept(path)
     if not code:
-        code = compiler.compile(source, options.arguments)
+        code = compiler.compile(source, arguments)
         keep(path, code)
     return code
 
@@ -78,6 +66,11 @@ def find_compiler() -> Nvrtc | Nvcc:
             f'no compiler for the GPU kernels: NVRTC is not there ({error}), and no nvcc. '
             "Install it with: pip install nvidia-cuda-nvrtc 'cuda-bindings>=13'"
         ) from error
+
+
+def _refusal(compiler: str, arguments: tuple[str, ...], said: str) -> EngineError:
+    options = ' '.join(arguments)
+    return EngineError(f'{compiler} does not compile the GPU kernels ({options}): {said}')
 
 
 class Nvrtc:
@@ -107,10 +100,7 @@ class Nvrtc:
                 log = b' ' * size
                 self._checked(nvrtc.nvrtcGetProgramLog(program, log))
                 said = log.decode(errors='replace').strip('\0 \n') or str(result)
-                raise EngineError(
-                    f'{self.version} does not compile the GPU kernels '
-                    f'({" ".join(arguments)}): {said}'
-                )
+                raise _refusal(self.version, arguments, said)
             (size,) = self._checked(nvrtc.nvrtcGetCUBINSize(program))
             code: bytes = b' ' * size
             self._checked(nvrtc.nvrtcGetCUBIN(program, code))
@@ -137,15 +127,8 @@ class Nvcc:
         with tempfile.TemporaryDirectory() as folder:
             written, code = Path(folder) / 'cone_perception.cu', Path(folder) / 'kernels.cubin'
             written.write_text(source, encoding='utf-8')
-            done = subprocess.run(
-                [self._path, *arguments, '-cubin', '-o', str(code), str(written)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            command = [self._path, *arguments, '-cubin', '-o', str(code), str(written)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise EngineError(
-                    f'{self._path} does not compile the GPU kernels ({" ".join(arguments)}): '
-                    f'{done.stderr.strip() or done.stdout.strip()}'
-                )
+                raise _refusal(self._path, arguments, (done.stderr or done.stdout).strip())
             return code.read_bytes()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cone_perception.engines.cuda.compile import KernelOptions, find_compiler, load_kernels
+from cone_perception.engines.cuda.compile import compiler_arguments, find_compiler, load_kernels
 from cone_perception.engines.cuda.request import (
     ANSWER,
     MAX_BATCH,
@@ -134,9 +134,9 @@ class CudaDevice:
     def _load(self) -> None:
         network = self._network = self._load_network()
         _check_limits(network)
-        options = KernelOptions(self.architecture, network.half_input, network.half_output)
+        halves = network.half_input, network.half_output
         compiler = find_compiler()
-        kernels = load_kernels(options, compiler)
+        kernels = load_kernels(compiler_arguments(self.architecture, *halves), compiler)
         cuda = f'CUDA {self._drv.get_driver_version() / 1000:.1f}'
         what = f'the driver ({cuda}) does not take kernels of {compiler.version}'
         advice = "Update the driver, or install the NVRTC of the driver's CUDA."
