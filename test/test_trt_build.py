@@ -186,7 +186,7 @@ def test_gpu_that_the_compiler_does_not_know_is_named(rtx):
 
 def test_every_name_used_of_the_bindings_exists(rtx):
     """All that builder and engine take of them, also on the way that only a GPU can go."""
-    trt = gpu.import_provider('tensorrt_rtx')
+    _, trt = gpu.import_runtime('tensorrt_rtx')
     operator.attrgetter(*NAMES.split())(trt)
     assert trt.Runtime(gpu.make_logger(trt)) is not None
 
@@ -298,7 +298,7 @@ def test_second_start_takes_the_plan_of_the_first(rtx, bundle):
     assert kinds == ['reason', 'built']
     passport = plans.read_passport(plans.passport_path(first.path))
     assert passport.convolutions == {'fp32': 1, 'int8': 2}
-    assert passport.key.provider_version == gpu.import_provider('tensorrt_rtx').__version__
+    assert passport.key.provider_version == gpu.import_runtime('tensorrt_rtx')[1].__version__
     assert (passport.key.compute_capability, passport.key.gpu) == ('8.9', '')
     events.clear()
     again = provide.provide_plan(
@@ -484,11 +484,11 @@ def test_plan_that_tensorrt_refuses_fresh_from_its_compiler_is_a_failed_build(
 def test_provider_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(gpu, 'MODULES', {'tensorrt': ('no_a',), 'tensorrt_rtx': ('no_b',)})
     with pytest.raises(EngineError, match=r'^TensorRT, version 10 or 11 .* or TensorRT-RTX .* not'):
-        gpu.choose_provider()
+        gpu.import_runtime()
     with pytest.raises(EngineError, match=r'^TensorRT-RTX .*\[rtx\].* is not installed'):
-        gpu.choose_provider('tensorrt_rtx')
+        gpu.import_runtime('tensorrt_rtx')
     with pytest.raises(EngineError, match='is not known; choose one of auto'):
-        gpu.choose_provider('cudnn')
+        gpu.import_runtime('cudnn')
 
 
 def test_machine_without_a_driver_is_named(monkeypatch):

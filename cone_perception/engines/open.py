@@ -13,7 +13,7 @@ from cone_perception.engines.cuda.device import import_pycuda
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.engines.tensorrt.engine import TensorRtEngine
 from cone_perception.engines.tensorrt.fastest import fastest_order
-from cone_perception.engines.tensorrt.gpu import choose_provider
+from cone_perception.engines.tensorrt.gpu import import_runtime
 from cone_perception.engines.tensorrt.order import BuildPolicy, make_orders
 from cone_perception.engines.tensorrt.provide import open_ordered
 from cone_perception.errors import EngineError, EngineLostError, ModelError
@@ -63,7 +63,7 @@ def open_engine(
         known = ', '.join(get_args(RuntimeChoice))
         raise EngineError(f'engine {runtime!r} is not known; choose one of {known}')
     if runtime in get_args(GpuRuntime):
-        provider = choose_provider(cast(GpuRuntime, runtime))
+        provider, _ = import_runtime(cast(GpuRuntime, runtime))
         return _open_on_gpu(bundle, precision or 'best', batch, BuildPolicy(retry=False), provider)
     order = CpuOrder(bundle, _cpu_runtime(runtime), precision, batch, threads, streams)
     return order.open(next(iter(order.candidates().values())))

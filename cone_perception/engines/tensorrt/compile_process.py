@@ -20,7 +20,7 @@ from typing import Any
 
 from cone_perception.engines.apart import run_apart, serve
 from cone_perception.engines.events import BuildEvent, ignore
-from cone_perception.engines.tensorrt.gpu import import_provider, make_logger
+from cone_perception.engines.tensorrt.gpu import import_runtime, make_logger
 from cone_perception.engines.tensorrt.order import EngineOrder
 from cone_perception.engines.tensorrt.plans import Compiled, writing
 from cone_perception.errors import EngineError
@@ -119,7 +119,7 @@ def compile_network(
     Raises EngineError when the compiler refuses.
     """
     started = time.monotonic()
-    trt = import_provider(provider)
+    _, trt = import_runtime(provider)
     logger = make_logger(trt, on_event)
     builder, definition, _parser, convolutions = _parse(trt, logger, provider, network)
     config = builder.create_builder_config()
@@ -157,7 +157,7 @@ def count_layers(
 
     Raises EngineError when TensorRT does not take the plan here.
     """
-    trt = import_provider(provider)
+    _, trt = import_runtime(provider)
     logger = make_logger(trt, on_event)
     if trt.Runtime(logger).deserialize_cuda_engine(plan) is None:
         raise EngineError(

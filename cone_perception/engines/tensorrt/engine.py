@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cone_perception.engines.cuda.engine import CudaEngine
-from cone_perception.engines.tensorrt.gpu import import_provider, make_logger
+from cone_perception.engines.tensorrt.gpu import import_runtime, make_logger
 from cone_perception.engines.tensorrt.plans import EnginePlan
 from cone_perception.errors import (
     EngineError,
@@ -30,7 +30,7 @@ class TensorRtEngine(CudaEngine):
         Raises UnloadablePlanError when TensorRT does not take the plan, PlanError when it is no
         detector's, EngineError when there is no GPU or a library is missing.
         """
-        trt = import_provider(plan.provider)
+        _, trt = import_runtime(plan.provider)
         self.plan = plan.path
         super().__init__(
             lambda: TensorRtNetwork(trt, make_logger(trt), plan),

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 from cone_perception.engines.events import BuildEvent, ignore
 from cone_perception.errors import EngineError, told_as
@@ -98,33 +98,25 @@ def _driver_version() -> str:
     return ''
 
 
-def choose_provider(choice: GpuRuntimeChoice = 'auto') -> GpuRuntime:
-    """The runtime to use; auto: TensorRT where it is installed, else TensorRT-RTX.
+def import_runtime(choice: GpuRuntimeChoice = 'auto') -> tuple[GpuRuntime, Any]:
+    """The runtime and its bindings; auto: TensorRT where it is installed, else TensorRT-RTX.
 
-    Raises EngineError when it is not installed.
+    Raises EngineError when it is not installed, or when it or the libraries below do not load.
     """
     choices = get_args(GpuRuntimeChoice)
     if choice not in choices:
         raise EngineError(f'provider {choice!r} is not known; choose one of {", ".join(choices)}')
-    wanted = get_args(GpuRuntime) if choice == 'auto' else (choice,)
+    wanted: tuple[GpuRuntime, ...] = get_args(GpuRuntime) if choice == 'auto' else (choice,)
     for provider in wanted:
-        if any(importlib.util.find_spec(name) for name in MODULES[provider]):
-            return cast(GpuRuntime, provider)
-    raise EngineError(f'{" or ".join(INSTALL[name] for name in wanted)} is not installed.')
-
-
-def import_provider(provider: GpuRuntime) -> Any:
-    """The bindings. Raises EngineError when they, or the libraries below them, do not load."""
-    reasons = []
-    for name in MODULES[provider]:
-        if importlib.util.find_spec(name):
+        reasons = []
+        for name in filter(importlib.util.find_spec, MODULES[provider]):
             try:
-                return importlib.import_module(name)
+                return provider, importlib.import_module(name)
             except (ImportError, OSError) as error:
                 reasons.append(f'{name}: {error}')
-    raise EngineError(
-        f'{INSTALL[provider]} cannot be imported: {"; ".join(reasons) or "it is not installed"}.'
-    )
+        if reasons:
+            raise EngineError(f'{INSTALL[provider]} cannot be imported: {"; ".join(reasons)}.')
+    raise EngineError(f'{" or ".join(INSTALL[name] for name in wanted)} is not installed.')
 
 
 def make_logger(trt: Any, on_event: Callable[[BuildEvent], None] = ignore) -> Any:

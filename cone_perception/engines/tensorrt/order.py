@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from cone_perception.engines.events import BuildEvent, EventKind, ignore
-from cone_perception.engines.tensorrt.gpu import Gpu, choose_provider, import_provider, read_gpu
+from cone_perception.engines.tensorrt.gpu import Gpu, import_runtime, read_gpu
 from cone_perception.engines.tensorrt.plans import PlanKey, PlanPlace
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.files import slug
@@ -93,13 +93,13 @@ def make_order(
     Raises EngineError without a GPU, or without the runtime.
     """
     gpu = gpu or _usable_gpu()
-    chosen = choose_provider(provider)
+    chosen, trt = import_runtime(provider)
     key = PlanKey(
         network_sha256=network.sha256,
         precision=network.precision,
         batch=network.batch,
         provider=chosen,
-        provider_version=str(import_provider(chosen).__version__),
+        provider_version=str(trt.__version__),
         gpu=gpu.name,
         compute_capability=gpu.compute_capability,
         driver=gpu.driver,
