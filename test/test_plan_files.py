@@ -56,7 +56,7 @@ def store(place: PlanPlace, data: bytes = PLAN) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> PlanPlace:
+def place(tmp_path):
     return PlanPlace('my model', KEY, tmp_path / 'engines')
 
 
@@ -65,7 +65,7 @@ def for_another(place: PlanPlace, **entries: object) -> PlanPlace:
     return replace(place, key=replace(place.key, **entries))
 
 
-def test_stored_plan_comes_back_with_its_passport(place: PlanPlace) -> None:
+def test_stored_plan_comes_back_with_its_passport(place):
     path = store(place)
     plan = place.load()
     assert (plan.path, plan.data) == (path, PLAN)
@@ -76,7 +76,7 @@ def test_stored_plan_comes_back_with_its_passport(place: PlanPlace) -> None:
 
 
 @pytest.mark.parametrize('entry', CHANGES)
-def test_plan_of_another_machine_version_or_network_is_named(place: PlanPlace, entry: str) -> None:
+def test_plan_of_another_machine_version_or_network_is_named(place, entry):
     path = store(place)
     wanted = for_another(place, **{entry: CHANGES[entry]})
     with pytest.raises(PlanError, match=rf'does not fit: {entry} is .*, the plan'):
@@ -85,13 +85,13 @@ def test_plan_of_another_machine_version_or_network_is_named(place: PlanPlace, e
         wanted.load()
 
 
-def test_what_changed_since_the_last_build_is_named(place: PlanPlace) -> None:
+def test_what_changed_since_the_last_build_is_named(place):
     store(place)
     with pytest.raises(PlanError, match=r"driver is 560\.35\.03, the plan's is 550\.54\.14"):
         for_another(place, driver='560.35.03').load()
 
 
-def test_plan_for_any_gpu_of_a_kind_is_taken_on_such_a_gpu_only(place: PlanPlace) -> None:
+def test_plan_for_any_gpu_of_a_kind_is_taken_on_such_a_gpu_only(place):
     rtx = for_another(place, provider='tensorrt_rtx')
     path = store(for_another(rtx, gpu='', driver='', cuda=''))
     assert rtx.load().path == path
@@ -100,21 +100,21 @@ def test_plan_for_any_gpu_of_a_kind_is_taken_on_such_a_gpu_only(place: PlanPlace
 
 
 @pytest.mark.parametrize('length', [0, 10, 63, 64, len(PLAN) - 1])
-def test_plan_that_was_cut_off_is_named(place: PlanPlace, length: int) -> None:
+def test_plan_that_was_cut_off_is_named(place, length):
     path = store(place)
     path.write_bytes(PLAN[:length])
     with pytest.raises(PlanError, match='was cut off'):
         place.load()
 
 
-def test_plan_with_other_bytes_is_named(place: PlanPlace) -> None:
+def test_plan_with_other_bytes_is_named(place):
     path = store(place)
     path.write_bytes(PLAN[:-1] + b'x')
     with pytest.raises(PlanError, match='is damaged'):
         place.load()
 
 
-def test_plan_without_passport_and_passport_without_plan_are_named(place: PlanPlace) -> None:
+def test_plan_without_passport_and_passport_without_plan_are_named(place):
     path = store(place)
     text = passport_path(path).read_text()
     passport_path(path).unlink()
@@ -129,14 +129,14 @@ def test_plan_without_passport_and_passport_without_plan_are_named(place: PlanPl
 @pytest.mark.parametrize(
     'text', ['', '{', '[]', 'null', '{"schema": 1}', '{"schema": 99, "model": "x"}', '\x00\xff']
 )
-def test_unreadable_passport_is_named(place: PlanPlace, text: str) -> None:
+def test_unreadable_passport_is_named(place, text):
     path = store(place)
     passport_path(path).write_bytes(text.encode('latin-1'))
     with pytest.raises(PlanError, match='not readable as a passport'):
         place.load()
 
 
-def test_leftover_of_a_killed_build_is_not_taken_for_a_plan(place: PlanPlace) -> None:
+def test_leftover_of_a_killed_build_is_not_taken_for_a_plan(place):
     path = place.path
     path.parent.mkdir(parents=True)
     path.with_name(f'.{path.name}.123').write_bytes(PLAN)
@@ -146,7 +146,7 @@ def test_leftover_of_a_killed_build_is_not_taken_for_a_plan(place: PlanPlace) ->
     assert place.load().data == PLAN
 
 
-def test_new_plan_under_the_passport_of_the_old_one_is_named(place: PlanPlace) -> None:
+def test_new_plan_under_the_passport_of_the_old_one_is_named(place):
     """See what is left when a rebuild dies between its two files."""
     path = store(place)
     path.write_bytes(PLAN[::-1])
@@ -154,7 +154,7 @@ def test_new_plan_under_the_passport_of_the_old_one_is_named(place: PlanPlace) -
         place.load()
 
 
-def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_named(tmp_path):
     taken = tmp_path / 'taken'
     taken.write_bytes(b'')
     place = PlanPlace('my model', KEY, taken / 'engines')
@@ -168,7 +168,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [taken]
 
 
-def test_check_is_recorded_in_the_passport(place: PlanPlace) -> None:
+def test_check_is_recorded_in_the_passport(place):
     path = store(place)
     record_check(path, {'passed': True, 'mean_iou': 0.98})
     plan = place.load()
@@ -180,7 +180,7 @@ def ultralytics(metadata: object, plan: bytes = PLAN) -> bytes:
     return len(text).to_bytes(4, 'little', signed=True) + text + plan
 
 
-def test_header_of_ultralytics_is_skipped_and_read(tmp_path: Path) -> None:
+def test_header_of_ultralytics_is_skipped_and_read(tmp_path):
     path = tmp_path / 'best.engine'
     path.write_bytes(ultralytics({'names': {'0': 'blue_cone'}, 'imgsz': [384, 640], 'batch': 1}))
     plan = read_plan(path)
@@ -191,7 +191,7 @@ def test_header_of_ultralytics_is_skipped_and_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('length', [0, 3, 4, 5, 20, 60])
-def test_engine_of_ultralytics_that_was_cut_off_is_named(tmp_path: Path, length: int) -> None:
+def test_engine_of_ultralytics_that_was_cut_off_is_named(tmp_path, length):
     path = tmp_path / 'best.engine'
     path.write_bytes(ultralytics({'names': {'0': 'blue_cone'}, 'task': 'detect'})[:length])
     with pytest.raises(PlanError, match='was cut off'):
@@ -201,14 +201,14 @@ def test_engine_of_ultralytics_that_was_cut_off_is_named(tmp_path: Path, length:
 @pytest.mark.parametrize(
     'content', [b'\x08\x09\x12\x07pytorch' * 20, b'PK\x03\x04' * 50, b'{"a": 1}' * 20, bytes(200)]
 )
-def test_file_that_is_no_plan_is_named(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_plan_is_named(tmp_path, content):
     path = tmp_path / 'best.engine'
     path.write_bytes(content)
     with pytest.raises(PlanError, match=r'is no TensorRT plan: it begins with'):
         read_plan(path)
 
 
-def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(PlanError, match=r'cannot be read: \[Errno 2\] No such file'):
         read_plan(tmp_path / 'best.engine')
 
@@ -226,7 +226,7 @@ with PlanPlace(sys.argv[2], KEY, Path(sys.argv[1])).lock():
 
 
 @pytest.mark.parametrize('ending', ['orderly', 'killed'])
-def test_second_process_waits_for_the_first_however_it_ends(place: PlanPlace, ending: str) -> None:
+def test_second_process_waits_for_the_first_however_it_ends(place, ending):
     here = Path(__file__).parent
     holder = subprocess.Popen(
         [sys.executable, '-c', HOLD_LOCK, place.folder, 'my model', here],
@@ -258,14 +258,12 @@ def test_second_process_waits_for_the_first_however_it_ends(place: PlanPlace, en
         assert not had_to_wait
 
 
-def test_locks_of_two_plans_are_independent(place: PlanPlace) -> None:
+def test_locks_of_two_plans_are_independent(place):
     with place.lock(), for_another(place, batch=1).lock() as waited:
         assert not waited
 
 
-def test_cache_lies_where_the_user_keeps_caches(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_cache_lies_where_the_user_keeps_caches(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     assert PlanPlace('my model', KEY).folder == tmp_path / 'cone_perception' / 'engines'
     monkeypatch.delenv('XDG_CACHE_HOME')

@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -79,7 +78,7 @@ print('tensorrt', trt.__version__)
 """
 
 
-def test_names_and_signatures_are_those_of_the_bindings(tmp_path: Path, repository: Path) -> None:
+def test_names_and_signatures_are_those_of_the_bindings(tmp_path, repository):
     if importlib.util.find_spec('tensorrt_bindings') is None:
         pytest.skip('the bindings of TensorRT are not installed (tensorrt-cu13-bindings)')
     compiler = shutil.which(os.environ.get('CC', 'cc'))

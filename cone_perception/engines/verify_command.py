@@ -55,10 +55,6 @@ DISTRIBUTIONS = (
     'tensorrt', 'tensorrt_cu12', 'tensorrt_cu13', 'tensorrt-rtx-cu13-bindings', 'pycuda',
     'cuda-bindings', 'numpy', 'opencv-python',
 )  # fmt: skip
-COLUMNS = (
-    'network', 'precision', 'batch', 'result', 'convolutions', 'score error', 'mean IoU',
-    'network, ms', '720p to cones, ms', 'build, s', 'MB',
-)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -231,7 +227,8 @@ def make_page(found: Mapping[str, Any]) -> Page:
     """One page for a person; the JSON is inside of it too."""
     machine = {'command': found['command'], **found['machine'], **found['machine']['versions']}
     facts = [[name, str(value)] for name, value in machine.items() if name != 'versions']
-    engines = Table(COLUMNS, [_row(report) for report in found['engines']], words=(1, 3, 4))
+    rows = [_row(report) for report in found['engines']]
+    engines = Table([*rows[0]] if rows else (), [[*row.values()] for row in rows], words=(1, 3, 4))
     note = 'Milliseconds: median (99th percentile), picture and answer in host memory.'
     return Page(
         f'Engines of {found["model"]["name"]}',
@@ -252,16 +249,24 @@ def make_page(found: Mapping[str, Any]) -> Page:
     )
 
 
-def _row(report: EngineReport) -> list[str | Cell]:
+def _row(report: EngineReport) -> dict[str, str | Cell]:
+    """Column -> what the report says."""
     passport, check = report.passport or {}, report.check or {}
-    counts = ', '.join(f'{n} {p}' for p, n in passport.get('convolutions', {}).items())
-    size = f'{passport["plan_bytes"] / 1e6:.1f}' if passport else ''
-    return [
-        report.network, report.precision, str(report.batch),
-        Cell('failed', tone='bad') if report.failure else Cell('passed', tone='good'),
-        counts, _figure(check.get('score_error_mean')), _figure(check.get('mean_iou')),
-        _ms(report.latency), _ms(report.frame_latency), str(passport.get('build_s', '')), size,
-    ]  # fmt: skip
+    counts = passport.get('convolutions', {})
+    score_error, mean_iou = check.get('score_error_mean'), check.get('mean_iou')
+    return {
+        'network': report.network,
+        'precision': report.precision,
+        'batch': str(report.batch),
+        'result': Cell('failed', tone='bad') if report.failure else Cell('passed', tone='good'),
+        'convolutions': ', '.join(f'{count} {name}' for name, count in counts.items()),
+        'score error': '' if score_error is None else f'{score_error:.4f}',
+        'mean IoU': '' if mean_iou is None else f'{mean_iou:.4f}',
+        'network, ms': _ms(report.latency),
+        '720p to cones, ms': _ms(report.frame_latency),
+        'build, s': str(passport.get('build_s', '')),
+        'MB': f'{passport["plan_bytes"] / 1e6:.1f}' if passport else '',
+    }
 
 
 def _details(report: EngineReport) -> list[Block]:
@@ -275,10 +280,6 @@ def _details(report: EngineReport) -> list[Block]:
     if report.passport:
         blocks.append(Listing('Passport', to_json(report.passport, indent=2), 'json'))
     return blocks
-
-
-def _figure(value: float | None) -> str:
-    return '' if value is None else f'{value:.4f}'
 
 
 def _ms(latency: Latency | None) -> str:
