@@ -22,17 +22,10 @@ from cone_perception.engines.tensorrt.gpu import read_gpu
 from cone_perception.errors import EngineError
 
 PACKAGES = (
-    'numpy',
-    'opencv-python',
-    'openvino',
-    'onnxruntime',
-    'tensorrt',
-    'tensorrt-rtx',
-    'pycuda',
-    'rosbags',
-    'rosbags-image',
-    'psutil',
-)
+    'numpy', 'opencv-python', 'openvino', 'onnxruntime', 'tensorrt', 'tensorrt_cu12',
+    'tensorrt_cu13', 'tensorrt-rtx', 'tensorrt-rtx-cu13-bindings', 'pycuda', 'cuda-bindings',
+    'rosbags', 'rosbags-image', 'psutil',
+)  # fmt: skip
 
 NOT_TOLD = 'not told'
 GIT_TIMEOUT_S = 10.0

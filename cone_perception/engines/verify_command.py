@@ -31,7 +31,7 @@ from cone_perception.engines.check import (
     run_of,
 )
 from cone_perception.engines.events import BuildEvent, print_event
-from cone_perception.engines.machine import describe_host, installed_versions
+from cone_perception.engines.machine import describe_host
 from cone_perception.engines.tensorrt.order import (
     BuildPolicy,
     EngineOrder,
@@ -51,10 +51,6 @@ from cone_perception.types import CameraPicture, Detections, Frame, GpuRuntimeCh
 
 FRAME_HEIGHT_PX, FRAME_WIDTH_PX = 720, 1280
 BOX_TOLERANCE_PX = 0.5
-DISTRIBUTIONS = (
-    'tensorrt', 'tensorrt_cu12', 'tensorrt_cu13', 'tensorrt-rtx-cu13-bindings', 'pycuda',
-    'cuda-bindings', 'numpy', 'opencv-python',
-)  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -128,7 +124,7 @@ def verify(
         'passed': bool(reports) and not any(report.failure for report in reports),
         'time': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'command': ' '.join(sys.argv),
-        'machine': {**describe_host(), 'versions': installed_versions(DISTRIBUTIONS)},
+        'machine': describe_host(),
         'model': {
             'name': card.name,
             'networks': card.networks,

@@ -24,7 +24,7 @@ from cone_perception.engines.tensorrt.gpu import import_runtime, make_logger
 from cone_perception.engines.tensorrt.order import EngineOrder
 from cone_perception.engines.tensorrt.plans import Compiled, writing
 from cone_perception.errors import EngineError
-from cone_perception.files import write_whole
+from cone_perception.files import slug, write_whole
 from cone_perception.types import GpuRuntime, Precision
 
 PROGRESS_EVERY_S = 0.5
@@ -54,14 +54,14 @@ def compile_apart(order: EngineOrder) -> Compiled:
     """
     key = order.key
     here = bool(key.gpu)  # else it is compiled for a GPU that is not here
-    names = ('the compiler', 'the network could not be compiled.')
+    measured = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
     return _work_apart(
         order,
-        names,
+        ('the compiler', 'the network could not be compiled.'),
         target=f'SM{key.compute_capability.replace(".", "")}',
         precision=key.precision,
         inspect=here,
-        timing_cache=order.place.timing_cache if here else None,
+        timing_cache=order.place.folder / f'timing-{measured}.bin' if here else None,
     )
 
 
@@ -114,7 +114,8 @@ def compile_network(
 ) -> Compiled:
     """Parse and compile an ONNX file in this process.
 
-    target: compute capability, as SM89: of this machine's GPU for TensorRT. inspect: ask the
+    target: compute capability, as SM89: of this machine's GPU for TensorRT. timing_cache: file of
+    the compiler's measurements on this GPU, with which the next build is faster. inspect: ask the
     finished engine for its layers, which needs the GPU; else they are read from the build log.
     Raises EngineError when the compiler refuses.
     """
@@ -129,7 +130,14 @@ def compile_network(
     monitor = make_monitor(trt, on_event)
     config.progress_monitor = monitor
     if provider == 'tensorrt_rtx':
-        _set_target(trt, config, target)
+        known = trt.ComputeCapability.__members__
+        if target not in known:
+            raise EngineError(
+                f'TensorRT-RTX {trt.__version__} does not compile for {target}, only for '
+                f'{", ".join(name for name in known if name.startswith("SM"))}.'
+            )
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(known[target], 0)
     elif timing_cache:
         path = Path(timing_cache)
         earlier = path.read_bytes() if path.is_file() else b''
@@ -190,17 +198,6 @@ def _parse(
     layers = (definition.get_layer(index) for index in range(definition.num_layers))
     convolutions = [layer.name for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
     return builder, definition, parser, convolutions
-
-
-def _set_target(trt: Any, config: Any, target: str) -> None:
-    known = trt.ComputeCapability.__members__
-    if target not in known:
-        raise EngineError(
-            f'TensorRT-RTX {trt.__version__} does not compile for {target}, only for '
-            f'{", ".join(name for name in known if name.startswith("SM"))}.'
-        )
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(known[target], 0)
 
 
 def _inspect(trt: Any, logger: Any, plan: bytes) -> tuple[Layer, ...]:

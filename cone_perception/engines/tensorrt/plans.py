@@ -132,13 +132,6 @@ class PlanPlace:
     def path(self) -> Path:
         return self.folder / f'{self._stem}-{self.key.sha256()[:12]}.plan'
 
-    @property
-    def timing_cache(self) -> Path:
-        """File of the compiler's measurements on this GPU: the next build is faster."""
-        key = self.key
-        name = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
-        return self.folder / f'timing-{name}.bin'
-
     def __str__(self) -> str:
         key = self.key
         return f'{self.model} ({key.precision}, batch {key.batch}, {key.provider})'
