@@ -128,12 +128,12 @@ class StandIn:
 
 
 def crowded_boxes(random: np.random.Generator) -> Float32:
-    """(4 + CLASSES, CELLS): boxes around some places, one in ten of them above the thresholds."""
-    places = random.uniform(0, WIDTH, (2, CELLS // 12)).repeat(12, axis=1)
+    """(4 + CLASSES, CELLS): boxes around some places, one in twenty above the thresholds."""
+    places = random.uniform(0, WIDTH, (2, CELLS // 80)).repeat(80, axis=1)
     centres = places + random.normal(0, 4, places.shape)
-    sizes = random.uniform(8, 60, places.shape)
+    sizes = random.uniform(30, 60, places.shape)
     scores = random.uniform(0, 0.4, (CLASSES, CELLS))
-    scores[random.integers(0, CLASSES, CELLS // 10), ::10] = random.uniform(0.5, 1, CELLS // 10)
+    scores[random.integers(0, CLASSES, CELLS // 20), ::20] = random.uniform(0.5, 1, CELLS // 20)
     return np.concatenate([centres, sizes, scores]).astype(np.float32)
 
 
@@ -195,11 +195,11 @@ def measure_accuracy() -> dict[str, Any]:
                 'worst_grey_levels': float(off.max()),
                 'share_that_differs': round(float((off > 0).mean()), 5),
             }
-    # The boxes are the same for every picture.
+    # The boxes are the same for every picture, and fewer than the GPU's lists hold.
     assert answer.output is not None
     decoded = decode(answer.output[0], 'anchors', THRESHOLDS, NMS_IOU)
     found = read_answer(answer.answers[0], CLASSES)
-    assert found is not None  # as many as the lists hold
+    assert found is not None
     boxes = {'count': len(decoded), 'difference': difference_of(found, decoded)}
     return {'letterbox': letterboxed, 'boxes': boxes}
 
