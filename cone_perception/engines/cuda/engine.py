@@ -199,27 +199,20 @@ class CudaWorker:
     def _live(self, open_device: Callable[[], CudaDevice], opened: Future[CudaDevice]) -> None:
         try:
             device = open_device()
-        except BaseException as error:
-            opened.set_exception(error)
-            if isinstance(error, EngineLostError):
-                self._stay()
-            return
-        try:
             opened.set_result(device)
             self._serve(device)
             device.close()
             self._ended.set_result(None)
         except EngineLostError as error:
+            if not opened.done():
+                opened.set_exception(error)
             self._give_up(error, [])
             self._ended.set_exception(error)
-            self._stay()
-
-    def _stay(self) -> None:
-        """Never return: pycuda aborts the process when a thread ends that still has a context.
-
-        A broken context cannot be put down, so this thread lasts until the process ends.
-        """
-        threading.Event().wait()
+            # A broken context cannot be put down, and pycuda aborts the process when a thread ends
+            # that still has one: this one lasts until the process ends.
+            threading.Event().wait()
+        except BaseException as error:
+            opened.set_exception(error)
 
     def _serve(self, device: CudaDevice) -> None:
         """Do what comes until close(). Raises EngineLostError after telling who waits."""
