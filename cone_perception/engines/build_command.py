@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     bundle = read_bundle(args.bundle)
     policy = BuildPolicy(on_event=print_event)
+    asked = bundle, args.precision, args.batch, policy
     if args.plan:
         precision = None if args.precision == 'best' else args.precision
         order, plan = adopt_plan(bundle, args.plan, precision, args.batch, policy)
@@ -63,15 +64,13 @@ def run(args: argparse.Namespace) -> int:
         plans = [plan]
     elif args.target:
         provider: GpuRuntime = 'tensorrt' if args.provider == 'tensorrt' else 'tensorrt_rtx'
-        gpu = target_gpu(args.target, provider)
-        orders = make_orders(bundle, args.precision, args.batch, policy, provider, gpu)
+        orders = make_orders(*asked, provider, target_gpu(args.target, provider))
         plans = [provide_plan(order) for order in orders]
         for order, plan in zip(orders, plans, strict=True):
             print(describe_plan(order, plan))
         print(f'Not compared with FP32: that needs a GPU of {args.target}.')
     else:
-        orders = make_orders(bundle, args.precision, args.batch, policy, args.provider)
-        built = build_engines(orders, print)
+        built = build_engines(make_orders(*asked, args.provider), print)
         for engine in built:
             print(engine)
         plans = [keep_fastest(built, print).plan if args.precision == 'best' else built[0].plan]

@@ -43,10 +43,9 @@ def describe_host() -> dict[str, Any]:
     """
     pages, page_bytes = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
     commit, dirty = read_commit(Path(__file__).resolve().parents[2])
-    try:
+    gpu = None
+    with contextlib.suppress(EngineError):
         gpu = read_gpu()
-    except EngineError:
-        gpu = None
     return {
         'processor': processor_name(),
         'architecture': platform.machine(),
