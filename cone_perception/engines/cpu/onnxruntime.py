@@ -28,10 +28,8 @@ class OnnxRuntimeEngine:
             )
         except Exception as error:  # its exception classes share no public base but Exception
             raise ModelError(f'{path} cannot be read as ONNX: {error}') from error
-        network_input, network_output = (
-            self._session.get_inputs()[0],
-            self._session.get_outputs()[0],
-        )
+        session = self._session
+        network_input, network_output = session.get_inputs()[0], session.get_outputs()[0]
         self._input_name = network_input.name
         self._preprocessing = preprocessing
         self.info = EngineInfo(
@@ -42,7 +40,7 @@ class OnnxRuntimeEngine:
             output_shape=_fixed(network_output.shape, path),
             network_sha256=network.sha256,
             class_names=class_names_from(
-                self._session.get_modelmeta().custom_metadata_map.get('names', '')
+                session.get_modelmeta().custom_metadata_map.get('names', '')
             ),
         )
 

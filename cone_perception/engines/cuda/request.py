@@ -33,36 +33,27 @@ BYTES_PER_PIXEL = (3, 3, 4, 4, 1, 2, 2)
 
 _BAD_SCORE, _BAD_CLASS, _BAD_BOX = 1, 2, 4
 
+
+def _integers(names: str) -> list[tuple[str, type[np.int32]]]:
+    """Members of a struct that are int."""
+    return [(name, np.int32) for name in names.split()]
+
+
 PICTURE = np.dtype(
-    [
-        (name, np.int32)
-        for name in (
-            *('offset', 'width', 'height', 'step', 'format'),
-            *('inner_width', 'inner_height', 'left', 'top'),
-            *('candidates', 'flags', 'worst_class'),
-        )
-    ]
+    _integers('offset width height step format inner_width inner_height left top')
+    + _integers('candidates flags worst_class')
 )
 REQUEST = np.dtype(
     [
-        ('pictures', np.int32),
-        ('classes', np.int32),
+        *_integers('pictures classes'),
         ('nms_iou', np.float32),
         ('thresholds', np.float32, MAX_CLASSES),
         ('picture', PICTURE, MAX_BATCH),
     ]
 )
 CANDIDATE_BYTES = 28
-BOX = np.dtype([('xyxy', np.float32, 4), ('score', np.float32), ('class_id', np.int32)])
-ANSWER = np.dtype(
-    [
-        ('candidates', np.int32),
-        ('kept', np.int32),
-        ('flags', np.int32),
-        ('worst_class', np.int32),
-        ('boxes', BOX, MAX_KEPT),
-    ]
-)
+BOX = np.dtype([('xyxy', np.float32, 4), ('score', np.float32), *_integers('class_id')])
+ANSWER = np.dtype([*_integers('candidates kept flags worst_class'), ('boxes', BOX, MAX_KEPT)])
 
 _ALIGNMENT = 256
 FIRST_PICTURE = -(-REQUEST.itemsize // _ALIGNMENT) * _ALIGNMENT
