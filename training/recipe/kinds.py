@@ -34,10 +34,6 @@ from training.recipe.sources import SOURCES
 STRIDE_PX = 32
 """Stride of the network: an input's side is a multiple of it."""
 
-PROJECT_NEVER = frozenset('/\\#?%:')
-PROJECT_LENGTH = 128
-"""Signs that wandb 0.31 refuses in a project's name, and the most letters that it may have."""
-
 
 def list_names(names: Iterable[str]) -> str:
     """Names for the end of a sentence."""
@@ -55,24 +51,6 @@ def refuse(wrong: Callable[[Any], object], why: str, when: Any = AfterValidator)
     return when(check)
 
 
-def _check_side(side_px: int) -> int:
-    if side_px % STRIDE_PX:
-        below = side_px // STRIDE_PX * STRIDE_PX
-        raise ValueError(
-            f'{side_px} is no multiple of {STRIDE_PX}, the stride of the network: take '
-            f'{below} or {below + STRIDE_PX}'
-        )
-    return side_px
-
-
-def _check_project(name: str) -> str:
-    if wrong := sorted(set(name) & PROJECT_NEVER):
-        raise ValueError(f'{name!r} holds {list_names(wrong)}, which W&B never takes')
-    if len(name) > PROJECT_LENGTH:
-        raise ValueError(f'has {len(name)} letters, W&B takes {PROJECT_LENGTH}')
-    return name
-
-
 def _check_device(device: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
         found = validate(device)
@@ -81,13 +59,6 @@ def _check_device(device: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     if found == ():
         raise ValueError(f"{device!r} is no device: cpu, a GPU's number as 0, or [0, 1]")
     return found
-
-
-def check_dataset(name: str, datasets: Iterable[str] | None) -> str:
-    """The name of a data set. Raises ValueError where it is none of `datasets`; None: unknown."""
-    if datasets is not None and name not in datasets:
-        raise ValueError(f'{name!r} is not among the datasets: {list_names(datasets)}')
-    return name
 
 
 def _twice(values: Sequence[int]) -> bool:
@@ -102,7 +73,7 @@ Degrees = Annotated[Number, Field(ge=0, le=180)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Pixels = Annotated[int, Field(strict=True, ge=STRIDE_PX)]
-InputSide = Annotated[Pixels, AfterValidator(_check_side)]
+InputSide = Annotated[Pixels, Field(multiple_of=STRIDE_PX)]
 FilePath = Annotated[
     Path, AfterValidator(Path.expanduser), refuse(lambda path: path == Path(), 'must be a path')
 ]
@@ -143,7 +114,13 @@ Device = Annotated[
     | Annotated[tuple[CountOrZero, ...], refuse(_twice, '{value} names one twice')],
     WrapValidator(_check_device),
 ]
-TrackingProject = Annotated[str, AfterValidator(_check_project)]
+TrackingProject = Annotated[  # as wandb 0.31 takes it
+    str,
+    Field(max_length=128),
+    refuse(
+        lambda name: set(name) & set('/\\#?%:'), '{value!r} holds one of /\\#?%:, as W&B forbids'
+    ),
+]
 Optimizer = Annotated[
     Literal['SGD', 'AdamW', 'Adam', 'MuSGD'],
     refuse(
@@ -173,22 +150,6 @@ Problem = tuple[Key, str]
 """A value that cannot be, and why."""
 
 Kind = TypeVar('Kind')
-
-WANTED = {
-    'string': 'a text',
-    'path': 'a path',
-    'int': 'a whole number without quotes',
-    'float': 'a number without quotes, as 0.001 or 1e-3',
-    'finite': 'a number without quotes, as 0.001 or 1e-3',
-    'bool': 'true or false',
-    'tuple': 'a list, as [0, 1]',
-    'mapping': 'a mapping of `name: value`',
-    'dict': 'a mapping of `name: value`',
-    'dataclass': 'a mapping of `key: value`',
-}
-"""First word of pydantic's error -> what the value has to be."""
-
-LIMITS = {'ge': 'at least', 'gt': 'above', 'le': 'at most', 'lt': 'below'}
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
@@ -227,13 +188,11 @@ def _tell(kind: Any, key: Key, found: Any) -> str:
     if error == 'literal_error':
         allowed = re.findall("'(.*?)'", context['expected'])
         return f'{value!r} is not known{hint(str(value), allowed)}'
-    for limit, words in LIMITS.items():
-        if limit in context:
-            return f'{value} is not possible: it must be {words} {context[limit]:g}'
     if 'error' in context:
         return str(context['error'])
-    wanted = WANTED.get(error.partition('_')[0])
-    return f'must be {wanted}' if wanted else str(found['msg'])
+    told = found['msg'].replace('Input should be', 'it has to be')
+    told = told.replace('tuple', 'list').replace('dictionary', 'mapping')  # as YAML's users say
+    return f'{value!r:.60} is refused: {told}'
 
 
 def _fields_at(kind: Any, key: Key) -> list[str]:

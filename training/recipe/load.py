@@ -12,15 +12,16 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cone_perception.errors import OutputError, RecipeError, told_as
 from cone_perception.files import without_nan, write_whole
-from training.recipe.kinds import Key, Problem, problems_of
+from training.recipe.kinds import Key, Problem, list_names, problems_of
 from training.recipe.recipe import Recipe
-from training.recipe.tree import Tree, merge, plain_values, read_tree
+from training.recipe.tree import LISTS, Tree, merge, plain_values, read_tree
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -34,9 +35,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     known = [entry.name for entry in fields(Recipe)]
     for text in overrides:
         tree.change(text, known)
+    values = plain_values(tree.values)
+    tree.add_problems(_dataset_problems(values))
     try:
-        values = plain_values(tree.values)
-        recipe = TypeAdapter(Recipe).validate_python(values, context={})
+        recipe = TypeAdapter(Recipe).validate_python(values)
         tree.add_problems(_file_problems(recipe))
     except ValidationError as error:
         tree.add_problems(problems_of(Recipe, error))
@@ -67,6 +69,20 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Tree:
         {**under.places, **tree.places},
         {**under.mistakes, **tree.mistakes},
     )
+
+
+def _dataset_problems(values: Any) -> Iterator[Problem]:
+    """Tell names of data sets that the recipe does not have, whatever else is wrong in it."""
+    datasets = values.get('datasets')
+    named: dict[Key, Any] = {('target',): values.get('target')}
+    for kind in LISTS:
+        stages = values.get(kind)
+        for place, stage in enumerate(stages if isinstance(stages, list) else ()):
+            if isinstance(stage, dict):
+                named[kind, place, 'data'] = stage.get('data')
+    for key, name in named.items():
+        if isinstance(datasets, dict) and isinstance(name, str) and name not in datasets:
+            yield key, f'{name!r} is not among the datasets: {list_names(datasets)}'
 
 
 def _file_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -107,9 +123,9 @@ def find_recipe(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    shipped = shipped_recipes()
-    if name_or_path.replace('-', '_') in shipped:
-        return shipped[name_or_path.replace('-', '_')]
+    shipped, name = shipped_recipes(), name_or_path.replace('-', '_')
+    if name in shipped:
+        return shipped[name]
     raise RecipeError(
         f'no recipe {name_or_path!r}: neither a file nor one of {", ".join(shipped) or "(none)"}'
     )
@@ -117,16 +133,11 @@ def find_recipe(name_or_path: str) -> Path:
 
 def shipped_recipes() -> dict[str, Path]:
     """Name -> file of the recipes that come with the package."""
-    folder = shipped_folder()
-    files = sorted(folder.glob('*.yaml')) if folder is not None else []
-    return {path.stem: path for path in files if path.stem not in NETWORKS}
+    files = sorted(shipped_folder().glob('*.yaml'))
+    return {path.stem: path for path in files if path.stem != 'tiny'}  # which is a network
 
 
-NETWORKS = ('tiny',)
-"""Files among the shipped recipes that are architectures."""
-
-
-def shipped_folder() -> Path | None:
+def shipped_folder() -> Path:
     """Folder of the recipes: in a checkout, or below the prefix that the package lies in.
 
     The prefix is found from this file upwards, which serves pip (any prefix) and colcon alike.
@@ -134,7 +145,7 @@ def shipped_folder() -> Path | None:
     here = Path(__file__).resolve()
     candidates = [here.parents[2] / 'config' / 'training']
     candidates += [parent / 'share' / 'training' / 'config' for parent in here.parents]
-    return next((folder for folder in candidates if folder.is_dir()), None)
+    return next((folder for folder in candidates if folder.is_dir()), candidates[0])
 
 
 def find_model(model: str) -> Path | str:
@@ -152,9 +163,9 @@ def find_model(model: str) -> Path | str:
             f'(https://github.com/ultralytics/assets/releases has {path.name} of its own networks),'
             f' or start from nothing: model={path.stem}.yaml'
         )
-    folder = shipped_folder()
-    if folder is not None and (folder / model).is_file():
-        return folder / model
+    shipped = shipped_folder() / model
+    if shipped.is_file():
+        return shipped
     if architecture_file(model) is not None:
         return model
     raise RecipeError(
@@ -165,8 +176,7 @@ def find_model(model: str) -> Path | str:
 def architecture_file(model: str) -> Path | None:
     """YAML file of an architecture; that of yolo12n.pt too, by its name. None: not known here."""
     path = Path(model)
-    folder = shipped_folder()
-    for candidate in (path, *([folder / path.name] if folder is not None else [])):
+    for candidate in (path, shipped_folder() / path.name):
         if candidate.suffix in ('.yaml', '.yml') and candidate.is_file():
             return candidate
     package = importlib.util.find_spec('ultralytics')  # which does not import it

@@ -81,11 +81,6 @@ class Stage:
     crops_per_picture: kinds.CountOrZero = 0
     crop_width: Annotated[kinds.Pixels, Field(validate_default=True)] = 640
 
-    @field_validator('data')
-    @classmethod
-    def _check_data(cls, data: str, info: ValidationInfo) -> str:
-        return kinds.check_dataset(data, (info.context or {}).get('datasets'))
-
     @field_validator('warmup_bias_lr')
     @classmethod
     def _check_bias_rate(cls, value: float, info: ValidationInfo) -> float:
@@ -231,21 +226,6 @@ class Recipe:
     gate: GateLimits = field(default_factory=GateLimits)
     leaks: Leaks = field(default_factory=Leaks)
     tracking: Tracking = field(default_factory=Tracking)
-
-    @field_validator('datasets')
-    @classmethod
-    def _note_datasets(
-        cls, datasets: Mapping[str, DataSet], info: ValidationInfo
-    ) -> Mapping[str, DataSet]:
-        """Let the stages, which are checked later, know the data sets."""
-        if info.context is not None:
-            info.context['datasets'] = datasets
-        return datasets
-
-    @field_validator('target')
-    @classmethod
-    def _check_target(cls, target: str, info: ValidationInfo) -> str:
-        return kinds.check_dataset(target, info.data.get('datasets'))
 
     @field_validator('stages', 'baseline')
     @classmethod
