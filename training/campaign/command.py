@@ -60,15 +60,24 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or recipe.name
     if not re.fullmatch(r'[\w][\w.-]*', name):
         raise RecipeError(f'--name {name}: give the name of a folder, not a path.')
-    given: Recipe | None = replace(recipe, name=name)
-    if args.resume and not args.recipe:
-        given = None  # whatever recipe that campaign has
+    recipe = replace(recipe, name=name)
     folder = CampaignFolder(args.runs.absolute() / name)
     baselines = read_baselines(args.baseline)
-    if args.resume and not folder.state.is_file():
-        open_campaign(folder, given, baselines, resume=True)  # raises, and makes no folder
+    if args.resume and not folder.state.is_file():  # and no folder is made
+        raise OutputError(
+            f'there is no campaign in {folder.root} to resume. Start it without --resume, or '
+            'give --runs and --name of the one you mean.'
+        )
     with folder.lock():
-        recipe, state = open_campaign(folder, given, baselines, args.resume)
+        if folder.state.is_file():
+            # Without a recipe, whatever recipe that campaign has.
+            given = recipe if args.recipe or not args.resume else None
+            recipe, state = resume_campaign(folder, given, baselines, args.resume)
+        else:
+            state = State(folder.name, recipe_sha256(recipe), now(), baselines=baselines)
+            check(Campaign(folder, recipe, state))  # what is refused leaves no campaign behind
+            save_recipe(recipe, folder.recipe)
+            folder.write_state(state)
         say(f'campaign {name} in {folder.root}')
         return int(run_campaign(folder, recipe, state))
 
@@ -90,9 +99,9 @@ def read_recipe(words: Sequence[str]) -> Recipe:
     )
 
 
-def read_baselines(texts: Sequence[str]) -> dict[str, Path]:
-    """NAME=WEIGHTS -> name: path."""
-    found: dict[str, Path] = {}
+def read_baselines(texts: Sequence[str]) -> dict[str, str]:
+    """NAME=WEIGHTS -> name: absolute path."""
+    found: dict[str, str] = {}
     for text in texts:
         name, equals, path = text.partition('=')
         if not equals or not re.fullmatch(r'\w[\w-]*', name) or not path or name in found:
@@ -100,7 +109,7 @@ def read_baselines(texts: Sequence[str]) -> dict[str, Path]:
                 f'--baseline {text}: write NAME=WEIGHTS, each name once, as '
                 'production=weights/team.pt'
             )
-        found[name] = Path(path).expanduser()
+        found[name] = str(Path(path).expanduser().absolute())
     return found
 
 
@@ -108,48 +117,28 @@ MACHINE_KEYS = ('device', 'workers', 'cache')
 """Keys of a recipe that say where and how quickly it runs, not what is trained."""
 
 
-def open_campaign(
-    folder: CampaignFolder,
-    recipe: Recipe | None,
-    baselines: Mapping[str, Path],
-    resume: bool,
+def resume_campaign(
+    folder: CampaignFolder, recipe: Recipe | None, baselines: Mapping[str, str], resume: bool
 ) -> tuple[Recipe, State]:
-    """The campaign's recipe and state; a new one is written first.
+    """The recipe and state of a campaign that was started before.
 
-    recipe: None takes the one that the campaign was started with. Raises OutputError where
-    `resume` does not fit what lies in the folder, RecipeError for another recipe than it had, and
-    what `steps.check` raises for a new one.
+    recipe: None takes the one that it was started with. resume: was asked for. Raises OutputError
+    where it was not, and the campaign is unfinished, RecipeError for another recipe than it had.
     """
-    exists = folder.state.is_file()
-    if resume and not exists:
-        raise OutputError(
-            f'there is no campaign in {folder.root} to resume. Start it without --resume, or '
-            'give --runs and --name of the one you mean.'
-        )
-    if not exists:
-        if recipe is None:
-            raise RecipeError('a new campaign needs a recipe.')
-        state = State(folder.name, recipe_sha256(recipe), now(), baselines=_texts(baselines))
-        check(Campaign(folder, recipe, state))  # what is refused leaves no campaign behind
+    state, first = folder.read_state(), load_recipe(folder.recipe)
+    changed = changed_keys(without_nan(first), without_nan(recipe)) if recipe else []
+    may_change = resume and not is_finished(state) and all(map(is_of_machine, changed))
+    if recipe and changed and may_change:
         save_recipe(recipe, folder.recipe)
-        folder.write_state(state)
-        return recipe, state
-    state = folder.read_state()
-    first = load_recipe(folder.recipe)
-    if recipe is not None:
-        changed = changed_keys(without_nan(first), without_nan(recipe))
-        if changed and resume and not is_finished(state) and all(map(is_of_machine, changed)):
-            save_recipe(recipe, folder.recipe)
-            state.recipe_sha256 = recipe_sha256(recipe)
-            message = f'goes on with another {", ".join(changed)}'
-            folder.log_event('warning', 'recipe', message)
-            first = recipe
-        elif changed:
-            raise RecipeError(
-                f'the campaign in {folder.root} was started with another {", ".join(changed)}. '
-                'Go on with the recipe as it was, or give another --name.'
-            )
-    if baselines and _texts(baselines) != state.baselines:
+        state.recipe_sha256 = recipe_sha256(recipe)
+        folder.log_event('warning', 'recipe', f'goes on with another {", ".join(changed)}')
+        first = recipe
+    elif changed:
+        raise RecipeError(
+            f'the campaign in {folder.root} was started with another {", ".join(changed)}. '
+            'Go on with the recipe as it was, or give another --name.'
+        )
+    if baselines and baselines != state.baselines:
         raise RecipeError(
             f'the campaign in {folder.root} was started with the baselines '
             f'{state.baselines or "(none)"}. Give the same ones, or another --name.'
@@ -184,7 +173,3 @@ def _leaves(value: Any, key: str = '') -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f'{key}.{name}'.lstrip('.'))
     else:
         yield key, value
-
-
-def _texts(paths: Mapping[str, Path]) -> dict[str, str]:
-    return {name: str(path.absolute()) for name, path in paths.items()}

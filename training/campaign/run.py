@@ -9,7 +9,6 @@ full disk, no memory and a closed terminal end a campaign in order.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -33,6 +32,7 @@ from training.runs.machine import (
     read_versions,
 )
 from training.runs.progress import read_progress, say
+from training.stage.guards import lacking
 
 
 def run_campaign(folder: CampaignFolder, recipe: Recipe, state: State) -> Outcome:
@@ -131,12 +131,9 @@ def _tolerate_full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if lacking(error) is None:
             raise
         say(f'the state could not be written: {error}')
-
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def ending_of(error: BaseException, folder: CampaignFolder) -> tuple[Outcome, str] | None:
@@ -147,19 +144,18 @@ def ending_of(error: BaseException, folder: CampaignFolder) -> tuple[Outcome, st
     if isinstance(error, KeyboardInterrupt):
         return Outcome.INTERRUPTED, f'interrupted. {again}'
     cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
-            return Outcome.OUT_OF_DISK, f'no space is left: {cause}. Make room. {again}'
-        # torch.OutOfMemoryError, without importing torch for it.
-        if isinstance(cause, MemoryError) or type(cause).__name__ == 'OutOfMemoryError':
-            reason = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip('.')
-            return (
-                Outcome.OUT_OF_MEMORY,
-                f'memory ran out: {reason}. Free the device, or give its stage a smaller batch, as '
-                f'stage1.batch=16. {again}',
-            )
+    while cause is not None and lacking(cause) is None:
         cause = cause.__cause__ or cause.__context__
-    return None
+    if cause is None:
+        return None
+    if isinstance(cause, OSError):
+        return Outcome.OUT_OF_DISK, f'no space is left: {cause}. Make room. {again}'
+    reason = (str(cause).splitlines() or [type(cause).__name__])[0].rstrip('.')
+    return (
+        Outcome.OUT_OF_MEMORY,
+        f'memory ran out: {reason}. Free the device, or give its stage a smaller batch, as '
+        f'stage1.batch=16. {again}',
+    )
 
 
 @contextlib.contextmanager

@@ -195,7 +195,7 @@ def train(campaign: Campaign, run: Run, stage: Stage, model: str | Path | None) 
         run=run.id,
         # The list of training pictures is cut already.
         stage=replace(stage, fraction=1.0),
-        model=find_model(str(model)),
+        model=str(model),
         data_yaml=data_yaml,
         seed=run.seed,
     )

@@ -157,8 +157,15 @@ def _files(layout: Layout, split: str) -> set[Path]:
     return {path.resolve() for path in layout.splits.get(split, ())}
 
 
-OUT_OF_MEMORY = ('out of memory', 'cublas_status_alloc_failed', 'unable to find an engine')
-"""What PyTorch says when a GPU's memory is full; the last two, Ultralytics takes so too."""
+def lacking(error: BaseException) -> StopReason | None:
+    """Tell what the machine lacks, by an error; None: it is something else."""
+    if isinstance(error, OSError):
+        return 'disk_full' if error.errno in {errno.ENOSPC, errno.EDQUOT} else None
+    text = str(error).lower()
+    # What PyTorch says when a GPU's memory is full; the last two, Ultralytics takes so too.
+    words = ('out of memory', 'cublas_status_alloc_failed', 'unable to find an engine')
+    of_torch = isinstance(error, RuntimeError) and any(word in text for word in words)
+    return 'out_of_memory' if of_torch or isinstance(error, MemoryError) else None
 
 
 @contextlib.contextmanager
@@ -166,23 +173,15 @@ def named_endings(stage: Stage) -> Iterator[None]:
     """Turn a full disk and full memory into StageStopped."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+    except Exception as error:
+        reason = lacking(error)
+        if reason is None:
             raise
-        raise StageStopped(
-            'disk_full',
-            f'no space is left ({error}). The last checkpoint is whole: make room, then go on.',
-        ) from error
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
-            raise
-        raise StageStopped(
-            'out_of_memory',
-            f'out of memory with a batch of {stage.batch} at {stage.imgsz} px. Go on with '
-            f'{stage.name}.batch={max(stage.batch // 2, 1)}: with nbs={stage.nbs} an optimizer '
-            f'step sees as many pictures as before. ({str(error)[:200]})',
-        ) from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    return any(words in str(error).lower() for words in OUT_OF_MEMORY)
+        message = f'no space is left ({error}). Make room, then go on: last.pt is whole.'
+        if reason == 'out_of_memory':
+            message = (
+                f'out of memory with a batch of {stage.batch} at {stage.imgsz} px. Go on with '
+                f'{stage.name}.batch={max(stage.batch // 2, 1)}: with nbs={stage.nbs} an optimizer '
+                f'step sees as many pictures as before. ({str(error)[:200]})'
+            )
+        raise StageStopped(reason, message) from error

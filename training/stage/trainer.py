@@ -24,17 +24,19 @@ prepare_ultralytics()
 import torch  # noqa: E402
 from ultralytics.data import build_yolo_dataset  # noqa: E402
 from ultralytics.engine import trainer as ultralytics_trainer  # noqa: E402
+from ultralytics.nn.tasks import load_checkpoint  # noqa: E402
 from ultralytics.utils import DEFAULT_CFG, RANK  # noqa: E402
 from ultralytics.utils.dist import ddp_cleanup, generate_ddp_command  # noqa: E402
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model  # noqa: E402
 
+from cone_perception.dataset.layout import read_layout  # noqa: E402
 from cone_perception.errors import EngineError, InstallError, ModelError, told_as  # noqa: E402
 from cone_perception.files import write_json  # noqa: E402
 from cone_perception.process import end_with_parent, on_sigterm  # noqa: E402
 from training.judging.validator import UnhurriedValidator  # noqa: E402
 from training.recipe.load import find_model  # noqa: E402
 from training.runs.progress import read_progress, say  # noqa: E402
-from training.runs.record import MAP50_95  # noqa: E402
+from training.runs.record import MAP50, MAP50_95  # noqa: E402
 from training.stage.guards import (  # noqa: E402
     MACHINE,
     GuardError,
@@ -54,7 +56,6 @@ from training.stage.sharded_trainer import (  # noqa: E402
     last_checkpoint,
     replace_file,
 )
-from training.stage.start_weights import validate_start  # noqa: E402
 from training.stage.tracking import TrackedRun  # noqa: E402
 
 __all__ = ['GuardError', 'StageJob', 'StageResult', 'StageStopped', 'StageTrainer', 'train_stage']
@@ -93,6 +94,44 @@ def train_stage(job: StageJob) -> StageResult:
     if not _is_complete(job, saved):
         _train(job, {'resume': str(checkpoint)})
     return _finish(job, record)
+
+
+def validate_start(job: StageJob, on_target: bool) -> dict[str, dict[str, float] | None]:
+    """Figures of the starting weights on the target's validation set and on the stage's own.
+
+    None for an architecture without weights, and for weights of other classes.
+    """
+    model = str(find_model(str(job.model)))
+    names = load_checkpoint(model)[0].names if model.endswith('.pt') else {}
+    if tuple(names.values()) != read_layout(job.target_yaml).names:
+        other = f'the starting weights know {len(names)} other classes'
+        told = other if names else 'the stage starts without weights: there is nothing to forget'
+        job.log('guard', 'start', told)
+        return {'target': None, 'own': None}
+    target = _validate(job, job.target_yaml)
+    own = target if on_target else _validate(job, job.data_yaml)
+    job.log('guard', 'start', f'starts from mAP50 {target[MAP50]:.4f} on the target', **target)
+    return {'target': target, 'own': own}
+
+
+def _validate(job: StageJob, data_yaml: Path) -> dict[str, float]:
+    """Ultralytics' figures of the job's starting weights on a validation split."""
+    gpus = job.recipe.gpus
+    settings = {
+        'model': str(job.model),
+        'data': str(data_yaml),
+        'split': 'val',
+        'imgsz': job.recipe.judging.imgsz,
+        'batch': min(job.stage.batch, 32),
+        'device': gpus[0] if gpus else 'cpu',
+        'workers': job.recipe.workers,
+        'plots': False,
+        'nms': job.arguments()['nms'],
+    }
+    job.file.parent.mkdir(parents=True, exist_ok=True)
+    with named_endings(job.stage), all_cores(not gpus):
+        figures = UnhurriedValidator(save_dir=job.file.parent, args=settings)()
+    return {name: round(float(value), 5) for name, value in figures.items()}
 
 
 def _train(job: StageJob, begin: dict[str, str]) -> None:
@@ -157,8 +196,7 @@ class StageTrainer(ShardedTrainer):
             ddp_cleanup(self, file)
         if status:
             self.record.raise_ending()
-            if self.terminated:
-                raise _terminated()
+            self._stop_if_terminated()
             raise EngineError(
                 f'the processes of the GPUs ended with status {status}: see their output above.'
             )
@@ -177,6 +215,11 @@ class StageTrainer(ShardedTrainer):
         if launcher:
             launcher.terminate()
 
+    def _stop_if_terminated(self) -> None:
+        if self.terminated:
+            told = 'asked to end (SIGTERM); goes on from its last epoch.'
+            raise StageStopped('terminated', told)
+
     def _leave(self, error: BaseException) -> None:
         """Tell the campaign, and the process that launched this one, why the stage ended."""
         if isinstance(error, (StageStopped, GuardError)):
@@ -189,7 +232,9 @@ class StageTrainer(ShardedTrainer):
 
     def _setup_train(self) -> None:
         known = ultralytics_trainer.check_amp
-        ultralytics_trainer.check_amp = has_mixed_precision
+        # It downloads weights to try float16 with them. A GPU that computes nonsense in float16
+        # ends at the guard of the loss.
+        ultralytics_trainer.check_amp = lambda _: self.device.type not in {'cpu', 'mps'}
         try:
             super()._setup_train()
         finally:
@@ -276,8 +321,7 @@ class StageTrainer(ShardedTrainer):
             self._bad_losses += 1
             if self._bad_losses > (SCALER_SKIPS if self.scaler.is_enabled() else 0):
                 raise _not_finite(self.epoch)
-        if self.terminated:
-            raise _terminated()
+        self._stop_if_terminated()
         self._batch += 1
 
     def _on_train_epoch_end(self) -> None:
@@ -351,21 +395,9 @@ def _finish(job: StageJob, record: StageRecord) -> StageResult:
     return result
 
 
-def _terminated() -> StageStopped:
-    return StageStopped('terminated', 'asked to end (SIGTERM); goes on from its last epoch.')
-
-
 def _not_finite(epoch: int) -> StageStopped:
     return StageStopped(
         'loss_not_finite',
         f'the loss is no finite number in epoch {epoch + 1}; last.pt is from before. Try a lower '
         'lr0, a longer warm-up, or amp: false.',
     )
-
-
-def has_mixed_precision(model: Any) -> bool:
-    """Takes the place of Ultralytics' check, which downloads weights to try float16 with them.
-
-    A GPU that computes nonsense in float16 ends at the guard of the loss.
-    """
-    return bool(next(model.parameters()).device.type not in {'cpu', 'mps'})
