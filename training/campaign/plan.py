@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -60,17 +60,17 @@ class StagePlan:
     stage: Stage
     pictures: int | None
     counted: str
-    batches: int | None
-    accumulation: int | None
-    warmup: int | None
-    steps: int | None
-    images: int | None
     weights: Rates
     biases: Rates
     head: Rates | None
     cost: Cost
-    hours: float | None
     folders: tuple[Path, ...]
+    batches: int | None = None
+    accumulation: int | None = None
+    warmup: int | None = None
+    steps: int | None = None
+    images: int | None = None
+    hours: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,32 +161,31 @@ def _plan_stage(
     cost: Cost,
 ) -> StagePlan:
     total, counted = found[stage.data]
-    pictures = batches = images = hours = None
-    if total:
-        pictures = max(1, round(total * stage.fraction)) * max(1, stage.crops_per_picture)
-        batches = count_batches(pictures, stage.batch, len(recipe.gpus))
-        images = pictures * stage.epochs
-        if cost.s_per_image is not None:
-            hours = images * cost.s_per_image / 3600
-    where = CampaignFolder(folder)
-    return StagePlan(
+    pictures = max(1, round((total or 0) * stage.fraction)) * max(1, stage.crops_per_picture)
+    batches = count_batches(pictures, stage.batch, len(recipe.gpus)) if total else 1000
+    where, muon = CampaignFolder(folder), stage.optimizer == 'MuSGD'
+    planned = StagePlan(
         arm=arm.name,
         stage=stage,
-        pictures=pictures,
+        pictures=pictures if total else None,
         counted=counted,
-        batches=batches,
-        accumulation=expected_accumulation(stage, batches) if batches else None,
-        warmup=warmup_batches(stage, batches) if batches else None,
-        steps=optimizer_steps(stage, batches) if batches else None,
-        images=images,
-        weights=stage_rates(stage, batches or 1000, stage.lr0, bias=False),
-        biases=stage_rates(stage, batches or 1000, stage.lr0, bias=True),
-        head=stage_rates(stage, batches or 1000, stage.lr0 * MUON_HEAD, bias=False)
-        if stage.optimizer == 'MuSGD'
-        else None,
+        weights=stage_rates(stage, batches, stage.lr0, bias=False),
+        biases=stage_rates(stage, batches, stage.lr0, bias=True),
+        head=stage_rates(stage, batches, stage.lr0 * MUON_HEAD, bias=False) if muon else None,
         cost=cost,
-        hours=hours,
         folders=tuple(where.stage(recipe, run_id(arm.name, seed), stage) for seed in recipe.seeds),
+    )
+    if not total:
+        return planned
+    images, s_per_image = pictures * stage.epochs, cost.s_per_image
+    return replace(
+        planned,
+        batches=batches,
+        accumulation=expected_accumulation(stage, batches),
+        warmup=warmup_batches(stage, batches),
+        steps=optimizer_steps(stage, batches),
+        images=images,
+        hours=images * s_per_image / 3600 if s_per_image is not None else None,
     )
 
 

@@ -58,8 +58,6 @@ from training.stage.sharded_trainer import (  # noqa: E402
 )
 from training.stage.tracking import TrackedRun  # noqa: E402
 
-__all__ = ['GuardError', 'StageJob', 'StageResult', 'StageStopped', 'StageTrainer', 'train_stage']
-
 JOB_VARIABLE = 'CONE_TRAINING_STAGE'
 """Environment variable that tells Ultralytics' child processes where the job's file is."""
 
@@ -350,16 +348,9 @@ class StageTrainer(ShardedTrainer):
     def _on_fit_epoch_end(self) -> None:
         if RANK not in {-1, 0}:
             return
-        now = time.monotonic()
-        spent_s, self._epoch_started = now - self._epoch_started, now
+        spent_s = time.monotonic() - self._epoch_started
+        self._epoch_started += spent_s
         self.record.update(seconds=self.record.read().get('seconds', 0.0) + spent_s)
-        self._say_epoch(spent_s)
-        self.record.check_forgetting()
-
-    def _on_train_end(self) -> None:
-        self._tracked.finish()
-
-    def _say_epoch(self, spent_s: float) -> None:
         folder = self.job.campaign
         losses = ' '.join(f'{name} {float(loss):.3f}' for name, loss in self.tloss.items())
         rate = max(group['lr'] for group in self.optimizer.param_groups)
@@ -367,6 +358,10 @@ class StageTrainer(ShardedTrainer):
             f'{read_progress(folder, folder.read_state())}; mAP50-95 {self.metrics[MAP50_95]:.4f}; '
             f'{losses}; lr {rate:.2e}; {spent_s:.0f} s'
         )
+        self.record.check_forgetting()
+
+    def _on_train_end(self) -> None:
+        self._tracked.finish()
 
 
 def _is_complete(job: StageJob, saved: dict[str, Any]) -> bool:
