@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -163,6 +163,17 @@ def part(folder: Path) -> Path:
     return folder.with_name('FSOCO-12.part')
 
 
+def fetch_whole(folder: Path) -> None:
+    fetch.fetch_dataset(SOURCE, folder, COUNTS)
+    assert not check_manifest(folder, full=True)
+
+
+def refuse(folder: Path, reason: str, counts: Mapping[str, int] = COUNTS) -> None:
+    with pytest.raises(DataError, match=reason):
+        fetch.fetch_dataset(SOURCE, folder, counts)
+    assert not folder.exists()
+
+
 def command(folder: Path, *more: str) -> list[str]:
     return ['data', 'fetch', 'FSOCO-12', '--to', str(folder.parent), *EXPECT, *more]
 
@@ -193,12 +204,10 @@ def test_broken_connection_is_continued(roboflow: Roboflow, folder: Path) -> Non
 
 def test_other_version_on_the_server_starts_anew(roboflow: Roboflow, folder: Path) -> None:
     roboflow.cuts = [1000] + [0] * fetch.ATTEMPTS
-    with pytest.raises(DataError, match='goes on from there'):
-        fetch.fetch_dataset(SOURCE, folder, COUNTS)
+    refuse(folder, 'goes on from there')
     assert (part(folder) / 'roboflow.zip.part').stat().st_size == 1000
     roboflow.mark = '"two"'
-    fetch.fetch_dataset(SOURCE, folder, COUNTS)
-    assert not check_manifest(folder, full=True)
+    fetch_whole(folder)
 
 
 @pytest.mark.parametrize('mark', ['', 'W/"weak"'])
@@ -221,11 +230,9 @@ def test_archive_of_unknown_length_is_judged_by_its_content(
 ) -> None:
     roboflow.announce = False
     roboflow.cuts = [5000]
-    with pytest.raises(DataError, match='damaged'):
-        fetch.fetch_dataset(SOURCE, folder, COUNTS)
+    refuse(folder, 'damaged')
     assert not (part(folder) / 'roboflow.zip').exists()
-    fetch.fetch_dataset(SOURCE, folder, COUNTS)
-    assert not check_manifest(folder, full=True)
+    fetch_whole(folder)
 
 
 @pytest.mark.parametrize(
@@ -238,9 +245,7 @@ def test_storage_or_api_that_falls_silent_is_not_waited_for(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(fetch, limit, 0.2)
     getattr(roboflow, silent).clear()
-    with pytest.raises(DataError, match=message):
-        fetch.fetch_dataset(SOURCE, folder, COUNTS)
-    assert not folder.exists()
+    refuse(folder, message)
 
 
 def test_unpacking_that_was_interrupted_starts_again_without_network(
@@ -267,26 +272,20 @@ def test_damaged_archive_is_noticed_and_downloaded_again(
 ) -> None:
     place = archive.index(b'\xff\xd8\xff') + 200
     roboflow.archive = archive[:place] + bytes([archive[place] ^ 1]) + archive[place + 1 :]
-    with pytest.raises(DataError, match='damaged'):
-        fetch.fetch_dataset(SOURCE, folder, COUNTS)
+    refuse(folder, 'damaged')
     roboflow.archive = archive
-    fetch.fetch_dataset(SOURCE, folder, COUNTS)
-    assert not check_manifest(folder, full=True)
+    fetch_whole(folder)
 
 
 def test_other_counts_than_expected_are_refused(roboflow: Roboflow, folder: Path) -> None:
-    with pytest.raises(DataError, match='test holds 2 pictures instead of 689'):
-        fetch.fetch_dataset(SOURCE, folder, SOURCE.images)
-    assert not folder.exists()
+    refuse(folder, 'test holds 2 pictures instead of 689', SOURCE.images)
 
 
 def test_download_key_is_refused(roboflow: Roboflow, folder: Path, tmp_path: Path) -> None:
     source = plant(tmp_path / 'source')
     (source / 'data.yaml').write_text(DATA_YAML + 'download: print("executed")\n')
     roboflow.archive = pack(source)
-    with pytest.raises(DataError, match='download-key'):
-        fetch.fetch_dataset(SOURCE, folder, COUNTS)
-    assert not folder.exists()
+    refuse(folder, 'download-key')
 
 
 def test_archive_does_not_write_beside_its_folder(
@@ -343,8 +342,7 @@ def test_without_key_the_variable_is_named(
     monkeypatch.delenv('ROBOFLOW_API_KEY', raising=False)
     if value is not None:
         monkeypatch.setenv('ROBOFLOW_API_KEY', value)
-    with pytest.raises(DataError, match='ROBOFLOW_API_KEY'):
-        fetch.fetch_dataset(SOURCE, folder, COUNTS)
+    refuse(folder, 'ROBOFLOW_API_KEY')
 
 
 def test_without_the_client_the_extra_is_named(

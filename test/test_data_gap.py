@@ -195,25 +195,17 @@ head:
 def write_network(path: Path, enlarges: bool = True) -> Path:
     """A convolution at random as backbone, and a neck that enlarges what it puts out."""
     onnx = pytest.importorskip('onnx')
-    helper, numpy_helper = onnx.helper, onnx.numpy_helper
-    weights = np.random.default_rng(0).normal(0, 0.2, (8, 3, 16, 16)).astype(np.float32)
+    from tiny_network import onnx_model
+
+    node = onnx.helper.make_node
+    neck = node('Resize', ['deep', '', 'scales'], ['output'])
     nodes = [
-        helper.make_node('Conv', ['images', 'weights'], ['features'], strides=[16, 16]),
-        helper.make_node('Relu', ['features'], ['deep']),
-        helper.make_node('Resize', ['deep', '', 'scales'], ['output'])
-        if enlarges
-        else helper.make_node('Relu', ['deep'], ['output']),
+        node('Conv', ['images', 'weights'], ['features'], strides=[16, 16]),
+        node('Relu', ['features'], ['deep']),
+        neck if enlarges else node('Relu', ['deep'], ['output']),
     ]
+    weights = np.random.default_rng(0).normal(0, 0.2, (8, 3, 16, 16)).astype(np.float32)
     constants = {'weights': weights, 'scales': np.array([1, 1, 2, 2], np.float32)}
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        'net',
-        [value('images', onnx.TensorProto.FLOAT, [1, 3, 192, 320])],
-        [value('output', onnx.TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)])
-    model.ir_version = 8
-    onnx.save(model, str(path))
+    shape = [1, 8, 24, 40] if enlarges else [1, 8, 12, 20]
+    onnx.save(onnx_model(nodes, constants, [1, 3, 192, 320], shape, opset=17), path)
     return path

@@ -16,8 +16,9 @@ pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
 
 from planted_data import write_data_yaml, write_split  # noqa: E402
-from tiny_network import CELL_PX, CLASS_NAMES, paint, write_tiny_bundle  # noqa: E402
+from tiny_network import CELL_PX, CLASS_NAMES, painted, write_tiny_bundle  # noqa: E402
 
+from cone_perception.dataset.labels import label_rows, label_text  # noqa: E402
 from cone_perception.dataset.split import read_split  # noqa: E402
 from cone_perception.engines.cpu.open import computes_bfloat16  # noqa: E402
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
@@ -29,18 +30,16 @@ from training.recipe.recipe import GateLimits  # noqa: E402
 HEIGHT_PX, WIDTH_PX = 96, 160
 
 
-def painted(height_px: int, width_px: int, cones: dict[str, int]) -> tuple[np.ndarray, str]:
+def in_cells(height_px: int, width_px: int, cones: dict[str, int]) -> tuple[np.ndarray, str]:
     """A grey picture with cones in the cells of these numbers, where the tiny network looks."""
-    picture = np.full((height_px, width_px, 3), 114, np.uint8)
-    lines = []
-    for cone, cell in cones.items():
-        row, column = divmod(cell, width_px // CELL_PX)
-        left, top = column * CELL_PX, row * CELL_PX
-        paint(picture, cone, left, top, CELL_PX, CELL_PX)
-        centre = (left + CELL_PX / 2) / width_px, (top + CELL_PX / 2) / height_px
-        size = CELL_PX / width_px, CELL_PX / height_px
-        lines.append(f'{CLASS_NAMES.index(cone)} {" ".join(map(str, (*centre, *size)))}\n')
-    return picture, ''.join(lines)
+    row, column = np.divmod([*cones.values()], width_px // CELL_PX)
+    corners = np.stack([column, row, column + 1, row + 1], axis=1) * CELL_PX
+    boxes = [
+        (name, *corner[:2], CELL_PX, CELL_PX) for name, corner in zip(cones, corners, strict=True)
+    ]
+    picture = painted(*boxes, height_px=height_px, width_px=width_px)
+    classes = [CLASS_NAMES.index(name) for name in cones]
+    return picture, label_text(label_rows(classes, corners, width_px, height_px), exact=True)
 
 
 def write_data(data: Path, rows: list[tuple[np.ndarray, str]]) -> Path:
@@ -57,7 +56,7 @@ def cpu_without_bfloat16(monkeypatch):
 def data(tmp_path):
     """Six pictures, a blue and a yellow cone in each."""
     cones = [{'blue_cone': index, 'yellow_cone': index + 7} for index in range(6)]
-    return write_data(tmp_path / 'data', [painted(HEIGHT_PX, WIDTH_PX, each) for each in cones])
+    return write_data(tmp_path / 'data', [in_cells(HEIGHT_PX, WIDTH_PX, each) for each in cones])
 
 
 @pytest.fixture
@@ -168,7 +167,7 @@ def test_network_that_finds_nothing_is_no_reference(reference, data):
 def test_small_boxes_have_a_limit_of_their_own(tmp_path):
     """In a picture 2720 px wide cones of 32 px are 15 px at 1280."""
     width_px = 85 * CELL_PX
-    rows = [painted(CELL_PX, width_px, {'blue_cone': 3, 'yellow_cone': 40})]
+    rows = [in_cells(CELL_PX, width_px, {'blue_cone': 3, 'yellow_cone': 40})]
     data = write_data(tmp_path / 'data', rows)
     folder = write_tiny_bundle(tmp_path / 'bundle', 'anchors', height_px=CELL_PX, width_px=width_px)
     bundle = read_bundle(folder)

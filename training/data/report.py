@@ -124,21 +124,28 @@ def count_split(pictures: Collection[LabelledPicture], mapping: Mapping[int, int
     )
 
 
-def split_table(report: DataReport) -> list[list[str]]:
-    """A head and a row per split: for the terminal and for the page."""
-    head = ['split', 'pictures', 'expected', 'backgr.', 'dropped']
-    rows = [[*head, *map(short_name, CLASS_NAMES), 'median']]
-    for split, counts in report.counts.items():
-        numbers = [counts.background, counts.dropped, *counts.boxes.values()]
-        median = f'{counts.height_px[2]:.0f} px' if counts.height_px else '-'
-        expected = report.expected.get(split, '-')
-        rows.append([split, *map(str, [counts.pictures, expected, *numbers]), median])
+def split_table(
+    counts: Mapping[str, Mapping[str, Any]], expected: Mapping[str, int], name: str = ''
+) -> list[list[str]]:
+    """A head and a row per split: for the terminal and for pages.
+
+    counts: as DataReport.to_json has them. name: of the data set, where a page shows several.
+    """
+    head = ['', 'pictures', 'expected', 'background', 'dropped', *map(short_name, CLASS_NAMES)]
+    rows = [[*head, 'median height']]
+    for split, each in counts.items():
+        wanted = f'{expected[split]:,}' if split in expected else '-'
+        numbers = each['background'], each['dropped'], *each['boxes'].values()
+        median = f'{each["height_px"][2]:.0f} px' if each['height_px'] else '-'
+        told = f'{name} {split}'.strip(), f'{each["pictures"]:,}', wanted
+        rows.append([*told, *(f'{number:,}' for number in numbers), median])
     return rows
 
 
 def write_data_page(path: Path, report: DataReport) -> None:
     """Write the counts, their distributions and the problems as a page. Raises OutputError."""
-    head, *rows = split_table(report)
+    counts = report.to_json()['counts']
+    head, *rows = split_table(counts, report.expected)
     problems: list[list[Piece]] = [
         [Cell(each.kind, tone='bad' if each.fatal else ''), str(each)] for each in report.problems
     ]
@@ -149,7 +156,7 @@ def write_data_page(path: Path, report: DataReport) -> None:
         tone='good' if report.ok else 'bad',
         sections=[
             Section('Splits', [Table(head, rows)]),
-            Section('Distributions', list(distribution_charts(report.to_json()['counts']))),
+            Section('Distributions', list(distribution_charts(counts))),
             Section('Problems', [Table(['kind', 'what'], problems, words=[1])]),
         ],
     )

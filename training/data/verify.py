@@ -262,7 +262,8 @@ def run(args: argparse.Namespace) -> int:
 def print_report(report: DataReport) -> None:
     """A table of the splits, then the problems by kind."""
     print(f'{report.path}  manifest {report.manifest_sha256[:12] or "none"}')
-    print('\n'.join(f'  {line}' for line in text_table(split_table(report), words=[0])))
+    rows = split_table(report.to_json()['counts'], report.expected)
+    print('\n'.join(f'  {line}' for line in text_table(rows, words=[0])))
     by_kind: dict[tuple[bool, str], list[Problem]] = defaultdict(list)
     for problem in report.problems:
         by_kind[not problem.fatal, problem.kind].append(problem)

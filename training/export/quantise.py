@@ -19,13 +19,14 @@ from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Literal
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod
+from onnxruntime.quantization import CalibrationMethod
 from onnxruntime.quantization.calibrate import create_calibrator
 from tqdm import tqdm
 
@@ -98,7 +99,10 @@ def measure_steps(original: onnx.ModelProto, calibration: Calibration) -> dict[s
             CalibrationMethod.MinMax,
             extra_options={'symmetric': True},
         )
-        calibrator.collect_data(_Reader(original.graph.input[0].name, calibration))
+        name = original.graph.input[0].name
+        pictures = tqdm(calibration, 'calibrate', len(calibration.pictures), unit='picture')
+        inputs = ({name: picture} for picture in pictures)
+        calibrator.collect_data(SimpleNamespace(get_next=lambda: next(inputs, None)))
         ranges = dict(calibrator.compute_data().items())
     return {
         node.name: float(
@@ -296,12 +300,3 @@ def _to_half(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
     largest = float(np.finfo(np.float16).max)
     values = np.clip(numpy_helper.to_array(tensor), -largest, largest)
     return numpy_helper.from_array(values.astype(np.float16), name)
-
-
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, input_name: str, calibration: Calibration) -> None:
-        pictures = tqdm(calibration, 'calibrate', len(calibration.pictures), unit='picture')
-        self._inputs = ({input_name: picture} for picture in pictures)
-
-    def get_next(self) -> dict[str, Float32] | None:
-        return next(self._inputs, None)

@@ -10,8 +10,7 @@ from typing import Any
 
 from cone_perception.pages.blocks import Block, Bullets, Listing, Picture, Table, Text
 from cone_perception.pages.page import embed_picture
-from cone_perception.pictures.draw import short_name
-from training.data.report import distribution_charts
+from training.data.report import distribution_charts, split_table
 from training.judging.evaluation import ARRAYS_FILE, load_evaluation
 from training.judging.metrics import FIXED_CONFIDENCE
 from training.judging.page import confusion_table, precision_chart, worst_pictures
@@ -61,42 +60,23 @@ def events(record: CampaignRecord) -> Iterator[Block]:
 
 
 def data(record: CampaignRecord) -> Iterator[Block]:
-    counted = [
-        (name, split, counts)
-        for name, report in record.verifications.items()
-        for split, counts in report.get('counts', {}).items()
-    ]
-    if not counted:
+    datasets = record.recipe.get('datasets') or {}
+    head, rows = [], []
+    for name, report in record.verifications.items():
+        expected = datasets.get(name, {}).get('images') or {}
+        head, *splits = split_table(report.get('counts', {}), expected, name)
+        rows += splits
+    if not rows:
         yield Text('No data set has been verified yet.')
         return
-    datasets = record.recipe.get('datasets') or {}
-    rows = []
-    for name, split, counts in counted:
-        expected = (datasets.get(name, {}).get('images') or {}).get(split)
-        boxes, heights = counts['boxes'].values(), counts.get('height_px')
-        numbers = [counts['background'], counts['dropped'], sum(boxes), *boxes]
-        rows.append(
-            [
-                f'{name} {split}',
-                f'{counts["pictures"]:,}',
-                '' if expected is None else f'{expected:,}',
-                *(f'{number:,}' for number in numbers),
-                f'{heights[2]:.0f}' if heights else '',
-            ]
-        )
-    classes = [f'{short_name(name)} cones' for name in counted[0][2]['boxes']]
-    columns = ['', 'pictures', 'expected', 'background', 'dropped', 'cones', *classes]
-    yield Table(
-        [*columns, 'median height, px'],
-        rows,
-        note='Dropped: pictures that Ultralytics would leave out without a word, because a line of '
-        'their label is wrong.',
+    note = (
+        'Dropped: pictures that Ultralytics would leave out without a word, because a line of '
+        'their label is wrong.'
     )
+    yield Table(head, rows, note=note)
     for name, report in record.verifications.items():
         if report:
             yield from _verification(record, name, report)
-    for name, report in record.verifications.items():
-        if report:
             yield from distribution_charts(report['counts'], name)
 
 

@@ -20,6 +20,7 @@ from cone_perception.images import read_picture
 from cone_perception.pictures.draw import short_name
 from cone_perception.types import Int64
 from training.data.like_pictures import cut_frame
+from training.data.report import map_rows
 
 REFERENCE_PX = 640
 """Longer side of the picture at which heights are given and sharpness is measured."""
@@ -134,9 +135,7 @@ def _measure_picture(
     scale = REFERENCE_PX / max(inside.shape[:2])
     small = cv2.resize(inside, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
-    rows = read_labels(label_path(path), classes).rows
-    rows = rows[np.isin(rows[:, 0], list(mapping))]
-    class_id = [mapping[int(number)] for number in rows[:, 0]]
+    rows = map_rows(read_labels(label_path(path), classes).rows, mapping)
     centre, extent = (rows[:, columns] * (width, height) for columns in (slice(1, 3), slice(3, 5)))
     colours = np.full((len(rows), 2), np.nan)
     for colour, (x, y), (wide, tall) in zip(colours, centre, extent, strict=True):
@@ -155,9 +154,9 @@ def _measure_picture(
         1 - inside.shape[0] * inside.shape[1] / (height * width),
         inside.shape[1] / inside.shape[0],
         len(rows),
-        len(set(class_id)),
+        len(np.unique(rows[:, 0])),
     ]
-    return figures, np.column_stack([height_px, shape, rows[:, 1:3], class_id, colours])
+    return figures, np.column_stack([height_px, shape, rows[:, 1:3], rows[:, 0], colours])
 
 
 def _gather_figures(
