@@ -3,6 +3,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from planted_data import write_data_yaml, write_split
 
 from cone_perception.errors import DataError, SettingsError
 from training.cli import main
@@ -27,14 +28,11 @@ def sets(tmp_path, scenes):
     found = {}
     pictures = iter(scenes)
     for name in ('big', 'target'):
-        root = tmp_path / name
+        found[name] = tmp_path / name
         for split, count in SPLITS.items():
-            (root / split / 'images').mkdir(parents=True)
-            for index in range(count):
-                write(root / split / 'images' / f'{split}{index}x.jpg', next(pictures))
-        content = {split: f'{split}/images' for split in SPLITS} | {'names': ['blue_cone']}
-        (root / 'data.yaml').write_text(json.dumps(content))
-        found[name] = root
+            rows = {f'{split}{index}x.jpg': (next(pictures), '') for index in range(count)}
+            write_split(found[name], split, rows)
+        write_data_yaml(found[name], ['blue_cone'], **{s: f'{s}/images' for s in SPLITS})
     return found
 
 

@@ -9,7 +9,6 @@ import re
 import shutil
 import threading
 import time
-import urllib.parse
 import zipfile
 import zlib
 from collections import Counter
@@ -19,6 +18,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 from tqdm import tqdm
 
@@ -131,12 +131,10 @@ class ApiKey:
 
     def redact(self, text: str) -> str:
         """`text` without the key, and without the queries of links, which carry signatures."""
-        for form in {self.value, *(quote(self.value) for quote in _QUOTES)} - {''}:
+        quoted = quote(self.value), quote_plus(self.value), quote(self.value, '')
+        for form in (self.value, *quoted):
             text = text.replace(form, '***')
         return re.sub(r'(?<=[\w/])\?[\w.~%-]+=[^\s\'")<>]*', '?***', text)
-
-
-_QUOTES = (urllib.parse.quote, urllib.parse.quote_plus, lambda text: urllib.parse.quote(text, ''))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

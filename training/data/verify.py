@@ -59,9 +59,15 @@ def verify_dataset(
     }
     mapping = map_classes(layout.names)
     manifest_sha256, manifest_problems = _check_manifest(layout, full)
+    found = {split: len(entries) for split, entries in pictures.items()}
+    miscounts = [
+        f'{split} holds {found.get(split, 0)} pictures, expected were {wanted}'
+        for split, wanted in expected.items()
+        if found.get(split, 0) != wanted
+    ]
     problems = [
         *layout.problems,
-        *_find_miscounts(layout, expected),
+        *(Problem(layout.data_yaml.name, 0, 'count', text, True) for text in miscounts),
         *_find_class_problems(layout, mapping, pictures),
         *_find_picture_problems(layout, pictures),
         *_find_drops(layout, pictures),
@@ -80,14 +86,6 @@ def verify_dataset(
         manifest_sha256=manifest_sha256,
         pictures=pictures,
     )
-
-
-def _find_miscounts(layout: Layout, expected: Mapping[str, int]) -> Iterator[Problem]:
-    for split, wanted in expected.items():
-        found = len(layout.splits.get(split, ()))
-        if found != wanted:
-            message = f'{split} holds {found} pictures, expected were {wanted}'
-            yield Problem(layout.data_yaml.name, 0, 'count', message, True)
 
 
 def _find_class_problems(

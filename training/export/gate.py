@@ -132,7 +132,10 @@ class GateResult:
                 del each[name]
         del entry['confidence']
         entry |= {'figures': figures, 'int8_convolutions': int8_convolutions}
-        rounded: dict[str, Any] = json.loads(to_json(entry), parse_float=_with_five_decimals)
+        # Rounded for people.
+        rounded: dict[str, Any] = json.loads(
+            to_json(entry), parse_float=lambda text: round(float(text), 5)
+        )
         return rounded
 
 
@@ -358,11 +361,6 @@ def _small_recall(
 
 def _above(found: Detections, confidence: float) -> Detections:
     return found[found.score >= confidence]
-
-
-def _with_five_decimals(text: str) -> float:
-    """A number of JSON, rounded for people."""
-    return round(float(text), 5)
 
 
 def table(result: GateResult) -> str:

@@ -80,8 +80,11 @@ def export_batches(
     for batch in (1, *sorted({*batches} - {1})):
         with TemporaryDirectory() as folder:
             path = export_onnx(weights, Path(folder), height_px, width_px, layout, batch)
-            by_batch[batch] = onnx.load(path)
-        _keep_metadata(by_batch[batch])
+            network = by_batch[batch] = onnx.load(path)
+        # Ultralytics writes the day and the folder, too: same weights shall give the same bytes.
+        kept = [entry for entry in network.metadata_props if entry.key in KEPT_METADATA]
+        del network.metadata_props[:]
+        network.metadata_props.extend(kept)
     metadata = {entry.key: entry.value for entry in by_batch[1].metadata_props}
     names = class_names_from(metadata.get('names', ''))
     output = by_batch[1].graph.output[0].type.tensor_type.shape.dim
@@ -184,10 +187,3 @@ def kind_of(network: NetworkFile) -> str:
     """Key of the network in NETWORKS."""
     kind = network.precision, network.encoding
     return next(name for name, typed in NETWORKS.items() if typed == kind)
-
-
-def _keep_metadata(network: onnx.ModelProto) -> None:
-    """Drop the day and the folder that Ultralytics writes: same weights, same bytes."""
-    kept = [entry for entry in network.metadata_props if entry.key in KEPT_METADATA]
-    del network.metadata_props[:]
-    network.metadata_props.extend(kept)

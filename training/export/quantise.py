@@ -163,8 +163,11 @@ def quantise(
                 )
                 dequantise(whole, taken, 'zero_point')
             if f'{weight}_int8' not in added:
-                whole_weights, scale = _quantise_weights(weights[weight], LARGEST_WEIGHT[encoding])
-                added[f'{weight}_int8'], added[f'{weight}_scale'] = whole_weights, scale
+                real, largest = weights[weight], LARGEST_WEIGHT[encoding]
+                scale = _step_sizes(np.abs(real).reshape(len(real), -1).max(axis=1), largest)
+                whole_steps = np.round(real / scale.reshape(-1, *[1] * (real.ndim - 1)))
+                added[f'{weight}_int8'] = whole_steps.clip(-largest, largest).astype(np.int8)
+                added[f'{weight}_scale'] = scale
                 added[f'{weight}_zero'] = np.zeros(len(scale), np.int8)
                 dequantise(f'{weight}_int8', weight, f'{weight}_zero', axis=0)
             node.input[0], node.input[1] = f'{taken}_dequantised', f'{weight}_dequantised'
@@ -190,13 +193,6 @@ def with_nodes(network: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> onn
     graph.initializer.extend(tensors)
     onnx.checker.check_model(network, full_check=True)
     return network
-
-
-def _quantise_weights(weights: Float32, largest: int) -> tuple[NDArray[np.int8], Float32]:
-    """Whole weights within +-largest, and the step size of each output channel."""
-    steps = _step_sizes(np.abs(weights).reshape(len(weights), -1).max(axis=1), largest)
-    whole = np.round(weights / steps.reshape(-1, *[1] * (weights.ndim - 1)))
-    return np.clip(whole, -largest, largest).astype(np.int8), steps
 
 
 def _step_sizes(greatest: Float32, count: int) -> Float32:
