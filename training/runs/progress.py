@@ -8,14 +8,13 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from training.runs.folder import CampaignFolder, State
+from training.runs.folder import CampaignFolder, State, Step
 from training.runs.record import MAP50, Columns, epoch_seconds, read_results
-
-REFERENCE_PX = 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,73 +57,60 @@ def read_progress(folder: CampaignFolder, state: State) -> CampaignProgress:
     names, steps = state.unfinished(), len(state.steps)
     if not names:
         return CampaignProgress('', steps, steps, left_s=0.0)
-    pace, step = _Pace(folder, state), names[0]
-    left = [pace.left_s(name) for name in names]
-    left_s = sum(filter(None, left)) if None not in left else None
+    step, left = names[0], _seconds_left(folder, state)
+    left_s = sum(filter(None, left.values())) if None not in left.values() else None
     progress = CampaignProgress(step, list(state.steps).index(step) + 1, steps, left_s=left_s)
     stage = state.steps[step].result.get('stage')
     if not stage:
         return progress
-    map50 = pace.columns(step).get(MAP50, ())
+    map50 = _read_columns(folder, state.steps[step]).get(MAP50, ())
     return replace(
         progress,
         epoch=len(map50),
         epochs=int(stage['epochs']),
         map50=map50[-1] if map50 else None,
         best_map50=max(map50, default=None),
-        stage_left_s=left[0],
+        stage_left_s=left[step],
     )
 
 
-class _Pace:
-    """Seconds that each step still needs, from those of steps that ran."""
+def _seconds_left(folder: CampaignFolder, state: State) -> dict[str, float | None]:
+    """Step that is not done -> seconds that it needs, by those that ran; None: not known yet.
 
-    def __init__(self, folder: CampaignFolder, state: State) -> None:
-        self._folder = folder
-        self._steps = state.steps
-        pictures = state.result('verify').get('pictures', {})
-        self._pictures: Mapping[str, Mapping[str, int]] = pictures
-        rates = [
-            statistics.median(seconds) / self._work(name)
-            for name in state.steps
-            if self._work(name) and (seconds := epoch_seconds(self.columns(name)))
-        ]
-        self._s_per_work = rates[-1] if rates else None
-
-    def columns(self, name: str) -> Columns:
-        """results.csv of a training; empty: there is none."""
-        folder = self._steps[name].result.get('folder')
-        return read_results(self._folder.root / folder / 'results.csv') if folder else {}
-
-    def left_s(self, name: str) -> float | None:
-        """Seconds until a step is done; None: not known yet."""
-        step = self._steps[name]
-        stage = step.result.get('stage')
+    A step that is no training takes as long as the mean of its kind; 0 before the first of them.
+    """
+    pictures = state.result('verify').get('pictures', {})
+    s_per_work, trained, tested = None, {}, defaultdict[str, list[float]](list)
+    for name, step in state.steps.items():
+        if stage := step.result.get('stage'):
+            trained[name] = epoch_seconds(_read_columns(folder, step))
+            if trained[name] and (work := _work(stage, pictures)):
+                s_per_work = statistics.median(trained[name]) / work
+        elif step.status == 'done':
+            tested[name.rpartition('/')[2]].append(step.seconds)
+    left: dict[str, float | None] = {}
+    for name in state.unfinished():
+        stage = state.steps[name].result.get('stage')
         if stage is None:
-            return self._mean_s(name.rpartition('/')[2])
-        done = epoch_seconds(self.columns(name))
-        left = max(int(stage['epochs']) - len(done), 0)
-        if done:
-            return left * statistics.median(done)
-        return left * self._work(name) * self._s_per_work if self._s_per_work else None
+            left[name] = statistics.mean(tested[name.rpartition('/')[2]] or [0.0])
+            continue
+        pace_s = s_per_work * _work(stage, pictures) if s_per_work else None
+        if trained[name]:
+            pace_s = statistics.median(trained[name])
+        epochs = max(int(stage['epochs']) - len(trained[name]), 0)
+        left[name] = None if pace_s is None else epochs * pace_s
+    return left
 
-    def _mean_s(self, kind: str) -> float:
-        """Mean time of such steps that are done; 0 before the first, as they are short."""
-        seconds = [
-            step.seconds
-            for name, step in self._steps.items()
-            if name.rpartition('/')[2] == kind and step.status == 'done'
-        ]
-        return statistics.mean(seconds) if seconds else 0.0
 
-    def _work(self, name: str) -> float:
-        """Work of one epoch, in pictures of REFERENCE_PX squared."""
-        stage: Mapping[str, Any] | None = self._steps[name].result.get('stage')
-        if stage is None:
-            return 0.0
-        pictures = self._pictures.get(stage['data'], {}).get('train', 0)
-        shown = pictures * stage['fraction'] * max(stage['crops_per_picture'], 1)
-        return float(shown * (stage['imgsz'] / REFERENCE_PX) ** 2)
+def _read_columns(folder: CampaignFolder, step: Step) -> Columns:
+    return read_results(folder.root / step.result['folder'] / 'results.csv')
+
+
+def _work(stage: Mapping[str, Any], pictures: Mapping[str, Mapping[str, int]]) -> float:
+    """Work of one epoch, in pictures of 640 px squared."""
+    whole = pictures.get(stage['data'], {}).get('train', 0)
+    shown = whole * stage['fraction'] * max(stage['crops_per_picture'], 1)
+    return float(shown * (stage['imgsz'] / 640) ** 2)
 
 
 def duration(seconds: float) -> str:
