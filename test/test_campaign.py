@@ -92,12 +92,7 @@ def write_nothing(folder: CampaignFolder) -> dict[str, Any]:
 
 
 @pytest.fixture
-def campaign(
-    rendered_sets: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> StandIn:
+def campaign(rendered_sets, tmp_path, monkeypatch, capsys):
     stand_in = StandIn(copy_sets(rendered_sets, tmp_path / 'datasets'), capsys)
     module = types.ModuleType('training.stage.trainer')
     module.train_stage = stand_in.train_stage  # type: ignore[attr-defined]
@@ -130,9 +125,7 @@ ORDER = [
 ]
 
 
-def test_campaign_runs_every_step_in_order_and_ends_with_its_outcomes_code(
-    campaign: StandIn,
-) -> None:
+def test_campaign_runs_every_step_in_order_and_ends_with_its_outcomes_code(campaign):
     code = campaign.run()
     state = campaign.folder.read_state()
     assert list(state.steps) == ORDER
@@ -152,18 +145,14 @@ def test_campaign_runs_every_step_in_order_and_ends_with_its_outcomes_code(
     assert (campaign.folder.root / 'stage1_pretrain_3ep' / 'weights' / 'best.pt').is_file()
 
 
-def test_each_stage_starts_from_the_one_before_and_the_baseline_from_the_network(
-    campaign: StandIn,
-) -> None:
+def test_each_stage_starts_from_the_one_before_and_the_baseline_from_the_network(campaign):
     campaign.run()
     first, second, single = campaign.trained
     assert Path(first.model).name == Path(single.model).name == 'tiny.yaml'
     assert Path(second.model) == first.folder / 'weights' / 'best.pt'
 
 
-def test_no_training_is_told_of_a_test_split_and_the_sets_stay_as_they_are(
-    campaign: StandIn,
-) -> None:
+def test_no_training_is_told_of_a_test_split_and_the_sets_stay_as_they_are(campaign):
     before = {path: path.stat().st_mtime_ns for path in sorted(campaign.sets.rglob('*'))}
     campaign.run()
     tests = {path.resolve() for path in campaign.sets.glob('*/test/images/*')}
@@ -176,7 +165,7 @@ def test_no_training_is_told_of_a_test_split_and_the_sets_stay_as_they_are(
     assert {path: path.stat().st_mtime_ns for path in sorted(campaign.sets.rglob('*'))} == before
 
 
-def test_finished_campaign_says_so_and_trains_nothing(campaign: StandIn) -> None:
+def test_finished_campaign_says_so_and_trains_nothing(campaign):
     words = smoke_words(campaign.sets)
     code = campaign.run()
     trained = len(campaign.trained)
@@ -187,7 +176,7 @@ def test_finished_campaign_says_so_and_trains_nothing(campaign: StandIn) -> None
     assert len(campaign.trained) == trained
 
 
-def test_resume_without_a_campaign_is_refused_and_leaves_nothing(campaign: StandIn) -> None:
+def test_resume_without_a_campaign_is_refused_and_leaves_nothing(campaign):
     assert campaign.run('--resume') == 1
     assert 'no campaign' in campaign.capsys.readouterr().err
     assert not campaign.folder.root.parent.exists()
@@ -201,7 +190,7 @@ def fail_in(name: str, error: BaseException) -> Train:
     return act
 
 
-def test_unfinished_campaign_is_not_started_over(campaign: StandIn) -> None:
+def test_unfinished_campaign_is_not_started_over(campaign):
     campaign.before = fail_in('stage2', KeyboardInterrupt())
     assert campaign.run() == Outcome.INTERRUPTED
     assert campaign.run() == 1
@@ -210,7 +199,7 @@ def test_unfinished_campaign_is_not_started_over(campaign: StandIn) -> None:
     assert [job.stage.name for job in campaign.trained] == ['stage1', 'stage2', 'single']
 
 
-def test_changed_recipe_is_refused_by_its_keys(campaign: StandIn) -> None:
+def test_changed_recipe_is_refused_by_its_keys(campaign):
     campaign.before = fail_in('stage2', KeyboardInterrupt())
     campaign.run()
     assert campaign.run('stage2.lr0=0.0005', 'guards.forgetting_drop=0.1', '--resume') == 1
@@ -220,7 +209,7 @@ def test_changed_recipe_is_refused_by_its_keys(campaign: StandIn) -> None:
     assert 'lrf' not in error
 
 
-def test_other_machine_may_go_on(campaign: StandIn) -> None:
+def test_other_machine_may_go_on(campaign):
     campaign.before = fail_in('stage2', KeyboardInterrupt())
     campaign.run()
     assert campaign.resume('workers=1', 'stage2.batch=2').finished
@@ -229,13 +218,13 @@ def test_other_machine_may_go_on(campaign: StandIn) -> None:
     assert any(event['name'] == 'recipe' for event in campaign.folder.read_events())
 
 
-def test_changed_keys_go_by_names_of_stages() -> None:
+def test_changed_keys_go_by_names_of_stages():
     old = {'stages': [{'name': 'a', 'lr0': 1}, {'name': 'b', 'lr0': 1}], 'seeds': [0]}
     new = {'stages': [{'name': 'a', 'lr0': 1}, {'name': 'b', 'lr0': 2}], 'seeds': [0, 1]}
     assert changed_keys(old, new) == ['b.lr0', 'seeds']
 
 
-def test_second_process_is_refused(campaign: StandIn) -> None:
+def test_second_process_is_refused(campaign):
     with campaign.folder.lock():
         assert campaign.folder.is_locked()
         assert campaign.run() == 1
@@ -256,9 +245,7 @@ ENDINGS: list[tuple[BaseException, Outcome]] = [
 
 
 @pytest.mark.parametrize('error, outcome', ENDINGS, ids=lambda value: str(value))
-def test_ending_has_its_code_and_goes_on(
-    error: BaseException, outcome: Outcome, campaign: StandIn
-) -> None:
+def test_ending_has_its_code_and_goes_on(error, outcome, campaign):
     campaign.before = fail_in('stage2', error)
     assert campaign.run() == outcome
     state = campaign.folder.read_state()
@@ -269,7 +256,7 @@ def test_ending_has_its_code_and_goes_on(
     assert campaign.resume().finished
 
 
-def test_forgetting_names_the_recipes_to_try(campaign: StandIn) -> None:
+def test_forgetting_names_the_recipes_to_try(campaign):
     campaign.before = fail_in(
         'stage2', StageStopped('forgetting', 'forgot', ('lower_lr', 'cosine'))
     )
@@ -280,7 +267,7 @@ def test_forgetting_names_the_recipes_to_try(campaign: StandIn) -> None:
     assert (campaign.folder.root / 'reported').is_file()
 
 
-def test_unexpected_error_is_recorded_and_raised(campaign: StandIn) -> None:
+def test_unexpected_error_is_recorded_and_raised(campaign):
     campaign.before = fail_in('stage1', ZeroDivisionError('a mistake of ours'))
     with pytest.raises(ZeroDivisionError):
         campaign.run()
@@ -288,7 +275,7 @@ def test_unexpected_error_is_recorded_and_raised(campaign: StandIn) -> None:
     assert 'Traceback' in campaign.folder.read_events()[-1]['values']['traceback']
 
 
-def test_sigterm_ends_it_and_it_goes_on(campaign: StandIn) -> None:
+def test_sigterm_ends_it_and_it_goes_on(campaign):
     def act(job: StageJob) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -299,7 +286,7 @@ def test_sigterm_ends_it_and_it_goes_on(campaign: StandIn) -> None:
     assert campaign.resume().finished
 
 
-def test_mitigation_takes_the_place_of_a_stage_that_forgot(campaign: StandIn) -> None:
+def test_mitigation_takes_the_place_of_a_stage_that_forgot(campaign):
     campaign.before = fail_in('stage2', StageStopped('forgetting', 'forgot', ('lower_lr',)))
     assert Outcome(campaign.run('guards.on_forgetting=lower_lr')).finished
     names = list(campaign.folder.read_state().steps)
@@ -318,7 +305,7 @@ def test_mitigation_takes_the_place_of_a_stage_that_forgot(campaign: StandIn) ->
     assert any(event['name'] == 'mitigation' for event in campaign.folder.read_events())
 
 
-def test_mitigation_that_forgets_too_ends_it(campaign: StandIn) -> None:
+def test_mitigation_that_forgets_too_ends_it(campaign):
     def act(job: StageJob) -> None:
         if job.stage.name.startswith('stage2'):
             raise StageStopped('forgetting', 'forgot')
@@ -327,7 +314,7 @@ def test_mitigation_that_forgets_too_ends_it(campaign: StandIn) -> None:
     assert campaign.run('guards.on_forgetting=lower_lr') == Outcome.STOPPED_BY_GUARD
 
 
-def test_given_weights_are_judged_on_the_same_pictures(campaign: StandIn) -> None:
+def test_given_weights_are_judged_on_the_same_pictures(campaign):
     weights = campaign.sets.parent / 'team.pt'
     weights.write_text('0.1')
     campaign.run('--baseline', f'production={weights}')
@@ -336,13 +323,13 @@ def test_given_weights_are_judged_on_the_same_pictures(campaign: StandIn) -> Non
     assert comparison['runs']['production'] == ['weights/production']
 
 
-def test_missing_baseline_is_an_error_before_anything_runs(campaign: StandIn) -> None:
+def test_missing_baseline_is_an_error_before_anything_runs(campaign):
     assert campaign.run('--baseline', 'production=none.pt') == 1
     assert 'none.pt' in campaign.capsys.readouterr().err
     assert not campaign.trained
 
 
-def test_missing_weights_are_an_error_before_anything_runs(campaign: StandIn) -> None:
+def test_missing_weights_are_an_error_before_anything_runs(campaign):
     for weights in ('yolo12n.pt', 'yolo26n.pt'):  # the first leaves nothing to resume
         assert campaign.run(f'model={weights}') == 1
         assert f'{weights} are not there' in campaign.capsys.readouterr().err
@@ -350,9 +337,7 @@ def test_missing_weights_are_an_error_before_anything_runs(campaign: StandIn) ->
     assert not campaign.trained
 
 
-def test_seeds_and_a_sweep_have_folders_and_a_candidate_chosen_in_validation(
-    campaign: StandIn,
-) -> None:
+def test_seeds_and_a_sweep_have_folders_and_a_candidate_chosen_in_validation(campaign):
     path = campaign.sets.parent / 'sweep.yaml'
     path.write_text('extends: smoke\nsweep: {stage1.fraction: [0, 0.5]}\nseeds: [0, 1]\n')
 
@@ -382,7 +367,7 @@ def test_seeds_and_a_sweep_have_folders_and_a_candidate_chosen_in_validation(
     assert len(comparison['comparisons']) == 2
 
 
-def test_crops_are_cut_from_training_pictures_only(campaign: StandIn) -> None:
+def test_crops_are_cut_from_training_pictures_only(campaign):
     campaign.run('stage1.crops_per_picture=2', 'stage1.crop_width=192')
     job = campaign.trained[0]
     splits = read_layout(job.data_yaml).splits
@@ -392,7 +377,7 @@ def test_crops_are_cut_from_training_pictures_only(campaign: StandIn) -> None:
     assert campaign.trained[1].data_yaml != job.data_yaml
 
 
-def test_corrupt_label_ends_it_before_anything_is_trained(campaign: StandIn) -> None:
+def test_corrupt_label_ends_it_before_anything_is_trained(campaign):
     label = sorted((campaign.sets / 'target' / 'val' / 'labels').iterdir())[0]
     label.write_text('0 0.5 0.5 0.1\n')
     assert campaign.run() == Outcome.VERIFICATION_FAILED
@@ -403,7 +388,7 @@ def test_corrupt_label_ends_it_before_anything_is_trained(campaign: StandIn) -> 
     assert campaign.resume().finished
 
 
-def test_permuted_classes_are_mapped(campaign: StandIn) -> None:
+def test_permuted_classes_are_mapped(campaign):
     data_yaml = campaign.sets / 'pretrain' / 'data.yaml'
     content = yaml.safe_load(data_yaml.read_text())
     content['names'] = [name.replace('_', '-') for name in reversed(CLASS_NAMES)]
@@ -425,7 +410,7 @@ def label_lines(folder: Path) -> list[str]:
     return [line for path in sorted(folder.iterdir()) for line in path.read_text().splitlines()]
 
 
-def test_copy_of_a_test_picture_is_not_trained_on(campaign: StandIn) -> None:
+def test_copy_of_a_test_picture_is_not_trained_on(campaign):
     test = sorted((campaign.sets / 'target' / 'test' / 'images').iterdir())[0]
     victim = sorted((campaign.sets / 'pretrain' / 'train' / 'images').iterdir())[0]
     shutil.copy(test, victim)
@@ -438,9 +423,7 @@ def test_copy_of_a_test_picture_is_not_trained_on(campaign: StandIn) -> None:
     assert [Path(path).name for path in result['excluded']['pretrain']] == [victim.name]
 
 
-def test_full_disk_under_the_state_leaves_the_old_one(
-    campaign: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_under_the_state_leaves_the_old_one(campaign, monkeypatch):
     full = False
 
     def fsync(descriptor: int) -> None:
@@ -460,7 +443,7 @@ def test_full_disk_under_the_state_leaves_the_old_one(
     assert campaign.resume().finished
 
 
-def test_status_tells_step_epoch_and_time_left(campaign: StandIn) -> None:
+def test_status_tells_step_epoch_and_time_left(campaign):
     def act(job: StageJob) -> None:
         if job.stage.name == 'single':
             job.folder.mkdir(parents=True)
@@ -484,7 +467,7 @@ def test_status_tells_step_epoch_and_time_left(campaign: StandIn) -> None:
     assert main(['status', str(campaign.folder.root / 'nothing')]) == 1
 
 
-def test_event_after_a_line_cut_short_is_read(tmp_path: Path) -> None:
+def test_event_after_a_line_cut_short_is_read(tmp_path):
     folder = CampaignFolder(tmp_path)
     folder.log_event('step', 'one', '')
     with folder.events.open('a') as file:
@@ -493,7 +476,7 @@ def test_event_after_a_line_cut_short_is_read(tmp_path: Path) -> None:
     assert [event['name'] for event in folder.read_events()] == ['one', 'two']
 
 
-def test_outcomes_have_codes_of_their_own() -> None:
+def test_outcomes_have_codes_of_their_own():
     codes = [int(outcome) for outcome in Outcome]
     assert len(set(codes)) == len(codes)
     assert not {1, 2} & set(codes)
@@ -514,12 +497,12 @@ def test_outcomes_have_codes_of_their_own() -> None:
         (RunFigures(), []),
     ],
 )
-def test_signatures_are_the_strategys(figures: RunFigures, expected: list[str]) -> None:
+def test_signatures_are_the_strategys(figures, expected):
     found = find_signatures('two-stage/seed0', figures, Guards(), 0.01)
     assert [signature.name for signature in found] == expected
 
 
-def test_rising_validation_loss_is_told_with_forgetting() -> None:
+def test_rising_validation_loss_is_told_with_forgetting():
     figures = RunFigures(start=0.7, target_val=0.6, val_losses=(3.0, 2.0, 2.6))
     (found,) = find_signatures('two-stage/seed0', figures, Guards(), 0.01)
     assert 'rose from 2.000 to 2.600' in found.message

@@ -94,7 +94,7 @@ def epochs(folder: CampaignFolder, name: str) -> list[int]:
         return [int(float(row['epoch'])) for row in rows if row.get('time')]
 
 
-def test_campaign_survives_kills_everywhere(rendered_sets: Path, tmp_path: Path) -> None:
+def test_campaign_survives_kills_everywhere(rendered_sets, tmp_path):
     folder, log = CampaignFolder(tmp_path / 'runs' / 'smoke'), tmp_path / 'log'
     # Long enough for a busy machine to be killed in time.
     words = smoke_words(rendered_sets) + [f'{stage}.epochs=6' for stage in STAGES]

@@ -31,18 +31,18 @@ FINE_TUNING = Stage('stage2', 'fsoco12', epochs=150, lr0=0.001, lrf=0.001)
 BATCHES = 111
 
 
-def test_the_final_rate_is_a_share_of_the_first() -> None:
+def test_the_final_rate_is_a_share_of_the_first():
     assert FINE_TUNING.lr0 * rate_share(FINE_TUNING, 150) == pytest.approx(1e-6)
     assert rate_share(FINE_TUNING, 75) == pytest.approx(0.5005)
 
 
-def test_cosine_falls_slowly_at_both_ends() -> None:
+def test_cosine_falls_slowly_at_both_ends():
     stage = replace(FINE_TUNING, cos_lr=True)
     shares = [rate_share(stage, epoch) for epoch in (0, 15, 75, 135, 150)]
     assert shares == pytest.approx([1.0, 0.9756, 0.5005, 0.0254, 0.001], abs=1e-3)
 
 
-def test_rates_rise_from_nothing_those_of_biases_too() -> None:
+def test_rates_rise_from_nothing_those_of_biases_too():
     first = [expected_rate(FINE_TUNING, 0.001, bias, 0, BATCHES) for bias in (False, True)]
     assert first == [0.0, 0.0]
     after = expected_rate(FINE_TUNING, 0.001, False, 3 * BATCHES, BATCHES)
@@ -53,7 +53,7 @@ def groups(rate: float) -> list[dict[str, Any]]:
     return [{'param_group': name, 'lr': rate} for name in ('weight', 'bn', 'bias')]
 
 
-def test_rate_that_ultralytics_chose_by_itself_is_refused() -> None:
+def test_rate_that_ultralytics_chose_by_itself_is_refused():
     batch = 10 * BATCHES
     check_rates(FINE_TUNING, groups(0.001 * rate_share(FINE_TUNING, 10)), batch, BATCHES)
     for chosen in (0.00111, 0.01):  # `auto` takes AdamW or MuSGD, and forgets what was learnt
@@ -61,7 +61,7 @@ def test_rate_that_ultralytics_chose_by_itself_is_refused() -> None:
             check_rates(FINE_TUNING, groups(chosen), batch, BATCHES)
 
 
-def test_bias_that_starts_a_hundred_times_too_high_is_refused() -> None:
+def test_bias_that_starts_a_hundred_times_too_high_is_refused():
     start = groups(0.0)
     check_rates(FINE_TUNING, start, 0, BATCHES)
     start[2]['lr'] = 0.1  # Ultralytics' own warmup_bias_lr
@@ -69,7 +69,7 @@ def test_bias_that_starts_a_hundred_times_too_high_is_refused() -> None:
         check_rates(FINE_TUNING, start, 0, BATCHES)
 
 
-def test_class_head_of_musgd_learns_at_three_times_the_rate() -> None:
+def test_class_head_of_musgd_learns_at_three_times_the_rate():
     stage = replace(FINE_TUNING, optimizer='MuSGD', warmup_epochs=0.0)
     check_rates(stage, [*groups(0.001), *groups(0.003)], 0, BATCHES)
     with pytest.raises(GuardError):
@@ -77,12 +77,12 @@ def test_class_head_of_musgd_learns_at_three_times_the_rate() -> None:
 
 
 @pytest.mark.parametrize(('batch', 'nbs', 'batches'), [(16, 64, 4), (64, 64, 1), (128, 64, 1)])
-def test_batches_to_an_optimizer_step(batch: int, nbs: int, batches: int) -> None:
+def test_batches_to_an_optimizer_step(batch, nbs, batches):
     stage = replace(FINE_TUNING, batch=batch, nbs=nbs)
     assert expected_accumulation(stage, BATCHES) == batches
 
 
-def test_arguments_that_differ_are_named() -> None:
+def test_arguments_that_differ_are_named():
     wanted = arguments(FINE_TUNING)
     assert {'lr0', 'lrf', 'warmup_bias_lr', 'nbs', 'patience', 'freeze', 'hsv_v'} < set(wanted)
     assert 'crops_per_picture' not in wanted
@@ -101,7 +101,7 @@ def test_arguments_that_differ_are_named() -> None:
         ([0.65, 0.65, 0.65], False),
     ],
 )
-def test_forgetting_is_a_drop_that_lasts(map50: list[float], stops: bool) -> None:
+def test_forgetting_is_a_drop_that_lasts(map50, stops):
     guards = Guards(forgetting_drop=0.05, forgetting_epochs=3)
     assert forgotten(map50, 0.70, guards) is stops
     assert not forgotten(map50, None, guards)
@@ -118,13 +118,13 @@ def write_set(folder: Path, **layout: Any) -> Path:
     return path
 
 
-def test_val_of_the_target_is_recognised(tmp_path: Path) -> None:
+def test_val_of_the_target_is_recognised(tmp_path):
     target, other = write_set(tmp_path / 'target'), write_set(tmp_path / 'other')
     assert check_data(target, target)
     assert not check_data(other, target)
 
 
-def test_model_is_not_selected_on_test_pictures(tmp_path: Path) -> None:
+def test_model_is_not_selected_on_test_pictures(tmp_path):
     target = write_set(tmp_path / 'target')
     with pytest.raises(DataError, match='`val` are test pictures'):
         check_data(write_set(tmp_path / 'itself', val='test/images'), target)
@@ -134,14 +134,14 @@ def test_model_is_not_selected_on_test_pictures(tmp_path: Path) -> None:
         check_data(write_set(tmp_path / 'other', train=str(listed)), target)
 
 
-def test_classes_in_another_order_are_refused(tmp_path: Path) -> None:
+def test_classes_in_another_order_are_refused(tmp_path):
     target = write_set(tmp_path / 'target')
     permuted = write_set(tmp_path / 'permuted', names=list(reversed(CLASS_NAMES)))
     with pytest.raises(DataError, match='wrong numbers'):
         check_data(permuted, target)
 
 
-def test_data_that_would_run_code_is_refused(tmp_path: Path) -> None:
+def test_data_that_would_run_code_is_refused(tmp_path):
     target = write_set(tmp_path / 'target')
     with pytest.raises(DataError, match='download'):
         check_data(write_set(tmp_path / 'code', download='import os'), target)
@@ -156,14 +156,14 @@ def test_data_that_would_run_code_is_refused(tmp_path: Path) -> None:
         (MemoryError(), 'out_of_memory'),
     ],
 )
-def test_what_the_machine_lacks_ends_a_stage_by_name(error: Exception, reason: str) -> None:
+def test_what_the_machine_lacks_ends_a_stage_by_name(error, reason):
     with pytest.raises(StageStopped) as stopped, named_endings(FINE_TUNING):
         raise error
     assert stopped.value.reason == reason
 
 
 @pytest.mark.parametrize('error', [OSError(errno.EACCES, 'denied'), RuntimeError('a mistake')])
-def test_other_errors_keep_their_kind(error: Exception) -> None:
+def test_other_errors_keep_their_kind(error):
     with pytest.raises(type(error)) as raised, named_endings(FINE_TUNING):
         raise error
     assert raised.value is error

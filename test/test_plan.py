@@ -54,7 +54,7 @@ PLAIN = Stage('s', 'd', 4, batch=4, nbs=16, imgsz=64, lrf=0.1, warmup_epochs=1.5
     ],
     ids=['accumulates', 'bias', 'muon', 'no warm-up'],
 )
-def test_rates_and_steps_are_those_of_a_real_training(stage: Stage, tmp_path: Path) -> None:
+def test_rates_and_steps_are_those_of_a_real_training(stage, tmp_path):
     pytest.importorskip('ultralytics')
     from training.ultralytics_cpu import prepare_ultralytics
 
@@ -114,7 +114,7 @@ def test_rates_and_steps_are_those_of_a_real_training(stage: Stage, tmp_path: Pa
     assert {'weight', 'bn', 'bias'} <= set(seen[0]) or stage.optimizer == 'MuSGD'
 
 
-def test_final_rate_is_a_share_of_the_first_and_never_quite_reached() -> None:
+def test_final_rate_is_a_share_of_the_first_and_never_quite_reached():
     stage = load_recipe(find_recipe('two_stage')).stages[1]
     rates = stage_rates(stage, 112, stage.lr0, bias=False)
     assert rates.final == pytest.approx(1e-6)
@@ -122,19 +122,19 @@ def test_final_rate_is_a_share_of_the_first_and_never_quite_reached() -> None:
     assert rates.start == 0
 
 
-def test_ultralytics_own_bias_warmup_would_show() -> None:
+def test_ultralytics_own_bias_warmup_would_show():
     stage = Stage('s', 'd', 10, lr0=0.1, warmup_bias_lr=0.1)
     assert stage_rates(stage, 10, stage.lr0, bias=True).start == 0.1
     assert stage_rates(stage, 10, stage.lr0, bias=False).start == 0
 
 
-def test_gpus_share_the_pictures_and_the_batch() -> None:
+def test_gpus_share_the_pictures_and_the_batch():
     assert count_batches(7120, 64) == 112
     assert count_batches(7120, 64, 2) == 112
     assert count_batches(7121, 64, 3) == 114
 
 
-def test_small_batches_gather_before_a_step() -> None:
+def test_small_batches_gather_before_a_step():
     stage = Stage('s', 'd', 10, batch=16, nbs=64, warmup_epochs=0)
     assert optimizer_steps(stage, 100) == 250
     assert optimizer_steps(replace(stage, batch=64), 25) == 250
@@ -142,9 +142,7 @@ def test_small_batches_gather_before_a_step() -> None:
     assert 250 < warmed < 400
 
 
-def test_two_stage_has_the_strategys_steps_and_folders(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_stage_has_the_strategys_steps_and_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = make_plan(load_recipe(find_recipe('two_stage')), Path('runs/two-stage'))
     first, second = plan.stages
@@ -156,9 +154,7 @@ def test_two_stage_has_the_strategys_steps_and_folders(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_everything_missing_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_everything_missing_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(plans, 'read_gpus', list)
     assert main(['plan', 'two_stage']) == MISSING
@@ -172,7 +168,7 @@ def test_everything_missing_is_named(
         assert told in printed
 
 
-def test_pictures_are_counted_on_disk_and_compared(tmp_path: Path) -> None:
+def test_pictures_are_counted_on_disk_and_compared(tmp_path):
     plan = smoke_plan(tmp_path, 'datasets.target.images.train=33')
     assert [stage.pictures for stage in plan.stages] == [32, 32, 32]
     assert {stage.counted for stage in plan.stages} == {'on disk'}
@@ -180,20 +176,20 @@ def test_pictures_are_counted_on_disk_and_compared(tmp_path: Path) -> None:
     assert 'train has 32 pictures, the recipe says 33' in told
 
 
-def test_share_and_crops_make_the_epochs_pictures(tmp_path: Path) -> None:
+def test_share_and_crops_make_the_epochs_pictures(tmp_path):
     plan = smoke_plan(tmp_path, 'stage1.fraction=0.25', 'stage1.crops_per_picture=3')
     assert plan.stages[0].pictures == 24
     assert not plan.missing
 
 
-def test_each_seed_has_a_folder(tmp_path: Path) -> None:
+def test_each_seed_has_a_folder(tmp_path):
     plan = smoke_plan(tmp_path, 'seeds=[0, 1]')
     assert [folder.parent.name for folder in plan.stages[0].folders] == ['seed0', 'seed1']
     folders = [folder for stage in plan.stages for folder in stage.folders]
     assert len(set(folders)) == len(folders) == 6
 
 
-def test_cost_is_looked_up_scaled_or_unknown_and_says_which() -> None:
+def test_cost_is_looked_up_scaled_or_unknown_and_says_which():
     mini = load_recipe(find_recipe('mini'))
     known = known_cost(mini, mini.stages[0])
     assert (known.s_per_image, known.memory_gb) == (0.051, 1.6)
@@ -216,7 +212,7 @@ def test_cost_is_looked_up_scaled_or_unknown_and_says_which() -> None:
     assert 'does not name' in known_cost(replace(gpu, model='yolo12n.pt'), mini.stages[0]).basis
 
 
-def test_measuring_times_steps_of_the_recipes_network() -> None:
+def test_measuring_times_steps_of_the_recipes_network():
     pytest.importorskip('ultralytics')
     smoke = load_recipe(find_recipe('smoke'))
     cost = measure_cost(smoke, replace(smoke.stages[0], imgsz=64, batch=2))
@@ -225,9 +221,7 @@ def test_measuring_times_steps_of_the_recipes_network() -> None:
     assert '3 steps of 2 pictures measured on cpu' in cost.basis
 
 
-def test_json_holds_the_plan(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_holds_the_plan(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(['plan', 'smoke', '--json', '--name', 'mine']) == MISSING
     found = json.loads(capsys.readouterr().out)
@@ -237,6 +231,6 @@ def test_json_holds_the_plan(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_recipe_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_recipe_is_one_line_and_status_1(capsys):
     assert main(['plan', 'smoke', 'stage2.lr=1']) == 1
     assert 'stage2.lr: unknown key' in capsys.readouterr().err

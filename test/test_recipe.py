@@ -55,11 +55,11 @@ def refusal(path: Path, overrides: list[str] | None = None) -> str:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(tmp_path):
     return write(tmp_path, RECIPE)
 
 
-def test_every_shipped_recipe_is_here() -> None:
+def test_every_shipped_recipe_is_here():
     asked = 'two_stage single_stage two_stage_yolo26 higher_lr longer lower_lr cosine smoke mini'
     asked += ' shorter_stage1 more_augmentation data_size'
     assert set(shipped_recipes()) == set(asked.split())
@@ -67,7 +67,7 @@ def test_every_shipped_recipe_is_here() -> None:
 
 
 @pytest.mark.parametrize('name', sorted(shipped_recipes()))
-def test_shipped_recipe_loads_and_trains_something(name: str) -> None:
+def test_shipped_recipe_loads_and_trains_something(name):
     recipe = load_recipe(find_recipe(name))
     assert recipe.name == name.replace('_', '-')
     assert recipe.description
@@ -77,12 +77,12 @@ def test_shipped_recipe_loads_and_trains_something(name: str) -> None:
             assert stage.warmup_bias_lr == 0
 
 
-def test_shipped_recipes_have_names_of_their_own() -> None:
+def test_shipped_recipes_have_names_of_their_own():
     names = [load_recipe(path).name for path in shipped_recipes().values()]
     assert len(set(names)) == len(names)
 
 
-def test_two_stage_has_the_numbers_of_the_strategy() -> None:
+def test_two_stage_has_the_numbers_of_the_strategy():
     recipe = load_recipe(find_recipe('two_stage'))
     first, second = recipe.stages
     numbers = [(s.epochs, s.batch, s.lr0, s.lrf, s.patience, s.freeze) for s in (first, second)]
@@ -112,9 +112,7 @@ def test_two_stage_has_the_numbers_of_the_strategy() -> None:
         ('shorter_stage1', {'stage1': {'epochs': 150}}),
     ],
 )
-def test_mitigation_differs_from_two_stage_only_where_it_says(
-    name: str, changed: dict[str, dict[str, float]]
-) -> None:
+def test_mitigation_differs_from_two_stage_only_where_it_says(name, changed):
     plain, mitigation = load_recipe(find_recipe('two_stage')), load_recipe(find_recipe(name))
     stages = tuple(replace(stage, **changed.get(stage.name, {})) for stage in plain.stages)
     expected = replace(
@@ -123,7 +121,7 @@ def test_mitigation_differs_from_two_stage_only_where_it_says(
     assert mitigation == expected
 
 
-def test_yolo26_recipe_freezes_then_trains_all_layers_with_a_long_warmup() -> None:
+def test_yolo26_recipe_freezes_then_trains_all_layers_with_a_long_warmup():
     stages = load_recipe(find_recipe('two_stage_yolo26')).stages
     assert [stage.epochs for stage in stages] == [338, 50, 250]
     head, whole = stages[1:]
@@ -131,7 +129,7 @@ def test_yolo26_recipe_freezes_then_trains_all_layers_with_a_long_warmup() -> No
     assert (whole.freeze, whole.lr0, whole.cos_lr, whole.warmup_epochs) == (0, 5e-5, True, 50)
 
 
-def test_mini_gives_both_arms_nearly_the_same_image_passes() -> None:
+def test_mini_gives_both_arms_nearly_the_same_image_passes():
     recipe = load_recipe(find_recipe('mini'))
 
     def passes(stages: tuple[Stage, ...]) -> int:
@@ -149,7 +147,7 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes() -> None:
         (
             'lr0: 1e-3',
             'lr0: -0.1',
-            'recipe.yaml:14: stage2.lr0: -0.1 is refused: it has to be greater than 0',
+            'recipe.yaml:14: stage2.lr0: -0.1 is refused: it has to be greater',
         ),
         ('lr0: 1e-3', 'lr0: "1e-3"', "recipe.yaml:14: stage2.lr0: '1e-3' is refused: it has to"),
         ('lr0: 1e-3', 'lr0: .nan', "stage2.lr0: '.nan' is refused: it has to be a valid number"),
@@ -161,34 +159,22 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes() -> None:
         ('lr0: 1e-3', 'optimizer: auto', "stage2.optimizer: 'auto' is refused: it ignores lr0"),
         ('lr0: 1e-3', 'optimizer: sdg', "stage2.optimizer: 'sdg' is not known"),
         ('lr0: 1e-3', 'cos_lr: 1', 'stage2.cos_lr: 1 is refused: it has to be a valid boolean'),
-        (
-            'lr0: 1e-3',
-            'batch: 1:30',
-            "stage2.batch: '1:30' is refused: it has to be a valid integer",
-        ),
-        (
-            'lr0: 1e-3',
-            'batch: 0',
-            'stage2.batch: 0 is refused: it has to be greater than or equal to 1',
-        ),
+        ('lr0: 1e-3', 'batch: 1:30', "stage2.batch: '1:30' is refused: it has to be a valid int"),
+        ('lr0: 1e-3', 'batch: 0', 'stage2.batch: 0 is refused: it has to be greater than or'),
         ('lr0: 1e-3', 'warmup_bias_lr: 0.1', 'stage2.warmup_bias_lr: 0.1 is above lr0'),
         ('lr0: 1e-3', 'crop_width: 320\n    crops_per_picture: 2', 'stage2.crop_width'),
         ('    epochs: 4', '    epochs: -1', 'recipe.yaml:10: stage1.epochs: -1 is refused'),
         (
             '    epochs: 4',
             '    epochs: 4.0',
-            'recipe.yaml:10: stage1.epochs: 4.0 is refused: it has to be a valid int',
+            'recipe.yaml:10: stage1.epochs: 4.0 is refused: it has to be a',
         ),
         ('    epochs: 4\n', '', 'recipe.yaml:8: stage1.epochs: is missing'),
         ('    data: more', '    data: mor', "recipe.yaml:9: stage1.data: 'mor' is not among the"),
         ('name: stage2', 'name: stage1', "recipe.yaml:11: stages[1].name: 'stage1' is the name of"),
         ('name: stage2', 'name: model', "recipe.yaml:11: model.name: 'model' is a key of recipes"),
         ('name: stage2', 'name: a/b', 'becomes part of folder names'),
-        (
-            'target: cones',
-            'target: cone',
-            "recipe.yaml:3: target: 'cone' is not among the datasets",
-        ),
+        ('target: cones', 'target: cone', "recipe.yaml:3: target: 'cone' is not among the"),
         ('model: yolo12n.yaml', 'model: yolo12n', 'recipe.yaml:2: model: '),
         ('model: yolo12n', 'models: x', 'recipe.yaml:2: models: unknown key. Did you mean model'),
         ('{path: more}', '{path: more, images: {tst: 3}}', 'images.tst: no such split'),
@@ -204,25 +190,15 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes() -> None:
         ('', 'sweep: {stage1.epochs: [0.5]}', 'takes whole numbers'),
         ('', 'sweep: {stage1.fraction: [2]}', 'fraction: 2'),
         ('', 'guards: {on_forgetting: lower}', 'neither `stop` nor a recipe'),
-        (
-            '',
-            'judging: {success: {map50: 71}}',
-            'success.map50: 71 is refused: it has to be less than or equal to 1',
-        ),
-        (
-            '',
-            'judging: {published: [1]}',
-            'judging.published: [1] is refused: it has to be a valid mapping',
-        ),
+        ('', 'judging: {success: {map50: 71}}', 'success.map50: 71 is refused: it has'),
+        ('', 'judging: {published: [1]}', 'published: [1] is refused: it has to be a valid m'),
         ('', 'tracking: {mode: on}', "tracking.mode: 'on' is not known"),
         ('', 'tracking: {project: ../cones}', "'../cones' holds one of /"),
         ('', 'extends: nothing', "extends: no recipe 'nothing'"),
         ('name: short', 'name: [', 'not YAML'),
     ],
 )
-def test_mistake_is_told_with_file_line_and_key(
-    recipe: Path, old: str, new: str, told: str
-) -> None:
+def test_mistake_is_told_with_file_line_and_key(recipe, old, new, told):
     pytest.importorskip('ultralytics') if 'freeze' in new else None
     if not old:
         old, new = 'baseline:', f'{new}\nbaseline:'
@@ -233,7 +209,7 @@ def test_mistake_is_told_with_file_line_and_key(
     assert message.startswith(f'{recipe}:') or 'mistakes:' in message
 
 
-def test_all_mistakes_are_told_at_once(recipe: Path) -> None:
+def test_all_mistakes_are_told_at_once(recipe):
     text = RECIPE.replace('epochs: 4\n', 'epochs: -4\n', 1).replace('1e-3', 'fast')
     write(recipe.parent, text.replace('target: cones', 'target: cars\ncolour: red'))
     message = refusal(recipe, ['stage2.lrf=2', 'stage9.lr0=1'])
@@ -242,19 +218,19 @@ def test_all_mistakes_are_told_at_once(recipe: Path) -> None:
         assert told in message
 
 
-def test_mistake_does_not_hide_what_depends_on_all_stages(recipe: Path) -> None:
+def test_mistake_does_not_hide_what_depends_on_all_stages(recipe):
     write(recipe.parent, RECIPE.replace('epochs: 2', 'epochs: -2').replace('data: more', 'data: x'))
     message = refusal(recipe)
     assert 'stage2.epochs' in message
     assert 'stage1.data' in message
 
 
-def test_file_that_is_no_recipe_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_no_recipe_is_refused(tmp_path):
     assert 'holds no mapping' in refusal(write(tmp_path, '- 1\n'))
     assert 'cannot be read' in refusal(tmp_path / 'none.yaml')
 
 
-def test_numbers_are_what_people_mean_not_what_yaml_reads(recipe: Path) -> None:
+def test_numbers_are_what_people_mean_not_what_yaml_reads(recipe):
     write(recipe.parent, RECIPE.replace('epochs: 2', 'epochs: 010') + 'tracking: {mode: off}\n')
     found = load_recipe(recipe)
     assert found.stages[1].lr0 == 0.001
@@ -262,7 +238,7 @@ def test_numbers_are_what_people_mean_not_what_yaml_reads(recipe: Path) -> None:
     assert found.tracking.mode == 'off'
 
 
-def test_overrides_reach_every_part(recipe: Path) -> None:
+def test_overrides_reach_every_part(recipe):
     found = load_recipe(
         recipe,
         [
@@ -289,7 +265,7 @@ def test_overrides_reach_every_part(recipe: Path) -> None:
     assert found.sweep == {'stage1.fraction': (0.0, 0.5)}
 
 
-def test_override_of_a_list_or_mapping_by_an_empty_one_empties_it(recipe: Path) -> None:
+def test_override_of_a_list_or_mapping_by_an_empty_one_empties_it(recipe):
     assert load_recipe(recipe, ['baseline=[]']).baseline == ()
     assert load_recipe(find_recipe('data_size'), ['sweep={}']).sweep == {}
 
@@ -311,13 +287,13 @@ def test_override_of_a_list_or_mapping_by_an_empty_one_empties_it(recipe: Path) 
         ('stage1.epochs=many', "stage1.epochs: 'many' is refused: it has to be a valid integer"),
     ],
 )
-def test_wrong_override_is_refused_by_name(recipe: Path, text: str, told: str) -> None:
+def test_wrong_override_is_refused_by_name(recipe, text, told):
     message = refusal(recipe, [text])
     assert message.startswith(f'override {text}')
     assert told in message
 
 
-def test_extension_merges_stages_by_name_and_takes_its_name_from_its_file(recipe: Path) -> None:
+def test_extension_merges_stages_by_name_and_takes_its_name_from_its_file(recipe):
     child = write(
         recipe.parent,
         'extends: recipe\nstages:\n  - {name: stage2, lr0: 0.01}\n'
@@ -332,7 +308,7 @@ def test_extension_merges_stages_by_name_and_takes_its_name_from_its_file(recipe
     assert found.judging == replace(base.judging, imgsz=320)
 
 
-def test_mistakes_of_an_extension_name_the_file_that_makes_them(recipe: Path) -> None:
+def test_mistakes_of_an_extension_name_the_file_that_makes_them(recipe):
     write(recipe.parent, RECIPE.replace('epochs: 4', 'epochs: x', 1))
     child = write(recipe.parent, 'extends: recipe\nstages:\n- {name: stage2, lr0: 7}\n', 'c.yaml')
     message = refusal(child)
@@ -340,13 +316,13 @@ def test_mistakes_of_an_extension_name_the_file_that_makes_them(recipe: Path) ->
     assert f'{child}:3: stage2.lr0' in message
 
 
-def test_extension_in_a_circle_is_refused(tmp_path: Path) -> None:
+def test_extension_in_a_circle_is_refused(tmp_path):
     write(tmp_path, 'extends: b\n', 'a.yaml')
     assert 'extends this file in turn' in refusal(write(tmp_path, 'extends: a\n', 'b.yaml'))
 
 
 @pytest.mark.parametrize('name', sorted(shipped_recipes()))
-def test_saved_recipe_loads_back_equal(name: str, tmp_path: Path) -> None:
+def test_saved_recipe_loads_back_equal(name, tmp_path):
     recipe = load_recipe(find_recipe(name), ['stage2.lr0=3e-5'] if name != 'single_stage' else [])
     path = tmp_path / 'runs' / 'recipe.yaml'
     save_recipe(recipe, path)
@@ -359,19 +335,19 @@ def test_saved_recipe_loads_back_equal(name: str, tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ['recipe.yaml']
 
 
-def test_hash_follows_the_meaning_not_the_text(recipe: Path) -> None:
+def test_hash_follows_the_meaning_not_the_text(recipe):
     before = load_recipe(recipe)
     write(recipe.parent, '# a comment\n' + RECIPE.replace('1e-3', '0.001'))
     assert recipe_sha256(load_recipe(recipe)) == recipe_sha256(before)
     assert recipe_sha256(load_recipe(recipe, ['stage2.lr0=0.002'])) != recipe_sha256(before)
 
 
-def test_impossible_value_is_refused_in_code_too() -> None:
+def test_impossible_value_is_refused_in_code_too():
     with pytest.raises(RecipeError, match='lr0: -1'):
         Stage('stage1', 'cones', 1, lr0=-1)
 
 
-def test_home_folder_is_expanded(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_folder_is_expanded(recipe, monkeypatch):
     monkeypatch.setenv('HOME', '/home/team')
     words = ['data_root=~/sets', 'model=~/net.pt', 'datasets.more.path=~/more']
     found = load_recipe(recipe, words)
@@ -380,7 +356,7 @@ def test_home_folder_is_expanded(recipe: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found.model == '/home/team/net.pt'
 
 
-def test_arms_are_the_candidate_and_the_baseline(recipe: Path) -> None:
+def test_arms_are_the_candidate_and_the_baseline(recipe):
     candidate, baseline = arms(load_recipe(recipe))
     assert (candidate.name, baseline.name) == ('two-stage', 'single-stage')
     assert [stage.name for stage in candidate.stages] == ['stage1', 'stage2']
@@ -388,14 +364,14 @@ def test_arms_are_the_candidate_and_the_baseline(recipe: Path) -> None:
     assert (candidate.candidate, baseline.candidate) == (True, False)
 
 
-def test_stages_without_epochs_are_left_out(recipe: Path) -> None:
+def test_stages_without_epochs_are_left_out(recipe):
     overrides = ['stage1.epochs=0', 'baseline.single.epochs=0']
     (only,) = arms(load_recipe(recipe, overrides))
     assert [stage.name for stage in only.stages] == ['stage2']
     assert 'there is nothing to train' in refusal(recipe, [*overrides, 'stage2.fraction=0'])
 
 
-def test_sweep_takes_the_place_of_the_candidate() -> None:
+def test_sweep_takes_the_place_of_the_candidate():
     found = arms(load_recipe(find_recipe('data_size')))
     assert [arm.name for arm in found] == [
         f'stage1.fraction={share}' for share in ('0', '0.25', '0.5', '1')
@@ -408,7 +384,7 @@ def test_sweep_takes_the_place_of_the_candidate() -> None:
     ]
 
 
-def test_recipe_is_found_by_name_or_path(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipe_is_found_by_name_or_path(recipe, monkeypatch):
     assert find_recipe('two-stage') == find_recipe('two_stage') == SHIPPED / 'two_stage.yaml'
     assert find_recipe(str(recipe)) == recipe
     with pytest.raises(RecipeError, match=r'no recipe .two_stages.*higher_lr.*two_stage'):
@@ -418,9 +394,7 @@ def test_recipe_is_found_by_name_or_path(recipe: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     'lib', ['lib/python3.10/site-packages', 'local/lib/python3.12/dist-packages', '.']
 )
-def test_installed_recipes_are_found_below_their_prefix(
-    lib: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_installed_recipes_are_found_below_their_prefix(lib, tmp_path, monkeypatch):
     """A venv or colcon, Debian's Python, and `pip install --target`."""
     shared = tmp_path / 'share' / 'training' / 'config'
     shared.mkdir(parents=True)
@@ -433,9 +407,7 @@ def test_installed_recipes_are_found_below_their_prefix(
         find_recipe('two_stage')
 
 
-def test_missing_weights_are_told_with_the_place_to_put_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_told_with_the_place_to_put_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=f'{tmp_path}/yolo12n.pt are not there. Put the file'):
         find_model('yolo12n.pt')
@@ -444,7 +416,7 @@ def test_missing_weights_are_told_with_the_place_to_put_them(
     assert find_model('tiny.yaml') == SHIPPED / 'tiny.yaml'
 
 
-def test_architecture_is_asked_of_ultralytics_without_its_network() -> None:
+def test_architecture_is_asked_of_ultralytics_without_its_network():
     pytest.importorskip('ultralytics')
     assert find_model('yolo26n.yaml') == 'yolo26n.yaml'
     with pytest.raises(RecipeError, match='yolo99n.yaml is neither a file'):

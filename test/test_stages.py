@@ -41,7 +41,7 @@ TINY_STAGE = Stage(
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> StageJob:
+def job(tmp_path):
     return make_job(tmp_path)
 
 
@@ -63,7 +63,7 @@ def make_job(tmp_path: Path) -> StageJob:
 
 
 @pytest.fixture(scope='module')
-def trained(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
+def trained(tmp_path_factory):
     """A finished stage of three epochs, and the points of its curves."""
     job = make_job(tmp_path_factory.mktemp('trained'))
     train_stage(job)
@@ -71,7 +71,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> StageJob:
 
 
 @pytest.fixture
-def finished(trained: StageJob, tmp_path: Path) -> StageJob:
+def finished(trained, tmp_path):
     """A copy of it that a test may spoil."""
     job = replace(trained, root=tmp_path / 'copy')
     shutil.copytree(trained.root, job.root, ignore=shutil.ignore_patterns('data'))
@@ -130,7 +130,7 @@ def run_until_killed(job: StageJob, batch: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_mid_epoch_it_goes_on_from_its_last_epoch(job: StageJob) -> None:
+def test_killed_in_mid_epoch_it_goes_on_from_its_last_epoch(job):
     run_until_killed(job, batch=3)  # two batches an epoch: in the second epoch
     saved = torch.load(job.weights / 'last.pt', weights_only=False)
     assert (saved['epoch'], saved['updates']) == (0, 2)
@@ -181,26 +181,20 @@ def refuse_training(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(stages, 'StageTrainer', refuse)
 
 
-def test_finished_stage_returns_its_result_and_trains_nothing(
-    finished: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_stage_returns_its_result_and_trains_nothing(finished, monkeypatch):
     refuse_training(monkeypatch)
     result = train_stage(finished)
     assert (result.epochs, result.stopped_by, result.best.is_file()) == (3, None, True)
 
 
-def test_stage_that_was_killed_before_its_result_only_writes_it(
-    finished: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stage_that_was_killed_before_its_result_only_writes_it(finished, monkeypatch):
     expected = train_stage(finished)
     StageRecord(finished).update(result=None)
     refuse_training(monkeypatch)
     assert train_stage(finished) == expected
 
 
-def test_stage_whose_patience_ended_does_not_go_on(
-    finished: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stage_whose_patience_ended_does_not_go_on(finished, monkeypatch):
     StageRecord(finished).update(result=None)
     last = finished.weights / 'last.pt'
     saved = torch.load(last, weights_only=False)
@@ -212,7 +206,7 @@ def test_stage_whose_patience_ended_does_not_go_on(
     assert train_stage(longer).stopped_by == 'patience'
 
 
-def test_rates_of_the_curves_are_the_recipes(trained: StageJob) -> None:
+def test_rates_of_the_curves_are_the_recipes(trained):
     columns = read_results(trained.results)
     rates = columns['lr/pg0'][1:]  # after one epoch of warm-up
     assert rates == pytest.approx([2e-3 * rate_share(trained.stage, epoch) for epoch in (1, 2)])
@@ -223,7 +217,7 @@ def test_rates_of_the_curves_are_the_recipes(trained: StageJob) -> None:
     assert events(trained, 'settings')[0]['values']['optimizer'] == 'AdamW'
 
 
-def test_checkpoints_hold_nothing_of_this_machine(trained: StageJob) -> None:
+def test_checkpoints_hold_nothing_of_this_machine(trained):
     last = torch.load(trained.weights / 'last.pt', weights_only=False)
     assert 'loss' not in vars(last['ema'])
     assert last['ema'].criterion is None
@@ -233,16 +227,14 @@ def test_checkpoints_hold_nothing_of_this_machine(trained: StageJob) -> None:
     assert not list(trained.weights.glob('*.part')) + list(trained.weights.glob(PREVIOUS))
 
 
-def test_job_survives_its_file(job: StageJob) -> None:
+def test_job_survives_its_file(job):
     job = with_recipe(job, device=(0, 1), guards=Guards(forgetting_epochs=2))
     write_json(job.file, job)
     assert read_job(job.file) == job
     assert not job.file.is_relative_to(job.folder)
 
 
-def test_each_epoch_is_counted_once_told_once_and_there_for_tracking(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_epoch_is_counted_once_told_once_and_there_for_tracking(job, monkeypatch, capsys):
     seen: list[tuple[list[float], bool]] = []
 
     class Tracked:
@@ -280,9 +272,7 @@ def give_figures(patch: pytest.MonkeyPatch, map50: list[float], map50_95: list[f
 
 
 @pytest.mark.parametrize(('select_by', 'best'), [('map50', 2), ('map50_95', 1)])
-def test_best_weights_are_those_of_the_recipes_figure(
-    job: StageJob, select_by: Any, best: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_best_weights_are_those_of_the_recipes_figure(job, select_by, best, monkeypatch):
     map50, map50_95 = [0.1, 0.3, 0.2, 0.2], [0.09, 0.08, 0.07, 0.06]
     give_figures(monkeypatch, map50, map50_95)
     job = with_stage(with_recipe(job, select_by=select_by), epochs=4, patience=2)
@@ -298,9 +288,7 @@ def start_from(patch: pytest.MonkeyPatch, map50: float) -> None:
     patch.setattr(stages, 'validate_start', lambda *_: {'target': figures, 'own': figures})
 
 
-def test_best_weights_worse_than_the_start_are_told(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_best_weights_worse_than_the_start_are_told(job, monkeypatch):
     start_from(monkeypatch, 0.9)
     result = train_stage(with_stage(job, epochs=1))
     assert result.worse_than_start
@@ -308,9 +296,7 @@ def test_best_weights_worse_than_the_start_are_told(
     assert events(job, 'worse_than_start')
 
 
-def test_starting_weights_are_judged_by_the_head_that_judges_each_epoch(
-    job: StageJob, trained: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_starting_weights_are_judged_by_the_head_that_judges_each_epoch(job, trained, monkeypatch):
     heads: list[tuple[bool, bool]] = []
     from training.judging.validator import UnhurriedValidator
 
@@ -326,9 +312,7 @@ def test_starting_weights_are_judged_by_the_head_that_judges_each_epoch(
     assert events(job, 'start')[0]['values'][MAP50] >= 0
 
 
-def test_other_head_in_validation_is_refused(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_head_in_validation_is_refused(job, monkeypatch):
     known = StageJob.arguments
     check = StageTrainer._on_pretrain_routine_end
 
@@ -342,9 +326,7 @@ def test_other_head_in_validation_is_refused(
         train_stage(job)
 
 
-def test_weights_of_other_classes_are_no_start_to_compare_with(
-    job: StageJob, trained: StageJob, tmp_path: Path
-) -> None:
+def test_weights_of_other_classes_are_no_start_to_compare_with(job, trained, tmp_path):
     saved = torch.load(trained.weights / 'best.pt', weights_only=False)
     saved['model'].names = dict(enumerate('abcde'))
     torch.save(saved, tmp_path / 'other.pt')
@@ -352,14 +334,12 @@ def test_weights_of_other_classes_are_no_start_to_compare_with(
     assert found == {'target': None, 'own': None}
 
 
-def test_missing_weights_are_not_downloaded(job: StageJob) -> None:
+def test_missing_weights_are_not_downloaded(job):
     with pytest.raises(RecipeError, match=r'yolo12n\.pt are not there'):
         train_stage(replace(job, model='yolo12n.pt'))
 
 
-def test_float16_is_not_tried_with_downloaded_weights(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_float16_is_not_tried_with_downloaded_weights(job, monkeypatch):
     def download(model: Any) -> bool:
         raise AssertionError('Ultralytics would download yolo26n.pt')
 
@@ -367,9 +347,7 @@ def test_float16_is_not_tried_with_downloaded_weights(
     train_stage(with_stage(job, epochs=1))
 
 
-def test_optimizer_that_ultralytics_chose_by_itself_stops_the_stage(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_optimizer_that_ultralytics_chose_by_itself_stops_the_stage(job, monkeypatch):
     build = StageTrainer.build_optimizer
 
     def choose(trainer: Any, model: Any, **settings: Any) -> Any:
@@ -385,8 +363,8 @@ def test_optimizer_that_ultralytics_chose_by_itself_stops_the_stage(
     ('group', 'rate', 'batch'), [('bias', 0.1, 0), ('weight', 0.01, 2), ('bn', 0.001, 3)]
 )
 def test_rate_that_is_not_the_recipes_stops_the_stage_in_that_batch(
-    job: StageJob, group: str, rate: float, batch: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    job, group, rate, batch, monkeypatch
+):
     def change(trainer: Any) -> None:
         for entry in trainer.optimizer.param_groups:
             if entry['param_group'] == group:
@@ -397,9 +375,7 @@ def test_rate_that_is_not_the_recipes_stops_the_stage_in_that_batch(
         train_stage(job)
 
 
-def test_other_accumulation_than_the_recipes_stops_the_stage(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_accumulation_than_the_recipes_stops_the_stage(job, monkeypatch):
     build = StageTrainer._build_train_pipeline
 
     def change(trainer: Any) -> None:
@@ -425,9 +401,7 @@ def fail_on_call(patch: pytest.MonkeyPatch, number: int, error: Exception) -> li
     return sizes
 
 
-def test_out_of_memory_does_not_halve_the_batch(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_out_of_memory_does_not_halve_the_batch(job, monkeypatch):
     error = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')
     sizes = fail_on_call(monkeypatch, 1, error)
     with pytest.raises(StageStopped, match=r'stage1\.batch=2') as stopped:
@@ -437,7 +411,7 @@ def test_out_of_memory_does_not_halve_the_batch(
     assert events(job, 'out_of_memory')
 
 
-def test_stage_goes_on_with_the_smaller_batch_of_its_recipe(job: StageJob) -> None:
+def test_stage_goes_on_with_the_smaller_batch_of_its_recipe(job):
     with pytest.MonkeyPatch.context() as patch:
         fail_on_call(patch, 3, torch.OutOfMemoryError('CUDA out of memory.'))
         with pytest.raises(StageStopped):
@@ -446,9 +420,7 @@ def test_stage_goes_on_with_the_smaller_batch_of_its_recipe(job: StageJob) -> No
     assert result.epochs == 3
 
 
-def test_loss_that_is_no_number_ends_the_stage_at_once(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loss_that_is_no_number_ends_the_stage_at_once(job, monkeypatch):
     compute, calls = ShardedLoss.__call__, []
 
     def loss(self: Any, batch: dict[str, Any]) -> Any:
@@ -464,9 +436,7 @@ def test_loss_that_is_no_number_ends_the_stage_at_once(
     assert train_stage(job).epochs == 3
 
 
-def test_forgetting_ends_the_stage_and_names_what_to_try(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forgetting_ends_the_stage_and_names_what_to_try(job, monkeypatch):
     start_from(monkeypatch, 0.7)
     give_figures(monkeypatch, [0.69, 0.6, 0.6, 0.6], [0.1] * 4)
     job = with_stage(with_recipe(job, guards=Guards(forgetting_epochs=2)), epochs=4)
@@ -478,9 +448,7 @@ def test_forgetting_ends_the_stage_and_names_what_to_try(
     assert StageRecord(job).read()['ending']['reason'] == 'forgetting'
 
 
-def test_forgetting_the_target_is_no_matter_on_other_pictures(
-    job: StageJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_forgetting_the_target_is_no_matter_on_other_pictures(job, tmp_path, monkeypatch):
     start_from(monkeypatch, 0.7)
     give_figures(monkeypatch, [0.1] * 2, [0.1] * 2)
     write_data_set(job.campaign.data('other'))
@@ -488,7 +456,7 @@ def test_forgetting_the_target_is_no_matter_on_other_pictures(
     assert not train_stage(with_stage(job, epochs=2)).on_target
 
 
-def test_full_disk_leaves_the_old_checkpoint_whole(job: StageJob) -> None:
+def test_full_disk_leaves_the_old_checkpoint_whole(job):
     write = Path.write_bytes
 
     def write_half(path: Path, content: bytes) -> int:
@@ -509,9 +477,7 @@ def test_full_disk_leaves_the_old_checkpoint_whole(job: StageJob) -> None:
     assert epochs(job) == [1, 2, 3]
 
 
-def test_sigterm_ends_the_stage_and_it_goes_on_in_its_own_folder(
-    job: StageJob, tmp_path: Path
-) -> None:
+def test_sigterm_ends_the_stage_and_it_goes_on_in_its_own_folder(job, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     interrupt(job)
     assert signal.getsignal(signal.SIGTERM) is before
@@ -522,7 +488,7 @@ def test_sigterm_ends_the_stage_and_it_goes_on_in_its_own_folder(
     assert (result.epochs, result.last.parent.parent) == (3, job.folder)
 
 
-def test_truncated_checkpoint_is_noticed_and_the_one_before_taken(job: StageJob) -> None:
+def test_truncated_checkpoint_is_noticed_and_the_one_before_taken(job):
     interrupt(job, batch=5)  # in the third epoch
     last = job.weights / 'last.pt'
     last.write_bytes(last.read_bytes()[:-1000])
@@ -532,9 +498,7 @@ def test_truncated_checkpoint_is_noticed_and_the_one_before_taken(job: StageJob)
     assert epochs(job) == [1, 2, 3]
 
 
-def test_stage_with_no_readable_checkpoint_does_not_start_anew(
-    finished: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stage_with_no_readable_checkpoint_does_not_start_anew(finished, monkeypatch):
     StageRecord(finished).update(result=None)
     last = finished.weights / 'last.pt'
     content = bytearray(last.read_bytes())
@@ -545,13 +509,13 @@ def test_stage_with_no_readable_checkpoint_does_not_start_anew(
         train_stage(finished)
 
 
-def test_checkpoint_of_another_recipe_is_refused(job: StageJob) -> None:
+def test_checkpoint_of_another_recipe_is_refused(job):
     interrupt(job)
     with pytest.raises(GuardError, match=r'lr0 is 0\.002 instead of 0\.01'):
         train_stage(with_stage(job, lr0=0.01))
 
 
-def test_training_reaches_no_host(job: StageJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_reaches_no_host(job, monkeypatch):
     with socket.create_server(('127.61.3.8', 0)) as listener:
         for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'):
             monkeypatch.setenv(name, 'http://{}:{}'.format(*listener.getsockname()))
@@ -561,7 +525,7 @@ def test_training_reaches_no_host(job: StageJob, monkeypatch: pytest.MonkeyPatch
             pytest.fail(f'called: {listener.accept()[0].recv(1000)!r}')
 
 
-def test_ultralytics_still_has_the_private_methods_that_are_overridden() -> None:
+def test_ultralytics_still_has_the_private_methods_that_are_overridden():
     from ultralytics.models.yolo.detect import DetectionTrainer
 
     ours = {*vars(StageTrainer), *vars(StageTrainer.__mro__[1])}
@@ -596,9 +560,7 @@ def launched_here(job: StageJob, patch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_child_process_trains_with_all_guards(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_child_process_trains_with_all_guards(job, monkeypatch):
     with launched_here(job, monkeypatch):
         result = train_stage(with_stage(job, epochs=1))
     assert result.epochs == 1
@@ -607,9 +569,7 @@ def test_child_process_trains_with_all_guards(
 
 
 @pytest.mark.slow
-def test_what_stops_a_child_process_is_told_by_its_parent(
-    job: StageJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_stops_a_child_process_is_told_by_its_parent(job, monkeypatch):
     with launched_here(job, monkeypatch):
         train = StageTrainer.train
 

@@ -45,7 +45,7 @@ needs_wandb = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def no_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_account(tmp_path, monkeypatch):
     """No test finds a key of whoever runs it, or reaches a real server."""
     for name in [name for name in os.environ if name.startswith('WANDB_')]:
         monkeypatch.delenv(name)
@@ -98,7 +98,7 @@ def stub_wandb(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None
     monkeypatch.setenv('PYTHONPATH', str(folder / 'stub'))
 
 
-def test_off_starts_and_writes_nothing(tmp_path: Path) -> None:
+def test_off_starts_and_writes_nothing(tmp_path):
     about = {'group': 'c', 'job_type': 'j', 'name': 'r/j'}
     tracked = TrackedRun(Tracking(), about, tmp_path / 'stage', tmp_path)
     assert tracked.process is None
@@ -106,7 +106,7 @@ def test_off_starts_and_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_this_side_never_imports_wandb() -> None:
+def test_this_side_never_imports_wandb():
     done = subprocess.run(
         [
             sys.executable,
@@ -122,9 +122,7 @@ def test_this_side_never_imports_wandb() -> None:
     assert done.returncode == 0
 
 
-def test_without_wandb_a_warning_says_how_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_without_wandb_a_warning_says_how_to_get_it(tmp_path, monkeypatch, capfd):
     stub_wandb(tmp_path, monkeypatch, MISSING)
     tracked = start(tmp_path, 'online')
     wait_until(lambda: warnings(tmp_path))
@@ -135,9 +133,7 @@ def test_without_wandb_a_warning_says_how_to_get_it(
     assert not tracked.record.exists()
 
 
-def test_wandb_that_hangs_costs_points_and_not_the_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_that_hangs_costs_points_and_not_the_training(tmp_path, monkeypatch):
     stub_wandb(tmp_path, monkeypatch, HANGS)
     tracked = start(tmp_path, 'online', epochs=7)
     process = tracked.process
@@ -150,7 +146,7 @@ def test_wandb_that_hangs_costs_points_and_not_the_training(
         os.kill(process.pid, 0)
 
 
-def test_a_killed_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_process_is_told(tmp_path, monkeypatch):
     stub_wandb(tmp_path, monkeypatch, HANGS)
     tracked = start(tmp_path, 'offline', epochs=3)
     assert tracked.process is not None
@@ -159,9 +155,7 @@ def test_a_killed_process_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert warnings(tmp_path) == ['W&B: 3 of 3 points of this run were not sent.']
 
 
-def test_what_fails_is_told_once_to_the_campaigns_events(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_fails_is_told_once_to_the_campaigns_events(tmp_path, monkeypatch):
     stub_wandb(tmp_path, monkeypatch, 'raise RuntimeError("the key kkkk is wrong")')
     monkeypatch.setenv('WANDB_API_KEY', 'kkkk')
     write_epochs(tmp_path, 0)
@@ -171,16 +165,14 @@ def test_what_fails_is_told_once_to_the_campaigns_events(
     assert (event['run'], event['step']) == ('r/s', 'j')
 
 
-def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_a_warning(tmp_path):
     (tmp_path / 'wandb').write_text('a file where the folder should be')
     start(tmp_path).finish()
     (told,) = warnings(tmp_path)
     assert 'nothing is tracked' in told
 
 
-def test_results_that_cannot_be_read_are_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_that_cannot_be_read_are_a_warning(tmp_path, monkeypatch):
     stub_wandb(tmp_path, monkeypatch, WORKS)
     tracked = start(tmp_path)
     results = tmp_path / 'stage' / 'results.csv'
@@ -213,9 +205,7 @@ for name, source in (('stage1', folder / 'stage'), ('test', evaluation)):
 
 @needs_wandb
 @pytest.mark.slow
-def test_offline_run_writes_everything_below_its_folder_and_reaches_no_host(
-    tmp_path: Path,
-) -> None:
+def test_offline_run_writes_everything_below_its_folder_and_reaches_no_host(tmp_path):
     from recorded_campaign import write_campaign
 
     evaluation = write_campaign(tmp_path / 'mini').evaluation('two-stage/seed0', 'test')
@@ -260,9 +250,7 @@ def test_offline_run_writes_everything_below_its_folder_and_reaches_no_host(
     assert not (tmp_path / 'home').exists()
 
 
-def test_evaluation_that_is_none_is_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_that_is_none_is_a_warning(tmp_path, monkeypatch):
     stub_wandb(tmp_path, monkeypatch, WORKS)
     (tmp_path / 'evaluation.json').write_text('{}')
     TrackedRun(Tracking(mode='offline'), {'name': 'r/test'}, tmp_path, tmp_path).finish()
@@ -272,8 +260,8 @@ def test_evaluation_that_is_none_is_a_warning(
 
 
 def test_epochs_are_sent_as_they_come_and_after_a_kill_those_that_are_trained_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    tmp_path, monkeypatch
+):
     stub_wandb(tmp_path, monkeypatch, WORKS)
     tracked = start(tmp_path, epochs=0)
     for epochs in (2, 3):
@@ -293,9 +281,7 @@ def test_epochs_are_sent_as_they_come_and_after_a_kill_those_that_are_trained_ag
 @needs_wandb
 @pytest.mark.slow
 @pytest.mark.parametrize('key', ['', KEY], ids=['no key', 'no network'])
-def test_online_that_fails_goes_on_offline_and_says_so(
-    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_online_that_fails_goes_on_offline_and_says_so(key, tmp_path, monkeypatch):
     if key:
         monkeypatch.setenv('WANDB_API_KEY', key)
     tracked = start(tmp_path, 'online', epochs=3)
@@ -313,7 +299,7 @@ def test_online_that_fails_goes_on_offline_and_says_so(
 
 @needs_wandb
 @pytest.mark.slow
-def test_death_of_wandbs_service_is_told_and_survived(tmp_path: Path) -> None:
+def test_death_of_wandbs_service_is_told_and_survived(tmp_path):
     tracked = start(tmp_path)
     wait_until(lambda: record(tracked)['sent'])
     process = tracked.process
@@ -338,7 +324,7 @@ def test_death_of_wandbs_service_is_told_and_survived(tmp_path: Path) -> None:
 
 @needs_wandb
 @pytest.mark.slow
-def test_killed_training_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_killed_training_leaves_no_process_behind(tmp_path):
     write_epochs(tmp_path, 1)
     script = (
         'import os, signal, sys, time\n'
