@@ -251,4 +251,4 @@ def _write_leaks(folder: CampaignFolder, names: list[str]) -> None:
         )
     )
     sheet = np.random.default_rng(1).integers(0, 255, (200, 600, 3), np.uint8)
-    cv2.imwrite(str(folder.leaks_sheet(*names)), sheet)
+    cv2.imwrite(str(path.with_suffix('.png')), sheet)

@@ -155,7 +155,7 @@ def find_leaks(campaign: Campaign) -> dict[str, Any]:
         cache=place.with_name('hashes.json'),
     )
     write_json(place, report.to_json(), indent=1)
-    report.write_contact_sheet(campaign.folder.leaks_sheet(*names))
+    report.write_contact_sheet(place.with_suffix('.png'))
     excluded = {name: sorted(map(str, report.excluded(name))) for name in names}
     for name, paths in excluded.items():
         if paths:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import OutputError
-from cone_perception.files import write_whole
+from cone_perception.files import write_json, write_whole
 from cone_perception.pages.blocks import Block, Gallery, Page, Picture, Section, Text
 from cone_perception.pages.page import render_page
 from training.report import curves, inputs, verdict
 from training.report.inputs import time_text
 from training.report.markdown import render_markdown
 from training.report.verdict import TONES
-from training.runs.card import write_card
+from training.runs.card import make_card
 from training.runs.folder import CampaignFolder
 from training.runs.record import CampaignRecord, read_campaign
 
@@ -73,7 +73,7 @@ def write_report(folder: CampaignFolder) -> Path:
     page = make_page(record)
     write_whole(folder.report_html, render_page(page))
     write_whole(folder.report_md, render_markdown(page, folder.report_html.name))
-    write_card(record)
+    write_json(record.folder.card, make_card(record))
     return folder.report_html
 
 

@@ -11,14 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import SourceError, told_as
-from cone_perception.files import write_json
 from cone_perception.model_card import file_sha256
 from training.runs.record import CampaignRecord, Training
-
-
-def write_card(record: CampaignRecord) -> None:
-    """Write card.json, with whatever is known by now."""
-    write_json(record.folder.card, make_card(record))
 
 
 def read_card(path: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -117,10 +117,6 @@ class CampaignFolder:
         """Near-duplicates between and within data sets."""
         return self.data('leaks') / f'{"__".join(datasets)}.json'
 
-    def leaks_sheet(self, *datasets: str) -> Path:
-        """Contact sheet of the closest pairs."""
-        return self.leaks(*datasets).with_suffix('.png')
-
     def stage(self, recipe: Recipe, run: str, stage: Stage) -> Path:
         """Ultralytics' folder of a stage: where the strategy says, if there is one candidate."""
         alone = len(recipe.seeds) == 1 and not recipe.sweep

@@ -172,7 +172,7 @@ def read_campaign(folder: CampaignFolder) -> CampaignRecord:
         if folder.verification(name).is_file():
             record.verifications[name] = _json(record, folder.verification(name), name)
     for path in sorted(folder.data('leaks').glob('*.json')):
-        if '__' in path.stem or path.stem != 'hashes':
+        if path.stem != 'hashes':
             record.leaks[path] = _json(record, path, 'leaks')
     for path in sorted((folder.root / 'evaluations').rglob('evaluation.json')):
         run = path.parents[1].relative_to(folder.root / 'evaluations').as_posix()
@@ -202,23 +202,24 @@ def _json(record: CampaignRecord, path: Path, what: str) -> dict[str, Any]:
 def _trainings(record: CampaignRecord) -> list[Training]:
     found: list[Training] = []
     shown: dict[str, float] = {}
+    verified = record.state.result('verify').get('pictures', {})
     for step in record.state.steps.values():
         about = step.result
-        settings = about.get('stage')
-        if not isinstance(settings, dict) or 'run' not in about:
+        if 'stage' not in about:
             continue
-        run = str(about['run'])
-        columns = read_results(record.folder.root / str(about.get('folder', '')) / 'results.csv')
+        run, settings = about['run'], about['stage']
+        whole = verified.get(settings['data'], {}).get('train', 0)  # until the stage is done
+        share = settings['fraction'] * max(settings['crops_per_picture'], 1)
         training = Training(
             run=run,
-            arm=str(about.get('arm', run.partition('/')[0])),
-            stage=str(settings.get('name', '')),
-            data=str(settings.get('data', '')),
-            on_target=settings.get('data') == record.target,
-            pictures=int(about.get('pictures') or _pictures(record, settings)),
+            arm=about['arm'],
+            stage=settings['name'],
+            data=settings['data'],
+            on_target=settings['data'] == record.target,
+            pictures=int(about.get('pictures') or round(whole * share)),
             passes=shown.get(run, 0.0),
             start_map50=about.get('start_map50'),
-            columns=columns,
+            columns=read_results(record.folder.root / about['folder'] / 'results.csv'),
             settings=settings,
             step=step,
         )
@@ -226,11 +227,3 @@ def _trainings(record: CampaignRecord) -> list[Training]:
             shown[run] = (training.passes_at() or [training.passes])[-1]
         found.append(training)
     return found
-
-
-def _pictures(record: CampaignRecord, settings: Mapping[str, Any]) -> float:
-    """Pictures of a stage that is not done, from what was verified."""
-    verified = record.state.result('verify').get('pictures', {})
-    whole = verified.get(settings.get('data'), {}).get('train', 0)
-    share = settings.get('fraction', 1) * max(settings.get('crops_per_picture', 0), 1)
-    return float(round(whole * share))
