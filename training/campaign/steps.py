@@ -20,7 +20,7 @@ from training.judging.verdict import Outcome
 from training.recipe.load import find_model
 from training.recipe.recipe import Stage, arms, used_datasets
 from training.runs.progress import say
-from training.stage.guards import GuardError, StageStopped
+from training.stage.guards import AGAINST_FORGETTING, GuardError, StageStopped
 from training.stage.job import StageJob
 from training.stage.training_set import write_splits
 
@@ -233,5 +233,6 @@ def _go_on_or_stop(
         'out_of_memory': Outcome.OUT_OF_MEMORY,
         'terminated': Outcome.INTERRUPTED,
     }.get(stop.reason, Outcome.STOPPED_BY_GUARD)
-    tried = f' Recipes to try: {", ".join(stop.mitigation)}.' if stop.mitigation else ''
+    forgot = stop.reason == 'forgetting'
+    tried = f' Recipes to try: {", ".join(AGAINST_FORGETTING)}.' if forgot else ''
     raise CampaignStoppedError(outcome, f'{run.id}/{stage.name}: {stop}{tried}')

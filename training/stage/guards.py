@@ -37,15 +37,11 @@ class GuardError(ConePerceptionError):
 
 
 class StageStopped(ConePerceptionError):  # noqa: N818
-    """A stage ended before its time; its last checkpoint is whole, and it can go on from there.
+    """A stage ended before its time; its last checkpoint is whole, and it can go on from there."""
 
-    mitigation: names of recipes that may help.
-    """
-
-    def __init__(self, reason: StopReason, message: str, mitigation: Sequence[str] = ()) -> None:
+    def __init__(self, reason: StopReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        self.mitigation = tuple(mitigation)
 
 
 def arguments(stage: Stage) -> dict[str, Any]:

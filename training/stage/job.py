@@ -14,7 +14,6 @@ from training.recipe.recipe import Recipe, Stage
 from training.runs.folder import CampaignFolder, EventKind
 from training.runs.record import MAP50, MAP50_95, read_results
 from training.stage.guards import (
-    AGAINST_FORGETTING,
     GuardError,
     StageStopped,
     arguments,
@@ -155,8 +154,7 @@ class StageRecord:
             return
         if ending['reason'] == 'guard':
             raise GuardError(ending['message'])
-        tried = AGAINST_FORGETTING if ending['reason'] == 'forgetting' else ()
-        raise StageStopped(ending['reason'], ending['message'], tried)
+        raise StageStopped(ending['reason'], ending['message'])
 
     def make_result(self) -> StageResult:
         """Read the result off the epochs of a stage that is trained to its end."""
@@ -191,7 +189,6 @@ class StageRecord:
                 f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
                 f'{start:.3f} at the start, and more than {guards.forgetting_drop} lower for '
                 f'{guards.forgetting_epochs} epochs.',
-                AGAINST_FORGETTING,
             )
 
     def keep_rows(self, epochs: int) -> None:
