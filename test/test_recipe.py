@@ -18,7 +18,7 @@ from training.recipe.load import (
     save_recipe,
     shipped_recipes,
 )
-from training.recipe.recipe import Recipe, Stage, arms
+from training.recipe.recipe import Figures, Recipe, Stage, arms
 
 SHIPPED = Path(__file__).parents[1] / 'config' / 'training'
 
@@ -93,13 +93,7 @@ def test_two_stage_has_the_numbers_of_the_strategy():
     assert [first.folder, second.folder] == ['stage1_cone_detector_200ep', 'stage2_fsoco12_150ep']
     assert recipe.judging.published['single-stage'].map50 == 0.7081
     assert recipe.judging.published['production'].recall == 0.5786
-    success = recipe.judging.success
-    assert (success.map50, success.map50_95, success.precision, success.recall) == (
-        0.71,
-        0.485,
-        0.84,
-        0.65,
-    )
+    assert recipe.judging.success == Figures(0.71, 0.485, 0.84, 0.65)
 
 
 @pytest.mark.parametrize(
@@ -185,9 +179,10 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes():
         ('', 'device: gpu', "device: 'gpu' is no device"),
         ('', 'device: [0, 1, 2]', 'stage1.batch: 64 cannot be shared among 3'),
         ('', 'sweep: {stage3.lr0: [1]}', "no stage 'stage3': stage1, stage2"),
-        ('', 'sweep: {stage1.lr: [1]}', "'lr' is no number of a stage"),
-        ('', 'sweep: {stage1.cos_lr: [1]}', "'cos_lr' is no number"),
-        ('', 'sweep: {stage1.epochs: [0.5]}', 'takes whole numbers'),
+        ('', 'sweep: {stage1.lr: [1]}', 'lr: unknown key. Did you mean lr'),
+        ('', 'sweep: {stage1.data: [1]}', "'data' is no number of a stage"),
+        ('', 'sweep: {stage1.cos_lr: [1]}', 'cos_lr: 1 is refused: it has to be a valid boolean'),
+        ('', 'sweep: {stage1.epochs: [0.5]}', 'epochs: 0.5 is refused: it has to be a valid int'),
         ('', 'sweep: {stage1.fraction: [2]}', 'fraction: 2'),
         ('', 'guards: {on_forgetting: lower}', 'neither `stop` nor a recipe'),
         ('', 'judging: {success: {map50: 71}}', 'success.map50: 71 is refused: it has'),

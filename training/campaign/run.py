@@ -65,18 +65,13 @@ def run_campaign(folder: CampaignFolder, recipe: Recipe, state: State) -> Outcom
     _record(folder, state, outcome, message)
     say(f'{outcome.label}: {message}')
     if outcome in (Outcome.VERIFICATION_FAILED, Outcome.STOPPED_BY_GUARD):
-        _report_stop(folder)
+        try:
+            judge.write_pages(folder)
+        except Exception as error:  # without them the outcome stays what it is
+            message = f'no report could be written: {type(error).__name__}: {error}'
+            say(message)
+            folder.log_event('warning', 'report', message)
     return outcome
-
-
-def _report_stop(folder: CampaignFolder) -> None:
-    """Pages for the person who has to look. Without them the outcome stays what it is."""
-    try:
-        judge.write_pages(folder)
-    except Exception as error:
-        message = f'no report could be written: {type(error).__name__}: {error}'
-        say(message)
-        folder.log_event('warning', 'report', message)
 
 
 def _next_task(campaign: Campaign) -> Task | None:

@@ -6,7 +6,7 @@ recipe.yaml -> Recipe -> arms, runs and stages, each with the folder that it wri
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -318,13 +318,11 @@ def _running(stages: Sequence[Stage]) -> tuple[Stage, ...]:
 
 def _sweep_stages(stages: Sequence[Stage], key: str, value: float) -> tuple[Stage, ...]:
     name, _, entry = key.partition('.')
-    if name not in {stage.name for stage in stages}:
+    swept = next((stage for stage in stages if stage.name == name), None)
+    if swept is None:
         raise RecipeError(f'no stage {name!r}: {kinds.list_names(stage.name for stage in stages)}')
-    current = getattr(next(stage for stage in stages if stage.name == name), entry, None)
-    known = {one.name for one in fields(Stage)}
-    if entry not in known or isinstance(current, (str, bool)):
+    if isinstance(getattr(swept, entry, None), str):
         raise RecipeError(f'{entry!r} is no number of a stage, as {name}.fraction is')
-    if isinstance(current, int) and value != int(value):
-        raise RecipeError(f'{entry} takes whole numbers, not {value:g}')
-    changed: dict[str, Any] = {entry: int(value) if isinstance(current, int) else value}
-    return tuple(replace(stage, **changed) if stage.name == name else stage for stage in stages)
+    number: Any = int(value) if value.is_integer() else value
+    changed = replace(swept, **{entry: number})
+    return tuple(changed if stage is swept else stage for stage in stages)
