@@ -124,27 +124,27 @@ def test_val_of_the_target_is_recognised(tmp_path):
     assert not check_data(other, target)
 
 
-def test_model_is_not_selected_on_test_pictures(tmp_path):
+def test_test_pictures_are_not_trained_on(tmp_path):
     target = write_set(tmp_path / 'target')
-    with pytest.raises(DataError, match='`val` are test pictures'):
-        check_data(write_set(tmp_path / 'itself', val='test/images'), target)
     listed = tmp_path / 'target' / 'some.txt'
     listed.write_text(f'{tmp_path}/target/test/images/test.png\n')
     with pytest.raises(DataError, match='`train` are test pictures'):
         check_data(write_set(tmp_path / 'other', train=str(listed)), target)
 
 
-def test_classes_in_another_order_are_refused(tmp_path):
+@pytest.mark.parametrize(
+    ('layout', 'told'),
+    [
+        ({'val': 'test/images'}, '`val` are test pictures'),
+        ({'names': list(reversed(CLASS_NAMES))}, 'wrong numbers'),
+        ({'download': 'import os'}, 'download'),
+    ],
+    ids=['selects on test pictures', 'classes in another order', 'would run code'],
+)
+def test_data_that_makes_the_verdict_worthless_is_refused(layout, told, tmp_path):
     target = write_set(tmp_path / 'target')
-    permuted = write_set(tmp_path / 'permuted', names=list(reversed(CLASS_NAMES)))
-    with pytest.raises(DataError, match='wrong numbers'):
-        check_data(permuted, target)
-
-
-def test_data_that_would_run_code_is_refused(tmp_path):
-    target = write_set(tmp_path / 'target')
-    with pytest.raises(DataError, match='download'):
-        check_data(write_set(tmp_path / 'code', download='import os'), target)
+    with pytest.raises(DataError, match=told):
+        check_data(write_set(tmp_path / 'other', **layout), target)
 
 
 @pytest.mark.parametrize(

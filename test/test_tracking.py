@@ -98,6 +98,29 @@ def stub_wandb(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None
     monkeypatch.setenv('PYTHONPATH', str(folder / 'stub'))
 
 
+IMPORTS = """\
+import json, os, signal, sys, time
+from pathlib import Path
+from training.recipe.recipe import Tracking
+from training.stage.tracking import TrackedRun
+"""
+
+
+def run_python(script: str, *words: Path, status: int = 0, **environment: str) -> str:
+    """Run a script in a process of its own, which ends with that status. Returns its output."""
+    repository = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, '-c', IMPORTS + script, *words],
+        cwd=repository,
+        env={**os.environ, **environment, 'PYTHONPATH': str(repository)},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == status
+    return done.stdout
+
+
 def test_off_starts_and_writes_nothing(tmp_path):
     about = {'group': 'c', 'job_type': 'j', 'name': 'r/j'}
     tracked = TrackedRun(Tracking(), about, tmp_path / 'stage', tmp_path)
@@ -107,19 +130,10 @@ def test_off_starts_and_writes_nothing(tmp_path):
 
 
 def test_this_side_never_imports_wandb():
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-c',
-            'import sys; sys.modules["wandb"] = None\n'
-            'from pathlib import Path\n'
-            'from training.recipe.recipe import Tracking\n'
-            'from training.stage.tracking import TrackedRun\n'
-            'TrackedRun(Tracking(), {"name": "r"}, Path("/nowhere"), Path("/nowhere")).finish()\n',
-        ],
-        cwd=Path(__file__).parents[1],
+    run_python(
+        'sys.modules["wandb"] = None\n'
+        'TrackedRun(Tracking(), {"name": "r"}, Path("/nowhere"), Path("/nowhere")).finish()\n',
     )
-    assert done.returncode == 0
 
 
 def test_without_wandb_a_warning_says_how_to_get_it(tmp_path, monkeypatch, capfd):
@@ -189,10 +203,6 @@ def run_files(folder: Path) -> list[Path]:
 
 
 OFFLINE = """\
-import json, sys
-from pathlib import Path
-from training.recipe.recipe import Tracking
-from training.stage.tracking import TrackedRun
 folder, evaluation = map(Path, sys.argv[1:])
 about = {'group': 'a-campaign', 'job_type': 'stage1', 'name': 'two-stage/seed0/stage1'}
 for name, source in (('stage1', folder / 'stage'), ('test', evaluation)):
@@ -219,23 +229,16 @@ def test_offline_run_writes_everything_below_its_folder_and_reaches_no_host(tmp_
         # Of a process of its own: what runs beside this test knows nothing of the address.
         proxies = ('HTTP_PROXY', 'HTTPS_PROXY', 'http_proxy', 'https_proxy', 'ALL_PROXY')
         environment = {
-            **os.environ,
             **dict.fromkeys(proxies, address),
             'WANDB_BASE_URL': address,
             'WANDB_API_KEY': KEY,
             'HOME': str(tmp_path / 'home'),
-            'PYTHONPATH': str(Path(__file__).parents[1]),
         }
-        done = subprocess.run(
-            [sys.executable, '-c', OFFLINE, folder, evaluation],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        said = run_python(OFFLINE, folder, evaluation, **environment)
         listener.settimeout(0.2)
         with pytest.raises(TimeoutError):
             pytest.fail(f'called: {listener.accept()[0].recv(1000)!r}')
-    ends = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('[')]
+    ends = [json.loads(line) for line in said.splitlines() if line.startswith('[')]
     assert ends == [['offline', 2], ['offline', 1]]
     assert not warnings(folder)
     text = b''.join(run.read_bytes() for run in run_files(folder))
@@ -327,23 +330,13 @@ def test_death_of_wandbs_service_is_told_and_survived(tmp_path):
 def test_killed_training_leaves_no_process_behind(tmp_path):
     write_epochs(tmp_path, 1)
     script = (
-        'import os, signal, sys, time\n'
-        'from pathlib import Path\n'
-        'from training.recipe.recipe import Tracking\n'
-        'from training.stage.tracking import TrackedRun\n'
         'folder = Path(sys.argv[1])\n'
         'run = TrackedRun(Tracking(mode="offline"), {"name": "r"}, folder / "stage", folder)\n'
         'while not run.record.is_file(): time.sleep(0.05)\n'
         'print(run.process.pid, flush=True)\n'
         'os.kill(os.getpid(), signal.SIGKILL)\n'
     )
-    done = subprocess.run(
-        [sys.executable, '-c', script, tmp_path],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    process = Path('/proc') / done.stdout.split()[-1]
+    said = run_python(script, tmp_path, status=-signal.SIGKILL)
+    process = Path('/proc') / said.split()[-1]
     wait_until(lambda: not process.exists() or 'Z' in (process / 'stat').read_text().split()[2])
     assert run_files(tmp_path)
