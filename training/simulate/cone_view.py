@@ -250,20 +250,9 @@ def paint_cone(image: Bytes, ids: Ids, view: ConeView, grain: Bytes) -> int:
     xs, ys = np.arange(shape[1]) - base[0], np.arange(shape[0]) - base[1]
     place = aside[0] * xs + (along[0] * ys)[:, None]
     local = along[0] * xs + (along[1] * ys)[:, None]
-    # In place: half of the time went into making room for results.
-    local /= length
-    np.maximum(local, 0, out=local)
-    np.minimum(local, 1, out=local)
-    local *= end - foot
-    local += foot
-    local += 0.5
-    place /= local
-    place *= 31.5
-    place += 32
-    np.maximum(place, 0, out=place)
-    np.minimum(place, _SHADES - 1, out=place)
-    index = place.astype(np.intp)
-    index += np.multiply(part, _SHADES, dtype=np.intp)
+    radius = np.clip(local / length, 0, 1) * (end - foot) + foot
+    across = np.clip(place / (radius + 0.5) * 31.5 + 32, 0, _SHADES - 1)
+    index = across.astype(np.intp) + np.multiply(part, _SHADES, dtype=np.intp)
     colour = view.colours.view(np.uint32)[:, 0].take(index).view(np.uint8).reshape(*shape, 4)
     if size > 14:
         reach = max(shape)
@@ -280,12 +269,9 @@ def paint_cone(image: Bytes, ids: Ids, view: ConeView, grain: Bytes) -> int:
         colour = cv2.resize(colour, target, interpolation=cv2.INTER_AREA)
     cover = cv2.extractChannel(colour, 3)
     window = image[top:bottom, left:right]
-    mixed = np.multiply(window, 255 - cv2.merge([cover, cover, cover]), dtype=np.uint16)
-    mixed += 127
-    mixed //= 255
-    mixed += cv2.cvtColor(colour, cv2.COLOR_BGRA2BGR)
-    np.minimum(mixed, 255, out=mixed)
-    window[:] = mixed
+    behind = np.multiply(window, 255 - cv2.merge([cover, cover, cover]), dtype=np.uint16)
+    mixed = (behind + 127) // 255 + cv2.cvtColor(colour, cv2.COLOR_BGRA2BGR)
+    window[:] = np.minimum(mixed, 255)
     solid = cover >= 120
     ids[top:bottom, left:right][solid] = view.cone_id
     count = int(np.count_nonzero(solid))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from cone_perception.classes import UNKNOWN
 from training.simulate.camera import Lens, PinholeCamera, make_lens
@@ -57,31 +58,25 @@ def find_labels(
     points = np.concatenate([view.outline_px for view, _ in views])
     flat = (points - (canvas.cx_px, canvas.cy_px)) / (canvas.fx_px, canvas.fy_px)
     through_lens = camera.distort(flat)
-    starts = np.cumsum([0] + [len(view.outline_px) for view, _ in views])
-    lows = (np.minimum.reduceat(through_lens, starts[:-1]) + 0.5).tolist()
-    highs = (np.maximum.reduceat(through_lens, starts[:-1]) + 0.5).tolist()
+    ends = np.cumsum([len(view.outline_px) for view, _ in views])
+    shown = ndimage.find_objects(ids)
     labels = []
-    for k, (view, whole) in enumerate(views):
-        low, high = lows[k], highs[k]
-        left, top = max(int(low[0]) - 2, 0), max(int(low[1]) - 2, 0)
-        right, bottom = min(int(high[0]) + 3, width), min(int(high[1]) + 3, height)
-        if right <= left or bottom <= top:
+    for (view, whole), seen in zip(views, np.split(through_lens, ends[:-1]), strict=True):
+        place = shown[view.cone_id - 1] if view.cone_id <= len(shown) else None
+        if place is None:
             continue
-        mine = ids[top:bottom, left:right] == view.cone_id
-        count = int(np.count_nonzero(mine))
-        if count == 0:
-            continue
-        seen = through_lens[starts[k] : starts[k + 1]]
+        low, high = (seen.min(0) + 0.5).tolist(), (seen.max(0) + 0.5).tolist()
+        rows, columns = place
+        count = int(np.count_nonzero(ids[place] == view.cone_id))
         grown = _area(seen) / max(_area(view.outline_px), 1e-6)
         visible = min(count / max(whole * grown, 1e-6), 1.0)
-        columns, rows = np.flatnonzero(mine.any(0)), np.flatnonzero(mine.any(1))
         slack = max(1.25, 0.12 * (high[1] - low[1]) if high[1] - low[1] < 24 else 1.25)
         box = []
         for geometric, pixel, limit in (
-            (low[0], left + columns[0], width),
-            (low[1], top + rows[0], height),
-            (high[0], left + columns[-1] + 1, width),
-            (high[1], top + rows[-1] + 1, height),
+            (low[0], columns.start, width),
+            (low[1], rows.start, height),
+            (high[0], columns.stop, width),
+            (high[1], rows.stop, height),
         ):
             edge = min(max(geometric, 0.0), float(limit))
             box.append(edge if abs(edge - pixel) <= slack else float(pixel))
@@ -160,10 +155,9 @@ def render(
 def _overlay(window: Bytes, patch: Bytes) -> None:
     """Lay a BGRA patch over a part of the picture, in place."""
     cover = cv2.merge([cv2.extractChannel(patch, 3)] * 3)
-    mixed = np.multiply(window, 255 - cover, dtype=np.uint16)
-    mixed += np.multiply(cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), cover, dtype=np.uint16)
-    mixed //= 255
-    window[:] = mixed
+    behind = np.multiply(window, 255 - cover, dtype=np.uint16)
+    before = np.multiply(cv2.cvtColor(patch, cv2.COLOR_BGRA2BGR), cover, dtype=np.uint16)
+    window[:] = (behind + before) // 255
 
 
 def _horizon(canvas: PinholeCamera) -> npt.NDArray[np.float64]:
