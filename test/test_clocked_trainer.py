@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ torch = pytest.importorskip('torch')
 pytest.importorskip('ultralytics')
 
 from tiny_yolo import write_architecture, write_data_set  # noqa: E402
+from waiting import wait_until  # noqa: E402
 
 from training.ultralytics_cpu import prepare_ultralytics  # noqa: E402
 
@@ -109,11 +109,8 @@ def test_killed_training_goes_on_where_it_was(tmp_path: Path) -> None:
         )
 
     first = start(3600)
-    deadline = time.monotonic() + 120
-    while not (out / 'progress.json').is_file():
-        assert first.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: (out / 'progress.json').is_file() or first.poll() is not None, 120)
+    assert first.poll() is None
     first.send_signal(signal.SIGKILL)
     first.wait()
     before = json.loads((out / 'progress.json').read_text())

@@ -7,12 +7,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
 import pytest
 from tiny_network import change_card, write_tiny_bundle
+from waiting import wait_until
 
 from cone_perception.bags.reader import (
     bag_types,
@@ -116,10 +116,7 @@ def test_demo_that_is_interrupted_ends_its_processes(tmp_path, model, clip, numb
         command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     )
     sent = tmp_path / 'out' / 'sent.jsonl'
-    deadline = time.monotonic() + 60
-    while not (sent.exists() and sent.stat().st_size) and demo.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: (sent.exists() and sent.stat().st_size) or demo.poll() is not None)
     children = children_of(demo.pid)
     assert len(children) == 3, 'node, monitor and player'
     demo.send_signal(number)
