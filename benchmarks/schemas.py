@@ -8,6 +8,7 @@ card, a line of detections.jsonl or a result.json with.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,8 +63,13 @@ def make_schemas() -> Mapping[str, dict[str, Any]]:
     return {name: {'$schema': DIALECT, **schema} for name, schema in found.items()}
 
 
-if __name__ == '__main__':
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.partition('\n')[0]).parse_args()
     for name, schema in make_schemas().items():
         path = FOLDER / f'{name}.schema.json'
         write_json(path, schema, indent=1)
         print(path)
+
+
+if __name__ == '__main__':
+    main()

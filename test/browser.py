@@ -1,4 +1,4 @@
-"""Opens a page in headless Chromium, and tells what came of it."""
+"""Reads a page as a browser does, and opens it in headless Chromium: what came of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,58 @@ import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
+from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+VOID = {'meta', 'img', 'br', 'hr', 'input', 'link'}
+UNSEEN = {'style', 'script', 'noscript'}
+
+
+class ReadPage(HTMLParser):
+    """A page's text, its tags, the texts of its table cells, and what is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.source = text
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.parts: list[str] = []
+        self.cells: list[str] = []
+        self.feed(text)
+        self.close()
+        self.text = re.sub(r'\s+', ' ', ' '.join(self.parts))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag in ('td', 'th') and not UNSEEN & set(self.open):
+            self.cells.append('')
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open[-1:] == [tag]
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if UNSEEN & set(self.open):
+            return
+        self.parts.append(data)
+        if {'td', 'th'} & set(self.open):
+            self.cells[-1] += data
+
+    def titles(self) -> list[str]:
+        return re.findall(r'<h2>(.*?)</h2>', self.source)
+
+    def figures(self) -> list[dict[str, object]]:
+        found = re.findall(r'<script type="application/json">(.*?)</script>', self.source)
+        return [figure for text in found if 'data' in (figure := json.loads(text))]
+
 
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 OWN = ('google.com', 'googleapis.com')

@@ -9,13 +9,12 @@ import math
 import re
 import struct
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from browser import open_page
+from browser import ReadPage, open_page
 from replay_results import NEAR, PERIOD_NS, cones, load, result, trace, write_bag
 
 from cone_perception.accuracy.intervals import Interval
@@ -29,50 +28,12 @@ from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample
 
 FAR = (250.0, 150.0, 265.0, 180.0)
 FATAL = '<script>alert("x")</script>'
-VOID = {'meta', 'img', 'br', 'hr', 'input', 'link'}
-
-
-class Page(HTMLParser):
-    """All that a browser would make of the page: its text, its tags, and whether all are closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.source = text
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.parts: list[str] = []
-        self.feed(text)
-        self.close()
-        self.text = re.sub(r'\s+', ' ', ' '.join(self.parts))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open[-1:] == [tag]
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not {'style', 'script', 'noscript'} & set(self.open):
-            self.parts.append(data)
-
-    def titles(self) -> list[str]:
-        return re.findall(r'<h2>(.*?)</h2>', self.source)
-
-    def figures(self) -> list[dict[str, object]]:
-        found = re.findall(r'<script type="application/json">(.*?)</script>', self.source)
-        return [figure for text in found if 'data' in (figure := json.loads(text))]
 
 
 @pytest.fixture
 def page_of(tmp_path):
-    def write(shown: ReplayResult, bag: Path | None = None) -> Page:
-        page = Page(write_report(tmp_path, shown, bag).read_text(encoding='utf-8'))
+    def write(shown: ReplayResult, bag: Path | None = None) -> ReadPage:
+        page = ReadPage(write_report(tmp_path, shown, bag).read_text(encoding='utf-8'))
         assert page.open == []
         assert not re.search(r'(?<![a-z])(nan|inf)(?![a-z])', json.dumps(page.figures()))
         return page
@@ -229,8 +190,10 @@ def test_page_is_silent_about_what_does_not_concern_it(page_of):
 def test_budget_is_kept_or_not(tmp_path):
     shown = result([answered(5)])
 
-    def page(over_budget: list[str] | None) -> Page:
-        return Page(write_report(tmp_path, shown, None, over_budget).read_text(encoding='utf-8'))
+    def page(over_budget: list[str] | None) -> ReadPage:
+        return ReadPage(
+            write_report(tmp_path, shown, None, over_budget).read_text(encoding='utf-8')
+        )
 
     assert 'budget' not in page(None).text
     assert 'Within the budget.' in page([]).text
@@ -394,11 +357,11 @@ def test_class_of_a_band_is_in_the_table_of_heights(page_of):
     assert re.search(r'>16-32 px</td>\s*<td>50.0 %<small>40.0 – 60.0</small></td>', by_height)
 
 
-def worst_shown(page: Page) -> list[dict[str, str]]:
+def worst_shown(page: ReadPage) -> list[dict[str, str]]:
     return [attributes for tag, attributes in page.tags if tag == 'img' and 'loading' in attributes]
 
 
-def pictures_of(page: Page | str) -> list[np.ndarray]:
+def pictures_of(page: ReadPage | str) -> list[np.ndarray]:
     source = page if isinstance(page, str) else page.source
     encoded = dict.fromkeys(re.findall(r'data:image/jpeg;base64,([^"]+)', f'{source}"'))
     decoded = [

@@ -6,14 +6,13 @@ import json
 import math
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from browser import open_page
+from browser import ReadPage, open_page
 from plotly.offline import get_plotlyjs
 from recorded_campaign import write_campaign
 
@@ -69,35 +68,6 @@ def report_text(folder: CampaignFolder) -> str:
     return folder.report_md.read_text()
 
 
-class Cells(HTMLParser):
-    """Every table cell's text, and every address in the page; scripts and their stand-ins aside."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.cells: list[str] = []
-        self.addresses: list[str] = []
-        self.open: list[str] = []
-        self._inside = False
-        self.feed(re.sub('<(script|noscript)[ >].*?</\\1>', '', page, flags=re.S))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.addresses += [value or '' for name, value in attrs if name in ('src', 'href')]
-        if tag in ('td', 'th'):
-            self._inside = True
-            self.cells.append('')
-        if tag not in ('meta', 'img'):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ('td', 'th'):
-            self._inside = False
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.cells[-1] += data
-
-
 def figures(folder: CampaignFolder) -> dict[str, Any]:
     """Charts of the page by name, as Plotly gets them."""
     page = folder.report_html.read_text()
@@ -116,10 +86,11 @@ def markdown_cells(text: str) -> list[str]:
 
 def test_page_is_whole_and_needs_nothing_beside_it(campaign: CampaignFolder) -> None:
     page = campaign.report_html.read_text()
-    parsed = Cells(page)
+    parsed = ReadPage(page)
     assert parsed.open == []
-    assert parsed.addresses
-    assert all(address.startswith(('#', 'data:image/')) for address in parsed.addresses)
+    addresses = [tag.get('src') or tag.get('href') for _, tag in parsed.tags]
+    assert any(addresses)
+    assert all(one.startswith(('#', 'data:image/')) for one in addresses if one)
     own = page.replace(get_plotlyjs(), '')
     for outside in ('@import', 'url(', '<script src', '<link'):
         assert outside not in own
@@ -130,7 +101,7 @@ def test_page_is_whole_and_needs_nothing_beside_it(campaign: CampaignFolder) -> 
 
 def test_markdown_has_the_same_figures(campaign: CampaignFolder) -> None:
     text = campaign.report_md.read_text()
-    parsed = Cells(campaign.report_html.read_text())
+    parsed = ReadPage(campaign.report_html.read_text())
     assert [cell.strip() for cell in parsed.cells] == markdown_cells(text)
     for title in SECTIONS:
         assert f'\n## {title}\n' in text
@@ -251,7 +222,7 @@ def test_no_missing_or_broken_file_stops_the_report(
     else:
         broken.write_text(content)
     write_report(copied)
-    assert Cells(copied.report_html.read_text()).open == []
+    assert ReadPage(copied.report_html.read_text()).open == []
 
 
 def test_a_section_that_cannot_be_made_is_named(copied: CampaignFolder) -> None:

@@ -95,3 +95,9 @@ def test_result_of_a_replay_fits_its_schema(tmp_path: Path) -> None:
     stored['passes'][0]['frames']['rows'][0][2] = 'yesterday'
     with pytest.raises(ValidationError):
         validator('result').validate(stored)
+
+
+def test_help_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('sys.argv', [str(COMMAND), '--help'])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(COMMAND), run_name='__main__')

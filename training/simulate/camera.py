@@ -140,15 +140,13 @@ def make_lens(camera: PinholeCamera) -> Lens:
             f'{camera.height_px} px at a focal length of {camera.fx_px:.0f} px: '
             'weaken k1 or narrow the field of view'
         )
-    reach_x = max(
+    reach = (
         -flat[:, 0, 0].min() / (camera.cx_px + 1),
         flat[:, -1, 0].max() / (camera.width_px - camera.cx_px),
-    )
-    reach_y = max(
         -flat[0, :, 1].min() / (camera.cy_px + 1),
         flat[-1, :, 1].max() / (camera.height_px - camera.cy_px),
     )
-    focal = 1 / max(reach_x, reach_y)
+    focal = 1 / max(reach)
     focal_px = (focal, focal * camera.fy_px / camera.fx_px)
     pixel = flat * np.array(focal_px) + np.array([camera.cx_px, camera.cy_px])
     size = (len(xs) * cell, len(ys) * cell)

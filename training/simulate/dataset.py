@@ -56,7 +56,11 @@ def render_picture(
         image = np.pad(image, ((y, y), (x, x), (0, 0)), constant_values=fill)
         if y > 8 and fill == 0 and rng.random() < 0.5:
             _stamp(rng, image[-y:])
-    return image, [label.moved(x, y) for label in result.labels], photo.quality
+    border = np.array([x, y, x, y])
+    labels = [
+        replace(label, xyxy_px=tuple((border + label.xyxy_px).tolist())) for label in result.labels
+    ]
+    return image, labels, photo.quality
 
 
 def _stamp(rng: np.random.Generator, window: Bytes) -> None:

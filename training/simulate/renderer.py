@@ -31,12 +31,6 @@ class Label:
     visible: float
     depth_m: float
 
-    def moved(self, right_px: int, down_px: int) -> Label:
-        """The same cone in a picture with so much of a border."""
-        x0, y0, x1, y1 = self.xyxy_px
-        box = (x0 + right_px, y0 + down_px, x1 + right_px, y1 + down_px)
-        return replace(self, xyxy_px=box)
-
 
 def find_labels(
     ids: Ids,
@@ -71,16 +65,9 @@ def find_labels(
         grown = _area(seen) / max(_area(view.outline_px), 1e-6)
         visible = min(count / max(whole * grown, 1e-6), 1.0)
         slack = max(1.25, 0.12 * (high[1] - low[1]) if high[1] - low[1] < 24 else 1.25)
-        box = []
-        for geometric, pixel, limit in (
-            (low[0], columns.start, width),
-            (low[1], rows.start, height),
-            (high[0], columns.stop, width),
-            (high[1], rows.stop, height),
-        ):
-            edge = min(max(geometric, 0.0), float(limit))
-            box.append(edge if abs(edge - pixel) <= slack else float(pixel))
-        x0, y0, x1, y1 = box
+        pixels = np.array([columns.start, rows.start, columns.stop, rows.stop], np.float64)
+        edges = np.clip([*low, *high], 0, (width, height, width, height))
+        x0, y0, x1, y1 = np.where(np.abs(edges - pixels) <= slack, edges, pixels).tolist()
         tall = y1 - y0
         if visible < settings.min_visible or tall < settings.min_height_px * scale:
             continue

@@ -340,8 +340,8 @@ KINDS: dict[str, SpriteKind] = {
 class Library:
     """All textures of one seed.
 
-    fine: (1024, 1024) ground grain, 4 mm a px. coarse: (1024, 1024) stains, 5 cm a px.
-    stones: like fine, of joints between slabs. clouds: (1024, 1024). grain: (512, 512) dirt.
+    fine: (1024, 1024) ground grain, 4 mm a px; the last one has joints between slabs. coarse:
+    (1024, 1024) stains, 5 cm a px. clouds: (1024, 1024). grain: (512, 512) dirt.
     sensor: (768, 1024, 3) noise around 128. sprites: name -> BGRA pictures, each with its
     halved copies.
     """
