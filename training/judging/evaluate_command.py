@@ -6,9 +6,9 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from cone_perception.accuracy.average_precision import map50, rank
 from cone_perception.accuracy.intervals import Interval, resampled
@@ -18,8 +18,8 @@ from cone_perception.errors import SettingsError
 from cone_perception.files import to_json
 from cone_perception.model_card import CARD_FILE, read_bundle
 from training.judging.evaluate import evaluate
-from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation, Origin
-from training.judging.metrics import FIXED_CONFIDENCE, HEIGHT_BANDS_PX, Metrics, metrics
+from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation
+from training.judging.metrics import FIXED_CONFIDENCE, HEIGHT_BANDS_PX, metrics
 from training.judging.page import figure_blocks, print_blocks, write_evaluation
 from training.judging.predictions import ModelOptions
 
@@ -85,12 +85,15 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(to_json(found, indent=2))
     else:
-        print_blocks(figure_blocks(found.origin, found.figures, found.colour_map50))
+        print_blocks(figure_blocks(**found))
     return 0
 
 
-def tabulate(args: argparse.Namespace) -> Tables:
-    """Evaluate what the arguments name, and write it where --out says."""
+def tabulate(args: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate what the arguments name, and write it where --out says.
+
+    Returns what `figure_blocks` shows, and JSON holds.
+    """
     thresholds = card_thresholds(args.weights) if args.operating_point == 'card' else {}
     evaluation = evaluate(
         args.weights, args.data, args.split, read_fields(ModelOptions, args), read_mapping(args.map)
@@ -102,23 +105,11 @@ def tabulate(args: argparse.Namespace) -> Tables:
         confidence = dict.fromkeys(evaluation.class_names, args.confidence) | own
     limits = [0.0, *sorted(set(args.heights) - {0.0}), math.inf]
     figures = metrics(evaluation, confidence=confidence, bands_px=list(pairwise(limits)))
-    found = Tables(evaluation.origin, figures, colour_map50(evaluation, args.block))
     if args.out:
         write_evaluation(evaluation, args.out, figures, confidence)
         print(f'written to {args.out}', file=sys.stderr)
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """Figures that `evaluate` tells, and the content of its JSON.
-
-    colour_map50: mean AP50 of the classes with a colour and a cone.
-    """
-
-    origin: Origin
-    figures: Metrics
-    colour_map50: Interval
+    colours = colour_map50(evaluation, args.block)
+    return {'origin': evaluation.origin, 'figures': figures, 'colour_map50': colours}
 
 
 def colour_map50(evaluation: Evaluation, block: int) -> Interval:

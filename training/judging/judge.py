@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     found = tabulate(args)
-    print_blocks(figure_blocks(found.origin, found.figures, found.colour_map50))
+    print_blocks(figure_blocks(**found))
     if args.json:
         write_json(args.json, found)
     return 0

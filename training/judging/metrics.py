@@ -214,13 +214,6 @@ def _read(
     return ap, curves, counts.swapaxes(0, 1), precision, share(correct, truths)
 
 
-def least_scores(names: Sequence[str], confidence: Confidence) -> Mapping[str, float]:
-    """Least score of each class, in their order."""
-    return {
-        name: confidence[name] if isinstance(confidence, Mapping) else confidence for name in names
-    }
-
-
 def confusion(evaluation: Evaluation, confidence: Confidence = FIXED_CONFIDENCE) -> Int64:
     """(classes + 1, classes + 1) int64: rows what was found, columns what is there.
 

@@ -69,9 +69,12 @@ def print_blocks(blocks: Iterable[Block]) -> None:
 
 
 def figure_blocks(
-    origin: Origin, figures: Metrics, colours: Interval | None = None
+    origin: Origin, figures: Metrics, colour_map50: Interval | None = None
 ) -> Iterator[Block]:
-    """Figures of all boxes, each class, each band of heights. colours: mAP50 of the four."""
+    """Figures of all boxes, each class, each band of heights.
+
+    colour_map50: mean AP50 of the classes with a colour and a cone.
+    """
     yield Text(
         f'{origin.weights} on {origin.data}, split {origin.split}: {figures.images:g} pictures, '
         f'{figures.truths:g} cones'
@@ -90,9 +93,9 @@ def figure_blocks(
         f'mAP50 {shown(figures.map50)}   mAP50-95 {shown(figures.map50_95)}'
         '   all boxes, mean of the classes'
     )
-    if colours and colours.known:
-        low, high = colours.low, colours.high
-        yield Text(f'four colours: mAP50 {colours.value:.3f}, 95 % {low:.3f} to {high:.3f}')
+    if colour_map50 and colour_map50.known:
+        reach = span(colour_map50, '.3f')
+        yield Text(f'four colours: mAP50 {colour_map50.value:.3f}, 95 % {reach}')
     places = {
         f"the model's best F1, {figures.best_f1.confidence:.3f}": figures.best_f1,
         where: figures.fixed,

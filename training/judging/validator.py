@@ -17,7 +17,7 @@ import yaml
 from tqdm import tqdm
 
 from cone_perception.dataset.split import LabelledSplit
-from cone_perception.errors import EngineError, ModelError
+from cone_perception.errors import EngineError, ModelError, one_line, told_as
 from cone_perception.model_card import file_sha256
 from cone_perception.types import Detections
 from training.judging.predictions import (
@@ -35,7 +35,7 @@ prepare_ultralytics()
 
 import torch  # noqa: E402
 import ultralytics  # noqa: E402
-from ultralytics.data import YOLODataset, build_dataloader  # noqa: E402
+from ultralytics.data import YOLODataset  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
 from ultralytics.utils.nms import non_max_suppression  # noqa: E402
 from ultralytics.utils.torch_utils import select_device  # noqa: E402
@@ -53,22 +53,24 @@ def predict_weights(
     the one that chooses by itself, which YOLO26 has and YOLO12 has not.
     """
     imgsz, device, layout = options.imgsz, options.device, options.layout
+    no_memory = told_as(
+        EngineError,
+        f'{device} has no memory left to run {weights} at {imgsz} pixels',
+        torch.OutOfMemoryError,
+        advice='End what else uses it, or give --device cpu.',
+    )
     with TemporaryDirectory() as folder:
         validator = _Validator(weights, split, options, mapping, Path(folder))
         try:
             select_device('' if device is None else device, verbose=False)
         except ValueError as error:
             raise EngineError(
-                f'there is no device {device} here: {" ".join(str(error).split()):.120} '
+                f'there is no device {device} here: {one_line(str(error)):.120} '
                 'Give --device cpu, or the number of a GPU that torch sees.'
             ) from error
         try:
-            validator(model=str(weights))
-        except torch.OutOfMemoryError as error:
-            raise EngineError(
-                f'{device} has no memory left to run {weights} at {imgsz} pixels. End what else '
-                'uses it, or give --device cpu.'
-            ) from error
+            with no_memory:
+                validator(model=str(weights))
         except (RuntimeError, KeyError, AttributeError, EOFError, TypeError) as error:
             if validator.class_names:
                 raise
@@ -191,13 +193,13 @@ class _Validator(UnhurriedValidator):
         self._layout = options.layout
         self._mapping = mapping
         self._index = {str(path): index for index, path in enumerate(split.paths)}
-        self._progress: tqdm[Any] | None = None
+        self._progress = tqdm(total=len(split), desc='detect', unit='picture', delay=1)
 
-    def get_dataloader(self, dataset_path: str, batch_size: int) -> Any:
-        pictures = _Pictures(
+    def build_dataset(self, img_path: str, mode: str = 'val', batch: int | None = None) -> Any:
+        return _Pictures(
             self._split,
             imgsz=self.args.imgsz,
-            batch_size=batch_size,
+            batch_size=batch,
             augment=False,
             hyp=self.args,
             rect=True,
@@ -205,9 +207,6 @@ class _Validator(UnhurriedValidator):
             pad=0.5,
             task='detect',
             data=self.data,
-        )
-        return build_dataloader(
-            pictures, batch_size, self.args.workers, shuffle=False, rank=-1, device=self.device
         )
 
     def init_metrics(self, model: Any) -> None:
@@ -219,7 +218,6 @@ class _Validator(UnhurriedValidator):
             )
         self.class_names = tuple(str(model.names[index]) for index in range(len(model.names)))
         class_mapping(self.class_names, self._split, self._mapping)
-        self._progress = tqdm(total=len(self._split), desc='detect', unit='picture')
 
     def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
         for position, prediction in enumerate(preds):
@@ -241,12 +239,10 @@ class _Validator(UnhurriedValidator):
                 box,
                 picture['bboxes'].cpu().numpy().astype(np.float32).reshape(-1, 4),
             )
-        if self._progress is not None:
-            self._progress.update(len(preds))
+        self._progress.update(len(preds))
 
     def get_stats(self) -> dict[str, Any]:
-        if self._progress is not None:
-            self._progress.close()
+        self._progress.close()
         return {}
 
     def print_results(self) -> None:

@@ -30,33 +30,28 @@ def time_text(text: Any) -> str:
 def events(record: CampaignRecord) -> Iterator[Block]:
     told = [event for event in record.events if event.get('kind') in ('warning', 'error')]
     yield Text(f'Warnings and errors: {len(told)}.' if told else 'No warning and no error.')
-    if told:
-        yield Table(
-            ['time', 'where', 'what', 'message'],
-            [
-                [
-                    time_text(event.get('time')),
-                    ' '.join(filter(None, (event.get('run'), event.get('step')))),
-                    f'{event["kind"]}: {event.get("name", "")}',
-                    str(event.get('message', '')),
-                ]
-                for event in told[-EVENTS_SHOWN:]
-            ],
-            words=[1, 2, 3],
-        )
+    rows = [
+        [
+            time_text(event.get('time')),
+            ' '.join(filter(None, (event.get('run'), event.get('step')))),
+            f'{event["kind"]}: {event.get("name", "")}',
+            str(event.get('message', '')),
+        ]
+        for event in told[-EVENTS_SHOWN:]
+    ]
+    yield Table(['time', 'where', 'what', 'message'], rows, words=[1, 2, 3])
     checks = [
         (tuple(str(event.get(key, '')) for key in ('run', 'step', 'name')), event)
         for event in record.events
         if event.get('kind') == 'guard'
     ]
-    if checks:
-        times, last = Counter(key for key, _ in checks), dict(checks)
-        yield Text('What the guards checked, and what they said last:')
-        yield Table(
-            ['run', 'stage', 'guard', 'times', 'last'],
-            [[*key, str(n), str(last[key].get('message', ''))] for key, n in times.items()],
-            words=[1, 2, 4],
-        )
+    times, last = Counter(key for key, _ in checks), dict(checks)
+    yield Table(
+        ['run', 'stage', 'guard', 'times', 'last'],
+        [[*key, str(n), str(last[key].get('message', ''))] for key, n in times.items()],
+        words=[1, 2, 4],
+        title='What the guards checked, and what they said last:',
+    )
 
 
 def data(record: CampaignRecord) -> Iterator[Block]:
@@ -88,23 +83,23 @@ def _verification(record: CampaignRecord, name: str, report: Mapping[str, Any]) 
     verified = 'verified' if report.get('ok') else 'FAILED verification'
     classes = f'; classes mapped: {renamed}' if renamed else ''
     yield Text(f'{name}: {verified}; manifest sha256 `{manifest}`{classes}.')
-    if problems := report.get('problems') or []:
-        kinds = Counter(problem['kind'] for problem in problems)
-        counted = ', '.join(f'{number} {kind}' for kind, number in kinds.most_common())
-        yield Text(f'{len(problems)} findings in {name}: {counted}.')
-        yield Table(
-            ['file', 'kind', 'message'],
+    problems = report.get('problems') or []
+    kinds = Counter(problem['kind'] for problem in problems)
+    yield Table(
+        ['file', 'kind', 'message'],
+        [
             [
-                [
-                    str(problem['file']),
-                    f'{problem["kind"]}{" (fatal)" if problem["fatal"] else ""}',
-                    str(problem['message']),
-                ]
-                for problem in problems[:PROBLEMS_SHOWN]
-            ],
-            words=[1, 2],
-            note=f'All: data/{name}/verify.json.' if len(problems) > PROBLEMS_SHOWN else '',
-        )
+                str(problem['file']),
+                f'{problem["kind"]}{" (fatal)" if problem["fatal"] else ""}',
+                str(problem['message']),
+            ]
+            for problem in problems[:PROBLEMS_SHOWN]
+        ],
+        words=[1, 2],
+        note=f'All: data/{name}/verify.json.' if len(problems) > PROBLEMS_SHOWN else '',
+        title=f'{len(problems)} findings in {name}: '
+        + ', '.join(f'{number} {kind}' for kind, number in kinds.most_common()),
+    )
 
 
 def leaks(record: CampaignRecord) -> Iterator[Block]:
@@ -185,8 +180,7 @@ def recipe(record: CampaignRecord) -> Iterator[Block]:
             last = f'{stage["lr0"] * stage["lrf"]:.3g}'
             shown = {**stage, 'lr0': f'{stage["lr0"]:g}', 'last': last}
             rows.append([f'{before}{stage["name"]}', *(str(shown[key]) for key in keys)])
-    if rows:
-        yield Table(['stage', *keys.values()], rows, words=[1, 5])
+    yield Table(['stage', *keys.values()], rows, words=[1, 5])
     if record.recipe_text:
         yield Listing('recipe.yaml, as it was run', record.recipe_text, 'yaml')
 
@@ -203,17 +197,12 @@ def machine(record: CampaignRecord) -> Iterator[Block]:
         ['energy of the GPUs', f'{energy:.1f} Wh' if energy is not None else 'not measured'],
     ]
     yield Table(['what', 'is'], rows, words=[1])
-    if record.tracked:
-        offline = 'in this folder: `wandb sync wandb/offline-run-*`'
-        tracked = [
-            [
-                str(one.get('name', '')),
-                str(one.get('mode', 'not started')),
-                one.get('url') or offline,
-            ]
-            for one in record.tracked
-        ]
-        yield Table(['W&B run', 'mode', 'where'], tracked, words=[1, 2])
+    offline = 'in this folder: `wandb sync wandb/offline-run-*`'
+    tracked = [
+        [str(one.get('name', '')), str(one.get('mode', 'not started')), one.get('url') or offline]
+        for one in record.tracked
+    ]
+    yield Table(['W&B run', 'mode', 'where'], tracked, words=[1, 2])
     steps = [
         [name, step.status, duration(step.seconds) if step.seconds else '']
         for name, step in state.steps.items()
@@ -223,6 +212,4 @@ def machine(record: CampaignRecord) -> Iterator[Block]:
 
 def missing(record: CampaignRecord) -> Iterator[Block]:
     # The report's own step is at work while this is written.
-    shown = [text for text in record.missing if not text.startswith('Step `report`')]
-    if shown:
-        yield Bullets(shown)
+    yield Bullets([text for text in record.missing if not text.startswith('Step `report`')])

@@ -28,8 +28,9 @@ def render_markdown(page: Page, link: str) -> str:
         f'Charts and pictures: [{link}]({link})',
     ]
     for section in page.sections:
-        parts += [f'## {section.title}', *map(_markdown, section.blocks)]
-    return '\n\n'.join(filter(None, parts)) + '\n'
+        if texts := list(filter(None, map(_markdown, section.blocks))):
+            parts += [f'## {section.title}', *texts]
+    return '\n\n'.join(parts) + '\n'
 
 
 def _markdown(block: Block) -> str:
@@ -38,12 +39,13 @@ def _markdown(block: Block) -> str:
             text = _line(block.text)
             return f'**{text}**' if block.strong else text
         case Bullets():
-            return '\n'.join(f'- {_line(item)}' for item in block.items)
+            lines = '\n'.join(f'- {_line(item)}' for item in block.items)
+            return f'{_line(block.title)}\n\n{lines}' if lines and block.title else lines
         case Tiles():
             return '\n'.join(
                 f'- **{_line(tile.value)}** {_line(tile.name)}' for tile in block.items
             )
-        case Table():
+        case Table() if block.rows:
             words = {0, *block.words}
             ruler = ['---' if place in words else '--:' for place in range(len(block.columns))]
             rows = [block.columns, ruler, *block.rows]

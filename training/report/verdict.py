@@ -129,8 +129,7 @@ def _tiles(record: CampaignRecord, found: Verdict | None) -> Iterator[Block]:
         energy = record.state.energy_wh
         note = f', {energy / 1000:.2f} kWh of the GPUs' if energy is not None else ''
         tiles.append(Tile(duration(seconds), f'of work{note}'))
-    if tiles:
-        yield Tiles(tiles)
+    yield Tiles(tiles)
 
 
 def _forest(record: CampaignRecord, found: Verdict) -> Iterator[Block]:
@@ -224,14 +223,12 @@ def gates(record: CampaignRecord) -> Iterator[Block]:
 
 def per_class(record: CampaignRecord) -> Iterator[Block]:
     for runs in tests_of(record).values():
-        for run, figures in runs.items():
-            yield class_table(figures, run)
+        yield from (class_table(figures, run) for run, figures in runs.items())
 
 
 def per_size(record: CampaignRecord) -> Iterator[Block]:
     for runs in tests_of(record).values():
-        for run, figures in runs.items():
-            yield height_table(figures, run)
+        yield from (height_table(figures, run) for run, figures in runs.items())
 
 
 def sweep(record: CampaignRecord) -> Iterator[Block]:
