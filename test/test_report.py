@@ -363,7 +363,7 @@ def test_charts_leave_out_what_is_not_known() -> None:
     def drawn(scores: list[float], log_y: bool = False) -> list[Chart]:
         columns = {'epoch': [float(epoch + 1) for epoch in range(len(scores))], 'score': scores}
         one = Training('a/seed0', 'a', 's', 'd', True, 10, 0.0, None, columns, {}, Step('done'))
-        return list(curve_chart('n', 'c', [one], lambda t: t.columns['score'], log_y=log_y))
+        return list(curve_chart('n', 'c', [one], 'score', log_y=log_y))
 
     assert drawn([math.nan]) == []
     (chart,) = drawn([1e-3, 0.0, 1e-5], log_y=True)

@@ -22,7 +22,6 @@ from cone_perception.errors import DataError
 from cone_perception.model_card import file_sha256
 from cone_perception.types import Float32, Int64
 
-UNDECODABLE = ('unreadable-picture', 'undecodable')
 SHOWN = 5
 """Files that an error names before it only counts."""
 
@@ -73,12 +72,11 @@ def read_split(data: Path, split: str) -> LabelledSplit:
     refused: list[str] = []
     notes = [p.message for p in layout.problems if p.kind == 'absolute-path']
     digest = hashlib.sha256()
-    root = shared_folder(paths)
-    names = tuple(path.relative_to(root).as_posix() for path in paths)
+    names = tuple(_named(paths))
     pictures = read_pictures(paths, len(layout.names), 'read')
     for name, each in zip(names, pictures, strict=True):
         for fault in each.faults:
-            if fault.kind in UNDECODABLE:
+            if fault.kind in ('unreadable-picture', 'undecodable'):
                 refused.append(f'{each.path}: {fault.message}')
             elif fault.drops:
                 notes.append(f'{name} {fault.message}; judged all the same')
@@ -144,7 +142,10 @@ def picture_paths(layout: Layout, split: str) -> tuple[Path, ...]:
 
 def named_pictures(data: Path, split: str) -> dict[str, Path]:
     """Name in an evaluation -> file, of the pictures of a split."""
-    paths = picture_paths(read_layout(data), split)
+    return _named(picture_paths(read_layout(data), split))
+
+
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
     root = shared_folder(paths)
     return {path.relative_to(root).as_posix(): path for path in paths}
 

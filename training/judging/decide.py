@@ -54,22 +54,20 @@ def decide(
     if deciding is None:
         outcome = Outcome.NOT_COMPARED
         found = f'{candidate.name} was not compared with a baseline.'
-        why = [
-            f'There is no evaluation of {baseline}, and no published figure of it in the recipe.'
-        ]
-        limits = []
+        why = f'There is no evaluation of {baseline}, and no published figure of it in the recipe.'
+        limits = ''
     else:
         outcome = Outcome.of(deciding.outcome)
         found = finding(candidate.name, deciding.label, deciding.difference, judging.margin)
-        why, limits = [_rule(deciding, judging.margin)], [_subject(candidate, deciding)]
+        why, limits = _rule(deciding, judging.margin), _subject(candidate, deciding)
         if outcome is Outcome.BETTER and failed:
             outcome = Outcome.BETTER_BUT_BELOW_TARGET
             found += f' It misses the success table: {failed}.'
     deploy = candidate.name if outcome is Outcome.BETTER else baseline
     reasons = [
-        *why,
+        why,
         *(f'{line}.' for line in (*against, *gates)),
-        *limits,
+        limits,
         *(warning for comparison in comparisons for warning in comparison.warnings),
     ]
     recommendation = _recommendation(candidate, outcome, against, baseline)
@@ -77,7 +75,7 @@ def decide(
         outcome=outcome.label,
         exit_code=int(outcome),
         sentence=f'{found} {recommendation}',
-        reasons=tuple(dict.fromkeys(reasons)),
+        reasons=tuple(dict.fromkeys(filter(None, reasons))),
         gates=gates,
         against=tuple(against),
         deploy=deploy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,6 @@ from training.judging.page import shown
 from training.recipe.recipe import BASELINE
 from training.runs.progress import duration
 from training.runs.record import MAP50, MAP50_95, CampaignRecord, Training, total
-
-Values = Callable[[Training], Sequence[float]]
 
 
 def stages(record: CampaignRecord) -> Iterator[Block]:
@@ -73,30 +71,24 @@ def curves(record: CampaignRecord) -> Iterator[Block]:
     if words:
         yield Text(words)
 
-    def column(name: str) -> Values:
-        return lambda training: training.columns.get(name, ())
-
-    def sum_of(prefix: str) -> Values:
-        return lambda training: total(training.columns, prefix)
-
     rate = 'Learning rate (first parameter group)'
-    for name, caption, values, log_y in (
-        ('map50', 'Validation mAP50', column(MAP50), False),
-        ('map50-95', 'Validation mAP50-95', column(MAP50_95), False),
-        ('train-loss', 'Training loss, all its parts added,', sum_of('train/'), False),
-        ('val-loss', 'Validation loss, all its parts added,', sum_of('val/'), False),
-        ('learning-rate', rate, column('lr/pg0'), True),
+    for name, caption, columns, log_y in (
+        ('map50', 'Validation mAP50', MAP50, False),
+        ('map50-95', 'Validation mAP50-95', MAP50_95, False),
+        ('train-loss', 'Training loss, all its parts added,', 'train/', False),
+        ('val-loss', 'Validation loss, all its parts added,', 'val/', False),
+        ('learning-rate', rate, 'lr/pg0', True),
     ):
         at = crossings if name == 'map50' else ()
-        yield from curve_chart(f'{name}-by-passes', caption, drawn, values, log_y=log_y, at=at)
+        yield from curve_chart(f'{name}-by-passes', caption, drawn, columns, log_y=log_y, at=at)
         if not name.endswith('loss'):
-            yield from curve_chart(f'{name}-by-epoch', caption, drawn, values, True, log_y=log_y)
+            yield from curve_chart(f'{name}-by-epoch', caption, drawn, columns, True, log_y=log_y)
     parts: list[Block] = []
     for name in dict.fromkeys(name for one in drawn for name in one.lines('train/')):
         part = name.removeprefix('train/')
         for kind, words in (('train', 'Training'), ('val', 'Validation')):
-            values = column(f'{kind}/{part}')
-            parts += curve_chart(f'{kind}-{part}', f'{words}: {part}', drawn, values)
+            caption = f'{words}: {part}'
+            parts += curve_chart(f'{kind}-{part}', caption, drawn, f'{kind}/{part}')
     yield Section('Each part of the losses', parts, folded=True)
 
 
@@ -104,7 +96,7 @@ def curve_chart(
     name: str,
     caption: str,
     drawn: Sequence[Training],
-    values: Values,
+    columns: str,
     by_epoch: bool = False,
     *,
     log_y: bool = False,
@@ -112,12 +104,13 @@ def curve_chart(
 ) -> Iterator[Chart]:
     """A curve per training; nothing where no value is known.
 
-    A colour per arm, dashed on the pre-training set. at: pictures shown where curves cross.
+    columns: start of the names of those whose sum it is. A colour per arm, dashed on the
+    pre-training set. at: pictures shown where curves cross.
     """
     arms = list(dict.fromkeys(training.arm for training in drawn))
     traces: list[Trace] = []
     for training in drawn:
-        ys = np.array(values(training), np.float64)
+        ys = np.array(total(training.columns, columns), np.float64)
         if log_y:
             ys[~(ys > 0)] = math.nan
         if len(ys) != len(training.epochs) or not np.isfinite(ys).any():
