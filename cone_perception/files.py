@@ -168,6 +168,14 @@ def read_yaml(path: Path, kind: type[ConePerceptionError]) -> Any:
         return yaml.safe_load(path.read_text(encoding='utf-8-sig'))
 
 
+def read_noted(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that can do without; empty where there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding='utf-8'))
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
 def cache_folder(name: str) -> Path:
     """Folder for what can be made again: `cone_perception/NAME` in XDG_CACHE_HOME or ~/.cache."""
     root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'

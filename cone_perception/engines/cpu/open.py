@@ -11,9 +11,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
-import json
 import os
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +26,7 @@ from cone_perception.engines.apart import run_apart, serve
 from cone_perception.engines.check import REFERENCE_FILE, check_engine, measure_rounds, run_of
 from cone_perception.engines.machine import processor_name, vector_instructions
 from cone_perception.errors import EngineError, ModelError, told_as
-from cone_perception.files import keep, read_kept, slug, to_json, write_json
+from cone_perception.files import keep, read_kept, read_noted, slug, to_json, write_json
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle
 from cone_perception.types import Arithmetic, CpuRuntime, Precision, PrecisionChoice
 
@@ -127,8 +126,8 @@ def open_fastest(
     conditions = _conditions(order, networks)
     digest = hashlib.sha256(to_json(conditions, sort_keys=True).encode()).hexdigest()
     kept = cache / f'cpu-{slug(name)}-b{order.batch}-{digest[:16]}.json'
-    found = _read(kept, networks)
-    if not found:
+    found = read_noted(kept)
+    if not ({'fastest', 'refused'} <= set(found) and found['fastest'] in (*networks, None)):
         found = examine_apart(order, kept, cancelled)
         with contextlib.suppress(OSError):  # the next start examines them again, as this one did
             write_json(kept, {'measured_for': conditions, **found})
@@ -226,16 +225,6 @@ def _conditions(order: CpuOrder, networks: Mapping[str, CpuNetwork]) -> dict[str
         'cores': len(os.sched_getaffinity(0)),
         **order.words,
     }
-
-
-def _read(kept: Path, names: Container[str]) -> dict[str, Any]:
-    """The kept result; empty where there is none that can be read."""
-    # It is only a measurement: without it, it is made again.
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        found: dict[str, Any] = json.loads(kept.read_text(encoding='utf-8'))
-        if found['fastest'] in names or (found['fastest'] is None and found['refused']):
-            return found
-    return {}
 
 
 def _compiled_path(kept: Path, name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from cone_perception.engines.tensorrt.order import EngineOrder
 from cone_perception.engines.tensorrt.plans import EnginePlan, writing
 from cone_perception.engines.tensorrt.provide import provide_engine
 from cone_perception.errors import ConePerceptionError, EngineError, EngineLostError, ModelError
-from cone_perception.files import write_json
+from cone_perception.files import read_noted, write_json
 from cone_perception.types import Precision
 
 RUNS = 300
@@ -131,13 +130,9 @@ def keep_fastest(built: Sequence[BuiltEngine], say: Callable[[str], None]) -> Bu
 
 def read_choice(orders: Sequence[EngineOrder]) -> EngineOrder | None:
     """The order that was measured to be fastest; None where that was not done for these plans."""
-    try:
-        choice = json.loads(orders[0].choice_file.read_text(encoding='utf-8'))
-        if choice['keys'] != _keys(orders):
-            return None
-        return next(each for each in orders if each.key.precision == choice['precision'])
-    except (OSError, ValueError, TypeError, LookupError, StopIteration):
-        return None  # it is only a measurement: without it, it is made again
+    choice = read_noted(orders[0].choice_file)
+    measured = orders if choice.get('keys') == _keys(orders) else ()
+    return next((o for o in measured if o.key.precision == choice.get('precision')), None)
 
 
 def _keys(orders: Sequence[EngineOrder]) -> dict[Precision, str]:

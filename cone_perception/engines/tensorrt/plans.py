@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import PlanError, told_as
-from cone_perception.files import LockedError, cache_folder, locked, slug, write_json, write_whole
+from cone_perception.files import (
+    LockedError,
+    cache_folder,
+    locked,
+    read_noted,
+    slug,
+    write_json,
+    write_whole,
+)
 from cone_perception.types import GpuRuntime, Precision
 
 SCHEMA = 1
@@ -183,11 +191,9 @@ class PlanPlace:
 
     def failure(self) -> str:
         """Tell when (ISO 8601) and why the last build of this plan failed; '' where it did not."""
-        try:
-            found = json.loads(self.path.with_suffix('.failed').read_text('utf-8'))
-            return f'{found["time"]}: {found["reason"]}'
-        except (OSError, ValueError, TypeError, KeyError):
-            return ''  # without it, the build is tried again
+        found = read_noted(self.path.with_suffix('.failed'))
+        # Without it, the build is tried again.
+        return f'{found["time"]}: {found["reason"]}' if {'time', 'reason'} <= set(found) else ''
 
     @contextmanager
     def lock(self, on_wait: Callable[[], None] = lambda: None) -> Iterator[bool]:
