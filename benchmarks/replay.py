@@ -41,6 +41,7 @@ from cone_perception.replay.figures.usage import load_figures
 from cone_perception.replay.processes import NodeCommand, our_node
 from cone_perception.replay.run import describe_bag
 from cone_perception.replay.through_ros import play_through_ros
+from cone_perception.replay.to_label.findings import published
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 
 OURS, STRAIGHT, ONE_CORE = 'ours', 'straight', 'one core'
@@ -217,25 +218,19 @@ def summarise(drive: Drive, passes: Passes, card: ModelCard, faster: str) -> dic
 def figures_of(passes: Sequence[Pass], drive: Drive, card: ModelCard) -> dict[str, float]:
     """Name -> value of everything that `replay` knows of these passes."""
     figures = {**pass_figures(passes), **load_figures(passes)}
-    settled = [_settled(seen) for seen in passes]
+    settled = []
+    for seen in passes:
+        from_ns = seen.frames[0].sent_ns + SETTLED_NS
+        settled.append(replace(seen, frames=[f for f in seen.frames if f.sent_ns >= from_ns]))
     if all(seen.frames for seen in settled):
         figures['settled_latency_p99_ms'] = pass_figures(settled)['latency_p99_ms']
     if drive.truth is not None:
-        figures |= accuracy_figures(
-            _equal(passes, card), drive.truth, card.class_names, card.thresholds
-        )
+        figures |= accuracy_of(passes, drive, card)
     return {name: figure.value for name, figure in figures.items()}
-
-
-def _settled(seen: Pass) -> Pass:
-    """Without the pictures of the first second."""
-    from_ns = seen.frames[0].sent_ns + SETTLED_NS
-    return replace(seen, frames=[frame for frame in seen.frames if frame.sent_ns >= from_ns])
 
 
 def accuracy_beside(drive: Drive, passes: Passes, name: str, card: ModelCard) -> dict[str, Any]:
     """Accuracy of ours and of another, on the pictures of FAST that both answered."""
-    assert drive.truth is not None
     kept: tuple[list[Pass], list[Pass]] = ([], [])
     for of_round in zip(passes[OURS, FAST], passes[name, FAST], strict=True):
         answered = [{f.stamp_ns for f in p.frames if f.fate == 'answered'} for p in of_round]
@@ -243,10 +238,7 @@ def accuracy_beside(drive: Drive, passes: Passes, name: str, card: ModelCard) ->
         for seen, of_node in zip(of_round, kept, strict=True):
             frames = [frame for frame in seen.frames if frame.stamp_ns in common]
             of_node.append(replace(seen, frames=frames))
-    ours, theirs = (
-        accuracy_figures(_equal(seen, card), drive.truth, card.class_names, card.thresholds)
-        for seen in kept
-    )
+    ours, theirs = (accuracy_of(seen, drive, card) for seen in kept)
     return {
         'other': name,
         'pictures': sum(len(seen.frames) for seen in kept[0]),
@@ -255,9 +247,12 @@ def accuracy_beside(drive: Drive, passes: Passes, name: str, card: ModelCard) ->
     }
 
 
-def _equal(passes: Sequence[Pass], card: ModelCard) -> list[Pass]:
-    """Keep the cones that reach the card's thresholds: a peer with one for all publishes more."""
-    return [replace(seen, frames=[_above(frame, card) for frame in seen.frames]) for seen in passes]
+def accuracy_of(passes: Sequence[Pass], drive: Drive, card: ModelCard) -> dict[str, Interval]:
+    """Accuracy at the card's thresholds: a peer with one for all classes publishes more."""
+    above = [
+        replace(seen, frames=[_above(frame, card) for frame in seen.frames]) for seen in passes
+    ]
+    return accuracy_figures(above, drive.truth or {}, card.class_names, card.thresholds)
 
 
 def _above(frame: FrameTrace, card: ModelCard) -> FrameTrace:
@@ -265,7 +260,7 @@ def _above(frame: FrameTrace, card: ModelCard) -> FrameTrace:
     if frame.found is None:
         return frame
     least = np.array([card.thresholds[name] for name in card.class_names], np.float32)
-    return replace(frame, found=frame.found[frame.found.score >= least[frame.found.class_id]])
+    return replace(frame, found=published(frame.found, least))
 
 
 def age_when_faster(passes: Sequence[Pass]) -> dict[str, float]:
