@@ -27,17 +27,6 @@ class PictureStamps(NamedTuple):
     sent_ns: int
 
 
-def sent_by_header(stamps: Sequence[PictureStamps]) -> dict[int, int]:
-    """Stamp in the header -> as sent, of pictures that have both for themselves."""
-    headers = Counter(one.header_ns for one in stamps)
-    sent = Counter(one.sent_ns for one in stamps)
-    return {
-        one.header_ns: one.sent_ns
-        for one in stamps
-        if headers[one.header_ns] == sent[one.sent_ns] == 1
-    }
-
-
 @dataclass(slots=True)
 class TruthTopic:
     """A topic of ground truth. asked_for: by name; otherwise what does not fit is left out."""
@@ -80,7 +69,13 @@ class TruthTopic:
                 f'or classes that the model does not know: --truth {self.topic} takes it'
             )
             return None
-        sent = sent_by_header(stamps)
+        headers = Counter(one.header_ns for one in stamps)
+        times = Counter(one.sent_ns for one in stamps)
+        sent = {  # of pictures that have both stamps for themselves
+            one.header_ns: one.sent_ns
+            for one in stamps
+            if headers[one.header_ns] == times[one.sent_ns] == 1
+        }
         found = {
             (camera, sent[stamp]): cones
             for stamp, cones in self.cones.items()
@@ -128,8 +123,7 @@ def choose_truth(
         if len(set(asked_for)) < len(asked_for):
             raise SourceError(f'--truth names {", ".join(asked_for)}: each camera has its own.')
         if len(asked_for) == len(cameras) and (in_order or len(cameras) == 1):
-            pairs = dict(zip(cameras, asked_for, strict=True))
-            return {camera: TruthTopic(topic, True) for camera, topic in pairs.items()}
+            return {c: TruthTopic(topic, True) for c, topic in zip(cameras, asked_for, strict=True)}
         chosen: dict[str, TruthTopic] = {}
         for topic in asked_for:
             fits = [c for c, space in spaces.items() if space == topic.rpartition('/')[0]]

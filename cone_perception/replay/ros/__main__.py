@@ -22,8 +22,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.bags.reader import bag_types, header_stamp_ns
-from cone_perception.replay.ros.player import play_job
-from cone_perception.replay.ros.process import ros_node, spin
+from cone_perception.replay.ros.player import play_job, ros_node, spin
 
 DEPTH = 1000
 """Messages that may wait while the monitor is held up: one that is lost here counts as lost."""

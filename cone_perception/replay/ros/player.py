@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import signal
 import struct
 import sys
 import threading
@@ -14,20 +15,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CompressedImage, Image
 from tqdm import tqdm
 from vision_msgs.msg import Detection2DArray
 
 from cone_perception.bags.reader import header_stamp_ns
 from cone_perception.errors import ConePerceptionError, SourceError
+from cone_perception.process import keep_freed_memory
 from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
-from cone_perception.replay.ros.process import WAKE_PERIOD_S, ros_node, spin
 from cone_perception.replay.traces import Camera, Drive, Pace
+from cone_perception.ros.transport import use_profile
+
+WAKE_PERIOD_S = 0.05
+"""A signal that comes while ROS waits for messages is only seen after the wait."""
 
 SETTLE_S = 0.5
 """Between the discovery of the last subscriber and the first message: the other side of each
@@ -55,6 +62,33 @@ ANSWERS_DEPTH = 1000
 
 ANSWER_TIMEOUT_S = 1.0
 """A picture without an answer is given up after this."""
+
+
+@contextlib.contextmanager
+def ros_node(name: str) -> Iterator[Node]:
+    """Make this process a ROS node; SIGTERM ends it as Ctrl-C does, by KeyboardInterrupt."""
+    keep_freed_memory()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    use_profile()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node(name)
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def spin(node: Node) -> Iterator[None]:
+    """Run the node's callbacks while the iterator is read; yields each WAKE_PERIOD_S or sooner."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while True:
+            executor.spin_once(timeout_sec=WAKE_PERIOD_S)
+            yield
+    finally:
+        executor.shutdown(timeout_sec=WAKE_PERIOD_S)
 
 
 def play_job(job: Mapping[str, Any]) -> int:
