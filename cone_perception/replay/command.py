@@ -23,7 +23,7 @@ from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.process import on_sigterm
 from cone_perception.replay.drive.open import open_drive
-from cone_perception.replay.figures.accuracy import Answers, reference_answers
+from cone_perception.replay.figures.accuracy import reference_answers
 from cone_perception.replay.figures.budget import load_budget, over_budget
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.many.run import run_many
@@ -60,7 +60,12 @@ def run(args: argparse.Namespace) -> int:
         print_warning(problem)
     claim_folder(args.out, REPLAY_MARK, REPLAY_FILES, bag)
     with on_sigterm(), open_way(args, drive, bundle, settings) as (play, echo):
-        reference = answers_of_reference(args.reference, drive) if args.reference else None
+        reference = None
+        if args.reference:  # on the CPU, one picture after another
+            other = read_bundle(args.reference)
+            placed = place_network(other, DetectorSettings(), print_event)
+            with ConeDetector(other.card, placed.engine) as detector:
+                reference = reference_answers(drive, detector, Filters())
         replay = Replay(args, drive, bundle, settings, play, echo, reference)
         result = replay.run()
     print('drawing', flush=True)
@@ -145,14 +150,6 @@ def _as_parameters(settings: DetectorSettings) -> dict[str, str]:
         for entry in fields(settings)
         if (value := getattr(settings, entry.name)) != entry.default and entry.name not in by_drive
     }
-
-
-def answers_of_reference(folder: Path, drive: Drive) -> Answers:
-    """Let a bundle answer the same pictures, on the CPU, one by one."""
-    bundle = read_bundle(folder)
-    placed = place_network(bundle, DetectorSettings(), print_event)
-    with ConeDetector(bundle.card, placed.engine) as detector:
-        return reference_answers(drive, detector, Filters())
 
 
 def _check_way(args: argparse.Namespace, settings: DetectorSettings) -> None:
