@@ -65,17 +65,18 @@ def test_probes_say_what_was_found_at_each_rate():
     assert found.says == '38.125 Hz passes, 43.125 Hz does not'
 
 
-def test_detector_that_fails_even_at_the_lowest_rate_is_said_so():
-    found, tried = search(5)
-    assert tried[-1] == 10
-    assert (found.hz, found.says) == (0, 'even 10 Hz fails: 30.0 % were missed')
-
-
-def test_detector_that_passes_at_the_highest_rate_is_said_so():
-    found, tried = search(500)
-    assert tried[-1] == 100
-    assert found.hz == 100
-    assert found.says == '100 Hz, the highest rate tried, passes: the limit lies above'
+@pytest.mark.parametrize(
+    ('limit_hz', 'last_hz', 'hz', 'says'),
+    [
+        (5, 10, 0, 'even 10 Hz fails: 30.0 % were missed'),
+        (500, 100, 100, '100 Hz, the highest rate tried, passes: the limit lies above'),
+    ],
+    ids=['below the lowest rate', 'above the highest rate'],
+)
+def test_limit_outside_of_the_range_is_said_so(limit_hz, last_hz, hz, says):
+    found, tried = search(limit_hz)
+    assert tried[-1] == last_hz
+    assert (found.hz, found.says) == (hz, says)
 
 
 def test_no_rate_is_tried_twice_nor_one_above_a_failed_one():
