@@ -117,12 +117,11 @@ def verify(campaign: Campaign) -> dict[str, Any]:
     from training.data.verify import verify_dataset
 
     folder, recipe = campaign.folder, campaign.recipe
-    pictures, paths, manifests, failed = {}, {}, {}, []
+    pictures, paths, failed = {}, {}, []
     for name in used_datasets(recipe):
         report = verify_dataset(recipe.data_folder(name), recipe.datasets[name].images)
         write_json(folder.verification(name), report.to_json())
         pictures[name] = {split: counts.pictures for split, counts in report.counts.items()}
-        manifests[name] = report.manifest_sha256
         fatal = [str(p) for p in report.problems if p.fatal or p.kind == 'to-label']
         say(f'{name}: {pictures[name]}, {len(fatal)} fatal of {len(report.problems)} problems')
         if name == recipe.target and not pictures[name].get('test'):
@@ -140,7 +139,7 @@ def verify(campaign: Campaign) -> dict[str, Any]:
             f'{"; ".join(failed)}. All of them: {folder.root}/data/*/verify.json. Mend '
             'the data, then give --resume.',
         )
-    return {'pictures': pictures, 'paths': paths, 'manifests': manifests}
+    return {'pictures': pictures, 'paths': paths}
 
 
 def find_leaks(campaign: Campaign) -> dict[str, Any]:

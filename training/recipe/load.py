@@ -53,15 +53,13 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Tree:
     extends = tree.values.pop('extends', None)
     if extends is None:
         return tree
-    where: Key = ('extends',)
+    beside = path.parent / f'{extends}.yaml'
     try:
-        beside = path.parent / f'{extends}.yaml'
         base = beside if beside.is_file() else find_recipe(str(extends))
+        if base.resolve() in chain:
+            raise RecipeError(f'{base} extends this file in turn')
     except RecipeError as error:
-        tree.add_problems([(where, str(error))])
-        return tree
-    if base.resolve() in chain:
-        tree.add_problems([(where, f'{base} extends this file in turn')])
+        tree.add_problems([(('extends',), str(error))])
         return tree
     under = _read_extended(base, chain)
     return Tree(

@@ -76,8 +76,7 @@ def data(record: CampaignRecord) -> Iterator[Block]:
 
 
 def _verification(record: CampaignRecord, name: str, report: Mapping[str, Any]) -> Iterator[Block]:
-    manifests = record.state.result('verify').get('manifests') or {}
-    manifest = manifests.get(name) or report.get('manifest_sha256') or 'none'
+    manifest = report.get('manifest_sha256') or 'none'
     mapping = (report.get('mapping') or {}).items()
     renamed = ', '.join(f'{own} is {project}' for own, project in mapping if own != project)
     verified = 'verified' if report.get('ok') else 'FAILED verification'

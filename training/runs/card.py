@@ -45,7 +45,7 @@ def make_card(record: CampaignRecord) -> dict[str, Any]:
     """Plain JSON: how each model was trained, and what was measured, by arm."""
     state, recipe = record.state, record.recipe
     verify, leaks = state.result('verify'), state.result('leaks')
-    manifests = verify.get('manifests', {})
+    verifications = record.verifications
     return {
         'schema': 1,
         'training': {
@@ -59,9 +59,7 @@ def make_card(record: CampaignRecord) -> dict[str, Any]:
             'stages': [_stage(training) for training in record.trainings],
             'data': {
                 name: {
-                    'manifest_sha256': manifests.get(name)
-                    or record.verifications.get(name, {}).get('manifest_sha256')
-                    or None,
+                    'manifest_sha256': verifications.get(name, {}).get('manifest_sha256') or None,
                     'pictures': verify.get('pictures', {}).get(name),
                     'left_out_as_leaks': len(leaks.get('excluded', {}).get(name, ())),
                 }
