@@ -35,9 +35,8 @@ class SlowEngine:
 def plant(faults):
     Letterbox.apply = delayed(Letterbox.apply, faults.get('preprocess', 0))
     pipeline.decode = delayed(pipeline.decode, faults.get('decode', 0))
-    publishing.DetectionPublisher.publish = delayed(
-        publishing.DetectionPublisher.publish, faults.get('publish', 0)
-    )
+    publishers = publishing.AnswerPublishers
+    publishers.publish = delayed(publishers.publish, faults.get('publish', 0))
     build, receive = pipeline.ConeDetector.__init__, session.Session._receive
     pipeline.ConeDetector.__init__ = lambda self, card, engine: build(
         self, card, SlowEngine(engine, faults.get('inference', 0))

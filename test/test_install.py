@@ -31,23 +31,17 @@ class Installation:
     environment: dict[str, str]
 
     def run(self, *command: str | Path) -> str:
-        done = subprocess.run(
-            command,
-            env=self.environment,
-            cwd=self.prefix,  # not the checkout: nothing may be found through the working folder
-            text=True,
-            capture_output=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        # Not in the checkout: nothing may be found through the working folder.
+        return run(*command, cwd=self.prefix, env=self.environment)
 
     def eval(self, code: str) -> str:
         return self.run(self.python, '-c', code).strip()
 
 
-def run(*command: str | Path, cwd: Path, env: dict[str, str]) -> None:
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def outer_environment() -> dict[str, str]:
@@ -62,15 +56,11 @@ def outer_environment() -> dict[str, str]:
 @pytest.fixture(scope='module')
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy, so that no build folder of an earlier build is taken in and none is left behind."""
-    listed = subprocess.run(
-        ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
-        cwd=REPOSITORY,
-        check=True,
-        capture_output=True,
-        text=True,
+    listed = run(
+        *('git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'), cwd=REPOSITORY
     )
     copy = tmp_path_factory.mktemp('workspace') / 'src' / 'cone_perception'
-    for name in filter(None, listed.stdout.split('\0')):
+    for name in filter(None, listed.split('\0')):
         if (REPOSITORY / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, copy / name)
@@ -108,14 +98,9 @@ def install_with_colcon(checkout: Path, base: Path, how: str) -> Installation:
         cwd=checkout.parents[1],
         env=environment,
     )
-    sourced = subprocess.run(
-        ['bash', '-c', f'source {base}/install/setup.bash && env -0'],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    environment = dict(entry.split('=', 1) for entry in filter(None, sourced.stdout.split('\0')))
+    command = f'source {base}/install/setup.bash && env -0'
+    sourced = run('bash', '-c', command, cwd=base, env=environment)
+    environment = dict(entry.split('=', 1) for entry in filter(None, sourced.split('\0')))
     return Installation(base / 'install' / 'cone_perception', Path(sys.executable), environment)
 
 

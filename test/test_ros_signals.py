@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx.parser
 import pytest
 from image_messages import encode
 from node_process import NodeProcess, ros_message, wait_for
-from onnx import TensorProto, helper, numpy_helper
 from sensor_msgs.msg import Image
 from tiny_network import write_bundle
 
@@ -23,53 +23,39 @@ SIDE_PX = 256
 GREY, WHITE = 114, 255
 
 
+STALLING = """
+<ir_version: 9, opset_import: ["": 17]>
+stalling (float[1, 3, 256, 256] images) => (float[1, 10, 6] output)
+<float limit = {0.9},
+ float tiny = {1e-30}, int64 turns = {20000}, int64 once = {1}, bool true = {1}>
+{
+    brightest = ReduceMax <keepdims = 0> (images)
+    stall = Greater (brightest, limit)
+    one = Cast <to = 7> (stall)
+    more = Mul (one, turns)
+    count = Add (once, more)
+    end = Loop <body = body
+        (int64 turn, bool go, float[1, 3, 256, 256] before)
+        => (bool go_on, float[1, 3, 256, 256] after)
+        {
+            sum = Conv <pads = [7, 7, 7, 7]> (before, kernel)
+            after = Tanh (sum)
+            go_on = Identity (go)
+        }> (count, true, images)
+    mean = ReduceMean <keepdims = 0> (end)
+    nothing = Mul (mean, tiny)
+    output = Add (zeros, nothing)
+}
+"""
+"""A turn more than none: OpenVINO 2025.0 forgets the input of a loop of no turns."""
+
+
 def write_stalling_bundle(folder: Path, brightness: float) -> Path:
     """A network that computes for minutes when a pixel is brighter than `brightness`, 0..1."""
+    model = onnx.parser.parse_model(STALLING.replace('0.9', str(brightness)))
     kernel = np.random.default_rng(0).normal(0, 0.1, (3, 3, 15, 15)).astype(np.float32)
-    body = helper.make_graph(
-        [
-            helper.make_node('Conv', ['before', 'kernel'], ['sum'], pads=[7] * 4),
-            helper.make_node('Tanh', ['sum'], ['after']),
-            helper.make_node('Identity', ['go'], ['go_on']),
-        ],
-        'body',
-        [
-            helper.make_tensor_value_info('turn', TensorProto.INT64, []),
-            helper.make_tensor_value_info('go', TensorProto.BOOL, []),
-            helper.make_tensor_value_info('before', TensorProto.FLOAT, [1, 3, SIDE_PX, SIDE_PX]),
-        ],
-        [
-            helper.make_tensor_value_info('go_on', TensorProto.BOOL, []),
-            helper.make_tensor_value_info('after', TensorProto.FLOAT, [1, 3, SIDE_PX, SIDE_PX]),
-        ],
-        [numpy_helper.from_array(kernel, 'kernel')],
-    )
-    constants = {
-        'limit': np.array(brightness, np.float32),
-        'turns': np.array(20_000, np.int64),
-        'once': np.array(1, np.int64),  # OpenVINO 2025.0 forgets the input of a loop of no turns
-        'true': np.array(True),
-        'tiny': np.array(1e-30, np.float32),
-        'zeros': np.zeros((1, 10, 6), np.float32),
-    }
-    graph = helper.make_graph(
-        [
-            helper.make_node('ReduceMax', ['images'], ['brightest'], keepdims=0),
-            helper.make_node('Greater', ['brightest', 'limit'], ['stall']),
-            helper.make_node('Cast', ['stall'], ['one'], to=TensorProto.INT64),
-            helper.make_node('Mul', ['one', 'turns'], ['more']),
-            helper.make_node('Add', ['once', 'more'], ['count']),
-            helper.make_node('Loop', ['count', 'true', 'images'], ['end'], body=body),
-            helper.make_node('ReduceMean', ['end'], ['mean'], keepdims=0),
-            helper.make_node('Mul', ['mean', 'tiny'], ['nothing']),
-            helper.make_node('Add', ['zeros', 'nothing'], ['output']),
-        ],
-        'stalling',
-        [helper.make_tensor_value_info('images', TensorProto.FLOAT, [1, 3, SIDE_PX, SIDE_PX])],
-        [helper.make_tensor_value_info('output', TensorProto.FLOAT, [1, 10, 6])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 17)], ir_version=9)
+    for name, value in (('kernel', kernel), ('zeros', np.zeros((1, 10, 6), np.float32))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
     return write_bundle(folder, 'stalling', model, 'end_to_end', 1, SIDE_PX, SIDE_PX)
 
 

@@ -32,34 +32,45 @@ TIMING_DEPTH = 1000
 record that is lost would look like a frame that never came."""
 
 
-class DetectionPublisher:
-    """Publishes the cones of one camera's pictures. May be called from any thread.
+class AnswerPublishers:
+    """The publishers of all cameras. Any thread may use them.
 
-    Its messages' objects are kept and filled anew: making seven for each cone took longer than
-    all else that the node does after the network (docs/results/replay.md).
+    The objects of a camera's detections are kept and filled anew: making seven for each cone took
+    longer than all else that the node does after the network (docs/results/replay.md).
     """
 
-    def __init__(self, publisher: Publisher[Any], class_names: Sequence[str]) -> None:
-        self.publisher = publisher
+    def __init__(self, node: Node, cameras: Sequence[str], class_names: Sequence[str]) -> None:
+        self._node = node
         self._class_names = class_names
-        self._kept: list[Detection2D] = []
+        self._publishers: list[Publisher[Any]] = []
+        self._kept: dict[str, list[Detection2D]] = {name: [] for name in cameras}
         self._lock = threading.Lock()  # of what is kept
+        self._detections = {
+            name: self._create(Detection2DArray, f'{name}/detections', DETECTIONS_DEPTH)
+            for name in cameras
+        }
+        self._debug = {name: self._create(Image, f'{name}/debug_image', 1) for name in cameras}
+        self._timing = self._create(DiagnosticArray, '~/timing', TIMING_DEPTH)
 
-    def publish(self, found: Detections, header: Header) -> None:
-        """`header` is the picture's own."""
+    def publish(self, answer: Answer) -> Answer:
+        """Send the cones; returns the answer with the moment at which they were sent."""
+        found, header = answer.found, answer.arrival.message.header
+        assert found is not None
         with self._lock:
-            self.publisher.publish(self._fill(found, header))
+            kept = self._kept[answer.camera]
+            while len(kept) < len(found):
+                kept.append(Detection2D(results=[ObjectHypothesisWithPose()]))
+            filled = kept[: len(found)]
+            self._fill(filled, found, header)
+            message = Detection2DArray(header=header, detections=filled)
+            self._detections[answer.camera].publish(message)
+        moments_ns = {**answer.moments_ns, 'published_ns': time.monotonic_ns()}
+        return replace(answer, moments_ns=moments_ns)
 
-    def _fill(self, found: Detections, header: Header) -> Detection2DArray:
-        while len(self._kept) < len(found):
-            self._kept.append(Detection2D(results=[ObjectHypothesisWithPose()]))
-        filled = self._kept[: len(found)]
+    def _fill(self, detections: list[Detection2D], found: Detections, header: Header) -> None:
+        boxes, scores, classes = found.xyxy_px.tolist(), found.score.tolist(), found.class_id
         for detection, (left, top, right, bottom), score, class_id in zip(
-            filled,
-            found.xyxy_px.tolist(),
-            found.score.tolist(),
-            found.class_id.tolist(),
-            strict=True,
+            detections, boxes, scores, classes.tolist(), strict=True
         ):
             detection.header = header
             hypothesis = detection.results[0].hypothesis
@@ -70,31 +81,6 @@ class DetectionPublisher:
             box.center.position.y = (top + bottom) / 2
             box.size_x = right - left
             box.size_y = bottom - top
-        return Detection2DArray(header=header, detections=filled)
-
-
-class AnswerPublishers:
-    """The publishers of all cameras. Any thread may use them."""
-
-    def __init__(self, node: Node, cameras: Sequence[str], class_names: Sequence[str]) -> None:
-        self._node = node
-        self._class_names = class_names
-        self._publishers: list[Publisher[Any]] = []
-        self._detections = {
-            name: DetectionPublisher(
-                self._create(Detection2DArray, f'{name}/detections', DETECTIONS_DEPTH), class_names
-            )
-            for name in cameras
-        }
-        self._debug = {name: self._create(Image, f'{name}/debug_image', 1) for name in cameras}
-        self._timing = self._create(DiagnosticArray, '~/timing', TIMING_DEPTH)
-
-    def publish(self, answer: Answer) -> Answer:
-        """Send the cones; returns the answer with the moment at which they were sent."""
-        assert answer.found is not None
-        self._detections[answer.camera].publish(answer.found, answer.arrival.message.header)
-        moments_ns = {**answer.moments_ns, 'published_ns': time.monotonic_ns()}
-        return replace(answer, moments_ns=moments_ns)
 
     def publish_debug(self, answer: Answer) -> None:
         """Send the picture with its cones drawn in, if somebody listens."""
