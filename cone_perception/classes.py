@@ -8,40 +8,17 @@ from collections.abc import Mapping, Sequence
 BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW = range(5)
 CLASS_NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    'blue_cone': ('blue', 'blue_cones', 'cone_blue'),
-    'large_orange_cone': (
-        'large_orange',
-        'large_orange_cones',
-        'orange_large',
-        'orange_large_cone',
-        'big_orange',
-        'big_orange_cone',
-        'orange_big',
-        'orange_big_cone',
-        'cone_large_orange',
-        'cone_big_orange',
-        'cone_orange_big',
-    ),
-    'orange_cone': (
-        'orange',
-        'orange_cones',
-        'small_orange',
-        'small_orange_cone',
-        'orange_small',
-        'orange_small_cone',
-        'cone_orange',
-    ),
-    'unknown_cone': ('unknown', 'unknown_cones', 'other_cone', 'cone_unknown', 'cone_other'),
-    'yellow_cone': ('yellow', 'yellow_cones', 'cone_yellow'),
+CLASS_WORDS: Mapping[frozenset[str], int] = {
+    frozenset({'blue'}): BLUE,
+    frozenset({'large', 'orange'}): LARGE_ORANGE,
+    frozenset({'big', 'orange'}): LARGE_ORANGE,
+    frozenset({'orange'}): ORANGE,
+    frozenset({'small', 'orange'}): ORANGE,
+    frozenset({'unknown'}): UNKNOWN,
+    frozenset({'other', 'cone'}): UNKNOWN,
+    frozenset({'yellow'}): YELLOW,
 }
-"""Class -> other names for it, in lower case with `_` between words (`Blue Cone` is blue_cone)."""
-
-_CLASS_OF = {
-    name: class_id
-    for class_id, project in enumerate(CLASS_NAMES)
-    for name in (project, *ALIASES[project])
-}
+"""Words of a class's name, in any order, `cone` with or without it -> class of the project."""
 
 
 def map_classes(names: Sequence[str]) -> dict[int, int]:
@@ -49,5 +26,10 @@ def map_classes(names: Sequence[str]) -> dict[int, int]:
 
     Case and the signs between words do not matter: `Blue Cone`, `blue-cone` and `blue_cone` agree.
     """
-    spelt = [re.sub('[^a-z0-9]+', '_', name.lower()).strip('_') for name in names]
-    return {index: _CLASS_OF[name] for index, name in enumerate(spelt) if name in _CLASS_OF}
+    mapping = {}
+    for index, name in enumerate(names):
+        words = frozenset(re.findall('[a-z0-9]+', name.lower()))
+        found = CLASS_WORDS.get(words, CLASS_WORDS.get(words - {'cone', 'cones'}))
+        if found is not None:
+            mapping[index] = found
+    return mapping

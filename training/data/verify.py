@@ -101,7 +101,7 @@ def _find_class_problems(
             boxes = 'which labels use' if index in used else 'which no label uses'
             message = (
                 f'class {index} is {name!r}, {boxes}; the project has {", ".join(CLASS_NAMES)}. '
-                'Rename it, or add the name to ALIASES in cone_perception/classes.py.'
+                'Rename it, or add its words to CLASS_WORDS in cone_perception/classes.py.'
             )
             yield Problem(file, 0, 'class-name', message, index in used)
     for target in sorted(set(mapping.values())):
