@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from mcap.records import Channel, Chunk, McapRecord, Message, Schema
-from mcap.stream_reader import StreamReader, breakup_chunk
+from mcap.records import Channel, Chunk, Message, Schema
+from mcap.stream_reader import StreamReader
 from rosbags.interfaces import (
     Connection,
     ConnectionExtRosbag2,
@@ -108,7 +108,8 @@ def is_sqlite(path: Path) -> bool:
 def chunk_compression(path: Path) -> str:
     """Compression of an MCAP file's chunks: zstd, lz4, or empty. Raises OSError."""
     with path.open('rb') as stream, suppress(Exception):  # the cut comes before any chunk
-        for record, _ in _mcap_records(stream):
+        size = path.stat().st_size
+        for record in StreamReader(stream, emit_chunks=True, record_size_limit=size).records:
             if isinstance(record, (Chunk, Message)):
                 return getattr(record, 'compression', '')
     return ''
@@ -143,51 +144,24 @@ class _WholeReads:
         return data if len(data) == size else b''
 
 
-def _mcap_records(stream: IO[bytes]) -> Iterator[tuple[McapRecord, int]]:
-    """Whole records, and the byte where each ends."""
-    size = stream.seek(0, 2)
-    stream.seek(0)
-    whole: Any = _WholeReads(stream)
-    for record in StreamReader(whole, emit_chunks=True, record_size_limit=size).records:
-        yield record, stream.tell()
-
-
 def _read_mcap(
     file: Path, connections: dict[int, Connection], cuts: list[str]
 ) -> Iterator[tuple[int, int, bytes]]:
-    """Read an MCAP file, see `_read`; chunks that overlap in time are merged."""
+    """Read an MCAP file, see `_read`, in the order in which the messages were written."""
     schemas: dict[int, Schema] = {}
-    waiting: list[Message] = []
-    end = 0
     with file.open('rb') as stream:
+        whole: Any = _WholeReads(stream)
+        size = file.stat().st_size
         try:
-            for record, stop in _mcap_records(stream):
-                inside = [record]
-                if isinstance(record, Chunk):
-                    inside = breakup_chunk(record, validate_crc=True)
-                    inside.sort(key=lambda each: getattr(each, 'log_time', -1))
-                    yield from _due(waiting, record.message_start_time)
-                for each in inside:
-                    if isinstance(each, Schema):
-                        schemas[each.id] = each
-                    elif isinstance(each, Channel) and each.id not in connections:
-                        connections[each.id] = _connection(each, schemas.get(each.schema_id))
-                    elif isinstance(each, Message):
-                        waiting.append(each)
-                if isinstance(record, Message):
-                    yield from _due(waiting)
-                end = stop
+            for record in StreamReader(whole, validate_crcs=True, record_size_limit=size).records:
+                if isinstance(record, Schema):
+                    schemas[record.id] = record
+                elif isinstance(record, Channel) and record.id not in connections:
+                    connections[record.id] = _connection(record, schemas.get(record.schema_id))
+                elif isinstance(record, Message):
+                    yield record.channel_id, record.log_time, record.data
         except Exception:  # the cut: a parser raises whatever it trips over
-            cuts.append(f'{file.name} is cut off after {end} bytes')
-        yield from _due(waiting)
-
-
-def _due(waiting: list[Message], before_ns: int = 2**64) -> Iterator[tuple[int, int, bytes]]:
-    """Take those before this time out of `waiting`, the earliest first."""
-    due = [message for message in waiting if message.log_time < before_ns]
-    waiting[:] = [message for message in waiting if message.log_time >= before_ns]
-    for message in sorted(due, key=lambda message: message.log_time):
-        yield message.channel_id, message.log_time, message.data
+            cuts.append(f'{file.name} is cut off after {stream.tell()} bytes')
 
 
 def _connection(channel: Channel, schema: Schema | None) -> Connection:
