@@ -33,7 +33,7 @@ from cone_perception.engines.cpu.open import computes_bfloat16, networks_for_cpu
 from cone_perception.engines.machine import describe_host
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
-from cone_perception.pipeline import STATIONS, ConeDetector
+from cone_perception.pipeline import STATIONS, ConeDetector, stations_ms
 from cone_perception.types import Arithmetic, CpuRuntime, Detections, Frame
 
 WARM_UP_ROUNDS = 3
@@ -118,8 +118,8 @@ def bundle_runner(bundle: Bundle, engine: Engine, confidence: float) -> Runner:
     pool = ThreadPoolExecutor(detector.at_once)
 
     def search(frame: Frame) -> Answer:
-        (found,), times = detector.detect([frame], filters)
-        return found, times.stations_ms()
+        (found,), moments_ns = detector.detect([frame], filters)
+        return found, stations_ms(moments_ns)
 
     def run(frames: Sequence[Frame]) -> list[Answer]:
         return list(pool.map(search, frames) if detector.at_once > 1 else map(search, frames))

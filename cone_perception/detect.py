@@ -24,7 +24,7 @@ from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pictures.draw import Film, draw_cones, encode_picture
 from cone_perception.pictures.sources import Source, Unreadable, open_source
-from cone_perception.pipeline import STATIONS, ConeDetector, StationTimes, warm_detector
+from cone_perception.pipeline import STATIONS, ConeDetector, stations_ms, warm_detector
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame
 
@@ -37,7 +37,7 @@ SETTINGS = (
 DEFAULT_RATE_HZ = 15.0
 """Of the annotated film where neither video nor bag tells."""
 
-Found = tuple[list[Detections], StationTimes]
+Found = tuple[list[Detections], dict[str, int]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +150,7 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
                 continue
             frame, answer = picture
             try:
-                (found,), times = answer.result()
+                (found,), moments_ns = answer.result()
             except EngineLostError:  # no later picture can be answered
                 raise
             except (EngineError, ModelError) as error:
@@ -165,7 +165,7 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
                 film.add(drawn)
             tally.answered += 1
             tally.cones.update(names[class_id] for class_id in found.class_id)
-            for station, spent_ms in times.stations_ms().items():
+            for station, spent_ms in stations_ms(moments_ns).items():
                 tally.spent_ms[station] += spent_ms
     except KeyboardInterrupt:
         tally.interrupted = True

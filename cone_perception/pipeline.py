@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass
 from itertools import pairwise
 from queue import SimpleQueue
 
@@ -23,22 +22,12 @@ from cone_perception.types import CameraPicture, Detections, Frame, UInt8
 STATIONS = ('preprocess', 'inference', 'decode')
 
 
-@dataclass(frozen=True, slots=True)
-class StationTimes:
-    """Moments at which a batch left each station, in nanoseconds of the monotonic clock.
-
-    An engine that takes the camera's own bytes does all three: it counts as inference.
-    """
-
-    started_ns: int
-    prepared_ns: int
-    inferred_ns: int
-    decoded_ns: int
-
-    def stations_ms(self) -> dict[str, float]:
-        """Return the milliseconds spent at each of STATIONS."""
-        between = zip(STATIONS, pairwise(astuple(self)), strict=True)
-        return {station: (after - before) / 1e6 for station, (before, after) in between}
+def stations_ms(
+    moments_ns: Mapping[str, int], stations: Sequence[str] = STATIONS
+) -> dict[str, float]:
+    """Station -> milliseconds spent there, of the moments before, between and after them."""
+    between = zip(stations, pairwise(moments_ns.values()), strict=True)
+    return {station: (after - before) / 1e6 for station, (before, after) in between}
 
 
 class ConeDetector:
@@ -79,9 +68,12 @@ class ConeDetector:
 
     def detect(
         self, frames: Sequence[Frame | CameraPicture], filters: Filters
-    ) -> tuple[list[Detections], StationTimes]:
+    ) -> tuple[list[Detections], dict[str, int]]:
         """Find the cones in up to `batch` frames, in source pixels, best score first.
 
+        Beside them the moments at which work began, and the batch left each station, in nanoseconds
+        of the monotonic clock. An engine that takes the camera's own bytes does all three: it
+        counts as inference.
         Raises EngineError, ModelError or, for a camera's picture that cannot be read, ImageError;
         then there is no answer for any of the frames.
         """
@@ -119,7 +111,8 @@ class ConeDetector:
         for frame, letterbox, raw in zip(frames, boxes, in_network, strict=True):
             in_source = Detections(letterbox.to_source(raw.xyxy_px), raw.score, raw.class_id)
             found.append(filters.apply(in_source, self.card, frame.width_px, frame.height_px))
-        return found, StationTimes(started, prepared, inferred, time.monotonic_ns())
+        moments_ns = {'started_ns': started, 'prepared_ns': prepared, 'inferred_ns': inferred}
+        return found, {**moments_ns, 'decoded_ns': time.monotonic_ns()}
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[UInt8]:

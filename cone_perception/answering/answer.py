@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from cone_perception import pipeline
@@ -45,8 +44,8 @@ class Answer:
     """Outcome of one picture of one camera.
 
     moments_ns: name -> nanoseconds of the monotonic clock, in the order of: received_ns; started_ns
-    (its work began); prepared_ns, inferred_ns, decoded_ns (see StationTimes); published_ns (the
-    answer was sent). Those that never came are missing.
+    (its work began); prepared_ns, inferred_ns, decoded_ns (of ConeDetector.detect); published_ns
+    (the answer was sent). Those that never came are missing.
     reason, error: why it was not answered. alone: it lacked the partner of its stereo pair.
     picture, found: None unless it was answered.
     """
@@ -73,13 +72,10 @@ class Answer:
 
         age_ms is missing where it is not known.
         """
-        moments = list(self.moments_ns.values())
-        times = {
-            f'{station}_ms': (after - before) / 1e6
-            for station, (before, after) in zip(STATIONS, pairwise(moments), strict=True)
-        }
+        times = pipeline.stations_ms(self.moments_ns, STATIONS)
         age = {} if self.arrival.age_ms is None else {'age_ms': self.arrival.age_ms}
-        return {**age, **times, 'total_ms': (moments[-1] - moments[0]) / 1e6}
+        named = {f'{station}_ms': spent_ms for station, spent_ms in times.items()}
+        return {**age, **named, 'total_ms': sum(times.values())}
 
 
 class NewestFrames:
@@ -204,7 +200,7 @@ class Answering:
             if first:  # until now these have waited for the batch before them
                 started_ns = time.monotonic_ns()
             try:
-                found, times = self.detector.detect([picture for *_, picture in batch], filters)
+                found, moments = self.detector.detect([picture for *_, picture in batch], filters)
             except Exception as error:  # whatever a runtime raises, the next pictures may be fine
                 lost = isinstance(error, EngineLostError)
                 unanswered = pictures[first:] if lost else batch
@@ -217,7 +213,7 @@ class Answering:
                 continue
             answers = []
             for (camera, arrival, picture), cones in zip(batch, found, strict=True):
-                moments_ns = {'received_ns': arrival.received_ns, **asdict(times)}
+                moments_ns = {'received_ns': arrival.received_ns, **moments}
                 moments_ns['started_ns'] = started_ns  # decoding the message is part of preparing
                 answer = Answer(camera, arrival, 'answered', moments_ns, '', alone, picture, cones)
                 answers.append(answer)
