@@ -47,6 +47,8 @@ from cone_perception.types import Detections
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
+from tiny_network import onnx_model  # noqa: E402
+
 from training.export.quantise import quantise  # noqa: E402
 
 SIDE_PX = 32
@@ -67,15 +69,7 @@ def make_network(quantised: tuple[str, ...] = (), step: float = 0.05) -> onnx.Mo
         nodes.append(helper.make_node('Sigmoid', [f'c{index}'], [f'o{index}'], f'/act.{index}'))
         taken, inputs = f'o{index}', outputs
     nodes.append(helper.make_node('Reshape', [taken, 'shape'], ['output'], '/Reshape'))
-    kind = onnx.TensorProto.FLOAT
-    graph = helper.make_graph(
-        nodes,
-        'tiny',
-        [helper.make_tensor_value_info('images', kind, [1, 3, SIDE_PX, SIDE_PX])],
-        [helper.make_tensor_value_info('output', kind, [1, 9, 64])],
-        [onnx.numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=9)
+    model = onnx_model(nodes, tensors, [1, 3, SIDE_PX, SIDE_PX], [1, 9, 64], opset=18)
     model = quantise(model, dict.fromkeys(quantised, step))
     onnx.checker.check_model(model, full_check=True)
     return model
