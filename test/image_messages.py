@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
+
+from cone_perception.pictures.draw import Film
+from cone_perception.pictures.sources import open_source
 
 TILE_PX = 16
 _BAYER = ('rggb', 'bggr', 'gbrg', 'grbg')
@@ -43,6 +48,20 @@ def compressed(picture: np.ndarray, kind: str = '.jpg') -> SimpleNamespace:
     """A CompressedImage message of the picture."""
     _, data = cv2.imencode(kind, picture)
     return SimpleNamespace(format=f'bgr8; {kind[1:]} compressed bgr8', data=data.tobytes())
+
+
+def write_video(path: Path, pictures: Iterable[np.ndarray], rate_hz: float = 20) -> Path:
+    """An MP4 of the pictures."""
+    film = Film(path, rate_hz)
+    for bgr in pictures:
+        film.add(bgr)
+    film.close()
+    return path
+
+
+def read_video(path: Path) -> list[np.ndarray]:
+    """(H, W, 3) uint8 BGR of every picture."""
+    return [frame.bgr for frame in open_source(path).frames]
 
 
 def _rows(bgr: np.ndarray, encoding: str) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from image_messages import write_video
 from recorded_drive import LATCHED, at, camera_info, cut_off, damage, data_file, image, write
 from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -346,17 +347,12 @@ def test_unreadable_picture_is_left_out_named_and_keeps_its_time(tmp_path, folde
     assert stamps == [0, 200_000_000, 300_000_000]
 
 
-def write_video(path):
-    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), 20, (32, 24))
-    for index in range(8):
-        video.write(np.full((24, 32, 3), 25 * index, np.uint8))
-    video.release()
-    return path
+VIDEO = [np.full((24, 32, 3), 25 * index, np.uint8) for index in range(8)]
 
 
 @pytest.mark.parametrize(('hz', 'period_ms'), [((), 50), (('--hz', 10), 100)])
 def test_bag_from_video_has_its_times_or_those_asked_for(tmp_path, hz, period_ms):
-    video = write_video(tmp_path / 'drive.mp4')
+    video = write_video(tmp_path / 'drive.mp4', VIDEO)
     assert run('from-video', video, '--out', tmp_path / 'bag', *hz) == 0
     stamps = [frame.stamp_ns for frame in open_source(tmp_path / 'bag').frames]
     assert stamps[0] == FIRST_STAMP_NS
@@ -366,7 +362,8 @@ def test_bag_from_video_has_its_times_or_those_asked_for(tmp_path, hz, period_ms
 def test_the_wrong_source_is_refused_with_the_right_action(tmp_path, folder, capsys):
     assert run('from-video', folder, '--out', tmp_path / 'bag') == 1
     assert 'from-images takes it' in capsys.readouterr().err
-    assert run('from-images', write_video(tmp_path / 'a.mp4'), '--out', tmp_path / 'bag') == 1
+    video = write_video(tmp_path / 'a.mp4', VIDEO)
+    assert run('from-images', video, '--out', tmp_path / 'bag') == 1
     assert 'from-video takes it' in capsys.readouterr().err
 
 

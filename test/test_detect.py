@@ -7,6 +7,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from image_messages import read_video, write_video
 from tiny_network import painted, write_tiny_bundle
 
 from cone_perception import detect
@@ -15,7 +16,6 @@ from cone_perception.cli import main
 from cone_perception.engines.open import open_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
-from cone_perception.pictures.draw import Film
 from cone_perception.pictures.sources import Source
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame
@@ -44,16 +44,6 @@ def read_lines(out):
 
 def read_summary(out):
     return json.loads((out / 'summary.json').read_text())
-
-
-def read_film(path):
-    video = cv2.VideoCapture(str(path))
-    pictures = []
-    while True:
-        found, bgr = video.read()
-        if not found:
-            return pictures
-        pictures.append(bgr)
 
 
 def run(source, out, model, *options):
@@ -113,30 +103,22 @@ def test_bag_becomes_lines_with_its_stamps_and_a_film(tmp_path, model, compresse
     assert [line['stamp_ns'] for line in lines] == [frame.stamp_ns for frame in frames()]
     assert {line['source'] for line in lines} == {'/camera/image'}
     assert [len(line['detections']) for line in lines] == [1, 1, 1]
-    film = read_film(tmp_path / 'out' / 'detections.mp4')
+    film = read_video(tmp_path / 'out' / 'detections.mp4')
     assert [bgr.shape for bgr in film] == [(720, 1280, 3)] * 3
 
 
 def test_video_becomes_a_film_of_as_many_pictures(tmp_path, model):
-    writer = cv2.VideoWriter(
-        str(tmp_path / 'in.mp4'), cv2.VideoWriter.fourcc(*'mp4v'), 20, (1280, 720)
-    )
-    for _ in range(4):
-        writer.write(picture())
-    writer.release()
-    assert run(tmp_path / 'in.mp4', tmp_path / 'out', model) == 0
+    video = write_video(tmp_path / 'in.mp4', [picture()] * 4)
+    assert run(video, tmp_path / 'out', model) == 0
     assert len(read_lines(tmp_path / 'out')) == 4
-    assert len(read_film(tmp_path / 'out' / 'detections.mp4')) == 4
+    assert len(read_video(tmp_path / 'out' / 'detections.mp4')) == 4
 
 
 @pytest.mark.parametrize('size', [(1, 1), (721, 1281), (2, 40)])
 def test_film_of_any_size_has_every_picture(tmp_path, size):
-    film = Film(tmp_path / 'a.mp4', 15)
-    for value in (0, 120, 240):
-        film.add(np.full((*size, 3), value, np.uint8))
-    film.add(np.full((100, 100, 3), 0, np.uint8))
-    film.close()
-    pictures = read_film(tmp_path / 'a.mp4')
+    film = [np.full((*size, 3), value, np.uint8) for value in (0, 120, 240)]
+    film.append(np.full((100, 100, 3), 0, np.uint8))
+    pictures = read_video(write_video(tmp_path / 'a.mp4', film, 15))
     assert len(pictures) == 4
     assert abs(int(pictures[2][0, 0, 0]) - 240) < 20
 
@@ -195,7 +177,7 @@ def test_interrupt_leaves_what_was_done_valid(tmp_path, model):
         with pytest.raises(KeyboardInterrupt):
             detect.detect_source(source, detector, Filters(), tmp_path / 'out')
     assert len(read_lines(tmp_path / 'out')) == 2
-    assert len(read_film(tmp_path / 'out' / 'detections.mp4')) == 2
+    assert len(read_video(tmp_path / 'out' / 'detections.mp4')) == 2
     summary = read_summary(tmp_path / 'out')
     assert (summary['answered'], summary['interrupted']) == (2, True)
 

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+from image_messages import read_video
 from replay_results import MS, cones, result, trace, write_bag
 
 from cone_perception.errors import SourceError
+from cone_perception.pictures.sources import open_source
 from cone_perception.replay.pages import pictures
 from cone_perception.replay.pages.pictures import describe, read_pictures, tile, write_film
 
@@ -22,11 +23,7 @@ BOX = (200.0, 120.0, 240.0, 200.0)
 def filmed(path: Path, *shown: Any) -> tuple[list[np.ndarray], float]:
     """Pictures and rate of the film that is written of this."""
     write_film(path, *shown)
-    video = cv2.VideoCapture(str(path))
-    found = []
-    while (read := video.read())[0]:
-        found.append(read[1].astype(int))
-    return found, video.get(cv2.CAP_PROP_FPS)
+    return [bgr.astype(int) for bgr in read_video(path)], open_source(path).rate_hz
 
 
 def is_red_around(picture: np.ndarray) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from image_messages import write_video
 from recorded_drive import cut_off, data_file, serialised, write
 
 from cone_perception.bags.reader import (
@@ -163,12 +164,7 @@ def test_what_is_no_source_is_refused_by_name(tmp_path, name, topic, message):
 
 @pytest.fixture
 def video(tmp_path):
-    path = tmp_path / 'drive.mp4'
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), 20, (64, 48))
-    for frame in frames(6):
-        writer.write(frame.bgr)
-    writer.release()
-    return path
+    return write_video(tmp_path / 'drive.mp4', (frame.bgr for frame in frames(6)))
 
 
 def test_video_gives_each_frame_with_its_time(video):
