@@ -80,17 +80,29 @@ class Pair:
         return None
 
 
-@pytest.fixture(scope='module')
-def stereo(observer, tmp_path_factory):
-    """Batch 2, a tolerance of 5 ms, reliable subscriptions."""
-    with running_node(
-        *(tmp_path_factory, '/stereo', {'batch': 2}),
-        batch='2',
-        cameras='[left, right]',
-        stereo_tolerance_ms='5.0',
-        reliability='reliable',
-    ) as process:
-        yield process
+def node_of(namespace, bundle, **parameters):
+    """A fixture: a node of two cameras, which all tests of the file share."""
+
+    @pytest.fixture(scope='module')
+    def running(observer, tmp_path_factory):
+        given = {'cameras': '[left, right]', **parameters}
+        with running_node(tmp_path_factory, namespace, bundle, **given) as process:
+            yield process
+
+    return running
+
+
+stereo = node_of(
+    '/stereo', {'batch': 2}, batch='2', stereo_tolerance_ms='5.0', reliability='reliable'
+)
+each = node_of('/each', {}, image_topics='[/each/raw, /each/jpeg/compressed]', engine='onnxruntime')
+halves = node_of(
+    '/halves',
+    {'layout': 'anchors'},
+    side_by_side='true',
+    image_topics='[/halves/stereo/compressed]',
+    use_sim_time='true',
+)
 
 
 def test_publisher_with_incompatible_qos_is_named(observer, stereo):
@@ -135,18 +147,6 @@ def test_frames_outside_the_tolerance_are_answered_alone_and_warned_of(observer,
     assert status.level == 1
 
 
-@pytest.fixture(scope='module')
-def each(observer, tmp_path_factory):
-    """Two cameras, one raw and one compressed, and a network of batch 1."""
-    with running_node(
-        *(tmp_path_factory, '/each', {}),
-        cameras='[left, right]',
-        image_topics='[/each/raw, /each/jpeg/compressed]',
-        engine='onnxruntime',
-    ) as process:
-        yield process
-
-
 def test_each_camera_runs_by_itself_with_batch_1(observer, each):
     sources = {
         'left': ('/each/raw', Image, encode(picture('blue_cone'), 'bgr8')),
@@ -166,19 +166,6 @@ def test_each_camera_runs_by_itself_with_batch_1(observer, each):
         assert names == ['blue_cone' if side == 'left' else 'yellow_cone']
     values = observer.wait_for_diagnostics('each/detector: node', lambda s: True).values
     assert 'ONNX Runtime' in values['engine']
-
-
-@pytest.fixture(scope='module')
-def halves(observer, tmp_path_factory):
-    """Both eyes in one JPEG, with simulated time."""
-    with running_node(
-        *(tmp_path_factory, '/halves', {'layout': 'anchors'}),
-        cameras='[left, right]',
-        side_by_side='true',
-        image_topics='[/halves/stereo/compressed]',
-        use_sim_time='true',
-    ) as process:
-        yield process
 
 
 def side_by_side(left, right):
