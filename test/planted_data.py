@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import yaml
+from tiny_network import painted
 
 CLASSES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 COUNTS = {'train': 6, 'val': 3, 'test': 2}
@@ -50,6 +52,16 @@ def write_split(root: Path, split: str, rows: Iterable[Row] | Mapping[str, Row])
             path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(image), picture)
         text.with_suffix('.txt').write_text(label)
+
+
+def painted_row(cones: Collection[tuple[Any, ...]], names: Sequence[str], size_px: Any = ()) -> Row:
+    """A picture of cones (class, left, top, width, height) and its label, classes as in names."""
+    width_px, height_px = size_px or (1280, 720)
+    lines = []
+    for name, left, top, width, height in cones:
+        x, y = (left + width / 2) / width_px, (top + height / 2) / height_px
+        lines.append(f'{names.index(name)} {x} {y} {width / width_px} {height / height_px}\n')
+    return painted(*cones, height_px=height_px, width_px=width_px), ''.join(lines)
 
 
 def write_data_yaml(root: Path, names: Iterable[str], **folders: str) -> Path:

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from planted_data import write_data_yaml, write_split
-from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
+from planted_data import painted_row, write_data_yaml, write_split
+from tiny_network import CLASS_NAMES, write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.dataset.layout import SPLITS
@@ -28,25 +28,16 @@ from training.judging.predictions import ModelOptions, class_mapping
 
 WIDTH, HEIGHT = 640, 384
 CONES = {
-    'a/1.png': [('blue_cone', 64, 96), ('yellow_cone', 320, 160)],
-    'b/1.png': [('yellow_cone', 128, 64), ('orange_cone', 256, 256)],
+    'a/1.png': [('blue_cone', 64, 96, 64, 64), ('yellow_cone', 320, 160, 64, 64)],
+    'b/1.png': [('yellow_cone', 128, 64, 64, 64), ('orange_cone', 256, 256, 64, 64)],
     'c.png': [],
 }
-"""Pictures in sub-folders, two of the same name -> cones of 64 px, class, left, top."""
+"""Pictures in sub-folders, two of the same name -> cones."""
 
 
 def write_data(root, names=CLASS_NAMES, spelt=None):
     """Painted pictures with labels in the class order `names`, spelt in data.yaml as `spelt`."""
-    rows = {}
-    for name, cones in CONES.items():
-        picture = np.full((HEIGHT, WIDTH, 3), 114, np.uint8)
-        lines = []
-        for class_name, left, top in cones:
-            paint(picture, class_name, left, top, 64, 64)
-            centre = (left + 32) / WIDTH, (top + 32) / HEIGHT
-            size = 64 / WIDTH, 64 / HEIGHT
-            lines.append(' '.join(map(str, (names.index(class_name), *centre, *size))))
-        rows[name] = picture, '\n'.join(lines)
+    rows = {name: painted_row(cones, names, (WIDTH, HEIGHT)) for name, cones in CONES.items()}
     return write_set(root, rows, spelt or names)
 
 

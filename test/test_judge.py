@@ -5,8 +5,8 @@ import re
 
 import cv2
 import pytest
-from planted_data import write_data_yaml, write_split
-from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
+from planted_data import painted_row, write_data_yaml, write_split
+from tiny_network import CLASS_NAMES, write_tiny_bundle
 
 from training.cli import main
 
@@ -16,20 +16,13 @@ NAMES_REVERSED = CLASS_NAMES[::-1]
 @pytest.fixture
 def data(tmp_path):
     """Two pictures, class order reversed: a blue cone; a yellow one and one that is not seen."""
-    blue, yellow = ('blue_cone', 640, 168, 64, 64), ('yellow_cone', 128, 360, 64, 64)
-    unseen = ('yellow_cone', 900, 500, 40, 60)
-    rows = {
-        'a.png': (painted(blue), label(*blue)),
-        'b.png': (painted(yellow), label(*yellow) + label(*unseen)),
-    }
-    write_split(tmp_path / 'data', 'val', rows)
-    folders = {'train': 'val/images', 'val': 'val/images'}
-    return write_data_yaml(tmp_path / 'data', NAMES_REVERSED, **folders).parent
-
-
-def label(name, left, top, width, height):
-    x, y = (left + width / 2) / 1280, (top + height / 2) / 720
-    return f'{NAMES_REVERSED.index(name)} {x} {y} {width / 1280} {height / 720}\n'
+    root = tmp_path / 'data'
+    picture, label = painted_row([('blue_cone', 640, 168, 64, 64)], NAMES_REVERSED)
+    other, seen = painted_row([('yellow_cone', 128, 360, 64, 64)], NAMES_REVERSED)
+    _, unseen = painted_row([('yellow_cone', 900, 500, 40, 60)], NAMES_REVERSED)
+    write_split(root, 'val', {'a.png': (picture, label), 'b.png': (other, seen + unseen)})
+    write_data_yaml(root, NAMES_REVERSED, train='val/images', val='val/images')
+    return root
 
 
 def judge(data, tmp_path, *extra):

@@ -131,7 +131,7 @@ class Against:
 class CampaignCandidate:
     """The arm that is judged, with all that the next steps name.
 
-    figures: its own, each with its interval (`Comparison.own`, `compare.interval`). weights: by
+    figures: its own, each with its interval (`Comparison.own`). weights: by
     name, of the candidate and of baselines that could be deployed instead. data, pretraining:
     folders of the target and of the pre-training set. first_stage: weights after pre-training.
     recipe: what was run. card: what the campaign tells of its models, for the bundle's card.
