@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from browser import open_page
 
-from cone_perception.accuracy.intervals import Interval
+from cone_perception.accuracy.intervals import Interval, subtract
 from cone_perception.cli import main
 from cone_perception.errors import SettingsError, SourceError
 from cone_perception.replay.figures import accuracy as judged
@@ -23,7 +23,6 @@ from cone_perception.replay.figures.compare import (
     ReplayComparison,
     compare,
     compare_results,
-    subtract,
     verdict_of,
 )
 from cone_perception.replay.figures.names import FIGURES, UNITS
@@ -117,7 +116,7 @@ def result_of(*passes: Pass, truth: Truth | None = TRUTH, **changes: Any) -> Rep
 
 
 def verdicts(comparison: ReplayComparison) -> dict[str, str]:
-    return {each.name: each.verdict for each in comparison.differences}
+    return {name: each.verdict for name, each in comparison.differences.items()}
 
 
 def test_a_slower_model_is_worse_and_a_faster_one_better() -> None:
@@ -125,8 +124,8 @@ def test_a_slower_model_is_worse_and_a_faster_one_better() -> None:
     for a, b, verdict, by in ((fast, slow, 'worse', 20), (slow, fast, 'better', -20)):
         found = compare(a, b)
         for name in ('latency_p50_ms', 'latency_mean_ms', 'latency_p99_ms'):
-            assert found[name].verdict == verdict
-        difference = found['latency_mean_ms'].difference
+            assert found.differences[name].verdict == verdict
+        difference = found.differences['latency_mean_ms'].difference
         assert difference.low < by < difference.high
         assert difference.value == pytest.approx(by, abs=1)
 
@@ -135,7 +134,7 @@ def test_runs_of_the_same_model_are_equal_in_what_is_known_well() -> None:
     a, b = (result_of(*(drive(seed=seed) for seed in seeds)) for seeds in ((1, 2, 3), (4, 5, 6)))
     found = compare(a, b)
     for name in ('latency_p50_ms', 'latency_mean_ms', 'answered_share', 'dropped_share'):
-        assert found[name].verdict == 'equal', found[name]
+        assert found.differences[name].verdict == 'equal', found.differences[name]
     assert not {'better', 'worse'} & set(verdicts(found).values())
 
 
@@ -143,19 +142,19 @@ def test_a_result_against_itself_is_equal_in_accuracy() -> None:
     lossy = result_of(drive(found=lambda index: cones(index % 7)))
     found = compare(lossy, lossy)
     for name in ('recall_sent', 'map50_answered', 'precision_sent blue_cone'):
-        assert found[name].verdict == 'equal'
-        assert found[name].difference == Interval(0, 0, 0)
+        assert found.differences[name].verdict == 'equal'
+        assert found.differences[name].difference == Interval(0, 0, 0)
 
 
 def test_planted_loss_is_worse_where_it_belongs() -> None:
     every_twentieth = result_of(drive(fate=lambda index: 'answered' if index % 20 else 'dropped'))
     found = compare(result_of(drive()), every_twentieth)
-    assert found['dropped_share'].verdict == 'worse'
-    assert found['dropped_share'].difference.value == pytest.approx(0.05)
-    assert found['transport_share'].verdict == 'equal'
+    assert found.differences['dropped_share'].verdict == 'worse'
+    assert found.differences['dropped_share'].difference.value == pytest.approx(0.05)
+    assert found.differences['transport_share'].verdict == 'equal'
     # A lost frame is a miss among those sent, and none among those answered.
-    assert found['recall_sent'].verdict == 'worse'
-    assert found['recall_answered'].verdict == 'equal'
+    assert found.differences['recall_sent'].verdict == 'worse'
+    assert found.differences['recall_answered'].verdict == 'equal'
     assert (found.sent, found.answered) == (FRAMES, FRAMES * 19 // 20)
 
 
@@ -166,7 +165,7 @@ def test_accuracy_is_paired_by_frame() -> None:
         return lambda index: cones((1 if index // HZ % 2 else 4) + (extra if index % 4 == 0 else 0))
 
     found = compare(result_of(drive(found=found_by(0))), result_of(drive(found=found_by(1))))
-    recall = found['recall_answered']
+    recall = found.differences['recall_answered']
     assert recall.verdict == 'better'
     assert recall.difference.value == pytest.approx(1 / 24)
     # As two independent figures they would not be told apart.
@@ -180,9 +179,9 @@ def test_only_frames_that_both_answered_count_among_the_answered() -> None:
     easy: Callable[[int], Fate] = lambda index: 'answered' if index % 2 else 'dropped'  # noqa: E731
     hard: Callable[[int], Detections] = lambda index: cones(6 if index % 2 else 1)  # noqa: E731
     found = compare(result_of(drive(fate=easy, found=hard)), result_of(drive(found=hard)))
-    assert found['recall_answered'].verdict == 'equal'
-    assert found['recall_answered'].why == f'paired by frame: {FRAMES // 2} frames'
-    assert found['recall_sent'].verdict == 'better'
+    assert found.differences['recall_answered'].verdict == 'equal'
+    assert found.differences['recall_answered'].why == f'paired by frame: {FRAMES // 2} frames'
+    assert found.differences['recall_sent'].verdict == 'better'
 
 
 @pytest.mark.parametrize(
@@ -206,22 +205,22 @@ def test_what_the_runs_differ_in_is_told_and_stops_what_hangs_on_it(
     found = compare(result_of(drive()), result_of(drive(), **change))
     assert any(named in note for note in found.notes)
     for name, comparable in (('latency_p99_ms', times), ('recall_answered', answers)):
-        assert (found[name].verdict != 'not comparable') == comparable
+        assert (found.differences[name].verdict != 'not comparable') == comparable
     # A lost frame is a miss: this hangs on time and on answers.
-    assert (found['recall_sent'].verdict != 'not comparable') == (times and answers)
+    assert (found.differences['recall_sent'].verdict != 'not comparable') == (times and answers)
 
 
 def test_other_labels_make_accuracy_incomparable() -> None:
     other = {**TRUTH, ('left', stamp(0)): cones(5)}
     found = compare(result_of(drive()), result_of(drive(), truth=other))
-    assert found['recall_answered'].verdict == 'not comparable'
-    assert found['latency_p50_ms'].verdict != 'not comparable'
+    assert found.differences['recall_answered'].verdict == 'not comparable'
+    assert found.differences['latency_p50_ms'].verdict != 'not comparable'
 
 
 def test_figures_that_one_does_not_have_are_not_comparable() -> None:
     found = compare(result_of(drive()), result_of(drive(), truth=None), ('a', 'b'))
-    assert found['recall_sent'].verdict == 'not comparable'
-    assert found['recall_sent'].why == 'not known of b'
+    assert found.differences['recall_sent'].verdict == 'not comparable'
+    assert found.differences['recall_sent'].why == 'not known of b'
 
 
 def test_passes_that_scatter_make_a_difference_inconclusive() -> None:
@@ -229,19 +228,20 @@ def test_passes_that_scatter_make_a_difference_inconclusive() -> None:
     a = result_of(*(drive(ms, seed) for seed, ms in enumerate((35, 40, 45))))
     b = result_of(*(drive(ms, seed) for seed, ms in enumerate((37, 42, 47))))
     found = compare(a, b)
-    assert found['latency_p50_ms'].verdict == 'inconclusive'
-    assert found['latency_p50_ms'].why == 'over passes'
+    assert found.differences['latency_p50_ms'].verdict == 'inconclusive'
+    assert found.differences['latency_p50_ms'].why == 'over passes'
     assert not any('One pass' in note for note in found.notes)
 
 
 def test_one_run_of_each_does_not_decide_what_runs_may_differ_by() -> None:
     for ms, verdict in ((43, 'inconclusive'), (50, 'worse')):
         found = compare(result_of(drive(40)), result_of(drive(ms)))
-        assert found['latency_p50_ms'].verdict == verdict
-        assert 'from run to run assumed' in found['latency_p50_ms'].why
+        assert found.differences['latency_p50_ms'].verdict == verdict
+        assert 'from run to run assumed' in found.differences['latency_p50_ms'].why
         assert any('One pass' in note for note in found.notes)
     # By hand: 1.96 sqrt(2) 5 % of 40 ms are 5.5 ms, and the frames' own error adds little.
-    width = found['latency_mean_ms'].difference.high - found['latency_mean_ms'].difference.value
+    difference = found.differences['latency_mean_ms'].difference
+    width = difference.high - difference.value
     assert width == pytest.approx(5.6, abs=0.2)
 
 
@@ -257,7 +257,7 @@ def test_interval_over_passes_is_students() -> None:
         replace(each, per_pass=[{'node_memory_peak_mb': Interval(m + d)} for d in (-1, 0, 1)])
         for each, m in zip(results, (41, 51), strict=True)
     )
-    found = compare(a, b)['node_memory_peak_mb'].difference
+    found = compare(a, b).differences['node_memory_peak_mb'].difference
     half = 4.302653 * math.sqrt(2 / 3)
     assert (found.low, found.high) == pytest.approx((10 - half, 10 + half))
 
@@ -270,7 +270,7 @@ def test_difference_of_independent_figures_is_movers() -> None:
 
 def test_figures_without_an_interval_say_how_to_get_one() -> None:
     a, b = (result_of(drive(), figures={'node_memory_peak_mb': Interval(m)}) for m in (300, 900))
-    found = compare(a, b)['node_memory_peak_mb']
+    found = compare(a, b).differences['node_memory_peak_mb']
     assert found.verdict == 'inconclusive'
     assert '--repeat' in found.why
 
@@ -280,8 +280,9 @@ def test_highest_rates_lie_between_what_passed_and_what_failed() -> None:
         probes = [{'hz': hz, 'passed': True}, {'hz': failed, 'passed': False}]
         return replace(result_of(drive(), figures={'max_rate_hz': Interval(hz)}), probes=probes)
 
-    assert compare(with_rate(30, 35), with_rate(60, 65))['max_rate_hz'].verdict == 'better'
-    assert compare(with_rate(30, 35), with_rate(35, 40))['max_rate_hz'].verdict == 'inconclusive'
+    for b, verdict in ((with_rate(60, 65), 'better'), (with_rate(35, 40), 'inconclusive')):
+        found = compare(with_rate(30, 35), b)
+        assert found.differences['max_rate_hz'].verdict == verdict
 
 
 @pytest.mark.parametrize(

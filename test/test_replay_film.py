@@ -14,7 +14,8 @@ from replay_results import MS, cones, result, trace, write_bag
 from cone_perception.errors import SourceError
 from cone_perception.pictures.sources import open_source
 from cone_perception.replay.pages import pictures
-from cone_perception.replay.pages.pictures import describe, read_pictures, tile, write_film
+from cone_perception.replay.pages.charts import describe
+from cone_perception.replay.pages.pictures import read_pictures, tile, write_film
 
 SHAPE = (240, 320)
 BOX = (200.0, 120.0, 240.0, 200.0)

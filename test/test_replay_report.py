@@ -513,10 +513,8 @@ def test_latency_that_no_station_tells_is_drawn_too():
 def test_hover_tells_the_frame_and_what_became_of_it():
     frames = [*answered(4), trace(4, 'dropped')]
     traces = latency_traces(frames)
-    assert traces['latency']['text'][2] == f'left frame 2, stamp {frames[2].stamp_ns / 1e9:.3f} s'
-    assert traces['lost']['text'] == [
-        f'left frame 4, stamp {frames[4].stamp_ns / 1e9:.3f} s: dropped for a newer one'
-    ]
+    assert traces['latency']['text'][2] == 'left 2  1700000000.100 s  29 ms  1 cones'
+    assert traces['lost']['text'] == ['left 4  1700000000.200 s  dropped for a newer one']
     assert traces['lost']['customdata'] == [4]
 
 

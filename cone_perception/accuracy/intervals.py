@@ -60,6 +60,20 @@ class Interval:
         return cls(*(math.nan if end is None else float(end) for end in ends))
 
 
+def subtract(other: Interval, baseline: Interval) -> Interval:
+    """The difference of two independent figures, with its interval by MOVER.
+
+    Zou and Donner 2008: each end is as far from the difference as both of the ends that it hangs on
+    are from their figures, added as squares. It keeps their skewness, and needs no second draw.
+    """
+    value = other.value - baseline.value
+    return Interval(
+        value,
+        value - math.hypot(other.value - other.low, baseline.high - baseline.value),
+        value + math.hypot(other.high - other.value, baseline.value - baseline.low),
+    )
+
+
 def percentile_interval(value: float, drawn: npt.ArrayLike, tail: float = TAIL) -> Interval:
     """Percentile interval of a bootstrap (Efron and Tibshirani 1993).
 

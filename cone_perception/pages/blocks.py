@@ -41,7 +41,6 @@ class Cell:
     colour: str = ''
     title: str = ''
     href: str = ''
-    strong: bool = False
 
 
 Piece = str | Cell
@@ -52,7 +51,6 @@ class Text:
     """A paragraph: a text, or pieces in a row. strong: the sentence that counts."""
 
     text: Piece | Sequence[Piece]
-    tone: Tone = ''
     strong: bool = False
 
 

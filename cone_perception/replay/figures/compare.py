@@ -6,10 +6,8 @@ interval -> a verdict
 The first result is the baseline. Accuracy is paired: only frames that both replays sent (`_sent`)
 or answered (`_answered`) count, and both see the same resamples of the drive's seconds. All other
 figures are of two independent runs: the interval of their difference comes from the two figures'
-own intervals (MOVER, Zou and Donner 2008: each end is as far from the difference as both of the
-ends that it hangs on are from their figures, added as squares), and those are of the block
-bootstrap over frames, see `replay.figures.statistics`. It keeps their skewness, and needs no second
-draw.
+own intervals (`subtract`), and those are of the block bootstrap over frames, see
+`replay.figures.statistics`.
 
 Frames of one run know nothing of what changes from run to run. So where both replays have several
 passes, the interval is that over passes (Student's t, with the fewer passes' degrees of freedom)
@@ -20,17 +18,16 @@ docs/decisions/comparing.md has what this does to the verdicts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from cone_perception.accuracy.intervals import Interval, t_quantile
+from cone_perception.accuracy.intervals import Interval, subtract, t_quantile
 from cone_perception.errors import SettingsError
-from cone_perception.replay.figures.accuracy import accuracy_rows, interval_of
-from cone_perception.replay.figures.comparable import RUN_SCATTER, find_obstacles, find_warnings
+from cone_perception.replay.figures.accuracy import Answers, accuracy_rows, interval_of
 from cone_perception.replay.figures.names import UNITS, kind_of
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, read_result, result_file
 from cone_perception.replay.output_folder import distinct_names
@@ -41,6 +38,29 @@ Verdict = Literal['better', 'worse', 'equal', 'higher', 'lower', 'inconclusive',
 margin. higher, lower: the same of a figure of which neither is better. equal: the whole interval is
 within the margin. inconclusive: none of these. not comparable: the runs differ in what it hangs
 on."""
+
+
+RUN_SCATTER = 0.05
+"""Standard deviation of a time or a rate from run to run, as a share of it, where nothing shows it:
+an assumption."""
+
+FEW_FRAMES = 300
+"""Below, the 99th percentile hangs on fewer than three frames."""
+
+MACHINE = ('processor', 'cores_usable', 'gpu', 'governor')
+SOFTWARE = ('driver', 'cuda', 'kernel', 'python', 'ros_distro', 'rmw', 'versions', 'git_commit')
+ACCURACY = ('precision_', 'recall_', 'map50_', 'ap50_')
+ANSWERS = (*ACCURACY, 'flicker_', 'detections_per_frame', 'agreement_')
+"""Figures of what was answered. The others tell of time, loss and load."""
+
+Stops = Literal['all', 'times', 'answers', 'accuracy']
+
+CONSEQUENCES: Mapping[Stops, str] = {
+    'all': 'nothing is comparable',
+    'times': 'latencies, losses and load are not comparable',
+    'answers': 'accuracy is not comparable',
+    'accuracy': 'accuracy is not comparable',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +85,40 @@ class FigureDifference:
 class ReplayComparison:
     """A result against the baseline. notes: what limits it, a sentence each.
 
-    sent, answered: frames that both sent, and both answered.
+    sent, answered: frames that both sent, and both answered. differences: by the figure's name.
     """
 
     name: str
     notes: tuple[str, ...]
     sent: int
     answered: int
-    differences: tuple[FigureDifference, ...]
+    differences: Mapping[str, FigureDifference]
 
-    def __getitem__(self, name: str) -> FigureDifference:
-        """The difference of one figure; KeyError."""
-        return {each.name: each for each in self.differences}[name]
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Something that two runs differ in. stops: the figures that are not comparable for it."""
+
+    what: str
+    differs: str
+    stops: Stops
+
+    @property
+    def note(self) -> str:
+        """A sentence for the reader."""
+        return f'{self.what.capitalize()} ({self.differs}): {CONSEQUENCES[self.stops]}.'
+
+    def covers(self, figure: str) -> bool:
+        """The figure of this name is not comparable."""
+        hangs_on = {'all'}
+        if figure.startswith(ACCURACY):
+            hangs_on.add('accuracy')
+        if figure.startswith(ANSWERS):
+            hangs_on.add('answers')
+        # A frame that is lost is a miss in `_sent`: it hangs on time too.
+        if not figure.startswith(ANSWERS) or '_sent' in figure:
+            hangs_on.add('times')
+        return self.stops in hangs_on
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,7 +137,9 @@ def compare_results(paths: Sequence[Path], seed: int = 0) -> ComparedResults:
         raise SettingsError('nothing to compare with: give two results or more.')
     files = tuple(map(result_file, paths))
     results = tuple(read_result(file) for file in files)
-    names = tuple(distinct_names([_folder_of(file) for file in files], '/'))
+    folders = (file.resolve() for file in files)
+    named = [f.parent if f.name == 'result.json' else f.with_suffix('') for f in folders]
+    names = tuple(distinct_names(named, '/'))
     return ComparedResults(
         names,
         files,
@@ -127,19 +171,19 @@ def compare(
             for part, keys in which.items()
             for each in _paired(baseline, other, part, keys, seed)
         }
-    differences = []
+    differences = {}
     for name in dict.fromkeys((*baseline.figures, *other.figures)):
         found = paired.get(name) or _unpaired(name, baseline, other, names)
         stopped = next((each for each in obstacles if each.covers(name)), None)
         if stopped:
             found = replace(found, verdict='not comparable', why=stopped.what)
-        differences.append(found)
+        differences[name] = found
     return ReplayComparison(
         names[1],
         (*(each.note for each in obstacles), *find_warnings(baseline, other, names)),
         len(sent),
         len(answered),
-        tuple(differences),
+        differences,
     )
 
 
@@ -215,16 +259,6 @@ def _unpaired(
     return _difference(name, mine, theirs, difference, why)
 
 
-def subtract(other: Interval, baseline: Interval) -> Interval:
-    """The difference of two independent figures, with MOVER's interval (see the module)."""
-    value = other.value - baseline.value
-    return Interval(
-        value,
-        value - math.hypot(other.value - other.low, baseline.high - baseline.value),
-        value + math.hypot(other.high - other.value, baseline.value - baseline.low),
-    )
-
-
 def _over_passes(name: str, a: ReplayResult, b: ReplayResult, value: float) -> Interval | None:
     """The interval over passes; None where one of them has a single one."""
     of_both = []
@@ -269,6 +303,96 @@ def _keys(passes: Sequence[Sequence[FrameTrace]], answered: bool = False) -> set
     return set.intersection(*of_passes) if of_passes else set()
 
 
-def _folder_of(file: Path) -> Path:
-    whole = file.resolve()
-    return whole.parent if whole.name == 'result.json' else whole.with_suffix('')
+def find_obstacles(a: ReplayResult, b: ReplayResult) -> list[Obstacle]:
+    """Find all that makes figures of two results incomparable."""
+    found: list[Obstacle] = []
+    if a.bag.get('sha256') != b.bag.get('sha256'):
+        differs = f'{a.bag.get("path")} and {b.bag.get("path")}'
+        found.append(Obstacle('not the same bag', differs, 'all'))
+    for what, of, keys in (
+        ('machine', 'host', MACHINE),
+        ('way', 'configuration', ('through',)),
+        ('pace', 'configuration', ('pace',)),
+        ('number of jobs at once', 'configuration', ('jobs',)),
+        ('classes', 'model', ('class_names',)),
+    ):
+        if differs := _differing(getattr(a, of), getattr(b, of), keys):
+            if what == 'pace':
+                differs = f'{pace_text(a.configuration)} and {pace_text(b.configuration)}'
+            stops: Stops = 'answers' if what == 'classes' else 'times'
+            found.append(Obstacle(f'not the same {what}', differs, stops))
+    same_classes = a.model.get('class_names') == b.model.get('class_names')
+    if same_classes and _truth_differs(a.truth or {}, b.truth or {}):
+        found.append(Obstacle('not the same truth', 'labels differ', 'accuracy'))
+    return found
+
+
+def find_warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> Iterator[str]:
+    """Find what limits the comparison without stopping a figure, a sentence each."""
+    for name, result in zip(names, (a, b), strict=True):
+        frames = len(result.frames)
+        if result.interrupted:
+            yield f'{name} was interrupted: it saw {frames} frames.'
+        elif frames < FEW_FRAMES:
+            yield f'{name} has {frames} frames: its 99th percentiles hang on one or two of them.'
+    single = [n for n, result in zip(names, (a, b), strict=True) if len(result.passes) < 2]
+    if single:
+        yield (
+            f'One pass of {" and of ".join(single)}: how much latency, loss and load differ from '
+            f'run to run is not known, {100 * RUN_SCATTER:g} % is assumed. --repeat 5 measures it.'
+        )
+    jobs = a.configuration.get('jobs') or 1
+    if jobs != 1 and jobs == b.configuration.get('jobs'):
+        yield f'{jobs} replays shared the machine: latencies are those of a busy one.'
+    ours, theirs = (each.configuration.get('settings') or {} for each in (a, b))
+    if differs := _differing(ours, theirs, {**ours, **theirs}):
+        yield f'Different settings ({differs}).'
+    others = ours.get('thresholds') != theirs.get('thresholds')
+    if a.model.get('thresholds') != b.model.get('thresholds') or others:
+        yield (
+            'The thresholds differ: mAP50 is of what was published, and ends where a threshold '
+            'cuts it off.'
+        )
+    changed = [what for what in SOFTWARE if a.host.get(what) != b.host.get(what)]
+    if changed:
+        yield f'Different software: {", ".join(changed)}.'
+    if a.host.get('git_dirty') or b.host.get('git_dirty'):
+        yield 'The code was changed since its commit.'
+
+
+def pace_text(configuration: Mapping[str, Any]) -> str:
+    """Tell when the pictures were sent, in a few words; '' where it is not known."""
+    pace = configuration.get('pace')
+    if not isinstance(pace, Mapping):
+        return ''
+    rate = pace.get('rate', 1.0)
+    as_recorded = 'as recorded' if rate == 1 else f'{rate:g} times as fast as recorded'
+    return {
+        'hz': f'each camera at {pace.get("hz", 0):g} Hz',
+        'fast': f'as fast as possible, {pace.get("in_flight")} in flight',
+    }.get(str(pace.get('kind')), as_recorded)
+
+
+def _truth_differs(ours: Answers, theirs: Answers) -> bool:
+    return any(
+        not np.array_equal(ours[key].xyxy_px, theirs[key].xyxy_px)
+        or not np.array_equal(ours[key].class_id, theirs[key].class_id)
+        for key in ours.keys() & theirs.keys()
+    )
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """`kernel: 6 and 7; gpu: none and RTX`; '' where all are the same."""
+    return '; '.join(
+        f'{key}: {_short(a.get(key))} and {_short(b.get(key))}'
+        for key in keys
+        if a.get(key) != b.get(key)
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ' '.join(f'{key} {entry}' for key, entry in value.items())
+    if isinstance(value, (list, tuple)):
+        return ', '.join(map(str, value)) or 'none'
+    return str(value) or 'none'

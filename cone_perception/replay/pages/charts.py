@@ -69,12 +69,14 @@ class SentFrame(NamedTuple):
     at_s: float
     frame: FrameTrace
 
-    @property
-    def label(self) -> str:
-        """Which frame it is, and what became of it where it was lost."""
-        frame = self.frame
-        fate = '' if frame.fate == 'answered' else f': {FATE_LOOKS[frame.fate].name}'
-        return f'{frame.camera} frame {frame.index}, stamp {frame.stamp_ns / 1e9:.3f} s{fate}'
+
+def describe(frame: FrameTrace) -> str:
+    """A caption: which picture, and what became of it."""
+    which = f'{frame.camera} {frame.index}  {frame.stamp_ns / 1e9:.3f} s  '
+    if frame.fate != 'answered':
+        return which + FATE_LOOKS[frame.fate].name
+    latency = '' if frame.latency_ms is None else f'{frame.latency_ms:.0f} ms  '
+    return f'{which}{latency}{len(frame.found or ())} cones'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -340,5 +342,5 @@ def _framed(
 ) -> Trace:
     """A trace with a point for each frame, which tells of it and shows its picture on a click."""
     numbers, at_s = [each.number for each in sent], [each.at_s for each in sent]
-    more |= {'customdata': numbers, 'text': [each.label for each in sent]}
+    more |= {'customdata': numbers, 'text': [describe(each.frame) for each in sent]}
     return make(name, at_s, y, colour, hovertemplate=hovertemplate, **more)

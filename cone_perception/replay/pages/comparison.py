@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
+from itertools import chain
 from pathlib import Path
 
 from cone_perception.arguments import text_table
@@ -23,17 +24,18 @@ from cone_perception.pages.blocks import (
 )
 from cone_perception.pages.charts import chart, forest, intervals, series_colour, shares
 from cone_perception.pages.page import write_page
-from cone_perception.replay.figures.comparable import MACHINE, pace_text
 from cone_perception.replay.figures.compare import (
+    MACHINE,
     ComparedResults,
     FigureDifference,
     ReplayComparison,
     Verdict,
+    pace_text,
 )
 from cone_perception.replay.pages.figure_text import (
+    figure_cell,
     interval_text,
     name_cell,
-    number_cell,
     number_text,
     unit_of,
 )
@@ -67,7 +69,10 @@ def write_comparison(folder: Path, compared: ComparedResults) -> None:
         'schema': 1,
         'baseline': compared.names[0],
         'results': [{'name': name, 'path': path} for name, path in results],
-        'comparisons': compared.comparisons,
+        'comparisons': [
+            {**asdict(each), 'differences': list(each.differences.values())}
+            for each in compared.comparisons
+        ],
     }
     write_json(folder / 'comparison.json', stored, indent=1)
     write_page(folder / 'comparison.html', comparison_page(compared))
@@ -76,9 +81,9 @@ def write_comparison(folder: Path, compared: ComparedResults) -> None:
 def comparison_page(compared: ComparedResults) -> Page:
     """Page of a comparison."""
     accuracy = [
-        each.name
-        for each in compared.comparisons[0].differences
-        if each.name.startswith(('precision', 'recall', 'map50', 'ap50'))
+        name
+        for name in compared.comparisons[0].differences
+        if name.startswith(('precision', 'recall', 'map50', 'ap50'))
     ]
     return Page(
         'Replays compared',
@@ -108,11 +113,11 @@ def comparison_text(compared: ComparedResults) -> str:
         twins = '_answered' if comparison.sent == comparison.answered else 'none'
         shown = [
             each
-            for each in comparison.differences
+            for each in comparison.differences.values()
             if (each.name in MAIN_FIGURES or each.verdict in ('better', 'worse'))
             and twins not in each.name
         ]
-        others = [each for each in comparison.differences if each not in shown]
+        others = [each for each in comparison.differences.values() if each not in shown]
         table = text_table(list(map(_row, shown)), words=(0, 4, 6, 7))
         lines += [
             f'{comparison.name} against {compared.names[0]}',
@@ -161,10 +166,10 @@ def _summary(comparison: ReplayComparison) -> Section:
             f'{_because(each)}',
             tone=TONES[each.verdict],
         )
-        for each in comparison.differences
+        for each in comparison.differences.values()
         if each.verdict in ('better', 'worse') and each.name in MAIN_FIGURES
     ]
-    counts = f'{_frames(comparison)} All figures: {_counts(comparison.differences)}.'
+    counts = f'{_frames(comparison)} All figures: {_counts(comparison.differences.values())}.'
     return Section(comparison.name, [Bullets(comparison.notes), Text(counts), Bullets(clear)])
 
 
@@ -203,20 +208,20 @@ def _figures_table(compared: ComparedResults) -> Table:
     head = ['figure', '', compared.names[0]]
     for name in compared.names[1:]:
         head += [name, 'difference', 'verdict']
-    by_name = [{each.name: each for each in one.differences} for one in compared.comparisons]
     rows = []
-    for name in dict.fromkeys(name for differences in by_name for name in differences):
+    names = chain.from_iterable(each.differences for each in compared.comparisons)
+    for name in dict.fromkeys(names):
         row: list[Piece] = [name_cell(name), unit_of(name)]
-        row.append(number_cell(name, compared.results[0].figure(name)))
-        for differences, result in zip(by_name, compared.results[1:], strict=True):
-            each = differences.get(name)
+        row.append(figure_cell(name, compared.results[0].figure(name), unit=False))
+        for comparison, result in zip(compared.comparisons, compared.results[1:], strict=True):
+            each = comparison.differences.get(name)
             if each is None:
                 row += ['', '', '']
                 continue
             why = f'{each.why}; equal within {number_text(name, each.margin)}'
             row += [
-                number_cell(name, result.figure(name)),
-                number_cell(name, each.difference, signed=True),
+                figure_cell(name, result.figure(name), unit=False),
+                figure_cell(name, each.difference, unit=False, signed=True),
                 Cell(each.verdict, tone=TONES.get(each.verdict, 'dim'), title=why),
             ]
         rows.append(row)

@@ -43,14 +43,10 @@ def figure_text(name: str, figure: Interval) -> str:
     return value_text(name, figure.value) + (f' ({interval})' if interval else '')
 
 
-def figure_cell(name: str, figure: Interval) -> Cell:
+def figure_cell(name: str, figure: Interval, unit: bool = True, signed: bool = False) -> Cell:
     """Value for a table, the interval in small letters below it."""
-    return Cell(value_text(name, figure.value), small=interval_text(name, figure))
-
-
-def number_cell(name: str, figure: Interval, signed: bool = False) -> Cell:
-    """Number without unit, for a table that has a column of units."""
-    return Cell(number_text(name, figure.value, signed), small=interval_text(name, figure, signed))
+    text = value_text(name, figure.value) if unit else number_text(name, figure.value, signed)
+    return Cell(text, small=interval_text(name, figure, signed))
 
 
 def name_cell(name: str) -> Cell:

@@ -21,7 +21,7 @@ from cone_perception.pages.page import embed
 from cone_perception.pictures.draw import Film, draw_caption, draw_cones, encode_picture, shrink
 from cone_perception.replay.figures.accuracy import WorstFrame, worst_frames
 from cone_perception.replay.figures.result import ReplayResult
-from cone_perception.replay.pages.charts import FATE_LOOKS, Timeline
+from cone_perception.replay.pages.charts import Timeline, describe
 from cone_perception.replay.traces import FrameTrace
 from cone_perception.types import Detections, UInt8
 
@@ -173,15 +173,6 @@ def class_names(result: ReplayResult) -> list[str]:
 def topics_of(result: ReplayResult) -> dict[str, str]:
     """Camera name -> topic."""
     return {str(camera['name']): str(camera['topic']) for camera in result.bag.get('cameras', ())}
-
-
-def describe(frame: FrameTrace) -> str:
-    """A caption: which picture, and what became of it."""
-    which = f'{frame.camera} {frame.index}  {frame.stamp_ns / 1e9:.3f} s  '
-    if frame.fate != 'answered':
-        return which + FATE_LOOKS[frame.fate].name
-    latency = '' if frame.latency_ms is None else f'{frame.latency_ms:.0f} ms  '
-    return f'{which}{latency}{len(frame.found or ())} cones'
 
 
 def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> None:
