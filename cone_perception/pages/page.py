@@ -15,7 +15,7 @@ import markupsafe
 import numpy as np
 from jinja2.utils import htmlsafe_json_dumps
 
-from cone_perception.errors import OutputError
+from cone_perception.errors import OutputError, told_as
 from cone_perception.files import to_json, without_nan, write_whole
 from cone_perception.pages.blocks import (
     Banner,
@@ -38,12 +38,8 @@ LISTED = 24
 
 def write_page(path: Path, page: Page) -> None:
     """Write a page. Raises OutputError: when the file cannot be written."""
-    try:
+    with told_as(OutputError, f'{path} cannot be written', advice='Give another folder.'):
         write_whole(path, render_page(page))
-    except OSError as error:
-        raise OutputError(
-            f'{path} cannot be written: {error.strerror}. Give another folder.'
-        ) from error
 
 
 def render_page(page: Page) -> str:

@@ -48,7 +48,7 @@ FEW_FRAMES = 300
 """Below, the 99th percentile hangs on fewer than three frames."""
 
 MACHINE = ('processor', 'cores_usable', 'gpu', 'governor')
-SOFTWARE = ('driver', 'cuda', 'kernel', 'python', 'ros_distro', 'rmw', 'versions', 'git_commit')
+SOFTWARE = ('driver', 'cuda', 'kernel', 'python', 'ros_distro', 'rmw', 'git_commit')
 ACCURACY = ('precision_', 'recall_', 'map50_', 'ap50_')
 ANSWERS = (*ACCURACY, 'flicker_', 'detections_per_frame', 'agreement_')
 """Figures of what was answered. The others tell of time, loss and load."""
@@ -353,7 +353,7 @@ def find_warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> I
             'The thresholds differ: mAP50 is of what was published, and ends where a threshold '
             'cuts it off.'
         )
-    changed = [what for what in SOFTWARE if a.host.get(what) != b.host.get(what)]
+    changed = [what for what in (*SOFTWARE, 'versions') if a.host.get(what) != b.host.get(what)]
     if changed:
         yield f'Different software: {", ".join(changed)}.'
     if a.host.get('git_dirty') or b.host.get('git_dirty'):

@@ -75,14 +75,6 @@ class Motion:
         return Detections(boxes, cones.score, cones.class_id)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Followed:
-    """The cones of a frame in the next one: (N,) int64 indices; -1: not found again."""
-
-    onto: Int64
-    motion: Motion
-
-
 def find_flicker(frames: Sequence[FrameTrace]) -> Iterator[Flicker]:
     """Each answered frame between two answered ones of the same camera, in the bag's order.
 
@@ -110,17 +102,18 @@ def _flicker_of_camera(frames: Sequence[FrameTrace]) -> Iterator[Flicker]:
         before, here, after = (frame.found for frame in frames[place : place + 3])
         if one is None or two is None or before is None or here is None or after is None:
             continue
-        through = one.onto >= 0
-        through[through] = two.onto[one.onto[through]] >= 0
-        expected = one.motion.apply(before[one.onto < 0])
-        came = after[~np.isin(np.arange(len(after)), two.onto)]
-        again = _pair(two.motion.apply(expected), came) >= 0
+        (onto, motion), (later_onto, later_motion) = one, two
+        through = onto >= 0
+        through[through] = later_onto[onto[through]] >= 0
+        expected = motion.apply(before[onto < 0])
+        came = after[~np.isin(np.arange(len(after)), later_onto)]
+        again = _pair(later_motion.apply(expected), came) >= 0
         hidden = (_heights_apart(expected, here) > TAKEN_HEIGHTS).all(axis=1)
         yield Flicker(frames[place + 1], expected[again & hidden], before.class_id[through])
 
 
-def follow(a: Detections, b: Detections) -> Followed:
-    """Find the cones of a frame again in the next one of the same camera.
+def follow(a: Detections, b: Detections) -> tuple[Int64, Motion]:
+    """Find the cones of a frame again in the next one of the same camera: (N,) int64; -1: none.
 
     First the shift of the picture under which most cones meet one of their class within half a
     height; of equal ones the smallest. Then in turns: a cone and one of its class are the same if
@@ -135,7 +128,7 @@ def follow(a: Detections, b: Detections) -> Followed:
             break
         motion = _fit(a[followed], b[onto[followed]])
         onto = _pair(motion.apply(a), b)
-    return Followed(onto, motion)
+    return onto, motion
 
 
 def same_view(a: Detections, b: Detections) -> bool:

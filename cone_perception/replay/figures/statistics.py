@@ -131,12 +131,12 @@ class Resamples:
         if not len(series):
             return [Interval(math.nan)] * len(q)
         values = np.quantile(series.value, q)
-        blocks = self._blocks_with(series)
+        block = self._block_of[series.frame]
+        blocks = len(np.unique(block))
         if blocks < MIN_BLOCKS:
             return [Interval(float(value)) for value in values]
         order = np.argsort(series.value, kind='stable')
-        ascending = series.value[order]
-        block = self._block_of[series.frame[order]]
+        ascending, block = series.value[order], block[order]
         drawn = np.full((len(self._draws), len(q)), np.nan)
         # One resample at a time: memory stays that of the frames, however many there are.
         for row, times in zip(drawn, self._draws, strict=True):
@@ -158,9 +158,9 @@ class Resamples:
         if not len(series):
             return Interval(math.nan)
         block = self._block_of[series.frame]
-        sums = np.bincount(block, series.value, self._blocks).astype(np.float64)
-        counts = np.bincount(block, minlength=self._blocks).astype(np.float64)
-        return self._ratio(float(series.value.mean()), sums, counts, series)
+        sums, counts = self._sums(block, series.value), self._sums(block)
+        mean = float(series.value.mean())
+        return ratio_interval(mean, self._draws, sums, counts, len(np.unique(block)))
 
     def share(self, series: Series) -> Interval:
         """Find the share of a series of 0 and 1.
@@ -180,21 +180,14 @@ class Resamples:
         The interval is in proportion to the rate, which is not quite that of all blocks together.
         """
         block = self._block_of[series.frame]
-        counts = np.bincount(block, minlength=self._blocks).astype(np.float64)
-        seconds = np.bincount(self._block_of, lasts_s, self._blocks).astype(np.float64)
+        counts, seconds = self._sums(block), self._sums(self._block_of, lasts_s)
         per_second = counts.sum() / seconds.sum() if seconds.sum() else math.nan
-        return self._ratio(value, counts * value / (per_second or 1.0), seconds, series)
+        part = counts * value / (per_second or 1.0)
+        return ratio_interval(value, self._draws, part, seconds, len(np.unique(block)))
 
-    def _ratio(self, value: float, part: Float64, whole: Float64, series: Series) -> Interval:
-        """Give a value the interval of the ratio of two sums over blocks."""
-        blocks = self._blocks_with(series)
-        if blocks < MIN_BLOCKS:
-            return Interval(value)
-        return ratio_interval(value, self._draws, part, whole, blocks)
-
-    def _blocks_with(self, series: Series) -> int:
-        """Count the blocks with frames of the series."""
-        return len(np.unique(self._block_of[series.frame]))
+    def _sums(self, block: Int64, values: Float64 | None = None) -> Float64:
+        """(blocks,) sums of what is in each block; without values a count."""
+        return np.bincount(block, values, self._blocks).astype(np.float64)
 
 
 def ratio_interval(
@@ -203,8 +196,10 @@ def ratio_interval(
     """Give a value the bootstrap interval of sum(part) / sum(whole).
 
     draws: (R, B) how often each block was drawn. part, whole: (B,) of each block. blocks: those
-    with data.
+    with data; of fewer than MIN_BLOCKS there is no interval.
     """
+    if blocks < MIN_BLOCKS:
+        return Interval(value)
     wholes = draws @ whole
     drawn = np.divide(draws @ part, wholes, where=wholes > 0, out=np.full(len(draws), np.nan))
     return percentile_interval(value, drawn, expanded_tail(blocks))

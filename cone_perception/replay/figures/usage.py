@@ -13,7 +13,6 @@ import numpy as np
 from cone_perception.accuracy.intervals import CONFIDENCE, Interval, draw_blocks
 from cone_perception.replay.figures.statistics import (
     BLOCK_NS,
-    MIN_BLOCKS,
     RESAMPLES,
     ratio_interval,
 )
@@ -121,8 +120,6 @@ def _mean_cores(by_pass: Iterable[Played], seed: int) -> Interval:
     worked, passed = np.array(list(sums.values())).reshape(-1, 2).T
     if not passed.sum():
         return Interval(math.nan)
-    value = float(worked.sum() / passed.sum())
-    if len(passed) < MIN_BLOCKS:
-        return Interval(value)
     draws = draw_blocks(len(passed), RESAMPLES, seed)
-    return ratio_interval(value, draws, worked, passed, len(passed))
+    mean = float(worked.sum() / passed.sum())
+    return ratio_interval(mean, draws, worked, passed, len(passed))

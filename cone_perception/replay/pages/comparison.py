@@ -26,6 +26,7 @@ from cone_perception.pages.charts import chart, forest, intervals, series_colour
 from cone_perception.pages.page import write_page
 from cone_perception.replay.figures.compare import (
     MACHINE,
+    SOFTWARE,
     ComparedResults,
     FigureDifference,
     ReplayComparison,
@@ -58,8 +59,6 @@ TIMES = (
 
 TONES: dict[Verdict, Tone] = {'better': 'good', 'worse': 'bad', 'equal': ''}
 """Of the verdicts; the others are grey."""
-
-HOST_FACTS = ('driver', 'cuda', 'kernel', 'python', 'ros_distro', 'rmw', 'git_commit')
 
 
 def write_comparison(folder: Path, compared: ComparedResults) -> None:
@@ -242,7 +241,7 @@ def _facts_table(compared: ComparedResults) -> Table:
         'engine': [result.model.get('engine') for result in results],
         'network': [str(result.model.get('network_sha256'))[:16] for result in results],
     }
-    facts |= {what: [r.host.get(what) for r in results] for what in (*MACHINE, *HOST_FACTS)}
+    facts |= {what: [r.host.get(what) for r in results] for what in (*MACHINE, *SOFTWARE)}
     rows = [
         [title, *('–' if value is None else str(value) for value in values)]
         for title, values in facts.items()

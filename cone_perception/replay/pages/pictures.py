@@ -89,7 +89,9 @@ def draw_frames(
 ) -> Iterator[tuple[FrameTrace, UInt8 | str]]:
     """Each frame's annotated picture, or why there is none, in the order of recording.
 
-    What is wrong with the bag is appended to `problems`, as by read_pictures.
+    Found cones are boxes, those that are there dashes; at most `width_px` wide. A frame that was
+    lost has a red border. What is wrong with the bag is appended to `problems`, as by
+    read_pictures.
     """
     wanted: dict[Place, list[FrameTrace]] = {}
     for frame in frames:
@@ -97,31 +99,17 @@ def draw_frames(
     names, truth = class_names(result), result.truth or {}
     for place, picture in read_pictures(bag, topics_of(result), wanted, problems):
         for frame in wanted[place]:
-            if not isinstance(picture, str):
-                there = truth.get((frame.camera, frame.stamp_ns))
-                yield frame, annotate(picture, frame, names, there, width_px)
-            else:
+            if isinstance(picture, str):
                 yield frame, picture
-
-
-def annotate(
-    bgr: UInt8,
-    frame: FrameTrace,
-    class_names: Sequence[str],
-    truth: Detections | None,
-    width_px: int,
-) -> UInt8:
-    """Found cones as boxes, those that are there as dashes; at most `width_px` wide.
-
-    A frame that was lost has a red border.
-    """
-    found = frame.found or Detections.empty()
-    small, found, truth = shrink(bgr, found, truth, width_px)
-    picture = draw_cones(small, found, class_names, truth)
-    if frame.fate != 'answered':
-        draw_border(picture)
-    draw_caption(picture, describe(frame))
-    return picture
+                continue
+            there = truth.get((frame.camera, frame.stamp_ns))
+            found = frame.found or Detections.empty()
+            small, found, there = shrink(picture, found, there, width_px)
+            drawn = draw_cones(small, found, names, there)
+            if frame.fate != 'answered':
+                draw_border(drawn)
+            draw_caption(drawn, describe(frame))
+            yield frame, drawn
 
 
 def tile(
@@ -209,8 +197,11 @@ def _drawn(
     sizes: dict[str, tuple[int, ...]] = {}
     drawn = draw_frames(result, bag, frames, width_px, [])
     for frame, picture in tqdm(drawn, 'filming', total=len(frames), unit='picture'):
-        if isinstance(picture, str):
-            picture = _unreadable(sizes.get(frame.camera, (360, 640)), frame, picture)
+        if isinstance(picture, str):  # a dark one that says why
+            reason = picture
+            picture = np.full((*sizes.get(frame.camera, (360, 640)), 3), 24, np.uint8)
+            draw_border(picture)
+            draw_caption(picture, f'{describe(frame)}: {reason}')
         sizes[frame.camera] = picture.shape[:2]
         yield frame.camera, picture
 
@@ -225,14 +216,6 @@ def _rounds(drawn: Iterable[tuple[str, UInt8]]) -> Iterator[dict[str, tuple[UInt
         shown[camera] = (picture, True)
     if shown:
         yield shown
-
-
-def _unreadable(size: tuple[int, ...], frame: FrameTrace, reason: str) -> UInt8:
-    """A dark picture that says why it is one."""
-    picture = np.full((*size, 3), 24, np.uint8)
-    draw_border(picture)
-    draw_caption(picture, f'{describe(frame)}: {reason}')
-    return picture
 
 
 def _rate_hz(frames: Sequence[FrameTrace]) -> float:
@@ -255,11 +238,11 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
     worst = _worst(result)
     if bag is None or not bag.exists():
         why = 'the bag was not given' if bag is None else f'{bag} is not there any more'
-        items = [f'{each.frame.camera} {each.frame.index}: {each.why}' for _, each in worst]
+        items = [each.why for each in worst]
         listed: list[Block] = [Text(f'No pictures: {why}.'), Bullets(items)]
         return [Section(GALLERY, listed if worst else [])]
     spread = np.unique(np.linspace(0, len(sent) - 1, min(VIEWED, len(sent))).round().astype(int))
-    chosen = [each.frame for _, each in worst]
+    chosen = [each.frame for each in worst]
     viewed = [sent[at] for at in spread if sent[at].frame not in chosen]
     encoded, trouble = _draw(result, bag, chosen + [each.frame for each in viewed])
     numbers = {each.frame: each.number for each in sent}
@@ -267,7 +250,14 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
     note = f'The slowest, the most wrong, and those where cones vanished.{dashes}'
     if trouble:
         note += f' The bag could not be read to its end: {trouble}'
-    gallery = [_worst_picture(result, entry, encoded, numbers) for entry in worst]
+    gallery = []
+    for frame, why, classes in worst:
+        told = encoded.get(frame, 'it was not found in the bag')
+        tags = [class_names(result)[class_id] for class_id in sorted(classes)]
+        if isinstance(told, str):
+            gallery.append(Picture('', f'{why}. No picture: {told}.', tags=tags))
+        else:
+            gallery.append(Picture(embed(told), why, tags=tags, frame=numbers[frame]))
     # As a film they take as long as the drive did.
     duration_s = max((each.at_s for each in viewed), default=0.0)
     rate_hz = round(min(30.0, max(1.0, len(viewed) / max(duration_s, 1.0))), 2)
@@ -283,43 +273,31 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
     ]
 
 
-def _worst(result: ReplayResult) -> list[tuple[int, WorstFrame]]:
-    """Pass and frame: the worst of every pass in turns, each picture once.
+def _worst(result: ReplayResult) -> list[WorstFrame]:
+    """The worst of every pass in turns, each picture once; why names its pass and frame too.
 
     After the WORST come more for each class that few of them are about.
     """
     names = class_names(result)
-    by_pass = [
-        [(number, each) for each in worst_frames(frames, result.truth, names, CANDIDATES)]
-        for number, frames in enumerate(result.passes)
-    ]
-    once: dict[Place, tuple[int, WorstFrame]] = {}
-    for entry in filter(None, chain.from_iterable(zip_longest(*by_pass))):
-        once.setdefault((entry[1].frame.camera, entry[1].frame.index), entry)
+    by_pass = []
+    for number, frames in enumerate(result.passes, 1):
+        which = f'pass {number}, ' if len(result.passes) > 1 else ''
+        by_pass.append(
+            [
+                each._replace(why=f'{which}{each.frame.camera} {each.frame.index}: {each.why}')
+                for each in worst_frames(frames, result.truth, names, CANDIDATES)
+            ]
+        )
+    once: dict[Place, WorstFrame] = {}
+    for each in filter(None, chain.from_iterable(zip_longest(*by_pass))):
+        once.setdefault((each.frame.camera, each.frame.index), each)
     candidates = list(once.values())
     chosen = candidates[:WORST]
     for class_id in range(len(names)):
-        few = WORST_OF_CLASS - sum(class_id in each.classes for _, each in chosen)
-        more = [c for c in candidates if c not in chosen and class_id in c[1].classes]
+        few = WORST_OF_CLASS - sum(class_id in each.classes for each in chosen)
+        more = [each for each in candidates if each not in chosen and class_id in each.classes]
         chosen += more[: max(few, 0)]
     return chosen
-
-
-def _worst_picture(
-    result: ReplayResult,
-    entry: tuple[int, WorstFrame],
-    encoded: Encoded,
-    numbers: Mapping[FrameTrace, int],
-) -> Picture:
-    number, (frame, why, classes) = entry
-    told = encoded.get(frame, 'it was not found in the bag')
-    which = f'pass {number + 1}, ' if len(result.passes) > 1 else ''
-    caption = f'{which}{frame.camera} {frame.index}: {why}'
-    names = class_names(result)
-    tags = [names[class_id] for class_id in sorted(classes)]
-    if isinstance(told, str):
-        return Picture('', f'{caption}. No picture: {told}.', tags=tags)
-    return Picture(embed(told), caption, tags=tags, frame=numbers[frame])
 
 
 def _draw(result: ReplayResult, bag: Path, frames: Sequence[FrameTrace]) -> tuple[Encoded, str]:
