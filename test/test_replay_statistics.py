@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -358,27 +359,35 @@ def test_gpu_figures_are_of_what_it_tells() -> None:
     }
 
 
-def test_slope_is_per_minute_and_of_what_follows_the_warm_up() -> None:
-    times_s = np.arange(0, 100, 0.5)
-    memory_mb = np.where(times_s < 10, 50 * times_s, 500 + (times_s - 10) * 2 / 60)
-    assert slope_per_min(times_s, memory_mb).value == pytest.approx(2)
-
-
-def test_slope_is_that_of_the_pairs_computed_by_hand() -> None:
+SLOPES = {
+    'what follows the warm-up': (
+        100,
+        lambda s: np.where(s < 10, 50 * s, 500 + (s - 10) * 2 / 60),
+        2,
+    ),
     # After the warm-up: 5 blocks of 0, 6 of 10. Of the 55 pairs 25 are flat, so the median is the
     # third of the rising ones, least first: over 47.75 s, 45 s, 42.75 s (17.25 s to 60 s).
-    times_s = np.arange(0, 60.5, 0.5)
-    memory_mb = np.where(times_s < 35, 0.0, 10.0)
-    assert slope_per_min(times_s, memory_mb).value == pytest.approx(10 / 42.75 * 60)
+    'the pairs computed by hand': (60.5, lambda s: np.where(s < 35, 0.0, 10.0), 10 / 42.75 * 60),
+    'one jump': (600, lambda s: np.where(s < 500, 400.0, 420.0), 0),
+    'a whole day': (86_400, lambda s: s / 60, 1),
+    'less than a minute': (59, lambda s: s, math.nan),
+    'a minute': (61, lambda s: s, 60),
+    'nothing': (0, lambda s: s, math.nan),
+}
 
 
-def test_slope_is_not_moved_by_spikes_and_one_jump() -> None:
+@pytest.mark.parametrize('lasts_s, memory_mb, slope', SLOPES.values(), ids=SLOPES)
+def test_slope_is_per_minute(lasts_s: float, memory_mb: Callable[[Any], Any], slope: float) -> None:
+    times_s = np.arange(0, lasts_s, 0.5)
+    found = slope_per_min(times_s, memory_mb(times_s)).value
+    assert found == pytest.approx(slope, nan_ok=True)
+
+
+def test_slope_is_not_moved_by_spikes() -> None:
     times_s = np.arange(0, 600, 0.5)
     memory_mb = 400 + times_s / 60
     memory_mb[::50] += 300
     assert slope_per_min(times_s, memory_mb).value == pytest.approx(1, abs=0.05)
-    flat = np.where(times_s < 500, 400.0, 420.0)
-    assert slope_per_min(times_s, flat).value == 0
 
 
 def test_slopes_interval_holds_the_slope_as_often_as_it_says() -> None:
@@ -397,17 +406,6 @@ def test_a_memory_that_grows_is_shown_to_grow_and_a_flat_one_is_not() -> None:
     assert slope_per_min(times_s, 400 + 6 * times_s / 60 + noise).low > 5
     flat = slope_per_min(times_s, 400 + noise)
     assert flat.low < 0 < flat.high
-
-
-def test_slope_of_less_than_a_minute_is_not_known() -> None:
-    assert math.isnan(slope_per_min(np.arange(0, 59, 0.5), np.arange(118)).value)
-    assert math.isnan(slope_per_min([], []).value)
-    assert not math.isnan(slope_per_min(np.arange(0, 61, 0.5), np.arange(122)).value)
-
-
-def test_slope_of_a_whole_day_needs_little_memory() -> None:
-    times_s = np.arange(0, 86_400, 0.5)
-    assert slope_per_min(times_s, times_s / 60).value == pytest.approx(1)
 
 
 def test_memory_slope_is_that_of_the_worst_pass() -> None:

@@ -166,16 +166,15 @@ class FigureEntry(_Entry):
 
 
 def _frames_from(stored: PassEntry) -> list[FrameTrace]:
-    return [_frame_from(row, stored.origin_ns) for row in stored.frames.rows]
-
-
-def _frame_from(row: FrameRow, origin_ns: int) -> FrameTrace:
-    sent_ns = origin_ns + row.sent_ns
-    entries = row._asdict()
-    cones = entries.pop('cones')
-    moments = {name: sent_ns + ns for name in MOMENTS[1:] if (ns := entries[name]) is not None}
-    found = None if cones is None else cones_from(cones)
-    return FrameTrace(**{**entries, **moments, 'sent_ns': sent_ns, 'found': found})
+    frames = []
+    for row in stored.frames.rows:
+        sent_ns = stored.origin_ns + row.sent_ns
+        entries = row._asdict()
+        cones = entries.pop('cones')
+        later = {name: sent_ns + ns for name in MOMENTS[1:] if (ns := entries[name]) is not None}
+        found = None if cones is None else cones_from(cones)
+        frames.append(FrameTrace(**entries | later | {'sent_ns': sent_ns, 'found': found}))
+    return frames
 
 
 def cones_from(rows: Sequence[ConeRow]) -> Detections:
@@ -304,17 +303,14 @@ def first_mistake(error: ValidationError, record: Any) -> str:
 
 
 def _pass_text(frames: Sequence[FrameTrace]) -> str:
-    origin_ns = frames[0].sent_ns if frames else 0
-    table = _table(FRAME_COLUMNS, (_frame_row(frame, origin_ns) for frame in frames))
-    return f'{{"origin_ns": {origin_ns},\n"frames": {table}}}'
-
-
-def _frame_row(frame: FrameTrace, origin_ns: int) -> list[Any]:
-    row = {name: getattr(frame, name, None) for name in FRAME_COLUMNS}
-    row |= {name: ns - frame.sent_ns for name in MOMENTS[1:] if (ns := row[name]) is not None}
-    row['sent_ns'] = frame.sent_ns - origin_ns
-    row['cones'] = None if frame.found is None else cone_rows(frame.found)
-    return list(row.values())
+    origin_ns, rows = frames[0].sent_ns if frames else 0, []
+    for frame in frames:
+        row = {name: getattr(frame, name, None) for name in FRAME_COLUMNS}
+        row |= {name: ns - frame.sent_ns for name in MOMENTS[1:] if (ns := row[name]) is not None}
+        row['sent_ns'] = frame.sent_ns - origin_ns
+        row['cones'] = None if frame.found is None else cone_rows(frame.found)
+        rows.append(list(row.values()))
+    return f'{{"origin_ns": {origin_ns},\n"frames": {_table(FRAME_COLUMNS, rows)}}}'
 
 
 def cone_rows(cones: Detections) -> list[list[float]]:
