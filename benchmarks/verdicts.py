@@ -41,7 +41,7 @@ def main() -> None:
     wrong, held = np.zeros((2, len(FIGURES)))
     for _ in tqdm(range(args.trials), disable=None):
         pair = [simulate_replay(rng, args.passes, args.seconds, args.scatter) for _ in range(2)]
-        found = compare.compare(*pair)
+        found = compare.compare(*pair).differences
         for column, name in enumerate(FIGURES):
             wrong[column] += found[name].verdict in ('better', 'worse')
             held[column] += found[name].difference.low <= 0 <= found[name].difference.high
