@@ -191,7 +191,7 @@ def test_agreement_counts_cones_of_both_models():
     # Ours 3 + 1, theirs 2 + 2; the same are 2 + 1. A frame that we lost does not count.
     one = drive(cones(LEFT, RIGHT, (300, 300, 20, 30, BLUE)), cones(LEFT), None)
     theirs = truth_of(one, cones(LEFT, RIGHT), cones(LEFT, RIGHT), cones(LEFT))
-    figures = agreement_figures([one], theirs, NAMES)
+    figures = agreement_figures([one], theirs)
     assert figures['agreement_precision'].value == pytest.approx(3 / 4)
     assert figures['agreement_recall'].value == pytest.approx(3 / 4)
     assert figures['agreement_f1'].value == pytest.approx(2 * 3 / 8)

@@ -467,7 +467,7 @@ def test_figures_that_are_made_and_those_described_are_the_same() -> None:
         **load_figures([played]),
         **judged.accuracy_figures([played], truth, names, dict.fromkeys(names, 0.5)),
         **judged.consistency_figures([played], names),
-        **judged.agreement_figures([played], truth, names),
+        **judged.agreement_figures([played], truth),
         'max_rate_hz': Interval(50),
         'overhead_latency_p50_ms': Interval(1),
         'overhead_latency_p99_ms': Interval(1),

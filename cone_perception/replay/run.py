@@ -139,11 +139,10 @@ class Replay:
         return result
 
     def _measure(self) -> dict[str, Interval]:
-        passes, card = self.passes, self.bundle.card
-        figures = measure(passes, self.drive, self.bundle, self.settings.filters)
-        figures |= load_figures(passes)
+        figures = measure(self.passes, self.drive, self.bundle, self.settings.filters)
+        figures |= load_figures(self.passes)
         if self.reference is not None:
-            figures |= agreement_figures(passes, self.reference, card.class_names)
+            figures |= agreement_figures(self.passes, self.reference)
         if self._max_rate is not None:
             figures['max_rate_hz'] = Interval(self._max_rate.hz)
         return figures

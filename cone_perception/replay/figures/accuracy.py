@@ -75,7 +75,6 @@ def accuracy_figures(
     truth: Answers,
     class_names: Sequence[str],
     thresholds: Mapping[str, float],
-    seed: int = 0,
 ) -> dict[str, Interval]:
     """precision, recall, map50 (ap50 of one class): over all, per class, per band of box heights.
 
@@ -89,7 +88,7 @@ def accuracy_figures(
     second is one block. NaN where a figure or its interval has nothing to stand on.
     """
     frames = [frame for one in passes for frame in one.frames]
-    rows = accuracy_rows(frames, truth, class_names, thresholds, seed)
+    rows = accuracy_rows(frames, truth, class_names, thresholds)
     return {name: interval_of(each) for name, each in rows.items()}
 
 
@@ -98,11 +97,10 @@ def accuracy_rows(
     truth: Answers,
     class_names: Sequence[str],
     thresholds: Mapping[str, float],
-    seed: int = 0,
 ) -> dict[str, Float64]:
     """The same as (1 + R,) arrays: the value, then that of each resample of the drive's seconds.
 
-    Frames of the same stamps and the same seed make the same resamples: what two models make of
+    Frames of the same stamps make the same resamples: what two models make of
     them can be paired row by row. R is 0 with less than two seconds.
     """
     judged = [
@@ -111,7 +109,7 @@ def accuracy_rows(
         if (frame.camera, frame.stamp_ns) in truth
     ]
     answered = np.array([frame.found is not None for frame, _ in judged], bool)
-    weights = _weights((frame.stamp_ns for frame, _ in judged), seed)
+    weights = _weights((frame.stamp_ns for frame, _ in judged))
     matches = Matches.of(
         ((frame.found or Detections.empty(), cones) for frame, cones in judged), len(class_names)
     )
@@ -137,9 +135,7 @@ def accuracy_rows(
     return rows
 
 
-def agreement_figures(
-    passes: Sequence[Pass], reference: Answers, class_names: Sequence[str], seed: int = 0
-) -> dict[str, Interval]:
+def agreement_figures(passes: Sequence[Pass], reference: Answers) -> dict[str, Interval]:
     """agreement_precision, agreement_recall, agreement_f1 with another model's answers.
 
     Of the frames that both have answered; class and place must agree, IoU at least 0.5. Precision:
@@ -158,7 +154,7 @@ def agreement_figures(
         ],
         np.float64,
     ).reshape(-1, 3)
-    same, ours, theirs = _sums(counts, _weights((stamp_ns for stamp_ns, _, _ in both), seed)).T
+    same, ours, theirs = _sums(counts, _weights((stamp_ns for stamp_ns, _, _ in both))).T
     return {
         'agreement_precision': interval_of(share(same, ours)),
         'agreement_recall': interval_of(share(same, theirs)),
@@ -166,9 +162,7 @@ def agreement_figures(
     }
 
 
-def consistency_figures(
-    passes: Sequence[Pass], class_names: Sequence[str], seed: int = 0
-) -> dict[str, Interval]:
+def consistency_figures(passes: Sequence[Pass], class_names: Sequence[str]) -> dict[str, Interval]:
     """flicker_share, also per class, and detections_per_frame, of the frames answered.
 
     flicker_share: of the cones seen in the frames before and after one, the share not seen in it,
@@ -183,7 +177,7 @@ def consistency_figures(
         if each := flickers.get(frame):
             of_classes = (each.steady_class_id, each.gone.class_id)
             row[2:] = np.ravel([np.bincount(ids, minlength=classes) for ids in of_classes])
-    sums = _sums(counts, _weights((frame.stamp_ns for frame in answered), seed))
+    sums = _sums(counts, _weights(frame.stamp_ns for frame in answered))
     steady, gone = np.split(sums[:, 2:], 2, axis=1)
     figures = {
         'flicker_share': interval_of(share(gone.sum(axis=1), (gone + steady).sum(axis=1))),
@@ -311,7 +305,7 @@ def _accuracy(
     return np.concatenate(counts, axis=1), np.concatenate(ap50)
 
 
-def _weights(stamps_ns: Iterable[int], seed: int) -> list[Int32]:
+def _weights(stamps_ns: Iterable[int]) -> list[Int32]:
     """Multiplicities of the frames: a row of ones, then those of each resample.
 
     Frames of one second are drawn together. There is no resample where all are of one second.
@@ -322,7 +316,7 @@ def _weights(stamps_ns: Iterable[int], seed: int) -> list[Int32]:
     number = np.unique(seconds, return_inverse=True)[1]
     if number.max(initial=0) == 0:
         return [once]
-    return [once, *draw(number, RESAMPLES, seed)]
+    return [once, *draw(number, RESAMPLES, seed=0)]
 
 
 def _sums(counts: Float64, weights: Sequence[Int32]) -> Float64:

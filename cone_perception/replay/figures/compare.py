@@ -131,7 +131,7 @@ class ComparedResults:
     comparisons: tuple[ReplayComparison, ...]
 
 
-def compare_results(paths: Sequence[Path], seed: int = 0) -> ComparedResults:
+def compare_results(paths: Sequence[Path]) -> ComparedResults:
     """Compare each result with the first. Raises SourceError, SettingsError."""
     if len(paths) < 2:
         raise SettingsError('nothing to compare with: give two results or more.')
@@ -145,7 +145,7 @@ def compare_results(paths: Sequence[Path], seed: int = 0) -> ComparedResults:
         files,
         results,
         tuple(
-            compare(results[0], other, (names[0], name), seed)
+            compare(results[0], other, (names[0], name))
             for name, other in zip(names[1:], results[1:], strict=True)
         ),
     )
@@ -155,7 +155,6 @@ def compare(
     baseline: ReplayResult,
     other: ReplayResult,
     names: tuple[str, str] = ('baseline', 'other'),
-    seed: int = 0,
 ) -> ReplayComparison:
     """Every figure's difference, other minus baseline, with a verdict."""
     obstacles = find_obstacles(baseline, other)
@@ -169,7 +168,7 @@ def compare(
         paired = {
             each.name: each
             for part, keys in which.items()
-            for each in _paired(baseline, other, part, keys, seed)
+            for each in _paired(baseline, other, part, keys)
         }
     differences = {}
     for name in dict.fromkeys((*baseline.figures, *other.figures)):
@@ -203,13 +202,9 @@ def verdict_of(name: str, difference: Interval, margin: float) -> Verdict:
 
 
 def _paired(
-    a: ReplayResult,
-    b: ReplayResult,
-    part: str,
-    keys: set[tuple[str, int]],
-    seed: int,
+    a: ReplayResult, b: ReplayResult, part: str, keys: set[tuple[str, int]]
 ) -> Iterator[FigureDifference]:
-    """Accuracy on these frames. The same frames and seed make the same resamples for both.
+    """Accuracy on these frames. The same frames make the same resamples for both.
 
     part: of their names; `_sent` or `_answered`, empty for both.
     """
@@ -220,7 +215,7 @@ def _paired(
     rows_a, rows_b = (
         accuracy_rows(
             [frame for frame in result.frames if (frame.camera, frame.stamp_ns) in keys],
-            *(a.truth or {}, classes, result.model['thresholds'], seed),
+            *(a.truth or {}, classes, result.model['thresholds']),
         )
         for result in (a, b)
     )

@@ -40,7 +40,7 @@ Played = tuple[float, float, list[LoadSample]]
 """When the first picture of a pass was sent, the last thing that happened to one, the samples."""
 
 
-def load_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
+def load_figures(passes: Sequence[Pass]) -> dict[str, Interval]:
     """Find CPU, memory and GPU of all passes together, of each process that was sampled.
 
     cpu_cores: mean over time while pictures were under way; its interval by the bootstrap of
@@ -65,7 +65,7 @@ def load_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
         if told := [values[of] for values in on_gpu if of in values]:
             figures[name] = Interval(float(join(told)))
     for who, played in by_who.items():
-        figures[f'{who}_cpu_cores'] = _mean_cores(played, seed)
+        figures[f'{who}_cpu_cores'] = _mean_cores(played)
         peaks = [sample.values['memory_mb'] for *_, samples in played for sample in samples]
         figures[f'{who}_memory_peak_mb'] = Interval(max(peaks))
         slopes = [
@@ -104,7 +104,7 @@ def slope_per_min(times_s: Sequence[float], values: Sequence[float]) -> Interval
     return Interval(float(slope * 60), float(low * 60), float(high * 60))
 
 
-def _mean_cores(by_pass: Iterable[Played], seed: int) -> Interval:
+def _mean_cores(by_pass: Iterable[Played]) -> Interval:
     """Find the mean over time while pictures were under way, with the interval of its seconds."""
     sums: dict[tuple[int, int], list[float]] = defaultdict(lambda: [0.0, 0.0])
     for number, (first_ns, last_ns, samples) in enumerate(by_pass):
@@ -120,6 +120,6 @@ def _mean_cores(by_pass: Iterable[Played], seed: int) -> Interval:
     worked, passed = np.array(list(sums.values())).reshape(-1, 2).T
     if not passed.sum():
         return Interval(math.nan)
-    draws = draw_blocks(len(passed), RESAMPLES, seed)
+    draws = draw_blocks(len(passed), RESAMPLES, seed=0)
     mean = float(worked.sum() / passed.sum())
     return ratio_interval(mean, draws, worked, passed, len(passed))
