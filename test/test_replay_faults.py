@@ -21,11 +21,13 @@ from recorded_drive import (
     truths,
     write,
 )
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     IMAGE,
     bag_types,
+    header_stamp_ns,
     image_message,
     is_bag,
     open_bag,
@@ -194,6 +196,24 @@ def test_reading_a_cut_bag_on_raises_where_nobody_asks_for_less(tmp_path):
         problems = []
         assert len(list(read_messages(reader, [TOPIC], problems=problems))) >= 12
         assert len(problems) == 1
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_messages_written_out_of_order_come_by_their_times(tmp_path, storage):
+    order = [index * 7 % 20 for index in range(20)]  # so that chunks overlap
+    plugin = StoragePlugin[storage.upper()]
+    with Writer(tmp_path / 'bag', version=9, storage_plugin=plugin) as writer:
+        connection = writer.add_connection(TOPIC, IMAGE, typestore=bag_types())
+        for index in order:
+            writer.write(connection, at(index), noise(index))
+    with open_bag(cut_off(tmp_path / 'bag', 0.8)) as reader:
+        left = [at(index) for index in order[: reader.message_count]]
+        found = list(read_messages(reader, [TOPIC], problems=[]))
+        part = list(read_messages(reader, [TOPIC], at(5), at(11), problems=[]))
+    assert 10 <= len(left) < 20
+    assert [message.time_ns for message in found] == sorted(left)
+    assert all(header_stamp_ns(message.data) == message.time_ns for message in found)
+    assert part == [message for message in found if at(5) <= message.time_ns < at(11)]
 
 
 # --- metadata ---

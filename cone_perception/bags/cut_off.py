@@ -8,12 +8,15 @@ It also takes whole files whose name or metadata.yaml does not tell the storage.
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import closing, suppress
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import yaml
 from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader
@@ -50,20 +53,25 @@ class CutOffReader:
         self.compression_format = 'zstd' if self.compression_mode else None
         counts: Counter[tuple[str, str]] = Counter()
         found: dict[tuple[str, str], Connection] = {}
-        self.start_time, self.end_time = 2**63 - 1, 0
+        times_ns = array('q')
+        self._cuts: list[str] = []
         for file in self._files:
             connections: dict[int, Connection] = {}
-            for key, time_ns, _ in _read(file, connections, []):
+            for key, time_ns, _ in _read(file, connections, self._cuts):
                 counts[_key(connections[key])] += 1
-                self.start_time = min(self.start_time, time_ns)
-                self.end_time = max(self.end_time, time_ns + 1)
+                times_ns.append(time_ns)
             found = {_key(each): each for each in connections.values()} | found
         self.connections = [
             each._replace(id=number, msgcount=counts[key])
             for number, (key, each) in enumerate(found.items())
         ]
-        self.message_count = counts.total()
+        self.message_count = len(times_ns)
+        self.start_time = min(times_ns, default=2**63 - 1)
+        self.end_time = max(times_ns, default=-1) + 1
         self.duration = max(0, self.end_time - self.start_time)
+        # For each message, the earliest time of those that were written after it.
+        later_ns = np.append(times_ns, 2**63 - 1)[:0:-1]
+        self._earliest_later_ns = np.minimum.accumulate(later_ns)[::-1]
 
     def messages(
         self,
@@ -71,20 +79,29 @@ class CutOffReader:
         start: int | None = None,
         stop: int | None = None,
     ) -> Iterator[tuple[Connection, int, bytes]]:
-        """Connection, time (ns) and data of each message; start, stop: as rosbags has them."""
+        """Connection, time (ns) and data of each message, in the order of the times.
+
+        start, stop: as rosbags has them. Only those written before an earlier one are held back.
+        """
         wanted = {_key(each): each for each in connections or self.connections}
-        cuts: list[str] = []
+        waiting: list[tuple[int, int, Connection, bytes]] = []
+        numbered = enumerate(self._earliest_later_ns)
         for file in self._files:
             known: dict[int, Connection] = {}
-            for key, time_ns, data in _read(file, known, cuts):
+            # A recorder may have written more since they were counted.
+            read = zip(_read(file, known, []), numbered, strict=False)
+            for (key, time_ns, data), (number, later_ns) in read:
                 connection = wanted.get(_key(known[key]))
                 in_time = (start or -(2**63)) <= time_ns < (2**64 if stop is None else stop)
                 if connection is not None and in_time:
+                    heappush(waiting, (time_ns, number, connection, data))
+                while waiting and waiting[0][0] <= later_ns:
+                    time_ns, _, connection, data = heappop(waiting)
                     if self.compression_mode == 'message':
                         data = ZstdDecompressor().decompressobj().decompress(data)
                     yield connection, time_ns, data
-        if cuts:
-            raise EOFError('; '.join(cuts))
+        if self._cuts:
+            raise EOFError('; '.join(self._cuts))
 
     def close(self) -> None:
         """Do nothing: each walk through the messages opens and closes the files itself."""
