@@ -26,6 +26,7 @@ from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import gpu
 from cone_perception.errors import EngineError, ModelError, SettingsError, SourceError
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
+from training.cli import main
 from training.export import export
 from training.export.calibration import ENOUGH_PICTURES, LEAST_PICTURES, choose_pictures
 from training.export.networks import NETWORKS
@@ -212,6 +213,17 @@ def test_pictures_must_be_given():
         export.run(parse('best.pt', '--calibration', 'pictures', '--sensitivity'))
 
 
+@pytest.mark.parametrize('entry', ['--training', '--metrics'])
+@pytest.mark.parametrize('content', [None, b'{"pictures": ', b'[1]', b'\xff'])
+def test_broken_entry_for_the_card_is_told_in_a_sentence(tmp_path, capsys, entry, content):
+    path = tmp_path / 'entry.json'
+    if content is not None:
+        path.write_bytes(content)
+    words = ['export', 'best.pt', '--calibration', str(tmp_path), entry, str(path)]
+    assert main(words) == 1
+    assert f'{path} is no JSON file for the card: ' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('width_px', 'height_px', 'expected'),
     [(1280, 720, (384, 640)), (1920, 1080, (384, 640)), (640, 480, (480, 640))],
@@ -288,5 +300,5 @@ def test_engines_are_built_for_each_batch(tmp_path, monkeypatch):
 
     built: list[tuple[Path, int]] = []
     monkeypatch.setattr(build_engine, 'run', lambda args: built.append((args.bundle, args.batch)))
-    assert export.build_engines(tmp_path, [2, 1]) == 0
+    export.build_engines(tmp_path, [2, 1])
     assert built == [(tmp_path, 1), (tmp_path, 2)]

@@ -42,10 +42,7 @@ GREYS = (50, 80, 110, 140, 180)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Pictures that set the scales of the activations.
-
-    pictures: paths, in order. height_px, width_px: the network's input.
-    """
+    """Pictures, in order, that set the scales of a network with this input."""
 
     pictures: tuple[Path, ...]
     height_px: int
@@ -85,10 +82,9 @@ class Calibration:
                 'seen what judges it is judged too well.'
             )
         layout = read_layout(data)
-        candidates = layout.splits.get(split, ())
+        candidates = _evenly_spaced(layout.splits.get(split, ()), MOST_CANDIDATES)
         if not candidates:
             raise DataError(f'{layout.data_yaml} has no pictures for the split {split!r}.')
-        candidates = _evenly_spaced(candidates, MOST_CANDIDATES)
         strata = _strata(candidates, len(layout.names), height_px, width_px)
         order = cover(strata, min(count, len(candidates)))
         calibration = cls(tuple(sorted(candidates[i] for i in order)), height_px, width_px)
@@ -122,8 +118,7 @@ class Calibration:
     def letterboxed(self) -> Iterator[UInt8]:
         """(H, W, 3) uint8 BGR each."""
         for path in self.pictures:
-            bgr = read_picture(path)
-            yield letterbox(bgr, self.height_px, self.width_px)
+            yield letterbox(read_picture(path), self.height_px, self.width_px)
 
     def sha256(self) -> str:
         """Over the pictures' bytes in their order, lower-case hex."""
@@ -152,17 +147,14 @@ def choose_pictures(
     else:
         assert data is not None
         found = Calibration.from_split(data, split, count, height_px, width_px)
-    there = len(found.pictures)
-    if there < LEAST_PICTURES:
+    there = f'{len(found.pictures)} calibration pictures'
+    if len(found.pictures) < LEAST_PICTURES:
         raise SettingsError(
-            f'{there} calibration pictures are too few: give at least {LEAST_PICTURES}, better '
-            f'{ENOUGH_PICTURES}.'
+            f'{there} are too few: give at least {LEAST_PICTURES}, better {ENOUGH_PICTURES}.'
         )
-    if there < ENOUGH_PICTURES:
-        print(
-            f'Only {there} calibration pictures: with {ENOUGH_PICTURES} the scales would be surer.',
-            file=sys.stderr,
-        )
+    if len(found.pictures) < ENOUGH_PICTURES:
+        surer = f'with {ENOUGH_PICTURES} the scales would be surer.'
+        print(f'Only {there}: {surer}', file=sys.stderr)
     return found
 
 

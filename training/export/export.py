@@ -9,13 +9,13 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import get_args
+from typing import Any, get_args
 
 from cone_perception.dataset.split import read_split
 from cone_perception.engines import build_command
@@ -26,7 +26,7 @@ from cone_perception.errors import (
     SourceError,
     told_as,
 )
-from cone_perception.files import write_json
+from cone_perception.files import from_json, write_json
 from cone_perception.model_card import CARD_FILE, Bundle, ModelCard, file_sha256, read_bundle
 from cone_perception.settings import read_params_file
 from cone_perception.types import OutputLayout
@@ -60,12 +60,11 @@ from training.runs.card import read_card
 from training.ultralytics_cpu import prepare_ultralytics
 
 CALIBRATION_FILE = 'calibration.txt'
-GATE_FILE = 'gate.json'
 SENSITIVITY_PICTURES = 16
-SEARCH_RESAMPLES = 100
-CAMERA_PX = (1280, 720)
 NETWORK_WIDTH_PX = 640
-LICENCE_FILE = 'LICENSE'
+Judge = partial[GateResult]
+"""judge_bundle with its split and limits."""
+
 WEIGHTS_LICENCE = """\
 The networks in this folder were trained with Ultralytics (https://github.com/ultralytics), whose
 authors license it, and models trained with it, under the GNU Affero General Public License,
@@ -76,70 +75,47 @@ repository and contains nothing of Ultralytics.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('weights', type=Path, help='trained Ultralytics weights (.pt)')
-    parser.add_argument('--data', type=Path, help='YOLO data set: calibration, then the gate')
-    parser.add_argument('--split', default='val', help='that the gate judges on (default: val)')
-    parser.add_argument('--calibration-split', choices=['train', 'val'], default='train')
-    parser.add_argument(
-        '--calibration', type=Path, help='folder of pictures to calibrate with instead'
-    )
-    parser.add_argument(
-        '--calibration-count', type=int, default=ENOUGH_PICTURES, help='(default: %(default)s)'
-    )
-    parser.add_argument('--out', type=Path, help="bundle's folder (default: ./NAME)")
+    add = parser.add_argument
+    add('weights', type=Path, help='trained Ultralytics weights (.pt)')
+    add('--data', type=Path, help='YOLO data set: calibration, then the gate')
+    add('--split', default='val', help='that the gate judges on (default: val)')
+    add('--calibration-split', choices=['train', 'val'], default='train')
+    add('--calibration', type=Path, help='folder of pictures to calibrate with instead')
+    add('--calibration-count', type=int, default=ENOUGH_PICTURES, help='(default: %(default)s)')
+    add('--out', type=Path, help="bundle's folder (default: ./NAME)")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument(
-        '--imgsz', type=int, nargs=2, metavar=('H', 'W'), help="network's input, multiples of 32"
+    imgsz = "network's input, multiples of 32"
+    size.add_argument('--imgsz', type=int, nargs=2, metavar=('H', 'W'), help=imgsz)
+    settings = (
+        "node's settings: the letterbox of its expected_width_px and expected_height_px is taken "
+        '(default: of 1280x720, which is 384x640)'
     )
-    size.add_argument(
-        '--settings',
-        type=Path,
-        help="node's settings: the letterbox of its expected_width_px and expected_height_px "
-        'is taken (default: of 1280x720, which is 384x640)',
-    )
-    parser.add_argument('--batches', type=int, nargs='+', default=[1, 2], help='(default: 1 2)')
-    parser.add_argument(
-        '--layout',
-        choices=get_args(OutputLayout),
-        default='anchors',
-        help="of the output; end_to_end: only from weights with such a head, as YOLO26's",
-    )
-    parser.add_argument('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument('--name', help='of the model (default: of the folder)')
-    parser.add_argument(
-        '--threshold',
-        nargs='+',
-        default=[],
-        metavar='CLASS=SCORE',
-        help='least score of a class (default: 0.25)',
-    )
-    parser.add_argument('--card', type=Path, help="campaign's card.json: both entries below")
+    size.add_argument('--settings', type=Path, help=settings)
+    add('--batches', type=int, nargs='+', default=[1, 2], help='(default: 1 2)')
+    layout = "of the output; end_to_end: only from weights with such a head, as YOLO26's"
+    add('--layout', choices=get_args(OutputLayout), default='anchors', help=layout)
+    add('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
+    add('--name', help='of the model (default: of the folder)')
+    least = 'least score of a class (default: 0.25)'
+    add('--threshold', nargs='+', default=[], metavar='CLASS=SCORE', help=least)
+    add('--card', type=Path, help="campaign's card.json: both entries below")
     for entry in ('training', 'metrics'):
-        parser.add_argument(f'--{entry}', type=Path, help=f'JSON file: the card\'s "{entry}"')
+        add(f'--{entry}', type=Path, help=f'JSON file: the card\'s "{entry}"')
     kept = parser.add_mutually_exclusive_group()
-    kept.add_argument(
-        '--sensitivity',
-        action='store_true',
-        help='measure each block and keep the fewest in float with which the gate passes',
-    )
-    kept.add_argument(
-        '--keep-float',
-        nargs='+',
-        metavar='BLOCK',
-        help='blocks that stay in float, as sensitivity.json names them; none: only the last ones',
-    )
+    search = 'measure each block and keep the fewest in float with which the gate passes'
+    kept.add_argument('--sensitivity', action='store_true', help=search)
+    named = 'blocks that stay in float, as sensitivity.json names them; none: only the last ones'
+    kept.add_argument('--keep-float', nargs='+', metavar='BLOCK', help=named)
     add_limits(parser)
-    parser.add_argument('--force', action='store_true', help='bundle it though it fails the gate')
-    parser.add_argument(
-        '--engine', action='store_true', help="build this machine's GPU engines too"
-    )
+    add('--force', action='store_true', help='bundle it though it fails the gate')
+    add('--engine', action='store_true', help="build this machine's GPU engines too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, quantise, judge, bundle. Raises ModelError when the gate fails without --force."""
     prepare_ultralytics()
     _check_arguments(args)
-    made, measured = read_card(args.card, args.weights) if args.card else ({}, {})
+    made, measured = _read_entries(args)
     height_px, width_px = args.imgsz or letterbox_of(args.settings)
     originals = export_batches(args.weights, height_px, width_px, args.layout, args.batches)
     thresholds = _thresholds(args.threshold, originals.class_names)
@@ -160,27 +136,24 @@ def run(args: argparse.Namespace) -> int:
             width_px=width_px,
             output_layout=originals.layout,
             thresholds=thresholds,
-            networks=(write_network(draft, originals.first, {}, 'fp32'),),
+            networks=(write_network(draft, originals.by_batch[1], {}, 'fp32'),),
             licence='AGPL-3.0-only',
         )
         bundle = Bundle(draft, card)
         steps, kept = _choose_steps(args, bundle, originals, calibration, judge)
-        share = len(steps), len(convolutions_of(originals.first))
-        files = {'training': args.training, 'metrics': args.metrics}
-        told = {name: json.loads(path.read_bytes()) for name, path in files.items() if path}
-        (draft / LICENCE_FILE).write_text(WEIGHTS_LICENCE, encoding='utf-8')
+        share = len(steps), len(convolutions_of(originals.by_batch[1]))
+        (draft / 'LICENSE').write_text(WEIGHTS_LICENCE, encoding='utf-8')
         (draft / CALIBRATION_FILE).write_text(calibration.listing(), encoding='utf-8')
         card = replace(
             card,
             networks=tuple(write_networks(draft, originals, steps, args.networks)),
             training={
                 **made,
-                **told.get('training', {}),
                 'weights_sha256': file_sha256(args.weights),
                 'quantised': f'{share[0]} of {share[1]} convolutions are INT8',
                 'kept_in_float': kept,
             },
-            metrics={**measured, **told.get('metrics', {})},
+            metrics=measured,
             calibration={
                 'count': len(calibration.pictures),
                 'sha256': calibration.sha256(),
@@ -199,11 +172,13 @@ def run(args: argparse.Namespace) -> int:
             result = judge(bundle, resamples=args.resamples)
             print(table(result))
             card = replace(card, gate=result.card_entry(share))
-            write_json(draft / GATE_FILE, result.to_json())
+            write_json(draft / 'gate.json', result.to_json())
             _refuse(result, args.force)
         _finish(draft, card, args.networks)
     print(f'{out / CARD_FILE}: {card.training["quantised"]}')
-    return build_engines(out, args.batches) if args.engine else 0
+    if args.engine:
+        build_engines(out, args.batches)
+    return 0
 
 
 def _finish(draft: Path, card: ModelCard, wanted: Collection[str]) -> None:
@@ -237,14 +212,14 @@ def _choose_steps(
     bundle: Bundle,
     originals: Originals,
     calibration: Calibration,
-    judge: partial[GateResult] | None,
+    judge: Judge | None,
 ) -> tuple[Steps, list[str]]:
     """Steps of what becomes INT8, and the blocks in float: usual, named, or found by a search.
 
-    bundle: the FP32 network alone. judge: judge_bundle with its split and limits; None: no data.
-    Raises ModelError when INT8 is wanted and nothing would be.
+    bundle: the FP32 network alone. judge: None without data. Raises ModelError when INT8 is wanted
+    and nothing would be.
     """
-    original = originals.first
+    original = originals.by_batch[1]
     steps = measure_steps(original, calibration)
     if judge and args.sensitivity:
         kept = _search_float_blocks(steps, bundle, originals, calibration, judge)
@@ -263,14 +238,10 @@ def _choose_steps(
 
 
 def _search_float_blocks(
-    steps: Steps,
-    bundle: Bundle,
-    originals: Originals,
-    calibration: Calibration,
-    judge: partial[GateResult],
+    steps: Steps, bundle: Bundle, originals: Originals, calibration: Calibration, judge: Judge
 ) -> list[str]:
     """The fewest blocks in float with which OpenVINO's INT8 passes the gate; writes evidence."""
-    original = originals.first
+    original = originals.by_batch[1]
     (fp32,) = bundle.card.networks
     reference = evaluate_network(bundle, fp32, judge.keywords['split'])
 
@@ -278,14 +249,14 @@ def _search_float_blocks(
         chosen = steps_without(steps, original, kept)
         trial = write_network(bundle.folder, original, chosen, 'int8-uint8')
         both = Bundle(bundle.folder, replace(bundle.card, networks=(fp32, trial)))
-        result = judge(both, resamples=SEARCH_RESAMPLES, reference=reference, bfloat16=False)
+        result = judge(both, resamples=100, reference=reference, bfloat16=False)
         (bundle.folder / trial.file).unlink()
         print(table(result), file=sys.stderr)
         return result.passed
 
     every = max(1, len(calibration.pictures) // SENSITIVITY_PICTURES)
     some = replace(calibration, pictures=calibration.pictures[::every])
-    measured = measure_blocks(steps, original, some.letterboxed(), originals.layout)
+    measured = measure_blocks(steps, original, [*some.letterboxed()], originals.layout)
     kept = search_float_blocks(measured, passes)
     write_evidence(bundle.folder, measured, kept)
     return [*kept]
@@ -319,7 +290,7 @@ def letterbox_of(settings: Path | None) -> tuple[int, int]:
 
     Raises SettingsError when the file cannot be read, or does not say the camera's size.
     """
-    width_px, height_px = CAMERA_PX
+    width_px, height_px = 1280, 720
     if settings is not None:
         node = read_params_file(settings)
         width_px, height_px = (node.get(f'expected_{side}_px', 0) for side in ('width', 'height'))
@@ -331,7 +302,7 @@ def letterbox_of(settings: Path | None) -> tuple[int, int]:
     return math.ceil(NETWORK_WIDTH_PX * height_px / width_px / 32) * 32, NETWORK_WIDTH_PX
 
 
-def build_engines(bundle: Path, batches: Sequence[int]) -> int:
+def build_engines(bundle: Path, batches: Sequence[int]) -> None:
     """Build this machine's engines of the bundle, as `cone-perception build-engine` does."""
     parser = argparse.ArgumentParser()
     build_command.add_arguments(parser)
@@ -343,7 +314,6 @@ def build_engines(bundle: Path, batches: Sequence[int]) -> int:
             f'the bundle {bundle} is made, but its engine cannot be built here: {error} Run '
             f'`cone-perception build-engine {bundle}` on the machine that drives.'
         ) from error
-    return 0
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -356,6 +326,16 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise SettingsError('--sensitivity searches against the gate: give --data.')
     if min(args.batches) < 1:
         raise SettingsError('--batches takes whole numbers from 1.')
+
+
+def _read_entries(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The card's `training` and `metrics`: of the campaign, and above them those of the files."""
+    made, measured = read_card(args.card, args.weights) if args.card else ({}, {})
+    for entry, path in ((made, args.training), (measured, args.metrics)):
+        if path:
+            with told_as(SourceError, f'{path} is no JSON file for the card', OSError, ValueError):
+                entry |= from_json(Mapping[str, Any], json.loads(path.read_bytes()), 'it')
+    return made, measured
 
 
 def _thresholds(entries: list[str], names: tuple[str, ...]) -> dict[str, float]:

@@ -19,6 +19,7 @@ import numpy as np
 from cone_perception.accuracy.average_precision import rank, share
 from cone_perception.accuracy.intervals import Float64, Int32, Interval, resampled
 from cone_perception.accuracy.matching import match_detections
+from cone_perception.dataset.layout import find_data_yaml
 from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.engines.check import match_pairs, mean_and_p95
 from cone_perception.engines.cpu.open import computes_bfloat16, networks_for_cpu, open_network
@@ -119,8 +120,7 @@ class GateResult:
         """The content of gate.json; null for what is not defined."""
         networks = {each.kind: {'passed': each.passed, **asdict(each)} for each in self.networks}
         stored = {**asdict(self), 'passed': self.passed, 'networks': networks}
-        entry: dict[str, Any] = without_nan(stored)
-        return entry
+        return dict(without_nan(stored))
 
     def card_entry(self, int8_convolutions: tuple[int, int]) -> dict[str, Any]:
         """The model card's `gate`: the verdict, the limits and the figures they are held to."""
@@ -133,10 +133,7 @@ class GateResult:
         del entry['confidence']
         entry |= {'figures': figures, 'int8_convolutions': int8_convolutions}
         # Rounded for people.
-        rounded: dict[str, Any] = json.loads(
-            to_json(entry), parse_float=lambda text: round(float(text), 5)
-        )
-        return rounded
+        return dict(json.loads(to_json(entry), parse_float=lambda text: round(float(text), 5)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,38 +146,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """The arguments that `limits_from` reads."""
-    usual = GateLimits()
     parser.add_argument('--recipe', type=Path, help='take the limits from its section `gate`')
-    for entry, meaning in (
-        ('map50', 'most that mAP50 may fall'),
-        ('small_recall', f'most that the recall of boxes under {SMALL_PX} px may fall'),
-        ('score_error', 'most that scores may differ by, mean'),
+    small = f'most that the recall of boxes under {SMALL_PX} px may fall'
+    for flag, meaning, usual in (
+        ('--limit-map50', 'most that mAP50 may fall', GateLimits().map50),
+        ('--limit-small-recall', small, GateLimits().small_recall),
+        ('--limit-score-error', 'most that scores may differ by, mean', GateLimits().score_error),
     ):
-        parser.add_argument(
-            f'--limit-{entry.replace("_", "-")}',
-            type=float,
-            metavar='SHARE',
-            help=f'{meaning} (default: {getattr(usual, entry)})',
-        )
-    parser.add_argument(
-        '--confidence',
-        type=float,
-        default=FIXED_CONFIDENCE,
-        help='boxes of FP32 above it are compared (default: %(default)s)',
-    )
+        about = f'{meaning} (default: {usual})'
+        parser.add_argument(flag, type=float, metavar='SHARE', help=about)
+    compared = 'boxes of FP32 above it are compared (default: %(default)s)'
+    parser.add_argument('--confidence', type=float, default=FIXED_CONFIDENCE, help=compared)
     parser.add_argument('--resamples', type=int, default=1000, help='(default: %(default)s)')
 
 
 def run(args: argparse.Namespace) -> int:
     """Judge and print; status 1 when a network fails."""
-    bundle = read_bundle(args.bundle)
-    result = judge_bundle(
-        bundle,
-        read_split(args.data, args.split),
-        limits_from(args),
-        confidence=args.confidence,
-        resamples=args.resamples,
-    )
+    asked = read_bundle(args.bundle), read_split(args.data, args.split), limits_from(args)
+    result = judge_bundle(*asked, confidence=args.confidence, resamples=args.resamples)
     print(table(result))
     if args.json:
         write_json(args.json, result.to_json())
@@ -233,9 +216,8 @@ def judge_bundle(
     if not networks[0].small_boxes:
         notes.append(f'no cone under {SMALL_PX} px: their recall is not judged')
     figures = metrics(first, confidence=confidence)
-    folder = split.data.resolve()
     return GateResult(
-        data=(folder if folder.is_dir() else folder.parent).name,
+        data=find_data_yaml(split.data).parent.name,
         split=split.split,
         data_sha256=split.sha256,
         pictures=len(split),
@@ -255,15 +237,16 @@ def agreement(
     errors, overlaps = [], []
     boxes = missed = extra = 0
     for all_ours, theirs in zip(reference, found, strict=True):
-        ours, sure = _above(all_ours, confidence), _above(theirs, confidence)
+        ours, sure = (each[each.score >= confidence] for each in (all_ours, theirs))
         boxes += len(ours)
         i, j, overlap = match_pairs(theirs, ours)
         error = ours.score.astype(np.float64)
         error[j] = np.abs(theirs.score[i] - ours.score[j])
         errors += error.tolist()
         overlaps += overlap.tolist()
-        missed += int((match_detections(ours, _above(theirs, confidence - SLACK)) < 0).sum())
-        extra += int((match_detections(sure, _above(all_ours, confidence - SLACK)) < 0).sum())
+        near, near_theirs = (each[each.score >= confidence - SLACK] for each in (all_ours, theirs))
+        missed += int((match_detections(ours, near_theirs) < 0).sum())
+        extra += int((match_detections(sure, near) < 0).sum())
     return Agreement(boxes, *mean_and_p95(errors), missed, extra, mean_and_p95(overlaps)[0])
 
 
@@ -357,10 +340,6 @@ def _small_recall(
 
     count = sum(int(each.truths.sum()) for each in ranked[1])
     return resampled(gained, first.groups()[0], resamples), count
-
-
-def _above(found: Detections, confidence: float) -> Detections:
-    return found[found.score >= confidence]
 
 
 def table(result: GateResult) -> str:

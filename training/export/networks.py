@@ -57,16 +57,11 @@ SAME_SCORE = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Originals:
-    """FP32 networks by batch, of one set of weights, with their output."""
+    """FP32 networks of one set of weights; the one for batch 1 is quantised and judged."""
 
     by_batch: Mapping[int, onnx.ModelProto]
     class_names: tuple[str, ...]
     layout: OutputLayout
-
-    @property
-    def first(self) -> onnx.ModelProto:
-        """The network for one picture: it is quantised and judged."""
-        return self.by_batch[1]
 
 
 def export_batches(

@@ -52,7 +52,6 @@ Int8Encoding = Literal['int8', 'uint8']
 Steps = Mapping[str, float]
 """Name of a convolution -> step size of its input."""
 
-LARGEST_INPUT = 127
 LARGEST_WEIGHT: Mapping[Int8Encoding, int] = {'int8': 127, 'uint8': 63}
 """Largest stored weight: 8 bits for GPUs, 7 for CPUs.
 
@@ -104,12 +103,10 @@ def measure_steps(original: onnx.ModelProto, calibration: Calibration) -> dict[s
         inputs = ({name: picture} for picture in pictures)
         calibrator.collect_data(SimpleNamespace(get_next=lambda: next(inputs, None)))
         ranges = dict(calibrator.compute_data().items())
-    return {
-        node.name: float(
-            _step_sizes(np.abs(ranges[node.input[0]].range_value).max(), LARGEST_INPUT)
-        )
-        for node in convolutions_of(original)
+    greatest = {
+        n.name: np.abs(ranges[n.input[0]].range_value).max() for n in convolutions_of(original)
     }
+    return {name: float(_step_sizes(value, 127)) for name, value in greatest.items()}
 
 
 def steps_of(quantised: onnx.ModelProto) -> dict[str, float]:
@@ -120,8 +117,7 @@ def steps_of(quantised: onnx.ModelProto) -> dict[str, float]:
         for node in quantised.graph.node
         if node.op_type == 'DequantizeLinear' and node.input[0] not in stored
     }
-    convolutions = convolutions_of(quantised)
-    return {n.name: scale[n.input[0]] for n in convolutions if n.input[0] in scale}
+    return {n.name: scale[n.input[0]] for n in convolutions_of(quantised) if n.input[0] in scale}
 
 
 def quantise(
@@ -145,23 +141,18 @@ def quantise(
     added: dict[str, NDArray[np.generic]] = {'zero_point': ZERO_POINT[encoding]}
     nodes: list[onnx.NodeProto] = []
 
-    def dequantise(stored: str, real: str, zero: str, **attributes: int) -> None:
-        inputs = [stored, f'{real}_scale', zero]
-        outputs = [f'{real}_dequantised']
-        name = f'{real}_DequantizeLinear'
-        nodes.append(helper.make_node('DequantizeLinear', inputs, outputs, name, **attributes))
+    def add(operator: str, taken: str, made: str, real: str, zero: str, **axis: int) -> None:
+        inputs = [taken, f'{real}_scale', zero]
+        nodes.append(helper.make_node(operator, inputs, [made], f'{real}_{operator}', **axis))
 
     for node in graph.node:
         if node.name in steps:
             taken, weight = node.input[0], node.input[1]
             if f'{taken}_scale' not in added:
                 added[f'{taken}_scale'] = np.array(steps[node.name], np.float32)
-                inputs = [taken, f'{taken}_scale', 'zero_point']
                 whole = f'{taken}_quantised'
-                nodes.append(
-                    helper.make_node('QuantizeLinear', inputs, [whole], f'{taken}_QuantizeLinear')
-                )
-                dequantise(whole, taken, 'zero_point')
+                add('QuantizeLinear', taken, whole, taken, 'zero_point')
+                add('DequantizeLinear', whole, f'{taken}_dequantised', taken, 'zero_point')
             if f'{weight}_int8' not in added:
                 real, largest = weights[weight], LARGEST_WEIGHT[encoding]
                 scale = _step_sizes(np.abs(real).reshape(len(real), -1).max(axis=1), largest)
@@ -169,7 +160,8 @@ def quantise(
                 added[f'{weight}_int8'] = whole_steps.clip(-largest, largest).astype(np.int8)
                 added[f'{weight}_scale'] = scale
                 added[f'{weight}_zero'] = np.zeros(len(scale), np.int8)
-                dequantise(f'{weight}_int8', weight, f'{weight}_zero', axis=0)
+                inputs = f'{weight}_int8', f'{weight}_dequantised', weight, f'{weight}_zero'
+                add('DequantizeLinear', *inputs, axis=0)
             node.input[0], node.input[1] = f'{taken}_dequantised', f'{weight}_dequantised'
         nodes.append(node)
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in added.items())
@@ -204,21 +196,19 @@ def _step_sizes(greatest: Float32, count: int) -> Float32:
     half = exact.astype(np.float16)
     half = np.where(half < exact, np.nextafter(half, np.float16(np.inf)), half)
     least = np.finfo(np.float16).smallest_subnormal
-    steps: Float32 = np.maximum(half, least).astype(np.float32)
-    return steps
+    return np.asarray(np.maximum(half, least), np.float32)
 
 
 def decoding_nodes(network: onnx.ModelProto) -> set[str]:
     """Names of the nodes after the head's convolutions: boxes and scores are made there."""
     names = [node.name for node in network.graph.node]
-    blocks = [int(found[1]) for name in names if (found := re.match(r'/model\.(\d+)/', name))]
-    head = f'/model.{max(blocks, default=0)}/'
-    branch = re.compile(re.escape(head) + r'(one2one_)?cv[23]\.')
-    inside = re.compile(r'/model\.\d+/')
+    block_of = {name: re.match(r'/model\.(\d+)/', name) for name in names}
+    last = max((int(found[1]) for found in block_of.values() if found), default=0)
+    branch = re.compile(rf'/model\.{last}/(one2one_)?cv[23]\.')
     return {
         name
-        for name in names
-        if not inside.match(name) or (name.startswith(head) and not branch.match(name))
+        for name, found in block_of.items()
+        if found is None or (int(found[1]) == last and not branch.match(name))
     }
 
 
@@ -278,18 +268,15 @@ def store_weights_in_half(network: onnx.ModelProto) -> onnx.ModelProto:
     small = deepcopy(network)
     taken = {node.input[1] for node in convolutions_of(small)}
     weights = [t for t in small.graph.initializer if t.name in taken and np.prod(t.dims) >= LARGE]
-    nodes = []
+    casts = []
     for weight in weights:
-        half, back = f'{weight.name}_half', f'{weight.name}_float'
-        small.graph.initializer.append(_to_half(weight, half))
-        nodes.append(
-            helper.make_node('Cast', [half], [back], f'{weight.name}_Cast', to=TensorProto.FLOAT)
-        )
-    names = {weight.name for weight in weights}
-    for node in convolutions_of(small):
-        if node.input[1] in names:
-            node.input[1] = f'{node.input[1]}_float'
-    return with_nodes(small, [*nodes, *small.graph.node])
+        name = weight.name
+        small.graph.initializer.append(_to_half(weight, f'{name}_half'))
+        ends = [f'{name}_half'], [f'{name}_float'], f'{name}_Cast'
+        casts.append(helper.make_node('Cast', *ends, to=TensorProto.FLOAT))
+        for node in [node for node in convolutions_of(small) if node.input[1] == name]:
+            node.input[1] = f'{name}_float'
+    return with_nodes(small, [*casts, *small.graph.node])
 
 
 def _to_half(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:

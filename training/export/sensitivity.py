@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -76,10 +76,7 @@ def usual_float_blocks(network: onnx.ModelProto) -> list[str]:
 
 
 def measure_blocks(
-    steps: Steps,
-    original: onnx.ModelProto,
-    pictures: Iterable[UInt8],
-    layout: OutputLayout,
+    steps: Steps, original: onnx.ModelProto, pictures: Sequence[UInt8], layout: OutputLayout
 ) -> tuple[BlockSensitivity, ...]:
     """Quantise each block alone and compare its scores with FP32's, in OpenVINO.
 
@@ -87,12 +84,11 @@ def measure_blocks(
     """
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in original.graph.initializer}
     weights = {node.name: sizes.get(node.input[1], 0) for node in convolutions_of(original)}
-    shown = list(pictures)
-    reference = _outputs(original, shown, 'fp32')
+    reference = _outputs(original, pictures, 'fp32')
     measured = []
     for block, names in tqdm(blocks_of(original).items(), desc='sensitivity', unit='block'):
         alone = quantise(original, {name: steps[name] for name in names}, 'uint8')
-        outputs = _outputs(alone, shown, 'int8')
+        outputs = _outputs(alone, pictures, 'int8')
         errors = [score_error(a, b, layout) for a, b in zip(reference, outputs, strict=True)]
         parameters = sum(weights[name] for name in names)
         measured.append(BlockSensitivity(block, names, parameters, float(np.mean(errors))))
