@@ -28,7 +28,6 @@ from cone_perception.files import LockedError, locked, write_whole
 from training.data.manifest import MANIFEST, check_manifest, write_manifest
 from training.recipe.sources import SOURCES, RoboflowVersion, parse_counts
 
-CONNECT_S = 15.0
 SILENCE_S = 60.0
 """So long may the other side say nothing."""
 ATTEMPTS = 5
@@ -91,7 +90,7 @@ def _receive(session: Any, link: str, part: Path) -> bool:
     headers = {'Accept-Encoding': 'identity'}
     if start:
         headers |= {'Range': f'bytes={start}-', 'If-Range': mark}
-    with session.get(link, headers=headers, stream=True, timeout=(CONNECT_S, SILENCE_S)) as answer:
+    with session.get(link, headers=headers, stream=True, timeout=(15.0, SILENCE_S)) as answer:
         if answer.status_code == 416:  # nothing is left, or it is another file
             mark_file.unlink()
             return False
@@ -115,8 +114,6 @@ def _receive(session: Any, link: str, part: Path) -> bool:
 
 
 KEY_VARIABLE = 'ROBOFLOW_API_KEY'
-EXPORT_FORMAT = 'yolov11'
-"""What the strategy downloads: YOLO text files and data.yaml."""
 ANSWER_S = 60.0
 """Roboflow's client waits for an answer for ever; this is how long it may."""
 EXPORT_S = 1800.0
@@ -139,9 +136,8 @@ class ApiKey:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('name', choices=SOURCES, help='which data set')
-    parser.add_argument(
-        '--to', type=Path, default=Path('datasets'), help='folder of data sets (default: datasets)'
-    )
+    to = 'folder of data sets (default: datasets)'
+    parser.add_argument('--to', type=Path, default=Path('datasets'), help=to)
     expect = 'how many pictures there should be, if not as the strategy says'
     parser.add_argument('--expect', nargs='+', default=[], metavar='SPLIT=PICTURES', help=expect)
     again = 'download although it is there; the old one is kept'
@@ -250,7 +246,7 @@ def _find_link(source: RoboflowVersion, key: ApiKey) -> str:
     with told_as(InstallError, 'the Roboflow client is not there', ImportError, advice=advice):
         from roboflow.adapters import rfapi
     place = f'{source.workspace}/{source.project} version {source.version}'
-    wanted = (source.workspace, source.project, str(source.version), EXPORT_FORMAT)
+    wanted = (source.workspace, source.project, str(source.version), 'yolov11')
     ask = partial(rfapi.get_version_export, key.value, *wanted)
     deadline, shape = time.monotonic() + EXPORT_S, '{desc} {percentage:.0f}%'
     with tqdm(total=1.0, desc=f'{place}: packing', delay=1, bar_format=shape) as bar:

@@ -22,7 +22,6 @@ from cone_perception.errors import DataError, OutputError, SettingsError, told_a
 from cone_perception.files import write_json, write_whole
 from cone_perception.images import read_picture
 from cone_perception.pictures.draw import draw_caption, encode_picture
-from cone_perception.types import UInt8
 from training.data.like_pictures import (
     BIN,
     BITS,
@@ -35,7 +34,7 @@ from training.data.like_pictures import (
 )
 from training.recipe.recipe import Leaks
 
-TILE_WIDTH_PX, TILE_HEIGHT_PX = 300, 200
+TILE_PX = 300, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +86,22 @@ class LeakReport:
 
         Raises OutputError when it cannot be written.
         """
-        tiles = [self._tile(pair) for pair in self.closest]
-        columns = 3
-        while not tiles or len(tiles) % columns:
-            tiles.append(np.zeros((TILE_HEIGHT_PX, 2 * TILE_WIDTH_PX, 3), np.uint8))
-        rows = [
-            np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)
-        ]
+        tiles = []
+        for pair in self.closest:
+            shown = [read_picture(self.roots[end.dataset] / end.path) for end in (pair.a, pair.b)]
+            small = [cv2.resize(bgr, TILE_PX, interpolation=cv2.INTER_AREA) for bgr in shown]
+            tile = np.asarray(np.hstack(small), np.uint8)
+            mirrored = ' mirrored' if pair.mirrored else ''
+            alike = 'ALIKE' if pair.bits <= self.bits else 'not alike'
+            about = f'{pair.bits} bits{mirrored}: {alike}, {pair.relation}'
+            for row, text in enumerate((about, str(pair.a), str(pair.b))):
+                draw_caption(tile[16 * row :], text[:88])
+            tiles.append(tile)
+        while not tiles or len(tiles) % 3:
+            tiles.append(np.zeros((TILE_PX[1], 2 * TILE_PX[0], 3), np.uint8))
+        rows = [np.hstack(tiles[start : start + 3]) for start in range(0, len(tiles), 3)]
         with told_as(OutputError, f'{path} cannot be written'):
             write_whole(path, encode_picture('.png', np.vstack(rows)))
-
-    def _tile(self, pair: PicturePair) -> UInt8:
-        """Two pictures beside each other, below what is to say of them."""
-        size = TILE_WIDTH_PX, TILE_HEIGHT_PX
-        shown = [read_picture(self.roots[end.dataset] / end.path) for end in (pair.a, pair.b)]
-        small = [cv2.resize(bgr, size, interpolation=cv2.INTER_AREA) for bgr in shown]
-        tile = np.asarray(np.hstack(small), np.uint8)
-        mirrored = ' mirrored' if pair.mirrored else ''
-        alike = 'ALIKE' if pair.bits <= self.bits else 'not alike'
-        about = f'{pair.bits} bits{mirrored}: {alike}, {pair.relation}'
-        for row, text in enumerate((about, str(pair.a), str(pair.b))):
-            draw_caption(tile[16 * row :], text[:88])
-        return tile
 
 
 def find_leaks(
@@ -175,8 +168,22 @@ def name_sets(paths: Iterable[Path]) -> dict[str, Path]:
     return named
 
 
-def print_leaks(report: LeakReport) -> None:
-    """Print what was found, and what training leaves out for it."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('data', type=Path, nargs='+', help='data sets: folders with data.yaml')
+    bits = f'bits of {BITS} that may differ (default: {Leaks().bits})'
+    parser.add_argument('--bits', type=int, default=Leaks().bits, help=bits)
+    out = 'folder for leaks.json, leaks.png and the kept hashes (default: leaks)'
+    parser.add_argument('--out', type=Path, default=Path('leaks'), help=out)
+    parser.add_argument('--workers', type=int, help='threads (default: one per processor)')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find leaks, print and write them. Status 2 when training would see judged pictures."""
+    report = find_leaks(
+        name_sets(args.data), args.bits, workers=args.workers, cache=args.out / 'hashes.json'
+    )
+    write_json(args.out / 'leaks.json', report.to_json(), indent=1)
+    report.write_contact_sheet(args.out / 'leaks.png')
     for name, splits in report.pictures.items():
         print(f'{name}: {", ".join(f"{count} {split}" for split, count in splits.items())}')
     for picture in report.unreadable:
@@ -201,24 +208,5 @@ def print_leaks(report: LeakReport) -> None:
     print('\nleft out of training:')
     for name, paths in report.exclusions.items():
         print(f'  {len(paths):8} of {report.pictures[name].get("train", 0)} of {name}')
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('data', type=Path, nargs='+', help='data sets: folders with data.yaml')
-    bits = f'bits of {BITS} that may differ (default: {Leaks().bits})'
-    parser.add_argument('--bits', type=int, default=Leaks().bits, help=bits)
-    out = 'folder for leaks.json, leaks.png and the kept hashes (default: leaks)'
-    parser.add_argument('--out', type=Path, default=Path('leaks'), help=out)
-    parser.add_argument('--workers', type=int, help='threads (default: one per processor)')
-
-
-def run(args: argparse.Namespace) -> int:
-    """Find leaks, write them below --out. Status 2 when training would see judged pictures."""
-    report = find_leaks(
-        name_sets(args.data), args.bits, workers=args.workers, cache=args.out / 'hashes.json'
-    )
-    write_json(args.out / 'leaks.json', report.to_json(), indent=1)
-    report.write_contact_sheet(args.out / 'leaks.png')
-    print_leaks(report)
     print(f'\nall pairs: {args.out / "leaks.json"}; the closest: {args.out / "leaks.png"}')
     return 2 if any(report.exclusions.values()) else 0

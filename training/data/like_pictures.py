@@ -11,7 +11,6 @@ which float32 holds exactly, and a matrix product is what a CPU does fastest.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.dataset.labels import map_in_threads
-from cone_perception.files import write_json
+from cone_perception.files import read_noted, write_json
 from cone_perception.types import Float32, Int64, UInt8
 
 BITS = 256
@@ -66,7 +65,8 @@ def hash_pictures(
 
     Computed in `workers` threads. cache: JSON file of bits by path, size and time of change.
     """
-    stored = _read_cache(cache)
+    noted = read_noted(cache) if cache else {}
+    stored = dict(noted['bits']) if noted.get('version') == VERSION else {}
     keys = [_key(path) for path in paths]
     todo = {key: path for key, path in zip(keys, paths, strict=True) if key not in stored}
     hashes = map_in_threads(hash_picture, list(todo.values()), 'hash', workers=workers)
@@ -109,8 +109,11 @@ def cut_frame(picture: UInt8) -> UInt8:
 
 def _frame_depth(rows: UInt8) -> int:
     """Rows of a frame, from the first one inwards; 0 without a frame."""
-    first, level = _first_framed(rows)
-    if first is None:
+    for first in range(min(3, len(rows))):  # an edge may have left a blurred one
+        level = int(np.median(rows[first]))
+        if any(low <= level <= high for low, high in FRAME_LEVELS):
+            break
+    else:
         return 0
     outer = rows[first : int(len(rows) * DEEPEST_FRAME)].astype(np.int16)
     if len(outer) < 4:
@@ -129,20 +132,10 @@ def _frame_depth(rows: UInt8) -> int:
     return first + edge + (1 if sooner else 2)
 
 
-def _first_framed(rows: UInt8) -> tuple[int | None, int]:
-    """The first row in a frame's colour, and the colour; an edge may have left a blurred one."""
-    for first in range(3):
-        level = int(np.median(rows[first])) if len(rows) > first else -1
-        if any(low <= level <= high for low, high in FRAME_LEVELS):
-            return first, level
-    return None, 0
-
-
 def _decode(path: Path) -> UInt8 | None:
     """(H, W) grey, as small as is enough."""
-    sizes = (cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_GRAYSCALE)
-    for size in sizes:
-        grey: UInt8 | None = cv2.imread(str(path), size)
+    for size in ('REDUCED_GRAYSCALE_4', 'REDUCED_GRAYSCALE_2', 'GRAYSCALE'):
+        grey: UInt8 | None = cv2.imread(str(path), getattr(cv2, f'IMREAD_{size}'))
         if grey is None or min(grey.shape) >= LEAST_SIDE_PX:
             break
     return grey
@@ -154,15 +147,6 @@ def _key(path: Path) -> str:
     except OSError:
         return str(path)
     return f'{path}|{stat.st_size}|{stat.st_mtime_ns}'
-
-
-def _read_cache(cache: Path | None) -> dict[str, str]:
-    """Read earlier hashes; empty when the file is missing, damaged, or of another version."""
-    try:
-        stored = json.loads(cache.read_text(encoding='utf-8')) if cache else {}
-        return dict(stored['bits']) if stored['version'] == VERSION else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 class SetPicture(NamedTuple):
@@ -217,11 +201,8 @@ class LikeSearch:
         self._leaking = np.zeros(count, bool)
         self.counts: Counter[tuple[str, str]] = Counter()
         jobs = list(combinations_with_replacement(self._blocks(), 2))
-        pairs = [(a.stop - a.start) * (b.stop - b.start) for a, b in jobs]
-        with tqdm(total=sum(pairs), unit='pair', unit_scale=True, desc='compare') as bar:
-            for (a, b), size in zip(jobs, pairs, strict=True):
-                self._compare(a, b)
-                bar.update(size)
+        for a, b in tqdm(jobs, unit='block', desc='compare'):
+            self._compare(a, b)
 
     def _blocks(self) -> Iterator[slice]:
         """Yield blocks of pictures, each of one split of one set."""
@@ -324,7 +305,6 @@ def find_consecutive(pictures: Sequence[SetPicture], table: UInt8) -> Iterator[P
     for members in numbered.values():
         for (number, a), (following, b) in pairwise(sorted(members)):
             if following - number <= 1 and pictures[a].split != pictures[b].split:
-                differing = np.unpackbits(table[a, 0] ^ table[b], axis=1).sum(axis=1)
-                straight, mirrored = differing.tolist()
-                ends, bits = (pictures[a], pictures[b]), min(straight, mirrored)
-                yield PicturePair(*ends, bits, mirrored < straight, 'between splits')
+                differing = np.unpackbits(table[a, 0] ^ table[b], axis=1).sum(axis=1).tolist()
+                found = min(differing), differing[1] < differing[0]
+                yield PicturePair(pictures[a], pictures[b], *found, 'between splits')

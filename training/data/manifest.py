@@ -57,9 +57,8 @@ class Manifest:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('path', type=Path, help='data set: a folder with data.yaml')
     parser.add_argument('--check', action='store_true', help='compare, do not write')
-    parser.add_argument(
-        '--full', action='store_true', help='with --check: hash every file, not only changed times'
-    )
+    full = 'with --check: hash every file, not only changed times'
+    parser.add_argument('--full', action='store_true', help=full)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,11 +86,17 @@ def write_manifest(path: Path) -> Manifest:
         for name in _relative(layout, [*pictures, *map(label_path, pictures)])
     }
 
+    class_names = dict(enumerate(layout.names))
+
     def describe(name: str) -> ManifestFile:
         file = layout.root / name
         stat = file.stat()
         split = split_of.get(name, '')
-        boxes = _count_boxes(file, layout) if split and name.endswith('.txt') else {}
+        boxes = {}
+        if split and name.endswith('.txt'):
+            rows = read_labels(file, max(1, len(layout.names))).rows
+            counts = sorted(Counter(rows[:, 0].astype(int).tolist()).items())
+            boxes = {class_names.get(number, str(number)): count for number, count in counts}
         return ManifestFile(name, stat.st_size, stat.st_mtime_ns, file_sha256(file), split, boxes)
 
     with told_as(DataError, f'the manifest of {layout.root} cannot be written'):
@@ -168,14 +173,6 @@ def _list_files(layout: Layout) -> list[str]:
     for picture in chain.from_iterable(layout.splits.values()):
         found |= {picture, label_path(picture)}
     return sorted(_relative(layout, filter(Path.is_file, found)))
-
-
-def _count_boxes(label: Path, layout: Layout) -> dict[str, int]:
-    """Boxes per class name in a label file, as the data set names and numbers its classes."""
-    rows = read_labels(label, max(1, len(layout.names))).rows
-    names = dict(enumerate(layout.names))
-    counts = Counter(rows[:, 0].astype(int).tolist())
-    return {names.get(class_id, str(class_id)): counts[class_id] for class_id in sorted(counts)}
 
 
 def _count(manifest: Manifest) -> dict[str, dict[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import filecmp
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -70,7 +70,6 @@ def verify_dataset(
         *(Problem(layout.data_yaml.name, 0, 'count', text, True) for text in miscounts),
         *_find_class_problems(layout, mapping, pictures),
         *_find_picture_problems(layout, pictures),
-        *_find_drops(layout, pictures),
         *_find_double_names(layout),
         *_find_strays(layout),
         *manifest_problems,
@@ -122,10 +121,21 @@ def _find_class_problems(
 
 
 def _find_picture_problems(
-    layout: Layout, pictures: Mapping[str, Iterable[LabelledPicture]]
+    layout: Layout, pictures: Mapping[str, Sequence[LabelledPicture]]
 ) -> Iterator[Problem]:
-    """Problems of single files; `_find_drops` counts those that would be dropped."""
+    """Problems of whole splits and of single files."""
     for split, entries in pictures.items():
+        lost = sum(not picture.usable for picture in entries)
+        if split == 'train' and lost > DROPPED_SHARE * len(entries):
+            message = (
+                f'{lost} of {len(entries)} training pictures cannot be used, more than '
+                f'{DROPPED_SHARE:.0%}. Mend or remove the files named below.'
+            )
+            yield Problem(layout.data_yaml.name, 0, 'dropped', message, True)
+        if entries and all(picture.labels.missing for picture in entries):
+            looked = layout.shorten(entries[0].label)
+            message = f'{split} has no label file at all: looked for {looked} and its like'
+            yield Problem(layout.data_yaml.name, 0, 'no-labels', message, True)
         for picture in entries:
             faults = [(picture.path, fault) for fault in picture.faults]
             for path, fault in [*faults, *((picture.label, f) for f in picture.labels.faults)]:
@@ -139,25 +149,6 @@ def _find_picture_problems(
             elif picture.labels.missing:
                 message = 'has no label file: trained on as background'
                 yield Problem(layout.shorten(picture.path), 0, 'no-label', message, False)
-
-
-def _find_drops(
-    layout: Layout, pictures: Mapping[str, tuple[LabelledPicture, ...]]
-) -> Iterator[Problem]:
-    for split, entries in pictures.items():
-        lost = sum(not picture.usable for picture in entries)
-        if split == 'train' and lost > DROPPED_SHARE * len(entries):
-            message = (
-                f'{lost} of {len(entries)} training pictures cannot be used, more than '
-                f'{DROPPED_SHARE:.0%}. Mend or remove the files named below.'
-            )
-            yield Problem(layout.data_yaml.name, 0, 'dropped', message, True)
-        if entries and all(picture.labels.missing for picture in entries):
-            message = (
-                f'{split} has no label file at all: looked for '
-                f'{layout.shorten(entries[0].label)} and its like'
-            )
-            yield Problem(layout.data_yaml.name, 0, 'no-labels', message, True)
 
 
 def _find_double_names(layout: Layout) -> Iterator[Problem]:
@@ -227,12 +218,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     expect = f'how many pictures there should be {known}'
     parser.add_argument('--expect', nargs='+', default=[], metavar='SPLIT=PICTURES', help=expect)
     parser.add_argument('--json', type=Path, help='write the report here')
-    parser.add_argument(
-        '--plot', type=Path, help='write a page with the distributions here (.html)'
-    )
-    parser.add_argument(
-        '--normalise', type=Path, metavar='FOLDER', help='write a set that can be trained on here'
-    )
+    plot = 'write a page with the distributions here (.html)'
+    parser.add_argument('--plot', type=Path, help=plot)
+    normalise = 'write a set that can be trained on here'
+    parser.add_argument('--normalise', type=Path, metavar='FOLDER', help=normalise)
     parser.add_argument('--full', action='store_true', help='hash every file of the manifest')
     parser.add_argument('--strict', action='store_true', help='status 1 for notes too')
     parser.add_argument('--workers', type=int, help='threads (default: one per core)')
@@ -247,18 +236,6 @@ def run(args: argparse.Namespace) -> int:
     if not expected and folder.absolute().name in SOURCES:
         expected = dict(SOURCES[folder.absolute().name].images)
     report = verify_dataset(args.path, expected, args.workers, full=args.full)
-    print_report(report)
-    if args.json:
-        write_json(args.json, report.to_json())
-    if args.plot:
-        write_data_page(args.plot, report)
-    if args.normalise:
-        print(f'normalised: {write_normalised(report, args.normalise)}')
-    return 1 if not report.ok or (args.strict and report.problems) else 0
-
-
-def print_report(report: DataReport) -> None:
-    """A table of the splits, then the problems by kind."""
     print(f'{report.path}  manifest {report.manifest_sha256[:12] or "none"}')
     rows = split_table(report.to_json()['counts'], report.expected)
     print('\n'.join(f'  {line}' for line in text_table(rows, words=[0])))
@@ -272,3 +249,10 @@ def print_report(report: DataReport) -> None:
         if len(problems) > SHOWN:
             print(f'  ... and {len(problems) - SHOWN} more')
     print('\n' + ('fine' if report.ok else 'not fit for training'))
+    if args.json:
+        write_json(args.json, report.to_json())
+    if args.plot:
+        write_data_page(args.plot, report)
+    if args.normalise:
+        print(f'normalised: {write_normalised(report, args.normalise)}')
+    return 1 if not report.ok or (args.strict and report.problems) else 0

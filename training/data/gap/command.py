@@ -60,17 +60,12 @@ def run(args: argparse.Namespace) -> int:
     )
     write_json(args.out / 'gap.json', report.to_json())
     write_gap_page(args.out / 'gap.html', report)
-    print_gap(report)
-    print(f'\n{args.out / "gap.html"} shows it, with pictures of the sets: do not publish it.')
-    return 0
-
-
-def print_gap(report: GapReport) -> None:
-    """A table of the distances, largest first, and what they say."""
     a, b = report.a, report.b
     print(f'{a.name}: {len(a.paths)} pictures; {b.name}: {len(b.paths)} pictures\n')
     rows = [list(HEAD), *map(distance_row, report.differences)]
     print('\n'.join([*text_table(rows, words=[0]), '', *report.sentences()]))
+    print(f'\n{args.out / "gap.html"} shows it, with pictures of the sets: do not publish it.')
+    return 0
 
 
 HEAD = 'figure', 'median A', 'median B', 'A to B', 'halves of one set', 'times'
@@ -137,11 +132,8 @@ def _embedding(report: GapReport) -> Iterator[Section]:
     rows = np.concatenate([found.a, found.b])
     _, _, axes = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     traces = [
-        dots(sample.name, part @ axes[0], part @ axes[1], colour, opacity=0.6)
-        for sample, part, colour in (
-            (report.a, found.a, SERIES_COLOURS[0]),
-            (report.b, found.b, SERIES_COLOURS[1]),
-        )
+        dots(sample.name, part @ axes[0], part @ axes[1], SERIES_COLOURS[index], opacity=0.6)
+        for index, (sample, part) in enumerate([(report.a, found.a), (report.b, found.b)])
     ]
     told = Text(
         'A dot per picture, on the two directions that vary most. Weights: '

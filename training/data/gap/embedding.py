@@ -19,8 +19,7 @@ from cone_perception.types import Float32, Precision
 from training.data.like_pictures import cut_frame
 
 SIDE_PX = 640
-PRECISIONS: tuple[Precision, ...] = ('fp32', 'fp16', 'int8')
-"""The first that a bundle has is taken."""
+EXACT_FIRST: tuple[Precision, ...] = ('fp32', 'fp16', 'int8')
 
 Network = Callable[[Float32], Float32]
 """(1, 3, H, W) RGB, 0..1 -> (1, C, h, w) of the backbone's last layer."""
@@ -33,7 +32,21 @@ def embed_pictures(paths: Sequence[Path], weights: Path, cut_frames: bool = Fals
     frames around the pictures. Raises ModelError when the weights have no backbone that can be
     found, InstallError when a package is missing, DataError for a picture that cannot be decoded.
     """
-    network, height_px, width_px = _open_backbone(weights)
+    if not weights.exists():
+        raise ModelError(
+            f'{weights} does not exist. Give a .pt, an .onnx, or the folder of a model bundle.'
+        )
+    if weights.suffix == '.pt':
+        network, height_px, width_px = _open_ultralytics(weights), SIDE_PX, SIDE_PX
+    elif weights.suffix == '.onnx':
+        network, height_px, width_px = _open_onnx(weights)
+    else:
+        bundle = read_bundle(weights)
+        networks = [network for network in bundle.card.networks if network.encoding != 'int8']
+        if not networks:
+            raise ModelError(f'{bundle.folder} has TensorRT networks only: give a .pt or an .onnx.')
+        exact = min(networks, key=lambda network: EXACT_FIRST.index(network.precision))
+        network, height_px, width_px = _open_onnx(bundle.checked_path(exact))
     rows = []
     for path in tqdm(paths, unit='picture', desc='embed'):
         picture = read_picture(path, DataError)
@@ -42,24 +55,6 @@ def embed_pictures(paths: Sequence[Path], weights: Path, cut_frames: bool = Fals
         planes = to_planes(letterbox(picture, height_px, width_px))
         rows.append(network(planes)[0].mean(axis=(1, 2)))
     return np.array(rows, np.float32)
-
-
-def _open_backbone(weights: Path) -> tuple[Network, int, int]:
-    """The backbone of a model, and the height and width of its input in pixels."""
-    if not weights.exists():
-        raise ModelError(
-            f'{weights} does not exist. Give a .pt, an .onnx, or the folder of a model bundle.'
-        )
-    if weights.suffix == '.pt':
-        return _open_ultralytics(weights), SIDE_PX, SIDE_PX
-    if weights.suffix == '.onnx':
-        return _open_onnx(weights)
-    bundle = read_bundle(weights)
-    networks = [network for network in bundle.card.networks if network.encoding != 'int8']
-    if not networks:
-        raise ModelError(f'{bundle.folder} has TensorRT networks only: give a .pt or an .onnx.')
-    exact = min(networks, key=lambda network: PRECISIONS.index(network.precision))
-    return _open_onnx(bundle.checked_path(exact))
 
 
 def _open_onnx(path: Path) -> tuple[Network, int, int]:
@@ -79,9 +74,8 @@ def _open_onnx(path: Path) -> tuple[Network, int, int]:
     model.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=['CPUExecutionProvider']
-    )
+    on_cpu = options, ['CPUExecutionProvider']
+    session = onnxruntime.InferenceSession(model.SerializeToString(), *on_cpu)
     entry = session.get_inputs()[0]
     sides = [side if isinstance(side, int) else SIDE_PX for side in entry.shape[2:]]
     batch = entry.shape[0] if isinstance(entry.shape[0], int) else 1

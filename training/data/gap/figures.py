@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 
 import cv2
@@ -115,12 +115,10 @@ def measure_set(path: Path, splits: Sequence[str], workers: int | None) -> Sampl
     listed = list(chain.from_iterable(chosen))
     if not listed:
         raise DataError(f'{layout.data_yaml} lists no picture in {", ".join(splits) or "it"}.')
-    mapping = map_classes(layout.names)
-
-    def measure(file: Path) -> tuple[list[float], Float64]:
-        return _measure_picture(file, len(layout.names), mapping)
-
-    measured = map_in_threads(measure, listed, layout.root.name, workers=workers)
+    classes = len(layout.names), map_classes(layout.names)
+    measured = map_in_threads(
+        lambda file: _measure_picture(file, *classes), listed, layout.root.name, workers=workers
+    )
     figures = dict(_gather_figures(*zip(*measured, strict=True)))
     return Sample(layout.root.name, tuple(listed), _blocks(listed), figures)
 
@@ -181,11 +179,9 @@ def _gather_figures(
 
 def _blocks(paths: Sequence[Path]) -> Int64:
     """(N,) a number per picture: the same for neighbours in one drive."""
-    drive = [(path.parent, re.sub(r'\d+\D*$', '', path.stem)) for path in paths]
-    blocks, block, members = [], 0, 0
-    for index in range(len(paths)):
-        if index and (drive[index] != drive[index - 1] or members == BLOCK):
-            block, members = block + 1, 0
-        members += 1
-        blocks.append(block)
+    blocks: list[int] = []
+    drives = groupby(paths, lambda path: (path.parent, re.sub(r'\d+\D*$', '', path.stem)))
+    for _, pictures in drives:
+        first = blocks[-1] + 1 if blocks else 0
+        blocks += [first + index // BLOCK for index, _ in enumerate(pictures)]
     return np.array(blocks, np.int64)

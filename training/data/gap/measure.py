@@ -124,19 +124,18 @@ class GapReport:
     def to_json(self) -> dict[str, Any]:
         """Everything but the pictures, for programs."""
         found = self.embedding
+        differences = [{**asdict(entry), 'notable': entry.notable} for entry in self.differences]
+        embedding = found and {
+            'weights': found.weights,
+            'pictures': [len(found.a), len(found.b)],
+            'if_same': found.if_same,
+            'told_apart': found.told_apart,
+        }
         return {
             'a': {'name': self.a.name, 'pictures': len(self.a.paths)},
             'b': {'name': self.b.name, 'pictures': len(self.b.paths)},
-            'differences': [
-                {**asdict(entry), 'notable': entry.notable} for entry in self.differences
-            ],
-            'embedding': found
-            and {
-                'weights': found.weights,
-                'pictures': [len(found.a), len(found.b)],
-                'if_same': found.if_same,
-                'told_apart': found.told_apart,
-            },
+            'differences': differences,
+            'embedding': embedding,
             'sentences': [*self.sentences()],
         }
 
@@ -150,7 +149,6 @@ def measure_gap(
     cut_frames: bool = False,
     splits: Sequence[str] = (),
     workers: int | None = None,
-    seed: int = 0,
 ) -> GapReport:
     """Measure how far data set B is from A.
 
@@ -159,7 +157,7 @@ def measure_gap(
     Raises DataError when a path is no data set, has no picture, or one cannot be decoded.
     """
     one, two = (measure_set(path, splits, workers) for path in (a, b))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     names = [name for name in one.figures if name in two.figures]
     differences = [
         _compare(one, two, name, rng) for name in tqdm(names, unit='figure', desc='compare')
@@ -218,17 +216,14 @@ def _embed(
     from scipy.spatial.distance import cdist
 
     count = min(pictures, len(one.paths), len(two.paths))
-    chosen = [
-        np.linspace(0, len(sample.paths) - 1, count).round().astype(int) for sample in (one, two)
-    ]
-    paths = [
-        sample.paths[index]
-        for sample, indices in zip((one, two), chosen, strict=True)
-        for index in indices.tolist()
-    ]
+    paths, blocks = [], []
+    for sample in (one, two):
+        chosen = np.linspace(0, len(sample.paths) - 1, count).round().astype(int)
+        paths += [sample.paths[index] for index in chosen]
+        blocks.append(sample.block[chosen])
     rows = embed_pictures(paths, weights, cut_frames).astype(np.float64)
     rows = (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-9)
-    block = np.concatenate([one.block[chosen[0]], two.block[chosen[1]] + one.block.max() + 1])
+    block = np.concatenate([blocks[0], blocks[1] + one.block.max() + 1])
     apart = cdist(rows, rows, 'sqeuclidean')
     first = np.arange(2 * count) < count
     typical = np.median(apart[np.triu_indices(len(apart), 1)])
