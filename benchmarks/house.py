@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PRODUCT = ('cone_perception', 'training', 'launch', 'benchmarks', '.ci')
+PRODUCT = ('cone_perception', 'training', 'launch', 'benchmarks', '.ci', 'setup.py')
 PACKAGES = PRODUCT[:2]
 SUFFIXES = ('.py', '.html', '.js', '.css')
 LONGEST = 400
@@ -28,9 +28,10 @@ MODULES = 16
 """Modules that a folder may hold, without its __init__.py."""
 
 
-def product_files(*suffixes: str, folders: tuple[str, ...] = PRODUCT) -> list[Path]:
-    """Files with these suffixes, sorted."""
-    found = (path for folder in folders for path in (REPOSITORY / folder).rglob('*'))
+def product_files(*suffixes: str, places: tuple[str, ...] = PRODUCT) -> list[Path]:
+    """Files with these suffixes in folders, or named themselves, sorted."""
+    paths = [REPOSITORY / place for place in places]
+    found = [*paths, *(below for path in paths for below in path.rglob('*'))]
     return sorted(path for path in found if path.suffix in suffixes and path.is_file())
 
 
@@ -64,7 +65,7 @@ def module_name(path: Path) -> str:
 
 def import_graph() -> dict[str, set[str]]:
     """Module -> modules of the product that it imports, inside functions too."""
-    files = product_files('.py', folders=PACKAGES)
+    files = product_files('.py', places=PACKAGES)
     modules = {module_name(path) for path in files}
     graph = {}
     for path in files:
@@ -98,7 +99,7 @@ def import_circle(graph: Mapping[str, set[str]]) -> list[str]:
 def repeated_classes() -> dict[str, list[str]]:
     """Public class name -> the modules that define it, where there is more than one."""
     places = defaultdict(list)
-    for path in product_files('.py', folders=PACKAGES):
+    for path in product_files('.py', places=PACKAGES):
         for node in read_tree(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
                 places[node.name].append(module_name(path))
@@ -117,7 +118,7 @@ def measure() -> dict[str, object]:
         'lines': sum(lines.values()),
         'files': len(lines),
         'code lines': sum(code_lines(path) for path in python),
-        'test lines': sum(count_lines(path) for path in product_files('.py', folders=('test',))),
+        'test lines': sum(count_lines(path) for path in product_files('.py', places=('test',))),
         f'files over {LONGEST} lines': {n: c for n, c in lines.items() if c > LONGEST},
         'longest file': max(lines.items(), key=lambda item: item[1]),
         'most modules in a folder': dict(folders.most_common(3)),

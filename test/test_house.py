@@ -107,5 +107,5 @@ def test_folders_hold_few_modules() -> None:
 
 
 def test_folders_of_modules_are_packages() -> None:
-    folders = {path.parent for path in house.product_files('.py', folders=house.PACKAGES)}
+    folders = {path.parent for path in house.product_files('.py', places=house.PACKAGES)}
     assert [str(folder) for folder in folders if not (folder / '__init__.py').is_file()] == []

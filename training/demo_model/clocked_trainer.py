@@ -63,12 +63,6 @@ def spoil_labelled(labels: dict[str, Any]) -> dict[str, Any]:
     return {**labels, 'img': spoil(labels['img'])}
 
 
-EPOCHS = 100_000
-"""Never reached: the clock ends the training."""
-
-LOG_EVERY_S = 15.0
-
-
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """Learning rate and its like as functions of the share of the time budget used, 0..1.
@@ -110,7 +104,8 @@ class ClockedTrainer(ShardedTrainer):
     """
 
     def __init__(self, overrides: dict[str, Any], schedule: Schedule, workers: int) -> None:
-        super().__init__(overrides={**overrides, 'epochs': EPOCHS, 'val': False, 'plots': False})
+        endless = {'epochs': 100_000, 'val': False, 'plots': False}  # the clock ends the training
+        super().__init__(overrides=overrides | endless)
         self.args.workers = workers
         self.schedule = schedule
         self.progress = Trained()
@@ -118,7 +113,6 @@ class ClockedTrainer(ShardedTrainer):
         self.progress_file = self.save_dir / 'progress.json'
         if self.resume and self.progress_file.is_file():
             self.progress = Trained(**json.loads(self.progress_file.read_text()))
-        self.add_callback('on_train_start', ClockedTrainer._start_clock)
         self.add_callback('on_train_epoch_start', ClockedTrainer._close_mosaic_in_time)
         self.add_callback('on_train_batch_end', ClockedTrainer._tick)
 
@@ -136,6 +130,8 @@ class ClockedTrainer(ShardedTrainer):
     def _setup_train(self) -> None:
         super()._setup_train()
         self.model.criterion = None  # Ultralytics would weigh the heads by epoch, not by the clock
+        self._tick_at = self._saved_at = self._logged_at = time.monotonic()
+        self._logged_pictures = self.progress.pictures
 
     def optimizer_step(self) -> None:
         used = self.used
@@ -159,10 +155,6 @@ class ClockedTrainer(ShardedTrainer):
         write_json(self.progress_file, self.progress)
         return True
 
-    def _start_clock(self) -> None:
-        self._tick_at = self._saved_at = self._logged_at = time.monotonic()
-        self._logged_pictures = self.progress.pictures
-
     def _close_mosaic_in_time(self) -> None:
         if self.used >= 1 - self.schedule.plain and not self._mosaic_closed:
             self._mosaic_closed = True
@@ -175,25 +167,22 @@ class ClockedTrainer(ShardedTrainer):
         self.progress.trained_s += now - self._tick_at
         self.progress.pictures += self.batch_size
         self._tick_at = now
-        if now - self._logged_at > LOG_EVERY_S:
-            self._log(now)
+        if now - self._logged_at > 15:
+            done = self.progress.pictures - self._logged_pictures
+            losses = ' '.join(f'{name} {float(loss):.3f}' for name, loss in self.tloss.items())
+            left_min = (self.schedule.budget_s - self.progress.trained_s) / 60
+            print(
+                f'{time.strftime("%H:%M:%S")} {self.used:6.1%}  {self.progress.pictures} pictures, '
+                f'{(now - self._logged_at) / done * 1000:.0f} ms each, {left_min:.1f} min left; '
+                f'lr {self.optimizer.param_groups[0]["lr"]:.2e}; {losses}',
+                flush=True,
+            )
+            self._logged_at, self._logged_pictures = now, self.progress.pictures
         if self.used >= 1:
             self.stop = True
         elif now - self._saved_at > self.schedule.checkpoint_s:
             self._saved_at = now
             self.save_model()
-
-    def _log(self, now: float) -> None:
-        done = self.progress.pictures - self._logged_pictures
-        losses = ' '.join(f'{name} {float(loss):.3f}' for name, loss in self.tloss.items())
-        left_min = (self.schedule.budget_s - self.progress.trained_s) / 60
-        print(
-            f'{time.strftime("%H:%M:%S")} {self.used:6.1%}  {self.progress.pictures} pictures, '
-            f'{(now - self._logged_at) / done * 1000:.0f} ms each, {left_min:.1f} min left; '
-            f'lr {self.optimizer.param_groups[0]["lr"]:.2e}; {losses}',
-            flush=True,
-        )
-        self._logged_at, self._logged_pictures = now, self.progress.pictures
 
 
 def train(overrides: dict[str, Any], schedule: Schedule, workers: int, folder: Path) -> Path:

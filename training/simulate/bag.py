@@ -5,31 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
+from cone_perception.bags import reader
 from cone_perception.bags.camera_info import CameraInfo
-from cone_perception.bags.reader import (
-    CAMERA_INFO,
-    COMPRESSED_IMAGE,
-    DETECTIONS,
-    IMAGE,
-    bag_types,
-    camera_info_message,
-    detections_message,
-    image_message,
-)
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
 from cone_perception.types import Frame
 from training.simulate.camera import PinholeCamera, load_camera, make_lens
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import Label, render
-from training.simulate.scene import Thing, make_scene
+from training.simulate.scene import make_scene
 from training.simulate.scenery.ego import make_ego
 from training.simulate.scenery.library import make_library
 from training.simulate.scenery.sketch import Bytes
@@ -72,7 +63,13 @@ def drive_frames(
     photo = replace(photo, level=level, motion_px=0.0, glare=(0.0, 0.0, 0.0, 0.0))
     lens = make_lens(camera)
     track = scene.track
-    scene = replace(scene, things=tuple(t for t in scene.things if _clear_of(track, t)))
+    things = []
+    for thing in scene.things:
+        # One that turns to face the car must never swing over the track.
+        distance = np.hypot(*(track.centre_m - np.array(thing.position_m)).T).min()
+        if distance > thing.width_m / 2 + track.width_m / 2:
+            things.append(thing)
+    scene = replace(scene, things=tuple(things))
     speed = rng.uniform(6.0, 9.0)
     at = rng.uniform(0, len(track.centre_m))
     shake = rng.uniform(0, 2 * math.pi, 6)
@@ -80,8 +77,8 @@ def drive_frames(
     for index in range(round(seconds * hz)):
         t = index / hz
         place = at + speed * t / 0.25
-        x, y, heading = _on_track(track.centre_m, track.heading_rad, place)
-        ahead = _on_track(track.centre_m, track.heading_rad, place + 12)[2]
+        x, y, heading = _on_track(track, place)
+        ahead = _on_track(track, place + 12)[2]
         yaw = heading + 0.35 * math.atan2(math.sin(ahead - heading), math.cos(ahead - heading))
         aside = 0.3 * math.sin(0.5 * t + shake[0])
         x, y = x - aside * math.sin(heading), y + aside * math.cos(heading)
@@ -100,16 +97,9 @@ def drive_frames(
             yield DriveFrame(eye, stamp_ns, image, result.labels, here, photo.quality)
 
 
-def _clear_of(track: Track, thing: Thing) -> bool:
-    """Tell whether a thing that turns to face the car never swings over the track."""
-    distance = np.hypot(*(track.centre_m - np.array(thing.position_m)).T).min()
-    return bool(distance > thing.width_m / 2 + track.width_m / 2)
-
-
-def _on_track(
-    centre: np.ndarray[Any, Any], heading: np.ndarray[Any, Any], place: float
-) -> tuple[float, float, float]:
-    """Position and direction at a fractional index of a closed line."""
+def _on_track(track: Track, place: float) -> tuple[float, float, float]:
+    """Position and direction at a fractional index of a closed centre line."""
+    centre, heading = track.centre_m, track.heading_rad
     low = math.floor(place)
     part = place - low
     first, second = low % len(centre), (low + 1) % len(centre)
@@ -140,17 +130,15 @@ def write_drive(
         )
     if out.exists():
         raise OutputError(f'{out} exists: choose another name or delete it')
-    store = bag_types()
+    store = reader.bag_types()
     total = round(seconds * hz) * (1 + stereo)
-    image = ('image/compressed', COMPRESSED_IMAGE) if compressed else ('image', IMAGE)
-    topics = (image, ('camera_info', CAMERA_INFO), ('ground_truth', DETECTIONS))
+    image = ('image/compressed', reader.COMPRESSED_IMAGE) if compressed else ('image', reader.IMAGE)
+    topics = (image, ('camera_info', reader.CAMERA_INFO), ('ground_truth', reader.DETECTIONS))
     prefixes = {eye: f'/camera/{eye}' for eye in EYES} if stereo else {'left': '/camera'}
     with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        add = partial(writer.add_connection, typestore=store)
         connections = {
-            eye: [
-                writer.add_connection(f'{prefix}/{name}', kind, typestore=store)
-                for name, kind in topics
-            ]
+            eye: [add(f'{prefix}/{name}', kind) for name, kind in topics]
             for eye, prefix in prefixes.items()
         }
         drive = drive_frames(settings, seed, seconds, hz, stereo)
@@ -159,9 +147,9 @@ def write_drive(
             frame = Frame(taken.image, taken.stamp_ns, frame_id, 'the simulated camera')
             cones = [(CLASS_NAMES[label.class_id], label.xyxy_px) for label in taken.labels]
             messages = (
-                image_message(store, frame, compressed, max(taken.quality, 85)),
-                camera_info_message(store, frame, _camera_info(taken)),
-                detections_message(store, frame, cones),
+                reader.image_message(store, frame, compressed, max(taken.quality, 85)),
+                reader.camera_info_message(store, frame, _camera_info(taken)),
+                reader.detections_message(store, frame, cones),
             )
             for connection, message in zip(connections[taken.eye], messages, strict=True):
                 data = store.serialize_cdr(message, message.__msgtype__)

@@ -83,12 +83,6 @@ class PinholeCamera:
         yd = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
         return np.stack([self.fx_px * xd + self.cx_px, self.fy_px * yd + self.cy_px], axis=-1)
 
-    def ground_homography(self) -> Array:
-        """(3, 3) from ground (x_m, y_m, 1) to homogeneous pixels, without the lens."""
-        shift = -self.rotation @ np.array(self.position_m)
-        plane = np.column_stack([self.rotation[:, :2], shift])
-        return np.asarray(self.matrix @ plane, np.float64)
-
     def resized(self, width_px: int) -> PinholeCamera:
         """The same view in a picture of another width."""
         scale = width_px / self.width_px

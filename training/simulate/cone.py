@@ -13,8 +13,6 @@ import numpy as np
 from cone_perception.classes import LARGE_ORANGE, ORANGE, UNKNOWN
 from training.simulate.scenery.sketch import Colour, hsv_colour
 
-_DIRT = (90.0, 105.0, 115.0)
-
 
 @dataclass(frozen=True, slots=True)
 class Cone:
@@ -121,10 +119,10 @@ def make_cone(
     """
     worn = rng.uniform(0.82, 1.08)
     grey = rng.uniform(0, 0.25) if rng.random() < 0.25 else rng.uniform(0, 0.06)
-    dirt = rng.uniform(0.6, 1.3)
+    dirt = np.array([90.0, 105.0, 115.0]) * rng.uniform(0.6, 1.3)
 
     def age(colour: Colour, extra: float = 1.0) -> Colour:
-        soiled = np.array(colour) * worn * (1 - grey) + np.array(_DIRT) * dirt * grey
+        soiled = np.array(colour) * worn * (1 - grey) + dirt * grey
         return tuple(np.clip(soiled * rng.uniform(0.96, 1.04, 3) * extra, 0, 255).tolist())
 
     shape, label = cone_class, cone_class

@@ -136,7 +136,7 @@ def _view_alike(indices: list[int], scene: Scene, camera: PinholeCamera) -> Iter
     cones = [scene.cones[k] for k in indices]
     sun, haze = np.array(scene.sun), scene.haze
     sunlight, skylight = 0.85 * scene.sunlight, 1.05 * scene.skylight
-    horizon = np.array(scene.sky.horizon, np.float32)
+    horizon = np.array(scene.horizon, np.float32)
     rings, plates, marks = cone_points(cones)
     rings_px, depth = camera.project(rings)
     plates_px, plate_depth = camera.project(plates)

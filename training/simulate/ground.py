@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -18,9 +17,6 @@ from training.simulate.scenery.sketch import Bytes
 from training.simulate.track import Paint
 
 Array = npt.NDArray[np.float64]
-
-_STRIP = 32
-"""Rows worked on at once where a float per pixel is needed: so few stay in the cache."""
 
 
 def _clip_project(points_m: Array, canvas: PinholeCamera) -> list[npt.NDArray[np.int32]]:
@@ -64,9 +60,11 @@ def _see(texture: Bytes, canvas: PinholeCamera, tile_m: float, turn: float, firs
     offset_x = (c * x - s * y) % texture.shape[0]
     offset_y = (s * x + c * y) % texture.shape[0]
     to_texture = np.array([[c, -s, offset_x], [s, c, offset_y], [0, 0, 1]])
-    here = replace(canvas, position_m=(0.0, 0.0, canvas.position_m[2]))
+    # From ground (x_m, y_m, 1) to homogeneous pixels, without the lens.
+    shift = -canvas.rotation @ np.array([0.0, 0.0, canvas.position_m[2]])
+    to_pixels = canvas.matrix @ np.column_stack([canvas.rotation[:, :2], shift])
     down = np.array([[1, 0, 0], [0, 1, first], [0, 0, 1]], np.float64)
-    matrix = to_texture @ np.linalg.inv(here.ground_homography()) @ down
+    matrix = to_texture @ np.linalg.inv(to_pixels) @ down
     return warp(texture, matrix, (canvas.width_px, canvas.height_px - first))
 
 
@@ -137,12 +135,12 @@ def draw_ground(
         # Puddles lie in the coarse pattern, and mirror more the flatter they are looked at.
         grazing = np.exp(-5 * np.minimum(fall, 1.0)).astype(np.float32)[:, None]
         pool = cv2.convertScaleAbs(coarse, alpha=4.0, beta=-420).astype(np.float32) / 255
-        sky = np.array(scene.sky.horizon, np.float32) * min(light, 1.0)
+        sky = np.array(scene.horizon, np.float32) * min(light, 1.0)
         _mix_in(result, look.wet * grazing * (0.25 + 0.75 * pool), sky)
     if scene.haze > 0.02:
         share = (1 - np.exp(-scene.haze * distance / 100)).astype(np.float32)
         end = int(np.searchsorted(-share, -0.01))
-        _mix_in(result[:end], share[:end, None], np.array(scene.sky.horizon, np.float32))
+        _mix_in(result[:end], share[:end, None], np.array(scene.horizon, np.float32))
     return np.asarray(result, np.uint8)
 
 

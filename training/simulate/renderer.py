@@ -165,15 +165,15 @@ def _draw_sky(window: Bytes, scene: Scene, canvas: PinholeCamera, library: Libra
     ys = (np.arange(small[1]) * 4 + 1.5 - canvas.cy_px) / canvas.fy_px
     up = np.clip((down[2] + ys * down[1]) / np.sqrt(1 + ys * ys), 0, 1)
     blend = (1 - np.exp(-4 * up))[:, None]
-    gradient = (np.array(scene.sky.horizon) * (1 - blend) + np.array(scene.sky.zenith) * blend).T
+    gradient = (np.array(scene.horizon) * (1 - blend) + np.array(scene.zenith) * blend).T
     plane = canvas.matrix @ (canvas.rotation * (1.0, 1.0, 1500.0))
     shrink = np.array([[0.25, 0, 0], [0, 0.25, 0], [0, 0, 1]])
-    texel = np.array([[0.12, 0, scene.sky.wind_m[0]], [0, 0.12, scene.sky.wind_m[1]], [0, 0, 1]])
+    texel = np.array([[0.12, 0, scene.wind_m[0]], [0, 0.12, scene.wind_m[1]], [0, 0, 1]])
     matrix = texel @ np.linalg.inv(shrink @ plane)
     noise = warp(library.clouds, matrix, small).astype(np.float32)
-    share = np.clip((noise - 128) / 50 + 3 * scene.sky.cover - 1.2, 0, 1)
+    share = np.clip((noise - 128) / 50 + 3 * scene.cover - 1.2, 0, 1)
     share *= np.clip(up * 8, 0.15, 1)[:, None]
-    cloud = np.array(scene.sky.cloud)[:, None, None] * (0.85 + 0.0012 * noise)
+    cloud = np.array(scene.cloud)[:, None, None] * (0.85 + 0.0012 * noise)
     sky = gradient[..., None] + share * (cloud - gradient[..., None])
     tiny = cv2.merge(list(np.clip(sky, 0, 255).astype(np.uint8)))
     window[:] = cv2.resize(tiny, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -248,7 +248,7 @@ def _draw_thing(image: Bytes, ids: Ids, view: _ThingView, scene: Scene, library:
     gain = np.array(thing.gain) * level * (1 - share)
     matrix_colour = np.zeros((4, 5), np.float32)
     matrix_colour[:3, :3] = np.diag(gain)
-    matrix_colour[:3, 4] = share * np.array(scene.sky.horizon)
+    matrix_colour[:3, 4] = share * np.array(scene.horizon)
     matrix_colour[3, 3] = 1
     patch = cv2.transform(patch, matrix_colour)
     cover = cv2.extractChannel(patch, 3)

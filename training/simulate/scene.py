@@ -14,14 +14,7 @@ from training.simulate.cone import Cone, make_cone, make_palette
 from training.simulate.scenery.library import KINDS, Library
 from training.simulate.scenery.sketch import Colour
 from training.simulate.settings import SimulateSettings
-from training.simulate.track import (
-    Paint,
-    Track,
-    make_circuit,
-    make_group,
-    make_paint,
-    make_straight,
-)
+from training.simulate.track import LAYOUTS, Paint, Track, make_paint
 
 Array = npt.NDArray[np.float64]
 
@@ -67,20 +60,11 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
-class Sky:
-    """zenith, horizon, cloud: colours BGR; cover: 0 clear to 1 overcast; wind_m: cloud offset."""
-
-    zenith: Colour
-    horizon: Colour
-    cloud: Colour
-    cover: float
-    wind_m: tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
 class Scene:
     """Everything that does not move.
 
+    zenith, horizon, cloud: colours of the sky, BGR. cover: of clouds, 0 clear to 1 overcast.
+    wind_m: offset of the clouds.
     sun: unit vector toward the sun. sunlight + skylight: 1 is the normal brightness.
     haze: 0..1, colour of the horizon mixed in at 100 m.
     """
@@ -90,7 +74,11 @@ class Scene:
     things: tuple[Thing, ...]
     paint: tuple[Paint, ...]
     ground: Ground
-    sky: Sky
+    zenith: Colour
+    horizon: Colour
+    cloud: Colour
+    cover: float
+    wind_m: tuple[float, float]
     sun: tuple[float, float, float]
     sunlight: float
     skylight: float
@@ -106,8 +94,7 @@ def make_scene(
     """A scene; layout: circuit, straight, group, or None to choose by chance."""
     if layout is None:
         layout = str(rng.choice(['circuit', 'straight', 'group'], p=[0.45, 0.17, 0.38]))
-    makers = {'circuit': make_circuit, 'straight': make_straight, 'group': make_group}
-    track = makers[layout](rng)
+    track = LAYOUTS[layout](rng)
     overcast = rng.random() < 0.4
     elevation = math.radians(rng.uniform(10, 70))
     azimuth = rng.uniform(0, 2 * math.pi)
@@ -118,14 +105,14 @@ def make_scene(
     ground = _make_ground(rng, library)
     palette = make_palette(rng)
     shade_side = rng.random() < 0.12
+    fallen = min(settings.fallen * (1.5 if layout == 'group' else 1), 1.0)
     cones = []
     for place, cone_class in zip(track.cones_m, track.cone_class, strict=True):
         if layout == 'circuit' and rng.random() < 0.02:
             continue
         x, y = (place + rng.normal(0, 0.06, 2)).tolist()
-        fallen = min(settings.fallen * (1.5 if layout == 'group' else 1), 1.0)
-        cone = make_cone(rng, palette, (x, y), int(cone_class), fallen, settings.stripeless)
-        cones.append(cone)
+        kind, stripeless = int(cone_class), settings.stripeless
+        cones.append(make_cone(rng, palette, (x, y), kind, fallen, stripeless))
     if rng.random() < 0.08:
         # A row of plain cones, as events use them to close roads.
         start = rng.uniform(-25, 25, 2)
@@ -149,21 +136,17 @@ def make_scene(
     blue = rng.uniform(0.3, 1.0)
     zenith = (235.0 * rng.uniform(0.7, 1.05), 170 * (1.1 - 0.4 * blue), 150 * (1.2 - 0.9 * blue))
     cloud_grey = rng.uniform(150, 255)
-    cover = rng.uniform(0.6, 1.0) if overcast else rng.uniform(0, 0.6)
-    sky = Sky(
+    return Scene(
+        track=track,
         zenith=zenith if not overcast else (cloud_grey * 0.9,) * 3,
         horizon=tuple(horizon),
         cloud=(cloud_grey, cloud_grey * 0.98, cloud_grey * 0.97),
-        cover=cover,
+        cover=rng.uniform(0.6, 1.0) if overcast else rng.uniform(0, 0.6),
         wind_m=(rng.uniform(-4000, 4000), rng.uniform(-4000, 4000)),
-    )
-    return Scene(
-        track=track,
         cones=tuple(cones),
         things=tuple(_make_things(rng, settings, library, track, layout)),
         paint=tuple(make_paint(rng, track)),
         ground=ground,
-        sky=sky,
         sun=sun,
         sunlight=sunlight * (0.0 if shade_side else 1.0),
         skylight=skylight * (1.3 if shade_side else 1.0),
@@ -211,8 +194,7 @@ def _make_things(
     def put(name: str, distance: float, angle: float, size: float | None = None) -> None:
         index = int(rng.integers(0, len(library.sprites[name])))
         sprite = library.sprites[name][index][0]
-        low, high = KINDS[name].height_m
-        height = size if size is not None else rng.uniform(low, high)
+        height = size if size is not None else rng.uniform(*KINDS[name][2])
         x, y = (middle + distance * np.array([math.cos(angle), math.sin(angle)])).tolist()
         near = np.hypot(centre_x - x, centre_y - y).min()
         room = {'forest': 55.0, 'building': 9.0, 'stand': 5.0, 'tent': 4.0, 'tree': 3.5, 'car': 3.0}
@@ -260,8 +242,7 @@ def _make_things(
         name = str(rng.choice(['wall', 'wall', 'stand', 'building', 'building', 'tree', 'car']))
         index = int(rng.integers(0, len(library.sprites[name])))
         turn, far = rng.uniform(0, 6.28), ring + rng.uniform(1, 40)
-        low, high = KINDS[name].height_m
-        height = rng.uniform(low, high) * (1.3 if name == 'wall' else 1.0)
+        height = rng.uniform(*KINDS[name][2]) * (1.3 if name == 'wall' else 1.0)
         sprite = library.sprites[name][index][0]
         width = height * sprite.shape[1] / sprite.shape[0]
         for k in range(-12, 13):

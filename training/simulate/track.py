@@ -129,6 +129,9 @@ def make_group(rng: np.random.Generator) -> Track:
     return _track(centre, np.zeros_like(s), cones, False, 4.0)
 
 
+LAYOUTS = {'circuit': make_circuit, 'straight': make_straight, 'group': make_group}
+
+
 def _track(centre: Array, heading: Array, cones: Cones, closed: bool, width: float) -> Track:
     places = np.array([place for place, _ in cones], np.float64).reshape(-1, 2)
     cone_class = np.array([cone_class for _, cone_class in cones], np.int64)

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from training.simulate.scenery.sketch import (
-    Bytes,
-    Sketch,
-    hsv_colour,
-    make_noise,
-    random_colour,
-    scaled,
-    stretched,
-)
+from training.simulate.scenery.sketch import Bytes, Sketch, hsv_colour, random_colour, scaled
+
+
+def stretched(
+    rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]
+) -> npt.NDArray[np.float32]:
+    """Normal noise of (rows, columns) cells, drawn out to (width, height): (H, W)."""
+    noise = rng.standard_normal(cells).astype(np.float32)
+    return np.asarray(cv2.resize(noise, size), np.float32)
 
 
 def make_building(rng: np.random.Generator) -> Bytes:
@@ -24,16 +25,14 @@ def make_building(rng: np.random.Generator) -> Bytes:
     width, height = int(rng.integers(120, 420)), int(rng.integers(60, 220))
     sketch = Sketch(width, height, random_colour(rng, 0.35))
     sprite = sketch.bgra
+    roof = int(height * 0.05)
     if rng.random() < 0.4:
         roof = int(height * rng.uniform(0.1, 0.35))
         sprite[:roof] = 0
         ridge = (width * rng.uniform(0, 0.4), 0), (width * rng.uniform(0.6, 1), 0)
         sketch.polygon([(0, roof), *ridge, (width, roof)], random_colour(rng, 0.4))
-    else:
-        roof = int(height * 0.05)
     columns, rows = int(rng.integers(2, 16)), int(rng.integers(1, 7))
-    window = random_colour(rng, 0.2)
-    frame = random_colour(rng, 0.1)
+    window, frame = random_colour(rng, 0.2), random_colour(rng, 0.1)
     cell_w, cell_h = width / columns, (height - roof) / rows
     fill_w, fill_h = rng.uniform(0.3, 0.95), rng.uniform(0.3, 0.85)
     for row in range(rows):
@@ -79,8 +78,7 @@ def make_mimic(rng: np.random.Generator) -> Bytes:
     width, height = int(rng.integers(16, 50)), int(rng.integers(30, 60))
     sketch = Sketch(width, height)
     top, middle = rng.uniform(0.3, 1.0), width / 2
-    colour = random_colour(rng, 0.5)
-    tone = random_colour(rng, 0.5)
+    colour, tone = random_colour(rng, 0.5), random_colour(rng, 0.5)
     if rng.random() < 0.5:
         left, right = middle - top * width / 2, middle + top * width / 2
         sketch.polygon([(left, 0), (right, 0), (width, height), (0, height)], colour)
@@ -187,9 +185,31 @@ def make_car(rng: np.random.Generator) -> Bytes:
 
 def make_wall(rng: np.random.Generator) -> Bytes:
     """A barrier along the track: tyres, banners, red-white blocks, fence, planks or pallets."""
-    sketch = Sketch(480, int(rng.integers(34, 80)))
-    kinds = (_draw_tyres, _draw_banners, _draw_blocks, _draw_fence, _draw_planks, _draw_pallets)
-    kinds[int(rng.integers(0, 6))](rng, sketch, 480, len(sketch.bgra))
+    width, height = 480, int(rng.integers(34, 80))
+    sketch = Sketch(width, height)
+    kind = int(rng.integers(0, 6))
+    if kind == 0:
+        _draw_tyres(rng, sketch, width, height)
+    elif kind == 1:
+        _draw_banners(rng, sketch, width, height)
+    elif kind == 2:  # blocks
+        step = int(rng.integers(15, 70))
+        pair = [random_colour(rng, 0.8), (235.0, 235.0, 235.0)]
+        if rng.random() < 0.4:
+            pair[0] = (40.0, 40.0, 220.0)
+        for index, x in enumerate(range(0, width, step)):
+            sketch.box(x, 0, x + step, height, pair[index % 2])
+    elif kind == 3:
+        _draw_fence(rng, sketch, width, height)
+    elif kind == 4:  # planks
+        sketch.bgra[:] = (*random_colour(rng, 0.4), 255.0)
+        for y in range(0, height, int(rng.integers(5, 20))):
+            sketch.line((0, y), (width, y), random_colour(rng, 0.2), 2)
+    else:  # pallets
+        for x in range(0, width, 40):
+            for y in range(0, height, 26):
+                blue, green = 60 * rng.uniform(0.7, 1.5), 110 * rng.uniform(0.7, 1.5)
+                sketch.box(x, y, x + 37, y + 22, (blue, green, 150 * rng.uniform(0.7, 1.4)))
     return sketch.mottled(rng, 0.12)
 
 
@@ -217,15 +237,6 @@ def _draw_banners(rng: np.random.Generator, sketch: Sketch, width: int, height: 
         x += w
 
 
-def _draw_blocks(rng: np.random.Generator, sketch: Sketch, width: int, height: int) -> None:
-    step = int(rng.integers(15, 70))
-    pair = [random_colour(rng, 0.8), (235.0, 235.0, 235.0)]
-    if rng.random() < 0.4:
-        pair[0] = (40.0, 40.0, 220.0)
-    for index, x in enumerate(range(0, width, step)):
-        sketch.box(x, 0, x + step, height, pair[index % 2])
-
-
 def _draw_fence(rng: np.random.Generator, sketch: Sketch, width: int, height: int) -> None:
     metal = random_colour(rng, 0.1)
     step = int(rng.integers(5, 14))
@@ -235,19 +246,6 @@ def _draw_fence(rng: np.random.Generator, sketch: Sketch, width: int, height: in
         sketch.line((0, y), (width, y), metal)
     for x in range(0, width, step * 8):
         sketch.line((x, 0), (x, height), metal, 3)
-
-
-def _draw_planks(rng: np.random.Generator, sketch: Sketch, width: int, height: int) -> None:
-    sketch.bgra[:] = (*random_colour(rng, 0.4), 255.0)
-    for y in range(0, height, int(rng.integers(5, 20))):
-        sketch.line((0, y), (width, y), random_colour(rng, 0.2), 2)
-
-
-def _draw_pallets(rng: np.random.Generator, sketch: Sketch, width: int, height: int) -> None:
-    for x in range(0, width, 40):
-        for y in range(0, height, 26):
-            blue, green = 60 * rng.uniform(0.7, 1.5), 110 * rng.uniform(0.7, 1.5)
-            sketch.box(x, y, x + 37, y + 22, (blue, green, 150 * rng.uniform(0.7, 1.4)))
 
 
 def make_thing(rng: np.random.Generator) -> Bytes:
@@ -311,29 +309,21 @@ def make_wheel(rng: np.random.Generator) -> Bytes:
     return sketch.mottled(rng, 0.2)
 
 
-@dataclass(frozen=True, slots=True)
-class SpriteKind:
-    """One kind of thing. count: of pictures in the library. height_m: least and greatest."""
-
-    make: Callable[[np.random.Generator], Bytes]
-    count: int
-    height_m: tuple[float, float]
-
-
-KINDS: dict[str, SpriteKind] = {
-    'building': SpriteKind(make_building, 40, (3.0, 18.0)),
-    'tree': SpriteKind(make_tree, 22, (2.5, 14.0)),
-    'forest': SpriteKind(make_forest, 14, (2.0, 22.0)),
-    'person': SpriteKind(make_person, 18, (1.5, 1.95)),
-    'car': SpriteKind(make_car, 16, (1.4, 2.6)),
-    'wall': SpriteKind(make_wall, 28, (0.4, 1.6)),
-    'thing': SpriteKind(make_thing, 50, (0.2, 1.6)),
-    'post': SpriteKind(make_post, 24, (0.4, 4.0)),
-    'tent': SpriteKind(make_tent, 8, (2.5, 4.0)),
-    'stand': SpriteKind(make_stand, 12, (1.5, 6.0)),
-    'mimic': SpriteKind(make_mimic, 40, (0.15, 0.6)),
-    'wheel': SpriteKind(make_wheel, 6, (0.4, 0.6)),
+KINDS: dict[str, tuple[Callable[[np.random.Generator], Bytes], int, tuple[float, float]]] = {
+    'building': (make_building, 40, (3.0, 18.0)),
+    'tree': (make_tree, 22, (2.5, 14.0)),
+    'forest': (make_forest, 14, (2.0, 22.0)),
+    'person': (make_person, 18, (1.5, 1.95)),
+    'car': (make_car, 16, (1.4, 2.6)),
+    'wall': (make_wall, 28, (0.4, 1.6)),
+    'thing': (make_thing, 50, (0.2, 1.6)),
+    'post': (make_post, 24, (0.4, 4.0)),
+    'tent': (make_tent, 8, (2.5, 4.0)),
+    'stand': (make_stand, 12, (1.5, 6.0)),
+    'mimic': (make_mimic, 40, (0.15, 0.6)),
+    'wheel': (make_wheel, 6, (0.4, 0.6)),
 }
+"""Kind of thing -> what draws one, pictures in the library, least and greatest height in metres."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +342,28 @@ class Library:
     grain: Bytes
     sensor: Bytes
     sprites: dict[str, list[tuple[Bytes, ...]]]
+
+
+def make_noise(
+    rng: np.random.Generator, size: tuple[int, int], coarsest: int, finest: int, rough: float
+) -> Bytes:
+    """Noise of several octaves around 128, standard deviation about 30; tiles without a seam.
+
+    size: (height, width). coarsest, finest: cell sizes in px. rough: weight of each finer octave
+    relative to the one before.
+    """
+    total = np.zeros(size, np.float32)
+    weight, cell = 1.0, coarsest
+    while cell >= finest:
+        grid = rng.standard_normal((size[0] // cell, size[1] // cell)).astype(np.float32)
+        grid = np.pad(grid, 1, mode='wrap')
+        smooth = cv2.INTER_CUBIC if cell > 1 else cv2.INTER_NEAREST
+        big = cv2.resize(grid, None, fx=cell, fy=cell, interpolation=smooth)
+        total += weight * big[cell : cell + size[0], cell : cell + size[1]]
+        weight *= rough
+        cell //= 2
+    total *= 30 / max(float(total.std()), 1e-6)
+    return np.clip(total + 128, 0, 255).astype(np.uint8)
 
 
 def make_library(seed: int) -> Library:
@@ -373,18 +385,15 @@ def make_library(seed: int) -> Library:
         line = (walk + rng.uniform(0, 1024, 2)).astype(np.int32)
         cv2.polylines(cracked, [line], False, float(rng.choice([40, 60, 190])), 1)
     sensor = np.clip(128 + 24 * rng.standard_normal((768, 1024, 3)), 0, 255).astype(np.uint8)
-    sprites = {
-        name: [_halved(kind.make(rng)) for _ in range(kind.count)] for name, kind in KINDS.items()
-    }
+    sprites: dict[str, list[tuple[Bytes, ...]]] = {name: [] for name in KINDS}
+    for name, (make, count, _) in KINDS.items():
+        for _ in range(count):
+            sizes = [make(rng)]
+            while min(sizes[-1].shape[:2]) > 3:
+                half = (sizes[-1].shape[1] // 2, sizes[-1].shape[0] // 2)
+                smaller = cv2.resize(sizes[-1], half, interpolation=cv2.INTER_AREA)
+                sizes.append(np.asarray(smaller, np.uint8))
+            sprites[name].append(tuple(sizes))
     clouds = make_noise(rng, size, 256, 2, 0.62)
     grain = make_noise(rng, (512, 512), 64, 2, 0.8)
     return Library((*fine, slabs), (*coarse, cracked), clouds, grain, sensor, sprites)
-
-
-def _halved(sprite: Bytes) -> tuple[Bytes, ...]:
-    """The sprite and ever smaller copies of it, each half as large."""
-    sizes = [sprite]
-    while min(sizes[-1].shape[:2]) > 3:
-        half = (sizes[-1].shape[1] // 2, sizes[-1].shape[0] // 2)
-        sizes.append(np.asarray(cv2.resize(sizes[-1], half, interpolation=cv2.INTER_AREA)))
-    return tuple(sizes)

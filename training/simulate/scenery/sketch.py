@@ -32,36 +32,6 @@ def scaled(colour: Colour, factor: float, more: float = 0.0) -> Colour:
     return tuple(min(factor * value + more, 255) for value in colour)
 
 
-def stretched(
-    rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]
-) -> npt.NDArray[np.float32]:
-    """Normal noise of (rows, columns) cells, drawn out to (width, height): (H, W)."""
-    noise = rng.standard_normal(cells).astype(np.float32)
-    return np.asarray(cv2.resize(noise, size), np.float32)
-
-
-def make_noise(
-    rng: np.random.Generator, size: tuple[int, int], coarsest: int, finest: int, rough: float
-) -> Bytes:
-    """Noise of several octaves around 128, standard deviation about 30; tiles without a seam.
-
-    size: (height, width). coarsest, finest: cell sizes in px. rough: weight of each finer octave
-    relative to the one before.
-    """
-    total = np.zeros(size, np.float32)
-    weight, cell = 1.0, coarsest
-    while cell >= finest:
-        grid = rng.standard_normal((size[0] // cell, size[1] // cell)).astype(np.float32)
-        grid = np.pad(grid, 1, mode='wrap')
-        smooth = cv2.INTER_CUBIC if cell > 1 else cv2.INTER_NEAREST
-        big = cv2.resize(grid, None, fx=cell, fy=cell, interpolation=smooth)
-        total += weight * big[cell : cell + size[0], cell : cell + size[1]]
-        weight *= rough
-        cell //= 2
-    total *= 30 / max(float(total.std()), 1e-6)
-    return np.clip(total + 128, 0, 255).astype(np.uint8)
-
-
 class Sketch:
     """A BGRA picture, transparent where nothing is drawn. Corners are cut to whole pixels."""
 
