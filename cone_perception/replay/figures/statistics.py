@@ -17,9 +17,7 @@ no bound for the next drive; and a p99 of fewer than a few hundred frames is nea
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -32,6 +30,7 @@ from cone_perception.accuracy.intervals import (
     percentile_interval,
     share_interval,
 )
+from cone_perception.accuracy.matching import Bool
 from cone_perception.replay.traces import FATES, STATIONS, Pass
 from cone_perception.types import Int64
 
@@ -57,67 +56,40 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
     resampled = Resamples(passes, seed)
     figures: dict[str, Interval] = {}
 
-    latency = Series.of((i, frame.latency_ms) for i, frame in enumerate(frames))
-    quantiles = resampled.quantiles(latency, LATENCY_QUANTILES.values())
+    latency_ms = np.array([frame.latency_ms for frame in frames], np.float64)  # None: NaN
+    quantiles = resampled.quantiles(latency_ms, LATENCY_QUANTILES.values())
     for name, figure in zip(LATENCY_QUANTILES, quantiles, strict=True):
         figures[f'latency_{name}_ms'] = figure
-    figures['latency_mean_ms'] = resampled.mean(latency)
+    figures['latency_mean_ms'] = resampled.mean(latency_ms)
     figures['latency_jitter_ms'] = resampled.mean(_latency_changes(passes))
 
-    times_ms: dict[str, list[tuple[int, float | None]]] = {
-        **{f'station_{name}': [] for name in STATIONS},
-        'own_cost': [(i, frame.own_cost_ms) for i, frame in enumerate(frames)],
-        'age_at_publish': [
-            (i, (frame.published_ns - frame.sent_ns) / 1e6)
-            for i, frame in enumerate(frames)
-            if frame.published_ns is not None
-        ],
-    }
-    for i, frame in enumerate(frames):
-        for name, value_ms in frame.stations_ms():
-            times_ms[f'station_{name}'].append((i, value_ms))
-    for name, values in times_ms.items():
-        if len(series := Series.of(values)):
-            p50, p99, greatest = resampled.quantiles(series, (0.5, 0.99, 1.0))
+    stations_ms = [dict(frame.stations_ms()) for frame in frames]
+    times_ms = {f'station_{name}': [told.get(name) for told in stations_ms] for name in STATIONS}
+    times_ms['own_cost'] = [frame.own_cost_ms for frame in frames]
+    times_ms['age_at_publish'] = [
+        None if frame.published_ns is None else (frame.published_ns - frame.sent_ns) / 1e6
+        for frame in frames
+    ]
+    for name, times in times_ms.items():
+        if any(time is not None for time in times):
+            values = np.array(times, np.float64)
+            p50, p99, greatest = resampled.quantiles(values, (0.5, 0.99, 1.0))
             figures |= {f'{name}_p50_ms': p50, f'{name}_p99_ms': p99}
             if name == 'age_at_publish':
                 figures['age_at_publish_max_ms'] = greatest
 
     figures |= _rates(passes, resampled)
-    fates = [frame.fate for frame in frames]
+    fates = np.array([frame.fate for frame in frames], np.str_)
     figures['frames_sent'] = Interval(float(len(frames)))
-    figures['frames_answered'] = Interval(float(fates.count('answered')))
-    for fate in FATES:
-        of_fate = Series.of((i, float(each == fate)) for i, each in enumerate(fates))
-        figures[f'{fate}_share'] = resampled.share(of_fate)
-    return figures
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Series:
-    """Values of some of the frames.
-
-    value: (N,) float64. frame: (N,) int64, number of the frame among those of all passes.
-    """
-
-    value: Float64
-    frame: Int64
-
-    @classmethod
-    def of(cls, values: Iterable[tuple[int, float | None]]) -> Series:
-        """Make a series from pairs of frame and value; None is left out."""
-        known = [(frame, value) for frame, value in values if value is not None]
-        return cls(
-            np.array([value for _, value in known], np.float64),
-            np.array([frame for frame, _ in known], np.int64),
-        )
-
-    def __len__(self) -> int:
-        return len(self.value)
+    figures['frames_answered'] = Interval(float((fates == 'answered').sum()))
+    return figures | {f'{fate}_share': resampled.share(fates == fate) for fate in FATES}
 
 
 class Resamples:
-    """Bootstrap intervals of series. The same draws of blocks serve every figure."""
+    """Bootstrap intervals of values. The same draws of blocks serve every figure.
+
+    values: (frames of all passes,) of each frame; NaN where it has none.
+    """
 
     def __init__(self, passes: Sequence[Pass], seed: int) -> None:
         self._block_of = blocks_of_frames(passes)
@@ -125,18 +97,19 @@ class Resamples:
         # (RESAMPLES, blocks) float64: how often each block was drawn
         self._draws = draw_blocks(max(1, self._blocks), RESAMPLES, seed)
 
-    def quantiles(self, series: Series, quantiles: Iterable[float]) -> list[Interval]:
+    def quantiles(self, values: Float64, quantiles: Iterable[float]) -> list[Interval]:
         """Find a figure for each of the quantiles, 0..1."""
         q = np.fromiter(quantiles, np.float64)
-        if not len(series):
+        known = ~np.isnan(values)
+        if not known.any():
             return [Interval(math.nan)] * len(q)
-        values = np.quantile(series.value, q)
-        block = self._block_of[series.frame]
+        ascending, block = values[known], self._block_of[known]
+        found = np.quantile(ascending, q)
         blocks = len(np.unique(block))
         if blocks < MIN_BLOCKS:
-            return [Interval(float(value)) for value in values]
-        order = np.argsort(series.value, kind='stable')
-        ascending, block = series.value[order], block[order]
+            return [Interval(float(value)) for value in found]
+        order = np.argsort(ascending, kind='stable')
+        ascending, block = ascending[order], block[order]
         drawn = np.full((len(self._draws), len(q)), np.nan)
         # One resample at a time: memory stays that of the frames, however many there are.
         for row, times in zip(drawn, self._draws, strict=True):
@@ -150,36 +123,37 @@ class Resamples:
         tail = expanded_tail(blocks)
         return [
             percentile_interval(float(value), column, tail)
-            for value, column in zip(values, drawn.T, strict=True)
+            for value, column in zip(found, drawn.T, strict=True)
         ]
 
-    def mean(self, series: Series) -> Interval:
+    def mean(self, values: Float64) -> Interval:
         """Find the mean; NaN of nothing."""
-        if not len(series):
+        known = ~np.isnan(values)
+        if not known.any():
             return Interval(math.nan)
-        block = self._block_of[series.frame]
-        sums, counts = self._sums(block, series.value), self._sums(block)
-        mean = float(series.value.mean())
+        block = self._block_of[known]
+        sums, counts = self._sums(block, values[known]), self._sums(block)
+        mean = float(values[known].mean())
         return ratio_interval(mean, self._draws, sums, counts, len(np.unique(block)))
 
-    def share(self, series: Series) -> Interval:
-        """Find the share of a series of 0 and 1.
+    def share(self, frames: Bool) -> Interval:
+        """Find the share of these among all frames.
 
         Where all are alike there is nothing to draw from. The interval then is that of Clopper and
         Pearson (1934), as if frames had nothing to do with each other.
         """
-        figure = self.mean(series)
+        figure = self.mean(frames.astype(np.float64))
         if figure.value not in (0.0, 1.0):
             return figure
-        return share_interval(round(series.value.sum()), len(series))
+        return share_interval(int(frames.sum()), len(frames))
 
-    def rate(self, value: float, series: Series, lasts_s: Float64) -> Interval:
+    def rate(self, value: float, counted: Bool, lasts_s: Float64) -> Interval:
         """Give a rate (Hz) the interval of the frames of the drawn blocks over the blocks' times.
 
-        series: the frames that are counted. lasts_s: (all frames,) seconds to the next frame.
+        counted: frames that count. lasts_s: (all frames,) seconds to the next frame.
         The interval is in proportion to the rate, which is not quite that of all blocks together.
         """
-        block = self._block_of[series.frame]
+        block = self._block_of[counted]
         counts, seconds = self._sums(block), self._sums(self._block_of, lasts_s)
         per_second = counts.sum() / seconds.sum() if seconds.sum() else math.nan
         part = counts * value / (per_second or 1.0)
@@ -223,22 +197,21 @@ def blocks_of_frames(passes: Sequence[Pass]) -> Int64:
     return np.array([number_of.setdefault(key, len(number_of)) for key in keys], np.int64)
 
 
-def _latency_changes(passes: Sequence[Pass]) -> Series:
-    """Find how far each latency is from that of the camera's answer before.
+def _latency_changes(passes: Sequence[Pass]) -> Float64:
+    """Find how far each latency is from that of the camera's answer before; NaN for its first.
 
     Its mean is the jitter: the difference D of RFC 3550, 6.4.1, averaged over all instead of
     running. Frames lost in between are passed over.
     """
-    of_camera: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
-    numbered = ((number, frame) for number, each in enumerate(passes) for frame in each.frames)
-    for i, (number, frame) in enumerate(numbered):
-        if frame.latency_ms is not None:
-            of_camera[number, frame.camera].append((i, frame.latency_ms))
-    return Series.of(
-        (i, abs(later - before))
-        for answers in of_camera.values()
-        for (_, before), (i, later) in pairwise(answers)
-    )
+    changes = []
+    for each in passes:
+        before: dict[str, float] = {}
+        for frame in each.frames:
+            latency_ms = math.nan if frame.latency_ms is None else frame.latency_ms
+            changes.append(abs(latency_ms - before.get(frame.camera, math.nan)))
+            if frame.latency_ms is not None:
+                before[frame.camera] = latency_ms
+    return np.array(changes)
 
 
 def _rates(passes: Sequence[Pass], resamples: Resamples) -> dict[str, Interval]:
@@ -257,10 +230,9 @@ def _rates(passes: Sequence[Pass], resamples: Resamples) -> dict[str, Interval]:
     ]
     figures = {}
     for name, moment in RATES.items():
-        told = ((i, getattr(frame, moment)) for i, frame in enumerate(frames))
-        series = Series.of((i, None if at_ns is None else 1.0) for i, at_ns in told)
-        if name != 'rate_received_hz' or len(series):
-            figures[name] = resamples.rate(_rate_hz(passes, moment), series, np.array(lasts_s))
+        counted = np.array([getattr(frame, moment) is not None for frame in frames], bool)
+        if name != 'rate_received_hz' or counted.any():
+            figures[name] = resamples.rate(_rate_hz(passes, moment), counted, np.array(lasts_s))
     return figures
 
 
