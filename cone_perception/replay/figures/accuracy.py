@@ -54,11 +54,13 @@ class FrameFaults(NamedTuple):
 
     def why(self, class_names: Sequence[str]) -> str:
         """`2 missed (blue_cone 1, yellow_cone 1), 1 false (blue_cone 1)`; '' without a fault."""
-        kinds = zip(('missed', 'false', 'vanished for this frame'), self, strict=True)
-        *errors, gone = (
-            f'{len(cones)} {what} ({_listed(cones, class_names)})' if len(cones) else ''
-            for what, cones in kinds
-        )
+        told = []
+        kinds = ('missed', 'false', 'vanished for this frame')
+        for what, cones in zip(kinds, self, strict=True):
+            counts = Counter(class_names[class_id] for class_id in sorted(cones.class_id.tolist()))
+            listed = ', '.join(f'{name} {count}' for name, count in counts.items())
+            told.append(f'{len(cones)} {what} ({listed})' if listed else '')
+        *errors, gone = told
         return '; '.join(filter(None, (', '.join(filter(None, errors)), gone)))
 
 
@@ -100,8 +102,8 @@ def accuracy_rows(
 ) -> dict[str, Float64]:
     """The same as (1 + R,) arrays: the value, then that of each resample of the drive's seconds.
 
-    Frames of the same stamps make the same resamples: what two models make of
-    them can be paired row by row. R is 0 with less than two seconds.
+    Frames of the same stamps make the same resamples, so that two models can be paired row by row.
+    R is 0 with less than two seconds.
     """
     judged = [
         (frame, truth[frame.camera, frame.stamp_ns])
@@ -109,20 +111,19 @@ def accuracy_rows(
         if (frame.camera, frame.stamp_ns) in truth
     ]
     answered = np.array([frame.found is not None for frame, _ in judged], bool)
-    weights = _weights((frame.stamp_ns for frame, _ in judged))
+    weights = _weights([frame.stamp_ns for frame, _ in judged])
     matches = Matches.of(
         ((frame.found or Detections.empty(), cones) for frame, cones in judged), len(class_names)
     )
     least = [thresholds[name] for name in class_names]
     everything = list(range(len(class_names)))
     rows: dict[str, Float64] = {}
-    for low_px, high_px in ((0.0, math.inf), *BANDS_PX):
-        parts = {f' {band_name(low_px, high_px)}': everything}
-        if (low_px, high_px) == (0.0, math.inf):
-            parts = {'': everything} | {f' {name}': [i] for i, name in enumerate(class_names)}
-        ranked = rank(matches, low_px, high_px)
-        sent = _accuracy(ranked, weights, least)
-        kept = sent
+    bands = {(0.0, math.inf): {'': everything}}
+    bands[0.0, math.inf] |= {f' {name}': [i] for i, name in enumerate(class_names)}
+    bands |= {band_px: {f' {band_name(*band_px)}': everything} for band_px in BANDS_PX}
+    for band_px, parts in bands.items():
+        ranked = rank(matches, *band_px)
+        sent = kept = _accuracy(ranked, weights, least)
         if not answered.all():
             kept = _accuracy(ranked, [each * answered for each in weights], least)
         for whose, (counts, ap50) in (('sent', sent), ('answered', kept)):
@@ -141,24 +142,18 @@ def agreement_figures(passes: Sequence[Pass], reference: Answers) -> dict[str, I
     Of the frames that both have answered; class and place must agree, IoU at least 0.5. Precision:
     share of our cones that the reference has too; recall: share of its cones that we have.
     """
-    both = [
-        (frame.stamp_ns, frame.found, reference[frame.camera, frame.stamp_ns])
-        for one in passes
-        for frame in one.frames
-        if frame.found is not None and (frame.camera, frame.stamp_ns) in reference
-    ]
-    counts = np.array(
-        [
-            (int((match_detections(found, theirs) >= 0).sum()), len(found), len(theirs))
-            for _, found, theirs in both
-        ],
-        np.float64,
-    ).reshape(-1, 3)
-    same, ours, theirs = _sums(counts, _weights((stamp_ns for stamp_ns, _, _ in both))).T
+    stamps_ns, counts = [], []
+    for frame in (frame for one in passes for frame in one.frames):
+        theirs = reference.get((frame.camera, frame.stamp_ns))
+        if frame.found is not None and theirs is not None:
+            right = int((match_detections(frame.found, theirs) >= 0).sum())
+            stamps_ns.append(frame.stamp_ns)
+            counts.append((right, len(frame.found), len(theirs)))
+    same, ours, both = _sums(np.array(counts, np.float64).reshape(-1, 3), stamps_ns).T
     return {
         'agreement_precision': interval_of(share(same, ours)),
-        'agreement_recall': interval_of(share(same, theirs)),
-        'agreement_f1': interval_of(share(2 * same, ours + theirs)),
+        'agreement_recall': interval_of(share(same, both)),
+        'agreement_f1': interval_of(share(2 * same, ours + both)),
     }
 
 
@@ -177,7 +172,7 @@ def consistency_figures(passes: Sequence[Pass], class_names: Sequence[str]) -> d
         if each := flickers.get(frame):
             of_classes = (each.steady_class_id, each.gone.class_id)
             row[2:] = np.ravel([np.bincount(ids, minlength=classes) for ids in of_classes])
-    sums = _sums(counts, _weights(frame.stamp_ns for frame in answered))
+    sums = _sums(counts, [frame.stamp_ns for frame in answered])
     steady, gone = np.split(sums[:, 2:], 2, axis=1)
     figures = {
         'flicker_share': interval_of(share(gone.sum(axis=1), (gone + steady).sum(axis=1))),
@@ -194,8 +189,7 @@ def find_faults(
 ) -> dict[FrameTrace, FrameFaults]:
     """Find the faults of each frame.
 
-    Misses and false finds are of cones from `min_height_px` up, in answered frames whose truth is
-    known.
+    Misses and false finds: of cones from `min_height_px` up, in answered frames of known truth.
     """
     none = Detections.empty()
     gone = {each.frame: each.gone for each in find_flicker(frames)}
@@ -210,10 +204,7 @@ def find_faults(
 
 
 def worst_frames(
-    frames: Sequence[FrameTrace],
-    truth: Answers | None,
-    class_names: Sequence[str],
-    count: int = 12,
+    frames: Sequence[FrameTrace], truth: Answers | None, class_names: Sequence[str], count: int = 12
 ) -> list[WorstFrame]:
     """Frames to show: most misses and false finds, most cones that vanished, slowest; in turns.
 
@@ -305,12 +296,12 @@ def _accuracy(
     return np.concatenate(counts, axis=1), np.concatenate(ap50)
 
 
-def _weights(stamps_ns: Iterable[int]) -> list[Int32]:
+def _weights(stamps_ns: Sequence[int]) -> list[Int32]:
     """Multiplicities of the frames: a row of ones, then those of each resample.
 
     Frames of one second are drawn together. There is no resample where all are of one second.
     """
-    stamps = np.array(list(stamps_ns), np.int64)
+    stamps = np.array(stamps_ns, np.int64)
     once = np.ones((1, len(stamps)), np.int32)
     seconds = (stamps - stamps.min(initial=np.iinfo(np.int64).max)) // BLOCK_NS
     number = np.unique(seconds, return_inverse=True)[1]
@@ -319,21 +310,14 @@ def _weights(stamps_ns: Iterable[int]) -> list[Int32]:
     return [once, *draw(number, RESAMPLES, seed=0)]
 
 
-def _sums(counts: Float64, weights: Sequence[Int32]) -> Float64:
-    """(1 + R, K) sums of (frames, K) counts."""
-    return np.concatenate([some @ counts for some in weights])
+def _sums(counts: Float64, stamps_ns: Sequence[int]) -> Float64:
+    """(1 + R, K) sums of (frames, K) counts, weighed as by `_weights`."""
+    return np.concatenate([some @ counts for some in _weights(stamps_ns)])
 
 
 def interval_of(rows: Float64) -> Interval:
     """The first row's value, and the interval of the others."""
     return percentile_interval(float(rows[0]), rows[1:])
-
-
-def _listed(cones: Detections, class_names: Sequence[str]) -> str:
-    counts = np.bincount(cones.class_id, minlength=len(class_names))
-    return ', '.join(
-        f'{name} {count}' for name, count in zip(class_names, counts, strict=True) if count
-    )
 
 
 def _apart(weights: Mapping[FrameTrace, float]) -> Iterator[FrameTrace]:

@@ -20,14 +20,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from statistics import variance
 from typing import Any, Literal
 
 import numpy as np
 
 from cone_perception.accuracy.intervals import Interval, subtract, t_quantile
 from cone_perception.errors import SettingsError
-from cone_perception.replay.figures.accuracy import Answers, accuracy_rows, interval_of
+from cone_perception.replay.figures.accuracy import accuracy_rows, interval_of
 from cone_perception.replay.figures.names import UNITS, kind_of
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, read_result, result_file
 from cone_perception.replay.output_folder import distinct_names
@@ -136,25 +138,17 @@ def compare_results(paths: Sequence[Path]) -> ComparedResults:
     if len(paths) < 2:
         raise SettingsError('nothing to compare with: give two results or more.')
     files = tuple(map(result_file, paths))
-    results = tuple(read_result(file) for file in files)
+    results = tuple(map(read_result, files))
     folders = (file.resolve() for file in files)
     named = [f.parent if f.name == 'result.json' else f.with_suffix('') for f in folders]
     names = tuple(distinct_names(named, '/'))
-    return ComparedResults(
-        names,
-        files,
-        results,
-        tuple(
-            compare(results[0], other, (names[0], name))
-            for name, other in zip(names[1:], results[1:], strict=True)
-        ),
-    )
+    others = zip(names[1:], results[1:], strict=True)
+    comparisons = tuple(compare(results[0], other, (names[0], name)) for name, other in others)
+    return ComparedResults(names, files, results, comparisons)
 
 
 def compare(
-    baseline: ReplayResult,
-    other: ReplayResult,
-    names: tuple[str, str] = ('baseline', 'other'),
+    baseline: ReplayResult, other: ReplayResult, names: tuple[str, str] = ('baseline', 'other')
 ) -> ReplayComparison:
     """Every figure's difference, other minus baseline, with a verdict."""
     obstacles = find_obstacles(baseline, other)
@@ -162,14 +156,9 @@ def compare(
     answered = _keys(baseline.passes, answered=True) & _keys(other.passes, answered=True)
     paired: dict[str, FigureDifference] = {}
     if not any(each.covers('recall_answered') for each in obstacles):
-        which = {'_sent': sent, '_answered': answered}
-        if sent == answered:
-            which = {'': sent}
-        paired = {
-            each.name: each
-            for part, keys in which.items()
-            for each in _paired(baseline, other, part, keys)
-        }
+        parts = {'': sent} if sent == answered else {'_sent': sent, '_answered': answered}
+        for part, keys in parts.items():
+            paired |= {each.name: each for each in _paired(baseline, other, part, keys)}
     differences = {}
     for name in dict.fromkeys((*baseline.figures, *other.figures)):
         found = paired.get(name) or _unpaired(name, baseline, other, names)
@@ -256,15 +245,12 @@ def _unpaired(
 
 def _over_passes(name: str, a: ReplayResult, b: ReplayResult, value: float) -> Interval | None:
     """The interval over passes; None where one of them has a single one."""
-    of_both = []
-    for result in (a, b):
-        values = [each[name].value for each in result.per_pass if name in each]
-        if len(values) < 2 or not all(map(math.isfinite, values)):
-            return None
-        of_both.append(np.array(values))
-    error = math.sqrt(sum(float(values.var(ddof=1)) / len(values) for values in of_both))
-    freedom = min(map(len, of_both)) - 1
-    half = t_quantile(freedom) * error
+    of_both = [[each[name].value for each in r.per_pass if name in each] for r in (a, b)]
+    fewest = min(map(len, of_both))
+    if fewest < 2 or not all(map(math.isfinite, chain.from_iterable(of_both))):
+        return None
+    error = math.sqrt(sum(variance(values) / len(values) for values in of_both))
+    half = t_quantile(fewest - 1) * error
     return Interval(value, value - half, value + half)
 
 
@@ -316,8 +302,13 @@ def find_obstacles(a: ReplayResult, b: ReplayResult) -> list[Obstacle]:
                 differs = f'{pace_text(a.configuration)} and {pace_text(b.configuration)}'
             stops: Stops = 'answers' if what == 'classes' else 'times'
             found.append(Obstacle(f'not the same {what}', differs, stops))
-    same_classes = a.model.get('class_names') == b.model.get('class_names')
-    if same_classes and _truth_differs(a.truth or {}, b.truth or {}):
+    ours, theirs = a.truth or {}, b.truth or {}
+    same_truth = all(
+        np.array_equal(ours[key].xyxy_px, theirs[key].xyxy_px)
+        and np.array_equal(ours[key].class_id, theirs[key].class_id)
+        for key in ours.keys() & theirs.keys()
+    )
+    if not same_truth and a.model.get('class_names') == b.model.get('class_names'):
         found.append(Obstacle('not the same truth', 'labels differ', 'accuracy'))
     return found
 
@@ -330,8 +321,7 @@ def find_warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> I
             yield f'{name} was interrupted: it saw {frames} frames.'
         elif frames < FEW_FRAMES:
             yield f'{name} has {frames} frames: its 99th percentiles hang on one or two of them.'
-    single = [n for n, result in zip(names, (a, b), strict=True) if len(result.passes) < 2]
-    if single:
+    if single := [name for name, each in zip(names, (a, b), strict=True) if len(each.passes) < 2]:
         yield (
             f'One pass of {" and of ".join(single)}: how much latency, loss and load differ from '
             f'run to run is not known, {100 * RUN_SCATTER:g} % is assumed. --repeat 5 measures it.'
@@ -348,8 +338,7 @@ def find_warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> I
             'The thresholds differ: mAP50 is of what was published, and ends where a threshold '
             'cuts it off.'
         )
-    changed = [what for what in (*SOFTWARE, 'versions') if a.host.get(what) != b.host.get(what)]
-    if changed:
+    if changed := [k for k in (*SOFTWARE, 'versions') if a.host.get(k) != b.host.get(k)]:
         yield f'Different software: {", ".join(changed)}.'
     if a.host.get('git_dirty') or b.host.get('git_dirty'):
         yield 'The code was changed since its commit.'
@@ -366,14 +355,6 @@ def pace_text(configuration: Mapping[str, Any]) -> str:
         'hz': f'each camera at {pace.get("hz", 0):g} Hz',
         'fast': f'as fast as possible, {pace.get("in_flight")} in flight',
     }.get(str(pace.get('kind')), as_recorded)
-
-
-def _truth_differs(ours: Answers, theirs: Answers) -> bool:
-    return any(
-        not np.array_equal(ours[key].xyxy_px, theirs[key].xyxy_px)
-        or not np.array_equal(ours[key].class_id, theirs[key].class_id)
-        for key in ours.keys() & theirs.keys()
-    )
 
 
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any], keys: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic_core import from_json
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError, told_as
@@ -261,7 +261,7 @@ def read_result(path: Path) -> ReplayResult:
         content = file.read_bytes()
     advice = '(it is damaged or another file: replay again)'
     with told_as(SourceError, f'{file} is no result.json', ValueError, advice=advice):
-        record = json.loads(content, parse_constant=_refuse_constant)
+        record = from_json(content, allow_inf_nan=False)
     if not isinstance(record, dict) or record.get('kind') != KIND:
         raise SourceError(
             f'{file} is not the result of a replay: its "kind" is not "{KIND}". '
@@ -333,7 +333,3 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def _list(texts: Iterable[str]) -> str:
     joined = ',\n'.join(texts)
     return f'[\n{joined}]' if joined else '[]'
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f'{name} is no JSON')

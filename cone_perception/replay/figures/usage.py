@@ -11,11 +11,7 @@ from typing import Any
 import numpy as np
 
 from cone_perception.accuracy.intervals import CONFIDENCE, Interval, draw_blocks
-from cone_perception.replay.figures.statistics import (
-    BLOCK_NS,
-    RESAMPLES,
-    ratio_interval,
-)
+from cone_perception.replay.figures.statistics import BLOCK_NS, RESAMPLES, ratio_interval
 from cone_perception.replay.traces import LoadSample, Pass, span_ns
 
 WARM_UP_S = 10.0
@@ -68,15 +64,12 @@ def load_figures(passes: Sequence[Pass]) -> dict[str, Interval]:
         figures[f'{who}_cpu_cores'] = _mean_cores(played)
         peaks = [sample.values['memory_mb'] for *_, samples in played for sample in samples]
         figures[f'{who}_memory_peak_mb'] = Interval(max(peaks))
-        slopes = [
-            slope_per_min(
-                [sample.time_ns / 1e9 for sample in samples],
-                [sample.values['memory_mb'] for sample in samples],
-            )
-            for *_, samples in played
-        ]
-        known = [slope for slope in slopes if not math.isnan(slope.value)]
-        steepest = max(known, key=lambda slope: slope.value, default=Interval(math.nan))
+        slopes = []
+        for *_, samples in played:
+            times_s = [sample.time_ns / 1e9 for sample in samples]
+            memory_mb = [sample.values['memory_mb'] for sample in samples]
+            slopes.append(slope_per_min(times_s, memory_mb))
+        steepest = max(slopes, key=lambda slope: np.nan_to_num(slope.value, nan=-math.inf))
         figures[f'{who}_memory_slope_mb_per_min'] = steepest
     return figures
 
