@@ -1,13 +1,8 @@
 """Measure the GPU engine's own part on an NVIDIA GPU: everything but the network.
 
-    python benchmarks/gpu.py --out gpu.json
-
-What puts out the same boxes for every picture takes the network's place, on the same stream and in
-the same graph, so that neither TensorRT nor a model is needed. It prints a summary, writes JSON,
-and ends with status 1 when something is not as it must be. Needs pycuda, and NVRTC or nvcc. Under
-compute-sanitizer:
-
-    compute-sanitizer python benchmarks/gpu.py --frames 50 --loads 2 --runs 3
+What puts out the same boxes for every picture takes the network's place: no TensorRT, no model. It
+prints a summary, writes JSON, and ends with status 1 when something is not as it must be. Needs
+pycuda, and NVRTC or nvcc. Under compute-sanitizer: --frames 50 --loads 2 --runs 3.
 """
 
 from __future__ import annotations
@@ -70,10 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--runs', type=int, default=500, help='behind each median')
     args = parser.parse_args(argv)
     try:
+        with open_device(use_graph=False) as device:
+            stations = time_stations(device, args.runs)
         results: dict[str, Any] = {
             'machine': describe_machine(),
             'accuracy': measure_accuracy(),
-            'stations': measure_stations(args.runs),
+            'stations': stations,
             'frames': measure_frames(args.runs),
             'leaks': search_leaks(args.frames, args.loads),
         }
@@ -204,18 +201,15 @@ def measure_accuracy() -> dict[str, Any]:
     return {'letterbox': letterboxed, 'boxes': boxes}
 
 
-def measure_stations(runs: int) -> dict[str, Any]:
-    """Each station alone, beside a bare copy of its bytes on this machine; launches included."""
-    with open_device(use_graph=False) as device:
-        device.start(0, CameraJob([camera_picture()], THRESHOLDS, NMS_IOU))
-        device.finish(0)
-        return time_stations(device, runs)
-
-
 def time_stations(device: CudaDevice, runs: int) -> dict[str, Any]:
-    """With what lies in the device's first slot; gives back what it takes before it returns."""
+    """Each station alone, beside a bare copy of its bytes; launches included.
+
+    Apart from what opens the device: what is taken here must be given back before that closes.
+    """
     import pycuda.driver as drv
 
+    device.start(0, CameraJob([camera_picture()], THRESHOLDS, NMS_IOU))
+    device.finish(0)
     source_bytes = CAMERA[0] * CAMERA[1] * 3
     network_bytes = 3 * HEIGHT * WIDTH * 4
     output_bytes = (4 + CLASSES) * CELLS * 4

@@ -10,14 +10,7 @@ from typing import Protocol, runtime_checkable
 from cone_perception.decode import read_layout
 from cone_perception.errors import ModelError
 from cone_perception.model_card import Bundle
-from cone_perception.types import (
-    Arithmetic,
-    CameraPicture,
-    Detections,
-    Float32,
-    Precision,
-    UInt8,
-)
+from cone_perception.types import Arithmetic, CameraPicture, Detections, Float32, Precision, UInt8
 
 
 @dataclass(frozen=True, slots=True)

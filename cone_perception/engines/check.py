@@ -88,10 +88,7 @@ class Check:
 
 
 def read_reference(bundle: Bundle) -> tuple[UInt8, Float32]:
-    """The bundle's stored pictures and FP32 outputs.
-
-    Raises ModelError when they are missing, damaged, or not of this network's size.
-    """
+    """The bundle's stored pictures and FP32 outputs. Raises ModelError where they are not whole."""
     path = bundle.folder / REFERENCE_FILE
     card = bundle.card
     if not path.is_file():
@@ -130,10 +127,7 @@ def check_engine(engine: Engine, bundle: Bundle) -> Check:
 
 
 def check_plan(engine: Engine, bundle: Bundle, plan: Path) -> Check:
-    """Check an engine before it may drive, and note the result in its plan's passport.
-
-    Raises RefusedPlanError when the engine is beyond the limits.
-    """
+    """Check an engine, note the result in its plan's passport, or raise RefusedPlanError."""
     check = check_engine(engine, bundle)
     record_check(plan, check.to_dict())
     if not check.passed:

@@ -12,10 +12,7 @@ EventKind = Literal['reason', 'wait', 'phase', 'warning', 'error', 'built']
 
 @dataclass(frozen=True, slots=True)
 class BuildEvent:
-    """Something that happened on the way to an engine.
-
-    done, of: steps of the phase; 0 of 0 where there are none.
-    """
+    """A step on the way to an engine. done, of: steps of the phase; 0 of 0 where it has none."""
 
     kind: EventKind
     message: str

@@ -28,7 +28,6 @@ PACKAGES = (
 )  # fmt: skip
 
 NOT_TOLD = 'not told'
-GIT_TIMEOUT_S = 10.0
 CPUINFO = Path('/proc/cpuinfo')
 
 
@@ -46,6 +45,8 @@ def describe_host() -> dict[str, Any]:
     gpu = None
     with contextlib.suppress(EngineError):
         gpu = read_gpu()
+    names = (entry.metadata['Name'] or '' for entry in importlib.metadata.distributions())
+    from_pypi = (name.split('-')[1] for name in names if re.fullmatch('ros-[a-z]+-rclpy', name))
     return {
         'processor': processor_name(),
         'architecture': platform.machine(),
@@ -58,7 +59,7 @@ def describe_host() -> dict[str, Any]:
         'cuda': gpu.cuda if gpu else None,
         'kernel': f'{platform.system()} {platform.release()}',
         'python': platform.python_version(),
-        'ros_distro': _ros_distro(),
+        'ros_distro': os.environ.get('ROS_DISTRO') or next(from_pypi, None),
         'rmw': os.environ.get('RMW_IMPLEMENTATION'),
         'versions': installed_versions(PACKAGES),
         'git_commit': commit,
@@ -86,9 +87,8 @@ def _cpuinfo(key: str) -> str:
 
 def read_governor(sys_folder: Path) -> str:
     """The governors of the cores' clocks, as Linux tells them under /sys."""
-    files = sys_folder.glob('devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor')
     found = set()
-    for file in files:
+    for file in sys_folder.glob('devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor'):
         with contextlib.suppress(OSError):  # of a core that was switched off meanwhile
             found.add(file.read_text(encoding='utf-8').strip())
     return ', '.join(sorted(found)) or NOT_TOLD
@@ -104,22 +104,13 @@ def read_commit(root: Path) -> tuple[str | None, bool | None]:
     words = ('status', '--porcelain=v2', '--branch', '--untracked-files=no')
     command = ('git', '-C', str(root), *words)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10.0)
     except subprocess.TimeoutExpired:
         return None, None
     commit = re.search(r'^# branch\.oid ([0-9a-f]+)$', done.stdout, re.MULTILINE)
     if done.returncode or not commit:  # somebody else's checkout: git refuses
         return None, None
     return commit[1], bool(re.search(r'^[^#]', done.stdout, re.MULTILINE))
-
-
-def _ros_distro() -> str | None:
-    """Name the distribution that was sourced, else that of the packages from PyPI."""
-    if distro := os.environ.get('ROS_DISTRO'):
-        return distro
-    names = (entry.metadata['Name'] or '' for entry in importlib.metadata.distributions())
-    found = (re.fullmatch(r'ros-([a-z]+)-rclpy', name) for name in names)
-    return next((match[1] for match in found if match), None)
 
 
 def installed_versions(packages: Sequence[str]) -> dict[str, str]:

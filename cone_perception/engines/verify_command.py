@@ -49,9 +49,6 @@ from cone_perception.pages.page import write_page
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import CameraPicture, Detections, Frame, GpuRuntimeChoice
 
-FRAME_HEIGHT_PX, FRAME_WIDTH_PX = 720, 1280
-BOX_TOLERANCE_PX = 0.5
-
 
 @dataclass(slots=True)
 class EngineReport:
@@ -184,7 +181,7 @@ def difference_of(there: Detections, here: Detections) -> str:
     """Compare cones that the GPU decoded with the CPU's; empty where they agree."""
     i, j, _ = match_pairs(there, here)
     moved = float(np.abs(there.xyxy_px[i] - here.xyxy_px[j]).max(initial=0.0))
-    if len(i) == max(len(there), len(here)) and moved <= BOX_TOLERANCE_PX:
+    if len(i) == max(len(there), len(here)) and moved <= 0.5:
         return ''
     return (
         f'{len(there)} cones there and {len(here)} here, {len(i)} of them the same, boxes up to '
@@ -197,7 +194,7 @@ def time_engines(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], ru
     pictures, _ = read_reference(bundle)
     engines = [engine for _, engine in same]
     random = np.random.default_rng(0)
-    frame = Frame(random.integers(0, 256, (FRAME_HEIGHT_PX, FRAME_WIDTH_PX, 3), np.uint8))
+    frame = Frame(random.integers(0, 256, (720, 1280, 3), np.uint8))
     frames = [frame] * same[0][0].batch
     alone = [run_of(engine, pictures) for engine in engines]
     whole = [

@@ -34,15 +34,11 @@ DISTROS = ('jazzy', 'kilted')
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(prog='python -m cone_perception.interfaces.build')
-    parser.add_argument(
-        '--check', action='store_true', help='only look whether Python and compilers suffice'
-    )
-    args = parser.parse_args(argv)
+    only = 'only look whether Python and compilers suffice'
+    parser.add_argument('--check', action='store_true', help=only)
+    work = check_prerequisites if parser.parse_args(argv).check else provide_vision_msgs
     try:
-        if args.check:
-            check_prerequisites()
-        else:
-            provide_vision_msgs()
+        work()
     except InstallError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
@@ -68,16 +64,22 @@ def check_prerequisites() -> None:
 
 
 def provide_vision_msgs() -> None:
-    """Install vision_msgs into this environment unless it is there already.
-
-    Raises InstallError when there is no ROS from PyPI, no compiler, or the build fails.
-    """
+    """Install vision_msgs into this environment unless it is there. Raises InstallError."""
     installed = _installed_version(DISTRIBUTION)
     if installed is None and importlib.util.find_spec('vision_msgs'):
         print('vision_msgs: found, nothing to build')
         return
-    distro = _pypi_distro()
-    version = f'4.1.1+{distro}.{_definitions_hash()}'
+    distro = next((name for name in DISTROS if _installed_version(f'ros-{name}-rclpy')), None)
+    if distro is None:
+        raise InstallError(
+            'vision_msgs is not importable and ROS from PyPI is not installed here. With ROS from '
+            'apt: sudo apt install ros-$ROS_DISTRO-vision-msgs. Without: pip install '
+            'cone_perception[ros].'
+        )
+    digest = hashlib.sha256()
+    for path in sorted(p for p in DEFINITIONS.rglob('*') if p.is_file()):
+        digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
+    version = f'4.1.1+{distro}.{digest.hexdigest()[:12]}'
     if installed == version:
         return
     wheel = cache_folder('messages') / f'{DISTRIBUTION}-{version}-{_wheel_tag()}.whl'
@@ -94,23 +96,6 @@ def _installed_version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _pypi_distro() -> str:
-    for distro in DISTROS:
-        if _installed_version(f'ros-{distro}-rclpy'):
-            return distro
-    raise InstallError(
-        'vision_msgs is not importable and ROS from PyPI is not installed here. With ROS from apt: '
-        'sudo apt install ros-$ROS_DISTRO-vision-msgs. Without: pip install cone_perception[ros].'
-    )
-
-
-def _definitions_hash() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(p for p in DEFINITIONS.rglob('*') if p.is_file()):
-        digest.update(path.name.encode() + b'\0' + path.read_bytes() + b'\0')
-    return digest.hexdigest()[:12]
 
 
 def _wheel_tag() -> str:

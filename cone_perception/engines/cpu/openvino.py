@@ -37,10 +37,7 @@ class OpenVinoEngine:
         streams: int = 1,
         compiled: bytes = b'',
     ) -> None:
-        """compiled: what `export` gave of an engine with the same arguments, to be read instead of
-        the file. OpenVINO refuses what another release or another kind of CPU compiled; the file is
-        read then.
-        """
+        """compiled: of `export`; refused if another release or CPU made it: `path` is read then."""
         core = ov.Core()
         config: dict[str, object] = {
             # Never OpenVINO's own choice: results would depend on the CPU without a word.
@@ -78,22 +75,17 @@ class OpenVinoEngine:
         return stream.getvalue()
 
     def run(self, pictures: UInt8) -> Float32:
-        if self._has_run:
-            return self._infer(pictures)
-        with _first_run:
-            answer = self._infer(pictures)
-        self._has_run = True
-        return answer
-
-    def _infer(self, pictures: UInt8) -> Float32:
-        request = self._idle.get()
-        try:
-            request.infer([pictures], share_inputs=True)
-            return np.array(request.get_output_tensor().data, np.float32)
-        except RuntimeError as error:
-            raise EngineError(f'OpenVINO failed: {_first_line(error)}') from error
-        finally:
-            self._idle.put(request)
+        with contextlib.nullcontext() if self._has_run else _first_run:
+            request = self._idle.get()
+            try:
+                request.infer([pictures], share_inputs=True)
+                answer = np.array(request.get_output_tensor().data, np.float32)
+                self._has_run = True
+                return answer
+            except RuntimeError as error:
+                raise EngineError(f'OpenVINO failed: {_first_line(error)}') from error
+            finally:
+                self._idle.put(request)
 
     def close(self) -> None:
         del self._idle, self._compiled
@@ -102,10 +94,8 @@ class OpenVinoEngine:
 def _import(core: ov.Core, compiled: bytes, config: dict[str, object]) -> ov.CompiledModel | None:
     """None where there is nothing, or nothing that OpenVINO takes."""
     with contextlib.suppress(RuntimeError, ValueError):
-        if (
-            compiled
-            and len((model := core.import_model(compiled, 'CPU', config)).input().shape) == 4
-        ):
+        model = core.import_model(compiled, 'CPU', config) if compiled else None
+        if model and len(model.input().shape) == 4:
             return model
     return None
 
@@ -125,22 +115,18 @@ def _compile(
     except RuntimeError as error:
         raise ModelError(f'{path} cannot be read as ONNX: {_first_line(error)}') from error
     try:
-        return core.compile_model(_with_preprocessing(model, preprocessing), 'CPU', config), names
+        # It takes (B, H, W, 3) uint8 BGR instead of (B, 3, H, W) float32.
+        steps = PrePostProcessor(model)
+        steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout('NHWC'))
+        steps.input().tensor().set_color_format(ColorFormat.BGR)
+        steps.input().model().set_layout(ov.Layout('NCHW'))
+        convert = steps.input().preprocess().convert_element_type(ov.Type.f32)
+        if preprocessing.colour_order == 'rgb':
+            convert.convert_color(ColorFormat.RGB)
+        convert.scale(1 / preprocessing.scale)
+        return core.compile_model(steps.build(), 'CPU', config), names
     except RuntimeError as error:
         raise EngineError(f'OpenVINO cannot compile {path.name}: {_first_line(error)}') from error
-
-
-def _with_preprocessing(model: ov.Model, preprocessing: Preprocessing) -> ov.Model:
-    """Let the model take (B, H, W, 3) uint8 BGR instead of (B, 3, H, W) float32."""
-    steps = PrePostProcessor(model)
-    steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout('NHWC'))
-    steps.input().tensor().set_color_format(ColorFormat.BGR)
-    steps.input().model().set_layout(ov.Layout('NCHW'))
-    convert = steps.input().preprocess().convert_element_type(ov.Type.f32)
-    if preprocessing.colour_order == 'rgb':
-        convert.convert_color(ColorFormat.RGB)
-    convert.scale(1 / preprocessing.scale)
-    return steps.build()
 
 
 def _first_line(error: Exception) -> str:

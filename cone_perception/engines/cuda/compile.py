@@ -17,8 +17,6 @@ SOURCES = ('request.cuh', 'letterbox.cu', 'decode.cu')
 TOOLKIT_NVCC = Path('/usr/local/cuda/bin/nvcc')
 """NVIDIA's installer puts it here, which is on nobody's PATH by default."""
 
-_FOLDER = Path(__file__).parent
-
 
 def compiler_arguments(
     architecture: int, half_input: bool = False, half_output: bool = False
@@ -35,15 +33,12 @@ def compiler_arguments(
 
 def kernel_source() -> str:
     """The kernels as one text that needs no include."""
-    text = '\n'.join((_FOLDER / name).read_text(encoding='utf-8') for name in SOURCES)
+    text = '\n'.join(Path(__file__).with_name(name).read_text(encoding='utf-8') for name in SOURCES)
     return re.sub(r'^#(include "request\.cuh"|pragma once)$', '', text, flags=re.MULTILINE)
 
 
 def load_kernels(arguments: tuple[str, ...], compiler: Nvrtc | Nvcc) -> bytes:
-    """The kernels' machine code, from the cache or compiled now.
-
-    Raises EngineError when they must be compiled, and the compiler refuses.
-    """
+    """The kernels' machine code, from the cache or compiled now. Raises EngineError."""
     source = kernel_source()
     key = hashlib.sha256('\0'.join((source, *arguments, compiler.version)).encode())
     path = cache_folder('kernels') / f'{key.hexdigest()}.cubin'
@@ -74,10 +69,7 @@ def _refusal(compiler: str, arguments: tuple[str, ...], said: str) -> EngineErro
 
 
 class Nvrtc:
-    """NVIDIA's runtime compiler, of the packages cuda-bindings and nvidia-cuda-nvrtc.
-
-    version: name and version, part of the cache's key.
-    """
+    """NVIDIA's runtime compiler, of cuda-bindings and nvidia-cuda-nvrtc. version: 'NVRTC 13.0'."""
 
     def __init__(self) -> None:
         from cuda.bindings import nvrtc

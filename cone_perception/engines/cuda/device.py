@@ -37,12 +37,13 @@ SLOTS = 2
 _NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: does not wait for PyTorch's default stream in the same process."""
 
-KERNELS = {
-    'letterbox': 'PPiiif', 'select_anchors': 'PPPii', 'select_boxes': 'PPPi', 'suppress': 'PPPi',
-}  # fmt: skip
-"""Name -> types of its arguments, as pycuda writes them: pointers, integers, a float."""
-
 LETTERBOX_BLOCK, DECODE_BLOCK = (32, 8, 1), (256, 1, 1)
+
+KERNELS = {
+    'letterbox': ('PPiiif', LETTERBOX_BLOCK), 'select_anchors': ('PPPii', DECODE_BLOCK),
+    'select_boxes': ('PPPi', DECODE_BLOCK), 'suppress': ('PPPi', DECODE_BLOCK),
+}  # fmt: skip
+"""Name -> types of its arguments, as pycuda writes them, and threads of a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,7 @@ class CudaDevice:
         preprocessing: Preprocessing,
         use_graph: bool = True,
     ) -> None:
-        """load_network: called with the context current, and again by reload().
-
-        Raises EngineError.
-        """
+        """load_network: called with the context current, also by reload(). Raises EngineError."""
         self._drv = import_pycuda()
         self._load_network = load_network
         self._preprocessing = preprocessing
@@ -115,10 +113,7 @@ class CudaDevice:
             self._load()
 
     def close(self) -> None:
-        """Give back graphs, network, memory, kernels, streams and context, in this order.
-
-        Raises EngineLostError when that is not possible.
-        """
+        """Give all back, the context last. Raises EngineLostError when that is not possible."""
         try:
             try:
                 self._unload()
@@ -133,7 +128,13 @@ class CudaDevice:
 
     def _load(self) -> None:
         network = self._network = self._load_network()
-        _check_limits(network)
+        batch, rows = network.input_shape[0], network.output_shape[1]
+        if batch > MAX_BATCH:
+            raise EngineError(f'the GPU takes batches up to {MAX_BATCH}, the plan has {batch}.')
+        if guess_layout(network.output_shape) == 'anchors' and rows - 4 > MAX_CLASSES:
+            raise EngineError(
+                f'the GPU decodes at most {MAX_CLASSES} classes, the plan has {rows - 4}.'
+            )
         halves = network.half_input, network.half_output
         compiler = find_compiler()
         kernels = load_kernels(compiler_arguments(self.architecture, *halves), compiler)
@@ -142,11 +143,11 @@ class CudaDevice:
         advice = "Update the driver, or install the NVRTC of the driver's CUDA."
         with told_as(EngineError, what, self._drv.Error, advice=advice):
             self._module = self._drv.module_from_buffer(kernels)
-        for name, arguments in KERNELS.items():
+        for name, (arguments, _) in KERNELS.items():
             self._kernels[name] = self._module.get_function(name).prepare(arguments)
         self.slots = []
         grey = CameraPicture.of_bgr(np.full((32, 32, 3), 114, np.uint8))
-        warm_up = CameraJob([grey] * network.input_shape[0], np.ones(MAX_CLASSES, np.float32), 0.5)
+        warm_up = CameraJob([grey] * batch, np.ones(MAX_CLASSES, np.float32), 0.5)
         for _ in range(SLOTS):
             self.slots.append(Slot(self._drv, network))
             # TensorRT wants one run before a capture, and the first one allocates.
@@ -224,34 +225,32 @@ class CudaDevice:
     def letterbox(self, slot: Slot) -> None:
         """Queue: the pictures that were uploaded -> the network's input."""
         batch, _, height, width = self.network.input_shape
-        columns, rows, _ = LETTERBOX_BLOCK
-        grid = (_blocks(width, columns), _blocks(height, rows), batch)
         rgb = int(self._preprocessing.colour_order == 'rgb')
         memory, scale = (slot.upload, slot.input), self._preprocessing.scale
-        self._call('letterbox', grid, LETTERBOX_BLOCK, memory, width, height, rgb, scale)
+        self._call('letterbox', (width, height, batch), memory, width, height, rgb, scale)
 
     def decode(self, slot: Slot) -> None:
         """Queue: the network's output -> the answer, in this process's memory."""
         batch, rows, boxes = self.network.output_shape
         memory = (slot.output, slot.upload, slot.candidates)
         if anchors := guess_layout(self.network.output_shape) == 'anchors':
-            grid = (_blocks(boxes, DECODE_BLOCK[0]), batch, 1)
-            self._call('select_anchors', grid, DECODE_BLOCK, memory, rows - 4, boxes)
+            self._call('select_anchors', (boxes, batch, 1), memory, rows - 4, boxes)
         else:
-            grid = (_blocks(rows, DECODE_BLOCK[0]), batch, 1)
-            self._call('select_boxes', grid, DECODE_BLOCK, memory, rows)
+            self._call('select_boxes', (rows, batch, 1), memory, rows)
         memory = (slot.upload, slot.candidates, slot.answers)
-        self._call('suppress', (batch, 1, 1), DECODE_BLOCK, memory, int(anchors))
+        one_block_each = (batch * DECODE_BLOCK[0], 1, 1)
+        self._call('suppress', one_block_each, memory, int(anchors))
         self._drv.memcpy_dtoh_async(slot.answers_host, slot.answers, self.stream)
 
     def _call(
         self,
         kernel: str,
-        grid: tuple[int, int, int],
-        block: tuple[int, int, int],
+        threads: tuple[int, int, int],
         memory: Sequence[Any],
         *numbers: float,
     ) -> None:
+        _, block = KERNELS[kernel]
+        grid = tuple(-(-count // size) for count, size in zip(threads, block, strict=True))
         call = self._kernels[kernel].prepared_async_call
         call(grid, block, self.stream, *map(int, memory), *numbers)
 
@@ -302,17 +301,3 @@ def import_pycuda() -> Any:
     with told_as(EngineError, 'pycuda cannot be imported', ImportError, advice=advice):
         import pycuda.driver
     return pycuda.driver
-
-
-def _check_limits(network: Network) -> None:
-    batch, rows = network.input_shape[0], network.output_shape[1]
-    if batch > MAX_BATCH:
-        raise EngineError(f'the GPU engine takes batches up to {MAX_BATCH}, the plan has {batch}.')
-    if guess_layout(network.output_shape) == 'anchors' and rows - 4 > MAX_CLASSES:
-        raise EngineError(
-            f'the GPU decodes at most {MAX_CLASSES} classes, the plan has {rows - 4}.'
-        )
-
-
-def _blocks(count: int, size: int) -> int:
-    return -(-count // size)

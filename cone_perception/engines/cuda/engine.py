@@ -139,10 +139,7 @@ class CudaWorker:
     """
 
     def __init__(self, open_device: Callable[[], CudaDevice], limit_s: float) -> None:
-        """open_device runs in the thread; what it raises is raised here.
-
-        limit_s: a job that takes longer hangs.
-        """
+        """open_device runs in the thread, and raises here. limit_s: a longer job hangs."""
         self._limit_s = limit_s
         self._inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -225,8 +222,10 @@ class CudaWorker:
         in_haste = False
         while under_way or not self._ending:
             arrived = self._next(0.0 if under_way else None) if free and not self._ending else None
-            if in_haste and arrived is None and under_way and free and not self._ending:
-                arrived = self._next_before_end(device, under_way[0][0])
+            look = in_haste and bool(under_way and free)
+            while look and arrived is None and not self._ending:
+                look = not device.is_done(under_way[0][0])
+                arrived = self._next(_LOOK_S) if look else None
             if arrived is None and not under_way:
                 continue
             slot, work = (free.pop(), arrived) if arrived is not None else under_way.popleft()
@@ -261,13 +260,6 @@ class CudaWorker:
         except queue.Empty:
             return None
         self._ending = work is None
-        return work
-
-    def _next_before_end(self, device: CudaDevice, slot: int) -> _Work | None:
-        """The next job; None when the slot's is done before one comes, or when none will come."""
-        work = None
-        while work is None and not self._ending and not device.is_done(slot):
-            work = self._next(_LOOK_S)
         return work
 
     def _reload(self, device: CudaDevice, reason: GpuMemoryError, may_reload: bool) -> None:

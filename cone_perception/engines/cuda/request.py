@@ -62,10 +62,7 @@ FIRST_PICTURE = -(-REQUEST.itemsize // _ALIGNMENT) * _ALIGNMENT
 
 @dataclass(frozen=True, slots=True)
 class CameraJob:
-    """A batch of pictures to search.
-
-    thresholds: (classes,) least scores. raw: the network's output is wanted, too.
-    """
+    """Pictures to search. thresholds: (classes,) least scores. raw: the network's output, too."""
 
     pictures: Sequence[CameraPicture]
     thresholds: Float32
@@ -74,10 +71,7 @@ class CameraJob:
 
 
 def upload_bytes(pictures: Sequence[CameraPicture]) -> int:
-    """Size in bytes of an upload of these pictures, the request in front of them included.
-
-    Raises ImageError for a picture that the GPU cannot read.
-    """
+    """Size of an upload of these pictures and their request. Raises ImageError for a bad one."""
     return _starts(pictures)[-1]
 
 

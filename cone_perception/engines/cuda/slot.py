@@ -16,9 +16,6 @@ from cone_perception.engines.cuda.request import (
 )
 from cone_perception.errors import EngineError, GpuMemoryError
 
-_OUT_OF_MEMORY = 2
-"""CUDA_ERROR_OUT_OF_MEMORY"""
-
 ROOM_BYTES = 1920 * 1200 * 3
 """Reserved per picture. A larger one makes its slot grow, once."""
 
@@ -111,16 +108,10 @@ def _bytes(shape: tuple[int, ...], half: bool) -> int:
 
 
 class CudaGraph:
-    """Queued work that is launched as one piece, on the stream that it was captured from.
-
-    By cuda-bindings: pycuda has no graphs.
-    """
+    """Queued work, launched as one piece on its stream, by cuda-bindings: pycuda has no graphs."""
 
     def __init__(self, stream: Any, queue: Callable[[], None]) -> None:
-        """Capture what `queue` puts on the stream.
-
-        Raises EngineError; ImportError where there are no bindings.
-        """
+        """Capture what `queue` puts there. Raises EngineError; ImportError without bindings."""
         cu = self._cu = import_bindings()
         self._stream = cu.CUstream(int(stream.handle))
         # Thread-local: what other threads, PyTorch's say, do meanwhile does not break it.
@@ -156,7 +147,7 @@ def _checked(answer: tuple[Any, ...]) -> tuple[Any, ...]:
     """Take the status off the answer of cuda-bindings. Raises EngineError: when it is an error."""
     status, *values = answer
     code = int(status)
-    if code == _OUT_OF_MEMORY:
+    if code == 2:  # CUDA_ERROR_OUT_OF_MEMORY
         raise GpuMemoryError('the GPU has no memory left for a graph.')
     if code:
         raise EngineError(f'CUDA answers {status.name}')

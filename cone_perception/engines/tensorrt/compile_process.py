@@ -1,13 +1,12 @@
 """Compile an ordered engine, or count the layers of a plan, in a process of its own.
 
-One code drives two compilers whose Python interface is the same: `tensorrt` (10 and 11) and
-`tensorrt_rtx`. Networks are strongly typed: what is INT8 and FP16 is written in the ONNX file. That
-says what should be INT8; only the layers of the compiled engine say what is. They are read from the
-compiler's log or from its engine inspector.
+Networks are strongly typed: the ONNX file says what should be INT8. Only the layers of the compiled
+engine, from the compiler's log or its engine inspector, say what is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tempfile
@@ -26,8 +25,6 @@ from cone_perception.engines.tensorrt.plans import Compiled, writing
 from cone_perception.errors import EngineError
 from cone_perception.files import slug, write_whole
 from cone_perception.types import GpuRuntime, Precision
-
-PROGRESS_EVERY_S = 0.5
 
 _KIND = re.compile(r'Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+)')
 _INPUTS = re.compile(r'Inputs: \[(.*?)\], (?:Constants|Outputs)')
@@ -48,10 +45,7 @@ compute, but never a convolution itself."""
 
 
 def compile_apart(order: EngineOrder) -> Compiled:
-    """Compile the ordered network.
-
-    Raises EngineError when the compiler refuses, crashes, hangs, or is stopped.
-    """
+    """Compile the ordered network. Raises EngineError also when that crashes, hangs, is stopped."""
     key = order.key
     here = bool(key.gpu)  # else it is compiled for a GPU that is not here
     measured = slug(f'{key.provider}-{key.provider_version}-{key.gpu}-{key.driver}')
@@ -66,10 +60,7 @@ def compile_apart(order: EngineOrder) -> Compiled:
 
 
 def inspect_apart(order: EngineOrder, plan: bytes) -> Compiled:
-    """Count the layers of a plan: a foreign one may crash its reader.
-
-    order: of the network whose convolutions are looked up. Raises EngineError.
-    """
+    """Count the layers of a foreign plan, which may crash its reader. Raises EngineError."""
     return _work_apart(order, ('what reads the plan', 'the plan could not be read.'), plan)
 
 
@@ -206,10 +197,9 @@ def _inspect(trt: Any, logger: Any, plan: bytes) -> tuple[Layer, ...]:
     if engine is None:
         return ()
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    try:
+    with contextlib.suppress(ValueError):
         return layers_from_inspector(text)
-    except ValueError:
-        return ()
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +305,7 @@ def make_monitor(trt: Any, on_event: Callable[[BuildEvent], None]) -> Any:
 
         def _tell(self, phase: str, done: int, force: bool = False) -> None:
             now = time.monotonic()
-            if force or now - self._told >= PROGRESS_EVERY_S:
+            if force or now - self._told >= 0.5:
                 self._told = now
                 on_event(BuildEvent('phase', phase, done, self._steps.get(phase, 0)))
 

@@ -7,12 +7,7 @@ from typing import Any
 from cone_perception.engines.cuda.engine import CudaEngine
 from cone_perception.engines.tensorrt.gpu import import_runtime, make_logger
 from cone_perception.engines.tensorrt.plans import EnginePlan
-from cone_perception.errors import (
-    EngineError,
-    GpuMemoryError,
-    PlanError,
-    UnloadablePlanError,
-)
+from cone_perception.errors import EngineError, GpuMemoryError, PlanError, UnloadablePlanError
 from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.types import GpuRuntime
 

@@ -67,15 +67,12 @@ def build_engines(orders: Sequence[EngineOrder], say: Callable[[str], None]) -> 
     """
     pictures, _ = read_reference(orders[0].bundle)
 
-    def tell(order: EngineOrder, plan: EnginePlan) -> None:
-        say(describe_plan(order, plan))
-
     with ExitStack() as stack:
         engines, built = [], []
         refusal: ConePerceptionError | None = None
         for order in orders:
             try:
-                plan, engine = provide_engine(order, tell)
+                plan, engine = provide_engine(order, lambda *made: say(describe_plan(*made)))
                 stack.callback(engine.close)
                 check = check_plan(engine, order.bundle, plan.path)
             except EngineLostError:

@@ -30,12 +30,7 @@ INSTALL = {
     'tensorrt_rtx': "TensorRT-RTX (pip install 'cone_perception[rtx]')",
 }
 
-_KEPT_ERRORS = 8
-
 DRIVER_VERSION_FILE = Path('/proc/driver/nvidia/version')
-
-# From cuda.h: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-_MAJOR, _MINOR = 75, 76
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +58,9 @@ def read_gpu() -> Gpu:
         ('cuInit', 0),
         ('cuDeviceGet', ctypes.byref(device), 0),
         ('cuDeviceGetName', name, len(name), device),
-        ('cuDeviceGetAttribute', ctypes.byref(major), _MAJOR, device),
-        ('cuDeviceGetAttribute', ctypes.byref(minor), _MINOR, device),
+        # From cuda.h: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+        ('cuDeviceGetAttribute', ctypes.byref(major), 75, device),
+        ('cuDeviceGetAttribute', ctypes.byref(minor), 76, device),
         ('cuDriverGetVersion', ctypes.byref(version)),
     ):
         if status := getattr(driver, str(function))(*arguments):
@@ -128,7 +124,7 @@ def make_logger(trt: Any, on_event: Callable[[BuildEvent], None] = ignore) -> An
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
+            self.errors: deque[str] = deque(maxlen=8)
             self.layers: list[str] = []
             self._told: set[str] = set()
 

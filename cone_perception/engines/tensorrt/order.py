@@ -1,14 +1,10 @@
-"""The order of an engine: which network, for which GPU, and what may be done to have it.
-
-`build-engine`, `verify-engine`, the node and `open_engine` make their orders here. All that
-compiles, keeps, checks and opens an engine for the GPU takes an order.
-"""
+"""The order of an engine: which network, for which GPU, and what may be done to have it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -29,8 +25,6 @@ from cone_perception.types import (
 
 LEAST_CAPABILITY = (7, 5)
 """Compute capability of Turing: TensorRT 10 and our kernels start with it."""
-
-_DRIVING: tuple[Precision, ...] = ('int8', 'fp16')
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +47,7 @@ class BuildPolicy:
 
 @dataclass(frozen=True, slots=True)
 class EngineOrder:
-    """One network of a bundle, to be run on one GPU.
-
-    key: what its plan must be made for.
-    """
+    """One network of a bundle, to be run on one GPU. key: what its plan must be made for."""
 
     bundle: Bundle
     network: NetworkFile
@@ -88,23 +79,11 @@ def make_order(
     provider: GpuRuntimeChoice = 'auto',
     gpu: Gpu | None = None,
 ) -> EngineOrder:
-    """Order one network, for this machine's GPU or for `gpu`, see `target_gpu`.
-
-    Raises EngineError without a GPU, or without the runtime.
-    """
+    """Order one network for this machine's GPU, or `gpu` of `target_gpu`. Raises EngineError."""
     gpu = gpu or _usable_gpu()
     chosen, trt = import_runtime(provider)
-    key = PlanKey(
-        network_sha256=network.sha256,
-        precision=network.precision,
-        batch=network.batch,
-        provider=chosen,
-        provider_version=str(trt.__version__),
-        gpu=gpu.name,
-        compute_capability=gpu.compute_capability,
-        driver=gpu.driver,
-        cuda=gpu.cuda,
-    )
+    of_network = network.sha256, network.precision, network.batch
+    key = PlanKey(*of_network, chosen, str(trt.__version__), *astuple(gpu))
     return EngineOrder(bundle, network, key, policy)
 
 
@@ -173,7 +152,8 @@ def driving_networks(
             warn(f'{choice} did not pass the gate: it is taken because precision asks for it.')
         return [network]
     usable = {n.precision: n for n in networks_for_gpu(card) if n.batch == batch}
-    found = [usable[precision] for precision in _DRIVING if precision in usable]
+    driving: tuple[Precision, ...] = 'int8', 'fp16'
+    found = [usable[precision] for precision in driving if precision in usable]
     if not judged:
         warn(
             f'{card.name} was never compared with FP32 on labelled pictures: '

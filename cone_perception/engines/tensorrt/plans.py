@@ -6,20 +6,21 @@ says to which; what does not match is named, never loaded.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import PlanError, told_as
 from cone_perception.files import (
-    LockedError,
     cache_folder,
+    is_locked,
     locked,
     read_noted,
     slug,
@@ -29,22 +30,15 @@ from cone_perception.files import (
 from cone_perception.types import GpuRuntime, Precision
 
 SCHEMA = 1
-HEADER_BYTES = 4
-"""Ultralytics writes a plan as its metadata's length (4 bytes, little-endian), JSON, plan."""
-
-MIN_BYTES = 64
 RTX_MAGIC = b'vtrt'
-_RTX_SIZE = slice(16, 24)
-"""A TensorRT-RTX plan holds its own length here: seen in plans of 1.7.1."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
     """Network and machine that a plan was made for; all of it must match where it is loaded.
 
-    network_sha256: of the ONNX file. provider_version: of the compiler. gpu, compute_capability,
-    driver, cuda: of the machine; a plan compiled for any machine with one compute capability (only
-    TensorRT-RTX does that) has that alone.
+    network_sha256: of the ONNX file. provider_version: of the compiler. Then what `Gpu` says of the
+    machine; a plan for any with one compute capability (of TensorRT-RTX) has that alone.
     """
 
     network_sha256: str
@@ -59,11 +53,11 @@ class PlanKey:
 
     def differences(self, other: PlanKey) -> list[str]:
         """Name what differs: "driver is 560.35, the plan's is 550.54"."""
+        theirs = asdict(other)
         return [
-            f'{f.name} is {_short(getattr(self, f.name))}, '
-            f"the plan's is {_short(getattr(other, f.name))}"
-            for f in fields(self)
-            if getattr(self, f.name) != getattr(other, f.name)
+            f"{name} is {_short(ours)}, the plan's is {_short(theirs[name])}"
+            for name, ours in asdict(self).items()
+            if ours != theirs[name]
         ]
 
     def sha256(self) -> str:
@@ -145,10 +139,7 @@ class PlanPlace:
         return f'{self.model} ({key.precision}, batch {key.batch}, {key.provider})'
 
     def load(self) -> EnginePlan:
-        """The plan of this key, or of any machine with its compute capability, as of `--for`.
-
-        Raises PlanError that names what is missing or does not match.
-        """
+        """The plan of this key, or of its compute capability, as of `--for`. Raises PlanError."""
         anywhere = replace(self, key=replace(self.key, gpu='', driver='', cuda=''))
         for place in (self, anywhere):
             if place.path.exists() or passport_path(place.path).exists():
@@ -179,10 +170,7 @@ class PlanPlace:
         path.with_suffix('.failed').unlink(missing_ok=True)
 
     def record_failure(self, reason: str) -> None:
-        """Remember that this plan cannot be built, or not be loaded; what is there of it goes.
-
-        So not every start of a node tries for minutes.
-        """
+        """Remove a plan that cannot be built or loaded, and note it: not every start tries it."""
         path = self.path
         with writing(path):
             write_json(path.with_suffix('.failed'), {'reason': reason, 'time': _now()})
@@ -205,13 +193,9 @@ class PlanPlace:
         path = self.path.with_suffix('.lock')
         with ExitStack() as stack:
             with writing(path):
-                try:
-                    stack.enter_context(locked(path))
-                    waited = False
-                except LockedError:
+                if is_locked(path):
                     on_wait()
-                    stack.enter_context(locked(path, wait=True))
-                    waited = True
+                waited = stack.enter_context(locked(path, wait=True))
             yield waited
 
     @property
@@ -223,14 +207,10 @@ class PlanPlace:
         """Name what differs from the newest plan of the same network and place, if there is one."""
         files = self.folder.glob(f'{self._stem}-*.json')
         for file in sorted(files, key=lambda path: -path.stat().st_mtime):
-            try:
-                found = read_passport(file)
-            except PlanError:
-                continue
-            return (
-                f'there is no engine of {self} for this machine, only {file.stem}: '
-                f'{"; ".join(self.key.differences(found.key))}.'
-            )
+            with contextlib.suppress(PlanError):
+                differences = '; '.join(self.key.differences(read_passport(file).key))
+                there = f'only {file.stem}: {differences}'
+                return f'there is no engine of {self} for this machine, {there}.'
         return f'there is no engine of {self} in {self.folder}.'
 
 
@@ -249,10 +229,7 @@ def read_plan(path: Path) -> EnginePlan:
 
 
 def load_plan(path: Path, key: PlanKey) -> EnginePlan:
-    """Read a plan with its passport, and make sure that it is whole and made for `key`.
-
-    Raises PlanError that names what is not so.
-    """
+    """Read a plan with its passport, whole and made for `key`; else raise PlanError."""
     passport = read_passport(passport_path(path))
     plan = _read(path)
     if (found := len(plan.data)) != passport.plan_bytes:
@@ -302,28 +279,24 @@ def writing(path: Path) -> AbstractContextManager[None]:
 def _read(path: Path) -> EnginePlan:
     with told_as(PlanError, f'{path} cannot be read', advice='Build the engine again.'):
         content = path.read_bytes()
-    metadata, data = _split_header(path, content)
-    if len(data) < MIN_BYTES:
+    # Ultralytics writes its metadata's length (4 bytes, little-endian), JSON, plan.
+    length = int.from_bytes(content[:4], 'little')
+    header, data, metadata = content[4 : 4 + length], content, {}
+    if header[:1] == b'{':
+        what = f'{path} begins like an engine of Ultralytics, but was cut off or damaged'
+        with told_as(PlanError, what, ValueError, advice='Export it again.'):
+            metadata = dict(json.loads(header))
+        data = content[4 + length :]
+    if len(data) < 64:
         raise PlanError(f'{path} holds {len(data)} bytes of plan: it was cut off. Build it again.')
     if data[:4] == RTX_MAGIC:
-        whole = int.from_bytes(data[_RTX_SIZE], 'little')
+        whole = int.from_bytes(data[16:24], 'little')  # seen in plans of 1.7.1
         if whole > len(data):
             raise PlanError(
                 f'{path} holds {len(data)} of the {whole} bytes of its plan: it was cut off. '
                 'Build it again.'
             )
     return EnginePlan(path, data, metadata)
-
-
-def _split_header(path: Path, content: bytes) -> tuple[dict[str, Any], bytes]:
-    """Ultralytics' metadata and what follows; no metadata where there is no such header."""
-    length = int.from_bytes(content[:HEADER_BYTES], 'little')
-    body = content[HEADER_BYTES : HEADER_BYTES + length]
-    if body[:1] != b'{':
-        return {}, content
-    what = f'{path} begins like an engine of Ultralytics, but was cut off or damaged'
-    with told_as(PlanError, what, ValueError, advice='Export it again.'):
-        return dict(json.loads(body)), content[HEADER_BYTES + length :]
 
 
 def _now() -> str:

@@ -1,8 +1,4 @@
-"""An ordered engine that may drive: its plan is in the cache, compiled now, or from elsewhere.
-
-Ultralytics writes what a plan is in front of it: that is compared with the card before the plan is
-touched. Then the plan is counted, loaded and compared with FP32, as every plan is.
-"""
+"""An ordered engine that may drive: its plan is in the cache, compiled now, or from elsewhere."""
 
 from __future__ import annotations
 
@@ -24,17 +20,9 @@ from cone_perception.engines.tensorrt.order import (
     network_for_gpu,
 )
 from cone_perception.engines.tensorrt.plans import EnginePlan, read_plan
-from cone_perception.errors import (
-    EngineError,
-    PlanError,
-    RefusedPlanError,
-    UnloadablePlanError,
-)
+from cone_perception.errors import EngineError, PlanError, RefusedPlanError, UnloadablePlanError
 from cone_perception.model_card import Bundle, ModelCard
 from cone_perception.types import Precision
-
-QUANTISED: Mapping[object, Precision] = {None: 'fp32', 32: 'fp32', 16: 'fp16', 8: 'int8'}
-"""Ultralytics' argument `quantize` -> precision; earlier versions had `half` and `int8`."""
 
 
 def open_ordered(order: EngineOrder) -> TensorRtEngine:
@@ -110,7 +98,14 @@ def adopt_plan(
             f'{"; ".join(differences)}. Export it for this model, or give the bundle and the '
             '--batch that it belongs to.'
         )
-    network = network_for_gpu(bundle, _choose_precision(plan, precision), batch)
+    stated = header_precision(plan.metadata)
+    if precision and stated and precision != stated:
+        raise PlanError(f'{path} is {stated}, by its header, not {precision}.')
+    if not (chosen := precision or stated):
+        raise PlanError(
+            f'{path} does not say what it computes in: give --precision int8, fp16 or fp32.'
+        )
+    network = network_for_gpu(bundle, chosen, batch)
     order = make_order(bundle, network, policy, plan.provider)
     policy.tell('phase', 'counting its layers')
     counted = inspect_apart(order, plan.data)
@@ -129,8 +124,8 @@ def adopt_plan(
             f'{path} is not taken: it does not answer as the FP32 network of {bundle.folder} does: '
             f'{"; ".join(check.reasons)}. Was it exported from the same weights?'
         )
-    header, origin = plan.metadata, path.name
-    if header:
+    origin = path.name
+    if header := plan.metadata:
         origin += f', Ultralytics {header.get("version")} of {header.get("date")}'
     with order.place.lock():
         order.place.store(replace(counted, data=plan.data), check=check.to_dict(), origin=origin)
@@ -142,10 +137,8 @@ def check_convolutions(
     convolutions: Mapping[str, int], card: ModelCard, precision: Precision
 ) -> None:
     """Raise RefusedPlanError when a plan called INT8 computes less in INT8 than its card says."""
-    if precision != 'int8':
-        return
     required, found = card.int8_convolutions, convolutions.get('int8', 0)
-    if found < required:
+    if precision == 'int8' and found < required:
         rest = ', '.join(f'{n} {p}' for p, n in convolutions.items() if p != 'int8')
         raise RefusedPlanError(
             f'the engine of {card.name} computes {found} convolutions in INT8, but its card '
@@ -184,23 +177,13 @@ def header_precision(header: Mapping[str, Any]) -> Precision | None:
     """Precision of an engine of Ultralytics; None where its header does not say."""
     arguments = header.get('args') or {}
     if 'quantize' in arguments:
-        return QUANTISED.get(arguments['quantize'])
-    if arguments.get('int8'):
+        bits: Mapping[object, Precision] = {None: 'fp32', 32: 'fp32', 16: 'fp16', 8: 'int8'}
+        return bits.get(arguments['quantize'])
+    if arguments.get('int8'):  # with `half`, of earlier versions
         return 'int8'
     if 'half' not in arguments:
         return None
     return 'fp16' if arguments['half'] else 'fp32'
-
-
-def _choose_precision(plan: EnginePlan, asked: Precision | None) -> Precision:
-    stated = header_precision(plan.metadata)
-    if asked and stated and asked != stated:
-        raise PlanError(f'{plan.path} is {stated}, by its header, not {asked}.')
-    if chosen := asked or stated:
-        return chosen
-    raise PlanError(
-        f'{plan.path} does not say what it computes in: give --precision int8, fp16 or fp32.'
-    )
 
 
 def _text(value: object) -> str:
@@ -224,38 +207,31 @@ def _provide(order: EngineOrder, rebuild_for: str = '') -> tuple[EnginePlan, boo
                     f'{error} It is not built again by itself; to try, run {order.command}.'
                 ) from error
             reason = str(error)
-    failed = '' if policy.retry else order.place.failure()
-    if failed:
+    if not policy.retry and (failed := order.place.failure()):
         raise RefusedPlanError(
             f'the engine of {order.place} could not be built here at {failed} It is not tried '
             f'again by itself; to try, run {order.command}.'
         )
     if policy.build == 'never':
-        raise PlanError(
-            f'{reason} Building is switched off (build: never): run {order.command} on this '
-            'machine.'
-        )
+        advice = f'run {order.command} on this machine.'
+        raise PlanError(f'{reason} Building is switched off (build: never): {advice}')
     policy.tell('reason', reason)
     wait = partial(policy.tell, 'wait', 'another process builds this engine: waiting for it')
     with order.place.lock(wait) as waited:
         if not waited:
-            return _build(order), True
+            try:
+                compiled = compile_apart(order)
+            except EngineError as error:
+                if not policy.cancelled():
+                    order.place.record_failure(str(error))
+                raise
+            # Kept also when it is refused next: it need not be built again to know.
+            order.place.store(compiled)
+            plan = _load_accepted(order)
+            size = f'{len(plan.data) / 1e6:.1f} MB, {compiled.build_s:.0f} s'
+            policy.tell('built', f'{plan.path}: {size}')
+            return plan, True
     return _provide(order)  # the other process was building this very plan
-
-
-def _build(order: EngineOrder) -> EnginePlan:
-    """Compile, and keep also what is refused next: it need not be built again to know."""
-    try:
-        compiled = compile_apart(order)
-    except EngineError as error:
-        if not order.policy.cancelled():
-            order.place.record_failure(str(error))
-        raise
-    order.place.store(compiled)
-    plan = _load_accepted(order)
-    size = f'{len(plan.data) / 1e6:.1f} MB, {compiled.build_s:.0f} s'
-    order.policy.tell('built', f'{plan.path}: {size}')
-    return plan
 
 
 def _load_accepted(order: EngineOrder) -> EnginePlan:
