@@ -13,11 +13,7 @@ from cone_perception.accuracy.matching import IOU_THRESHOLDS
 from cone_perception.errors import DataError
 from cone_perception.files import to_json
 from training.cli import main
-from training.judging.compare import (
-    Comparison,
-    compare,
-    meaning,
-)
+from training.judging.compare import Comparison, compare, meaning, own_figures
 from training.judging.evaluation import Evaluation, Origin, save_evaluation
 from training.judging.metrics import ResampledFigures, metrics
 from training.judging.verdict import Outcome, outcome_of
@@ -155,8 +151,16 @@ def test_resampled_map50_by_hand():
     expected = [(50 - 0.5) * 0.5 / 100, (100 - 0.5) / 100, 0, (67 - 0.5) * (2 / 3) / 100]
     np.testing.assert_allclose(ResampledFigures(each, 0.25)(weights)[:, 0], expected, atol=1e-12)
     # One resample in four is twice the one picture, one in four twice the other.
-    own = compare(each, each, resamples=400).own['map50']
+    own = own_figures('a', [each], resamples=400)['map50']
     assert own == Interval(pytest.approx(0.2475), 0.0, pytest.approx(0.995))
+
+
+def test_figures_of_one_arm_alone_are_those_beside_another(pair, comparison):
+    alone = own_figures('two', [pair[0]], resamples=100)
+    assert alone == {row.name: row.a for row in comparison.differences}
+    other = replace(pair[0], origin=replace(ORIGIN, data_sha256='b' * 64))
+    with pytest.raises(DataError):
+        own_figures('two', [pair[0], other])
 
 
 def test_identical_evaluations_differ_by_exactly_nothing(pair):

@@ -86,11 +86,6 @@ class Comparison:
         raise KeyError(name)
 
     @property
-    def own(self) -> dict[str, Interval]:
-        """Figures of a, each with its own interval."""
-        return {difference.name: difference.a for difference in self.differences}
-
-    @property
     def deciding(self) -> Interval:
         """The interval that a decision goes by: the strategy's where both arms have seeds."""
         primary = self[PRIMARY]
@@ -124,11 +119,10 @@ def compare(
     block: as Evaluation.groups takes it. Raises DataError when they were not judged on the same
     pictures, labels and classes.
     """
-    arms = [_evaluations(a), _evaluations(b)]
+    arms = [[arm] if isinstance(arm, Evaluation) else list(arm) for arm in (a, b)]
     first = arms[0][0]
     for name, arm in zip(names, arms, strict=True):
-        for other in arm:
-            _refuse_other_data(first, other, names[0], name)
+        _refuse_other_data(first, arm, names[0], name)
     group, grouping = first.groups(block)
     names_of_figures, point, drawn = _resample(
         [*arms[0], *arms[1]], group, resamples, seed, confidence, progress
@@ -156,7 +150,7 @@ def compare(
 
 
 def compare_all(
-    arms: Sequence[tuple[str, Arm]], margin: float, **settings: Any
+    arms: Sequence[tuple[str, Sequence[Evaluation]]], margin: float, **settings: Any
 ) -> tuple[list[Comparison], dict[str, Any]]:
     """Compare the first arm with each of the others; and the content of comparison.json.
 
@@ -164,12 +158,30 @@ def compare_all(
     """
     (name, first), *others = arms
     comparisons = [compare(first, arm, names=(name, other), **settings) for other, arm in others]
-    stored = {
-        'margin': margin,
-        'comparisons': [{**asdict(each), 'meaning': meaning(each, margin)} for each in comparisons],
-        'own': (comparisons or [compare(first, first, **settings)])[0].own,
-    }
-    return comparisons, stored
+    if comparisons:
+        own = {each.name: each.a for each in comparisons[0].differences}
+    else:
+        own = own_figures(name, first, **settings)
+    told = [{**asdict(each), 'meaning': meaning(each, margin)} for each in comparisons]
+    return comparisons, {'margin': margin, 'comparisons': told, 'own': own}
+
+
+def own_figures(
+    name: str,
+    arm: Sequence[Evaluation],
+    resamples: int = 1000,
+    block: int = 1,
+    seed: int = 0,
+    *,
+    confidence: float = FIXED_CONFIDENCE,
+    progress: bool = False,
+) -> dict[str, Interval]:
+    """Every figure of one arm with its interval, as `compare` says it beside another."""
+    _refuse_other_data(arm[0], arm, name, name)
+    group, _ = arm[0].groups(block)
+    figures, point, drawn = _resample(arm, group, resamples, seed, confidence, progress)
+    columns = zip(figures, point.mean(axis=0), drawn.mean(axis=1).T, strict=True)
+    return {figure: percentile_interval(value, column) for figure, value, column in columns}
 
 
 def meaning(comparison: Comparison, margin: float) -> str:
@@ -188,7 +200,7 @@ def _resample(
     resamples: int,
     seed: int,
     confidence: float,
-    progress: bool = False,
+    progress: bool,
 ) -> tuple[tuple[str, ...], Float64, Float64]:
     """Names (F), figures (E, F) as they are, and (R, E, F) of the resamples."""
     ranked = [ResampledFigures(each, confidence) for each in evaluations]
@@ -227,36 +239,29 @@ def _difference(
     )
 
 
-def _evaluations(arm: Arm) -> list[Evaluation]:
-    found = [arm] if isinstance(arm, Evaluation) else list(arm)
-    if not found:
-        raise ValueError('an arm needs at least one evaluation')
-    return found
-
-
-def _refuse_other_data(a: Evaluation, b: Evaluation, name_a: str, name_b: str) -> None:
+def _refuse_other_data(a: Evaluation, arm: Sequence[Evaluation], name_a: str, name_b: str) -> None:
     """Raise DataError naming what differs."""
-    ours, theirs = set(a.image_names), set(b.image_names)
-    if a.class_names != b.class_names:
-        what = f'classes {", ".join(a.class_names)} and {", ".join(b.class_names)}'
-    elif ours != theirs:
-        example = min(ours ^ theirs)
-        what = (
-            f'{len(ours - theirs)} pictures only in {name_a}, {len(theirs - ours)} only in '
-            f'{name_b}, as {example}'
+    for b in arm:
+        ours, theirs = set(a.image_names), set(b.image_names)
+        if a.class_names != b.class_names:
+            what = f'classes {", ".join(a.class_names)} and {", ".join(b.class_names)}'
+        elif ours != theirs:
+            what = (
+                f'{len(ours - theirs)} pictures only in {name_a}, {len(theirs - ours)} only in '
+                f'{name_b}, as {min(ours ^ theirs)}'
+            )
+        elif a.origin.data_sha256 != b.origin.data_sha256:
+            sums = ' and '.join(
+                f'{one.origin.data_sha256[:12]} ({one.origin.data}, {one.origin.split}, '
+                f'{one.truth_count} cones)'
+                for one in (a, b)
+            )
+            what = f'the same file names, but other pictures or labels: sha256 {sums}'
+        else:
+            continue
+        raise DataError(
+            f'{name_a} and {name_b} cannot be paired: {what}. Evaluate both on the same split.'
         )
-    elif a.origin.data_sha256 != b.origin.data_sha256:
-        what = (
-            f'the same file names, but other pictures or labels: {a.truth_count} and '
-            f'{b.truth_count} cones, sha256 {a.origin.data_sha256[:12]} ({a.origin.data}, '
-            f'{a.origin.split}) and {b.origin.data_sha256[:12]} ({b.origin.data}, '
-            f'{b.origin.split})'
-        )
-    else:
-        return
-    raise DataError(
-        f'{name_a} and {name_b} cannot be paired: {what}. Evaluate both on the same split.'
-    )
 
 
 def _warnings(

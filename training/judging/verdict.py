@@ -131,9 +131,9 @@ class Against:
 class CampaignCandidate:
     """The arm that is judged, with all that the next steps name.
 
-    figures: its own, each with its interval (`Comparison.own`). weights: by
-    name, of the candidate and of baselines that could be deployed instead. data, pretraining:
-    folders of the target and of the pre-training set. first_stage: weights after pre-training.
+    figures: its own, each with its interval. weights: by name, of the candidate and of baselines
+    that could be deployed instead. data, pretraining: folders of the target and of the
+    pre-training set. first_stage: weights after pre-training.
     recipe: what was run. card: what the campaign tells of its models, for the bundle's card.
     seeds: trainings of the candidate. signatures: keys of MITIGATIONS.
     """
