@@ -71,15 +71,14 @@ def curves(record: CampaignRecord) -> Iterator[Block]:
     if words:
         yield Text(words)
 
-    rate = 'Learning rate (first parameter group)'
-    for name, caption, columns, log_y in (
-        ('map50', 'Validation mAP50', MAP50, False),
-        ('map50-95', 'Validation mAP50-95', MAP50_95, False),
-        ('train-loss', 'Training loss, all its parts added,', 'train/', False),
-        ('val-loss', 'Validation loss, all its parts added,', 'val/', False),
-        ('learning-rate', rate, 'lr/pg0', True),
+    for name, caption, columns in (
+        ('map50', 'Validation mAP50', MAP50),
+        ('map50-95', 'Validation mAP50-95', MAP50_95),
+        ('train-loss', 'Training loss, all its parts added,', 'train/'),
+        ('val-loss', 'Validation loss, all its parts added,', 'val/'),
+        ('learning-rate', 'Learning rate (first parameter group)', 'lr/pg0'),
     ):
-        at = crossings if name == 'map50' else ()
+        at, log_y = crossings if name == 'map50' else (), name == 'learning-rate'
         yield from curve_chart(f'{name}-by-passes', caption, drawn, columns, log_y=log_y, at=at)
         if not name.endswith('loss'):
             yield from curve_chart(f'{name}-by-epoch', caption, drawn, columns, True, log_y=log_y)
@@ -87,8 +86,7 @@ def curves(record: CampaignRecord) -> Iterator[Block]:
     for name in dict.fromkeys(name for one in drawn for name in one.lines('train/')):
         part = name.removeprefix('train/')
         for kind, words in (('train', 'Training'), ('val', 'Validation')):
-            caption = f'{words}: {part}'
-            parts += curve_chart(f'{kind}-{part}', caption, drawn, f'{kind}/{part}')
+            parts += curve_chart(f'{kind}-{part}', f'{words}: {part}', drawn, f'{kind}/{part}')
     yield Section('Each part of the losses', parts, folded=True)
 
 

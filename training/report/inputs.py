@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from itertools import chain
 from typing import Any
 
 from cone_perception.pages.blocks import Block, Bullets, Listing, Picture, Table, Text
@@ -17,9 +17,7 @@ from training.judging.page import confusion_table, precision_chart, worst_pictur
 from training.runs.progress import duration
 from training.runs.record import CampaignRecord
 
-EVENTS_SHOWN = 200
 PROBLEMS_SHOWN = 10
-SHEET_WIDTH_PX = 1600
 
 
 def time_text(text: Any) -> str:
@@ -37,7 +35,7 @@ def events(record: CampaignRecord) -> Iterator[Block]:
             f'{event["kind"]}: {event.get("name", "")}',
             str(event.get('message', '')),
         ]
-        for event in told[-EVENTS_SHOWN:]
+        for event in told[-200:]
     ]
     yield Table(['time', 'where', 'what', 'message'], rows, words=[1, 2, 3])
     checks = [
@@ -102,49 +100,41 @@ def _verification(record: CampaignRecord, name: str, report: Mapping[str, Any]) 
 
 
 def leaks(record: CampaignRecord) -> Iterator[Block]:
-    for path, report in record.leaks.items():
-        if report:
-            yield from _leaks_of(record, path, report)
-    if not record.leaks:
-        yield Text('Near-duplicates have not been looked for yet.')
-
-
-def _leaks_of(record: CampaignRecord, path: Path, report: Mapping[str, Any]) -> Iterator[Block]:
-    sets = ', '.join(report.get('sets', {}))
-    if counts := report.get('counts') or []:
-        yield Table(
-            ['pictures of', 'like pictures of', 'pairs'],
-            [[str(a), str(b), f'{number:,}'] for a, b, number in counts],
-            words=[1],
-            note=f'Pairs that differ in at most {report.get("bits")} of 256 bits of a '
-            'difference hash, mirror images included.',
-        )
-    else:
-        yield Text(f'{sets}: no two pictures differ in {report.get("bits")} bits or less.')
-    excluded = (f'{len(paths)} of {name}' for name, paths in report.get('exclusions', {}).items())
     used = (record.recipe.get('leaks') or {}).get('exclude', True)
     verb = 'left out of training' if used else 'that stay in training (leaks.exclude: false)'
-    yield Text(
-        f'Training pictures like one of a val or test split, {verb}: '
-        f'{", ".join(excluded) or "none"}.'
-    )
-    if consecutive := report.get('consecutive'):
-        yield Text(
-            f'{len(consecutive)} pairs of consecutive file numbers lie in different splits: '
-            'frames of one drive may judge what they trained.'
-        )
-    source = embed_picture(path.with_suffix('.png'), SHEET_WIDTH_PX)
-    if source:
-        yield Picture(source, f'The closest pairs of {sets}.')
+    if not record.leaks:
+        yield Text('Near-duplicates have not been looked for yet.')
+    for path, report in record.leaks.items():
+        if not report:
+            continue
+        sets, excluded = ', '.join(report.get('sets', {})), report.get('exclusions', {}).items()
+        if counts := report.get('counts') or []:
+            yield Table(
+                ['pictures of', 'like pictures of', 'pairs'],
+                [[str(a), str(b), f'{number:,}'] for a, b, number in counts],
+                words=[1],
+                note=f'Pairs that differ in at most {report.get("bits")} of 256 bits of a '
+                'difference hash, mirror images included.',
+            )
+        else:
+            yield Text(f'{sets}: no two pictures differ in {report.get("bits")} bits or less.')
+        numbers = ', '.join(f'{len(paths)} of {name}' for name, paths in excluded) or 'none'
+        yield Text(f'Training pictures like one of a val or test split, {verb}: {numbers}.')
+        if consecutive := report.get('consecutive'):
+            yield Text(
+                f'{len(consecutive)} pairs of consecutive file numbers lie in different splits: '
+                'frames of one drive may judge what they trained.'
+            )
+        source = embed_picture(path.with_suffix('.png'), 1600)
+        if source:
+            yield Picture(source, f'The closest pairs of {sets}.')
 
 
 def pictures(record: CampaignRecord) -> Iterator[Block]:
-    runs = [run for names in record.runs().values() for run in names]
-    folders = {run: record.folder.evaluation(run, 'test') for run in runs}
     evaluations = {
         run: load_evaluation(folder)
-        for run, folder in folders.items()
-        if (folder / ARRAYS_FILE).is_file()
+        for run in chain(*record.runs().values())
+        if ((folder := record.folder.evaluation(run, 'test')) / ARRAYS_FILE).is_file()
     }
     confidence = record.judging.get('confidence', FIXED_CONFIDENCE)
     for run, evaluation in evaluations.items():

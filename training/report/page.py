@@ -9,6 +9,7 @@ import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cone_perception.errors import OutputError
 from cone_perception.files import write_json, write_whole
 from cone_perception.pages.blocks import Block, Gallery, Page, Picture, Section, Text
 from cone_perception.pages.page import render_page
+from training.judging.page import class_table, height_table
 from training.report import curves, inputs, verdict
 from training.report.inputs import time_text
 from training.report.markdown import render_markdown
@@ -28,8 +30,8 @@ SECTIONS: Mapping[str, Callable[[CampaignRecord], Iterator[Block]]] = {
     'Verdict': verdict.verdict,
     'Against all baselines': verdict.baselines,
     'Success table': verdict.gates,
-    'Per class': verdict.per_class,
-    'Per size': verdict.per_size,
+    'Per class': partial(verdict.figure_tables, class_table),
+    'Per size': partial(verdict.figure_tables, height_table),
     'Stages': curves.stages,
     'Curves': curves.curves,
     'Size of the pre-training set': verdict.sweep,
@@ -117,13 +119,11 @@ def make_page(record: CampaignRecord) -> Page:
         badge=outcome or ('failed' if failed else 'not finished'),
         tone=TONES.get(outcome, 'bad' if outcome or failed else 'unsure'),
         wide=True,
-        sections=[
-            Section(title, blocks) for title in SECTIONS if (blocks := _blocks_of(title, record))
-        ],
+        sections=[section for title in SECTIONS if (section := _section(title, record)).blocks],
     )
 
 
-def _blocks_of(title: str, record: CampaignRecord) -> list[Block]:
+def _section(title: str, record: CampaignRecord) -> Section:
     """A section's blocks up to the first that cannot be made; that one is said, not hidden."""
     blocks: list[Block] = []
     try:
@@ -132,4 +132,4 @@ def _blocks_of(title: str, record: CampaignRecord) -> list[Block]:
         reason = f'{type(error).__name__}: {error}'
         record.missing.append(f'"{title}" is not whole: {reason}.')
         blocks.append(Text(f'The rest of this section cannot be shown ({reason}).'))
-    return blocks
+    return Section(title, blocks)

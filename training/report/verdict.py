@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
@@ -14,20 +14,10 @@ from cone_perception.pages.charts import chart, intervals, line
 from training.judging.compare import Comparison
 from training.judging.compare_command import comparison_blocks, difference_chart
 from training.judging.metrics import PRIMARY, TITLES, Metrics
-from training.judging.page import class_table, height_table, shown, span
-from training.judging.verdict import Against, Verdict, outcome_of
+from training.judging.page import shown, span
+from training.judging.verdict import Verdict, outcome_of
 from training.runs.progress import duration
 from training.runs.record import CampaignRecord
-
-TONES: Mapping[str, Tone] = {
-    'better': 'good',
-    'equal': 'unsure',
-    'worse': 'bad',
-    'inconclusive': 'unsure',
-    'not compared': 'unsure',
-    'better but below target': 'unsure',
-}
-"""Outcome -> colour."""
 
 MEANINGS = {
     'better': 'The 95 % interval of the difference lies above 0: the choice of test pictures does '
@@ -42,6 +32,9 @@ MEANINGS = {
     'success before the training.',
     'not compared': 'There was no baseline to compare with, so nothing is decided.',
 }
+
+TONES: Mapping[str, Tone] = {**dict.fromkeys(MEANINGS, 'unsure'), 'better': 'good', 'worse': 'bad'}
+"""Outcome -> colour."""
 
 
 def verdict_of(record: CampaignRecord) -> Verdict | None:
@@ -72,7 +65,13 @@ def verdict(record: CampaignRecord) -> Iterator[Block]:
     yield Text(sentence or 'There is no verdict yet.', strong=True)
     yield from _tiles(record, found)
     if not found:
-        yield _standing(record)
+        steps, left = state.steps, state.unfinished()
+        words = f'{len(steps) - len(left)} of {len(steps)} steps are done'
+        if left and steps[left[0]].status == 'failed':
+            words += f'; `{left[0]}` failed. {state.message}'
+        elif left:
+            words += f'; `{left[0]}` is next or at work. This page shows what there is.'
+        yield Text(words if left else f'{words}.')
         return
     if outcome and outcome != found.outcome:
         yield Text(f'The campaign ended otherwise: {outcome}. {state.message}')
@@ -80,11 +79,9 @@ def verdict(record: CampaignRecord) -> Iterator[Block]:
     yield from _forest(record, found)
     yield Bullets(found.reasons)
     if found.next_steps:
-        steps = [
-            re.sub(r'((?:cone-training|ros2) .*)$', r'`\1`', each) for each in found.next_steps
-        ]
+        command = re.compile(r'((?:cone-training|ros2) .*)$')
         yield Text('Next:')
-        yield Bullets(steps)
+        yield Bullets([command.sub(r'`\1`', each) for each in found.next_steps])
     for signature in state.signatures:
         remedies = ', '.join(f'`{name}`' for name in signature.get('remedies', ()))
         yield Text(
@@ -92,16 +89,6 @@ def verdict(record: CampaignRecord) -> Iterator[Block]:
             f'{signature["run"]}: {signature["message"]} '
             + (f'Recipes to try: {remedies}.' if remedies else 'There is no recipe against it.')
         )
-
-
-def _standing(record: CampaignRecord) -> Text:
-    steps, left = record.state.steps, record.state.unfinished()
-    where = f'{len(steps) - len(left)} of {len(steps)} steps are done'
-    if not left:
-        return Text(f'{where}.')
-    if steps[left[0]].status == 'failed':
-        return Text(f'{where}; `{left[0]}` failed. {record.state.message}')
-    return Text(f'{where}; `{left[0]}` is next or at work. This page shows what there is.')
 
 
 def _tiles(record: CampaignRecord, found: Verdict | None) -> Iterator[Block]:
@@ -120,8 +107,7 @@ def _tiles(record: CampaignRecord, found: Verdict | None) -> Iterator[Block]:
         tone = tone if len(passed) == len(found.gates) else 'bad'
         words = f'figures of the success table{note}'
         tiles.append(Tile(f'{len(passed)} of {len(found.gates)}', words, tone))
-    runs = {t.run for t in record.trainings if t.arm == record.candidate and t.epochs}
-    if runs:
+    if runs := {t.run for t in record.trainings if t.arm == record.candidate and t.epochs}:
         words = 'training of the candidate: judges these weights, not the strategy'
         words = 'trainings of the candidate' if len(runs) > 1 else words
         tiles.append(Tile(str(len(runs)), words))
@@ -143,11 +129,11 @@ def _forest(record: CampaignRecord, found: Verdict) -> Iterator[Block]:
             colour = '--dim' if known.low <= 0 <= known.high else '--blue'
             row = (name, known.value, known.low, known.high)
             rows.setdefault((kind, colour), []).append(row)
-    traces = [
-        intervals(kind, lines, colour, hollow=kind == 'published')
-        for (kind, colour), lines in rows.items()
-    ]
-    if traces:
+    if rows:
+        traces = [
+            intervals(kind, lines, colour, hollow=kind == 'published')
+            for (kind, colour), lines in rows.items()
+        ]
         note = 'Hollow: a published figure, not paired. Grey: the interval holds 0.'
         yield difference_chart('difference', traces, record.candidate, record.margin, note)
 
@@ -162,7 +148,8 @@ def baselines(record: CampaignRecord) -> Iterator[Block]:
         if arm == record.candidate:
             strong.append(len(rows))
         line = against.get(arm)
-        rows.append([arm, str(len(runs)), *map(shown, np.mean(values, axis=0)), *_says(line)])
+        says = [line.difference.signed, line.outcome] if line else ['', '']
+        rows.append([arm, str(len(runs)), *map(shown, np.mean(values, axis=0)), *says])
         if len(runs) > 1:
             for run, each in zip(runs, values, strict=True):
                 rows.append([run, '', *map(shown, each), '', ''])
@@ -194,23 +181,13 @@ def baselines(record: CampaignRecord) -> Iterator[Block]:
         yield from comparison_blocks(Comparison.from_json(comparison), record.margin)
 
 
-def _says(line: Against | None) -> list[str]:
-    return [line.difference.signed, line.outcome] if line else ['', '']
-
-
 def gates(record: CampaignRecord) -> Iterator[Block]:
     found = verdict_of(record)
     if found and found.gates:
         yield Table(
             ['figure', 'must exceed', 'is', '95 %', ''],
             [
-                [
-                    TITLES[gate.metric],
-                    f'{gate.limit:g}',
-                    shown(gate.figure.value),
-                    span(gate.figure, '.4f'),
-                    gate.status,
-                ]
+                [TITLES[gate.metric], f'{gate.limit:g}', *_with_interval(gate.figure), gate.status]
                 for gate in found.gates
             ],
             words=[4],
@@ -221,14 +198,11 @@ def gates(record: CampaignRecord) -> Iterator[Block]:
         yield Text('The figures that the recipe asks for have not been judged yet.')
 
 
-def per_class(record: CampaignRecord) -> Iterator[Block]:
+def figure_tables(
+    table: Callable[[Metrics, str], Block], record: CampaignRecord
+) -> Iterator[Block]:
     for runs in tests_of(record).values():
-        yield from (class_table(figures, run) for run, figures in runs.items())
-
-
-def per_size(record: CampaignRecord) -> Iterator[Block]:
-    for runs in tests_of(record).values():
-        yield from (height_table(figures, run) for run, figures in runs.items())
+        yield from (table(figures, run) for run, figures in runs.items())
 
 
 def sweep(record: CampaignRecord) -> Iterator[Block]:
@@ -266,7 +240,10 @@ def sweep(record: CampaignRecord) -> Iterator[Block]:
             caption='Test mAP50 with its 95 % interval over pictures.',
         )
         rows = [
-            [f'{x:g}', shown(figure.value), span(figure, '.4f'), str(trainings)]
-            for x, figure, trainings in points
+            [f'{x:g}', *_with_interval(figure), str(trainings)] for x, figure, trainings in points
         ]
         yield Table([title, 'test mAP50', '95 %', 'trainings'], rows)
+
+
+def _with_interval(figure: Interval) -> tuple[str, str]:
+    return shown(figure.value), span(figure, '.4f')
