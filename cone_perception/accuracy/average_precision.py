@@ -197,7 +197,13 @@ def _area(hits: Int32, seen: Int32, truths: Int64) -> Float64:
     rows, count = hits.shape
     precision = np.zeros((rows, count + 1))
     np.divide(hits, np.maximum(seen, 1), out=precision[:, :count])
-    reached = np.stack([np.searchsorted(*pair) for pair in zip(hits, _beyond(truths), strict=True)])
+    # The least number of hits whose recall, as a float64, is above each recall point.
+    whole = np.maximum(truths, 1)[:, None]
+    least = np.floor(RECALL_POINTS * whole) - 1
+    for _ in range(3):
+        least += least / whole <= RECALL_POINTS
+    pairs = zip(hits, least.astype(np.int32), strict=True)
+    reached = np.stack([np.searchsorted(*pair) for pair in pairs])
     # The envelope at a point is the best precision from there to the row's end: the best of each
     # stretch between two points first. What follows the row's last point and precedes the next
     # row's first one is 0.
@@ -206,15 +212,6 @@ def _area(hits: Int32, seen: Int32, truths: Int64) -> Float64:
     height = np.maximum.accumulate(stretches[:, ::-1], axis=1)[:, ::-1]
     area: Float64 = (height[:, :-1] + height[:, 1:]).sum(axis=1) / 2 / (len(RECALL_POINTS) - 1)
     return area
-
-
-def _beyond(truths: Int64) -> Int32:
-    """(R, points) least number of hits whose recall, as a float64, is above each recall point."""
-    whole = np.maximum(truths, 1)[:, None]
-    least = np.floor(RECALL_POINTS * whole) - 1
-    for _ in range(3):
-        least += least / whole <= RECALL_POINTS
-    return least.astype(np.int32)
 
 
 def _within(height_px: Float64, low_px: float, high_px: float) -> Bool:

@@ -7,6 +7,7 @@ reads a picture's header only, here it is decoded too, as training will do it.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -101,25 +102,11 @@ def read_labels(path: Path, classes: int) -> Labels:
     lines = [(n, line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
         return Labels(empty)
-    rows = _read_table([columns for _, columns in lines], classes)
-    if rows is not None and len(np.unique(rows, axis=0)) == len(rows) and (rows[:, 3:] > 0).all():
-        return Labels(rows)
-    return _read_lines(lines, classes)
-
-
-def _read_table(table: Sequence[Sequence[str]], classes: int) -> Float32 | None:
-    """All rows at once when none is faulty: what nearly every file needs."""
-    if any(len(columns) != 5 for columns in table):
-        return None
-    try:
-        rows = np.array(table, np.float32)
-    except ValueError:
-        return None
-    return rows if _row_fault(rows, classes) is None else None
-
-
-def _read_lines(lines: Sequence[tuple[int, list[str]]], classes: int) -> Labels:
-    """Line by line, to say which one is at fault."""
+    with contextlib.suppress(ValueError):  # all at once when none is faulty, as in nearly all files
+        table = np.array([columns for _, columns in lines], np.float32)
+        boxes = table.shape[1] == 5 and _row_fault(table, classes) is None
+        if boxes and len(np.unique(table, axis=0)) == len(table) and (table[:, 3:] > 0).all():
+            return Labels(table)
     faults: list[Fault] = []
     rows: list[Float32] = []
     seen: dict[bytes, int] = {}
@@ -180,13 +167,8 @@ def _row_fault(rows: Float32, classes: int) -> tuple[str, str] | None:
     return None
 
 
-LEAST_SIDE_PX = 10
 FORMATS = frozenset([*PICTURE_FORMATS.split(), 'jpeg2000'])
 """Names that Pillow has for them."""
-DECODED_OTHERWISE = ('.avif', '.heic', '.heif')
-"""Ultralytics decodes these with Pillow when OpenCV cannot."""
-ROTATED = (5, 6, 7, 8)
-ORIENTATION_TAG = 274
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
@@ -265,13 +247,13 @@ def check_picture(path: Path) -> tuple[tuple[int, int], tuple[Fault, ...]]:
         picture.verify()
         size = picture.size
         kind = (picture.format or '').lower()
-        # Only a JPEG is turned, and a PNG that was verified cannot be asked any more.
-        if kind in ('jpeg', 'mpo') and picture.getexif().get(ORIENTATION_TAG) in ROTATED:
+        # Only a JPEG is turned (tag 274 is its orientation); a verified PNG cannot be asked.
+        if kind in ('jpeg', 'mpo') and picture.getexif().get(274) in (5, 6, 7, 8):
             size = size[::-1]
     except Exception as error:  # Pillow's decoders raise anything; Ultralytics drops for all of it
         return (0, 0), (Fault(0, 'unreadable-picture', f'is no readable picture: {error}', True),)
-    if min(size) < LEAST_SIDE_PX:
-        message = f'is {size[0]}x{size[1]} px; the least is {LEAST_SIDE_PX}'
+    if min(size) < 10:
+        message = f'is {size[0]}x{size[1]} px; the least is 10'
         return size, (Fault(0, 'small-picture', message, True),)
     if kind not in FORMATS:
         return size, (Fault(0, 'format', f'is a {kind} file, which cannot be trained on', True),)
@@ -284,7 +266,8 @@ def check_picture(path: Path) -> tuple[tuple[int, int], tuple[Fault, ...]]:
         message = 'has no JPEG end mark; Ultralytics would replace the file by a re-encoded one'
         faults.append(Fault(0, 'rewritten', message, False))
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_2)
-    if decoded is None and path.suffix.lower() not in DECODED_OTHERWISE:
+    # Ultralytics decodes these suffixes with Pillow when OpenCV cannot.
+    if decoded is None and path.suffix.lower() not in ('.avif', '.heic', '.heif'):
         message = 'passes the check of its header but cannot be decoded: training would stop at it'
         faults.append(Fault(0, 'undecodable', message, False))
     return size, tuple(faults)

@@ -27,7 +27,6 @@ SPLITS = ('train', 'val', 'test')
 PICTURE_FORMATS = 'avif bmp dng heic heif jp2 jpeg jpg mpo png tif tiff webp'
 PICTURE_SUFFIXES = frozenset(f'.{name}' for name in PICTURE_FORMATS.split())
 
-
 STRAY = (
     'is a label beside its picture, where nobody reads it: its cones would be background. '
     'Move it to the folder `labels` beside `images`.'
@@ -113,8 +112,7 @@ def read_layout(path: Path) -> Layout:
     if not isinstance(content, dict):
         raise DataError(f'{data_yaml} holds no mapping: write lines such as `train: train/images`.')
     reader = _Reader(data_yaml, content)
-    names = reader.read_names()
-    splits = reader.read_splits()
+    names, splits = reader.read_names(), reader.read_splits()
     ignored = tuple(sorted(reader.ignored))
     return Layout(data_yaml, names, splits, ignored, tuple(reader.problems))
 
@@ -174,11 +172,9 @@ class _Reader:
 
     def read_splits(self) -> dict[str, tuple[Path, ...]]:
         """Pictures per split that data.yaml names."""
-        content = dict(self.content)
-        if 'val' not in content and 'validation' in content:
-            content['val'] = content['validation']
         base = self._base()
         splits: dict[str, tuple[Path, ...]] = {}
+        content = {'val': self.content.get('validation'), **self.content}
         for split in SPLITS:
             value = content.get(split)
             if not value:
@@ -198,9 +194,8 @@ class _Reader:
                     'split', f'`{split}:` is neither a path nor a list of paths: {value!r}'
                 )
                 continue
-            pictures: list[Path] = []
-            for place in places:
-                pictures += self._pictures(split, base, place, listed=isinstance(value, list))
+            listed = isinstance(value, list)
+            pictures = [each for place in places for each in self._find(split, base, place, listed)]
             if not pictures:
                 self._report('empty-split', f'`{split}:` ({value}) holds no picture.')
             splits[split] = tuple(sorted(pictures, key=str))
@@ -236,7 +231,7 @@ class _Reader:
             )
         return base
 
-    def _pictures(self, split: str, base: Path, place: str, listed: bool) -> list[Path]:
+    def _find(self, split: str, base: Path, place: str, listed: bool) -> list[Path]:
         """Pictures of one entry: a folder, searched in depth, or a text file that lists them."""
         path = (base / place).resolve()
         # Roboflow writes ../train/images for a folder that lies beside data.yaml.

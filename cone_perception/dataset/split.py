@@ -22,9 +22,6 @@ from cone_perception.errors import DataError
 from cone_perception.model_card import file_sha256
 from cone_perception.types import Float32, Int64
 
-SHOWN = 5
-"""Files that an error names before it only counts."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelledSplit:
@@ -59,22 +56,21 @@ class LabelledSplit:
         width_px, height_px = self.size_px[index].tolist()
         return corners_px(self.rows[index], width_px, height_px)
 
-    def classes_there(self) -> Int64:
-        """(K,) int64: classes that have a cone, ascending."""
-        return np.unique(np.concatenate([rows[:, 0] for rows in self.rows])).astype(np.int64)
+    def classes_there(self) -> list[int]:
+        """Classes that have a cone, ascending."""
+        return sorted({int(row[0]) for rows in self.rows for row in rows})
 
 
 def read_split(data: Path, split: str) -> LabelledSplit:
     """Read a split of a YOLO data set. Raises DataError that names what cannot be judged."""
     layout = read_layout(data)
-    paths = picture_paths(layout, split)
+    named = named_pictures(layout, split)
     class_names, class_of = class_indices(layout)
     refused: list[str] = []
     notes = [p.message for p in layout.problems if p.kind == 'absolute-path']
     digest = hashlib.sha256()
-    names = tuple(_named(paths))
-    pictures = read_pictures(paths, len(layout.names), 'read')
-    for name, each in zip(names, pictures, strict=True):
+    pictures = read_pictures(tuple(named.values()), len(layout.names), 'read')
+    for name, each in zip(named, pictures, strict=True):
         for fault in each.faults:
             if fault.kind in ('unreadable-picture', 'undecodable'):
                 refused.append(f'{each.path}: {fault.message}')
@@ -97,8 +93,8 @@ def read_split(data: Path, split: str) -> LabelledSplit:
         data=data,
         split=split,
         class_names=class_names,
-        paths=paths,
-        names=names,
+        paths=tuple(named.values()),
+        names=tuple(named),
         size_px=np.array([each.size_px for each in pictures], np.int64).reshape(-1, 2),
         rows=tuple(
             np.column_stack([class_of[rows[:, 0].astype(np.int64)], rows[:, 1:]])
@@ -109,8 +105,8 @@ def read_split(data: Path, split: str) -> LabelledSplit:
     )
 
 
-def picture_paths(layout: Layout, split: str) -> tuple[Path, ...]:
-    """Pictures of a split, sorted.
+def named_pictures(layout: Layout, split: str) -> dict[str, Path]:
+    """Name in an evaluation -> file, of the pictures of a split, sorted.
 
     Raises DataError when there is none, when data.yaml is wrong about it, so that some would be
     missing, and when two share a label.
@@ -137,17 +133,8 @@ def picture_paths(layout: Layout, split: str) -> tuple[Path, ...]:
         raise DataError(
             f'several pictures share a label file: {_few(shared)}. Give each a name of its own.'
         )
-    return tuple(sorted(paths, key=str))
-
-
-def named_pictures(data: Path, split: str) -> dict[str, Path]:
-    """Name in an evaluation -> file, of the pictures of a split."""
-    return _named(picture_paths(read_layout(data), split))
-
-
-def _named(paths: Sequence[Path]) -> dict[str, Path]:
     root = shared_folder(paths)
-    return {path.relative_to(root).as_posix(): path for path in paths}
+    return {path.relative_to(root).as_posix(): path for path in sorted(paths, key=str)}
 
 
 def class_indices(layout: Layout) -> tuple[tuple[str, ...], Float32]:
@@ -181,5 +168,5 @@ def shared_folder(paths: Sequence[Path]) -> Path:
 
 
 def _few(entries: Sequence[str]) -> str:
-    more = f' and {len(entries) - SHOWN} more' if len(entries) > SHOWN else ''
-    return '; '.join(entries[:SHOWN]) + more
+    more = f' and {len(entries) - 5} more' if len(entries) > 5 else ''
+    return '; '.join(entries[:5]) + more

@@ -16,7 +16,7 @@ from cone_perception.pages.blocks import Block, Chart, Page, Section, Table, Tex
 from cone_perception.pages.charts import Trace, forest, intervals
 from cone_perception.pages.page import write_page
 from training.judging.compare import Comparison, compare_all, meaning
-from training.judging.evaluation import Evaluation, load_evaluation
+from training.judging.evaluation import load_evaluation
 from training.judging.metrics import PRIMARY
 from training.judging.page import print_blocks, shown, span
 from training.judging.verdict import outcome_of
@@ -64,8 +64,12 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError('--resamples must be at least 100, --block at least 1.')
     if args.plot and args.plot.suffix != '.html':
         raise SettingsError(f'--plot {args.plot}: it is a page now, so name it .html.')
-    published = dict(_published(text) for text in args.published)
-    arms = list(map(_read_arm, args.models))
+    published = dict(map(_published, args.published))
+    arms = []
+    for text in args.models:
+        name, _, folders = text.rpartition('=')
+        paths = [Path(folder).expanduser() for folder in folders.split(',')]
+        arms.append((name or text, list(map(load_evaluation, paths))))
     if len(arms) == 1 and args.plot:
         raise SettingsError('--plot needs a second model: a published figure alone is one number.')
     if len(arms) == 1 and not published:
@@ -78,20 +82,19 @@ def run(args: argparse.Namespace) -> int:
         print()
     against = {name: stored['own'][PRIMARY] - value for name, value in published.items()}
     for name, difference in against.items():
-        says = outcome_of(difference, args.margin).label
-        print(
-            f'{arms[0][0]} against {name} (published, not paired): {difference.signed} mAP50: '
-            f'{says}.'
-        )
+        told = f'{difference.signed} mAP50: {outcome_of(difference, args.margin).label}'
+        print(f'{arms[0][0]} against {name} (published, not paired): {told}.')
     if args.json:
         with told_as(OutputError, f'{args.json} cannot be written'):
             write_json(args.json, {**stored, 'published': against})
     if args.plot:
-        sections = []
-        for comparison in comparisons:
-            blocks: list[Block] = [_forest(comparison, args.margin)]
-            blocks += comparison_blocks(comparison, args.margin)
-            sections.append(Section(f'{comparison.a} minus {comparison.b}', blocks))
+        sections = [
+            Section(
+                f'{each.a} minus {each.b}',
+                [_forest(each, args.margin), *comparison_blocks(each, args.margin)],
+            )
+            for each in comparisons
+        ]
         write_page(args.plot, Page('Differences', sections=sections, wide=True))
     return 0
 
@@ -135,14 +138,14 @@ def comparison_blocks(comparison: Comparison, margin: float) -> Iterator[Block]:
 def _forest(comparison: Comparison, margin: float) -> Chart:
     """Each figure's difference with its interval, and what counts as equal."""
     traces = []
-    for name, colour, found in (
-        ('over pictures', '--blue', [row.difference for row in comparison.differences]),
-        ('over pictures and trainings', '--dim', [row.strategy for row in comparison.differences]),
+    for name, colour, of in (
+        ('over pictures', '--blue', 'difference'),
+        ('over pictures and trainings', '--dim', 'strategy'),
     ):
         rows = [
             (row.title, each.value, each.low, each.high)
-            for row, each in zip(comparison.differences, found, strict=True)
-            if each is not None and each.known
+            for row in comparison.differences
+            if (each := getattr(row, of)) and each.known
         ]
         if rows:
             traces.append(intervals(name, rows, colour))
@@ -162,13 +165,6 @@ def difference_chart(
         caption=f'Differences with 95 % intervals; right of 0 {a} is better. Shaded: equal within '
         f'{margin:g}. {note}',
     )
-
-
-def _read_arm(text: str) -> tuple[str, list[Evaluation]]:
-    """`[NAME=]FOLDER[,FOLDER]`."""
-    name, _, folders = text.rpartition('=')
-    paths = [Path(folder).expanduser() for folder in folders.split(',')]
-    return name or text, list(map(load_evaluation, paths))
 
 
 def _published(text: str) -> tuple[str, float]:

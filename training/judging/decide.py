@@ -55,11 +55,11 @@ def decide(
         outcome = Outcome.NOT_COMPARED
         found = f'{candidate.name} was not compared with a baseline.'
         why = f'There is no evaluation of {baseline}, and no published figure of it in the recipe.'
-        limits = ''
+        limits = []
     else:
         outcome = Outcome.of(deciding.outcome)
         found = finding(candidate.name, deciding.label, deciding.difference, judging.margin)
-        why, limits = _rule(deciding, judging.margin), _subject(candidate, deciding)
+        why, *limits = _rule(candidate, deciding, judging.margin)
         if outcome is Outcome.BETTER and failed:
             outcome = Outcome.BETTER_BUT_BELOW_TARGET
             found += f' It misses the success table: {failed}.'
@@ -67,7 +67,7 @@ def decide(
     reasons = [
         why,
         *(f'{line}.' for line in (*against, *gates)),
-        limits,
+        *limits,
         *(warning for comparison in comparisons for warning in comparison.warnings),
     ]
     recommendation = _recommendation(candidate, outcome, against, baseline)
@@ -75,7 +75,7 @@ def decide(
         outcome=outcome.label,
         exit_code=int(outcome),
         sentence=f'{found} {recommendation}',
-        reasons=tuple(dict.fromkeys(filter(None, reasons))),
+        reasons=tuple(dict.fromkeys(reasons)),
         gates=gates,
         against=tuple(against),
         deploy=deploy,
@@ -103,11 +103,10 @@ def _against(
             yield Against(name, own.value, figures.map50, found, says, True, 'weights', label)
 
 
-def _rule(deciding: Against, margin: float) -> str:
+def _rule(candidate: CampaignCandidate, deciding: Against, margin: float) -> Iterator[str]:
+    """Yield what the interval says by the rule, and what it speaks of."""
     found = deciding.difference
     inside = f'-{margin:g} to +{margin:g}'
-    if math.isnan(found.value):
-        return 'The difference is not defined: no cone was there to be judged.'
     proven = (
         f', and all of it above the {margin:g} that count as equal'
         if found.low > margin
@@ -121,21 +120,22 @@ def _rule(deciding: Against, margin: float) -> str:
             f'holds 0 and leaves {inside}: better, equal and worse remain possible'
         ),
     }[Outcome.of(deciding.outcome)]
-    return f'The 95 % interval of the difference {rule}.'
-
-
-def _subject(candidate: CampaignCandidate, deciding: Against) -> str:
+    if math.isnan(found.value):
+        yield 'The difference is not defined: no cone was there to be judged.'
+    else:
+        yield f'The 95 % interval of the difference {rule}.'
     if deciding.published:
-        return (
+        yield (
             f'{deciding.label}: the figure is taken as exact. Its own error, and what its pictures '
             'have in common with these, are unknown: weaker evidence than a paired comparison.'
         )
-    if deciding.subject == 'strategy':
-        return (
+    elif deciding.subject == 'strategy':
+        yield (
             f'Judged over pictures and trainings ({candidate.seeds} of the candidate): this speaks '
             'of the strategy.'
         )
-    return 'One training an arm: this judges this pair of weights, not the strategy.'
+    else:
+        yield 'One training an arm: this judges this pair of weights, not the strategy.'
 
 
 def _recommendation(
@@ -166,7 +166,15 @@ def _next_steps(
 ) -> Iterator[str]:
     """Yield sentences, and commands to be typed."""
     if deploy in candidate.weights and outcome is not Outcome.NOT_COMPARED:
-        yield from _export(deploy, candidate)
+        bundle, weights = f'models/{deploy}', candidate.weights[deploy]
+        words: list[str | Path] = ['export', weights, '--data', candidate.data or 'DATASET']
+        if candidate.card and candidate.card.parent in weights.parents:  # else trained elsewhere
+            words += ['--card', candidate.card]
+        yield f'Export {deploy} to INT8: {_command(*words)} --out {bundle}'
+        evaluate = _command('evaluate', bundle, *words[2:4])
+        yield f'Judge what drives: {evaluate} --operating-point card'
+        launch = f'ros2 launch cone_perception detector.launch.py model:={bundle}'
+        yield f'Deploy: copy {bundle} to the car and start {launch}'
     if outcome is Outcome.INCONCLUSIVE and deciding:
         yield from _more_evidence(candidate, deciding, comparisons)
     if outcome in (Outcome.WORSE, Outcome.BETTER_BUT_BELOW_TARGET) or (
@@ -186,20 +194,6 @@ def _next_steps(
             f'{deciding.baseline}=WEIGHTS, or train it: baseline in the recipe). That is stronger '
             'evidence, and the interval of a paired difference is usually narrower.'
         )
-
-
-def _export(name: str, candidate: CampaignCandidate) -> Iterator[str]:
-    bundle, data, weights = f'models/{name}', candidate.data or 'DATASET', candidate.weights[name]
-    words: list[str | Path] = ['export', weights, '--data', data]
-    if candidate.card and candidate.card.parent in weights.parents:  # else trained elsewhere
-        words += ['--card', candidate.card]
-    yield f'Export {name} to INT8: {_command(*words)} --out {bundle}'
-    evaluate = _command('evaluate', bundle, '--data', data)
-    yield f'Judge what drives: {evaluate} --operating-point card'
-    yield (
-        f'Deploy: copy {bundle} to the car and start '
-        f'ros2 launch cone_perception detector.launch.py model:={bundle}'
-    )
 
 
 def _mitigations(candidate: CampaignCandidate) -> Iterator[str]:

@@ -27,7 +27,6 @@ COLOURS = tuple(name for name in CLASS_NAMES if name != CLASS_NAMES[UNKNOWN])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the command takes."""
     parser.add_argument('weights', type=Path, help='.pt, .onnx, or the folder of a model bundle')
     add_options(parser)
     parser.add_argument('--json', action='store_true', help='print the figures as JSON')
@@ -80,7 +79,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print, write what was asked for."""
     found = tabulate(args)
     if args.json:
         print(to_json(found, indent=2))
@@ -94,7 +92,14 @@ def tabulate(args: argparse.Namespace) -> dict[str, Any]:
 
     Returns what `figure_blocks` shows, and JSON holds.
     """
-    thresholds = card_thresholds(args.weights) if args.operating_point == 'card' else {}
+    thresholds: Mapping[str, float] = {}
+    if args.operating_point == 'card':
+        if not (args.weights.is_dir() or args.weights.name == CARD_FILE):
+            raise SettingsError(
+                f'--operating-point card: {args.weights} has no card with thresholds. Give the '
+                'folder of a bundle, or --confidence.'
+            )
+        thresholds = read_bundle(args.weights).card.thresholds
     evaluation = evaluate(
         args.weights, args.data, args.split, read_fields(ModelOptions, args), read_mapping(args.map)
     )
@@ -122,16 +127,6 @@ def colour_map50(evaluation: Evaluation, block: int) -> Interval:
     if not ranked:
         return Interval(math.nan)
     return resampled(lambda weights: map50(ranked, weights), evaluation.groups(block)[0], 1000)
-
-
-def card_thresholds(weights: Path) -> Mapping[str, float]:
-    """Least score of each of a bundle's classes. Raises SettingsError for what has no card."""
-    if not (weights.is_dir() or weights.name == CARD_FILE):
-        raise SettingsError(
-            f'--operating-point card: {weights} has no card with thresholds. Give the folder of a '
-            'bundle, or --confidence.'
-        )
-    return read_bundle(weights).card.thresholds
 
 
 def read_mapping(entries: Sequence[str]) -> dict[str, str]:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from cone_perception.accuracy.intervals import Float64
 from cone_perception.accuracy.matching import IOU_THRESHOLDS, Matches
 from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.files import whole_file, write_json
@@ -116,26 +115,22 @@ class Evaluation:
     def truth_count(self) -> int:
         return len(self.truth_image)
 
-    def _height_px(self, box_px: Float32, image: Int64) -> Float64:
-        """(N,) float64: heights of (N, 4) boxes in these pictures, at REFERENCE_WIDTH_PX."""
-        scale = REFERENCE_WIDTH_PX / self.image_size_px[image, 0]
-        height: Float64 = (box_px[:, 3] - box_px[:, 1]) * scale
-        return height
-
     @property
     def matches(self) -> Matches:
         """Detections matched with cones; heights at REFERENCE_WIDTH_PX."""
+        scale = REFERENCE_WIDTH_PX / self.image_size_px[:, 0]
+        found, truth = self.detection_box_px, self.truth_box_px
         return Matches(
             len(self.image_names),
             len(self.class_names),
             self.detection_image,
             self.detection_class,
             self.detection_score,
-            self._height_px(self.detection_box_px, self.detection_image),
+            (found[:, 3] - found[:, 1]) * scale[self.detection_image],
             self.detection_match,
             self.truth_image,
             self.truth_class,
-            self._height_px(self.truth_box_px, self.truth_image),
+            (truth[:, 3] - truth[:, 1]) * scale[self.truth_image],
         )
 
     def groups(self, block: int = 1) -> tuple[Int64, str]:

@@ -23,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say the new name, and evaluate."""
     print(
         'cone-training judge is now `cone-training evaluate MODEL --operating-point card`; '
         'this name goes with the next release.',

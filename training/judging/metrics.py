@@ -184,11 +184,15 @@ class ResampledFigures:
     def __call__(self, weights: Int32) -> Float64:
         """(R, figures) float64. weights: (R, pictures) int32. NaN: no cone in that resample."""
         ap, curves, _, precision, recall = _read(self._classes, weights, self._least)
-        best = [_at_best_f1(row[~np.isnan(ap[r, :, 0])]) for r, row in enumerate(curves)]
+        best = np.full((len(curves), 2), np.nan)
+        for row, known in enumerate(~np.isnan(ap[:, :, 0])):
+            if known.any():
+                judged = curves[row, known]
+                best[row] = judged[:, :, best_f1(judged)].mean(axis=0)
         columns = [
             mean_known(ap[:, :, 0]),
             mean_known(ap.mean(axis=2)),
-            *np.array(best).T,
+            *best.T,
             mean_known(precision),
             mean_known(recall),
             *ap[:, :, 0].T,
@@ -256,11 +260,3 @@ def _least_scores(names: Sequence[str], confidence: Confidence) -> Float32:
 
 def _mean(values: Float64) -> float:
     return float(mean_known(values))
-
-
-def _at_best_f1(curves: Float64) -> tuple[float, float]:
-    """Mean precision and recall where F1 is best; curves: (classes, 2, 1000)."""
-    if not len(curves):
-        return math.nan, math.nan
-    precision, recall = curves[:, :, best_f1(curves)].mean(axis=0)
-    return float(precision), float(recall)

@@ -11,6 +11,7 @@ import numpy as np
 from cone_perception.accuracy.average_precision import rank
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.arguments import text_table
+from cone_perception.dataset.layout import read_layout
 from cone_perception.dataset.split import named_pictures
 from cone_perception.pages.blocks import (
     Block,
@@ -31,10 +32,7 @@ from cone_perception.pictures.draw import class_colour, short_name
 from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation, Origin, save_evaluation
 from training.judging.metrics import Confidence, Metrics, confusion, find_mistakes
 
-PAGE_FILE = 'evaluation.html'
 RECALLS = np.linspace(0, 1, 201)
-PICTURES = 8
-PICTURE_WIDTH_PX = 960
 
 
 def write_evaluation(
@@ -43,19 +41,14 @@ def write_evaluation(
     """Write the arrays, their figures, and a page at that confidence. Raises OutputError."""
     save_evaluation(evaluation, folder, figures)
     origin = evaluation.origin
-    page = Page(
-        f'{Path(origin.weights).name} on {origin.split} of {Path(origin.data).name}',
-        wide=True,
-        sections=[
-            Section('Figures', list(figure_blocks(origin, figures))),
-            Section(
-                'Precision, recall, confusion',
-                [precision_chart(evaluation), confusion_table(evaluation, confidence)],
-            ),
-            Section('Pictures with most errors', [worst_pictures(evaluation, confidence)]),
-        ],
-    )
-    write_page(folder / PAGE_FILE, page)
+    curves = precision_chart(evaluation), confusion_table(evaluation, confidence)
+    sections = [
+        Section('Figures', list(figure_blocks(origin, figures))),
+        Section('Precision, recall, confusion', curves),
+        Section('Pictures with most errors', [worst_pictures(evaluation, confidence)]),
+    ]
+    title = f'{Path(origin.weights).name} on {origin.split} of {Path(origin.data).name}'
+    write_page(folder / 'evaluation.html', Page(title, wide=True, sections=sections))
 
 
 def print_blocks(blocks: Iterable[Block]) -> None:
@@ -221,8 +214,8 @@ def worst_pictures(evaluation: Evaluation, confidence: Confidence, title: str = 
     missed_in = np.bincount(evaluation.truth_image[missed], minlength=images)
     wrong_in = np.bincount(evaluation.detection_image[wrong], minlength=images)
     errors = missed_in + wrong_in
-    worst = [i for i in np.argsort(-errors, kind='stable')[:PICTURES].tolist() if errors[i]]
-    paths = named_pictures(Path(evaluation.origin.data), evaluation.origin.split)
+    worst = [i for i in np.argsort(-errors, kind='stable')[:8].tolist() if errors[i]]
+    paths = named_pictures(read_layout(Path(evaluation.origin.data)), evaluation.origin.split)
     pictures = []
     for index in worst:
         boxes = []
@@ -235,6 +228,6 @@ def worst_pictures(evaluation: Evaluation, confidence: Confidence, title: str = 
             boxes.append(Box(evaluation.detection_box_px[found].tolist(), 'false', text))
         name, size_px = evaluation.image_names[index], evaluation.image_size_px[index].tolist()
         caption = f'{name}: {missed_in[index]} missed (red), {wrong_in[index]} wrong (magenta)'
-        source = embed_picture(paths[name], PICTURE_WIDTH_PX)
+        source = embed_picture(paths[name], 960)
         pictures.append(Picture(source, f'{title} {caption}'.strip(), tuple(size_px), boxes))
     return Gallery(pictures)

@@ -15,9 +15,6 @@ from cone_perception.types import Detections, Float32, Int64, OutputLayout, Prec
 LEAST_SCORE = 0.001
 """Average precision needs the whole ranking; Ultralytics keeps it down to here."""
 
-MOST_DETECTIONS = 300
-"""Per picture, best first, as Ultralytics; more where a picture has more cones than that."""
-
 NMS_IOU = 0.7
 """Ultralytics' own when it validates."""
 
@@ -73,8 +70,8 @@ class Predictions:
 
 
 def most_detections(split: LabelledSplit) -> int:
-    """Number of detections of a picture that are kept."""
-    return max(MOST_DETECTIONS, *(len(rows) for rows in split.rows))
+    """Detections of a picture that are kept: Ultralytics' 300, or as many as one has cones."""
+    return max(300, *(len(rows) for rows in split.rows))
 
 
 def class_mapping(model: Sequence[str], split: LabelledSplit, mapping: Mapping[str, str]) -> Int64:
@@ -86,14 +83,9 @@ def class_mapping(model: Sequence[str], split: LabelledSplit, mapping: Mapping[s
     Raises ModelError for a class that has no counterpart.
     """
     class_names = split.class_names
-    needed = [class_names[index] for index in split.classes_there()]
+    targets = [name for entry in mapping.values() for name in entry.split(',')]
     unknown = [name for name in mapping if name and name not in model]
-    unknown += [
-        name
-        for name in mapping.values()
-        for name in name.split(',')
-        if name and name not in class_names
-    ]
+    unknown += [name for name in targets if name and name not in class_names]
     advice = (
         f'The model has {", ".join(model)}; the data set {", ".join(class_names)}. Say which is '
         'which: --map MODEL=DATA, --map MODEL= to ignore what it finds of that class, '
@@ -109,7 +101,9 @@ def class_mapping(model: Sequence[str], split: LabelledSplit, mapping: Mapping[s
         result.append(class_names.index(target) if target else -1)
     without = set(mapping.get('', '').split(','))
     lacking = [
-        name for name in needed if class_names.index(name) not in result and name not in without
+        class_names[index]
+        for index in split.classes_there()
+        if index not in result and class_names[index] not in without
     ]
     if lacking:
         raise ModelError(f'the model has no class {", ".join(lacking)}. {advice}')

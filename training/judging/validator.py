@@ -40,9 +40,6 @@ from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
 from ultralytics.utils.nms import non_max_suppression  # noqa: E402
 from ultralytics.utils.torch_utils import select_device  # noqa: E402
 
-BATCH = 16
-"""Pictures of similar shape in one batch share its padding: Ultralytics' own size."""
-
 
 def predict_weights(
     weights: Path, split: LabelledSplit, options: ModelOptions, mapping: Mapping[str, str]
@@ -175,7 +172,7 @@ class _Validator(UnhurriedValidator):
                 'task': 'detect',
                 'mode': 'val',
                 'imgsz': options.imgsz,
-                'batch': BATCH,
+                'batch': 16,  # of similar shape; they share the padding: Ultralytics' own size
                 'rect': True,
                 'device': options.device,
                 'conf': LEAST_SCORE,
