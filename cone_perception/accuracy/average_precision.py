@@ -99,10 +99,7 @@ class RankedClass:
         return result
 
     def counts(self, weights: Int32, least: float) -> Float64:
-        """(3, R) cones, detections of at least this score, those of them that are right.
-
-        At the first overlap.
-        """
+        """(3, R) cones, detections from this score, right ones of those, at the first overlap."""
         kept = self.counted[:, 0] & (self.score >= np.float32(least))
         right = kept & self.correct[:, 0]
         found, correct = (
@@ -150,10 +147,7 @@ def band_name(low_px: float, high_px: float) -> str:
 
 
 def best_f1(curves: Float64) -> int:
-    """Index into CONFIDENCE_POINTS where the smoothed F1, mean over the classes, is best.
-
-    curves: (classes, 2, 1000) precision and recall, classes with truth only.
-    """
+    """CONFIDENCE_POINTS' index of the best smoothed F1; curves: (classes with truth, 2, 1000)."""
     if not len(curves):
         return 0
     precision, recall = curves[:, 0], curves[:, 1]

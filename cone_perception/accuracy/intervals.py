@@ -155,10 +155,7 @@ def draw(group: Int64, resamples: int, seed: int) -> Iterator[Int32]:
 def resampled(
     figure: Callable[[Int32], Float64], group: Int64, resamples: int, seed: int = 0
 ) -> Interval:
-    """A figure with its percentile interval.
-
-    figure: (R, pictures) multiplicities -> (R,) values. group: as `draw` takes it.
-    """
+    """A figure, (R, pictures) times -> (R,), with its interval; group: as `draw` takes it."""
     value = float(figure(np.ones((1, len(group)), np.int32))[0])
     drawn = [figure(weights) for weights in draw(group, resamples, seed)]
     return percentile_interval(value, np.concatenate(drawn))

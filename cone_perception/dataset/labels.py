@@ -54,11 +54,6 @@ class Labels:
     mixed: bool = False
 
     @property
-    def usable(self) -> bool:
-        """Every line says what is meant."""
-        return not any(self.refused)
-
-    @property
     def refused(self) -> Iterator[Fault]:
         """Faults of what cannot be read."""
         return (fault for fault in self.faults if fault.drops and fault.kind != 'mixed-rows')
@@ -135,10 +130,7 @@ def read_labels(path: Path, classes: int) -> Labels:
 
 
 def _read_row(columns: Sequence[str], polygons: bool) -> tuple[Float32, bytes]:
-    """One row as a box (5,), and the key by which Ultralytics tells rows apart.
-
-    Raises ValueError for text, and for columns that are neither a box nor x y pairs.
-    """
+    """A row as a box (5,), and the key by which Ultralytics tells rows apart. Or ValueError."""
     try:
         values = np.array(columns, np.float32)
     except ValueError:
@@ -197,7 +189,7 @@ class LabelledPicture:
     def usable(self) -> bool:
         """The picture can be decoded, and every line of its label says what is meant."""
         broken = any(fault.drops or fault.kind == 'undecodable' for fault in self.faults)
-        return self.labels.usable and not broken
+        return not broken and not any(self.labels.refused)
 
 
 def map_in_threads(
@@ -209,8 +201,7 @@ def map_in_threads(
 ) -> list[Result]:
     """Results of `work`, in the items' order, with a progress bar; workers: default one a core.
 
-    Threads: decoding and hashing run outside of Python's lock, and starting processes costs more
-    than they save.
+    Threads: decoding and hashing leave Python's lock; to start processes costs more than it saves.
     """
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
         return list(tqdm(pool.map(work, items), description, len(items), unit=unit, delay=1))
@@ -219,10 +210,7 @@ def map_in_threads(
 def read_pictures(
     paths: Sequence[Path], classes: int, description: str, workers: int | None = None
 ) -> tuple[LabelledPicture, ...]:
-    """Decode pictures and read their labels, in their order, with a progress bar.
-
-    classes: how many the data set has. workers: threads; default: one per core.
-    """
+    """Decode pictures and read their labels, in their order; workers: default one a core."""
 
     def read(path: Path) -> LabelledPicture:
         size, faults = check_picture(path)

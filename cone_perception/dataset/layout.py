@@ -77,10 +77,7 @@ class Layout:
 
 
 def find_data_yaml(path: Path) -> Path:
-    """data.yaml of a data set given as a folder or as the file itself.
-
-    Raises DataError when there is none.
-    """
+    """data.yaml of a data set given as a folder or the file. Raises DataError without one."""
     data_yaml = path / 'data.yaml' if path.is_dir() else path
     if not data_yaml.is_file() or data_yaml.suffix not in ('.yaml', '.yml'):
         raise DataError(

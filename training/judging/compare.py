@@ -28,9 +28,6 @@ from training.judging.evaluation import Evaluation
 from training.judging.metrics import FIXED_CONFIDENCE, PRIMARY, TITLES, ResampledFigures
 from training.judging.verdict import finding
 
-FEW_GROUPS = 20
-"""Below this many groups a percentile interval is visibly too narrow (see verdict.md)."""
-
 UNLEARNT_MAP50 = 0.02
 
 
@@ -152,10 +149,7 @@ def compare(
 def compare_all(
     arms: Sequence[tuple[str, Sequence[Evaluation]]], margin: float, **settings: Any
 ) -> tuple[list[Comparison], dict[str, Any]]:
-    """Compare the first arm with each of the others; and the content of comparison.json.
-
-    settings: as `compare` takes them.
-    """
+    """Compare the first arm with each other by `compare`; and the content of comparison.json."""
     (name, first), *others = arms
     comparisons = [compare(first, arm, names=(name, other), **settings) for other, arm in others]
     if comparisons:
@@ -277,7 +271,7 @@ def _warnings(
             f'Both are below {UNLEARNT_MAP50:g} mAP50: neither has learnt to find cones, so how '
             'they compare says nothing yet.'
         )
-    if groups < FEW_GROUPS:
+    if groups < 20:  # visibly too narrow, see verdict.md
         yield (
             f'Only {groups} groups ({grouping}) to resample: the intervals are rough, and rather '
             'too narrow.'

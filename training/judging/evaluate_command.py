@@ -88,10 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def tabulate(args: argparse.Namespace) -> dict[str, Any]:
-    """Evaluate what the arguments name, and write it where --out says.
-
-    Returns what `figure_blocks` shows, and JSON holds.
-    """
+    """Evaluate, and write where --out says; what `figure_blocks` shows, and JSON holds."""
     thresholds: Mapping[str, float] = {}
     if args.operating_point == 'card':
         if not (args.weights.is_dir() or args.weights.name == CARD_FILE):

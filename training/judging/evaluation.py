@@ -160,15 +160,11 @@ ARRAYS = tuple(
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path, figures: object) -> None:
-    """Write evaluation.npz with the arrays, and evaluation.json with what `metrics` made of them.
-
-    Raises OutputError: when the folder takes neither.
-    """
+    """Write arrays, and evaluation.json with what `metrics` made of them. Raises OutputError."""
     arrays = {name: getattr(evaluation, name) for name in ARRAYS}
-    arrays = {
-        name: array.astype(np.int32) if array.dtype == np.int64 else array
-        for name, array in arrays.items()
-    }
+    for name, array in arrays.items():
+        if array.dtype == np.int64:
+            arrays[name] = array.astype(np.int32)
     facts = {
         'schema': SCHEMA,
         'origin': evaluation.origin,

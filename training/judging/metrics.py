@@ -120,8 +120,7 @@ def metrics(
 ) -> Metrics:
     """All figures, each picture counted as often as `weights`, (I,), says; None: once.
 
-    confidence: the fixed operating point, for all classes or for each by its name.
-    Equal to what Ultralytics 8.4 makes of the same detections.
+    Equal to what Ultralytics 8.4 makes of them. confidence: the fixed operating point.
     """
     weight = np.ones((1, len(evaluation.image_names)), np.int32)
     if weights is not None:

@@ -64,10 +64,7 @@ def print_blocks(blocks: Iterable[Block]) -> None:
 def figure_blocks(
     origin: Origin, figures: Metrics, colour_map50: Interval | None = None
 ) -> Iterator[Block]:
-    """Figures of all boxes, each class, each band of heights.
-
-    colour_map50: mean AP50 of the classes with a colour and a cone.
-    """
+    """All boxes, each class and height band; colour_map50: of classes with a colour and a cone."""
     yield Text(
         f'{origin.weights} on {origin.data}, split {origin.split}: {figures.images:g} pictures, '
         f'{figures.truths:g} cones'
@@ -205,10 +202,7 @@ def confusion_table(evaluation: Evaluation, confidence: Confidence, title: str =
 
 
 def worst_pictures(evaluation: Evaluation, confidence: Confidence, title: str = '') -> Gallery:
-    """The pictures with the most missed and wrong, drawn from the data set.
-
-    Raises DataError when it is not there any more.
-    """
+    """The pictures with most missed and wrong. Raises DataError when the data set is gone."""
     missed, wrong = find_mistakes(evaluation, confidence)
     images, names = len(evaluation.image_names), evaluation.class_names
     missed_in = np.bincount(evaluation.truth_image[missed], minlength=images)

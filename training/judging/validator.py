@@ -146,10 +146,7 @@ class UnhurriedValidator(DetectionValidator):  # type: ignore[misc]
 
 
 class _Validator(UnhurriedValidator):
-    """Keeps the detections of each picture.
-
-    found: in the order of the split. class_names: the model's, once it is loaded.
-    """
+    """Keeps each picture's detections, in the split's order, and the loaded model's class names."""
 
     def __init__(
         self,

@@ -67,10 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_report(folder: CampaignFolder) -> Path:
-    """Write report.html, report.md and card.json of a campaign, finished or not; the page's path.
-
-    What is not there is said on the page. Raises SourceError when there is no campaign.
-    """
+    """Write report.html, report.md, card.json, however far it is; the page's path. SourceError."""
     record = read_campaign(folder)
     page = make_page(record)
     write_whole(folder.report_html, render_page(page))
