@@ -30,7 +30,7 @@ from training.runs.folder import CampaignFolder, State  # noqa: E402
 from training.runs.record import MAP50, MAP50_95, read_results  # noqa: E402
 from training.stage import trainer as stages  # noqa: E402
 from training.stage.guards import GuardError, StageStopped, rate_share  # noqa: E402
-from training.stage.job import StageJob, StageRecord, read_job  # noqa: E402
+from training.stage.job import StageJob, read_job  # noqa: E402
 from training.stage.sharded_trainer import PREVIOUS, ShardedLoss, is_whole  # noqa: E402
 from training.stage.trainer import StageTrainer, train_stage  # noqa: E402
 
@@ -76,10 +76,8 @@ def finished(trained, tmp_path):
     job = replace(trained, root=tmp_path / 'copy')
     shutil.copytree(trained.root, job.root, ignore=shutil.ignore_patterns('data'))
     (job.root / 'data').symlink_to(trained.root / 'data')
-    record = StageRecord(job)
-    result = record.read()['result']
     places = {name: str(job.weights / f'{name}.pt') for name in ('best', 'last')}
-    record.update(result={**result, **places})
+    job.note(result={**job.record()['result'], **places})
     return job
 
 
@@ -189,13 +187,13 @@ def test_finished_stage_returns_its_result_and_trains_nothing(finished, monkeypa
 
 def test_stage_that_was_killed_before_its_result_only_writes_it(finished, monkeypatch):
     expected = train_stage(finished)
-    StageRecord(finished).update(result=None)
+    finished.note(result=None)
     refuse_training(monkeypatch)
     assert train_stage(finished) == expected
 
 
 def test_stage_whose_patience_ended_does_not_go_on(finished, monkeypatch):
-    StageRecord(finished).update(result=None)
+    finished.note(result=None)
     last = finished.weights / 'last.pt'
     saved = torch.load(last, weights_only=False)
     saved['stopper']['best_epoch'] = 1
@@ -445,7 +443,7 @@ def test_forgetting_ends_the_stage_and_names_what_to_try(job, monkeypatch):
             train_stage(job)
         assert stopped.value.reason == 'forgetting'
     assert epochs(job) == [1, 2, 3]
-    assert StageRecord(job).read()['ending']['reason'] == 'forgetting'
+    assert job.record()['ending']['reason'] == 'forgetting'
 
 
 def test_forgetting_the_target_is_no_matter_on_other_pictures(job, tmp_path, monkeypatch):
@@ -499,7 +497,7 @@ def test_truncated_checkpoint_is_noticed_and_the_one_before_taken(job):
 
 
 def test_stage_with_no_readable_checkpoint_does_not_start_anew(finished, monkeypatch):
-    StageRecord(finished).update(result=None)
+    finished.note(result=None)
     last = finished.weights / 'last.pt'
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 255

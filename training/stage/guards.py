@@ -1,7 +1,4 @@
-"""Rules that hold while a stage trains, and the errors when they do not. Knows nothing of torch.
-
-recipe's stage -> what Ultralytics should use -> compared with what it uses
-"""
+"""Rules that hold while a stage trains, and the errors when they do not. No torch."""
 
 from __future__ import annotations
 
@@ -19,17 +16,11 @@ from training.recipe.recipe import Guards, Stage
 
 StopReason = Literal['forgetting', 'loss_not_finite', 'out_of_memory', 'disk_full', 'terminated']
 
-MACHINE = frozenset({'out_of_memory', 'disk_full', 'terminated'})
-"""Reasons that lie in the machine; the others lie in the recipe."""
-
 AGAINST_FORGETTING = ('lower_lr', 'cosine')
 """Recipes that the strategy names against catastrophic forgetting."""
 
 MUON_HEAD = 3.0
 """MuSGD of Ultralytics trains the class head at this multiple of lr0."""
-
-OURS = frozenset({'name', 'data', 'crops_per_picture', 'crop_width'})
-"""Fields of a Stage that Ultralytics does not know; all others are its arguments."""
 
 
 class GuardError(ConePerceptionError):
@@ -45,9 +36,10 @@ class StageStopped(ConePerceptionError):  # noqa: N818
 
 
 def arguments(stage: Stage) -> dict[str, Any]:
-    """The stage's settings as arguments of Ultralytics."""
+    """The stage's settings as arguments of Ultralytics: all but those that are ours."""
+    ours = ('name', 'data', 'crops_per_picture', 'crop_width')
     names = (entry.name for entry in fields(stage))
-    return {name: getattr(stage, name) for name in names if name not in OURS}
+    return {name: getattr(stage, name) for name in names if name not in ours}
 
 
 def check_arguments(used: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -93,10 +85,7 @@ def expected_rate(stage: Stage, peak: float, bias: bool, batch: int, batches: in
 def check_rates(
     stage: Stage, groups: Sequence[Mapping[str, Any]], batch: int, batches: int
 ) -> None:
-    """Raise GuardError if a parameter group does not learn at the recipe's rate.
-
-    groups: `lr` and `param_group` (`bias`, ...) of each group of the optimizer.
-    """
+    """Raise GuardError if a group of the optimizer does not learn at the recipe's rate."""
     peaks = (stage.lr0, stage.lr0 * MUON_HEAD) if stage.optimizer == 'MuSGD' else (stage.lr0,)
     for index, group in enumerate(groups):
         bias = group.get('param_group') == 'bias'

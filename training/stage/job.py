@@ -1,4 +1,4 @@
-"""The order of a stage, its result, and its record in between. No torch."""
+"""The order of a stage, its record while it trains, and its result. No torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from cone_perception.files import write_json, write_whole
 from training.recipe.recipe import Recipe, Stage
 from training.runs.folder import CampaignFolder, EventKind
 from training.runs.record import MAP50, MAP50_95, read_results
-from training.stage.guards import (
-    GuardError,
-    StageStopped,
-    arguments,
-    forgotten,
-)
+from training.stage.guards import StageStopped, arguments, forgotten
 
 
 @dataclass(frozen=True, slots=True)
 class StageJob:
-    """One training of a campaign.
+    """One training of a campaign, with a record beside its checkpoints.
 
     root: folder of the campaign. run: `two-stage/seed0`. stage: of the recipe, or a mitigation,
     with a fraction of 1. model: weights (.pt) or architecture (.yaml) to start from.
@@ -45,7 +40,11 @@ class StageJob:
     @property
     def file(self) -> Path:
         """File of the job for Ultralytics' child processes; outside of `folder`."""
-        return self.campaign.job(self.run, self.stage)
+        return self.root / 'jobs' / self.run / f'{self.stage.name}.json'
+
+    @property
+    def record_file(self) -> Path:
+        return self.file.with_suffix('.state.json')
 
     @property
     def target_yaml(self) -> Path:
@@ -93,6 +92,74 @@ class StageJob:
         where = {'run': self.run, 'step': self.stage.name}
         self.campaign.log_event(kind, name, message, **where, values=values)
 
+    def record(self) -> dict[str, Any]:
+        """Facts of the stage so far; empty: none yet.
+
+        start: Ultralytics' figures of the starting weights, on the `target` and on its `own`
+        validation set; None: there is nothing to compare with. on_target, seconds: as in
+        StageResult. ending: why the last sitting ended early. result: StageResult.
+        """
+        stored = self.record_file
+        return json.loads(stored.read_text(encoding='utf-8')) if stored.is_file() else {}
+
+    def note(self, **values: Any) -> None:
+        """Replace the record's file by one with these values."""
+        write_json(self.record_file, {**self.record(), **values})
+
+    def result(self) -> StageResult | None:
+        """Read the result of a finished stage; None where it or its weights are not there."""
+        stored = self.record().get('result')
+        if stored is None or not Path(stored['best']).is_file():
+            return None
+        return TypeAdapter(StageResult).validate_python(stored)
+
+    def make_result(self) -> StageResult:
+        """Read the result off the epochs of a stage that is trained to its end."""
+        known, epochs = self.record(), read_results(self.results)
+        fitness = epochs[self.fitness]
+        best = max(range(len(fitness)), key=lambda row: (fitness[row], row))
+        target, own = known['start']['target'], known['start']['own']
+        return StageResult(
+            best=self.weights / 'best.pt',
+            last=self.weights / 'last.pt',
+            epochs=len(fitness),
+            stopped_by=None if len(fitness) >= self.stage.epochs else 'patience',
+            start_map50=None if target is None else target[MAP50],
+            best_epoch=int(epochs['epoch'][best]),
+            best_map50=epochs[MAP50][best],
+            best_map50_95=epochs[MAP50_95][best],
+            on_target=known['on_target'],
+            worse_than_start=own is not None and fitness[best] < own[self.fitness],
+            seconds=known['seconds'],
+        )
+
+    def check_forgetting(self) -> None:
+        """Raise StageStopped if the stage unlearns what its starting weights knew of the target."""
+        known, guards = self.record(), self.recipe.guards
+        if not known['on_target'] or known['start']['target'] is None:
+            return
+        start = known['start']['target'][MAP50]
+        history = read_results(self.results).get(MAP50, [])
+        if forgotten(history, start, guards):
+            raise StageStopped(
+                'forgetting',
+                f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
+                f'{start:.3f} at the start, and more than {guards.forgetting_drop} lower for '
+                f'{guards.forgetting_epochs} epochs.',
+            )
+
+    def keep_rows(self, epochs: int) -> None:
+        """Take out what was written after the last checkpoint: those epochs are trained again."""
+        if not self.results.is_file():
+            return
+        header, *lines = self.results.read_text(encoding='utf-8').splitlines()
+        kept = [
+            line
+            for line in lines
+            if line.count(',') == header.count(',') and int(line.split(',')[0]) <= epochs
+        ]
+        write_whole(self.results, '\n'.join([header, *kept]) + '\n')
+
 
 def read_job(path: Path) -> StageJob:
     return TypeAdapter(StageJob).validate_json(path.read_bytes())
@@ -120,85 +187,3 @@ class StageResult:
     on_target: bool
     worse_than_start: bool
     seconds: float
-
-
-class StageRecord:
-    """Facts of a stage beside its checkpoints: a file outside its folder, replaced whole.
-
-    start: Ultralytics' figures of the starting weights, on the `target` and on its `own` validation
-    set; None: there is nothing to compare with. on_target, seconds: as in StageResult.
-    ending: why the last sitting ended early. result: StageResult.
-    """
-
-    def __init__(self, job: StageJob) -> None:
-        self.job = job
-        self.path = job.file.with_suffix('.state.json')
-
-    def read(self) -> dict[str, Any]:
-        return json.loads(self.path.read_text(encoding='utf-8')) if self.path.is_file() else {}
-
-    def update(self, **values: Any) -> None:
-        write_json(self.path, {**self.read(), **values})
-
-    def result(self) -> StageResult | None:
-        """Read the result of a finished stage; None where it or its weights are not there."""
-        stored = self.read().get('result')
-        if stored is None or not Path(stored['best']).is_file():
-            return None
-        return TypeAdapter(StageResult).validate_python(stored)
-
-    def raise_ending(self) -> None:
-        """Raise here what ended the training in another process."""
-        ending = self.read().get('ending')
-        if ending is None:
-            return
-        if ending['reason'] == 'guard':
-            raise GuardError(ending['message'])
-        raise StageStopped(ending['reason'], ending['message'])
-
-    def make_result(self) -> StageResult:
-        """Read the result off the epochs of a stage that is trained to its end."""
-        job, known, epochs = self.job, self.read(), read_results(self.job.results)
-        fitness = epochs[job.fitness]
-        best = max(range(len(fitness)), key=lambda row: (fitness[row], row))
-        target, own = known['start']['target'], known['start']['own']
-        return StageResult(
-            best=job.weights / 'best.pt',
-            last=job.weights / 'last.pt',
-            epochs=len(fitness),
-            stopped_by=None if len(fitness) >= job.stage.epochs else 'patience',
-            start_map50=None if target is None else target[MAP50],
-            best_epoch=int(epochs['epoch'][best]),
-            best_map50=epochs[MAP50][best],
-            best_map50_95=epochs[MAP50_95][best],
-            on_target=known['on_target'],
-            worse_than_start=own is not None and fitness[best] < own[job.fitness],
-            seconds=known['seconds'],
-        )
-
-    def check_forgetting(self) -> None:
-        """Raise StageStopped if the stage unlearns what its starting weights knew of the target."""
-        known, guards = self.read(), self.job.recipe.guards
-        if not known['on_target'] or known['start']['target'] is None:
-            return
-        start = known['start']['target'][MAP50]
-        history = read_results(self.job.results).get(MAP50, [])
-        if forgotten(history, start, guards):
-            raise StageStopped(
-                'forgetting',
-                f'mAP50 on the target is {history[-1]:.3f} after epoch {len(history)}; it was '
-                f'{start:.3f} at the start, and more than {guards.forgetting_drop} lower for '
-                f'{guards.forgetting_epochs} epochs.',
-            )
-
-    def keep_rows(self, epochs: int) -> None:
-        """Take out what was written after the last checkpoint: those epochs are trained again."""
-        if not self.job.results.is_file():
-            return
-        header, *lines = self.job.results.read_text(encoding='utf-8').splitlines()
-        kept = [
-            line
-            for line in lines
-            if line.count(',') == header.count(',') and int(line.split(',')[0]) <= epochs
-        ]
-        write_whole(self.job.results, '\n'.join([header, *kept]) + '\n')

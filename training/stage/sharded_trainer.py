@@ -1,10 +1,8 @@
 """Ultralytics' detection trainer, made quick on a CPU; its checkpoints are whole or not there.
 
-Imports torch and ultralytics: import it only after `prepare_ultralytics()`.
-
-It uses bfloat16 convolutions, channels-last memory and every core (Ultralytics leaves one free):
-25 ms a picture with both cores free, 45 ms beside other work, where Ultralytics
-alone takes 158 (AMD EPYC with avx512_bf16, two cores, yolo26n at 320 px, batch 16).
+Import it only after `prepare_ultralytics()`. bfloat16, channels-last memory and every core make
+25 ms a picture, 45 beside other work, where Ultralytics alone takes 158 (AMD EPYC with
+avx512_bf16, two cores, yolo26n at 320 px, batch 16).
 """
 
 from __future__ import annotations
@@ -24,13 +22,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from cone_perception.errors import ModelError
 
 PREVIOUS = 'previous.pt'
-"""The checkpoint before last.pt."""
-
-
-def replace_file(part: Path, whole: Path) -> None:
-    """Put a file that was written to the end in the place of another."""
-    sync_file(part)
-    part.replace(whole)
+"""The last.pt of before."""
 
 
 def sync_file(path: Path) -> None:
@@ -40,10 +32,7 @@ def sync_file(path: Path) -> None:
 
 
 def last_checkpoint(weights: Path) -> Path | None:
-    """The newest checkpoint in a folder that can be read; None: nothing was saved yet.
-
-    Raises ModelError when there are some and all are damaged.
-    """
+    """The newest checkpoint that can be read; None: none yet. Raises ModelError: all damaged."""
     saved = [path for name in ('last.pt', PREVIOUS) if (path := weights / name).is_file()]
     for path in saved:
         if is_whole(path):
@@ -178,16 +167,14 @@ class ShardedTrainer(DetectionTrainer):  # type: ignore[misc]
             self.model.loss = self.model.criterion = loss
 
     def save_model(self) -> bool:
-        """Write best.pt, then last.pt, so that a kill or a full disk leaves whole files.
-
-        The last.pt of before becomes previous.pt.
-        """
+        """Write best.pt, then last.pt, so that a kill or a full disk leaves whole files."""
         last, best = self.last, self.best
         self.last, self.best = last.with_suffix('.part'), best.with_suffix('.part')
         try:
             super().save_model()
             if self.best.is_file():
-                replace_file(self.best, best)
+                sync_file(self.best)
+                self.best.replace(best)
             sync_file(self.last)
             if last.is_file():
                 last.replace(last.with_name(PREVIOUS))  # killed here, that one is gone on from

@@ -1,10 +1,7 @@
 """Weights & Biases beside a training that it can neither stop nor slow.
 
-results.csv, evaluation.json -> a process of its own -> wandb
-
 wandb blocks, prompts, hangs at exit, and starts a service that can die. So a process of its own
-reads what the training writes anyway, and is killed when it does not end. It learns from stdin how
-the training ended, and writes into the run's record what wandb took.
+reads what the training writes anyway, and is killed when it does not end.
 """
 
 from __future__ import annotations

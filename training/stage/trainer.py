@@ -1,7 +1,6 @@
-"""One training stage, watched: StageJob -> train_stage -> StageResult.
+"""One training stage, watched: StageJob -> train_stage -> StageResult. Imports torch.
 
-Imports torch and ultralytics. Ultralytics' own launcher for several GPUs imports this module in its
-child processes, so that it prepares Ultralytics itself, and keeps every guard in StageTrainer.
+Ultralytics imports it in a child process per GPU: so StageTrainer has every guard.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ from training.recipe.load import find_model  # noqa: E402
 from training.runs.progress import read_progress, say  # noqa: E402
 from training.runs.record import MAP50, MAP50_95  # noqa: E402
 from training.stage.guards import (  # noqa: E402
-    MACHINE,
     GuardError,
     StageStopped,
     check_arguments,
@@ -48,21 +46,18 @@ from training.stage.guards import (  # noqa: E402
     named_endings,
     warmup_batches,
 )
-from training.stage.job import StageJob, StageRecord, StageResult, read_job  # noqa: E402
+from training.stage.job import StageJob, StageResult, read_job  # noqa: E402
 from training.stage.sharded_trainer import (  # noqa: E402
     PREVIOUS,
     ShardedTrainer,
     all_cores,
     last_checkpoint,
-    replace_file,
+    sync_file,
 )
 from training.stage.tracking import TrackedRun  # noqa: E402
 
 JOB_VARIABLE = 'CONE_TRAINING_STAGE'
 """Environment variable that tells Ultralytics' child processes where the job's file is."""
-
-SCALER_SKIPS = 10
-"""Batches in a row whose loss may overflow in float16: the gradient scaler leaves them out."""
 
 
 def train_stage(job: StageJob) -> StageResult:
@@ -71,27 +66,28 @@ def train_stage(job: StageJob) -> StageResult:
     Raises StageStopped when it ended early and can go on, GuardError when Ultralytics does not do
     what the recipe says, DataError, RecipeError and ModelError for what it cannot start from.
     """
-    record = StageRecord(job)
-    if (result := record.result()) is not None:
+    if (result := job.result()) is not None:
         return result
     on_target = check_data(job.data_yaml, job.target_yaml)
     checkpoint = last_checkpoint(job.weights)
     if checkpoint is None:
-        record.path.unlink(missing_ok=True)
-    if 'start' not in record.read():
-        start = validate_start(job, on_target)
-        record.update(start=start, on_target=on_target, seconds=0.0)
+        job.record_file.unlink(missing_ok=True)
+    if 'start' not in job.record():
+        job.note(start=validate_start(job, on_target), on_target=on_target, seconds=0.0)
     if checkpoint is None:
         _train(job, {'model': str(find_model(str(job.model)))})
-        return _finish(job, record)
+        return _finish(job)
     if checkpoint.name == PREVIOUS:
         job.log('warning', 'checkpoint_damaged', 'last.pt is damaged: goes on from the one before')
     saved: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
-    record.keep_rows(saved['epoch'] + 1)
-    record.check_forgetting()
-    if not _is_complete(job, saved):
+    done, patience = saved['epoch'] + 1, job.stage.patience
+    job.keep_rows(done)
+    job.check_forgetting()
+    without_better = done - saved['stopper']['best_epoch']
+    # Nothing may be left to train: a kill came before the result was written.
+    if done < job.stage.epochs and not (patience and without_better >= patience):
         _train(job, {'resume': str(checkpoint)})
-    return _finish(job, record)
+    return _finish(job)
 
 
 def validate_start(job: StageJob, on_target: bool) -> dict[str, dict[str, float] | None]:
@@ -135,7 +131,7 @@ def _validate(job: StageJob, data_yaml: Path) -> dict[str, float]:
 def _train(job: StageJob, begin: dict[str, str]) -> None:
     """begin: `model`, or the checkpoint to `resume` from, which has its own settings."""
     write_json(job.file, job)
-    StageRecord(job).update(ending=None)
+    job.note(ending=None)
     os.environ[JOB_VARIABLE] = str(job.file)
     device = job.recipe.device
     overrides = {
@@ -166,7 +162,6 @@ class StageTrainer(ShardedTrainer):
         _callbacks: dict[str, Any] | None = None,
     ) -> None:
         self.job = read_job(Path(os.environ[JOB_VARIABLE]))
-        self.record = StageRecord(self.job)
         self.bfloat16 = self.job.recipe.amp
         self.terminated = False
         self._bad_losses = 0
@@ -174,13 +169,10 @@ class StageTrainer(ShardedTrainer):
         self.args.workers = self.job.recipe.workers  # Ultralytics sets 0 on a CPU
 
     def train(self) -> None:
-        if self.ddp:
-            self._launch()
-        else:
+        """Train here, or in Ultralytics' own process per GPU, which ends when this one does."""
+        if not self.ddp:
             super().train()
-
-    def _launch(self) -> None:
-        """Ultralytics' own launch of a process per GPU, which ends when this one does."""
+            return
         needs = 'Training on several GPUs needs a package that is not there: install it'
         with told_as(InstallError, needs, ImportError):
             command, file = generate_ddp_command(self)
@@ -193,7 +185,11 @@ class StageTrainer(ShardedTrainer):
         finally:
             ddp_cleanup(self, file)
         if status:
-            self.record.raise_ending()
+            ending = self.job.record().get('ending') or {'reason': None}
+            if ending['reason'] == 'guard':
+                raise GuardError(ending['message'])
+            if ending['reason']:
+                raise StageStopped(ending['reason'], ending['message'])
             self._stop_if_terminated()
             raise EngineError(
                 f'the processes of the GPUs ended with status {status}: see their output above.'
@@ -223,8 +219,9 @@ class StageTrainer(ShardedTrainer):
         if isinstance(error, (StageStopped, GuardError)):
             reason = error.reason if isinstance(error, StageStopped) else 'guard'
             with contextlib.suppress(OSError):  # the disk is full
-                self.job.log('error' if reason in MACHINE else 'guard', reason, str(error))
-                self.record.update(ending={'reason': reason, 'message': str(error)})
+                of_machine = reason in ('out_of_memory', 'disk_full', 'terminated')
+                self.job.log('error' if of_machine else 'guard', reason, str(error))
+                self.job.note(ending={'reason': reason, 'message': str(error)})
         if hasattr(self, '_tracked'):
             self._tracked.finish(failed=True)
 
@@ -317,7 +314,8 @@ class StageTrainer(ShardedTrainer):
             self._bad_losses = 0
         else:
             self._bad_losses += 1
-            if self._bad_losses > (SCALER_SKIPS if self.scaler.is_enabled() else 0):
+            # So many in a row may overflow in float16: the gradient scaler leaves them out.
+            if self._bad_losses > (10 if self.scaler.is_enabled() else 0):
                 raise _not_finite(self.epoch)
         self._stop_if_terminated()
         self._batch += 1
@@ -350,42 +348,36 @@ class StageTrainer(ShardedTrainer):
             return
         spent_s = time.monotonic() - self._epoch_started
         self._epoch_started += spent_s
-        self.record.update(seconds=self.record.read().get('seconds', 0.0) + spent_s)
-        folder = self.job.campaign
+        job, folder = self.job, self.job.campaign
+        job.note(seconds=job.record().get('seconds', 0.0) + spent_s)
         losses = ' '.join(f'{name} {float(loss):.3f}' for name, loss in self.tloss.items())
         rate = max(group['lr'] for group in self.optimizer.param_groups)
         say(
             f'{read_progress(folder, folder.read_state())}; mAP50-95 {self.metrics[MAP50_95]:.4f}; '
             f'{losses}; lr {rate:.2e}; {spent_s:.0f} s'
         )
-        self.record.check_forgetting()
+        job.check_forgetting()
 
     def _on_train_end(self) -> None:
         self._tracked.finish()
 
 
-def _is_complete(job: StageJob, saved: dict[str, Any]) -> bool:
-    """Nothing is left to train: a kill came before the result was written."""
-    done, patience = saved['epoch'] + 1, job.stage.patience
-    without = done - saved['stopper']['best_epoch']
-    return bool(done >= job.stage.epochs or (patience and without >= patience))
-
-
-def _finish(job: StageJob, record: StageRecord) -> StageResult:
+def _finish(job: StageJob) -> StageResult:
     """Make best.pt small and write the result."""
     best = job.weights / 'best.pt'
     if not best.is_file():
         raise ModelError(f'{best} is gone. Delete {job.folder} to train the stage again.')
-    result = record.make_result()
+    result = job.make_result()
     part = best.with_suffix('.part')
     with named_endings(job.stage):
         strip_optimizer(best, s=str(part))
-        replace_file(part, best)
+        sync_file(part)
+        part.replace(best)
     if result.worse_than_start:
-        own = record.read()['start']['own'][job.fitness]
+        own = job.record()['start']['own'][job.fitness]
         told = f'best.pt has a lower {job.fitness} than the {own} that the stage started from'
         job.log('warning', 'worse_than_start', told)
-    record.update(result=result, ending=None)
+    job.note(result=result, ending=None)
     (job.weights / PREVIOUS).unlink(missing_ok=True)
     return result
 
