@@ -1,7 +1,4 @@
-"""Kinds of a recipe's values: what each may be, and the sentence that refuses another.
-
-Types of a recipe -> pydantic's errors -> (key, sentence). Knows no file; tree.py knows the lines.
-"""
+"""Kinds of a recipe's values: what each may be, and the sentence that refuses another."""
 
 from __future__ import annotations
 
@@ -132,9 +129,6 @@ Optimizer = Annotated[
 ]
 """Ultralytics' optimizers, less `auto`, which would ignore lr0."""
 
-SelectBy = Literal['map50', 'map50_95']
-TrackingMode = Literal['off', 'offline', 'online']
-
 
 def gpu_numbers(device: str | int | tuple[int, ...]) -> tuple[int, ...]:
     """Numbers of the GPUs of a device; none on the CPU."""
@@ -191,6 +185,9 @@ def _tell(kind: Any, key: Key, found: Any) -> str:
     if 'error' in context:
         return str(context['error'])
     told = found['msg'].replace('Input should be', 'it has to be')
+    if error == 'multiple_of':
+        near = max(value // STRIDE_PX, 1) * STRIDE_PX
+        told += f', as {near} or {near + STRIDE_PX}'
     told = told.replace('tuple', 'list').replace('dictionary', 'mapping')  # as YAML's users say
     return f'{value!r:.60} is refused: {told}'
 

@@ -1,7 +1,4 @@
-"""Recipes found, read from files and the command line, and written back into files.
-
-recipe.yaml + what it extends + KEY=VALUE -> Recipe, or every mistake with file, line and key
-"""
+"""Recipes found, read from files and the command line, and written back into files."""
 
 from __future__ import annotations
 
@@ -23,6 +20,18 @@ from training.recipe.kinds import Key, Problem, list_names, problems_of
 from training.recipe.recipe import Recipe
 from training.recipe.tree import LISTS, Tree, merge, plain_values, read_tree
 
+DEFAULT_RECIPE = 'two_stage'
+
+
+def read_recipe(words: Sequence[str]) -> Recipe:
+    """The recipe that the words of a command line name, with their KEY=VALUE applied."""
+    names = [word for word in words if '=' not in word]
+    if len(names) > 1:
+        told = f'one recipe at a time, not {" and ".join(names)}. Changes are KEY=VALUE.'
+        raise RecipeError(told)
+    path = find_recipe(names[0] if names else DEFAULT_RECIPE)
+    return load_recipe(path, [word for word in words if '=' in word])
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """A recipe of a file, with `key=value` overrides applied.
@@ -42,7 +51,10 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         tree.add_problems(_file_problems(recipe))
     except ValidationError as error:
         tree.add_problems(problems_of(Recipe, error))
-    tree.raise_mistakes()
+    if len(tree.mistakes) > 1:
+        raise RecipeError('\n  '.join([f'{len(tree.mistakes)} mistakes:', *tree.mistakes]))
+    for mistake in tree.mistakes:
+        raise RecipeError(mistake)
     return recipe
 
 
@@ -114,10 +126,7 @@ def recipe_sha256(recipe: Recipe) -> str:
 
 
 def find_recipe(name_or_path: str) -> Path:
-    """A file that exists, else the shipped recipe of that name, as `two_stage` or `two-stage`.
-
-    Raises RecipeError that names the shipped ones.
-    """
+    """A file, else the shipped recipe of that name (`two_stage`, `two-stage`), or RecipeError."""
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -136,10 +145,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def shipped_folder() -> Path:
-    """Folder of the recipes: in a checkout, or below the prefix that the package lies in.
-
-    The prefix is found from this file upwards, which serves pip (any prefix) and colcon alike.
-    """
+    """Folder of the recipes: in a checkout, or below the prefix upwards from here (pip, colcon)."""
     here = Path(__file__).resolve()
     candidates = [here.parents[2] / 'config' / 'training']
     candidates += [parent / 'share' / 'training' / 'config' for parent in here.parents]

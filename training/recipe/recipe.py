@@ -1,14 +1,11 @@
-"""A campaign's recipe: typed, and checked before anything runs.
-
-recipe.yaml -> Recipe -> arms, runs and stages, each with the folder that it writes.
-"""
+"""A campaign's recipe: typed, and checked before anything runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, ValidationInfo, field_validator
 
@@ -186,7 +183,7 @@ class Leaks:
 class Tracking:
     """Weights & Biases. entity: empty: the user's own."""
 
-    mode: kinds.TrackingMode = 'off'
+    mode: Literal['off', 'offline', 'online'] = 'off'
     project: kinds.TrackingProject = 'two-stage-training'
     entity: str = ''
 
@@ -220,7 +217,7 @@ class Recipe:
     amp: StrictBool = True
     workers: kinds.CountOrZero = 8
     cache: StrictBool = False
-    select_by: kinds.SelectBy = 'map50'
+    select_by: Literal['map50', 'map50_95'] = 'map50'
     guards: Guards = field(default_factory=Guards)
     judging: Judging = field(default_factory=Judging)
     gate: GateLimits = field(default_factory=GateLimits)

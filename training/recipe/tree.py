@@ -1,7 +1,4 @@
-"""Values of a recipe's YAML with their lines: read, merged, changed from the command line.
-
-text -> Tree (plain values, and the place of each) -> merged with extensions and overrides
-"""
+"""Values of a recipe's YAML with their lines: read, merged, changed from the command line."""
 
 from __future__ import annotations
 
@@ -59,13 +56,6 @@ class Tree:
                     values = values[part]
             known = (shown[:end] for end in range(len(shown), -1, -1))
             self.add(next(self.places[one] for one in known if one in self.places), shown, what)
-
-    def raise_mistakes(self) -> None:
-        """Raise RecipeError with all of them, if there is any."""
-        if len(self.mistakes) == 1:
-            raise RecipeError(next(iter(self.mistakes)))
-        if self.mistakes:
-            raise RecipeError('\n  '.join([f'{len(self.mistakes)} mistakes:', *self.mistakes]))
 
     def read(self, node: yaml.Node, key: Key = (), name: yaml.Node | None = None) -> Any:
         """Read the value of a node; note its places, and keys that are given twice.
