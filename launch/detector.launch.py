@@ -42,9 +42,6 @@ ARGUMENTS = {
     **{name: ('', f'{DESCRIPTIONS[name]} Not given: the settings file.') for name in SETTINGS},
 }
 
-RESPAWN_DELAY_S = 2.0
-"""Long enough for a driver to take back what a process left that died."""
-
 
 def generate_launch_description() -> LaunchDescription:
     arguments = [
@@ -78,7 +75,8 @@ def detector(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         ended = event.returncode in (0, BUILD_FAILED_STATUS) or settings.get('build_only')
         if ended or context.is_shutdown:
             return []
-        return [TimerAction(period=RESPAWN_DELAY_S, actions=[node()])]
+        # Long enough for a driver to take back what a process left that died.
+        return [TimerAction(period=2.0, actions=[node()])]
 
     def node() -> Node:
         return Node(

@@ -13,7 +13,7 @@ import numpy as np
 from cone_perception.accuracy.matching import IOU_THRESHOLDS
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.layout import write_data_yaml
-from cone_perception.files import without_nan
+from cone_perception.files import without_nan, write_json
 from training.campaign import judge
 from training.campaign.campaign import Campaign
 from training.data.report import DataReport, SplitCounts
@@ -230,12 +230,11 @@ def _write_verification(folder: CampaignFolder, name: str, counts: dict[str, int
         manifest_sha256='c' * 64,
         pictures={},
     )
-    folder.verification(name).parent.mkdir(parents=True)
-    folder.verification(name).write_text(json.dumps(report.to_json()))
+    write_json(folder.data(name) / 'verify.json', report.to_json())
 
 
 def _write_leaks(folder: CampaignFolder, names: list[str]) -> None:
-    path = folder.leaks(*names)
+    path = folder.data('leaks') / f'{"__".join(names)}.json'
     path.parent.mkdir(parents=True)
     a, b = names
     path.write_text(

@@ -381,7 +381,7 @@ def test_corrupt_label_ends_it_before_anything_is_trained(campaign):
     assert campaign.run() == Outcome.VERIFICATION_FAILED
     assert label.name in campaign.capsys.readouterr().out
     assert not campaign.trained
-    assert not json.loads(campaign.folder.verification('target').read_text())['ok']
+    assert not json.loads((campaign.folder.data('target') / 'verify.json').read_text())['ok']
     label.write_text('0 0.5 0.5 0.1 0.1\n')
     assert campaign.resume().finished
 

@@ -32,21 +32,17 @@ def prepare_ultralytics() -> None:
     except RuntimeError as error:
         if 'torchvision::nms' not in str(error):
             raise
-        _replace_torchvision_nms()
+        import torch
+
+        schemas = torch.library.Library('torchvision', 'DEF')
+        schemas.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        schemas.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+        _kept.append(schemas)
+        torchvision = importlib.import_module('torchvision')
+        torchvision.ops.nms = importlib.import_module('ultralytics.utils.nms').TorchNMS.nms
     # Reading a data.yaml, it asks github.com for a font; nothing here draws with one.
     data: Any = importlib.import_module('ultralytics.data.utils')
     data.check_font = lambda font: None
-
-
-def _replace_torchvision_nms() -> None:
-    import torch
-
-    schemas = torch.library.Library('torchvision', 'DEF')
-    schemas.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    schemas.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-    _kept.append(schemas)
-    torchvision = importlib.import_module('torchvision')
-    torchvision.ops.nms = importlib.import_module('ultralytics.utils.nms').TorchNMS.nms
 
 
 _kept: list[object] = []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from training.judging.verdict import Outcome
 from training.recipe.load import find_recipe, load_recipe
 from training.recipe.recipe import Recipe, Stage, arms
-from training.runs.folder import CampaignFolder, State, run_id
+from training.runs.folder import CampaignFolder, State
 from training.stage.training_set import write_training_set
 
 
@@ -46,20 +44,16 @@ class Campaign:
     recipe: Recipe
     state: State
 
-    def result(self, step: str) -> dict[str, Any]:
-        """Result of a step; empty: not done yet."""
-        return self.state.result(step)
-
     def runs(self) -> list[Run]:
         """Every arm with every seed; a stage that a guard stopped is followed by its mitigation."""
         found = []
         for arm in arms(self.recipe):
             for seed in self.recipe.seeds:
-                name = run_id(arm.name, seed)
+                name = f'{arm.name}/seed{seed}'
                 stages: list[Stage] = []
                 for stage in arm.stages:
                     stages.append(stage)
-                    recipe = self.result(f'{name}/{stage.name}').get('goes_on_with')
+                    recipe = self.state.result(f'{name}/{stage.name}').get('goes_on_with')
                     if recipe:
                         stages.append(mitigation_stage(stage, recipe))
                 found.append(Run(name, arm.name, seed, tuple(stages), arm.candidate))
@@ -77,43 +71,30 @@ class Campaign:
         return [
             stage
             for stage in run.stages
-            if self.result(f'{run.id}/{stage.name}').get('stopped_by') != 'forgetting'
+            if self.state.result(f'{run.id}/{stage.name}').get('stopped_by') != 'forgetting'
         ]
 
     def best(self, run: Run, stage: Stage | None = None) -> Path:
         """best.pt of a stage; of the last one if none is given."""
         name = f'{run.id}/{(stage or run.stages[-1]).name}'
-        return self.folder.root / str(self.result(name)['best'])
+        return self.folder.root / str(self.state.result(name)['best'])
 
     def stage_map50(self, run: Run, index: int, dataset: str) -> float | None:
         """mAP50 of a stage's weights on a data set's validation pictures; None: not evaluated."""
         stage = self.trained_stages(run)[index]
         what = f'{stage.name}_val' if stage.data == dataset else f'{stage.name}_target_val'
-        result = self.result(f'{run.id}/{stage.name}/evaluate')
+        result = self.state.result(f'{run.id}/{stage.name}/evaluate')
         return result[what]['map50'] if what in result else None
 
     def validation_map50(self, run: Run) -> float:
         """mAP50 of what a run trained, on the target's validation pictures."""
         return float(self.stage_map50(run, -1, self.recipe.target) or 0.0)
 
-    def best_candidate(self) -> str:
-        """Name the candidate that did best in validation on the target."""
-        scores = {
-            arm: statistics.mean(map(self.validation_map50, runs))
-            for arm, runs in self.runs_by_arm().items()
-            if runs[0].candidate
-        }
-        return max(scores, key=lambda arm: scores[arm])
-
-    def data_yaml(self, dataset: str) -> Path:
-        """data.yaml of the verified copy."""
-        return Path(self.result('verify')['paths'][dataset])
-
     def write_training_set(self, stage: Stage) -> tuple[Path, int]:
         """Write data.yaml and count of a stage's pictures, less those too like ones that judge."""
-        excluded = self.result('leaks').get('excluded', {}).get(stage.data, [])
-        pictures = {Path(path) for path in excluded}
-        return write_training_set(self.folder, stage, self.data_yaml(stage.data), pictures)
+        excluded = self.state.result('leaks').get('excluded', {}).get(stage.data, [])
+        pictures, verified = {Path(path) for path in excluded}, self.state.result('verify')['paths']
+        return write_training_set(self.folder, stage, Path(verified[stage.data]), pictures)
 
 
 def mitigation_stage(stage: Stage, recipe: str) -> Stage:

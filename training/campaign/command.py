@@ -14,15 +14,14 @@ from typing import Any
 from cone_perception.errors import OutputError, RecipeError
 from cone_perception.files import without_nan
 from training.campaign.campaign import Campaign, is_finished
+from training.campaign.plan import add_recipe_arguments
 from training.campaign.run import open_standard_streams, run_campaign
 from training.campaign.steps import check
 from training.judging.verdict import Outcome
-from training.recipe.load import find_recipe, load_recipe, recipe_sha256, save_recipe
+from training.recipe.load import load_recipe, read_recipe, recipe_sha256, save_recipe
 from training.recipe.recipe import Recipe
 from training.runs.folder import CampaignFolder, State, now
 from training.runs.progress import say
-
-DEFAULT_RECIPE = 'two_stage'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,19 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = 'exit codes:\n' + '\n'.join(
         f'  {outcome.value:<4}{outcome.label}' for outcome in Outcome
     )
-    parser.add_argument(
-        'recipe',
-        nargs='*',
-        metavar='RECIPE | KEY=VALUE',
-        help=f'a recipe (default: {DEFAULT_RECIPE}) and changes, as stage2.lr0=0.0005',
-    )
+    add_recipe_arguments(parser)
     parser.add_argument(
         '--resume', action='store_true', help='go on with the campaign of that name'
     )
-    parser.add_argument(
-        '--runs', type=Path, default=Path('runs'), help='folder of all campaigns (default: runs)'
-    )
-    parser.add_argument('--name', help="of the campaign's folder (default: as the recipe says)")
     parser.add_argument(
         '--baseline',
         action='append',
@@ -60,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     name = args.name or recipe.name
     if not re.fullmatch(r'[\w][\w.-]*', name):
         raise RecipeError(f'--name {name}: give the name of a folder, not a path.')
-    recipe = replace(recipe, name=name)
+    # With absolute paths it can be resumed from any folder.
+    model = str(Path(recipe.model).absolute()) if Path(recipe.model).is_file() else recipe.model
+    recipe = replace(recipe, name=name, data_root=recipe.data_root.absolute(), model=model)
     folder = CampaignFolder(args.runs.absolute() / name)
     baselines = read_baselines(args.baseline)
     if args.resume and not folder.state.is_file():  # and no folder is made
@@ -82,23 +74,6 @@ def run(args: argparse.Namespace) -> int:
         return int(run_campaign(folder, recipe, state))
 
 
-def read_recipe(words: Sequence[str]) -> Recipe:
-    """The recipe that the command line names, with absolute paths: any folder will do to resume."""
-    names = [word for word in words if '=' not in word]
-    if len(names) > 1:
-        raise RecipeError(
-            f'one recipe at a time, not {" and ".join(names)}. Changes are KEY=VALUE.'
-        )
-    path = find_recipe(names[0] if names else DEFAULT_RECIPE)
-    recipe = load_recipe(path, [word for word in words if '=' in word])
-    model = Path(recipe.model)
-    return replace(
-        recipe,
-        data_root=recipe.data_root.absolute(),
-        model=str(model.absolute()) if model.is_file() else recipe.model,
-    )
-
-
 def read_baselines(texts: Sequence[str]) -> dict[str, str]:
     """NAME=WEIGHTS -> name: absolute path."""
     found: dict[str, str] = {}
@@ -111,10 +86,6 @@ def read_baselines(texts: Sequence[str]) -> dict[str, str]:
             )
         found[name] = str(Path(path).expanduser().absolute())
     return found
-
-
-MACHINE_KEYS = ('device', 'workers', 'cache')
-"""Keys of a recipe that say where and how quickly it runs, not what is trained."""
 
 
 def resume_campaign(
@@ -155,7 +126,8 @@ def is_of_machine(key: str) -> bool:
     """A key that may change on the way: another machine, or less memory. Nothing is trained with
     other pictures, rates or steps for it; a batch's gradients are summed up to `nbs` pictures.
     """
-    return key in MACHINE_KEYS or key.startswith('tracking.') or key.endswith('.batch')
+    machines = ('device', 'workers', 'cache')
+    return key in machines or key.startswith('tracking.') or key.endswith('.batch')
 
 
 def changed_keys(old: Any, new: Any) -> list[str]:

@@ -19,12 +19,11 @@ MEASURED = {
     ('yolo26n', True): (25, 1.1),
     ('yolo26n', False): (51, 1.6),
 }
-"""Network, amp -> milliseconds per training image on a CPU, and resident memory in GB.
+"""Network, amp (bfloat16) -> milliseconds per training image on a CPU, resident memory in GB.
 
-On a CPU amp means bfloat16 (`training/stage/sharded_trainer.py`).
-Measured as `--measure` does, the quickest
-of two to four runs on two cores of an AMD EPYC with avx512_bf16 and torch 2.13; reading pictures
-and validation come on top, and beside other work it takes up to twice as long.
+Measured as `--measure` does, the quickest of two to four runs on two cores of an AMD EPYC with
+avx512_bf16 and torch 2.13. Pictures are read, and validated, on top; beside other work it takes up
+to twice as long.
 """
 
 BASE_GB = 0.5
@@ -137,12 +136,14 @@ def measure_cost(recipe: Recipe, stage: Stage) -> Cost:
         optimizer.step()
         optimizer.zero_grad()
     seconds = (_now(torch, device) - start) / MEASURED_STEPS / batch / max(len(recipe.gpus), 1)
-    used = (
-        torch.cuda.max_memory_allocated(device) / 1e9
-        if recipe.gpus
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    used_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if recipe.gpus:
+        used_bytes = torch.cuda.max_memory_allocated(device)
+    return Cost(
+        seconds,
+        used_bytes / 1e9,
+        f'{MEASURED_STEPS} steps of {batch} pictures measured on {device}',
     )
-    return Cost(seconds, used, f'{MEASURED_STEPS} steps of {batch} pictures measured on {device}')
 
 
 def _now(torch: Any, device: str) -> float:

@@ -74,8 +74,12 @@ def compare(campaign: Campaign) -> dict[str, Any]:
     from training.judging.evaluation import load_evaluation
 
     folder, judging = campaign.folder, campaign.recipe.judging
-    candidate = campaign.best_candidate()
-    names = {arm: [run.id for run in runs] for arm, runs in campaign.runs_by_arm().items()}
+    by_arm = campaign.runs_by_arm()
+    candidate = max(
+        (arm for arm, runs in by_arm.items() if runs[0].candidate),
+        key=lambda arm: statistics.mean(map(campaign.validation_map50, by_arm[arm])),
+    )
+    names = {arm: [run.id for run in runs] for arm, runs in by_arm.items()}
     names |= {name: [f'{WEIGHTS}/{name}'] for name in campaign.state.baselines}
     tests = [
         (name, [load_evaluation(folder.evaluation(run, 'test')) for run in runs])
@@ -137,8 +141,8 @@ def _signatures(campaign: Campaign, run: Run) -> Iterator[Signature]:
     recipe, target = campaign.recipe, campaign.recipe.target
     stages = campaign.trained_stages(run)
     base = [one for one in campaign.runs_by_arm().get(BASELINE, ()) if not one.candidate]
-    tests = [campaign.result(f'{one.id}/test') for one in base]
-    tests = tests or [campaign.result(f'{WEIGHTS}/{BASELINE}/test')]
+    tests = [campaign.state.result(f'{one.id}/test') for one in base]
+    tests = tests or [campaign.state.result(f'{WEIGHTS}/{BASELINE}/test')]
     baselines = [test['test']['map50'] for test in tests if test]
     published = recipe.judging.published.get(BASELINE, Figures()).map50
     results = read_results(campaign.folder.stage(recipe, run.id, stages[-1]) / 'results.csv')
@@ -149,7 +153,7 @@ def _signatures(campaign: Campaign, run: Run) -> Iterator[Signature]:
             source_val=campaign.stage_map50(run, 0, stages[0].data) if pretrained else None,
             start=campaign.stage_map50(run, -2, target) if len(stages) > 1 else None,
             target_val=campaign.stage_map50(run, -1, target),
-            test=campaign.result(f'{run.id}/test')['test']['map50'],
+            test=campaign.state.result(f'{run.id}/test')['test']['map50'],
             baseline=statistics.mean(map(campaign.validation_map50, base)) if base else None,
             baseline_test=statistics.mean(baselines) if baselines else published,
             val_losses=total(results, 'val/'),

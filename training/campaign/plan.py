@@ -1,7 +1,4 @@
-"""The command `cone-training plan`: tells what a recipe would do, and starts and writes nothing.
-
-recipe -> arms -> a plan per stage: pictures, steps, learning rates, time, memory, folders
-"""
+"""The command `cone-training plan`: tells what a recipe would do, and starts and writes nothing."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import DataError, RecipeError
 from cone_perception.files import to_json, without_nan
 from training.campaign.cost import MEASURED_STEPS, Cost, known_cost, measure_cost
-from training.recipe.load import find_model, find_recipe, load_recipe, recipe_sha256
+from training.recipe.load import DEFAULT_RECIPE, find_model, read_recipe, recipe_sha256
 from training.recipe.recipe import Arm, Recipe, Stage, arms, used_datasets
-from training.runs.folder import CampaignFolder, run_id
+from training.runs.folder import CampaignFolder
 from training.runs.machine import read_gpus
 from training.runs.progress import duration
 from training.stage.guards import (
@@ -79,9 +76,9 @@ class CampaignPlan:
 
     recipe: Recipe
     folder: Path
-    stages: tuple[StagePlan, ...]
-    missing: tuple[str, ...]
-    notes: tuple[str, ...]
+    stages: list[StagePlan]
+    missing: list[str]
+    notes: list[str]
 
     @property
     def hours(self) -> float | None:
@@ -91,10 +88,7 @@ class CampaignPlan:
 
 
 def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> CampaignPlan:
-    """Plan what the recipe would do in the folder of its campaign.
-
-    measure: time a few training steps instead of looking the cost up.
-    """
+    """Plan what the recipe would do. measure: time a few steps instead of looking the cost up."""
     missing: list[str] = []
     try:
         find_model(recipe.model)
@@ -112,9 +106,7 @@ def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> CampaignPl
             if shape not in costs:
                 costs[shape] = measure_cost(recipe, stage) if measure else known_cost(recipe, stage)
             stages.append(_plan_stage(recipe, folder, arm, stage, pictures, costs[shape]))
-    return CampaignPlan(
-        recipe, folder, tuple(stages), tuple(missing), tuple(_notes(recipe, folder))
-    )
+    return CampaignPlan(recipe, folder, stages, missing, _notes(recipe, folder))
 
 
 def _count(recipe: Recipe, key: str, missing: list[str]) -> tuple[int | None, str]:
@@ -173,7 +165,9 @@ def _plan_stage(
         biases=stage_rates(stage, batches, stage.lr0, bias=True),
         head=stage_rates(stage, batches, stage.lr0 * MUON_HEAD, bias=False) if muon else None,
         cost=cost,
-        folders=tuple(where.stage(recipe, run_id(arm.name, seed), stage) for seed in recipe.seeds),
+        folders=tuple(
+            where.stage(recipe, f'{arm.name}/seed{seed}', stage) for seed in recipe.seeds
+        ),
     )
     if not total:
         return planned
@@ -227,22 +221,10 @@ HEAD = (
     *('', 'pictures', 'epochs', 'batch', 'steps', 'hours', 'optimizer', 'of'),
     *('lr start', 'warm', 'last epoch', 'final', 'final as lrf'),
 )
-WORDS = ('', 'optimizer', 'of')
-"""Titles of the table, and those of columns that hold words."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('recipe', help='name of a shipped recipe, or a file')
-    parser.add_argument(
-        'overrides',
-        nargs='*',
-        metavar='KEY=VALUE',
-        help='as stage2.lr0=0.0005; they follow the recipe, before any option',
-    )
-    parser.add_argument(
-        '--runs', type=Path, default=Path('runs'), help='folder of all campaigns (default: runs)'
-    )
-    parser.add_argument('--name', help="the campaign's folder there (default: the recipe's name)")
+    add_recipe_arguments(parser)
     parser.add_argument(
         '--measure', action='store_true', help=f'time {MEASURED_STEPS} training steps here'
     )
@@ -250,8 +232,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = f'Exit status {MISSING}: data, weights or a GPU of the recipe are not there.'
 
 
+def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what names a recipe and its campaign's folder, for `plan` and `two-stage`."""
+    parser.add_argument(
+        'recipe',
+        nargs='*',
+        metavar='RECIPE | KEY=VALUE',
+        help=f'a recipe (default: {DEFAULT_RECIPE}) and changes, as stage2.lr0=0.0005; before any '
+        'option',
+    )
+    parser.add_argument(
+        '--runs', type=Path, default=Path('runs'), help='folder of all campaigns (default: runs)'
+    )
+    parser.add_argument('--name', help="the campaign's folder there (default: the recipe's name)")
+
+
 def run(args: argparse.Namespace) -> int:
-    recipe = load_recipe(find_recipe(args.recipe), args.overrides)
+    recipe = read_recipe(args.recipe)
     plan = make_plan(recipe, args.runs / (args.name or recipe.name), args.measure)
     if args.json:
         known = {'recipe_sha256': recipe_sha256(recipe), 'hours': plan.hours}
@@ -276,8 +273,7 @@ def plan_lines(plan: CampaignPlan) -> Iterator[str]:
         group = list(stages)
         yield from ('', f'{arm}{times}')
         rows = [HEAD, *(row for planned in group for row in _rows(planned))]
-        words = [column for column, title in enumerate(HEAD) if title in WORDS]
-        yield from (f'  {line}' for line in text_table(rows, words))
+        yield from (f'  {line}' for line in text_table(rows, [0, 6, 7]))
         for planned in group:
             name, data = planned.stage.name, planned.stage.data
             yield f'  {name}: {data}, {planned.counted}; {_detail(planned)}'

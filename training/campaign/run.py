@@ -1,9 +1,6 @@
-"""A campaign from its first step to its verdict, whatever happens in between.
+"""A campaign from its first step to its verdict: any step may be cut short and done again.
 
-recipe -> state -> the first step that is not done -> ... -> outcome
-
-Every step may be cut short anywhere and done again; campaign.json says which are done. Signals, a
-full disk, no memory and a closed terminal end a campaign in order.
+Signals, a full disk, no memory and a closed terminal end it in order.
 """
 
 from __future__ import annotations
@@ -24,13 +21,7 @@ from training.campaign.steps import Task, check, tasks
 from training.judging.verdict import Outcome
 from training.recipe.recipe import Recipe
 from training.runs.folder import CampaignFolder, EventKind, State, Step, now
-from training.runs.machine import (
-    EnergyMeter,
-    driver_numbers,
-    read_commit,
-    read_hardware,
-    read_versions,
-)
+from training.runs.machine import EnergyMeter, driver_numbers, read_machine
 from training.runs.progress import read_progress, say
 from training.stage.guards import lacking
 
@@ -46,7 +37,7 @@ def run_campaign(folder: CampaignFolder, recipe: Recipe, state: State) -> Outcom
         return Outcome.of(str(state.outcome))
     state.pid = os.getpid()
     state.outcome, state.ended, state.message = None, None, ''
-    state.hardware, state.versions, state.commit = read_hardware(), read_versions(), read_commit()
+    state.hardware, state.versions, state.commit = read_machine()
     campaign = Campaign(folder, recipe, state)
     try:
         with raise_on_signals():
@@ -54,7 +45,7 @@ def run_campaign(folder: CampaignFolder, recipe: Recipe, state: State) -> Outcom
             folder.write_state(state)
             while (task := _next_task(campaign)) is not None:
                 _do(campaign, task)
-        decided = campaign.result('decide')
+        decided = campaign.state.result('decide')
         outcome, message = Outcome.of(decided['outcome']), decided['sentence']
     except BaseException as error:
         ending = ending_of(error, folder)

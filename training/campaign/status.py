@@ -27,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    described = [describe(folder, args.events) for folder in find_campaigns(args.campaign)]
+    path = args.campaign
+    states = [path / 'campaign.json'] if (path / 'campaign.json').is_file() else []
+    states = states or sorted(path.glob('*/campaign.json'))
+    if not states:
+        raise SourceError(f'there is no campaign in {path}. Give its folder, runs/NAME.')
+    described = [describe(CampaignFolder(state.parent), args.events) for state in states]
     if args.json:
         print(to_json(described, indent=2))
     else:
@@ -35,16 +40,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_campaigns(path: Path) -> list[CampaignFolder]:
-    """The campaign at `path`, or all directly below it. Raises SourceError when there is none."""
-    found = [path] if (path / 'campaign.json').is_file() else []
-    found = found or sorted(state.parent for state in path.glob('*/campaign.json'))
-    if not found:
-        raise SourceError(f'there is no campaign in {path}. Give its folder, runs/NAME.')
-    return [CampaignFolder(entry) for entry in found]
-
-
-def describe(folder: CampaignFolder, events: int = 5) -> dict[str, Any]:
+def describe(folder: CampaignFolder, events: int) -> dict[str, Any]:
     """Collect what `cone-training status` tells of a campaign."""
     state = folder.read_state()
     progress = read_progress(folder, state)

@@ -1,7 +1,4 @@
-"""The steps of a campaign, in their order, and those that prepare data and train.
-
-Each writes files, returns what campaign.json keeps of it, and may be cut short and done again.
-"""
+"""The steps of a campaign, in their order: each returns what campaign.json keeps of it."""
 
 from __future__ import annotations
 
@@ -71,7 +68,7 @@ def _stage_tasks(campaign: Campaign, run: Run) -> Iterator[Task]:
         }
         work = partial(train, campaign, run, stage, model)
         yield Task(name, f'{stage.epochs} epochs on {stage.data}', work, about)
-        result = campaign.result(name)
+        result = campaign.state.result(name)
         if result.get('stopped_by') == 'forgetting':
             continue
         model = campaign.best(run, stage) if 'best' in result else None
@@ -120,7 +117,7 @@ def verify(campaign: Campaign) -> dict[str, Any]:
     pictures, paths, failed = {}, {}, []
     for name in used_datasets(recipe):
         report = verify_dataset(recipe.data_folder(name), recipe.datasets[name].images)
-        write_json(folder.verification(name), report.to_json())
+        write_json(folder.data(name) / 'verify.json', report.to_json())
         pictures[name] = {split: counts.pictures for split, counts in report.counts.items()}
         fatal = [str(p) for p in report.problems if p.fatal or p.kind == 'to-label']
         say(f'{name}: {pictures[name]}, {len(fatal)} fatal of {len(report.problems)} problems')
@@ -147,9 +144,9 @@ def find_leaks(campaign: Campaign) -> dict[str, Any]:
     from training.data import leaks
 
     names, rule = tuple(used_datasets(campaign.recipe)), campaign.recipe.leaks
-    place = campaign.folder.leaks(*names)
+    place = campaign.folder.data('leaks') / f'{"__".join(names)}.json'
     report = leaks.find_leaks(
-        {name: campaign.data_yaml(name) for name in names},
+        {name: Path(path) for name, path in campaign.state.result('verify')['paths'].items()},
         rule.bits,
         cache=place.with_name('hashes.json'),
     )
@@ -180,10 +177,7 @@ def cut_crops(campaign: Campaign) -> dict[str, Any]:
 
 
 def train(campaign: Campaign, run: Run, stage: Stage, model: str | Path | None) -> dict[str, Any]:
-    """Train a stage. model: what it starts from.
-
-    Raises CampaignStoppedError where a guard or the machine ends the campaign.
-    """
+    """Train a stage from `model`. Raises CampaignStoppedError where that ends the campaign."""
     from training.stage.trainer import train_stage
 
     data_yaml, pictures = campaign.write_training_set(stage)
@@ -192,8 +186,7 @@ def train(campaign: Campaign, run: Run, stage: Stage, model: str | Path | None) 
         root=root,
         recipe=campaign.recipe,
         run=run.id,
-        # The list of training pictures is cut already.
-        stage=replace(stage, fraction=1.0),
+        stage=replace(stage, fraction=1.0),  # the list of training pictures is cut already
         model=str(model),
         data_yaml=data_yaml,
         seed=run.seed,

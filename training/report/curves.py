@@ -83,8 +83,8 @@ def curves(record: CampaignRecord) -> Iterator[Block]:
         if not name.endswith('loss'):
             yield from curve_chart(f'{name}-by-epoch', caption, drawn, columns, True, log_y=log_y)
     parts: list[Block] = []
-    for name in dict.fromkeys(name for one in drawn for name in one.lines('train/')):
-        part = name.removeprefix('train/')
+    names = dict.fromkeys(name for training in drawn for name in training.columns)
+    for part in [name.removeprefix('train/') for name in names if name.startswith('train/')]:
         for kind, words in (('train', 'Training'), ('val', 'Validation')):
             parts += curve_chart(f'{kind}-{part}', f'{words}: {part}', drawn, f'{kind}/{part}')
     yield Section('Each part of the losses', parts, folded=True)

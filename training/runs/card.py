@@ -1,7 +1,4 @@
-"""The `training` and `metrics` entries that a campaign gives to its model's card.
-
-campaign folder -> card.json, which `cone-training export --card` puts into the bundle's card
-"""
+"""card.json: the entries that `cone-training export --card` puts into its model's card."""
 
 from __future__ import annotations
 
@@ -16,11 +13,7 @@ from training.runs.record import CampaignRecord, Training
 
 
 def read_card(path: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The two entries of a campaign's card.json, as far as they are about these weights.
-
-    weights: best.pt of a stage of the campaign. Raises SourceError when the card is none, or of
-    other weights.
-    """
+    """The entries of a card.json about a stage's best.pt. Raises SourceError where it has none."""
     causes = (OSError, ValueError, KeyError, TypeError)
     advice = 'Give the card.json of a campaign folder; `cone-training report` writes it.'
     with told_as(SourceError, f'{path} is no card of a campaign', *causes, advice=advice):
@@ -46,6 +39,8 @@ def make_card(record: CampaignRecord) -> dict[str, Any]:
     state, recipe = record.state, record.recipe
     verify, leaks = state.result('verify'), state.result('leaks')
     verifications = record.verifications
+    origins = [run.get('test', {}).get('origin', {}) for run in record.evaluations.values()]
+    test_sha256 = [found for origin in origins if (found := origin.get('data_sha256'))]
     return {
         'schema': 1,
         'training': {
@@ -69,7 +64,7 @@ def make_card(record: CampaignRecord) -> dict[str, Any]:
         },
         'metrics': {
             'test': record.target,
-            'test_sha256': _test_sha256(record),
+            'test_sha256': test_sha256[0] if test_sha256 else None,
             'interval': '95 %, bootstrap over pictures',
             'figures': _figures(record),
             'verdict': {key: record.verdict.get(key) for key in ('outcome', 'sentence', 'deploy')},
@@ -119,10 +114,3 @@ def _weights(record: CampaignRecord) -> dict[str, str]:
         if best.is_file():
             found[f'{training.run}/{training.stage}'] = file_sha256(best)
     return found
-
-
-def _test_sha256(record: CampaignRecord) -> str | None:
-    for what in record.evaluations.values():
-        if found := what.get('test', {}).get('origin', {}).get('data_sha256'):
-            return str(found)
-    return None

@@ -1,7 +1,4 @@
-"""A campaign's folder: where everything lies, and the state that survives a kill.
-
-State and reports lie outside the stages' folders, which Ultralytics deletes when it likes.
-"""
+"""A campaign's folder: where everything lies, and the state that survives a kill."""
 
 from __future__ import annotations
 
@@ -91,21 +88,15 @@ class CampaignFolder:
         self.card = root / 'card.json'
 
     def data(self, dataset: str) -> Path:
-        """Folder of what is known about a data set."""
+        """Folder of what is known about a data set; `leaks`, `crops`: about several."""
         return self.root / 'data' / dataset
-
-    def verification(self, dataset: str) -> Path:
-        return self.data(dataset) / 'verify.json'
 
     def data_yaml(self, dataset: str) -> Path:
         """The data set as it is evaluated: every split whole, the project's classes."""
         return self.data(dataset) / 'data.yaml'
 
     def training_set(self, stage: Stage) -> Path:
-        """data.yaml that a stage trains on: without a test split, and less what leaks.
-
-        Stages that take the same pictures share it.
-        """
+        """data.yaml to train on, without a test split; stages with the same pictures share it."""
         folder = self.data(stage.data)
         share = f'_{stage.fraction:g}' if stage.fraction < 1 else ''
         if stage.crops_per_picture:
@@ -113,20 +104,12 @@ class CampaignFolder:
             folder = self.data('crops') / f'{stage.data}_{cut}{share}'
         return folder / f'training{share}.yaml'
 
-    def leaks(self, *datasets: str) -> Path:
-        """Near-duplicates between and within data sets."""
-        return self.data('leaks') / f'{"__".join(datasets)}.json'
-
     def stage(self, recipe: Recipe, run: str, stage: Stage) -> Path:
         """Ultralytics' folder of a stage: where the strategy says, if there is one candidate."""
         alone = len(recipe.seeds) == 1 and not recipe.sweep
         if alone and run.partition('/')[0] == CANDIDATE:
             return self.root / stage.folder
         return self.root / run / stage.folder
-
-    def job(self, run: str, stage: Stage) -> Path:
-        """The stage's job, for Ultralytics' child processes."""
-        return self.root / 'jobs' / run / f'{stage.name}.json'
 
     def evaluation(self, run: str, what: str) -> Path:
         """Folder of one evaluation; what: `stage1_val`, `stage1_target_val`, `test`."""
@@ -186,10 +169,7 @@ class CampaignFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Work on this campaign alone. The kernel lets go when the process dies, however it does.
-
-        Raises OutputError when another process works on it.
-        """
+        """Work on this campaign alone, until the process dies. Raises OutputError: another does."""
         try:
             with locked(self.lock_file):
                 yield
@@ -202,10 +182,6 @@ class CampaignFolder:
     def is_locked(self) -> bool:
         """Tell whether a process works on this campaign now."""
         return is_locked(self.lock_file)
-
-
-def run_id(arm: str, seed: int) -> str:
-    return f'{arm}/seed{seed}'
 
 
 def now() -> str:

@@ -10,28 +10,15 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from cone_perception.engines import machine
-from cone_perception.engines.machine import installed_versions, processor_name
+from cone_perception.engines.machine import installed_versions, processor_name, read_commit
 
 PACKAGES = ('torch', 'torchvision', 'ultralytics', 'numpy', 'opencv-python', 'wandb')
-MILLIJOULE_PER_WH = 3_600_000
 
 
-def read_versions() -> dict[str, str]:
-    """Versions by package; what is not installed is left out."""
-    return {'python': platform.python_version(), **installed_versions(PACKAGES)}
-
-
-def read_commit() -> str:
-    """Commit of the checkout that runs, `+` if files differ from it; '' outside of a checkout."""
-    commit, changed = machine.read_commit(Path(__file__).resolve().parents[2])
-    return (commit or '') + ('+' if changed else '')
-
-
-def read_hardware() -> dict[str, Any]:
-    """Processor, cores, memory, and the GPUs that the NVIDIA driver knows."""
+def read_machine() -> tuple[dict[str, Any], dict[str, str], str]:
+    """Hardware, versions of what is installed, commit of the checkout ('+': changed; '': none)."""
     pages, page_bytes = os.sysconf('SC_PHYS_PAGES'), os.sysconf('SC_PAGE_SIZE')
-    return {
+    hardware = {
         'host': platform.node(),
         'system': platform.platform(),
         'processor': processor_name(),
@@ -39,6 +26,9 @@ def read_hardware() -> dict[str, Any]:
         'memory_gb': round(pages * page_bytes / 1e9, 1),
         'gpus': read_gpus(),
     }
+    versions = {'python': platform.python_version(), **installed_versions(PACKAGES)}
+    commit, changed = read_commit(Path(__file__).resolve().parents[2])
+    return hardware, versions, (commit or '') + ('+' if changed else '')
 
 
 def read_gpus() -> list[dict[str, str]]:
@@ -71,10 +61,9 @@ def driver_numbers(gpus: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class EnergyMeter:
-    """Energy that GPUs used since it was made: their own counters, whoever used them.
+    """Energy that GPUs used since it was made, by their own counters, whoever used them.
 
-    devices: numbers as the driver counts them. Without pynvml, a driver, or a counter (before
-    Volta), there is none.
+    devices: numbers as the driver counts them. Before Volta there is no counter.
     """
 
     def __init__(self, devices: tuple[int, ...]) -> None:
@@ -86,7 +75,7 @@ class EnergyMeter:
         end = self._read()
         if self._start is None or end is None:
             return None
-        return (end - self._start) / MILLIJOULE_PER_WH
+        return (end - self._start) / 3_600_000  # from millijoules
 
     def _read(self) -> int | None:
         if not self._devices:

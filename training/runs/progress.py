@@ -1,7 +1,4 @@
-"""Tells how far a campaign is, for its log and for `cone-training status`.
-
-campaign.json + results.csv of the stage that runs -> CampaignProgress -> one line
-"""
+"""Tells how far a campaign is, for its log and for `cone-training status`."""
 
 from __future__ import annotations
 

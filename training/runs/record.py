@@ -1,7 +1,4 @@
-"""Reads the files of a campaign, finished or not, for its report and its model's card.
-
-campaign folder -> CampaignRecord. Nothing here computes a figure anew.
-"""
+"""Reads the files of a campaign, finished or not, for its report and its model's card."""
 
 from __future__ import annotations
 
@@ -89,10 +86,6 @@ class Training:
         """Pictures shown at the end of each epoch, those of the stages before included."""
         return [self.passes + epoch * self.pictures for epoch in self.epochs]
 
-    def lines(self, prefix: str) -> dict[str, Sequence[float]]:
-        """Columns whose names begin so."""
-        return {name: values for name, values in self.columns.items() if name.startswith(prefix)}
-
 
 @dataclass(slots=True)
 class CampaignRecord:
@@ -169,8 +162,8 @@ def read_campaign(folder: CampaignFolder) -> CampaignRecord:
     record.verdict = _json(record, folder.verdict, 'the verdict')
     record.comparison = _json(record, folder.comparison, 'the comparison with the baselines')
     for name in record.recipe.get('datasets') or {}:
-        if folder.verification(name).is_file():
-            record.verifications[name] = _json(record, folder.verification(name), name)
+        if (path := folder.data(name) / 'verify.json').is_file():
+            record.verifications[name] = _json(record, path, name)
     for path in sorted(folder.data('leaks').glob('*.json')):
         if path.stem != 'hashes':
             record.leaks[path] = _json(record, path, 'leaks')
