@@ -190,32 +190,34 @@ def fail_in(name: str, error: BaseException) -> Train:
     return act
 
 
-def test_unfinished_campaign_is_not_started_over(campaign):
+@pytest.fixture
+def interrupted(campaign):
+    """A campaign that was interrupted in its second stage."""
     campaign.before = fail_in('stage2', KeyboardInterrupt())
     assert campaign.run() == Outcome.INTERRUPTED
-    assert campaign.run() == 1
-    assert '--resume' in campaign.capsys.readouterr().err
-    assert campaign.resume().finished
-    assert [job.stage.name for job in campaign.trained] == ['stage1', 'stage2', 'single']
+    return campaign
 
 
-def test_changed_recipe_is_refused_by_its_keys(campaign):
-    campaign.before = fail_in('stage2', KeyboardInterrupt())
-    campaign.run()
-    assert campaign.run('stage2.lr0=0.0005', 'guards.forgetting_drop=0.1', '--resume') == 1
-    error = campaign.capsys.readouterr().err
+def test_unfinished_campaign_is_not_started_over(interrupted):
+    assert interrupted.run() == 1
+    assert '--resume' in interrupted.capsys.readouterr().err
+    assert interrupted.resume().finished
+    assert [job.stage.name for job in interrupted.trained] == ['stage1', 'stage2', 'single']
+
+
+def test_changed_recipe_is_refused_by_its_keys(interrupted):
+    assert interrupted.run('stage2.lr0=0.0005', 'guards.forgetting_drop=0.1', '--resume') == 1
+    error = interrupted.capsys.readouterr().err
     assert 'stage2.lr0' in error
     assert 'guards.forgetting_drop' in error
     assert 'lrf' not in error
 
 
-def test_other_machine_may_go_on(campaign):
-    campaign.before = fail_in('stage2', KeyboardInterrupt())
-    campaign.run()
-    assert campaign.resume('workers=1', 'stage2.batch=2').finished
-    job = campaign.trained[1]
+def test_other_machine_may_go_on(interrupted):
+    assert interrupted.resume('workers=1', 'stage2.batch=2').finished
+    job = interrupted.trained[1]
     assert (job.recipe.workers, job.stage.batch) == (1, 2)
-    assert any(event['name'] == 'recipe' for event in campaign.folder.read_events())
+    assert any(event['name'] == 'recipe' for event in interrupted.folder.read_events())
 
 
 def test_changed_keys_go_by_names_of_stages():
@@ -274,10 +276,7 @@ def test_unexpected_error_is_recorded_and_raised(campaign):
 
 
 def test_sigterm_ends_it_and_it_goes_on(campaign):
-    def act(job: StageJob) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    campaign.before = act
+    campaign.before = lambda job: os.kill(os.getpid(), signal.SIGTERM)
     before = signal.getsignal(signal.SIGTERM)
     assert campaign.run() == Outcome.INTERRUPTED
     assert signal.getsignal(signal.SIGTERM) is before
@@ -321,16 +320,14 @@ def test_given_weights_are_judged_on_the_same_pictures(campaign):
     assert comparison['runs']['production'] == ['weights/production']
 
 
-def test_missing_baseline_is_an_error_before_anything_runs(campaign):
-    assert campaign.run('--baseline', 'production=none.pt') == 1
-    assert 'none.pt' in campaign.capsys.readouterr().err
-    assert not campaign.trained
-
-
 def test_missing_weights_are_an_error_before_anything_runs(campaign):
-    for weights in ('yolo12n.pt', 'yolo26n.pt'):  # the first leaves nothing to resume
-        assert campaign.run(f'model={weights}') == 1
-        assert f'{weights} are not there' in campaign.capsys.readouterr().err
+    for words, told in (
+        (['--baseline', 'production=none.pt'], 'none.pt'),
+        (['model=yolo12n.pt'], 'yolo12n.pt are not there'),  # which leaves nothing to resume
+        (['model=yolo26n.pt'], 'yolo26n.pt are not there'),
+    ):
+        assert campaign.run(*words) == 1
+        assert told in campaign.capsys.readouterr().err
     assert not campaign.folder.state.exists()
     assert not campaign.trained
 
@@ -391,21 +388,18 @@ def test_permuted_classes_are_mapped(campaign):
     content = yaml.safe_load(data_yaml.read_text())
     content['names'] = [name.replace('_', '-') for name in reversed(CLASS_NAMES)]
     data_yaml.write_text(yaml.safe_dump(content))
-    before = [
-        int(line.split()[0])
-        for line in label_lines(campaign.sets / 'pretrain' / 'train' / 'labels')
-    ]
+    before = label_classes(campaign.sets / 'pretrain')
     campaign.run()
-    linked = campaign.folder.data('pretrain') / 'linked'
-    after = [int(line.split()[0]) for line in label_lines(linked / 'train' / 'labels')]
+    after = label_classes(campaign.folder.data('pretrain') / 'linked')
     assert after == [4 - number for number in before]
     assert before
     names = yaml.safe_load(campaign.trained[0].data_yaml.read_text())['names']
     assert list(names.values()) == list(CLASS_NAMES)
 
 
-def label_lines(folder: Path) -> list[str]:
-    return [line for path in sorted(folder.iterdir()) for line in path.read_text().splitlines()]
+def label_classes(dataset: Path) -> list[int]:
+    labels = sorted((dataset / 'train' / 'labels').iterdir())
+    return [int(line.split()[0]) for path in labels for line in path.read_text().splitlines()]
 
 
 def test_copy_of_a_test_picture_is_not_trained_on(campaign):
@@ -422,22 +416,14 @@ def test_copy_of_a_test_picture_is_not_trained_on(campaign):
 
 
 def test_full_disk_under_the_state_leaves_the_old_one(campaign, monkeypatch):
-    full = False
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
 
-    def fsync(descriptor: int) -> None:
-        if full:
-            raise OSError(errno.ENOSPC, 'No space left on device')
-
-    def act(job: StageJob) -> None:
-        nonlocal full
-        full = True
-
-    monkeypatch.setattr('os.fsync', fsync)
-    campaign.before = act
+    campaign.before = lambda job: monkeypatch.setattr('os.fsync', refuse)
     assert campaign.run() == Outcome.OUT_OF_DISK
     assert campaign.folder.read_state().steps['two-stage/seed0/stage1'].status == 'running'
     assert not list(campaign.folder.root.glob('.*.part'))
-    full = False
+    monkeypatch.setattr('os.fsync', lambda _: None)
     assert campaign.resume().finished
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -97,6 +96,28 @@ def epochs(job: StageJob) -> list[float]:
     return read_results(job.results)['epoch']
 
 
+Act = Callable[..., object]
+
+
+def wrap(
+    patch: pytest.MonkeyPatch,
+    name: str,
+    before: Act = lambda *_: None,
+    after: Act = lambda *_: None,
+    owner: type = StageTrainer,
+) -> None:
+    """Do something before or after each call of a method, with its arguments."""
+    known = getattr(owner, name)
+
+    def step(*values: Any, **named: Any) -> Any:
+        before(*values)
+        result = known(*values, **named)
+        after(*values)
+        return result
+
+    patch.setattr(owner, name, step)
+
+
 RUN = """\
 import os, signal, sys
 from pathlib import Path
@@ -128,22 +149,19 @@ def run_until_killed(job: StageJob, batch: int) -> None:
 
 
 @pytest.mark.slow
-def test_killed_in_mid_epoch_it_goes_on_from_its_last_epoch(job):
+def test_killed_in_mid_epoch_it_goes_on_from_its_last_epoch(job, monkeypatch):
     run_until_killed(job, batch=3)  # two batches an epoch: in the second epoch
     saved = torch.load(job.weights / 'last.pt', weights_only=False)
     assert (saved['epoch'], saved['updates']) == (0, 2)
     seen = {}
-    restore = StageTrainer._on_train_start
 
     def look(trainer: Any) -> None:
-        restore(trainer)
         seen.update(epoch=trainer.start_epoch, updates=trainer.ema.updates, resume=trainer.resume)
         seen.update(steps=[float(s['step']) for s in trainer.optimizer.state.values()])
         seen.update(o2m=[criterion.updates for criterion in trainer.model.loss.criteria])
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StageTrainer, '_on_train_start', look)
-        result = train_stage(job)
+    wrap(monkeypatch, '_on_train_start', after=look)
+    result = train_stage(job)
     assert (seen['epoch'], seen['updates'], seen['resume']) == (1, 2, True)
     assert set(seen['steps']) == {2.0}
     assert set(seen['o2m']) == {1}
@@ -151,25 +169,23 @@ def test_killed_in_mid_epoch_it_goes_on_from_its_last_epoch(job):
     assert (result.epochs, result.stopped_by) == (3, None)
 
 
-def at_batch(patch: pytest.MonkeyPatch, number: int, act: Callable[[Any], None]) -> None:
+def at_batch(patch: pytest.MonkeyPatch, number: int, act: Act) -> None:
     """Do something to the trainer after a batch of the stage, counted from 0."""
-    check = StageTrainer._on_train_batch_end
+    wrap(patch, '_on_train_batch_end', lambda it: act(it) if it._batch == number else None)
 
-    def step(trainer: Any) -> None:
-        if trainer._batch == number:
-            act(trainer)
-        check(trainer)
 
-    patch.setattr(StageTrainer, '_on_train_batch_end', step)
+def stopped_by(job: StageJob, match: str | None = None) -> str:
+    """Train a stage that stops, and return the reason."""
+    with pytest.raises(StageStopped, match=match) as stopped:
+        train_stage(job)
+    return stopped.value.reason
 
 
 def interrupt(job: StageJob, batch: int = 3) -> None:
     """Train until SIGTERM comes in a batch; two batches are an epoch."""
     with pytest.MonkeyPatch.context() as patch:
         at_batch(patch, batch, lambda trainer: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(StageStopped) as stopped:
-            train_stage(job)
-    assert stopped.value.reason == 'terminated'
+        assert stopped_by(job) == 'terminated'
 
 
 def refuse_training(patch: pytest.MonkeyPatch) -> None:
@@ -298,28 +314,18 @@ def test_starting_weights_are_judged_by_the_head_that_judges_each_epoch(job, tra
     heads: list[tuple[bool, bool]] = []
     from training.judging.validator import UnhurriedValidator
 
-    prepare = UnhurriedValidator.init_metrics
-
     def look(validator: Any, model: Any) -> None:
-        prepare(validator, model)
         heads.append((validator.training, validator.end2end))
 
-    monkeypatch.setattr(UnhurriedValidator, 'init_metrics', look)
+    wrap(monkeypatch, 'init_metrics', after=look, owner=UnhurriedValidator)
     train_stage(with_stage(replace(job, model=trained.weights / 'best.pt'), epochs=1))
     assert heads == [(False, False), (True, False)]
     assert events(job, 'start')[0]['values'][MAP50] >= 0
 
 
 def test_other_head_in_validation_is_refused(job, monkeypatch):
-    known = StageJob.arguments
-    check = StageTrainer._on_pretrain_routine_end
-
-    def change(trainer: Any) -> None:
-        trainer.args.nms = False
-        check(trainer)
-
-    monkeypatch.setattr(StageTrainer, '_on_pretrain_routine_end', change)
-    assert known(job)['nms'] is None
+    assert job.arguments()['nms'] is None
+    wrap(monkeypatch, '_on_pretrain_routine_end', lambda it: setattr(it.args, 'nms', False))
     with pytest.raises(GuardError, match='nms is False'):
         train_stage(job)
 
@@ -374,37 +380,28 @@ def test_rate_that_is_not_the_recipes_stops_the_stage_in_that_batch(
 
 
 def test_other_accumulation_than_the_recipes_stops_the_stage(job, monkeypatch):
-    build = StageTrainer._build_train_pipeline
-
-    def change(trainer: Any) -> None:
-        build(trainer)
-        trainer.accumulate = 2
-
-    monkeypatch.setattr(StageTrainer, '_build_train_pipeline', change)
+    wrap(monkeypatch, '_build_train_pipeline', after=lambda it: setattr(it, 'accumulate', 2))
     with pytest.raises(GuardError, match='2 batches make an optimizer step instead of 1'):
         train_stage(job)
 
 
 def fail_on_call(patch: pytest.MonkeyPatch, number: int, error: Exception) -> list[int]:
     """Raise in the forward pass of one batch, where a GPU would. Returns the batches seen."""
-    compute, sizes = ShardedLoss.__call__, []
+    sizes = []
 
-    def loss(self: Any, batch: dict[str, Any]) -> Any:
+    def look(loss: ShardedLoss, batch: dict[str, Any]) -> None:
         sizes.append(len(batch['img']))
         if len(sizes) == number:
             raise error
-        return compute(self, batch)
 
-    patch.setattr(ShardedLoss, '__call__', loss)
+    wrap(patch, '__call__', look, owner=ShardedLoss)
     return sizes
 
 
 def test_out_of_memory_does_not_halve_the_batch(job, monkeypatch):
     error = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB.')
     sizes = fail_on_call(monkeypatch, 1, error)
-    with pytest.raises(StageStopped, match=r'stage1\.batch=2') as stopped:
-        train_stage(job)
-    assert stopped.value.reason == 'out_of_memory'
+    assert stopped_by(job, r'stage1\.batch=2') == 'out_of_memory'
     assert sizes == [4]
     assert events(job, 'out_of_memory')
 
@@ -412,10 +409,8 @@ def test_out_of_memory_does_not_halve_the_batch(job, monkeypatch):
 def test_stage_goes_on_with_the_smaller_batch_of_its_recipe(job):
     with pytest.MonkeyPatch.context() as patch:
         fail_on_call(patch, 3, torch.OutOfMemoryError('CUDA out of memory.'))
-        with pytest.raises(StageStopped):
-            train_stage(job)
-    result = train_stage(with_stage(job, batch=2))
-    assert result.epochs == 3
+        stopped_by(job)
+    assert train_stage(with_stage(job, batch=2)).epochs == 3
 
 
 def test_loss_that_is_no_number_ends_the_stage_at_once(job, monkeypatch):
@@ -427,9 +422,7 @@ def test_loss_that_is_no_number_ends_the_stage_at_once(job, monkeypatch):
         return (value * float('nan') if len(calls) == 3 else value), items
 
     monkeypatch.setattr(ShardedLoss, '__call__', loss)
-    with pytest.raises(StageStopped, match='in epoch 2') as stopped:
-        train_stage(job)
-    assert (stopped.value.reason, len(calls)) == ('loss_not_finite', 3)
+    assert (stopped_by(job, 'in epoch 2'), len(calls)) == ('loss_not_finite', 3)
     monkeypatch.undo()
     assert train_stage(job).epochs == 3
 
@@ -439,9 +432,7 @@ def test_forgetting_ends_the_stage_and_names_what_to_try(job, monkeypatch):
     give_figures(monkeypatch, [0.69, 0.6, 0.6, 0.6], [0.1] * 4)
     job = with_stage(with_recipe(job, guards=Guards(forgetting_epochs=2)), epochs=4)
     for _ in range(2):  # started again, it does not go on
-        with pytest.raises(StageStopped, match=r'after epoch 3; it was 0\.700') as stopped:
-            train_stage(job)
-        assert stopped.value.reason == 'forgetting'
+        assert stopped_by(job, r'after epoch 3; it was 0\.700') == 'forgetting'
     assert epochs(job) == [1, 2, 3]
     assert job.record()['ending']['reason'] == 'forgetting'
 
@@ -465,9 +456,7 @@ def test_full_disk_leaves_the_old_checkpoint_whole(job):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Path, 'write_bytes', write_half)
-        with pytest.raises(StageStopped) as stopped:
-            train_stage(job)
-    assert stopped.value.reason == 'disk_full'
+        assert stopped_by(job) == 'disk_full'
     assert is_whole(job.weights / 'last.pt')
     assert torch.load(job.weights / 'last.pt', weights_only=False)['epoch'] == 0
     assert not list(job.weights.glob('*.part'))
@@ -532,8 +521,8 @@ def test_ultralytics_still_has_the_private_methods_that_are_overridden():
         assert hasattr(DetectionTrainer, name)
 
 
-@contextlib.contextmanager
-def launched_here(job: StageJob, patch: pytest.MonkeyPatch) -> Any:
+@pytest.fixture
+def launched_here(monkeypatch):
     """A trainer that launches Ultralytics' own file for child processes: one, without GPUs.
 
     What it cannot show is the processes' talk with each other: that needs GPUs.
@@ -546,35 +535,22 @@ def launched_here(job: StageJob, patch: pytest.MonkeyPatch) -> Any:
         file = generate_ddp_file(trainer)
         return [sys.executable, file], file
 
-    patch.setattr(stages, 'generate_ddp_command', command)
-    construct = StageTrainer.__init__
-
-    def several(trainer: Any, **settings: Any) -> None:
-        construct(trainer, **settings)
-        trainer.ddp = True
-
-    patch.setattr(StageTrainer, '__init__', several)
-    yield
+    monkeypatch.setattr(stages, 'generate_ddp_command', command)
+    wrap(monkeypatch, '__init__', after=lambda it: setattr(it, 'ddp', True))
 
 
 @pytest.mark.slow
-def test_child_process_trains_with_all_guards(job, monkeypatch):
-    with launched_here(job, monkeypatch):
-        result = train_stage(with_stage(job, epochs=1))
-    assert result.epochs == 1
+@pytest.mark.usefixtures('launched_here')
+def test_child_process_trains_with_all_guards(job):
+    assert train_stage(with_stage(job, epochs=1)).epochs == 1
     assert events(job, 'settings')
     assert events(job, 'learning_rates')
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('launched_here')
 def test_what_stops_a_child_process_is_told_by_its_parent(job, monkeypatch):
-    with launched_here(job, monkeypatch):
-        train = StageTrainer.train
-
-        def change_then_train(trainer: Any) -> None:
-            write_json(trainer.job.file, with_stage(trainer.job, lr0=0.5))
-            train(trainer)
-
-        monkeypatch.setattr(StageTrainer, 'train', change_then_train)
-        with pytest.raises(GuardError, match=r'lr0 is 0\.002 instead of 0\.5'):
-            train_stage(job)
+    other = with_stage(job, lr0=0.5)
+    wrap(monkeypatch, 'train', lambda trainer: write_json(job.file, other))
+    with pytest.raises(GuardError, match=r'lr0 is 0\.002 instead of 0\.5'):
+        train_stage(job)
