@@ -5,16 +5,10 @@ from __future__ import annotations
 import configparser
 from pathlib import Path
 
-
-def main() -> None:
-    config = configparser.ConfigParser()
-    config.read(Path(__file__).resolve().parents[1] / 'setup.cfg')
-    requirements = config['options']['install_requires'].splitlines()
-    for extra in config['options.extras_require'].values():
-        requirements += extra.splitlines()
-    pins = {line.replace('>=', '==', 1).replace('[fastrtps]', '') for line in requirements}
-    print('\n'.join(sorted(pin for pin in pins if '==' in pin)))
-
-
-if __name__ == '__main__':
-    main()
+config = configparser.ConfigParser()
+config.read(Path(__file__).resolve().parents[1] / 'setup.cfg')
+requirements = config['options']['install_requires'].splitlines()
+for extra in config['options.extras_require'].values():
+    requirements += extra.splitlines()
+pins = {line.replace('>=', '==', 1).replace('[fastrtps]', '') for line in requirements}
+print('\n'.join(sorted(pin for pin in pins if '==' in pin)))

@@ -64,9 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     frames = read_frames(args.pictures, (args.rounds + WARM_UP_ROUNDS) * args.in_a_row)
     size = max(bundle.card.height_px, bundle.card.width_px)
     peer = load_peer(args.weights, size, args.confidence, bundle.card.nms_iou, args.threads)
-    runners: dict[str, Runner] = {
-        PEER: lambda frames: [(cones_of(peer(frame.bgr).boxes), {}) for frame in frames]
-    }
+
+    def run_peer(frames: Sequence[Frame]) -> list[Answer]:
+        found = [peer(frame.bgr).boxes.numpy() for frame in frames]
+        return [(Detections(b.xyxy, b.conf, b.cls.astype(np.int64)), {}) for b in found]
+
+    runners: dict[str, Runner] = {PEER: run_peer}
     for name, engine in open_all(bundle, args.threads, two_at_once=args.in_a_row > 1):
         runners[name] = bundle_runner(bundle, engine, args.confidence)
     load_before = os.getloadavg()[0]
@@ -125,11 +128,6 @@ def bundle_runner(bundle: Bundle, engine: Engine, confidence: float) -> Runner:
         return list(pool.map(search, frames) if detector.at_once > 1 else map(search, frames))
 
     return run
-
-
-def cones_of(boxes: Any) -> Detections:
-    """Detections of a result's boxes in Ultralytics."""
-    return Detections(boxes.xyxy.numpy(), boxes.conf.numpy(), boxes.cls.numpy().astype(np.int64))
 
 
 def measure(runners: dict[str, Runner], frames: Sequence[Frame], in_a_row: int) -> dict[str, Any]:

@@ -18,22 +18,13 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from cone_perception.model_card import Bundle, read_bundle, shipped_bundle
+from cone_perception.model_card import read_bundle, shipped_bundle
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True, help='.pt to write')
     args = parser.parse_args(argv)
-    write_weights(read_bundle(shipped_bundle()), 'yolo26n.yaml', args.out)
-    return 0
-
-
-def write_weights(bundle: Bundle, architecture: str, out: Path) -> None:
-    """A checkpoint of the bundle's FP16 network; `architecture` as Ultralytics names it.
-
-    Raises ValueError when the network is of another architecture.
-    """
     import torch
 
     from training.ultralytics_cpu import prepare_ultralytics
@@ -41,8 +32,9 @@ def write_weights(bundle: Bundle, architecture: str, out: Path) -> None:
     prepare_ultralytics()
     from ultralytics.nn.tasks import DetectionModel
 
+    bundle = read_bundle(shipped_bundle())
     names = bundle.card.class_names
-    model = DetectionModel(architecture, nc=len(names), verbose=False)
+    model = DetectionModel('yolo26n.yaml', nc=len(names), verbose=False)
     model.names = dict(enumerate(names))
     model.fuse(verbose=False)  # as it runs: batch normalisation in the convolutions
     network = onnx.load(bundle.checked_path(bundle.network('fp16', 'float')))
@@ -53,9 +45,10 @@ def write_weights(bundle: Bundle, architecture: str, out: Path) -> None:
     wanted = model.state_dict()
     wrong = [n for n, v in wanted.items() if n not in arrays or arrays[n].shape != tuple(v.shape)]
     if wrong:
-        raise ValueError(f'{bundle.folder} is no {architecture}: {wrong[0]} is not in it as such')
+        raise ValueError(f'{bundle.folder} is no YOLO26n: {wrong[0]} is not in it as such')
     model.load_state_dict({name: torch.from_numpy(arrays[name].copy()) for name in wanted})
-    torch.save({'model': model.eval(), 'train_args': {'task': 'detect'}}, out)
+    torch.save({'model': model.eval(), 'train_args': {'task': 'detect'}}, args.out)
+    return 0
 
 
 if __name__ == '__main__':

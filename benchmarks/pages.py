@@ -29,7 +29,6 @@ TELL = (
     '<script>const asked = setInterval(() => { if (document.body.dataset.drawn) {'
     "clearInterval(asked); console.log('drawn after', performance.now()); } }, 5)</script></body>"
 )
-OPENINGS = 3
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def main() -> None:
     write_report(out / 'long', lengthened(result, args.frames), None)
     rows = []
     for page in sorted(out.rglob('*.html')):
-        seconds = min(opening_s(page) for _ in range(OPENINGS))
+        seconds = min(opening_s(page) for _ in range(3))
         name, size = str(page.relative_to(out)), page.stat().st_size
         rows.append({'page': name, 'bytes': size, 'seconds': seconds})
         print(f'{name:32} {size / 1e6:6.1f} MB {seconds:6.2f} s')

@@ -21,7 +21,6 @@ from cone_perception.replay.figures.result import ResultFile
 from training.recipe.recipe import Recipe
 
 FOLDER = Path(__file__).resolve().parents[1] / 'cone_perception' / 'schemas'
-DIALECT = 'https://json-schema.org/draft/2020-12/schema'
 
 Pixels = Annotated[int, Field(ge=1)]
 
@@ -60,7 +59,8 @@ def make_schemas() -> Mapping[str, dict[str, Any]]:
         'detections': DetectionsLine.model_json_schema(),
         'result': ResultFile.model_json_schema(),
     }
-    return {name: {'$schema': DIALECT, **schema} for name, schema in found.items()}
+    dialect = {'$schema': 'https://json-schema.org/draft/2020-12/schema'}
+    return {name: dialect | schema for name, schema in found.items()}
 
 
 def main() -> None:

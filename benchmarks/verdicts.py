@@ -40,7 +40,12 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     wrong, held = np.zeros((2, len(FIGURES)))
     for _ in tqdm(range(args.trials), disable=None):
-        pair = [simulate_replay(rng, args.passes, args.seconds, args.scatter) for _ in range(2)]
+        pair = []  # results without truth
+        for _ in range(2):
+            played = [simulate_pass(rng, args.seconds, args.scatter) for _ in range(args.passes)]
+            per_pass = [pass_figures([each]) for each in played] if args.passes > 1 else []
+            frames = [each.frames for each in played]
+            pair.append(ReplayResult({}, {}, {}, {}, pass_figures(played), per_pass, frames, []))
         found = compare.compare(*pair).differences
         for column, name in enumerate(FIGURES):
             wrong[column] += found[name].verdict in ('better', 'worse')
@@ -51,18 +56,9 @@ def main() -> None:
     write_result(args.json, {'rows': rows})
 
 
-def simulate_replay(
-    rng: np.random.Generator, passes: int, seconds: int, scatter: float
-) -> ReplayResult:
-    """A result without truth."""
-    played = [simulate_pass(rng, seconds, rng.normal(0, scatter)) for _ in range(passes)]
-    per_pass = [pass_figures([each]) for each in played] if passes > 1 else []
-    frames = [each.frames for each in played]
-    return ReplayResult({}, {}, {}, {}, pass_figures(played), per_pass, frames, [])
-
-
-def simulate_pass(rng: np.random.Generator, seconds: int, shift: float) -> Pass:
-    """shift: of the whole pass, as a share of LATENCY_MS."""
+def simulate_pass(rng: np.random.Generator, seconds: int, scatter: float) -> Pass:
+    """scatter: standard deviation between whole passes, as a share of LATENCY_MS."""
+    shift = rng.normal(0, scatter)
     count = seconds * HZ
     disturbance = np.zeros(count)
     for index in range(1, count):

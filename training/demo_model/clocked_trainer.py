@@ -88,14 +88,6 @@ class Schedule:
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * fall))
 
 
-@dataclass(slots=True)
-class Trained:
-    """Time and pictures of a run so far. Saved beside each checkpoint."""
-
-    trained_s: float = 0.0
-    pictures: int = 0
-
-
 class ClockedTrainer(ShardedTrainer):
     """Trains until the schedule's time is used up; killed and started again, it goes on.
 
@@ -108,18 +100,18 @@ class ClockedTrainer(ShardedTrainer):
         super().__init__(overrides=overrides | endless)
         self.args.workers = workers
         self.schedule = schedule
-        self.progress = Trained()
+        self.progress = {'trained_s': 0.0, 'pictures': 0}
         self._mosaic_closed = False
         self.progress_file = self.save_dir / 'progress.json'
         if self.resume and self.progress_file.is_file():
-            self.progress = Trained(**json.loads(self.progress_file.read_text()))
+            self.progress = json.loads(self.progress_file.read_text())
         self.add_callback('on_train_epoch_start', ClockedTrainer._close_mosaic_in_time)
         self.add_callback('on_train_batch_end', ClockedTrainer._tick)
 
     @property
     def used(self) -> float:
         """Share of the time budget that is used up."""
-        return self.progress.trained_s / self.schedule.budget_s
+        return self.progress['trained_s'] / self.schedule.budget_s
 
     def build_dataset(self, img_path: str, mode: str = 'train', batch: int | None = None) -> Any:
         dataset = super().build_dataset(img_path, mode, batch)
@@ -131,7 +123,7 @@ class ClockedTrainer(ShardedTrainer):
         super()._setup_train()
         self.model.criterion = None  # Ultralytics would weigh the heads by epoch, not by the clock
         self._tick_at = self._saved_at = self._logged_at = time.monotonic()
-        self._logged_pictures = self.progress.pictures
+        self._logged_pictures = self.progress['pictures']
 
     def optimizer_step(self) -> None:
         used = self.used
@@ -164,20 +156,21 @@ class ClockedTrainer(ShardedTrainer):
 
     def _tick(self) -> None:
         now = time.monotonic()
-        self.progress.trained_s += now - self._tick_at
-        self.progress.pictures += self.batch_size
+        self.progress['trained_s'] += now - self._tick_at
+        self.progress['pictures'] += self.batch_size
         self._tick_at = now
         if now - self._logged_at > 15:
-            done = self.progress.pictures - self._logged_pictures
+            total = self.progress['pictures']
+            done = total - self._logged_pictures
             losses = ' '.join(f'{name} {float(loss):.3f}' for name, loss in self.tloss.items())
-            left_min = (self.schedule.budget_s - self.progress.trained_s) / 60
+            left_min = (self.schedule.budget_s - self.progress['trained_s']) / 60
             print(
-                f'{time.strftime("%H:%M:%S")} {self.used:6.1%}  {self.progress.pictures} pictures, '
+                f'{time.strftime("%H:%M:%S")} {self.used:6.1%}  {total} pictures, '
                 f'{(now - self._logged_at) / done * 1000:.0f} ms each, {left_min:.1f} min left; '
                 f'lr {self.optimizer.param_groups[0]["lr"]:.2e}; {losses}',
                 flush=True,
             )
-            self._logged_at, self._logged_pictures = now, self.progress.pictures
+            self._logged_at, self._logged_pictures = now, total
         if self.used >= 1:
             self.stop = True
         elif now - self._saved_at > self.schedule.checkpoint_s:

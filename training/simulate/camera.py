@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-Array = npt.NDArray[np.float64]
+from training.simulate.scenery.sketch import Array
 
 
 @dataclass(frozen=True)

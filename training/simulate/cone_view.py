@@ -15,13 +15,11 @@ from cone_perception.classes import LARGE_ORANGE
 from training.simulate.camera import PinholeCamera
 from training.simulate.cone import Cone
 from training.simulate.scene import Scene
-from training.simulate.scenery.sketch import Bytes
+from training.simulate.scenery.sketch import Array, Bytes
 
-Array = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int16]
 """0, or the id of the cone that a pixel shows."""
 
-_FAR_M = 120.0
 _RING = 14
 _SHADES = 64
 _PLATE_SIDE, _PLATE_TOP, _BODY = 1, 2, 3
@@ -122,7 +120,7 @@ def view_cones(scene: Scene, canvas: PinholeCamera) -> list[ConeView]:
     margin = 0.25 * canvas.width_px
     near = (depth < 3) & (depth > 0.2)
     inside = (pixels[:, 0] > -margin) & (pixels[:, 0] < canvas.width_px + margin)
-    found = np.flatnonzero((depth > 0.3) & (depth < _FAR_M) & (inside | near)).tolist()
+    found = np.flatnonzero((depth > 0.3) & (depth < 120) & (inside | near)).tolist()
     views: list[ConeView] = []
     # Cones of one shape have the same number of points, and are looked at together.
     for stripes in {len(scene.cones[k].stripes) for k in found}:
@@ -275,12 +273,15 @@ def paint_cone(image: Bytes, ids: Ids, view: ConeView, grain: Bytes) -> int:
     solid = cover >= 120
     ids[top:bottom, left:right][solid] = view.cone_id
     count = int(np.count_nonzero(solid))
-    inside = (right - left) * (bottom - top)
     whole = (full_right - full_left) * (full_bottom - full_top)
-    if inside < whole:
-        hull = float(cv2.contourArea(cv2.convexHull(outline.astype(np.float32))))
-        count = max(count, round(hull))
-    return count
+    return (
+        max(count, round(hull_area(outline))) if (right - left) * (bottom - top) < whole else count
+    )
+
+
+def hull_area(points_px: Array) -> float:
+    """Area of the convex hull around (N, 2) points."""
+    return float(cv2.contourArea(cv2.convexHull(points_px.astype(np.float32))))
 
 
 def shadow_points(views: Sequence[ConeView], sun: Array) -> Array:

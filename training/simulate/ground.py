@@ -13,10 +13,8 @@ from training.simulate.camera import PinholeCamera
 from training.simulate.cone_view import ConeView, shadow_points
 from training.simulate.scene import Scene, Thing
 from training.simulate.scenery.library import Library
-from training.simulate.scenery.sketch import Bytes
+from training.simulate.scenery.sketch import Array, Bytes
 from training.simulate.track import Paint
-
-Array = npt.NDArray[np.float64]
 
 
 def _clip_project(points_m: Array, canvas: PinholeCamera) -> list[npt.NDArray[np.int32]]:

@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from cone_perception.classes import UNKNOWN
 from training.simulate.camera import Lens, PinholeCamera, make_lens
-from training.simulate.cone_view import ConeView, Ids, paint_cone, view_cones
+from training.simulate.cone_view import ConeView, Ids, hull_area, paint_cone, view_cones
 from training.simulate.ground import draw_ground, warp
 from training.simulate.scene import Scene, Thing
 from training.simulate.scenery.library import Library
-from training.simulate.scenery.sketch import Bytes
+from training.simulate.scenery.sketch import Array, Bytes
 from training.simulate.settings import SimulateSettings
 
 
@@ -62,7 +61,7 @@ def find_labels(
         low, high = (seen.min(0) + 0.5).tolist(), (seen.max(0) + 0.5).tolist()
         rows, columns = place
         count = int(np.count_nonzero(ids[place] == view.cone_id))
-        grown = _area(seen) / max(_area(view.outline_px), 1e-6)
+        grown = hull_area(seen) / max(hull_area(view.outline_px), 1e-6)
         visible = min(count / max(whole * grown, 1e-6), 1.0)
         slack = max(1.25, 0.12 * (high[1] - low[1]) if high[1] - low[1] < 24 else 1.25)
         pixels = np.array([columns.start, rows.start, columns.stop, rows.stop], np.float64)
@@ -73,19 +72,11 @@ def find_labels(
             continue
         if x1 - x0 < 0.4 * settings.min_height_px * scale:
             continue
-        class_id = view.cone.class_id
-        if view.cone.lift_m > 0 and view.toward < -0.8:
-            # It lies with its foot to the camera: nobody could tell its colour.
-            class_id = UNKNOWN
+        # Of one that lies with its foot to the camera nobody could tell the colour.
+        bare = view.cone.lift_m > 0 and view.toward < -0.8
+        class_id = UNKNOWN if bare else view.cone.class_id
         labels.append(Label(class_id, (x0, y0, x1, y1), visible, view.depth_m))
     return labels
-
-
-def _area(points: npt.NDArray[np.float64]) -> float:
-    return float(cv2.contourArea(cv2.convexHull(points.astype(np.float32))))
-
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +138,7 @@ def _overlay(window: Bytes, patch: Bytes) -> None:
     window[:] = (behind + before) // 255
 
 
-def _horizon(canvas: PinholeCamera) -> npt.NDArray[np.float64]:
+def _horizon(canvas: PinholeCamera) -> Array:
     """(W,) row of the horizon in each column."""
     row = canvas.rotation[:, 2]
     x = (np.arange(canvas.width_px) - canvas.cx_px) / canvas.fx_px

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from cone_perception.classes import LARGE_ORANGE, UNKNOWN
 from training.simulate.camera import PinholeCamera, load_camera
@@ -15,8 +14,6 @@ from training.simulate.scenery.library import KINDS, Library
 from training.simulate.scenery.sketch import Colour
 from training.simulate.settings import SimulateSettings
 from training.simulate.track import LAYOUTS, Paint, Track, make_paint
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)

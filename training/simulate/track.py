@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.classes import BLUE, LARGE_ORANGE, ORANGE, YELLOW
-from training.simulate.scenery.sketch import Colour
+from training.simulate.scenery.sketch import Array, Colour
+
+Cones = list[tuple[Array, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +157,6 @@ def _direction(heading: float) -> Array:
 def _beside(point: Array, heading: float, left_m: float) -> Array:
     return np.asarray(point + left_m * np.array([-math.sin(heading), math.cos(heading)]))
 
-
-Array = npt.NDArray[np.float64]
-Cones = list[tuple[Array, int]]
 
 LINE_COLOURS: tuple[Colour, ...] = (
     (225.0, 225.0, 225.0),

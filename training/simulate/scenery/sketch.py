@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+Array = npt.NDArray[np.float64]
 Bytes = npt.NDArray[np.uint8]
 Colour = tuple[float, ...]
 """BGR, 0..255."""
