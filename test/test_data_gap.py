@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from planted_data import CLASSES, write_data_yaml, write_split
 from plotly.offline import get_plotlyjs
+from tiny_yolo import ARCHITECTURE
 
 from cone_perception.errors import DataError, ModelError
 from training.cli import main
@@ -116,10 +117,9 @@ def test_command_writes_page_and_figures(plain, tmp_path, capsys):
 
 def test_embedding_tells_sets_apart_only_when_they_differ(plain, tmp_path):
     weights = write_network(tmp_path / 'net.onnx')
-    alike = measure_gap(plain, make_set(tmp_path / 'alike', 2), weights=weights, pictures=100)
-    apart = measure_gap(
-        plain, make_set(tmp_path / 'apart', 3, light=60), weights=weights, pictures=100
-    )
+    asked = {'weights': weights, 'pictures': 100}
+    alike = measure_gap(plain, make_set(tmp_path / 'alike', 2), **asked)
+    apart = measure_gap(plain, make_set(tmp_path / 'apart', 3, light=60), **asked)
     assert 0.35 < alike.embedding.told_apart < 0.65
     assert apart.embedding.told_apart > 0.9
     by_name = {entry.name: entry for entry in apart.differences}
@@ -143,19 +143,17 @@ def test_weights_of_ultralytics_give_what_their_export_gives(plain, tmp_path):
     import torch
     from ultralytics import YOLO
 
-    (tmp_path / 'tiny.yaml').write_text(TINY)
+    text = ARCHITECTURE.format(classes=5, end2end=False, width=0.125).replace('[[2]', '[[3]')
+    enlarges = 'head:\n  - [-1, 1, nn.Upsample, [None, 2, nearest]]'
+    (tmp_path / 'tiny.yaml').write_text(text.replace('head:', enlarges))
     torch.manual_seed(0)
     model = YOLO(str(tmp_path / 'tiny.yaml'))
     model.save(str(tmp_path / 'tiny.pt'))
-    torch.onnx.export(
-        model.model.float().eval(),
-        torch.zeros(1, 3, 640, 640),
-        str(tmp_path / 'tiny.onnx'),
-        dynamo=False,
-    )
+    shown, onnx = torch.zeros(1, 3, 640, 640), str(tmp_path / 'tiny.onnx')
+    torch.onnx.export(model.model.float().eval(), shown, onnx, dynamo=False)
     paths = sorted((plain / 'train' / 'images').iterdir())[:3]
     rows = [embed_pictures(paths, tmp_path / f'tiny{suffix}') for suffix in ('.pt', '.onnx')]
-    assert rows[0].shape == (3, 16)
+    assert rows[0].shape == (3, 8)
     assert rows[0].std(axis=0).max() > 0
     assert np.allclose(*rows, atol=1e-4)
 
@@ -177,19 +175,6 @@ def test_damaged_picture_is_named(tmp_path):
     (root / 'train' / 'images' / 'drive_0001.png').write_bytes(b'no picture')
     with pytest.raises(DataError, match=r'drive_0001\.png cannot be decoded'):
         measure_gap(root, root)
-
-
-TINY = """\
-nc: 5
-scales: {n: [0.33, 0.125, 128]}
-backbone:
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, Conv, [128, 3, 2]]
-head:
-  - [-1, 1, nn.Upsample, [None, 2, 'nearest']]
-  - [[3], 1, Detect, [nc]]
-"""
 
 
 def write_network(path: Path, enlarges: bool = True) -> Path:

@@ -11,7 +11,15 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from planted_data import CLASSES, COUNTS, DATA_YAML, picture_path, plant, write_label
+from planted_data import (
+    CLASSES,
+    COUNTS,
+    DATA_YAML,
+    picture_path,
+    plant,
+    write_data_yaml,
+    write_label,
+)
 
 from cone_perception.classes import map_classes
 from cone_perception.dataset.labels import read_labels
@@ -111,6 +119,10 @@ def test_line_that_costs_nothing_drops_nothing(data: Path, name: str) -> None:
     assert report.ok
 
 
+def encoded(suffix: str, picture: np.ndarray) -> bytes:
+    return cv2.imencode(suffix, picture.astype(np.uint8))[1].tobytes()
+
+
 def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
     pytest.importorskip('ultralytics', exc_type=ImportError)
     from training.ultralytics_cpu import prepare_ultralytics
@@ -120,49 +132,42 @@ def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
     from ultralytics.data.dataset import YOLODataset
 
     data = tmp_path / 'planted'
-    for kind in ('images', 'labels'):
-        (data / 'train' / kind).mkdir(parents=True)
-    change = {'train': 'train/images', 'names': list(CLASSES)}
-    (data / 'data.yaml').write_text(yaml.safe_dump(change))
-    picture = cv2.imencode('.jpg', np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
-    labels = {**DROPPED, **NOT_DROPPED}
-    files = {f'{number:02}': picture for number in range(len(labels))}
-    for number, text in enumerate(labels.values()):
-        content = text if isinstance(text, bytes) else text.encode()
-        (data / 'train' / 'labels' / f'{number:02}.txt').write_bytes(content)
-    files |= {
+    images = data / 'train' / 'images'
+    for folder in (images, data / 'train' / 'labels'):
+        folder.mkdir(parents=True)
+    write_data_yaml(data, CLASSES, train='train/images')
+    picture = encoded('.jpg', np.full((48, 64, 3), 90))
+    labels = [*DROPPED.values(), *NOT_DROPPED.values()]
+    for number, text in enumerate(labels):
+        write_label(data, 'train', number, text)
+    files = {f'train_{number}': picture for number in range(len(labels))} | {
         'no_label': picture,
         'truncated': picture[: len(picture) // 2],
         'trailing': picture + b'after the end',
         'empty_file': b'',
         'text_file': b'no picture',
         'header_only': picture[:30],
-        'tiny': cv2.imencode('.jpg', np.zeros((9, 64, 3), np.uint8))[1].tobytes(),
-        'least': cv2.imencode('.jpg', np.zeros((10, 10, 3), np.uint8))[1].tobytes(),
+        'tiny': encoded('.jpg', np.zeros((9, 64, 3))),
+        'least': encoded('.jpg', np.zeros((10, 10, 3))),
     }
     for name, content in files.items():
-        (data / 'train' / 'images' / f'{name}.jpg').write_bytes(content)
+        (images / f'{name}.jpg').write_bytes(content)
     image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
     for suffix in ('png', 'webp', 'bmp', 'tiff'):
-        cv2.imwrite(str(data / 'train' / 'images' / f'sound_{suffix}.{suffix}'), image)
+        cv2.imwrite(str(images / f'sound_{suffix}.{suffix}'), image)
     turned = Image.Exif()
     turned[274] = 6
-    Image.fromarray(image).save(data / 'train' / 'images' / 'turned.jpg', exif=turned)
+    Image.fromarray(image).save(images / 'turned.jpg', exif=turned)
     gif = b'GIF89a@\x000\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x00\x00\x00\x00\x00'
     gif += b',\x00\x00\x00\x00@\x000\x00\x00\x02\x02D\x01\x00;'
-    (data / 'train' / 'images' / 'moving.jpg').write_bytes(gif)
-    damaged = bytearray(cv2.imencode('.png', np.full((48, 64, 3), 90, np.uint8))[1].tobytes())
+    (images / 'moving.jpg').write_bytes(gif)
+    damaged = bytearray(encoded('.png', np.full((48, 64, 3), 90)))
     damaged[60] ^= 255
-    (data / 'train' / 'images' / 'damaged.png').write_bytes(damaged)
+    (images / 'damaged.png').write_bytes(damaged)
 
     report = verify_dataset(data, {})
-    scanned = YOLODataset(
-        img_path=str(data / 'train' / 'images'),
-        data={'names': dict(enumerate(CLASSES)), 'channels': 3},
-        task='detect',
-        augment=False,
-        imgsz=64,
-    )
+    about = {'names': dict(enumerate(CLASSES)), 'channels': 3}
+    scanned = YOLODataset(str(images), data=about, task='detect', augment=False, imgsz=64)
     kept = {Path(entry['im_file']).name: entry for entry in scanned.labels}
     everything = {picture.path.name for picture in report.pictures['train']}
     assert everything - set(kept) == {path.name for path in report.would_drop}

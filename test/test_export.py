@@ -64,22 +64,24 @@ def data(tmp_path_factory):
     counts = {'train': LEAST_PICTURES, 'val': 3, 'test': 2}
     for split, count in counts.items():
         coarse = random.integers(0, 256, (count, 9, 16, 3), np.uint8)
-        rows = (
-            (cv2.resize(c, (160, 90)), f'{i % 2} 0.5 0.5 0.2 0.4\n') for i, c in enumerate(coarse)
-        )
-        write_split(root, split, rows)
+        pictures = [cv2.resize(each, (160, 90)) for each in coarse]
+        labels = [f'{index % 2} 0.5 0.5 0.2 0.4\n' for index in range(count)]
+        write_split(root, split, zip(pictures, labels, strict=True))
     names = 'blue_cone', 'yellow_cone'
     write_data_yaml(root, names, **{split: f'{split}/images' for split in counts})
     return root
 
 
-def run_export(weights: Path, out: Path, *more: str) -> Path:
+def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     export.add_arguments(parser)
-    arguments = [str(weights), '--out', str(out), '--resamples', '100', *more]
-    if '--settings' not in more:
-        arguments += ['--imgsz', str(HEIGHT_PX), str(WIDTH_PX)]
-    assert export.run(parser.parse_args(arguments)) == 0
+    return parser.parse_args(arguments)
+
+
+def run_export(weights: Path, out: Path, *more: str) -> Path:
+    size = '--imgsz', str(HEIGHT_PX), str(WIDTH_PX)
+    asked = parse(str(weights), '--out', str(out), '--resamples', '100', *more, *size)
+    assert export.run(asked) == 0
     return out
 
 
@@ -195,12 +197,6 @@ def test_card_holds_what_was_asked_for(tmp_path, weights, data):
     assert json.loads((folder / 'card.json').read_text())['height_px'] == HEIGHT_PX
 
 
-def parse(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    export.add_arguments(parser)
-    return parser.parse_args(arguments)
-
-
 def test_missing_weights_are_refused_before_anything_is_looked_up(tmp_path, data):
     with pytest.raises(SourceError, match=r'yolo12n\.pt is no file of weights'):
         run_export(tmp_path / 'yolo12n.pt', tmp_path / 'bundle', '--data', str(data))
@@ -285,7 +281,6 @@ def test_few_calibration_pictures_are_refused_or_warned_about(tmp_path, count, c
 
 def test_engine_that_cannot_be_built_leaves_the_bundle_and_says_what_to_run(tmp_path, monkeypatch):
     """Without a compiler, as on most machines that train on a CPU."""
-
     monkeypatch.setattr(gpu, 'MODULES', {'tensorrt': ('not_there',), 'tensorrt_rtx': ('nor_it',)})
     bundle = write_tiny_bundle(tmp_path / 'bundle')
     with pytest.raises(ModelError) as refusal:

@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from cone_perception.engines.cpu.open import computes_bfloat16  # noqa: E402
 from cone_perception.errors import ModelError, RecipeError  # noqa: E402
 from cone_perception.model_card import Bundle, NetworkFile, file_sha256, read_bundle  # noqa: E402
 from cone_perception.types import Detections  # noqa: E402
+from training.cli import main  # noqa: E402
 from training.export import gate  # noqa: E402
 from training.recipe.recipe import GateLimits  # noqa: E402
 
@@ -89,19 +91,14 @@ def scaled(bundle: Bundle, factor: float, rows: slice = slice(0, 5)) -> onnx.Mod
 
 def quantised_everywhere(bundle: Bundle, folder: Path) -> onnx.ModelProto:
     """Every operator in INT8: boxes up to 160 and scores up to 1 share one scale."""
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization import quantize_static
 
-    class Pictures(CalibrationDataReader):
-        def __init__(self) -> None:
-            random = np.random.default_rng(0)
-            shape = (1, 3, HEIGHT_PX, WIDTH_PX)
-            self.left = [random.random(shape, np.float32) for _ in range(3)]
-
-        def get_next(self):
-            return {'images': self.left.pop()} if self.left else None
-
+    random = np.random.default_rng(0)
+    pictures = [random.random((1, 3, HEIGHT_PX, WIDTH_PX), np.float32) for _ in range(3)]
+    inputs = ({'images': picture} for picture in pictures)
     source = bundle.folder / bundle.card.networks[0].file
-    quantize_static(source, folder / 'all.onnx', Pictures())
+    reader = SimpleNamespace(get_next=lambda: next(inputs, None))
+    quantize_static(source, folder / 'all.onnx', reader)
     return onnx.load(folder / 'all.onnx')
 
 
@@ -180,8 +177,8 @@ def test_small_boxes_have_a_limit_of_their_own(tmp_path):
     assert 'recall of boxes under 16 px falls by 0.5' in judged.failures[0]
 
 
-def in_bfloat16_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU whose bfloat16 finds nothing; float32 stands for the rest of it."""
+def test_bfloat16_that_fails_may_not_drive_but_refuses_nothing(reference, data, monkeypatch):
+    """On a CPU whose bfloat16 finds nothing; float32 stands for the rest of it."""
     monkeypatch.setattr(gate, 'computes_bfloat16', lambda: True)
     opened = gate.open_network
 
@@ -195,10 +192,6 @@ def in_bfloat16_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         return engine if arithmetic == 'float32' else Blind(engine)
 
     monkeypatch.setattr(gate, 'open_network', open_network)
-
-
-def test_bfloat16_that_fails_may_not_drive_but_refuses_nothing(reference, data, monkeypatch):
-    in_bfloat16_wrong(monkeypatch)
     bundle = with_network(reference, scaled(reference, 1))
     result = judge(bundle, data)
     verdicts = {judged.kind: (judged.passed, judged.optional) for judged in result.networks}
@@ -233,16 +226,14 @@ def test_bundle_without_another_network_is_refused(reference, data):
 
 def test_command_prints_writes_and_fails(reference, data, tmp_path, capsys):
     bundle = with_network(reference, scaled(reference, 0.5))
-    parser = argparse.ArgumentParser()
-    gate.add_arguments(parser)
-    words = [str(bundle.folder), '--data', str(data), '--resamples', '100']
+    words = ['gate', str(bundle.folder), '--data', str(data), '--resamples', '100']
     words += ['--json', str(tmp_path / 'gate.json')]
-    assert gate.run(parser.parse_args(words)) == 1
+    assert main(words) == 1
     assert 'FAILED' in capsys.readouterr().out
     stored = json.loads((tmp_path / 'gate.json').read_text())
     assert stored['passed'] is False
     assert stored['networks']['int8-uint8']['per_class']['orange_cone']['map50'] == [None, None]
-    assert gate.run(parser.parse_args([*words, '--limit-score-error', '0.9'])) == 0
+    assert main([*words, '--limit-score-error', '0.9']) == 0
 
 
 def test_limits_come_from_the_recipe_and_arguments_win(tmp_path):
@@ -277,18 +268,16 @@ def found(*rows: tuple[float, float]) -> Detections:
     return Detections(box, score, np.zeros(len(rows), np.int64))
 
 
-def test_box_that_is_gone_counts_with_its_whole_score():
-    met = gate.agreement([found((0, 0.8), (50, 0.6))], [found((0, 0.7))], 0.25)
-    assert (met.boxes, met.missed, met.extra) == (2, 1, 0)
-    assert met.score_error == pytest.approx((0.1 + 0.6) / 2)
-
-
-def test_box_near_the_threshold_is_neither_missed_nor_extra():
-    met = gate.agreement([found((0, 0.26), (50, 0.24))], [found((50, 0.26), (0, 0.24))], 0.25)
-    assert (met.boxes, met.missed, met.extra) == (1, 0, 0)
-    assert met.score_error == pytest.approx(0.02)
-
-
-def test_box_that_only_the_other_finds_is_extra():
-    met = gate.agreement([found((0, 0.8))], [found((0, 0.8), (50, 0.5))], 0.25)
-    assert (met.missed, met.extra) == (0, 1)
+@pytest.mark.parametrize(
+    ('boxes', 'others', 'counts', 'error'),
+    [
+        ([(0, 0.8), (50, 0.6)], [(0, 0.7)], (2, 1, 0), (0.1 + 0.6) / 2),
+        ([(0, 0.26), (50, 0.24)], [(50, 0.26), (0, 0.24)], (1, 0, 0), 0.02),
+        ([(0, 0.8)], [(0, 0.8), (50, 0.5)], (1, 0, 1), 0),
+    ],
+    ids=['gone: its whole score', 'near the threshold: neither', 'only the other: extra'],
+)
+def test_missed_and_extra_boxes_are_counted(boxes, others, counts, error):
+    met = gate.agreement([found(*boxes)], [found(*others)], 0.25)
+    assert (met.boxes, met.missed, met.extra) == counts
+    assert met.score_error == pytest.approx(error)

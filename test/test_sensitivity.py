@@ -34,7 +34,8 @@ NODES = (
 SIDE_PX = 32
 
 
-def make_chain() -> onnx.ModelProto:
+@pytest.fixture(scope='module')
+def original():
     """Four 1x1 convolutions, then a mean over rows: 3x32x32 -> [1, 5, 32], as anchors."""
     node = onnx.helper.make_node
     random = np.random.default_rng(3)
@@ -48,11 +49,6 @@ def make_chain() -> onnx.ModelProto:
     weights['axes'] = np.array([2], np.int64)
     nodes.append(node('ReduceMean', [taken, 'axes'], ['output'], '/model.2/Mean', keepdims=0))
     return onnx_model(nodes, weights, [1, 3, SIDE_PX, SIDE_PX], [1, 5, SIDE_PX], opset=19)
-
-
-@pytest.fixture(scope='module')
-def original():
-    return make_chain()
 
 
 STEPS = {**dict.fromkeys(NODES, 1 / 64), NODES[1]: 0.5}

@@ -1,4 +1,1 @@
-"""Data sets of cones: had, verified, compared, and made ready for training.
-
-fetch -> manifest -> verify -> leaks -> gap. Nothing here imports torch unless it says so.
-"""
+"""Data sets of cones: fetch -> manifest -> verify -> leaks -> gap. No torch unless it is said."""

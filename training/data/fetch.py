@@ -40,7 +40,6 @@ def download(find_link: Callable[[], str], file: Path) -> None:
     """Download to `file`, continuing what FILE.part holds of the same version.
 
     find_link: called at the start and whenever the link does not hold any more (they expire).
-
     Raises DataError when there is no space, the server refuses, or nothing arrives any more; what
     has arrived by then stays. Its message may hold the link: redact it.
     """
@@ -159,10 +158,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_present(folder: Path, expected: Mapping[str, int], *, full: bool = False) -> None:
-    """Check a data set that is there: against its manifest, or by its counts if it has none yet.
-
-    Raises DataError when something is missing or changed.
-    """
+    """Check a data set by its manifest, or by its counts without one. Raises DataError."""
     advice = 'Give --again to download it anew; the folder is kept under another name.'
     if (folder / MANIFEST).exists():
         if differences := check_manifest(folder, full=full):
@@ -185,7 +181,6 @@ def fetch_dataset(source: RoboflowVersion, folder: Path, expected: Mapping[str, 
 
     Work is done in FOLDER.part: an interrupted download goes on, an interrupted unpacking starts
     again. A FOLDER that is there is renamed to FOLDER.old-DATE at the very end.
-
     Raises InstallError without the Roboflow client; DataError for everything else: no key, no
     network, another process at the same work, a damaged archive, a `download:` key in data.yaml,
     or other counts than expected. No message holds the key.
@@ -238,10 +233,7 @@ def _download(source: RoboflowVersion, archive: Path) -> None:
 
 
 def _find_link(source: RoboflowVersion, key: ApiKey) -> str:
-    """Ask Roboflow for the archive of a version, waiting while it is being packed.
-
-    Raises InstallError without the client, DataError when there is no link to be had.
-    """
+    """Ask for an archive's link until it is packed. Raises DataError, InstallError: no client."""
     advice = "(pip install 'cone_perception[data]')"
     with told_as(InstallError, 'the Roboflow client is not there', ImportError, advice=advice):
         from roboflow.adapters import rfapi

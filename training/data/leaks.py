@@ -82,10 +82,7 @@ class LeakReport:
         }
 
     def write_contact_sheet(self, path: Path) -> None:
-        """Write a PNG of the closest pairs of each relation, those between sets first.
-
-        Raises OutputError when it cannot be written.
-        """
+        """Write a PNG of the closest pairs, those between sets first. Raises OutputError."""
         tiles = []
         for pair in self.closest:
             shown = [read_picture(self.roots[end.dataset] / end.path) for end in (pair.a, pair.b)]

@@ -75,10 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_manifest(path: Path) -> Manifest:
-    """Hash every file of the data set at `path` and write manifest.jsonl beside its data.yaml.
-
-    Raises DataError when `path` is no data set, or cannot be written.
-    """
+    """Hash every file of a data set into manifest.jsonl beside data.yaml. Raises DataError."""
     layout = read_layout(path)
     split_of = {
         name: split
@@ -108,10 +105,7 @@ def write_manifest(path: Path) -> Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Manifest of the data set at `path` (a folder, or its data.yaml).
-
-    Raises DataError when there is none, or it was edited.
-    """
+    """Manifest of a data set (folder or data.yaml). Raises DataError: there is none, or edited."""
     folder = path if path.is_dir() else path.parent
     advice = f'Write it when the data is as it should be: cone-training data manifest {folder}'
     failures = (OSError, ValueError, KeyError, TypeError)
@@ -132,7 +126,6 @@ def check_manifest(path: Path, *, full: bool = False) -> dict[str, str]:
 
     Quick: a file of the same size and time is taken as unchanged; of the same size and another
     time it is hashed, so that a copy of a data set passes. full: every file is hashed.
-
     Raises DataError when there is no manifest, or `path` is no data set.
     """
     layout = read_layout(path)

@@ -202,16 +202,14 @@ def share_chart(
 
 
 def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path] = ()) -> Path:
-    """Write FOLDER/{train,val,test}/{images,labels} and data.yaml; the original stays untouched.
+    """Write FOLDER/{train,val,test}/{images,labels} and data.yaml, which is returned.
 
     Pictures are links, so that nothing is copied, and a picture that Ultralytics would rewrite is
     replaced here and not there. Labels are written anew: the project's class numbers, polygons as
     boxes, no repeated rows. Left out are the pictures named in `exclude` (as the report has them)
     and those of the training split whose file or label cannot be read. What was there of an
-    earlier call is replaced; data.yaml is written last.
-
-    Returns data.yaml. Raises DataError when the report has a fatal problem, or FOLDER cannot be
-    written.
+    earlier call is replaced; data.yaml is written last. Raises DataError when the report has a
+    fatal problem, or FOLDER cannot be written.
     """
     if not report.ok:
         fatal = [problem for problem in report.problems if problem.fatal]

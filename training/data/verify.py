@@ -48,7 +48,6 @@ def verify_dataset(
     path: folder or data.yaml. expected: pictures per split; a split that is not named is not
     counted. workers: threads; default: one per core. full: every file against the manifest's
     SHA-256, not only those whose size or time differ.
-
     Raises DataError when `path` is no data set; all that is wrong inside is a problem.
     """
     layout = read_layout(path)
@@ -192,10 +191,7 @@ def _find_strays(layout: Layout) -> Iterator[Problem]:
 
 
 def _check_manifest(layout: Layout, full: bool) -> tuple[str, list[Problem]]:
-    """Hash of the manifest beside the data, if there is one, and how the data differs from it.
-
-    A difference is fatal where it changes what is trained on: not in a README.
-    """
+    """Hash of the manifest, if there is one, and differences: fatal in what is trained on only."""
     if not (layout.root / MANIFEST).exists():
         return '', []
     try:

@@ -72,9 +72,8 @@ class Calibration:
         cls, data: Path, split: str, count: int, height_px: int, width_px: int
     ) -> Calibration:
         """`count` pictures of a split that cover classes, box sizes and brightness; fewer if it
-        has fewer. The same ones each time.
-
-        Raises SettingsError for the test split, DataError where a picture is one of test's.
+        has fewer. The same ones each time. Raises SettingsError for the test split, DataError where
+        a picture is one of test's.
         """
         if split not in ('train', 'val'):
             raise SettingsError(
@@ -92,10 +91,7 @@ class Calibration:
         return calibration
 
     def refuse_test_pictures(self, layout: Layout) -> None:
-        """Raise DataError when a picture is one of the test split, by its path or its content.
-
-        The manifest's hashes are taken where the data set has one.
-        """
+        """Raise DataError when a picture is one of test, by path or by content (the manifest's)."""
         held_out = set(layout.splits.get('test', ()))
         if (layout.root / MANIFEST).is_file():
             files = read_manifest(layout.root).files

@@ -269,10 +269,7 @@ def _write_card(folder: Path, card: ModelCard) -> Bundle:
 
 @contextmanager
 def draft_of(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` when all went well, and is gone otherwise.
-
-    Raises SettingsError when `out` holds something that is no bundle.
-    """
+    """A folder that becomes `out` if all goes well. Raises SettingsError: `out` is no bundle."""
     if out.exists() and any(out.iterdir()) and not (out / CARD_FILE).is_file():
         raise SettingsError(f'{out} holds something that is no model bundle: give another --out.')
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -286,10 +283,7 @@ def draft_of(out: Path) -> Iterator[Path]:
 
 
 def letterbox_of(settings: Path | None) -> tuple[int, int]:
-    """Height and width of the network's input for the camera of a node's settings file.
-
-    Raises SettingsError when the file cannot be read, or does not say the camera's size.
-    """
+    """Height and width of the input for the camera of a node's settings. Raises SettingsError."""
     width_px, height_px = 1280, 720
     if settings is not None:
         node = read_params_file(settings)

@@ -67,10 +67,7 @@ class Originals:
 def export_batches(
     weights: Path, height_px: int, width_px: int, layout: OutputLayout, batches: Sequence[int]
 ) -> Originals:
-    """Export each batch from the weights: YOLO12's attention bakes it in.
-
-    Raises SourceError when the weights have no head of this layout.
-    """
+    """Export each batch: YOLO12's attention bakes it in. Raises SourceError: no such head."""
     by_batch = {}
     for batch in (1, *sorted({*batches} - {1})):
         with TemporaryDirectory() as folder:
@@ -154,10 +151,7 @@ def reference_pictures(height_px: int, width_px: int) -> UInt8:
 
 
 def write_answers(bundle: Bundle) -> None:
-    """Write reference.npz, and check that every batch's FP32 network agrees with it.
-
-    Raises ModelError when the exports for two batches differ.
-    """
+    """Write reference.npz. Raises ModelError when exports for two batches answer differently."""
     card = bundle.card
     pictures = reference_pictures(card.height_px, card.width_px)
     expected = None

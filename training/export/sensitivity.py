@@ -131,10 +131,7 @@ def search_float_blocks(
 
 
 def steps_without(steps: Steps, original: onnx.ModelProto, kept: Collection[str]) -> Steps:
-    """Steps of the convolutions outside the blocks `kept`, which stay in float.
-
-    Raises ModelError when the network has no block of such a name.
-    """
+    """Steps of the convolutions outside the blocks `kept`. Raises ModelError: no such block."""
     blocks = blocks_of(original)
     unknown = set(kept) - blocks.keys()
     if unknown:

@@ -40,10 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def best_threshold(sets: Sequence[RankedClass]) -> float:
-    """The candidate with the best F1 of a class, averaged over the data sets that show it.
-
-    0.5 where no set has a cone of this class.
-    """
+    """The score with the best F1, averaged over the sets that show the class; 0.5: none does."""
     curves = []
     for ranked in sets:
         if ranked.truths.any():

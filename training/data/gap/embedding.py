@@ -1,7 +1,4 @@
-"""Pictures -> what a model's own backbone makes of them: one row of numbers per picture.
-
-weights -> the backbone's last layer -> its mean over the picture
-"""
+"""Pictures -> a row of numbers each: the mean over the picture of the backbone's last layer."""
 
 from __future__ import annotations
 
