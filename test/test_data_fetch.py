@@ -178,9 +178,7 @@ def command(folder: Path, *more: str) -> list[str]:
     return ['data', 'fetch', 'FSOCO-12', '--to', str(folder.parent), *EXPECT, *more]
 
 
-def test_set_arrives_whole_with_its_manifest(
-    roboflow: Roboflow, folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_set_arrives_whole_with_its_manifest(roboflow, folder, capfd):
     roboflow.packing = 2
     assert main(command(folder)) == 0
     assert not check_manifest(folder, full=True)
@@ -195,14 +193,14 @@ def test_set_arrives_whole_with_its_manifest(
     assert 's1gned' not in out + err
 
 
-def test_broken_connection_is_continued(roboflow: Roboflow, folder: Path) -> None:
+def test_broken_connection_is_continued(roboflow, folder):
     roboflow.cuts = [1000, 2000]
     fetch.fetch_dataset(SOURCE, folder, COUNTS)
     assert roboflow.ranges == ['', 'bytes=1000-', 'bytes=3000-']
     assert not check_manifest(folder, full=True)
 
 
-def test_other_version_on_the_server_starts_anew(roboflow: Roboflow, folder: Path) -> None:
+def test_other_version_on_the_server_starts_anew(roboflow, folder):
     roboflow.cuts = [1000] + [0] * fetch.ATTEMPTS
     refuse(folder, 'goes on from there')
     assert (part(folder) / 'roboflow.zip.part').stat().st_size == 1000
@@ -211,23 +209,19 @@ def test_other_version_on_the_server_starts_anew(roboflow: Roboflow, folder: Pat
 
 
 @pytest.mark.parametrize('mark', ['', 'W/"weak"'])
-def test_without_a_firm_mark_nothing_is_continued(
-    roboflow: Roboflow, folder: Path, mark: str
-) -> None:
+def test_without_a_firm_mark_nothing_is_continued(roboflow, folder, mark):
     roboflow.mark, roboflow.cuts = mark, [1000]
     fetch.fetch_dataset(SOURCE, folder, COUNTS)
     assert roboflow.ranges == ['', '']
 
 
-def test_link_that_expires_is_asked_for_again(roboflow: Roboflow, folder: Path) -> None:
+def test_link_that_expires_is_asked_for_again(roboflow, folder):
     roboflow.storage_status = [403, 503]
     fetch.fetch_dataset(SOURCE, folder, COUNTS)
     assert len([path for path in roboflow.asked if 'api_key' in path]) == 3
 
 
-def test_archive_of_unknown_length_is_judged_by_its_content(
-    roboflow: Roboflow, folder: Path
-) -> None:
+def test_archive_of_unknown_length_is_judged_by_its_content(roboflow, folder):
     roboflow.announce = False
     roboflow.cuts = [5000]
     refuse(folder, 'damaged')
@@ -240,17 +234,14 @@ def test_archive_of_unknown_length_is_judged_by_its_content(
     [('SILENCE_S', 'hold', 'stopped at'), ('ANSWER_S', 'thinking', 'no answer within')],
 )
 def test_storage_or_api_that_falls_silent_is_not_waited_for(
-    roboflow: Roboflow, folder: Path, limit: str, silent: str, message: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    roboflow, folder, limit, silent, message, monkeypatch
+):
     monkeypatch.setattr(fetch, limit, 0.2)
     getattr(roboflow, silent).clear()
     refuse(folder, message)
 
 
-def test_unpacking_that_was_interrupted_starts_again_without_network(
-    roboflow: Roboflow, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unpacking_that_was_interrupted_starts_again_without_network(roboflow, folder, monkeypatch):
     def interrupt(*args: object) -> None:
         raise KeyboardInterrupt
 
@@ -267,9 +258,7 @@ def test_unpacking_that_was_interrupted_starts_again_without_network(
     assert not (folder / 'train' / 'labels' / 'left_over.txt').exists()
 
 
-def test_damaged_archive_is_noticed_and_downloaded_again(
-    roboflow: Roboflow, folder: Path, archive: bytes
-) -> None:
+def test_damaged_archive_is_noticed_and_downloaded_again(roboflow, folder, archive):
     place = archive.index(b'\xff\xd8\xff') + 200
     roboflow.archive = archive[:place] + bytes([archive[place] ^ 1]) + archive[place + 1 :]
     refuse(folder, 'damaged')
@@ -277,20 +266,18 @@ def test_damaged_archive_is_noticed_and_downloaded_again(
     fetch_whole(folder)
 
 
-def test_other_counts_than_expected_are_refused(roboflow: Roboflow, folder: Path) -> None:
+def test_other_counts_than_expected_are_refused(roboflow, folder):
     refuse(folder, 'test holds 2 pictures instead of 689', SOURCE.images)
 
 
-def test_download_key_is_refused(roboflow: Roboflow, folder: Path, tmp_path: Path) -> None:
+def test_download_key_is_refused(roboflow, folder, tmp_path):
     source = plant(tmp_path / 'source')
     (source / 'data.yaml').write_text(DATA_YAML + 'download: print("executed")\n')
     roboflow.archive = pack(source)
     refuse(folder, 'download-key')
 
 
-def test_archive_does_not_write_beside_its_folder(
-    roboflow: Roboflow, folder: Path, archive: bytes
-) -> None:
+def test_archive_does_not_write_beside_its_folder(roboflow, folder, archive):
     packed = io.BytesIO(archive)
     with zipfile.ZipFile(packed, 'a') as evil:
         evil.writestr('../../escaped.txt', 'text')
@@ -299,9 +286,7 @@ def test_archive_does_not_write_beside_its_folder(
     assert [path.parent for path in folder.parents[1].rglob('escaped.txt')] == [folder]
 
 
-def test_partial_folder_is_no_success(
-    roboflow: Roboflow, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_partial_folder_is_no_success(roboflow, folder, capsys):
     plant(folder)
     (folder / 'train' / 'images' / 'train_1.jpg').unlink()
     assert main(command(folder)) == 1
@@ -313,41 +298,35 @@ def test_partial_folder_is_no_success(
     assert not (old / 'train' / 'images' / 'train_1.jpg').exists()
 
 
-def test_whole_folder_without_manifest_gets_one(roboflow: Roboflow, folder: Path) -> None:
+def test_whole_folder_without_manifest_gets_one(roboflow, folder):
     plant(folder)
     assert main(command(folder)) == 0
     assert not check_manifest(folder)
     assert roboflow.asked == []
 
 
-def test_folder_that_changed_is_said(
-    roboflow: Roboflow, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folder_that_changed_is_said(roboflow, folder, capsys):
     assert main(command(folder)) == 0
     (folder / 'test' / 'labels' / 'test_0.txt').write_text('')
     assert main(command(folder)) == 1
     assert '1 have changed' in capsys.readouterr().err
 
 
-def test_two_downloads_at_once_are_refused(roboflow: Roboflow, folder: Path) -> None:
+def test_two_downloads_at_once_are_refused(roboflow, folder):
     part(folder).mkdir(parents=True)
     with locked(part(folder) / 'lock'), pytest.raises(DataError, match='another download'):
         fetch.fetch_dataset(SOURCE, folder, COUNTS)
 
 
 @pytest.mark.parametrize('value', [None, '', ' '])
-def test_without_key_the_variable_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, value: str | None
-) -> None:
+def test_without_key_the_variable_is_named(folder, monkeypatch, value):
     monkeypatch.delenv('ROBOFLOW_API_KEY', raising=False)
     if value is not None:
         monkeypatch.setenv('ROBOFLOW_API_KEY', value)
     refuse(folder, 'ROBOFLOW_API_KEY')
 
 
-def test_without_the_client_the_extra_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_the_client_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setenv('ROBOFLOW_API_KEY', KEY)
     monkeypatch.setitem(sys.modules, 'roboflow.adapters', None)
     with pytest.raises(InstallError, match=r'cone_perception\[data\]'):
@@ -355,14 +334,7 @@ def test_without_the_client_the_extra_is_named(
 
 
 @pytest.mark.parametrize('fault', ['no network', 'refused key', 'server error', 'refused archive'])
-def test_key_is_in_no_error_log_or_traceback(
-    roboflow: Roboflow,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-    fault: str,
-) -> None:
+def test_key_is_in_no_error_log_or_traceback(roboflow, folder, monkeypatch, caplog, capfd, fault):
     caplog.set_level(logging.DEBUG)
     if fault == 'no network':
         rfapi = sys.modules['roboflow.adapters.rfapi']
@@ -382,16 +354,14 @@ def test_key_is_in_no_error_log_or_traceback(
     assert '***' in str(error) or fault == 'refused archive'
 
 
-def test_key_is_found_however_it_is_quoted() -> None:
+def test_key_is_found_however_it_is_quoted():
     key = fetch.ApiKey('a+b/c')
     text = 'a+b/c a%2Bb/c a%2Bb%2Fc http://host/place?x=1&sig=2 what?'
     assert key.redact(text) == '*** *** *** http://host/place?*** what?'
     assert 'a+b' not in repr(key)
 
 
-def test_killed_download_goes_on(
-    roboflow: Roboflow, folder: Path, repository: Path, tmp_path: Path
-) -> None:
+def test_killed_download_goes_on(roboflow, folder, repository, tmp_path):
     places = {'API_URL': roboflow.url, 'HOME': str(tmp_path), 'PYTHONPATH': str(repository)}
     roboflow.hold.clear()
     words = [sys.executable, '-m', 'training.cli', *command(folder)]

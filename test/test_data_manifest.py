@@ -22,7 +22,7 @@ def data(tmp_path: Path) -> Path:
     return plant(tmp_path / 'cones')
 
 
-def test_manifest_lists_every_file(data: Path) -> None:
+def test_manifest_lists_every_file(data):
     (data / 'README.txt').write_text('about')
     (data / 'train' / 'labels.cache').write_bytes(b'of Ultralytics')
     manifest = write_manifest(data)
@@ -44,7 +44,7 @@ def test_manifest_lists_every_file(data: Path) -> None:
     }  # fmt: skip
 
 
-def test_differences_are_named(data: Path) -> None:
+def test_differences_are_named(data):
     write_manifest(data)
     assert not check_manifest(data)
     assert not check_manifest(data, full=True)
@@ -58,7 +58,7 @@ def test_differences_are_named(data: Path) -> None:
     }
 
 
-def test_quick_check_finds_a_change_of_the_same_size(data: Path) -> None:
+def test_quick_check_finds_a_change_of_the_same_size(data):
     write_manifest(data)
     path = data / 'test' / 'labels' / 'test_0.txt'
     path.write_text(path.read_text().replace('0.25', '0.35'))
@@ -66,7 +66,7 @@ def test_quick_check_finds_a_change_of_the_same_size(data: Path) -> None:
     assert check_manifest(data) == {'test/labels/test_0.txt': 'changed'}
 
 
-def test_full_check_finds_what_hides_its_time(data: Path) -> None:
+def test_full_check_finds_what_hides_its_time(data):
     write_manifest(data)
     path = picture_path(data, 'test', 0)
     before = path.stat()
@@ -78,7 +78,7 @@ def test_full_check_finds_what_hides_its_time(data: Path) -> None:
     assert check_manifest(data, full=True) == {'test/images/test_0.jpg': 'changed'}
 
 
-def test_copy_has_the_same_hash_and_passes(data: Path, tmp_path: Path) -> None:
+def test_copy_has_the_same_hash_and_passes(data, tmp_path):
     manifest = write_manifest(data)
     copy = tmp_path / 'elsewhere' / 'copied'
     shutil.copytree(data, copy, copy_function=shutil.copyfile)
@@ -86,13 +86,13 @@ def test_copy_has_the_same_hash_and_passes(data: Path, tmp_path: Path) -> None:
     assert write_manifest(copy).sha256 == manifest.sha256
 
 
-def test_quick_check_reads_no_unchanged_file(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_check_reads_no_unchanged_file(data, monkeypatch):
     write_manifest(data)
     monkeypatch.setattr(manifests, 'file_sha256', lambda file: pytest.fail(f'{file} was read'))
     assert not check_manifest(data)
 
 
-def test_pictures_outside_of_the_folder_are_listed(data: Path, tmp_path: Path) -> None:
+def test_pictures_outside_of_the_folder_are_listed(data, tmp_path):
     other = plant(tmp_path / 'other')
     text = (data / 'data.yaml').read_text()
     (data / 'data.yaml').write_text(text.replace('../test/images', f'{other}/test/images'))
@@ -101,7 +101,7 @@ def test_pictures_outside_of_the_folder_are_listed(data: Path, tmp_path: Path) -
     assert check_manifest(data) == {'../other/test/labels/test_0.txt': 'changed'}
 
 
-def test_edited_manifest_is_refused(data: Path) -> None:
+def test_edited_manifest_is_refused(data):
     write_manifest(data)
     lines = (data / MANIFEST).read_text().splitlines()
     (data / MANIFEST).write_text('\n'.join(lines[:-1]) + '\n')
@@ -115,9 +115,7 @@ def test_edited_manifest_is_refused(data: Path) -> None:
         check_manifest(data)
 
 
-def test_manifest_that_cannot_be_written_is_an_error(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_manifest_that_cannot_be_written_is_an_error(data, monkeypatch):
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, 'No space left on device')
 
@@ -126,7 +124,7 @@ def test_manifest_that_cannot_be_written_is_an_error(
         write_manifest(data)
 
 
-def test_command_writes_and_checks(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_writes_and_checks(data, capsys):
     assert main(['data', 'manifest', str(data)]) == 0
     assert read_manifest(data).sha256 in capsys.readouterr().out
     assert main(['data', 'manifest', str(data), '--check', '--full']) == 0

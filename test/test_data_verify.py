@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import yaml
-from planted_data import (
-    CLASSES,
-    COUNTS,
-    DATA_YAML,
-    picture_path,
-    plant,
-    write_data_yaml,
-    write_label,
-)
+from planted_data import CLASSES, COUNTS, DATA_YAML, picture_path, plant, write_label
 
 from cone_perception.classes import map_classes
 from cone_perception.dataset.labels import read_labels
@@ -86,7 +77,7 @@ def change_yaml(data: Path, **keys: object) -> None:
     (data / 'data.yaml').write_text(yaml.safe_dump(content))
 
 
-def test_sound_set_has_no_problem_and_right_counts(data: Path) -> None:
+def test_sound_set_has_no_problem_and_right_counts(data):
     report = verify_dataset(data, COUNTS)
     assert report.ok
     assert report.problems == ()
@@ -98,7 +89,7 @@ def test_sound_set_has_no_problem_and_right_counts(data: Path) -> None:
 
 
 @pytest.mark.parametrize('name', DROPPED)
-def test_line_that_costs_a_picture_is_named(data: Path, name: str) -> None:
+def test_line_that_costs_a_picture_is_named(data, name):
     label = write_label(data, 'train', 1, DROPPED[name])
     report = verify_dataset(data, COUNTS)
     assert report.would_drop == (picture_path(data, 'train', 1),)
@@ -112,7 +103,7 @@ def test_line_that_costs_a_picture_is_named(data: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize('name', NOT_DROPPED)
-def test_line_that_costs_nothing_drops_nothing(data: Path, name: str) -> None:
+def test_line_that_costs_nothing_drops_nothing(data, name):
     write_label(data, 'test', 0, NOT_DROPPED[name])
     report = verify_dataset(data, COUNTS)
     assert report.would_drop == ()
@@ -123,7 +114,7 @@ def encoded(suffix: str, picture: np.ndarray) -> bytes:
     return cv2.imencode(suffix, picture.astype(np.uint8))[1].tobytes()
 
 
-def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
+def test_verdict_is_that_of_ultralytics(tmp_path):
     pytest.importorskip('ultralytics', exc_type=ImportError)
     from training.ultralytics_cpu import prepare_ultralytics
 
@@ -135,7 +126,8 @@ def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
     images = data / 'train' / 'images'
     for folder in (images, data / 'train' / 'labels'):
         folder.mkdir(parents=True)
-    write_data_yaml(data, CLASSES, train='train/images')
+    content = {'train': 'train/images', 'names': [*CLASSES]}
+    (data / 'data.yaml').write_text(yaml.safe_dump(content))
     picture = encoded('.jpg', np.full((48, 64, 3), 90))
     labels = [*DROPPED.values(), *NOT_DROPPED.values()]
     for number, text in enumerate(labels):
@@ -182,7 +174,7 @@ def test_verdict_is_that_of_ultralytics(tmp_path: Path) -> None:
     assert the(report, 'rewritten').file == 'train/images/trailing.jpg'
 
 
-def test_picture_that_is_cut_off_is_named(data: Path) -> None:
+def test_picture_that_is_cut_off_is_named(data):
     path = picture_path(data, 'val', 2)
     path.write_bytes(path.read_bytes()[:-40])
     report = verify_dataset(data, COUNTS)
@@ -191,9 +183,7 @@ def test_picture_that_is_cut_off_is_named(data: Path) -> None:
     assert report.would_drop == (path,)
 
 
-def test_picture_that_training_would_stop_at_is_fatal(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_picture_that_training_would_stop_at_is_fatal(data, monkeypatch):
     monkeypatch.setattr(cv2, 'imdecode', lambda data, flags: None)  # as OpenCV answers
     report = verify_dataset(data, COUNTS)
     named = {entry.file for entry in report.problems if entry.kind == 'undecodable' and entry.fatal}
@@ -201,7 +191,7 @@ def test_picture_that_training_would_stop_at_is_fatal(
     assert report.would_drop == ()  # Ultralytics looks at headers only
 
 
-def test_faulty_label_is_fatal_where_it_changes_figures(data: Path) -> None:
+def test_faulty_label_is_fatal_where_it_changes_figures(data):
     for split in ('val', 'test'):
         label = write_label(data, split, 0, 'no box\n')
         assert not verify_dataset(data, COUNTS).ok
@@ -209,7 +199,7 @@ def test_faulty_label_is_fatal_where_it_changes_figures(data: Path) -> None:
     assert verify_dataset(data, COUNTS).ok
 
 
-def test_training_split_may_lose_one_picture_of_a_hundred(data: Path) -> None:
+def test_training_split_may_lose_one_picture_of_a_hundred(data):
     picture = picture_path(data, 'train', 0)
     for index in range(100, 200):
         picture.with_name(f'train_{index}.jpg').write_bytes(picture.read_bytes())
@@ -223,7 +213,7 @@ def test_training_split_may_lose_one_picture_of_a_hundred(data: Path) -> None:
     assert the(report, 'dropped').fatal
 
 
-def test_missing_pictures_are_counted(data: Path) -> None:
+def test_missing_pictures_are_counted(data):
     picture_path(data, 'train', 3).unlink()
     report = verify_dataset(data, COUNTS)
     assert 'train holds 5 pictures, expected were 6' in the(report, 'count').message
@@ -231,13 +221,13 @@ def test_missing_pictures_are_counted(data: Path) -> None:
     assert not report.ok
 
 
-def test_split_that_was_expected_but_is_not_named_is_fatal(data: Path) -> None:
+def test_split_that_was_expected_but_is_not_named_is_fatal(data):
     (data / 'data.yaml').write_text(DATA_YAML.replace('test: ../test/images\n', ''))
     assert 'count' in kinds(verify_dataset(data, COUNTS), fatal=True)
     assert verify_dataset(data, {}).ok
 
 
-def test_picture_without_label_is_background(data: Path) -> None:
+def test_picture_without_label_is_background(data):
     label_path(picture_path(data, 'train', 0)).unlink()
     report = verify_dataset(data, COUNTS)
     assert report.ok
@@ -245,7 +235,7 @@ def test_picture_without_label_is_background(data: Path) -> None:
     assert report.counts['train'].background == 1
 
 
-def test_label_beside_its_picture_is_fatal_for_every_command(data: Path) -> None:
+def test_label_beside_its_picture_is_fatal_for_every_command(data):
     picture = picture_path(data, 'val', 0)
     label_path(picture).rename(picture.with_suffix('.txt'))
     found = the(verify_dataset(data, COUNTS), 'stray-label')
@@ -255,7 +245,7 @@ def test_label_beside_its_picture_is_fatal_for_every_command(data: Path) -> None
         read_split(data, 'val')
 
 
-def test_download_key_is_refused_and_not_executed(data: Path, tmp_path: Path) -> None:
+def test_download_key_is_refused_and_not_executed(data, tmp_path):
     mark = tmp_path / 'executed'
     change_yaml(data, download=f'open({str(mark)!r}, "w")')
     report = verify_dataset(data, COUNTS)
@@ -263,13 +253,13 @@ def test_download_key_is_refused_and_not_executed(data: Path, tmp_path: Path) ->
     assert not mark.exists()
 
 
-def test_python_object_in_yaml_is_no_data_set(data: Path) -> None:
+def test_python_object_in_yaml_is_no_data_set(data):
     (data / 'data.yaml').write_text('train: !!python/object/apply:os.getcwd []\n')
     with pytest.raises(DataError, match='cannot be read'):
         verify_dataset(data, {})
 
 
-def test_path_that_is_no_data_set_says_so(tmp_path: Path) -> None:
+def test_path_that_is_no_data_set_says_so(tmp_path):
     with pytest.raises(DataError, match='no data set'):
         verify_dataset(tmp_path, {})
     (tmp_path / 'data.yaml').write_text('just text')
@@ -284,7 +274,7 @@ def test_path_that_is_no_data_set_says_so(tmp_path: Path) -> None:
         ['Yellow Cone', 'unknown', 'orange-cone', 'big_orange', 'blue'],
     ],
 )
-def test_other_order_is_mapped_and_normalised(data: Path, tmp_path: Path, names: list[str]) -> None:
+def test_other_order_is_mapped_and_normalised(data, tmp_path, names):
     before = verify_dataset(data, COUNTS).counts['train'].boxes
     change_yaml(data, names=names)
     report = verify_dataset(data, COUNTS)
@@ -301,7 +291,7 @@ def test_other_order_is_mapped_and_normalised(data: Path, tmp_path: Path, names:
     assert first.splitlines()[0] == '4 0.5 0.5 0.25 0.5'
 
 
-def test_fewer_classes_are_mapped(data: Path) -> None:
+def test_fewer_classes_are_mapped(data):
     for split, count in COUNTS.items():
         for index in range(count):
             write_label(data, split, index, '1 0.5 0.5 0.1 0.1\n')
@@ -313,7 +303,7 @@ def test_fewer_classes_are_mapped(data: Path) -> None:
     assert 'class' in kinds(verify_dataset(data, COUNTS), fatal=True)
 
 
-def test_unknown_class_is_refused_when_it_is_used(data: Path) -> None:
+def test_unknown_class_is_refused_when_it_is_used(data):
     change_yaml(data, names=['blue_cone', 'traffic_light', *CLASSES[2:]])
     report = verify_dataset(data, COUNTS)
     assert the(report, 'class-name').fatal
@@ -354,12 +344,12 @@ def make_ambiguous(data: Path) -> None:
         (lambda data: change_yaml(data, names={0: 'blue_cone', 2: 'yellow_cone'}, nc=2), 'names'),
     ],
 )
-def test_planted_fault_is_fatal(data: Path, fault: Callable[[Path], None], kind: str) -> None:
+def test_planted_fault_is_fatal(data, fault, kind):
     fault(data)
     assert the(verify_dataset(data, {}), kind).fatal
 
 
-def test_every_alias_stands_for_one_class() -> None:
+def test_every_alias_stands_for_one_class():
     aliases = {
         0: ['blue', 'blue_cones', 'cone_blue', 'Blue Cone', 'blue-cone'],
         1: ['large_orange', 'orange_large_cone', 'BIG_ORANGE', 'cone_orange_big'],
@@ -373,7 +363,7 @@ def test_every_alias_stands_for_one_class() -> None:
     assert map_classes(['cone', 'other', 'blue yellow']) == {}
 
 
-def test_picture_in_two_splits_is_fatal(data: Path) -> None:
+def test_picture_in_two_splits_is_fatal(data):
     change_yaml(data, test=['../test/images', 'train/images'])
     report = verify_dataset(data, {})
     assert {entry.file for entry in report.problems if entry.kind == 'in-two-splits'} == {
@@ -382,7 +372,7 @@ def test_picture_in_two_splits_is_fatal(data: Path) -> None:
     assert 'in-two-splits' in kinds(report, fatal=True)
 
 
-def test_copy_in_another_split_is_told_from_a_shared_name(data: Path) -> None:
+def test_copy_in_another_split_is_told_from_a_shared_name(data):
     copy = picture_path(data, 'test', 0).with_name('train_2.jpg')
     copy.write_bytes(picture_path(data, 'train', 2).read_bytes())
     write_label(data, 'test', 9, '').rename(label_path(copy))
@@ -391,7 +381,7 @@ def test_copy_in_another_split_is_told_from_a_shared_name(data: Path) -> None:
     assert 'double-name' in kinds(verify_dataset(data, {}), fatal=False)
 
 
-def test_name_twice_in_the_test_split_is_fatal(data: Path, tmp_path: Path) -> None:
+def test_name_twice_in_the_test_split_is_fatal(data, tmp_path):
     other = plant(tmp_path / 'other')
     change_yaml(data, test=['test/images', str(other / 'test' / 'images')])
     report = verify_dataset(data, {})
@@ -403,7 +393,7 @@ def test_name_twice_in_the_test_split_is_fatal(data: Path, tmp_path: Path) -> No
     assert len(read_layout(written).splits['train']) == 12
 
 
-def test_list_file_is_read_as_ultralytics_reads_it(data: Path) -> None:
+def test_list_file_is_read_as_ultralytics_reads_it(data):
     (data / 'train.txt').write_text('./train/images/train_0.jpg\n./train/images/train_1.jpg\n')
     change_yaml(data, train='train.txt')
     report = verify_dataset(data, {'train': 2})
@@ -411,19 +401,19 @@ def test_list_file_is_read_as_ultralytics_reads_it(data: Path) -> None:
     assert report.counts['train'].boxes['yellow_cone'] == 2
 
 
-def test_folder_that_does_not_exist_is_named(data: Path) -> None:
+def test_folder_that_does_not_exist_is_named(data):
     change_yaml(data, val='../nowhere/images')
     assert 'nowhere' in the(verify_dataset(data, {}), 'no-folder').message
 
 
-def test_path_relative_to_the_working_directory_is_said(data: Path) -> None:
+def test_path_relative_to_the_working_directory_is_said(data):
     change_yaml(data, path='.')
     report = verify_dataset(data, COUNTS)
     assert kinds(report, fatal=False) == {'relative-path'}
     assert report.ok
 
 
-def test_copy_whose_path_leads_to_the_original_is_refused(data: Path, tmp_path: Path) -> None:
+def test_copy_whose_path_leads_to_the_original_is_refused(data, tmp_path):
     change_yaml(data, path=str(data))
     assert 'path' not in kinds(verify_dataset(data, COUNTS))
     copy = tmp_path / 'copy'
@@ -439,7 +429,7 @@ def test_copy_whose_path_leads_to_the_original_is_refused(data: Path, tmp_path: 
     assert str(data) in read_split(tmp_path / 'elsewhere', 'val').notes[0]
 
 
-def test_normalised_set_leaves_the_original_alone(data: Path, tmp_path: Path) -> None:
+def test_normalised_set_leaves_the_original_alone(data, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in data.rglob('*')}
     write_label(data, 'test', 1, '1 0.1 0.1 0.3 0.1 0.3 0.4 0.1 0.4\n0 0.5 0.5 0.1 0.1\n')
     report = verify_dataset(data, COUNTS)
@@ -456,7 +446,7 @@ def test_normalised_set_leaves_the_original_alone(data: Path, tmp_path: Path) ->
     assert set(before) == set(data.rglob('*'))
 
 
-def test_normalised_set_lacks_unreadable_training_pictures(data: Path, tmp_path: Path) -> None:
+def test_normalised_set_lacks_unreadable_training_pictures(data, tmp_path):
     for index in range(100, 200):
         path = picture_path(data, 'train', index)
         path.write_bytes(picture_path(data, 'train', 0).read_bytes())
@@ -467,7 +457,7 @@ def test_normalised_set_lacks_unreadable_training_pictures(data: Path, tmp_path:
     assert len(read_layout(written).splits['train']) == len(read_layout(data).splits['train']) - 1
 
 
-def test_set_with_fatal_problems_is_not_normalised(data: Path, tmp_path: Path) -> None:
+def test_set_with_fatal_problems_is_not_normalised(data, tmp_path):
     report = verify_dataset(data, {'train': 7})
     with pytest.raises(DataError, match='expected were 7'):
         write_normalised(report, tmp_path / 'normal')
@@ -475,7 +465,7 @@ def test_set_with_fatal_problems_is_not_normalised(data: Path, tmp_path: Path) -
         write_normalised(verify_dataset(data, {}), data)
 
 
-def test_changed_file_is_fatal_once_there_is_a_manifest(data: Path) -> None:
+def test_changed_file_is_fatal_once_there_is_a_manifest(data):
     assert main(['data', 'manifest', str(data)]) == 0
     report = verify_dataset(data, COUNTS)
     assert report.ok
@@ -484,7 +474,7 @@ def test_changed_file_is_fatal_once_there_is_a_manifest(data: Path) -> None:
     assert the(verify_dataset(data, COUNTS), 'manifest-changed').file == 'train/labels/train_0.txt'
 
 
-def test_only_what_is_trained_on_must_be_as_the_manifest_says(data: Path) -> None:
+def test_only_what_is_trained_on_must_be_as_the_manifest_says(data):
     (data / 'README.txt').write_text('about')
     main(['data', 'manifest', str(data)])
     (data / 'README.txt').unlink()
@@ -497,9 +487,7 @@ def test_only_what_is_trained_on_must_be_as_the_manifest_says(data: Path) -> Non
     assert 'manifest-extra' in kinds(verify_dataset(data, {}), fatal=True)
 
 
-def test_command_prints_writes_and_says_by_status(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_command_prints_writes_and_says_by_status(data, tmp_path, capsys):
     expect = ['--expect', *(f'{split}={count}' for split, count in COUNTS.items())]
     command = ['data', 'verify', str(data), *expect]
     out = ['--json', str(tmp_path / 'r' / 'report.json'), '--plot', str(tmp_path / 'r' / 'd.html')]
@@ -520,22 +508,20 @@ def test_command_prints_writes_and_says_by_status(
     assert main([*command[:3], '--expect', 'tset=3']) == 1
 
 
-def test_counts_are_known_by_the_folder_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_counts_are_known_by_the_folder_name(tmp_path, capsys):
     data = plant(tmp_path / 'FSOCO-12')
     assert main(['data', 'verify', str(data)]) == 1
     assert 'test holds 2 pictures, expected were 689' in capsys.readouterr().out
 
 
-def test_repeated_row_counts_once(tmp_path: Path) -> None:
+def test_repeated_row_counts_once(tmp_path):
     (tmp_path / 'a.txt').write_text(NOT_DROPPED['repeated'])
     labels = read_labels(tmp_path / 'a.txt', 5)
     assert len(labels.rows) == 2
     assert [(fault.line, fault.kind) for fault in labels.faults] == [(2, 'duplicate-row')]
 
 
-def test_shared_sets_are_sound(shared_data: Path) -> None:
+def test_shared_sets_are_sound(shared_data):
     report = verify_dataset(shared_data / 'cone-detector-mini', {'train': 498, 'test': 45})
     assert report.problems == ()
     assert report.counts['train'].boxes['yellow_cone'] == 3312

@@ -20,7 +20,6 @@ from cone_perception.model_card import file_sha256
 
 MANIFEST = 'manifest.jsonl'
 """Beside data.yaml: a line about the whole, then one per file."""
-SCHEMA = 1
 IGNORED_SUFFIXES = ('.cache', '.npy')
 """What Ultralytics writes into a data set."""
 
@@ -98,7 +97,7 @@ def write_manifest(path: Path) -> Manifest:
 
     with told_as(DataError, f'the manifest of {layout.root} cannot be written'):
         manifest = Manifest(tuple(map_in_threads(describe, _list_files(layout), 'hash', 'file')))
-        head = {'schema': SCHEMA, 'sha256': manifest.sha256, 'counts': _count(manifest)}
+        head = {'schema': 1, 'sha256': manifest.sha256, 'counts': _count(manifest)}
         lines = ''.join(f'{to_json(entry)}\n' for entry in (head, *manifest.files))
         write_whole(layout.root / MANIFEST, lines)
     return manifest

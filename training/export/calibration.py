@@ -30,9 +30,6 @@ LEAST_PICTURES = 100
 ENOUGH_PICTURES = 300
 """Fewer than the first are refused by `export`, fewer than the second warned about."""
 
-MOST_CANDIDATES = 3000
-"""Pictures of a larger split that are looked at, evenly spaced."""
-
 HEIGHTS_PX = (8, 16, 32, 64, 128)
 """Limits between box sizes, in pixels of the network's input."""
 
@@ -81,7 +78,7 @@ class Calibration:
                 'seen what judges it is judged too well.'
             )
         layout = read_layout(data)
-        candidates = _evenly_spaced(layout.splits.get(split, ()), MOST_CANDIDATES)
+        candidates = _evenly_spaced(layout.splits.get(split, ()), 3000)  # the most to look at
         if not candidates:
             raise DataError(f'{layout.data_yaml} has no pictures for the split {split!r}.')
         strata = _strata(candidates, len(layout.names), height_px, width_px)

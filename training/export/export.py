@@ -60,7 +60,6 @@ from training.runs.card import read_card
 from training.ultralytics_cpu import prepare_ultralytics
 
 CALIBRATION_FILE = 'calibration.txt'
-SENSITIVITY_PICTURES = 16
 NETWORK_WIDTH_PX = 640
 Judge = partial[GateResult]
 """judge_bundle with its split and limits."""
@@ -254,7 +253,7 @@ def _search_float_blocks(
         print(table(result), file=sys.stderr)
         return result.passed
 
-    every = max(1, len(calibration.pictures) // SENSITIVITY_PICTURES)
+    every = max(1, len(calibration.pictures) // 16)  # about 16 tell blocks apart
     some = replace(calibration, pictures=calibration.pictures[::every])
     measured = measure_blocks(steps, original, [*some.letterboxed()], originals.layout)
     kept = search_float_blocks(measured, passes)

@@ -46,13 +46,7 @@ NETWORKS: dict[str, tuple[Precision, Encoding]] = {
 }
 """Networks of a bundle: the reference, its twin for GPUs, INT8 for OpenVINO and for TensorRT."""
 
-KEPT_METADATA = ('names', 'imgsz', 'stride', 'task', 'license', 'version')
-
 SEED = 7_041_776
-DRIVE_S, DRIVE_HZ = 3.0, 1.0
-NOISE_CELL_PX = 16
-SAME_SCORE = 0.001
-"""Mean score error between the exports for two batches of the same weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,8 @@ def export_batches(
             path = export_onnx(weights, Path(folder), height_px, width_px, layout, batch)
             network = by_batch[batch] = onnx.load(path)
         # Ultralytics writes the day and the folder, too: same weights shall give the same bytes.
-        kept = [entry for entry in network.metadata_props if entry.key in KEPT_METADATA]
+        told = 'names', 'imgsz', 'stride', 'task', 'license', 'version'
+        kept = [entry for entry in network.metadata_props if entry.key in told]
         del network.metadata_props[:]
         network.metadata_props.extend(kept)
     metadata = {entry.key: entry.value for entry in by_batch[1].metadata_props}
@@ -141,11 +136,10 @@ def write_network(
 
 def reference_pictures(height_px: int, width_px: int) -> UInt8:
     """(4, height_px, width_px, 3) uint8 BGR, letterboxed: three of a rendered drive, then noise."""
-    drive = drive_frames(SimulateSettings(), SEED, DRIVE_S, DRIVE_HZ)
+    drive = drive_frames(SimulateSettings(), SEED, 3.0, 1.0)
     pictures = [letterbox(np.asarray(f.image, np.uint8), height_px, width_px) for f in drive]
     random = np.random.default_rng(SEED)
-    shape = (height_px // NOISE_CELL_PX, width_px // NOISE_CELL_PX, 3)
-    coarse = random.integers(0, 256, shape, np.uint8)
+    coarse = random.integers(0, 256, (height_px // 16, width_px // 16, 3), np.uint8)
     noise = cv2.resize(coarse, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
     return np.stack([*pictures, noise.astype(np.uint8)])
 
@@ -164,7 +158,7 @@ def write_answers(bundle: Bundle) -> None:
         differs = max(
             score_error(*pair, card.output_layout) for pair in zip(expected, outputs, strict=True)
         )
-        if not differs <= SAME_SCORE:
+        if not differs <= 0.001:
             raise ModelError(
                 f'the export for batch {network.batch} gives scores that differ from those for '
                 f'batch 1 by {differs:.3f}: this version of Ultralytics exports it wrongly. '

@@ -59,19 +59,8 @@ A CPU without VNNI adds two products of uint8 and int8 in 16 bits. 255 x 63 x 2 
 255 x 127 x 2 does not and is cut off at 32,767.
 """
 
-ZERO_POINT: Mapping[Int8Encoding, NDArray[np.generic]] = {
-    'int8': np.array(0, np.int8),
-    'uint8': np.array(128, np.uint8),
-}
-
-FLOAT_INPUTS = {'Resize': (1, 2)}
-"""Inputs that are FP32 whatever the operator computes in."""
-
 OPSET = 19
 """The first in which the scales of INT8 may be FP16, as TensorRT wants them beside FP16 layers."""
-
-LARGE = 256
-"""Values from which a tensor of weights is worth a cast."""
 
 
 def convolutions_of(network: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -138,7 +127,8 @@ def quantise(
     network = deepcopy(original)
     graph = network.graph
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    added: dict[str, NDArray[np.generic]] = {'zero_point': ZERO_POINT[encoding]}
+    zero_point = np.array(0, np.int8) if encoding == 'int8' else np.array(128, np.uint8)
+    added: dict[str, NDArray[np.generic]] = {'zero_point': zero_point}
     nodes: list[onnx.NodeProto] = []
 
     def add(operator: str, taken: str, made: str, real: str, zero: str, **axis: int) -> None:
@@ -244,7 +234,7 @@ def convert_to_half(network: onnx.ModelProto, kept: Collection[str]) -> onnx.Mod
 
     for node in graph.node:
         as_half = node.name not in kept and not outputs.intersection(node.output)
-        exempt = FLOAT_INPUTS.get(node.op_type, ())
+        exempt = (1, 2) if node.op_type == 'Resize' else ()  # FP32 whatever it computes in
         inputs = [read(name, as_half and i not in exempt) for i, name in enumerate(node.input)]
         del node.input[:]
         node.input.extend(inputs)
@@ -267,7 +257,8 @@ def store_weights_in_half(network: onnx.ModelProto) -> onnx.ModelProto:
     """Store the FP32 weights of convolutions as FP16, cast when the network is loaded."""
     small = deepcopy(network)
     taken = {node.input[1] for node in convolutions_of(small)}
-    weights = [t for t in small.graph.initializer if t.name in taken and np.prod(t.dims) >= LARGE]
+    # Smaller ones are not worth a cast.
+    weights = [t for t in small.graph.initializer if t.name in taken and np.prod(t.dims) >= 256]
     casts = []
     for weight in weights:
         name = weight.name

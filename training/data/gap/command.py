@@ -77,10 +77,6 @@ def distance_row(entry: SetDifference) -> list[str]:
     return [entry.name, *medians, *distances]
 
 
-BINS = 40
-THUMBNAIL_PX = 320
-
-
 def write_gap_page(path: Path, report: GapReport) -> None:
     """Write the page. It holds pictures of the data sets: for local viewing."""
     a, b = report.a.name, report.b.name
@@ -118,7 +114,7 @@ def _distributions(report: GapReport) -> Iterator[Chart]:
             axis = {'tickvals': list(range(len(names))), 'ticktext': names}
         else:
             low, high = np.quantile(np.concatenate(values), [0.005, 0.995])
-            edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
+            edges = np.linspace(low, max(high, low + 1e-6), 41)  # 40 bins
         counts = [np.histogram(found, edges)[0] for found in values]
         counted = [(report.a.name, counts[0]), (report.b.name, counts[1])]
         title = f'{entry.name} ({entry.unit})' if entry.unit else entry.name
@@ -142,5 +138,5 @@ def _embedding(report: GapReport) -> Iterator[Section]:
     plane = chart('embedding', traces, height_px=400)
     yield Section('As the backbone sees them', [plane, told])
     for kind, paths in found.examples.items():
-        pictures = [Picture(embed_picture(path, THUMBNAIL_PX), path.name) for path in paths]
+        pictures = [Picture(embed_picture(path, 320), path.name) for path in paths]
         yield Section(f'Pictures of {report.b.name} {kind} to {report.a.name}', [Gallery(pictures)])

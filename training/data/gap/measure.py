@@ -27,7 +27,6 @@ from training.data.gap.figures import BOX_FIGURES, Sample, measure_set
 HALVINGS = 40
 """Random halves of a set whose distances say how much it varies in itself."""
 EXAMPLES = 8
-PERMUTATIONS = 200
 QUANTILES = np.linspace(0.002, 0.998, 250)
 
 
@@ -233,7 +232,7 @@ def _embed(
         for own in (first, ~first)
         for half in (_draw_half(block, rng, own) for _ in range(HALVINGS))
     ]
-    shuffled = [_draw_half(block, rng) for _ in range(PERMUTATIONS)]
+    shuffled = [_draw_half(block, rng) for _ in range(200)]
     # As many pictures of the other set are hidden: otherwise it would have more to offer.
     hidden = np.concatenate(
         [np.tile(own[:, None] == own[None], 2) for own in (block[:count], block[count:])]
