@@ -77,17 +77,9 @@ def drive(
         sent = index * 10**9 // HZ
         answered = fate(index) == 'answered'
         returned = sent + int((latency_ms - 5 + noise[index]) * MS) if answered else None
-        traces.append(
-            FrameTrace(
-                camera='left',
-                index=index,
-                stamp_ns=stamp(index),
-                fate=fate(index),
-                sent_ns=sent,
-                returned_ns=returned,
-                found=found(index) if answered else None,
-            )
-        )
+        cones_found = found(index) if answered else None
+        which = ('left', index, stamp(index), fate(index), sent)
+        traces.append(FrameTrace(*which, returned_ns=returned, found=cones_found))
     return Pass(Pace(), traces)
 
 
@@ -247,17 +239,14 @@ def test_one_run_of_each_does_not_decide_what_runs_may_differ_by() -> None:
 
 def test_interval_over_passes_is_students() -> None:
     """By hand: means 41 and 51, variances 1, so an error of sqrt(2/3), 2 degrees of freedom."""
-    results = [
-        result_of(
-            drive(), drive(), drive(), truth=None, figures={'node_memory_peak_mb': Interval(m)}
-        )
-        for m in (41, 51)
-    ]
-    a, b = (
-        replace(each, per_pass=[{'node_memory_peak_mb': Interval(m + d)} for d in (-1, 0, 1)])
-        for each, m in zip(results, (41, 51), strict=True)
-    )
-    found = compare(a, b).differences['node_memory_peak_mb'].difference
+
+    def result_with(mean_mb: float) -> ReplayResult:
+        of_passes = [{'node_memory_peak_mb': Interval(mean_mb + d)} for d in (-1, 0, 1)]
+        made = result_of(*[drive()] * 3, truth=None, figures=of_passes[1])
+        return replace(made, per_pass=of_passes)
+
+    found = compare(result_with(41), result_with(51))
+    found = found.differences['node_memory_peak_mb'].difference
     half = 4.302653 * math.sqrt(2 / 3)
     assert (found.low, found.high) == pytest.approx((10 - half, 10 + half))
 

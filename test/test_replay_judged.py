@@ -42,16 +42,11 @@ def cones(*rows):
 def frame(index, found, camera='camera', latency_ms=20):
     """Answered with `found`; dropped where it is None."""
     sent_ns = index * PERIOD_NS
-    answered = found is not None
-    return FrameTrace(
-        camera,
-        index,
-        START_NS + index * PERIOD_NS,
-        'answered' if answered else 'dropped',
-        sent_ns,
-        returned_ns=sent_ns + latency_ms * 10**6 if answered else None,
-        found=found,
-    )
+    sent = (camera, index, START_NS + sent_ns)
+    if found is None:
+        return FrameTrace(*sent, 'dropped', sent_ns)
+    returned_ns = sent_ns + latency_ms * 10**6
+    return FrameTrace(*sent, 'answered', sent_ns, returned_ns=returned_ns, found=found)
 
 
 def drive(*answers):
@@ -115,12 +110,8 @@ def test_cones_are_judged_in_the_band_of_their_height():
     assert figures['recall_sent 0-16 px'].value == 0.5
     assert figures['recall_sent from 64 px'].value == 1
     assert math.isnan(figures['recall_sent 16-32 px'].value)
-    assert [band_name(*band) for band in BANDS_PX] == [
-        '0-16 px',
-        '16-32 px',
-        '32-64 px',
-        'from 64 px',
-    ]
+    names = [band_name(*band) for band in BANDS_PX]
+    assert names == ['0-16 px', '16-32 px', '32-64 px', 'from 64 px']
 
 
 def random_drive(seed, frames=60):

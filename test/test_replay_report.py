@@ -19,6 +19,7 @@ from replay_results import NEAR, PERIOD_NS, cones, load, result, trace, write_ba
 
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError
+from cone_perception.pages.blocks import Chart
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages import charts
 from cone_perception.replay.pages.charts import MAX_FRAMES, STATION_LOOKS, Timeline
@@ -28,6 +29,7 @@ from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample
 
 FAR = (250.0, 150.0, 265.0, 180.0)
 FATAL = '<script>alert("x")</script>'
+OVERHEAD = {f'overhead_latency_{p}_ms': Interval(v) for p, v in (('p50', 1.9), ('p99', 3.1))}
 
 
 @pytest.fixture
@@ -68,32 +70,25 @@ def everything() -> ReplayResult:
         for of in ('', ' 16-32 px')
     }
     judged |= {f'{what}_sent blue_cone': Interval(0.25) for what in ('precision', 'ap50')}
+    failed = {'hz': 55.0, 'missed_share': 0.2, 'rate_out_hz': 40.0, 'passed': False, 'why': FATAL}
     return with_figures(
         replace(
             shown,
             probes=[
                 {'hz': 10.0, 'missed_share': 0.0, 'rate_out_hz': 10.0, 'passed': True},
-                {
-                    'hz': 55.0,
-                    'missed_share': 0.2,
-                    'rate_out_hz': 40.0,
-                    'passed': False,
-                    'why': FATAL,
-                },
+                failed,
             ],
             problems=['the bag is cut off'],
             interrupted=True,
             health={'camera left': {'latency': 'fine'}},
         ),
         **judged,
+        **OVERHEAD,
         flicker_share=Interval(0.03, 0.02, 0.04),
-        overhead_latency_p50_ms=Interval(1.9),
-        overhead_latency_p99_ms=Interval(3.1),
         max_rate_hz=Interval(45.0),
     )
 
 
-OVERHEAD = {f'overhead_latency_{p}_ms': Interval(v) for p, v in (('p50', 1.9), ('p99', 3.1))}
 AGREEMENT = {'agreement_recall': Interval(0.9), 'agreement_precision': Interval(0.8)}
 JUDGED = {f'recall_{whose}': Interval(0.5) for whose in ('sent', 'answered')}
 DROPPED = [[*answered(3), trace(3, 'dropped')]]
@@ -191,9 +186,7 @@ def test_budget_is_kept_or_not(tmp_path):
     shown = result([answered(5)])
 
     def page(over_budget: list[str] | None) -> ReadPage:
-        return ReadPage(
-            write_report(tmp_path, shown, None, over_budget).read_text(encoding='utf-8')
-        )
+        return ReadPage(write_report(tmp_path, shown, None, over_budget).read_text('utf-8'))
 
     assert 'budget' not in page(None).text
     assert 'Within the budget.' in page([]).text
@@ -307,10 +300,7 @@ def test_what_comes_from_outside_cannot_break_the_page(page_of):
             health={FATAL: {FATAL: FATAL}},
             problems=[FATAL],
             load=[[sample, replace(sample, time_ns=10**9 + 10**8)]],
-            figures={
-                f'recall_sent {FATAL}': Interval(0.5),
-                f'flicker_share {FATAL}': Interval(0.5),
-            },
+            figures={f'{n} {FATAL}': Interval(0.5) for n in ('recall_sent', 'flicker_share')},
         ),
         Path(FATAL),
     )
@@ -359,10 +349,8 @@ def worst_shown(page: ReadPage) -> list[dict[str, str]]:
 def pictures_of(page: ReadPage | str) -> list[np.ndarray]:
     source = page if isinstance(page, str) else page.source
     encoded = dict.fromkeys(re.findall(r'data:image/jpeg;base64,([^"]+)', f'{source}"'))
-    decoded = [
-        cv2.imdecode(np.frombuffer(base64.b64decode(each), np.uint8), cv2.IMREAD_COLOR)
-        for each in encoded
-    ]
+    data = [np.frombuffer(base64.b64decode(each), np.uint8) for each in encoded]
+    decoded = [cv2.imdecode(each, cv2.IMREAD_COLOR) for each in data]
     assert all(picture is not None for picture in decoded)
     return decoded
 
@@ -451,9 +439,13 @@ def test_ten_thousand_frames_stay_a_small_page(page_of):
     assert 0.4 * MAX_FRAMES < len(latency['x']) <= MAX_FRAMES
 
 
+def by_name(chart: Chart) -> dict[str, dict[str, object]]:
+    return {trace['name']: trace for trace in chart.figure['data']}
+
+
 def latency_traces(frames: list[FrameTrace]) -> dict[str, dict[str, object]]:
     (chart,) = charts.latency_charts(Timeline.of([frames]), {})
-    return {trace['name']: trace for trace in chart.figure['data']}
+    return by_name(chart)
 
 
 def test_areas_of_the_stations_stack_up_to_the_latency():
@@ -468,11 +460,8 @@ def test_areas_of_the_stations_stack_up_to_the_latency():
 
 def test_slow_station_shows_in_its_own_colour():
     slow = answered(4)
-    late = slow[2]
-    slow[2] = replace(
-        late,
-        **{n: getattr(late, n) + 50_000_000 for n in ('decoded_ns', 'published_ns', 'returned_ns')},
-    )
+    late = ('decoded_ns', 'published_ns', 'returned_ns')
+    slow[2] = replace(slow[2], **{name: getattr(slow[2], name) + 50_000_000 for name in late})
     traces = latency_traces(slow)
     decode = traces[STATION_LOOKS['decode'].name]['y']
     assert max(decode) == decode[2] > 10 * decode[1]
@@ -482,9 +471,8 @@ def test_slow_station_shows_in_its_own_colour():
 def test_cameras_that_send_at_the_same_moment_do_not_hide_one_another():
     frames = [trace(i, camera=camera) for i in range(10) for camera in ('left', 'right')]
     shown = charts.latency_charts(Timeline.of([frames]), {})
-    assert [each.name for each in shown] == [
-        f'latency of {c} by station' for c in ('left', 'right')
-    ]
+    names = [f'latency of {camera} by station' for camera in ('left', 'right')]
+    assert [each.name for each in shown] == names
     assert all(len(each.figure['data'][0]['x']) == 10 for each in shown)
 
 
@@ -556,14 +544,9 @@ def test_camera_that_stops_has_no_line_after_that():
     assert traces['frames were sent', 'right']['x'].max() == pytest.approx(49 * 0.05)
 
 
-def rates_of(passes: list[list[FrameTrace]]) -> dict[str, dict[str, object]]:
-    chart = charts.rate_chart(passes, Timeline.of(passes))
-    return {trace['name']: trace for trace in chart.figure['data']}
-
-
 def test_rate_falls_where_frames_are_lost():
     frames = [trace(i, 'dropped' if 100 <= i < 140 else 'answered') for i in range(200)]
-    rates = rates_of([frames])
+    rates = by_name(charts.rate_chart([frames], Timeline.of([frames])))
     sent, out = rates['sent']['y'], rates['answered']['y']
     assert np.nanmax(sent) - np.nanmin(sent) <= 2
     assert np.nanmin(out) == 0
@@ -572,7 +555,7 @@ def test_rate_falls_where_frames_are_lost():
 
 def test_line_is_broken_between_two_passes():
     passes = [answered(60), answered(60, start_ns=10**15)]
-    rates = rates_of(passes)
+    rates = by_name(charts.rate_chart(passes, Timeline.of(passes)))
     assert [np.isnan(trace['x']).sum() for trace in rates.values()] == [3, 3, 3]
 
 
@@ -600,7 +583,7 @@ def test_load_is_drawn_for_each_process_while_frames_were_sent():
     timeline = Timeline.of([answered(40)])
     early = LoadSample('node', 10**9 - 10**9 // 2, {'cpu_cores': 99.0})
     shown = charts.load_chart([[early, *load(4)]], timeline, 'Processor', 'cpu_cores', 'cores')
-    lines = {trace['name']: trace for trace in shown.figure['data']}
+    lines = by_name(shown)
     assert set(lines) == {'node', 'player'}
     assert len(lines['node']['x']) == 4  # the one before the first frame is left out
     heat = charts.load_chart([load(4)], timeline, 'Heat', 'temperature_c', '°C')
@@ -619,11 +602,7 @@ def test_long_load_keeps_its_shape():
 def test_probes_are_drawn_as_passed_or_not():
     missed, rate_out = charts.probe_charts(everything().probes, 45.0)
     for shown in (missed, rate_out):
-        assert [trace['name'] for trace in shown.figure['data']] == [
-            'limit',
-            'passed',
-            'not passed',
-        ]
+        assert list(by_name(shown)) == ['limit', 'passed', 'not passed']
         assert shown.figure['layout']['shapes'][0]['label']['text'] == '45.0 Hz'
     failed = missed.figure['data'][2]
     assert (failed['x'], failed['y']) == (pytest.approx([55.0]), pytest.approx([20.0]))

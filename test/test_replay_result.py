@@ -111,12 +111,8 @@ def test_the_file_is_json_that_others_can_read(tmp_path: Path) -> None:
     """NaN and Infinity are no JSON: jq, JavaScript and others refuse them."""
     path = tmp_path / 'result.json'
     result = some_result(0)
-    configuration = {
-        'rate': math.inf,
-        'deep': ({'x': math.nan},),
-        'path': Path('a'),
-        'n': np.int64(3),
-    }
+    configuration = {'rate': math.inf, 'deep': ({'x': math.nan},), 'path': Path('a')}
+    configuration['n'] = np.int64(3)
     write_result(path, replace(result, configuration=configuration))
 
     def refuse(name: str) -> None:
@@ -127,11 +123,8 @@ def test_the_file_is_json_that_others_can_read(tmp_path: Path) -> None:
 
 
 def test_nvidias_names_stand_beside_ours(tmp_path: Path) -> None:
-    figures = {
-        'frames_sent': Interval(20),
-        'frames_answered': Interval(19),
-        'latency_mean_ms': Interval(8),
-    }
+    told = {'frames_sent': 20, 'frames_answered': 19, 'latency_mean_ms': 8}
+    figures = {name: Interval(value) for name, value in told.items()}
     write_result(tmp_path / 'result.json', replace(some_result(1), figures=figures, per_pass=[]))
     record = json.loads((tmp_path / 'result.json').read_text())
     assert record['ros2_benchmark'] == {

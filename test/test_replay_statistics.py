@@ -22,11 +22,7 @@ from cone_perception.replay.figures.names import (
     is_known,
     kind_of,
 )
-from cone_perception.replay.figures.statistics import (
-    MIN_BLOCKS,
-    blocks_of_frames,
-    pass_figures,
-)
+from cone_perception.replay.figures.statistics import MIN_BLOCKS, blocks_of_frames, pass_figures
 from cone_perception.replay.figures.usage import load_figures, slope_per_min
 from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample, Pace, Pass
 from cone_perception.types import Detections
@@ -59,8 +55,7 @@ def one_pass(frames: Sequence[FrameTrace], load: Sequence[LoadSample] = ()) -> P
 
 
 def with_latencies(latencies_ms: Sequence[float], apart_ms: float = 100.0) -> Pass:
-    frames = [answered(i, i * apart_ms, value) for i, value in enumerate(latencies_ms)]
-    return one_pass(frames)
+    return one_pass([answered(i, i * apart_ms, value) for i, value in enumerate(latencies_ms)])
 
 
 def values(figures: dict[str, Interval]) -> dict[str, float]:
@@ -70,13 +65,9 @@ def values(figures: dict[str, Interval]) -> dict[str, float]:
 def test_latency_quantiles_are_those_computed_by_hand() -> None:
     # Sorted 11..20: position 9 q, in between in proportion.
     found = values(pass_figures([with_latencies([20, 11, 19, 12, 18, 13, 17, 14, 16, 15])]))
-    assert found['latency_min_ms'] == 11
-    assert found['latency_mean_ms'] == pytest.approx(15.5)
-    assert found['latency_p50_ms'] == pytest.approx(15.5)
-    assert found['latency_p90_ms'] == pytest.approx(19.1)
-    assert found['latency_p95_ms'] == pytest.approx(19.55)
-    assert found['latency_p99_ms'] == pytest.approx(19.91)
-    assert found['latency_max_ms'] == 20
+    wanted = {'min': 11, 'mean': 15.5, 'p50': 15.5, 'p90': 19.1, 'p95': 19.55, 'p99': 19.91}
+    for name, ms in {**wanted, 'max': 20}.items():
+        assert found[f'latency_{name}_ms'] == pytest.approx(ms), name
 
 
 def test_passes_are_pooled() -> None:
@@ -141,11 +132,9 @@ def test_shares_by_fate_add_up() -> None:
         for i, fate in enumerate(fates)
     ]
     found = values(pass_figures([one_pass(frames)]))
-    assert found['answered_share'] == 0.7
-    assert found['dropped_share'] == 0.15
-    assert found['transport_share'] == 0.1
-    assert found['failed_share'] == 0.05
-    assert found['return_share'] == found['unknown_share'] == 0
+    shares = {'answered': 0.7, 'dropped': 0.15, 'transport': 0.1, 'failed': 0.05}
+    for fate, share in {**shares, 'return': 0, 'unknown': 0}.items():
+        assert found[f'{fate}_share'] == share
     assert (found['frames_sent'], found['frames_answered']) == (20, 14)
 
 
@@ -423,10 +412,8 @@ def test_cpu_interval_is_of_seconds_and_needs_ten_of_them() -> None:
     cores = found['node_cpu_cores']
     assert cores.value == pytest.approx(2, abs=0.01)
     assert (cores.high - cores.low) / 2 == pytest.approx(1.96 / 10, rel=0.1)
-    short = load_figures(
-        [one_pass([], samples('node', memory_mb=by_turns[:12], cpu_cores=by_turns[:12]))]
-    )
-    assert math.isnan(short['node_cpu_cores'].low)
+    few = samples('node', memory_mb=by_turns[:12], cpu_cores=by_turns[:12])
+    assert math.isnan(load_figures([one_pass([], few)])['node_cpu_cores'].low)
 
 
 def test_rates_interval_is_of_the_frames_of_seconds() -> None:
@@ -469,19 +456,14 @@ def test_figures_that_are_made_and_those_described_are_the_same() -> None:
         **judged.consistency_figures([played], names),
         **judged.agreement_figures([played], truth),
         'max_rate_hz': Interval(50),
-        'overhead_latency_p50_ms': Interval(1),
-        'overhead_latency_p99_ms': Interval(1),
-        'overhead_player_cpu_cores': Interval(1),
-        'overhead_monitor_cpu_cores': Interval(1),
     }
+    overhead = ('latency_p50_ms', 'latency_p99_ms', 'player_cpu_cores', 'monitor_cpu_cores')
+    made |= {f'overhead_{name}': Interval(1) for name in overhead}
     assert [name for name in made if not is_known(name)] == []
-    unmade = [p for p in FIGURES if not any(re.fullmatch(p, name) for name in made)]
-    assert unmade == []
-    units = {name: kind_of(name).unit for name in made}
+    assert [p for p in FIGURES if not any(re.fullmatch(p, name) for name in made)] == []
     ends = {'ms': '_ms', 'Hz': '_hz', 'MB': '_mb', 'MB/min': '_mb_per_min', 'cores': '_cores'}
-    for name, unit in units.items():
-        if end := ends.get(unit):
-            assert name.endswith(end)
+    for name in made:
+        assert name.endswith(ends.get(kind_of(name).unit, ''))
 
 
 def test_kinds_say_what_the_name_means() -> None:

@@ -17,14 +17,7 @@ from jinja2.utils import htmlsafe_json_dumps
 
 from cone_perception.errors import OutputError, told_as
 from cone_perception.files import to_json, without_nan, write_whole
-from cone_perception.pages.blocks import (
-    Banner,
-    Block,
-    Chart,
-    Page,
-    Section,
-    Table,
-)
+from cone_perception.pages.blocks import Banner, Block, Chart, Page, Section, Table
 
 DIGITS = 6
 """Significant ones of a number in a chart: a millisecond of ten minutes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +20,6 @@ from cone_perception.pages.charts import (
     histogram,
     line,
     series_colour,
-    strip,
 )
 from cone_perception.replay.figures.accuracy import Answers
 from cone_perception.replay.traces import FATES, STATIONS, Fate, FrameTrace, LoadSample, span_ns
@@ -119,12 +118,10 @@ class Timeline:
 def latency_charts(timeline: Timeline, levels: Mapping[str, float]) -> list[Chart]:
     """For each camera the latency of its frames, stacked by station; lost frames at 0.
 
-    levels: two to be drawn across, the lower one first, e.g. p50 and p99, in ms.
+    One frame at least is answered. levels: two to be drawn across, the lower first, in ms.
     """
     frames = [each.frame for sent in timeline.cameras.values() for each in sent]
-    known = [ms for frame in frames if (ms := frame.latency_ms)]
-    if not known:
-        return []
+    known = [ms for frame in frames if (ms := frame.latency_ms) is not None]
     slowest_ms = max(known)
     high_ms = 1.12 * min(slowest_ms, 3.0 * float(np.percentile(known, 99)))
     beyond = f'The slowest took {slowest_ms:.0f} ms: zoom out to see it.'
@@ -201,18 +198,13 @@ def cones_charts(timeline: Timeline, truth: Answers | None) -> Iterator[Chart]:
     """For each camera the cones found in each answered frame, and those that are there."""
     for camera, sent in timeline.cameras.items():
         frames = [each for each in sent if each.frame.found is not None]
-        counts = [('found', '--blue', [each.frame.found for each in frames])]
-        if truth is not None:
-            there = [truth.get((f.camera, f.stamp_ns)) for _, _, f in frames]
-            counts.insert(0, ('there', '--dim', there))
-        traces = [
-            _framed(
-                *(line, what, frames, [math.nan if c is None else len(c) for c in cones]),
-                *(colour, '%{y}, %{text}'),
-            )
-            for what, colour, cones in counts
-            if frames
-        ]
+        there = [(truth or {}).get((f.camera, f.stamp_ns)) for _, _, f in frames]
+        counts = [] if truth is None else [('there', '--dim', there)]
+        counts.append(('found', '--blue', [each.frame.found for each in frames]))
+        traces = []
+        for what, colour, cones in counts if frames else ():
+            y = [math.nan if each is None else len(each) for each in cones]
+            traces.append(_framed(line, what, frames, y, colour, '%{y}, %{text}'))
         name = f'cones in each frame of {camera}'
         yield timeline.chart(name, traces, 'cones', title=camera, hovermode='x', y_axis=FROM_ZERO)
 
@@ -228,16 +220,14 @@ def rate_chart(passes: Sequence[Sequence[FrameTrace]], timeline: Timeline) -> Ch
     traces = []
     for name, colour, moment in moments:
         x, y = [math.nan], [math.nan]  # the line is broken between two passes
-        for number, (span, frames) in enumerate(
-            zip(pairwise(timeline.edges_s), passes, strict=True)
-        ):
+        for number, frames in enumerate(passes):
             known = (getattr(frame, moment) for frame in frames)
             at_s = [timeline.at_s(number, time_ns) for time_ns in known if time_ns is not None]
-            length_s = span[1] - span[0]
-            if length_s > 0 and at_s:
-                count = max(1, round(length_s / step_s))
-                counts, edges = np.histogram(at_s, count, span)
-                hz = counts * (count / length_s)
+            start_s, end_s = timeline.edges_s[number : number + 2]
+            if start_s < end_s and at_s:
+                count = max(1, round((end_s - start_s) / step_s))
+                counts, edges = np.histogram(at_s, count, (start_s, end_s))
+                hz = counts / np.diff(edges)
                 x += [*edges.tolist(), math.nan]
                 y += [*hz.tolist(), hz[-1], math.nan]
         if len(x) > 1:
@@ -278,17 +268,13 @@ def probe_charts(probes: Sequence[Mapping[str, Any]], found_hz: float) -> Iterat
         traces = [line('limit', ends, limit, '--line', hoverinfo='skip')]
         for passed, said, colour in ((True, 'passed', '--green'), (False, 'not passed', '--red')):
             some = [each for each in enumerate(probes, 1) if each[1]['passed'] == passed]
-            text = [
-                f'probe {number}: {said}'
-                + ('' if passed else f': {probe.get("why") or "not told why"}')
-                for number, probe in some
-            ]
+            whys = ['' if passed else f': {p.get("why") or "not told why"}' for _, p in some]
+            text = [f'probe {n}: {said}{why}' for (n, _), why in zip(some, whys, strict=True)]
             y = np.array([probe.get(key) for _, probe in some], np.float64)  # None: NaN
             told = f'%{{x:.1f}} Hz in, %{{y:.1f}} {unit} {name}, %{{text}}<extra></extra>'
             x = [probe['hz'] for _, probe in some]
-            traces += (
-                [dots(said, x, factor * y, colour, text=text, hovertemplate=told)] if some else []
-            )
+            if some:
+                traces.append(dots(said, x, factor * y, colour, text=text, hovertemplate=told))
         yield chart(
             f'{name} at each rate that was tried',
             traces if probes else [],
@@ -319,16 +305,6 @@ def latency_histogram(latencies_ms: Sequence[float], marks: Mapping[str, float])
         marks=[(value, name) for name, value in marks.items()],
         caption=slower if slowest_ms > end_ms else '',
     )
-
-
-def station_bar(medians_ms: Mapping[str, float]) -> Chart:
-    """The stations' medians one after another."""
-    parts = [
-        (STATION_LOOKS[name].name, ms, STATION_LOOKS[name].colour)
-        for name, ms in medians_ms.items()
-        if math.isfinite(ms) and ms > 0
-    ]
-    return strip('median by station', parts, 'ms')
 
 
 def _framed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -21,6 +22,7 @@ from cone_perception.pages.blocks import (
     Table,
     Text,
 )
+from cone_perception.pages.charts import strip
 from cone_perception.pages.page import write_page
 from cone_perception.replay.figures.names import kind_of
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
@@ -34,7 +36,7 @@ from cone_perception.replay.pages.figure_text import (
     value_text,
 )
 from cone_perception.replay.pages.pictures import frame_sections
-from cone_perception.replay.traces import FATES, STATIONS
+from cone_perception.replay.traces import FATES
 
 PAGE = 'report.html'
 FILM = 'annotated.mp4'
@@ -125,10 +127,10 @@ def report_page(
 
 
 def _losses(result: ReplayResult, timeline: Timeline) -> Section:
-    every = summary.count_fates(result.frames)
+    every = Counter(frame.fate for frame in result.frames)
     fates = [fate for fate in FATES if every[fate] or fate == 'answered']
     counts = {
-        camera: summary.count_fates(each.frame for each in sent)
+        camera: Counter(each.frame.fate for each in sent)
         for camera, sent in timeline.cameras.items()
     }
     several = len(fates) > 1 or len(counts) > 1
@@ -152,7 +154,11 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
         yield Section('Latency', [Text('No frame was answered, so there is no latency to show.')])
         return
     levels = {at: result.figure(f'latency_{at}_ms').value for at in ('p50', 'p99')}
-    medians = {name: result.figure(f'station_{name}_p50_ms').value for name in STATIONS}
+    medians = [
+        (text, ms, colour)
+        for name, (text, colour) in STATION_LOOKS.items()
+        if (ms := result.figure(f'station_{name}_p50_ms').value) > 0
+    ]
     rows: list[list[Piece]] = []
     for name, (text, colour) in LATENCIES.items():
         if result.figure(f'{name}_p99_ms').value > 0:
@@ -172,7 +178,8 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
     histogram = charts.latency_histogram(latencies, levels)
     yield Section('Distribution of the latency', [histogram, Table([], others)], half=True)
     stations = Table(['station', 'median', 'p99'], rows)
-    yield Section('Where the time goes', [charts.station_bar(medians), stations], half=True)
+    bar = strip('median by station', medians, 'ms')
+    yield Section('Where the time goes', [bar, stations], half=True)
 
 
 def _accuracy(result: ReplayResult) -> Section:
@@ -185,8 +192,7 @@ def _accuracy(result: ReplayResult) -> Section:
         for title in ACCURACY_COLUMNS.values()
     ]
     grid = _by_class(result, ACCURACY)
-    by_class = _class_rows({of: row for of, row in grid.items() if not of.endswith(BAND)}, columns)
-    bands = _class_rows({of: row for of, row in grid.items() if of.endswith(BAND)}, columns)
+    by_class, bands = (_class_rows(grid, columns, bands) for bands in (False, True))
     counted = (
         'No frame was lost, so all are judged. '
         if none_lost
@@ -221,11 +227,11 @@ def _by_class(result: ReplayResult, pattern: re.Pattern[str]) -> dict[str, dict[
 
 
 def _class_rows(
-    grid: Mapping[str, Mapping[str, Cell]], columns: Sequence[str]
+    grid: Mapping[str, Mapping[str, Cell]], columns: Sequence[str], bands: bool = False
 ) -> list[list[Piece]]:
-    """A row for each class or band; the one for all is the last."""
+    """A row for each class, or for each band; the one for all classes is the last."""
     rows: list[list[Piece]] = []
-    for of in sorted(grid, key=lambda of: not of):
+    for of in sorted((of for of in grid if of.endswith(BAND) == bands), key=lambda of: not of):
         shown = class_cell(of) if of else Cell('all', colour='none')
         cells = [grid[of].get(column, '–') for column in columns]
         rows.append([of if of.endswith(BAND) else shown, *cells])
@@ -249,32 +255,21 @@ def _load(result: ReplayResult, timeline: Timeline) -> Section:
 def _per_pass(result: ReplayResult) -> Section:
     shown = ('latency_p50_ms', 'latency_p99_ms', 'latency_max_ms', 'rate_out_hz', 'recall_sent')
     names = [name for name in shown if any(name in figures for figures in result.per_pass)]
-    rows: list[list[Piece]] = [
-        [
-            str(number),
-            str(len(frames)),
-            str(sum(frame.fate == 'answered' for frame in frames)),
-            *(figure_cell(name, figures.get(name, UNKNOWN)) for name in names),
-        ]
-        for number, (figures, frames) in enumerate(
-            zip(result.per_pass, result.passes, strict=True), 1
-        )
-    ]
+    rows: list[list[Piece]] = []
+    for figures, frames in zip(result.per_pass, result.passes, strict=True):
+        answered = sum(frame.fate == 'answered' for frame in frames)
+        cells = [figure_cell(name, figures.get(name, UNKNOWN)) for name in names]
+        rows.append([str(len(rows) + 1), str(len(frames)), str(answered), *cells])
     head = ['pass', 'sent', 'answered', *(name.replace('_', ' ') for name in names)]
     return Section('Each pass', [Table(head, rows)] if len(rows) > 1 else [])
 
 
 def _all_figures(result: ReplayResult) -> Section:
-    rows = [
-        [
-            Cell(f'`{name}`'),
-            value_text(name, figure.value),
-            interval_text(name, figure),
-            kind_of(name).better or '',
-            kind_of(name).what,
-        ]
-        for name, figure in result.figures.items()
-    ]
+    rows: list[list[Piece]] = []
+    for name, figure in result.figures.items():
+        (_, better, what), interval = kind_of(name), interval_text(name, figure)
+        value = value_text(name, figure.value)
+        rows.append([Cell(f'`{name}`'), value, interval, better or '', what])
     head = ['figure', 'value', '95 % interval', 'better', 'what it is']
     return Section(f'All {len(rows)} figures', [Table(head, rows, words=[4])], folded=True)
 

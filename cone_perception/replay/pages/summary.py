@@ -11,7 +11,7 @@ from cone_perception.replay.figures.compare import pace_text
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
 from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS
 from cone_perception.replay.pages.figure_text import figure_text, interval_text, value_text
-from cone_perception.replay.traces import FATES, Fate, FrameTrace
+from cone_perception.replay.traces import FATES, FrameTrace
 
 MANY_LOST_SHARE = 0.01
 
@@ -23,7 +23,6 @@ TILES = (
     ('recall_sent', 'of the cones found, all frames'),
     ('precision_sent', 'of what was found is right'),
 )
-
 
 SENTENCES = (
     (
@@ -56,11 +55,6 @@ SENTENCES = (
     ('flicker_share', '{flicker_share} of tracked cones flicker (missing for one frame).'),
 )
 """Figure that a sentence needs, and the sentence."""
-
-
-def count_fates(frames: Iterable[FrameTrace]) -> Counter[Fate]:
-    """Number of frames by fate."""
-    return Counter(frame.fate for frame in frames)
 
 
 def count_reasons(frames: Iterable[FrameTrace]) -> Counter[str]:
@@ -104,7 +98,7 @@ def banners(result: ReplayResult, over_budget: Sequence[str] | None) -> list[Blo
     shown = (
         (result.interrupted, Banner(interrupted, 'unsure')),
         (result.model.get('verdict') == 'FAILED', Banner(failed)),
-        (count_fates(frames)['answered'] == 0, Banner('No frame was answered.')),
+        (all(f.fate != 'answered' for f in frames), Banner('No frame was answered.')),
         (bool(over_budget), Banner('Over the budget:', items=over_budget or ())),
         (over_budget is not None and not over_budget, Banner('Within the budget.', 'good')),
     )
@@ -113,8 +107,9 @@ def banners(result: ReplayResult, over_budget: Sequence[str] | None) -> list[Blo
 
 def tiles(result: ReplayResult) -> Tiles:
     """Figures at a glance."""
-    sent, answered = len(result.frames), count_fates(result.frames)['answered']
-    lost = sent - answered
+    sent = len(result.frames)
+    lost = sum(frame.fate != 'answered' for frame in result.frames)
+    answered = sent - lost
     tone: Tone = 'bad' if lost > MANY_LOST_SHARE * sent else ''
     share = value_text('answered_share', answered / sent if sent else math.nan)
     shown = [
@@ -150,7 +145,7 @@ def _frame_items(result: ReplayResult) -> Iterator[str]:
     if not frames:
         yield 'No frame was sent.'
         return
-    answered = count_fates(frames)['answered']
+    answered = sum(frame.fate == 'answered' for frame in frames)
     share = value_text('answered_share', answered / len(frames))
     where = _where_lost(frames)
     lost = f' The others: {where}.' if where else ' None was lost.'
@@ -160,7 +155,7 @@ def _frame_items(result: ReplayResult) -> Iterator[str]:
 
 
 def _where_lost(frames: Iterable[FrameTrace]) -> str:
-    counts = count_fates(frames)
+    counts = Counter(frame.fate for frame in frames)
     return ', '.join(
         f'{counts[fate]} {FATE_LOOKS[fate].name}' for fate in FATES[1:] if counts[fate]
     )
