@@ -22,9 +22,6 @@ SERIES_COLOURS = (
     '--blue', '--orange', '--green', '--violet', '--teal', '--pink', '--yellow', '--red',
 )  # fmt: skip
 
-STEPS = 400
-"""Points of a curve of shares: more are not seen."""
-
 
 def series_colour(number: int) -> str:
     """Colour of the series with this number, from 0; they repeat after eight."""
@@ -50,23 +47,21 @@ def chart(
 ) -> Chart:
     """A chart of the traces.
 
-    title: above it. x, y: titles of the axes, a unit as a rule. levels: dashed lines across, by
-    name. marks: dashed lines upward, each with its text; both are left out where not finite. band:
-    x from and to, grey.
-    x_axis, y_axis, layout: more of Plotly's layout.
+    title: above it. x, y: titles of the axes, a unit as a rule. levels: two dashed lines across,
+    by name. marks: dashed lines upward, each with its text; both are left out where not finite.
+    band: x from and to, grey. x_axis, y_axis, layout: more of Plotly's layout.
     """
     shapes: list[Trace] = []
-    for (text, value), beside in zip(
-        (levels or {}).items(), ('top', 'bottom', 'middle'), strict=False
-    ):
+    if band:
+        edges = {'x0': band[0], 'x1': band[1], 'yref': 'paper', 'y0': 0, 'y1': 1}
+        shapes.append({'type': 'rect', 'layer': 'below', 'fillcolor': '--line', **edges,
+                       'line': {'width': 0}})  # fmt: skip
+    for number, (text, value) in enumerate((levels or {}).items()):
+        beside = 'bottom' if number else 'top'
         label = {'text': f' {text} {value:.1f}', 'xanchor': 'left', 'yanchor': beside}
         shapes += _rule('y', value, label)
     for value, text in marks:
         shapes += _rule('x', value, {'text': text, 'textangle': 0})
-    if band:
-        edges = {'x0': band[0], 'x1': band[1], 'yref': 'paper', 'y0': 0, 'y1': 1}
-        shapes.insert(0, {'type': 'rect', 'layer': 'below', 'fillcolor': '--line', **edges,
-                          'line': {'width': 0}})  # fmt: skip
     figure = {
         'data': list(traces),
         'layout': {
@@ -100,19 +95,16 @@ def line(
     return _trace('scatter', name, x, y, mode=mode, line=drawn, **more)
 
 
-def area(
-    name: str, x: ArrayLike, y: ArrayLike, colour: str, group: str = '1', **more: Any
-) -> Trace:
-    """A layer of a stack of areas, as steps; it lies on those of its group that came before."""
-    layer = line(name, x, y, colour, stackgroup=group, fillcolor=colour, **more)
+def area(name: str, x: ArrayLike, y: ArrayLike, colour: str, **more: Any) -> Trace:
+    """A layer of a stack of areas, as steps; it lies on those that came before."""
+    layer = line(name, x, y, colour, stackgroup='1', fillcolor=colour, **more)
     return layer | {'line': {'width': 0, 'shape': 'hvh'}}
 
 
 def dots(name: str, x: ArrayLike, y: ArrayLike, colour: str, **more: Any) -> Trace:
     """Points. more: e.g. `text` for the pointer, `customdata`."""
-    return _trace(
-        'scatter', name, x, y, mode='markers', marker={'color': colour, 'size': 8}, **more
-    )
+    marker = {'color': colour, 'size': 8}
+    return _trace('scatter', name, x, y, mode='markers', marker=marker, **more)
 
 
 def bars(name: str, x: ArrayLike, y: ArrayLike, colour: str = '--blue', **more: Any) -> Trace:
@@ -153,7 +145,7 @@ def shares(name: str, values: ArrayLike, colour: str, low: float = 0.0) -> Trace
     low: percent at which the curve begins.
     """
     known = np.asarray(values, np.float64)
-    percent = np.linspace(low, 100.0, min(STEPS, max(2, len(known))))
+    percent = np.linspace(low, 100.0, min(400, max(2, len(known))))  # more are not seen
     at = np.quantile(known, percent / 100, method='inverted_cdf') if len(known) else percent[:0]
     told = '%{y:.1f} % within %{x:.1f}'
     return line(name, at, percent[: len(at)], colour, shape='hv', hovertemplate=told)

@@ -1,18 +1,7 @@
 """Replays side by side: is this one really better than that one?
 
-result.json of each -> what differs between the runs -> the difference of each figure with its
-interval -> a verdict
-
-The first result is the baseline. Accuracy is paired: only frames that both replays sent (`_sent`)
-or answered (`_answered`) count, and both see the same resamples of the drive's seconds. All other
-figures are of two independent runs: the interval of their difference comes from the two figures'
-own intervals (`subtract`), and those are of the block bootstrap over frames, see
-`replay.figures.statistics`.
-
-Frames of one run know nothing of what changes from run to run. So where both replays have several
-passes, the interval is that over passes (Student's t, with the fewer passes' degrees of freedom)
-if that is wider. With one pass of either, RUN_SCATTER is assumed for times and rates.
-docs/decisions/comparing.md has what this does to the verdicts.
+The first result is the baseline. Accuracy is paired by frame; all other figures are of two
+independent runs. docs/decisions/comparing.md tells how, why, and what it does to the verdicts.
 """
 
 from __future__ import annotations

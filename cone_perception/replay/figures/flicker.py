@@ -33,8 +33,6 @@ VOTERS = 30
 LEAST_FOLLOWED = 4
 """Cones from which more than a shift of the picture is estimated."""
 
-ROUNDS = 3
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flicker:
@@ -122,7 +120,7 @@ def follow(a: Detections, b: Detections) -> tuple[Int64, Motion]:
     """
     motion = Motion(_vote(a, b))
     onto = _pair(motion.apply(a), b)
-    for _ in range(ROUNDS):
+    for _ in range(3):
         followed = onto >= 0
         if followed.sum() < LEAST_FOLLOWED:
             break
@@ -154,8 +152,7 @@ def _vote(a: Detections, b: Detections) -> Float64:
     near = apart_px / size <= 0.5  # (candidates, A, B)
     votes = (alike & near).any(axis=2).sum(axis=1)
     tied = candidates[votes == votes.max()]
-    best: Float64 = tied[np.linalg.norm(tied, axis=-1).argmin()]
-    return best
+    return np.asarray(tied[np.linalg.norm(tied, axis=-1).argmin()])
 
 
 def _fit(a: Detections, b: Detections) -> Motion:
@@ -204,8 +201,8 @@ def _alike(a: Detections, b: Detections) -> Bool:
     """(A, B): of one class, and of similar height."""
     low = np.minimum(a.height_px[:, None], b.height_px[None])
     high = np.maximum(a.height_px[:, None], b.height_px[None])
-    same: Bool = (a.class_id[:, None] == b.class_id[None]) & (high <= SIMILAR_HEIGHT * low)
-    return same & (low > 0)
+    same_class = a.class_id[:, None] == b.class_id[None]
+    return np.asarray(same_class & (high <= SIMILAR_HEIGHT * low) & (low > 0))
 
 
 def _centre(cones: Detections) -> Float64:

@@ -26,7 +26,6 @@ KIND = 'cone_perception replay'
 
 UNKNOWN = Interval(math.nan)
 
-PIXEL_DECIMALS = 2
 SCORE_STEPS = 10_000
 
 
@@ -126,7 +125,6 @@ class TruthRow(NamedTuple):
 
 CONE_COLUMNS, FRAME_COLUMNS = ConeRow._fields, FrameRow._fields
 LOAD_COLUMNS, TRUTH_COLUMNS = LoadRow._fields, TruthRow._fields
-
 
 Row = TypeVar('Row')
 
@@ -315,7 +313,7 @@ def _pass_text(frames: Sequence[FrameTrace]) -> str:
 
 def cone_rows(cones: Detections) -> list[list[float]]:
     """(N) rows of CONE_COLUMNS."""
-    boxes = np.round(cones.xyxy_px.astype(np.float64), PIXEL_DECIMALS).tolist()
+    boxes = np.round(cones.xyxy_px.astype(np.float64), 2).tolist()
     # Up, so that no cone falls below the threshold that it passed; but for float32's own rounding.
     steps = np.ceil(cones.score.astype(np.float64) * SCORE_STEPS - 0.01)
     scores = (steps / SCORE_STEPS + 0.0).tolist()

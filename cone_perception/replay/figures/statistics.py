@@ -8,10 +8,7 @@ that are expanded for few blocks (`expanded_tail`): frames that follow each othe
 whole seconds of a pass are drawn, with all frames of all cameras that were sent in them. Fewer than
 MIN_BLOCKS seconds are cut into MIN_BLOCKS blocks, but none shorter than n^(1/3) frames, the rate at
 which Hall, Horowitz and Jing (1995) let blocks grow. Where a figure's frames lie in fewer than
-MIN_BLOCKS blocks, its interval is NaN: with fewer than some 30 frames, or when the node answered
-for a few seconds only.
-No bootstrap sees beyond what was seen: the upper end for a maximum is the maximum itself, so it is
-no bound for the next drive; and a p99 of fewer than a few hundred frames is nearly the maximum.
+MIN_BLOCKS blocks, its interval is NaN.
 """
 
 from __future__ import annotations

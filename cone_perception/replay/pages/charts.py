@@ -12,15 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cone_perception.pages.blocks import Chart
-from cone_perception.pages.charts import (
-    Trace,
-    area,
-    chart,
-    dots,
-    histogram,
-    line,
-    series_colour,
-)
+from cone_perception.pages.charts import Trace, area, chart, dots, histogram, line, series_colour
 from cone_perception.replay.figures.accuracy import Answers
 from cone_perception.replay.traces import FATES, STATIONS, Fate, FrameTrace, LoadSample, span_ns
 
@@ -131,13 +123,12 @@ def latency_charts(timeline: Timeline, levels: Mapping[str, float]) -> list[Char
         told = [beyond] if slowest_ms > high_ms else []
         told += [f'The slowest of each {several} in a row.'] if several > 1 else []
         groups = (sent[start : start + several] for start in range(0, len(sent), several))
+        # A lost frame is worse than a slow one.
+        shown = [max(group, key=lambda s: s.frame.latency_ms or math.inf) for group in groups]
         charts.append(
             timeline.chart(
                 f'latency of {camera} by station',
-                # A lost frame is worse than a slow one.
-                _latency_traces(
-                    [max(g, key=lambda s: s.frame.latency_ms or math.inf) for g in groups]
-                ),
+                _latency_traces(shown),
                 'ms',
                 title=camera if len(timeline.cameras) > 1 else '',
                 height_px=320,
@@ -185,10 +176,8 @@ def loss_chart(timeline: Timeline) -> Chart:
     for fate in FATES[1:]:
         lost = [s for sent in timeline.cameras.values() for s in sent if s.frame.fate == fate]
         if lost:
-            rows = [each.frame.camera for each in lost]
-            traces.append(
-                _framed(dots, FATE_LOOKS[fate].name, lost, rows, FATE_LOOKS[fate].colour, **LOST)
-            )
+            (name, colour), rows = FATE_LOOKS[fate], [each.frame.camera for each in lost]
+            traces.append(_framed(dots, name, lost, rows, colour, **LOST))
     cameras = len(timeline.cameras)
     rows_axis = {'type': 'category', 'range': [-0.6, cameras - 0.4]}
     return timeline.chart('lost frames', traces, '', height_px=110 + 34 * cameras, y_axis=rows_axis)

@@ -11,17 +11,7 @@ from pathlib import Path
 
 from cone_perception.arguments import text_table
 from cone_perception.files import write_json
-from cone_perception.pages.blocks import (
-    Bullets,
-    Cell,
-    Chart,
-    Page,
-    Piece,
-    Section,
-    Table,
-    Text,
-    Tone,
-)
+from cone_perception.pages.blocks import Bullets, Cell, Chart, Page, Section, Table, Text, Tone
 from cone_perception.pages.charts import chart, forest, intervals, series_colour, shares
 from cone_perception.pages.page import write_page
 from cone_perception.replay.figures.compare import (
@@ -158,16 +148,12 @@ def _counts(differences: Iterable[FigureDifference]) -> str:
 
 
 def _summary(comparison: ReplayComparison) -> Section:
-    clear = [
-        Cell(
-            f'{each.verdict} {each.name}: '
-            f'{number_text(each.name, each.difference.value, signed=True)} {unit_of(each.name)}'
-            f'{_because(each)}',
-            tone=TONES[each.verdict],
-        )
-        for each in comparison.differences.values()
-        if each.verdict in ('better', 'worse') and each.name in MAIN_FIGURES
-    ]
+    clear = []
+    for name, each in comparison.differences.items():
+        if each.verdict in ('better', 'worse') and name in MAIN_FIGURES:
+            change = f'{number_text(name, each.difference.value, signed=True)} {unit_of(name)}'
+            text = f'{each.verdict} {name}: {change}{_because(each)}'
+            clear.append(Cell(text, tone=TONES[each.verdict]))
     counts = f'{_frames(comparison)} All figures: {_counts(comparison.differences.values())}.'
     return Section(comparison.name, [Bullets(comparison.notes), Text(counts), Bullets(clear)])
 
@@ -210,7 +196,7 @@ def _figures_table(compared: ComparedResults) -> Table:
     rows = []
     names = chain.from_iterable(each.differences for each in compared.comparisons)
     for name in dict.fromkeys(names):
-        row: list[Piece] = [name_cell(name), unit_of(name)]
+        row: list[Cell | str] = [name_cell(name), unit_of(name)]
         row.append(figure_cell(name, compared.results[0].figure(name), unit=False))
         for comparison, result in zip(compared.comparisons, compared.results[1:], strict=True):
             each = comparison.differences.get(name)

@@ -28,13 +28,6 @@ from cone_perception.types import Detections, UInt8
 Place = tuple[str, int]
 """A picture of a bag: name of its camera, and its index among the camera's pictures."""
 
-BORDER_SHARE = 0.012
-RED = (60, 60, 230)
-
-FULL_WIDTH_PX = 1280
-SHARED_WIDTH_PX = 960
-"""At most: of the only camera's picture, of each picture beside others."""
-
 DEFAULT_RATE_HZ = 15.0
 
 WORST = 12
@@ -45,14 +38,7 @@ CANDIDATES = 60
 VIEWED = 240
 """Pictures to move through; of a longer drive every second or third frame, and so on."""
 
-WIDTH_PX = 720
-JPEG_QUALITY = 65
-
-VIEWER = 'The drive, frame by frame'
 GALLERY = 'The frames to look at'
-
-Encoded = Mapping[FrameTrace, bytes | str]
-"""Frame -> its picture as JPEG, or why there is none."""
 
 
 def read_pictures(
@@ -143,10 +129,10 @@ def tile(
 def draw_border(picture: UInt8) -> None:
     """Draw the red border of what was lost."""
     height_px, width_px = picture.shape[:2]
-    wide_px = max(3, round(BORDER_SHARE * width_px))
+    wide_px = max(3, round(0.012 * width_px))
     inset = wide_px // 2
     corner = (width_px - 1 - inset, height_px - 1 - inset)
-    cv2.rectangle(picture, (inset, inset), corner, RED, wide_px)
+    cv2.rectangle(picture, (inset, inset), corner, (60, 60, 230), wide_px)
 
 
 def class_names(result: ReplayResult) -> list[str]:
@@ -178,7 +164,7 @@ def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> 
     if not names:
         raise SourceError(f'pass {number + 1} has no frame of which a film could be made.')
     film = Film(path, _rate_hz(frames))
-    width_px = FULL_WIDTH_PX if len(names) == 1 else SHARED_WIDTH_PX
+    width_px = 1280 if len(names) == 1 else 960  # at most, of each picture
     columns = math.ceil(math.sqrt(len(names)))
     size: tuple[int, int] | None = None
     try:
@@ -244,12 +230,13 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
     spread = np.unique(np.linspace(0, len(sent) - 1, min(VIEWED, len(sent))).round().astype(int))
     chosen = [each.frame for each in worst]
     viewed = [sent[at] for at in spread if sent[at].frame not in chosen]
-    encoded, trouble = _draw(result, bag, chosen + [each.frame for each in viewed])
+    problems: list[str] = []
+    encoded = dict(_encoded(result, bag, chosen + [each.frame for each in viewed], problems))
     numbers = {each.frame: each.number for each in sent}
     dashes = '' if result.truth is None else ' Dashes: cones that are there.'
     note = f'The slowest, the most wrong, and those where cones vanished.{dashes}'
-    if trouble:
-        note += f' The bag could not be read to its end: {trouble}'
+    if problems:
+        note += f' The bag could not be read to its end: {" ".join(problems)}'
     gallery = []
     for frame, why, classes in worst:
         told = encoded.get(frame, 'it was not found in the bag')
@@ -268,7 +255,7 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
     ]
     said = f'Boxes: cones found, with class and score.{dashes} A click in a chart shows its frame.'
     return [
-        Section(VIEWER, [Viewer(pictures, rate_hz)], said),
+        Section('The drive, frame by frame', [Viewer(pictures, rate_hz)], said),
         Section(GALLERY, [Gallery(gallery)], note),
     ]
 
@@ -300,14 +287,12 @@ def _worst(result: ReplayResult) -> list[WorstFrame]:
     return chosen
 
 
-def _draw(result: ReplayResult, bag: Path, frames: Sequence[FrameTrace]) -> tuple[Encoded, str]:
-    """JPEG of each frame, or why there is none; and what is wrong with the bag, '' if nothing."""
-    encoded: dict[FrameTrace, bytes | str] = {}
-    problems: list[str] = []
+def _encoded(
+    result: ReplayResult, bag: Path, frames: Sequence[FrameTrace], problems: list[str]
+) -> Iterator[tuple[FrameTrace, bytes | str]]:
+    """JPEG of each frame, or why there is none. What is wrong with the bag goes to `problems`."""
     try:
-        for frame, drawn in draw_frames(result, bag, frames, WIDTH_PX, problems):
-            jpeg = drawn if isinstance(drawn, str) else encode_picture('.jpg', drawn, JPEG_QUALITY)
-            encoded[frame] = jpeg
+        for frame, drawn in draw_frames(result, bag, frames, 720, problems):
+            yield frame, drawn if isinstance(drawn, str) else encode_picture('.jpg', drawn, 65)
     except SourceError as error:
         problems.append(str(error))
-    return encoded, ' '.join(problems)

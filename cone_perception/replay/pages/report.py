@@ -39,10 +39,6 @@ from cone_perception.replay.pages.pictures import frame_sections
 from cone_perception.replay.traces import FATES
 
 PAGE = 'report.html'
-FILM = 'annotated.mp4'
-
-REASONS = 5
-"""Causes of failure that the page lists."""
 
 ACCURACY = re.compile(r'((?:precision|recall|map50|ap50)_(?:sent|answered))(?: (.+))?')
 ACCURACY_COLUMNS = {'precision': 'precision', 'recall': 'recall', 'ap50': 'mAP50'}
@@ -141,7 +137,7 @@ def _losses(result: ReplayResult, timeline: Timeline) -> Section:
         for camera, count in counts.items()
     ]
     table = Table(['camera', 'sent', *(FATE_LOOKS[fate].name for fate in fates)], rows)
-    causes = summary.count_reasons(result.frames).most_common(REASONS)
+    causes = summary.count_reasons(result.frames).most_common(5)
     reasons = [[text, str(count)] for text, count in causes]
     failed = Table(['reason', 'frames'], reasons, title='Why frames failed')
     chart = [charts.loss_chart(timeline)] if several else []
@@ -161,8 +157,8 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
     ]
     rows: list[list[Piece]] = []
     for name, (text, colour) in LATENCIES.items():
-        if result.figure(f'{name}_p99_ms').value > 0:
-            whole = (f'{name}_p50_ms', f'{name}_p99_ms')
+        whole = (f'{name}_p50_ms', f'{name}_p99_ms')
+        if result.figure(whole[1]).value > 0:
             cells = [figure_cell(each, result.figure(each)) for each in whole]
             rows.append([Cell(text, colour=colour), *cells])
     others: list[list[Piece]] = [
@@ -275,14 +271,14 @@ def _all_figures(result: ReplayResult) -> Section:
 
 
 def _facts(result: ReplayResult) -> Iterator[Section]:
-    parts: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    facts: Mapping[str, Any]
+    for title, facts in (
         ('Configuration', result.configuration),
         ('Bag', result.bag),
         ('Model', result.model),
         ('Host', result.host),
         ("The node's last diagnostics", result.health),
-    )
-    for title, facts in parts:
+    ):
         rows = [[key, str(value)] for key, value in _leaves(facts) if value not in ('', None)]
         yield Section(title, [Table([], rows, words=[1])], folded=True)
 
@@ -302,7 +298,7 @@ def _leaves(facts: Mapping[str, Any], above: str = '') -> Iterator[tuple[str, ob
 def _command(result: ReplayResult, files: Mapping[str, str]) -> Section:
     arguments = [str(argument) for argument in result.configuration.get('arguments', ())]
     if '--film' in arguments:
-        files = {**files, FILM: 'the drive as a film'}
+        files = {**files, 'annotated.mp4': 'the drive as a film'}
     command = Listing('', f'cone-perception replay {shlex.join(arguments)}')
     links = [Text([Cell(name, href=name), f': {meaning}']) for name, meaning in files.items()]
     return Section('The same again', [command, *links])

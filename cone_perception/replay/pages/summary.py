@@ -13,8 +13,6 @@ from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS
 from cone_perception.replay.pages.figure_text import figure_text, interval_text, value_text
 from cone_perception.replay.traces import FATES, FrameTrace
 
-MANY_LOST_SHARE = 0.01
-
 TILES = (
     ('latency_p50_ms', 'latency, median'),
     ('latency_p99_ms', 'latency, 99th percentile'),
@@ -110,7 +108,7 @@ def tiles(result: ReplayResult) -> Tiles:
     sent = len(result.frames)
     lost = sum(frame.fate != 'answered' for frame in result.frames)
     answered = sent - lost
-    tone: Tone = 'bad' if lost > MANY_LOST_SHARE * sent else ''
+    tone: Tone = 'bad' if lost > 0.01 * sent else ''
     share = value_text('answered_share', answered / sent if sent else math.nan)
     shown = [
         Tile(share, f'{answered} of {sent} frames answered', tone),
