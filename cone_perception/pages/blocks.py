@@ -137,7 +137,7 @@ class Picture:
 
     source: a data URI (see page.embed) or a path relative to the page; '' where there is none.
     size_px: width, height; needed for boxes. tags: what a Gallery can be filtered by. frame: number
-    by which charts know it. half: it takes the left or right half of its section.
+    by which charts know it.
     """
 
     source: str
@@ -146,7 +146,6 @@ class Picture:
     boxes: Sequence[Box] = ()
     tags: Sequence[str] = ()
     frame: int = -1
-    half: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,11 +131,11 @@ def strip(name: str, parts: Sequence[tuple[str, float, str]], unit: str) -> Char
     )
 
 
-def histogram(name: str, edges: ArrayLike, counts: ArrayLike, colour: str = '--blue') -> Trace:
+def histogram(name: str, edges: ArrayLike, counts: ArrayLike) -> Trace:
     """Bars between edges, which are one more than the counts."""
     at, heights = np.asarray(edges, np.float64), np.asarray(counts)
     reach = [f'{low:.4g} to {high:.4g}' for low, high in pairwise(at.tolist())]
-    return bars(name, (at[:-1] + at[1:]) / 2, heights, colour, width=np.diff(at), text=reach,
+    return bars(name, (at[:-1] + at[1:]) / 2, heights, width=np.diff(at), text=reach,
                 textposition='none', hovertemplate='%{text}: %{y}<extra></extra>')  # fmt: skip
 
 

@@ -267,10 +267,9 @@ def answer_pictures(
 
 def by_stamp(frames: Iterable[FrameTrace]) -> Answers:
     """The answers by stamp; of several frames with one stamp none can be told to be meant."""
-    answers = [(frame.camera, frame.stamp_ns, frame.found) for frame in frames]
-    known = {(name, stamp_ns): found for name, stamp_ns, found in answers if found is not None}
-    times = Counter((name, stamp_ns) for name, stamp_ns, found in answers if found is not None)
-    return {place: found for place, found in known.items() if times[place] == 1}
+    answers = [((f.camera, f.stamp_ns), f.found) for f in frames if f.found is not None]
+    times = Counter(place for place, _ in answers)
+    return {place: found for place, found in answers if times[place] == 1}
 
 
 def reference_answers(drive: Drive, detector: ConeDetector, filters: Filters) -> Answers:

@@ -34,7 +34,6 @@ WORST = 12
 WORST_OF_CLASS = 4
 """Shown of each class, so that a reader who looks at one class finds some."""
 
-CANDIDATES = 60
 VIEWED = 240
 """Pictures to move through; of a longer drive every second or third frame, and so on."""
 
@@ -269,12 +268,9 @@ def _worst(result: ReplayResult) -> list[WorstFrame]:
     by_pass = []
     for number, frames in enumerate(result.passes, 1):
         which = f'pass {number}, ' if len(result.passes) > 1 else ''
-        by_pass.append(
-            [
-                each._replace(why=f'{which}{each.frame.camera} {each.frame.index}: {each.why}')
-                for each in worst_frames(frames, result.truth, names, CANDIDATES)
-            ]
-        )
+        worst = worst_frames(frames, result.truth, names, 60)
+        told = [f'{which}{frame.camera} {frame.index}: {why}' for frame, why, _ in worst]
+        by_pass.append([each._replace(why=why) for each, why in zip(worst, told, strict=True)])
     once: dict[Place, WorstFrame] = {}
     for each in filter(None, chain.from_iterable(zip_longest(*by_pass))):
         once.setdefault((each.frame.camera, each.frame.index), each)
