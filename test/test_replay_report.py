@@ -20,10 +20,10 @@ from replay_results import NEAR, PERIOD_NS, cones, load, result, trace, write_ba
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError
 from cone_perception.pages.blocks import Chart
+from cone_perception.replay.figures.names import figure_text
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.pages import charts
 from cone_perception.replay.pages.charts import MAX_FRAMES, STATION_LOOKS, Timeline
-from cone_perception.replay.pages.figure_text import figure_text
 from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample
 

@@ -20,6 +20,7 @@ from cone_perception.files import LockedError, locked, write_json
 from cone_perception.pages.blocks import Cell, Page, Piece, Section, Table
 from cone_perception.pages.page import write_page
 from cone_perception.process import on_sigterm
+from cone_perception.replay.figures.names import name_cell, value_text
 from cone_perception.replay.figures.result import UNKNOWN
 from cone_perception.replay.many.jobs import (
     COMMAND,
@@ -29,7 +30,6 @@ from cone_perception.replay.many.jobs import (
     replay_each,
     replay_on_ray,
 )
-from cone_perception.replay.pages.figure_text import name_cell, value_text
 
 FINISHED = ('done', 'over budget')
 

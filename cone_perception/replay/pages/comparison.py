@@ -23,7 +23,7 @@ from cone_perception.replay.figures.compare import (
     Verdict,
     pace_text,
 )
-from cone_perception.replay.pages.figure_text import (
+from cone_perception.replay.figures.names import (
     figure_cell,
     interval_text,
     name_cell,

@@ -24,17 +24,17 @@ from cone_perception.pages.blocks import (
 )
 from cone_perception.pages.charts import strip
 from cone_perception.pages.page import write_page
-from cone_perception.replay.figures.names import kind_of
-from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
-from cone_perception.replay.pages import charts, summary
-from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS, Look, Timeline
-from cone_perception.replay.pages.figure_text import (
-    class_cell,
+from cone_perception.pictures.draw import class_colour, short_name
+from cone_perception.replay.figures.names import (
     figure_cell,
     figure_text,
     interval_text,
+    kind_of,
     value_text,
 )
+from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
+from cone_perception.replay.pages import charts, summary
+from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS, Look, Timeline
 from cone_perception.replay.pages.pictures import frame_sections
 from cone_perception.replay.traces import FATES
 
@@ -228,9 +228,11 @@ def _class_rows(
     """A row for each class, or for each band; the one for all classes is the last."""
     rows: list[list[Piece]] = []
     for of in sorted((of for of in grid if of.endswith(BAND) == bands), key=lambda of: not of):
-        shown = class_cell(of) if of else Cell('all', colour='none')
-        cells = [grid[of].get(column, '–') for column in columns]
-        rows.append([of if of.endswith(BAND) else shown, *cells])
+        shown = of if bands else Cell('all', colour='none')
+        if of and not bands:
+            blue, green, red = class_colour(of)
+            shown = Cell(short_name(of), colour=f'rgb({red},{green},{blue})')
+        rows.append([shown, *(grid[of].get(column, '–') for column in columns)])
     return rows
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from cone_perception.pages.blocks import Banner, Block, Tile, Tiles, Tone
 from cone_perception.replay.figures.compare import pace_text
+from cone_perception.replay.figures.names import figure_text, interval_text, value_text
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
 from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS
-from cone_perception.replay.pages.figure_text import figure_text, interval_text, value_text
 from cone_perception.replay.traces import FATES, FrameTrace
 
 TILES = (
