@@ -73,11 +73,7 @@ def runs_step(name: str) -> Moment:
 
 def has_trained(name: str, count: int = 1) -> Moment:
     """So many epochs of that stage are written, and it is not over."""
-
-    def moment(folder: CampaignFolder) -> bool:
-        return runs_step(name)(folder) and len(epochs(folder, name)) >= count
-
-    return moment
+    return lambda folder: runs_step(name)(folder) and len(epochs(folder, name)) >= count
 
 
 def stage_folder(folder: CampaignFolder, name: str) -> Path:

@@ -98,6 +98,9 @@ def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> CampaignPl
     gpus = len(read_gpus())
     if recipe.gpus and max(recipe.gpus) >= gpus:
         missing.append(f'GPU {max(recipe.gpus)}: the NVIDIA driver shows {gpus} here (device=cpu)')
+    notes = []
+    if CampaignFolder(folder).state.exists():
+        notes.append(f'{folder} holds a campaign already: --resume goes on with it, --name starts')
     costs: dict[tuple[int, int, int], Cost] = {}
     stages = []
     for arm in arms(recipe):
@@ -106,7 +109,14 @@ def make_plan(recipe: Recipe, folder: Path, measure: bool = False) -> CampaignPl
             if shape not in costs:
                 costs[shape] = measure_cost(recipe, stage) if measure else known_cost(recipe, stage)
             stages.append(_plan_stage(recipe, folder, arm, stage, pictures, costs[shape]))
-    return CampaignPlan(recipe, folder, stages, missing, _notes(recipe, folder))
+            if stage.warmup_epochs > stage.epochs - 1:
+                notes.append(
+                    f'{arm.name} {stage.name}: warm-up ends after {stage.epochs - 1} of its '
+                    f'{stage.warmup_epochs:g} epochs: Ultralytics keeps the last epoch free'
+                )
+    if len(recipe.seeds) == 1:
+        notes.append('one seed per arm judges this pair of weights, not the strategy')
+    return CampaignPlan(recipe, folder, stages, missing, notes)
 
 
 def _count(recipe: Recipe, key: str, missing: list[str]) -> tuple[int | None, str]:
@@ -126,22 +136,6 @@ def _count(recipe: Recipe, key: str, missing: list[str]) -> tuple[int | None, st
                 f'{count} (datasets.{key}.images.{split})'
             )
     return len(splits.get('train', ())), 'on disk'
-
-
-def _notes(recipe: Recipe, folder: Path) -> list[str]:
-    notes = []
-    if CampaignFolder(folder).state.exists():
-        notes.append(f'{folder} holds a campaign already: --resume goes on with it, --name starts')
-    for arm in arms(recipe):
-        for stage in arm.stages:
-            if stage.warmup_epochs > stage.epochs - 1:
-                notes.append(
-                    f'{arm.name} {stage.name}: warm-up ends after {stage.epochs - 1} of its '
-                    f'{stage.warmup_epochs:g} epochs: Ultralytics keeps the last epoch free'
-                )
-    if len(recipe.seeds) == 1:
-        notes.append('one seed per arm judges this pair of weights, not the strategy')
-    return notes
 
 
 def _plan_stage(

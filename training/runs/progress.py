@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from training.runs.folder import CampaignFolder, State, Step
@@ -56,18 +56,18 @@ def read_progress(folder: CampaignFolder, state: State) -> CampaignProgress:
         return CampaignProgress('', steps, steps, left_s=0.0)
     step, left = names[0], _seconds_left(folder, state)
     left_s = sum(filter(None, left.values())) if None not in left.values() else None
-    progress = CampaignProgress(step, list(state.steps).index(step) + 1, steps, left_s=left_s)
     stage = state.steps[step].result.get('stage')
-    if not stage:
-        return progress
-    map50 = _read_columns(folder, state.steps[step]).get(MAP50, ())
-    return replace(
-        progress,
+    map50 = _read_columns(folder, state.steps[step]).get(MAP50, ()) if stage else ()
+    return CampaignProgress(
+        step,
+        place=list(state.steps).index(step) + 1,
+        steps=steps,
         epoch=len(map50),
-        epochs=int(stage['epochs']),
+        epochs=int(stage['epochs']) if stage else 0,
         map50=map50[-1] if map50 else None,
         best_map50=max(map50, default=None),
-        stage_left_s=left[step],
+        stage_left_s=left[step] if stage else None,
+        left_s=left_s,
     )
 
 
