@@ -131,10 +131,7 @@ def bundle_runner(bundle: Bundle, engine: Engine, confidence: float) -> Runner:
 
 
 def measure(runners: dict[str, Runner], frames: Sequence[Frame], in_a_row: int) -> dict[str, Any]:
-    """Run every runner on every frame, in turns that start with another one each round.
-
-    in_a_row: frames that a runner gets in its turn, one right after the other.
-    """
+    """Run each runner on `in_a_row` frames in its turn; each round starts with another runner."""
     names = list(runners)
     total_ms: dict[str, list[float]] = {name: [] for name in names}
     answers: dict[str, list[Answer]] = {name: [] for name in names}

@@ -2,8 +2,7 @@
 
     python benchmarks/house.py --json house.json
 
-Lines are those of .py, templates, .js and .css, tests apart. Code is without blank lines and
-docstrings.
+Lines: of .py, templates, .js and .css, tests apart. Code: without blank lines and docstrings.
 """
 
 from __future__ import annotations

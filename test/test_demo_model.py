@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 from planted_data import write_data_yaml, write_split
 
+from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import SourceError
-from training.demo_model.command import (
-    CLASS_NAMES,
-    ClockedRun,
-    Drives,
-    cut_datasets,
-    train,
-    write_drives,
-)
+from training.demo_model.command import ClockedRun, Drives, cut_datasets, train, write_drives
 from training.stage.training_set import CropRules, clip_boxes, crops_of
 
 
@@ -51,13 +45,12 @@ def test_crop_shows_the_cone_at_network_scale_inside_its_box(tmp_path: Path) -> 
 
 def test_same_seed_cuts_the_same_crops(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / 'data')
+    cut = []
     for name, seed in (('first', 3), ('same', 3), ('other', 4)):
         cut_datasets([data], tmp_path / name, CropRules(seed=seed))
-    content = {
-        name: [path.read_bytes() for path in sorted((tmp_path / name / 'train').rglob('*.*'))]
-        for name in ('first', 'same', 'other')
-    }
-    assert content['first'] == content['same'] != content['other']
+        files = sorted((tmp_path / name / 'train').rglob('*.*'))
+        cut.append([path.read_bytes() for path in files])
+    assert cut[0] == cut[1] != cut[2]
 
 
 def test_box_with_too_little_left_is_dropped() -> None:

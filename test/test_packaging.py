@@ -30,6 +30,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SETUP_CFG = configparser.ConfigParser()
 SETUP_CFG.read(REPOSITORY / 'setup.cfg')
 EXTRAS = sorted(SETUP_CFG['options.extras_require'])
+PROGRAMS = {'cone-perception': (ON_THE_CAR, cli.EXAMPLES), 'cone-training': (SUBCOMMANDS, EXAMPLES)}
 
 
 def test_promised_extras_exist() -> None:
@@ -78,10 +79,7 @@ def test_executable_runs_in_the_nearest_python(place: str, tmp_path: Path) -> No
     prefix = tmp_path / 'prefix'
     detector = prefix / 'lib' / 'cone_perception' / 'detector'
     shared = prefix / 'share' / 'cone_perception' / 'find_python.sh'
-    for source, target in (
-        ('lib/cone_perception/detector', detector),
-        ('find_python.sh', shared),
-    ):
+    for source, target in (('lib/cone_perception/detector', detector), ('find_python.sh', shared)):
         target.parent.mkdir(parents=True)
         shutil.copy(REPOSITORY / 'resource' / source, target)
     pythons = {'path': write_fake_python(tmp_path / 'path' / 'python3')}
@@ -99,18 +97,12 @@ def test_executable_runs_in_the_nearest_python(place: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ('package', 'command', 'subcommands'),
-    [
-        ('training', 'cone-training', SUBCOMMANDS),
-        ('cone_perception', 'cone-perception', ON_THE_CAR),
-    ],
+    'package,command', [('training', 'cone-training'), ('cone_perception', 'cone-perception')]
 )
-def test_every_subcommand_is_an_executable_that_runs_it(
-    package: str, command: str, subcommands: dict[str, tuple[str, str]]
-) -> None:
+def test_every_subcommand_is_an_executable_that_runs_it(package: str, command: str) -> None:
     folder = REPOSITORY / 'resource' / 'lib' / package
     # `replay compare` is `replay` with an argument; `node` is what launch knows as detector.
-    wanted = {name.replace('-', '_'): name for name in subcommands if ' ' not in name}
+    wanted = {name.replace('-', '_'): name for name in PROGRAMS[command][0] if ' ' not in name}
     if 'node' in wanted:
         wanted['detector'] = wanted.pop('node')
     assert {path.name for path in folder.iterdir()} == {*wanted, command}
@@ -126,14 +118,9 @@ def parsers_below(parser: CommandParser) -> Iterator[CommandParser]:
         yield from parsers_below(below)
 
 
-@pytest.mark.parametrize(
-    ('program', 'name'),
-    [*(('cone-perception', n) for n in ON_THE_CAR), *(('cone-training', n) for n in SUBCOMMANDS)],
-)
+@pytest.mark.parametrize('program,name', [(p, name) for p in PROGRAMS for name in PROGRAMS[p][0]])
 def test_every_help_ends_with_an_example_that_can_be_typed(program: str, name: str) -> None:
-    subcommands, examples = (
-        (ON_THE_CAR, cli.EXAMPLES) if program == 'cone-perception' else (SUBCOMMANDS, EXAMPLES)
-    )
+    subcommands, examples = PROGRAMS[program]
     assert pytest.importorskip(subcommands[name][0]).run
     chosen = cli.make_parser(program, subcommands, examples, name)
     for parser in parsers_below(chosen.subcommands[name]):

@@ -35,18 +35,6 @@ def recipe_values(path: Path) -> Any:
     return plain_values(read_tree(path).values)
 
 
-@pytest.fixture(scope='module')
-def line(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A line of detections.jsonl as `detect` writes it."""
-    folder = tmp_path_factory.mktemp('detect')
-    cv2.imwrite(str(folder / 'a.png'), painted(('blue_cone', 640, 168, 64, 64)))
-    model = write_tiny_bundle(folder / 'model')
-    arguments = ['detect', str(folder / 'a.png'), '--model', str(model), '--out', str(folder / 'o')]
-    assert main(arguments) == 0
-    (text,) = (folder / 'o' / 'detections.jsonl').read_text().splitlines()
-    return json.loads(text)
-
-
 def test_shipped_schemas_are_those_of_the_types() -> None:
     command = runpy.run_path(str(COMMAND))
     made = command['make_schemas']()
@@ -81,7 +69,13 @@ def test_shipped_card_fits_its_schema() -> None:
         validator('card').validate(card | {'output_layout': 'other'})
 
 
-def test_line_of_detections_fits_its_schema(line: Any) -> None:
+def test_line_of_detections_fits_its_schema(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / 'a.png'), painted(('blue_cone', 640, 168, 64, 64)))
+    model = write_tiny_bundle(tmp_path / 'model')
+    files = [str(tmp_path / 'a.png'), '--model', str(model), '--out', str(tmp_path / 'o')]
+    assert main(['detect', *files]) == 0
+    (text,) = (tmp_path / 'o' / 'detections.jsonl').read_text().splitlines()
+    line = json.loads(text)
     assert line['detections']
     validator('detections').validate(line)
     with pytest.raises(ValidationError):

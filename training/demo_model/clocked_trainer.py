@@ -22,10 +22,7 @@ from training.stage.sharded_trainer import ShardedTrainer, last_checkpoint
 
 
 def spoil(bgr: UInt8) -> UInt8:
-    """A picture with faults of cameras that a renderer does not have, drawn by chance.
-
-    Exposure, white balance, blur, noise and compression.
-    """
+    """A picture with faults that no renderer has: exposure, white balance, blur, noise, JPEG."""
     chance = random.random
     picture = bgr
     if chance() < 0.5:  # white balance and exposure per channel, then a tone curve
@@ -68,7 +65,6 @@ class Schedule:
     """Learning rate and its like as functions of the share of the time budget used, 0..1.
 
     A slow or shared machine trains fewer steps, but the schedule always completes.
-
     budget_s: training time. final: learning rate at the end as a share of its peak.
     warmup: share of the time in which the rate rises from 0 to its peak.
     plain: share at the end without mosaic. checkpoint_s: time between two checkpoints.

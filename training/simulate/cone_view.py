@@ -60,13 +60,11 @@ def _sections(
 class ConeView:
     """A cone as one camera sees it, before the lens.
 
-    cone_id: 1 + its index in the scene.
-    rings_m, plate_m: (R, 14, 3) and (2, 8, 3) world points: rings from base to tip, lower and
-    upper face of the base plate. outline_px: (R * 14 + 16, 2) the same points in pixels.
-    xyxy_px: the box around them.
-    toward: cosine between axis and view, positive when the tip points at the camera.
-    depth_m: distance along the optical axis. colours: (parts * 64, 4) uint8 BGR and cover, by
-    part and by place across the cone.
+    cone_id: 1 + its index in the scene. plate_m: (2, 8, 3) world points of the base plate's lower
+    and upper face. rings_m: (R, 14, 3), from base to tip. outline_px: (R * 14 + 16, 2) all in
+    pixels. xyxy_px: the box around them. depth_m: distance along the optical axis. toward: cosine
+    between axis and view, positive when the tip points at the camera.
+    colours: (parts * 64, 4) uint8 BGR and cover, by part and by place across the cone.
     """
 
     cone_id: int
@@ -285,10 +283,7 @@ def hull_area(points_px: Array) -> float:
 
 
 def shadow_points(views: Sequence[ConeView], sun: Array) -> Array:
-    """(len(views), N, 3) points on the ground around the shadow of each cone.
-
-    sun: unit vector toward it.
-    """
+    """(len(views), N, 3) points on the ground around each cone's shadow; sun: unit vector to it."""
     rings = np.stack([view.rings_m[[0, -2, -1]] for view in views])
     plates = np.stack([view.plate_m for view in views])
     points = np.concatenate(

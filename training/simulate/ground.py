@@ -18,10 +18,7 @@ from training.simulate.track import Paint
 
 
 def _clip_project(points_m: Array, canvas: PinholeCamera) -> list[npt.NDArray[np.int32]]:
-    """World polygons (N, K, 3) to pixels in 1/16, cut at 0.15 m ahead of the camera.
-
-    Those behind it are left out.
-    """
+    """World polygons (N, K, 3) to pixels in 1/16: what is 0.15 m or more ahead of the camera."""
     optical = canvas.to_optical(points_m)
     near = 0.15
     ahead = optical[..., 2] > near

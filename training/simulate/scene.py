@@ -61,8 +61,7 @@ class Scene:
     """Everything that does not move.
 
     zenith, horizon, cloud: colours of the sky, BGR. cover: of clouds, 0 clear to 1 overcast.
-    wind_m: offset of the clouds.
-    sun: unit vector toward the sun. sunlight + skylight: 1 is the normal brightness.
+    wind_m: their offset. sun: unit vector to it. sunlight + skylight: 1 is the normal brightness.
     haze: 0..1, colour of the horizon mixed in at 100 m.
     """
 
@@ -289,13 +288,9 @@ def make_camera(
     corner = ((width / 2) ** 2 + (height / 2) ** 2) / focal**2
     barrel = min(0.2, 0.08 / corner)
     k1 = rng.uniform(-barrel, 0.2 * barrel) if rng.random() < 0.6 else 0.0
+    intrinsics = (focal, focal * rng.uniform(0.98, 1.02), centre_x, centre_y)
     return PinholeCamera(
-        width_px=width,
-        height_px=height,
-        fx_px=focal,
-        fy_px=focal * rng.uniform(0.98, 1.02),
-        cx_px=centre_x,
-        cy_px=centre_y,
+        *(width, height, *intrinsics),
         distortion=(k1, 0.0, 0.0, 0.0, 0.0),
         position_m=(float(x), float(y), up),
         yaw_rad=heading,

@@ -19,10 +19,8 @@ Side = Annotated[int, Field(strict=True, ge=64, le=8192)]
 class SimulateSettings:
     """Settings of what is rendered.
 
-    Sizes marked `at 1280` are for a picture 1280 px wide and scale with it.
-
     width_px, height_px: size of the picture.
-    min_height_px: smallest labelled box height, at 1280.
+    min_height_px: smallest labelled box height, in a picture 1280 px wide; it scales with it.
     min_visible: smallest visible fraction of a cone that is still labelled, 0..1.
     vary_camera: each picture has a camera of its own (height, pitch, field of view, lens).
     vary_aspect: some pictures get a black border or a cut-off sky, as real collections have.

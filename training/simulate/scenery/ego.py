@@ -9,11 +9,7 @@ from training.simulate.scenery.sketch import Bytes, Colour, Point, Sketch, rando
 
 
 def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
-    """BGRA of the lower end of a picture of width x height px, or None: nothing is seen.
-
-    Styles: 1 nose, 2 nose and front wheels, 3 a side, 4 a wedge, 5 wheels, 6 cockpit from the roll
-    hoop.
-    """
+    """BGRA of the lower end of a picture of width x height px, or None: nothing is seen."""
     style = int(rng.choice(7, p=[0.3, 0.2, 0.16, 0.07, 0.08, 0.05, 0.14]))
     if style == 0:
         return None
@@ -24,15 +20,15 @@ def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
         car.draw_nose()
     if style in (2, 5):
         car.draw_wheels()
-    if style == 3:
+    if style == 3:  # a side
         rim = width * (0.0 if rng.random() < 0.5 else 1.0)
         reach = width * rng.uniform(0.1, 0.3) * (1 if rim == 0 else -1)
         car.polygon([(rim, 0), (rim + reach, 0.5), (rim + reach * 0.8, 1), (rim, 1)], body)
-    if style == 4:
+    if style == 4:  # a wedge
         half = width * rng.uniform(0.1, 0.5)
         tone = random_colour(rng, 0.3)
         car.polygon([(car.middle - half, 1), (car.middle, 0.3), (car.middle + half, 1)], tone)
-    if style == 6:
+    if style == 6:  # as seen from the roll hoop
         car.draw_cockpit()
     if rng.random() < 0.3:  # halo, antenna, cables
         x = int(width * rng.random())
