@@ -282,8 +282,7 @@ def test_command_renders_with_a_settings_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'line,told',
-    [('widht_px: 640', 'widht_px'), ('width_px: wide', "width_px: 'wide' is refused")],
+    'line,told', [('widht_px: 640', 'widht_px'), ('width_px: wide', "width_px: 'wide' is refused")]
 )
 def test_command_names_a_wrong_setting(tmp_path: Path, capsys: Any, line: str, told: str) -> None:
     (tmp_path / 'wrong.yaml').write_text(line)

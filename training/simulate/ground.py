@@ -71,11 +71,7 @@ def warp(texture: Bytes, matrix: Array, size: tuple[int, int]) -> Bytes:
 
 
 def draw_ground(
-    scene: Scene,
-    canvas: PinholeCamera,
-    library: Library,
-    views: list[ConeView],
-    first: int,
+    scene: Scene, canvas: PinholeCamera, library: Library, views: list[ConeView], first: int
 ) -> Bytes:
     height, width = canvas.height_px - first, canvas.width_px
     look = scene.ground
