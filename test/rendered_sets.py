@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.simulate.dataset import write_dataset
-from training.simulate.settings import SimulateSettings
+from training.simulate.scene import SimulateSettings
 
 COUNTS = {'train': 8, 'val': 4, 'test': 4}
 

@@ -26,7 +26,7 @@ from cone_perception.replay.traces import FrameTrace
 from cone_perception.types import Frame
 from training.data.verify import verify_dataset
 from training.simulate.bag import write_drive
-from training.simulate.settings import SimulateSettings
+from training.simulate.scene import SimulateSettings
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 HALF = dict.fromkeys(NAMES, 0.5)

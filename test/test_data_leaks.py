@@ -10,7 +10,7 @@ from training.cli import main
 from training.data.leaks import find_leaks, name_sets
 from training.data.like_pictures import cut_frame, hash_picture
 from training.simulate.dataset import render_picture
-from training.simulate.settings import SimulateSettings
+from training.simulate.scene import SimulateSettings
 
 SPLITS = {'train': 12, 'val': 3, 'test': 3}
 

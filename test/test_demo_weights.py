@@ -15,7 +15,7 @@ from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame
 from training.simulate.bag import drive_frames
-from training.simulate.settings import SimulateSettings
+from training.simulate.scene import SimulateSettings
 
 SCRIPT = Path(__file__).parents[1] / 'benchmarks' / 'demo_weights.py'
 CONFIDENCE = 0.25

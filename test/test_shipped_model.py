@@ -20,7 +20,7 @@ from cone_perception.model_card import file_sha256, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Detections, Frame
 from training.simulate.bag import drive_frames
-from training.simulate.settings import SimulateSettings
+from training.simulate.scene import SimulateSettings
 
 UNSEEN_SEED = 3
 

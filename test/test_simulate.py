@@ -23,9 +23,8 @@ from training.simulate.cone_view import cone_points
 from training.simulate.dataset import render_picture, write_dataset
 from training.simulate.photo import motion_kernel
 from training.simulate.renderer import Rendering, render
-from training.simulate.scene import Scene, Thing, make_scene
+from training.simulate.scene import Scene, SimulateSettings, Thing, make_scene
 from training.simulate.scenery.library import Library, make_library
-from training.simulate.settings import SimulateSettings
 from training.simulate.track import make_circuit, make_straight
 
 SMALL = SimulateSettings(width_px=320, height_px=180)

@@ -17,7 +17,7 @@ from cone_perception.errors import SourceError
 from cone_perception.files import write_json
 from training.simulate.bag import drive_frames
 from training.simulate.dataset import write_labelled
-from training.simulate.settings import SimulateSettings
+from training.simulate.scene import SimulateSettings
 from training.stage.training_set import CropRules, write_crops
 
 

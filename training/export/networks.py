@@ -36,7 +36,7 @@ from training.export.quantise import (
 )
 from training.export.sensitivity import score_error
 from training.simulate.bag import drive_frames
-from training.simulate.settings import SimulateSettings
+from training.simulate.scene import SimulateSettings
 
 NETWORKS: dict[str, tuple[Precision, Encoding]] = {
     'fp32': ('fp32', 'float'),

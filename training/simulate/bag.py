@@ -20,11 +20,10 @@ from cone_perception.types import Frame
 from training.simulate.camera import PinholeCamera, load_camera, make_lens
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import Label, render
-from training.simulate.scene import make_scene
+from training.simulate.scene import SimulateSettings, make_scene
 from training.simulate.scenery.ego import make_ego
 from training.simulate.scenery.library import make_library
 from training.simulate.scenery.sketch import Bytes
-from training.simulate.settings import SimulateSettings
 from training.simulate.track import Track
 
 BASELINE_M = 0.12

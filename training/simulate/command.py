@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from training.simulate.settings import read_settings
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Subcommands `dataset` and `drive`."""
@@ -31,15 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen subcommand; returns the exit status."""
-    if args.what == 'dataset':
-        from training.simulate.dataset import write_dataset
+    from training.simulate.bag import write_drive
+    from training.simulate.dataset import write_dataset
+    from training.simulate.scene import read_settings
 
+    if args.what == 'dataset':
         counts = {'train': args.train, 'val': args.val, 'test': args.test}
         settings = read_settings(args.settings, args.scale)
         write_dataset(args.out, settings, args.seed, counts, args.workers)
     else:
-        from training.simulate.bag import write_drive
-
         settings, drive = read_settings(args.settings), (args.seconds, args.hz)
         write_drive(args.out, settings, args.seed, *drive, args.compressed, args.stereo)
     return 0

@@ -22,11 +22,10 @@ from cone_perception.errors import OutputError
 from cone_perception.files import write_json, write_whole
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import Label, render
-from training.simulate.scene import make_camera, make_scene
+from training.simulate.scene import SimulateSettings, make_camera, make_scene
 from training.simulate.scenery.ego import make_ego
 from training.simulate.scenery.library import make_library
 from training.simulate.scenery.sketch import Bytes, random_colour
-from training.simulate.settings import SimulateSettings
 
 SPLITS = ('train', 'val', 'test')
 RENDERER_VERSION = 4

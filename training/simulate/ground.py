@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from training.simulate.camera import PinholeCamera
 from training.simulate.cone_view import ConeView, shadow_points
-from training.simulate.scene import Scene, Thing
+from training.simulate.scene import Scene
 from training.simulate.scenery.library import Library
 from training.simulate.scenery.sketch import Array, Bytes
 from training.simulate.track import Paint
@@ -109,7 +108,7 @@ def draw_ground(
     if dark < 0.93:
         sun = np.array(scene.sun)
         shade = float(int(255 * dark))
-        for polygon in _thing_shadows(scene.things, sun, canvas):
+        for polygon in _thing_shadows(scene, canvas):
             cv2.fillPoly(shadow, [polygon - offset], shade, cv2.LINE_AA, 4)
         lit = [view for view in views if view.depth_m < 60 and view.cone.lit > 0]
         if lit:
@@ -142,9 +141,8 @@ def _mix_in(window: Bytes, share: npt.NDArray[np.float32], colour: npt.NDArray[n
     window[:] = part.astype(np.uint8)
 
 
-def _thing_shadows(
-    things: Sequence[Thing], sun: Array, canvas: PinholeCamera
-) -> list[npt.NDArray[np.int32]]:
+def _thing_shadows(scene: Scene, canvas: PinholeCamera) -> list[npt.NDArray[np.int32]]:
+    things, sun = scene.things, scene.sun
     places = np.array([[*thing.position_m, 0.0] for thing in things]).reshape(-1, 3)
     sizes = np.array([[thing.width_m, thing.height_m] for thing in things]).reshape(-1, 2)
     away = places[:, :2] - canvas.position_m[:2]
@@ -155,7 +153,7 @@ def _thing_shadows(
     aside = np.zeros_like(places)
     aside[:, :2] = away[:, ::-1] * (-1, 1) / np.maximum(distance, 1e-3) * wide * 0.4
     reach = np.zeros_like(places)
-    reach[:, :2] = -sun[:2] / max(float(sun[2]), 0.1) * tall
+    reach[:, :2] = -np.array(sun[:2]) / max(sun[2], 0.1) * tall
     corners = [places - aside, places + aside, places + aside + reach, places - aside + reach]
     return _clip_project(np.stack(corners, axis=1), canvas)
 

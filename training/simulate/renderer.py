@@ -13,10 +13,9 @@ from cone_perception.classes import UNKNOWN
 from training.simulate.camera import Lens, PinholeCamera, make_lens
 from training.simulate.cone_view import ConeView, Ids, hull_area, paint_cone, view_cones
 from training.simulate.ground import draw_ground, warp
-from training.simulate.scene import Scene, Thing
+from training.simulate.scene import Scene, SimulateSettings, Thing
 from training.simulate.scenery.library import Library
 from training.simulate.scenery.sketch import Array, Bytes
-from training.simulate.settings import SimulateSettings
 
 
 @dataclass(frozen=True, slots=True)
