@@ -23,9 +23,6 @@ import numpy as np
 from cone_perception.images import converter
 from cone_perception.ros.transport import use_profile
 
-READY = 'active: listening'
-"""In the line that it writes when it subscribes; the detector node writes the same."""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Answer pictures until SIGINT or SIGTERM."""
@@ -99,7 +96,7 @@ def serve(args: argparse.Namespace, predict: Any) -> None:
 
     qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     node.create_subscription(Image, args.image_topic, on_image, qos)
-    node.get_logger().info(f'{READY} to {args.image_topic}')
+    node.get_logger().info(f'active: listening to {args.image_topic}')
     try:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):

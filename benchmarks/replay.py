@@ -42,21 +42,15 @@ from cone_perception.replay.processes import NodeCommand, our_node
 from cone_perception.replay.run import describe_bag
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.to_label.findings import published
-from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
+from cone_perception.replay.traces import Drive, Pace, Pass
 
 OURS, STRAIGHT, ONE_CORE = 'ours', 'straight', 'one core'
 FAST = 'as fast as possible'
-ONE_CORE_HZ = 10.0
-"""Slow enough for one core: what is measured is the cost, not a queue."""
-
-PEER_READY = 'active: listening'
-"""Line that peer_node.py logs when it is warm and subscribed."""
 
 SETTLED_NS = 10**9
 """After the first picture. What no program has touched for a second answers slowly, on a virtual
 machine several times so, and the nodes have waited for the player."""
 
-OWN_STATIONS = ('wait', 'preprocess', 'decode', 'publish')
 ACCURACY = ('precision_answered', 'recall_answered', 'map50_answered')
 COMPARED = (
     ('rate_out_hz', FAST, 'throughput (Hz)'),
@@ -72,14 +66,6 @@ COMPARED = (
     ),
     ('node_memory_peak_mb', FAST, 'memory (MB)'),
     ('node_cpu_cores', '15 Hz', 'cores busy at 15 Hz'),
-)
-
-
-CHARTS = (
-    ('rate_out_hz', (FAST,), 'answers per second, as fast as possible'),
-    ('latency_p50_ms', ('15 Hz', '30 Hz'), 'latency p50 (ms)'),
-    ('latency_p99_ms', ('15 Hz', '30 Hz'), 'latency p99 (ms)'),
-    ('node_memory_peak_mb', (FAST,), 'memory (MB)'),
 )
 
 NodeFor = Callable[[Drive], NodeCommand]
@@ -98,7 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--faster-hz', type=float, default=120.0, help='a rate that our engine does not reach'
     )
     parser.add_argument('--node', action='append', default=[], metavar='NAME=COMMAND')
-    parser.add_argument('--plots', type=Path, help='folder for charts (PNG)')
     args = parser.parse_args(argv)
     bundle = read_bundle(args.bundle)
     nodes: dict[str, NodeFor] = {
@@ -114,18 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         drive = open_drive(bag, class_names=bundle.card.class_names)
         passes = measure(drive, nodes, args.rounds, args.faster_hz)
         drives.append(summarise(drive, passes, bundle.card, f'{args.faster_hz:g} Hz'))
-    result = {
-        'rounds': args.rounds,
-        'load_before': load_before,
-        'host': describe_host(),
-        'bundle': bundle.card.name,
-        'drives': drives,
-    }
     for of_drive in drives:
         print_tables(of_drive, args.rounds)
-    write_result(args.json, result)
-    if args.plots:
-        draw(args.plots, result)
+    told = {'rounds': args.rounds, 'load_before': load_before, 'host': describe_host()}
+    write_result(args.json, told | {'bundle': bundle.card.name, 'drives': drives})
     return 0
 
 
@@ -147,7 +124,8 @@ def straight_node(drive: Drive, bundle: Bundle, weights: Path) -> NodeCommand:
         f'--confidence {min(card.thresholds.values())} '
         '--image-topic {image} --detections {detections}'
     )
-    return replace(foreign_node(drive, bundle, command), ready=PEER_READY)
+    # What it logs when it is warm and subscribed.
+    return replace(foreign_node(drive, bundle, command), ready='active: listening')
 
 
 def measure(drive: Drive, nodes: Mapping[str, NodeFor], rounds: int, faster_hz: float) -> Passes:
@@ -170,7 +148,8 @@ def measure(drive: Drive, nodes: Mapping[str, NodeFor], rounds: int, faster_hz: 
             for name in np.roll([*nodes], -number).tolist():
                 play(name, nodes[name](drive), pace_name, pace)
         play(OURS, ours, f'{faster_hz:g} Hz', Pace('hz', hz=faster_hz))
-        play(ONE_CORE, pinned, f'{ONE_CORE_HZ:g} Hz', Pace('hz', hz=ONE_CORE_HZ))
+        # Slow enough for one core: what is measured is the cost, not a queue.
+        play(ONE_CORE, pinned, '10 Hz', Pace('hz', hz=10.0))
     return passes
 
 
@@ -249,18 +228,11 @@ def accuracy_beside(drive: Drive, passes: Passes, name: str, card: ModelCard) ->
 
 def accuracy_of(passes: Sequence[Pass], drive: Drive, card: ModelCard) -> dict[str, Interval]:
     """Accuracy at the card's thresholds: a peer with one for all classes publishes more."""
+    least = np.array([card.thresholds[name] for name in card.class_names], np.float32)
     above = [
-        replace(seen, frames=[_above(frame, card) for frame in seen.frames]) for seen in passes
+        replace(seen, frames=[published(frame, least) for frame in seen.frames]) for seen in passes
     ]
     return accuracy_figures(above, drive.truth or {}, card.class_names, card.thresholds)
-
-
-def _above(frame: FrameTrace, card: ModelCard) -> FrameTrace:
-    """The frame with those cones only that reach the card's thresholds."""
-    if frame.found is None:
-        return frame
-    least = np.array([card.thresholds[name] for name in card.class_names], np.float32)
-    return replace(frame, found=published(frame.found, least))
 
 
 def age_when_faster(passes: Sequence[Pass]) -> dict[str, float]:
@@ -323,7 +295,8 @@ def print_tables(drive: Mapping[str, Any], rounds: int) -> None:
         ),
         'Fate of the frames, all rounds:',
     )
-    stations = ('own_cost', *(f'station_{n}' for n in (*OWN_STATIONS, 'inference', 'transport_in')))
+    own = ('wait', 'preprocess', 'decode', 'publish')
+    stations = ('own_cost', *(f'station_{n}' for n in (*own, 'inference', 'transport_in')))
     print_table(
         ('', *(name.removeprefix('station_').replace('_', ' ') for name in stations)),
         (
@@ -353,40 +326,6 @@ def print_tables(drive: Mapping[str, Any], rounds: int) -> None:
             faster=drive['faster'], **drive['age_when_faster']
         )
     )
-
-
-def draw(folder: Path, result: Mapping[str, Any]) -> None:
-    """Charts of the figures; no picture of a camera is in them."""
-    from matplotlib.figure import Figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    drives = {Path(str(drive['bag']['path'])).name: drive['figures'] for drive in result['drives']}
-    for name, figures in drives.items():
-        nodes = [n for n in dict.fromkeys(k.rpartition(', ')[0] for k in figures) if n != ONE_CORE]
-        page = Figure(figsize=(12, 3.4), layout='constrained')
-        for axes, (figure, paces, title) in zip(page.subplots(1, 4), CHARTS, strict=True):
-            bars = [(node, pace) for pace in paces for node in nodes]
-            labels = [f'{node}\n{pace}' if len(paces) > 1 else node for node, pace in bars]
-            heights = [figures[f'{node}, {pace}'][figure] for node, pace in bars]
-            colours = [f'C{nodes.index(node)}' for node, _ in bars]
-            drawn = axes.bar(range(len(bars)), heights, color=colours)
-            axes.bar_label(drawn, fmt='%.4g', fontsize=8)
-            axes.set_xticks(range(len(bars)), labels, fontsize=7)
-            axes.set_title(title, fontsize=9)
-            axes.spines[['top', 'right']].set_visible(False)
-        page.suptitle(f'{name}: {result["rounds"]} interleaved rounds', fontsize=10)
-        page.savefig(folder / f'{name}.png', dpi=110)
-    page = Figure(figsize=(8, 2.6), layout='constrained')
-    axes = page.subplots()
-    left = np.zeros(len(drives))
-    for station in OWN_STATIONS:
-        figure = f'station_{station}_p50_ms'
-        width = [of[f'{ONE_CORE}, {ONE_CORE_HZ:g} Hz'][figure] for of in drives.values()]
-        axes.barh([*drives], width, left=left, label=station)
-        left += width
-    axes.set_xlabel('own cost on one core, medians of the stations (ms); 8 ms are allowed')
-    page.legend(ncols=len(OWN_STATIONS), fontsize=8, loc='outside upper center')
-    page.savefig(folder / 'own_cost.png', dpi=110)
 
 
 if __name__ == '__main__':

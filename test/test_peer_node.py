@@ -18,6 +18,7 @@ from tiny_network import CLASS_NAMES, write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.model_card import read_bundle
+from cone_perception.replay.to_label.findings import published
 from cone_perception.replay.traces import MOMENTS, FrameTrace, Pace, Pass
 from cone_perception.types import Detections
 
@@ -116,14 +117,14 @@ def test_age_is_held_against_the_run_before_and_the_own_one(benchmark):
     assert ages['wait_p50_ms'] == pytest.approx(12)
 
 
-def test_cones_below_the_threshold_of_their_class_are_left_out(benchmark, tmp_path):
+def test_cones_below_the_threshold_of_their_class_are_left_out(tmp_path):
     card = read_bundle(write_tiny_bundle(tmp_path / 'tiny')).card
     least = card.thresholds[CLASS_NAMES[0]]
+    thresholds = np.array([card.thresholds[name] for name in CLASS_NAMES], np.float32)
     boxes = np.tile(np.array([[0, 0, 9, 9]], np.float32), (2, 1))
     score = np.array([least + 0.01, least - 0.01], np.float32)
-    one = FrameTrace(
-        'camera', 0, 0, 'answered', 0, found=Detections(boxes, score, np.zeros(2, int))
-    )
+    found = Detections(boxes, score, np.zeros(2, int))
+    one = FrameTrace('camera', 0, 0, 'answered', 0, found=found)
     lost = FrameTrace('camera', 1, 0, 'dropped', 0)
-    assert benchmark._above(one, card).found.score.tolist() == pytest.approx([least + 0.01])
-    assert benchmark._above(lost, card) is lost
+    assert published(one, thresholds).found.score.tolist() == pytest.approx([least + 0.01])
+    assert published(lost, thresholds) is lost

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import cv2
@@ -57,14 +56,6 @@ on frames that were chosen for being hard, of a drive that was trained on, would
 
 IMAGES, LABELS = 'images/train', 'labels/train'
 JPEG_QUALITY = 95
-
-BOXES = (
-    ('#ff3b30', 'missed'),
-    ('#ff2dd1', 'false'),
-    ('#ff9500', 'vanished for this frame'),
-    ('#34d0ff', 'score near the threshold'),
-)
-"""Colours of the page's boxes, as in page.css, and their meaning."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +116,7 @@ def _make(args: argparse.Namespace) -> int:
         print_warning(problem)
     if reference is not None and drive.truth is not None:
         raise SourceError('the truth of this drive is known: leave out --reference.')
-    state = _claim(args.out, _request(args, drive, None if result else bundle, reference))
+    state = _claim(args, drive, None if result else bundle, reference)
     if (state / 'finished').is_file():
         print(f'{args.out} is complete: nothing was done.')
         return 0
@@ -157,12 +148,16 @@ def _make(args: argparse.Namespace) -> int:
     return 0
 
 
-def _request(
+def _claim(
     args: argparse.Namespace, drive: Drive, bundle: Bundle | None, reference: Bundle | None
-) -> dict[str, Any]:
-    """Collect all that decides what is written."""
+) -> Path:
+    """Begin the data set's folder, or go on with it; gives the folder STATE in it.
+
+    Raises OutputError when it holds anything but an earlier run of the same request.
+    """
+    root: Path = args.out
     names = ('limit', 'apart', 'min_height', 'png', 'device', 'engine', 'truth', 'labels')
-    return {
+    request = {  # all that decides what is written
         **{name: getattr(args, name) for name in names},
         'bag_sha256': drive.sha256,
         'cameras': drive.cameras,
@@ -170,13 +165,6 @@ def _request(
         'model': json.loads(bundle.card.to_json()) if bundle else None,
         'reference': json.loads(reference.card.to_json()) if reference else None,
     }
-
-
-def _claim(root: Path, request: Mapping[str, Any]) -> Path:
-    """Begin the data set's folder, or go on with it; gives the folder STATE in it.
-
-    Raises OutputError when it holds anything but an earlier run of the same request.
-    """
     kept = root / STATE / 'request.json'
     text = to_json(request, indent=1) + '\n'
     if kept.is_file():
@@ -220,7 +208,7 @@ def _write_pictures(
     for doubt in chosen:
         frame = doubt.frame
         place = (frame.camera, frame.index)
-        labels = published(frame.found or Detections.empty(), least)
+        labels = published(frame, least).found or Detections.empty()
         labels = known.get((frame.camera, frame.stamp_ns), labels)
         path = folder / IMAGES / f'{picture_name(bag, *place)}{suffix}'
         shown[place] = _Shown(doubt, path, labels)
@@ -265,8 +253,7 @@ def _write_lists(folder: Path, found: Findings, shown: Sequence[_Shown]) -> None
     write_whole(folder / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}')
     write_whole(folder / TO_LABEL, NOTE)
     # Label Studio asks for the names in a file of their own.
-    lines = ''.join(f'{name}\n' for name in found.class_names)
-    write_whole(folder / 'classes.txt', lines)
+    write_whole(folder / 'classes.txt', '\n'.join([*found.class_names, '']))
     with whole_file(folder / 'why.csv', 'w') as stream:
         writer = csv.writer(stream, lineterminator='\n')
         writer.writerow(['rank', 'picture', 'camera', 'index', 'stamp_ns', 'weight', *KINDS, 'why'])
@@ -280,7 +267,12 @@ def _write_lists(folder: Path, found: Findings, shown: Sequence[_Shown]) -> None
     pictures = [_picture(rank, each, found) for rank, each in enumerate(shown, 1)]
     table = Text(['The weightiest first; the same as a table: ', Cell('why.csv', href='why.csv')])
     legend: list[Piece] = ['A box tells its class and score under the pointer. White: the labels.']
-    for colour, meaning in BOXES:
+    for colour, meaning in (  # as in page.css
+        ('#ff3b30', 'missed'),
+        ('#ff2dd1', 'false'),
+        ('#ff9500', 'vanished for this frame'),
+        ('#34d0ff', 'score near the threshold'),
+    ):
         legend += [' ', Cell(meaning, colour=colour)]
     title = f'{len(shown)} frames of {found.drive.bag.resolve().name} worth labelling'
     sections = [Section('', [table, Text(legend), *pictures])]
@@ -292,12 +284,9 @@ def _picture(rank: int, shown: _Shown, found: Findings) -> Picture:
     names = found.class_names
     labels = zip(shown.labels.xyxy_px.tolist(), shown.labels.class_id, strict=True)
     boxes = [Box(box, 'label', names[class_id]) for box, class_id in labels]
+    around = np.array([-3, -3, 3, 3])
     boxes += [
-        Box(
-            (box + np.array([-3, -3, 3, 3])).tolist(),
-            kind,
-            f'{kind}: {names[class_id]} {score:.2f}',
-        )
+        Box((box + around).tolist(), kind, f'{kind}: {names[class_id]} {score:.2f}')
         for kind, cones in shown.doubt.cones.items()
         for box, score, class_id in zip(cones.xyxy_px, cones.score, cones.class_id, strict=True)
     ]

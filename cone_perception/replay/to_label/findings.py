@@ -40,8 +40,6 @@ from cone_perception.types import Detections, Float32
 MARGIN = 0.1
 """A score this far from its class's threshold is no longer in doubt."""
 
-PERIOD_NS = 10**9 // 15 + 1
-
 LISTED = 4
 """Scores that a reason names; of the others it says how many there are."""
 
@@ -103,10 +101,8 @@ def run_reference(
     args: argparse.Namespace, drive: Drive, found: Findings, reference: Bundle, log: Path
 ) -> Answers:
     """Its answers with the class numbers of the model; cones of classes it lacks are left out."""
-    names = list(found.class_names)
-    number = np.array(
-        [names.index(n) if n in names else -1 for n in reference.card.class_names], np.int64
-    )
+    index = {name: number for number, name in enumerate(found.class_names)}
+    number = np.array([index.get(name, -1) for name in reference.card.class_names], np.int64)
     answers = {}
     for place, cones in by_stamp(_answer(args, drive, reference, Filters(), log)).items():
         class_id = number[cones.class_id]
@@ -180,10 +176,7 @@ def find_doubts(
     min_height_px: smaller boxes neither count as unsure nor as vanished, missed or false.
     """
     least = np.array([thresholds[name] for name in class_names], np.float32)
-    shown = [
-        frame if frame.found is None else replace(frame, found=published(frame.found, least))
-        for frame in frames
-    ]
+    shown = [published(frame, least) for frame in frames]
     faults = find_faults(shown, known, min_height_px)
     doubts = []
     for frame, seen in zip(frames, shown, strict=True):
@@ -203,9 +196,12 @@ def find_doubts(
     return sorted(doubts, key=lambda doubt: -doubt.weight)
 
 
-def published(found: Detections, least: Float32) -> Detections:
-    """Keep those from their class's threshold up. least: (classes,) float32."""
-    return found[found.score >= least[found.class_id]]
+def published(frame: FrameTrace, least: Float32) -> FrameTrace:
+    """The frame with cones from their class's threshold up only. least: (classes,) float32."""
+    found = frame.found
+    if found is None:
+        return frame
+    return replace(frame, found=found[found.score >= least[found.class_id]])
 
 
 def spread(doubts: Sequence[Doubt], apart_ns: int, limit: int) -> list[Doubt]:
@@ -214,26 +210,22 @@ def spread(doubts: Sequence[Doubt], apart_ns: int, limit: int) -> list[Doubt]:
     Left out is a frame less than `apart_ns` from one that was taken, of the same camera, and one
     that shows the same view (`same_view`): a car that stands sends the same picture for minutes.
     """
-    taken: dict[str, list[Doubt]] = defaultdict(list)
+    taken: dict[str, list[tuple[int, Detections]]] = defaultdict(list)
     chosen: list[Doubt] = []
     for doubt in doubts:
         if len(chosen) == limit:
             break
         frame = doubt.frame
-        near = any(
-            abs(_time_ns(frame) - _time_ns(other.frame)) < apart_ns
-            or same_view(frame.found or Detections.empty(), other.frame.found or Detections.empty())
-            for other in taken[frame.camera]
-        )
-        if not near:
-            taken[frame.camera].append(doubt)
+        # A driver that sets no stamps is taken for one of 15 Hz.
+        time_ns = frame.stamp_ns or frame.index * (10**9 // 15 + 1)
+        found = frame.found or Detections.empty()
+        if not any(
+            abs(time_ns - other_ns) < apart_ns or same_view(found, other)
+            for other_ns, other in taken[frame.camera]
+        ):
+            taken[frame.camera].append((time_ns, found))
             chosen.append(doubt)
     return chosen
-
-
-def _time_ns(frame: FrameTrace) -> int:
-    """Give the time of its stamp; a driver that sets none is taken for one of 15 Hz."""
-    return frame.stamp_ns or frame.index * PERIOD_NS
 
 
 def _tell_unsure(unsure: Detections, class_names: Sequence[str]) -> str:
