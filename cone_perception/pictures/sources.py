@@ -29,9 +29,6 @@ VIDEO_SUFFIXES = (
 )
 """Only these: FFmpeg finds a video in any file that has JPEGs inside."""
 
-MISSING_SHARE = 0.02
-"""A container's count of frames may be off by this share without the video being cut off."""
-
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
@@ -68,7 +65,12 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     if not path.exists():
         raise SourceError(f'{path} does not exist.')
     if is_bag(path):
-        return _open_bag_source(path, topic)
+        with open_bag(path) as reader:
+            topic = choose_image_topic(reader, topic)
+            count = sum(c.msgcount for c in reader.connections if c.topic == topic)
+            duration_s = reader.duration / 1e9
+        rate_hz = (count - 1) / duration_s if count > 1 and duration_s > 0 else 0.0
+        return Source('bag', count, rate_hz, read_bag_frames(path, topic))
     if topic is not None:
         raise SourceError(f'{path} is not a rosbag2, so it has no topic {topic}: leave it out.')
     if path.is_dir():
@@ -130,20 +132,12 @@ def _read_video(
             read += 1
     finally:
         video.release()
-    if count is not None and count - read > max(2, MISSING_SHARE * count):
+    # A container's count may be off by 2 % without the video being cut off.
+    if count is not None and count - read > max(2, 0.02 * count):
         yield Unreadable(
             f'{name} from frame {read}',
             f'it says that it has {count} frames, but ends after {read}: it is damaged or cut off',
         )
-
-
-def _open_bag_source(path: Path, topic: str | None) -> Source:
-    with open_bag(path) as reader:
-        topic = choose_image_topic(reader, topic)
-        count = sum(c.msgcount for c in reader.connections if c.topic == topic)
-        duration_s = reader.duration / 1e9
-    rate_hz = (count - 1) / duration_s if count > 1 and duration_s > 0 else 0.0
-    return Source('bag', count, rate_hz, read_bag_frames(path, topic))
 
 
 def read_bag_frames(path: Path, topic: str) -> Iterator[Frame | Unreadable]:

@@ -39,8 +39,6 @@ from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import FATES, Drive, Pace, Pass
 from cone_perception.settings import DetectorSettings
 
-INTERRUPTED_STATUS = 130
-
 
 def run(args: argparse.Namespace) -> int:
     """Replay one bag or several: 0 when frames were answered and the budget is kept."""
@@ -78,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'over budget: {reason}', file=sys.stderr)
     print(summary_line(result), flush=True)
     if result.interrupted:
-        return INTERRUPTED_STATUS
+        return 130
     answered = bool(result.figures['frames_answered'].value)
     failed = any(each.process_failed for each in replay.passes)
     return 0 if answered and not reasons and not failed else 1
@@ -116,7 +114,14 @@ def open_way(
         command = command_words(args, 'node_command')
         node = NodeCommand(command, told, bundle.card.class_names)
     else:
-        node = our_node(drive, bundle, _as_parameters(settings))
+        by_drive = ('cameras', 'image_topics', 'transport', 'autostart', 'build_only')
+        parameters = {
+            entry.name: json.dumps(value)
+            for entry in fields(settings)
+            if entry.name not in by_drive
+            and (value := getattr(settings, entry.name)) != entry.default
+        }
+        node = our_node(drive, bundle, parameters)
 
     def play(node: NodeCommand, name: str, pace: Pace) -> Pass:
         folder: Path = args.out / name / str(len(list((args.out / name).glob('*'))))
@@ -140,16 +145,6 @@ def summary_line(result: ReplayResult) -> str:
     text += 'p50_ms={latency_p50_ms:.1f} p99_ms={latency_p99_ms:.1f}'
     known = {name: figure.value for name, figure in result.figures.items()}
     return text.format_map(defaultdict(lambda: math.nan, known, lost=lost))
-
-
-def _as_parameters(settings: DetectorSettings) -> dict[str, str]:
-    """Give what differs from the defaults as ROS parameters; the drive has cameras and topics."""
-    by_drive = ('cameras', 'image_topics', 'transport', 'autostart', 'build_only')
-    return {
-        entry.name: json.dumps(value)
-        for entry in fields(settings)
-        if (value := getattr(settings, entry.name)) != entry.default and entry.name not in by_drive
-    }
 
 
 def _check_way(args: argparse.Namespace, settings: DetectorSettings) -> None:

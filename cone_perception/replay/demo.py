@@ -32,7 +32,6 @@ from cone_perception.replay.run import join_result, measure
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, Pace, Pass
 
-RENDER_TIMEOUT_S = 600.0
 RENDERED = ('seconds', 'hz', 'seed')
 """Options that say what is rendered."""
 
@@ -45,14 +44,6 @@ LEFT_BY_EARLIER_RUNS = (
     *('drive', 'answers', 'log', 'sent.jsonl', 'received.jsonl'),
     *('demo.mp4', 'contact_sheet.png', 'index.html', 'demo.json'),
 )
-
-
-FILES = {
-    'demo.json': 'all of this as data',
-    'demo.mp4': 'the drive as a film',
-    'contact_sheet.png': 'the drive at a glance',
-}
-"""Files that the page links to, and what they are."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             words = ['simulate', 'drive', '--out', str(out / 'drive'), *options]
             with ProcessGroup(os.environ, out / 'log') as team:
                 team.start('renderer', python_module('training.cli', *words), show=True)
-                team.wait('renderer', RENDER_TIMEOUT_S)
+                team.wait('renderer', timeout_s=600.0)
         bag = args.bag or out / 'drive'
         with open_bag(bag) as reader:
             topic = choose_image_topic(reader, args.topic)
@@ -129,13 +120,12 @@ def run(args: argparse.Namespace) -> int:
 def demo_result(args: argparse.Namespace, drive: Drive, bundle: Bundle, play: Pass) -> ReplayResult:
     """Result of the only pass, as `cone-perception replay` would tell it; args: the demo's."""
     figures = measure([play], drive, bundle, Filters())
-    rendered = {} if args.bag else {name: getattr(args, name) for name in RENDERED}
     configuration = {
         'arguments': [str(drive.bag)],
         'through': 'ros',
         'pace': {'kind': 'bag', 'rate': 1.0},
         'started': datetime.now(timezone.utc).isoformat(timespec='seconds'),
-        'rendered': rendered,
+        'rendered': {} if args.bag else {name: getattr(args, name) for name in RENDERED},
     }
     result = join_result(configuration, drive, bundle, describe_host(), [play], figures)
     return replace(result, model={**result.model, 'folder': str(bundle.folder)})
@@ -155,19 +145,19 @@ def last_line(result: ReplayResult) -> str:
 def write_results(out: Path, result: ReplayResult, bag: Path) -> None:
     """Write demo.json, demo.mp4, contact_sheet.png and index.html. Raises OutputError."""
     write_result(out / 'demo.json', result)
-    if result.passes[0]:
-        write_film(out / 'demo.mp4', result, bag)
-        _write_contact_sheet(out / 'contact_sheet.png', result, bag)
-    page = report_page(result, bag, files=FILES)
-    write_page(out / 'index.html', replace(page, title='A drive through the detector'))
-
-
-def _write_contact_sheet(path: Path, result: ReplayResult, bag: Path) -> None:
-    """Write SHEET_PICTURES, evenly from the first to the last; nothing without any."""
     frames = result.passes[0]
-    chosen = np.unique(np.linspace(0, len(frames) - 1, min(SHEET_PICTURES, len(frames))).round())
-    drawn = draw_frames(result, bag, [frames[int(at)] for at in chosen], SHEET_WIDTH_PX, [])
+    write_film(out / 'demo.mp4', result, bag)
+    shown = np.linspace(0, len(frames) - 1, min(SHEET_PICTURES, len(frames))).round()
+    chosen = [frames[int(at)] for at in np.unique(shown)]
+    drawn = draw_frames(result, bag, chosen, SHEET_WIDTH_PX, [])
     pictures = [picture for _, picture in drawn if not isinstance(picture, str)]
     if pictures:
         sheet = tile(pictures, SHEET_COLUMNS, pictures[0].shape[:2], SHEET_GAP_PX, 255)
-        write_whole(path, encode_picture('.png', sheet))
+        write_whole(out / 'contact_sheet.png', encode_picture('.png', sheet))
+    files = {
+        'demo.json': 'all of this as data',
+        'demo.mp4': 'the drive as a film',
+        'contact_sheet.png': 'the drive at a glance',
+    }
+    page = report_page(result, bag, files=files)
+    write_page(out / 'index.html', replace(page, title='A drive through the detector'))

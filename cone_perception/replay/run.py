@@ -36,10 +36,6 @@ from cone_perception.replay.options import pace_of, words_for_each_bag
 from cone_perception.replay.traces import Drive, Pace, Pass
 from cone_perception.settings import DetectorSettings
 
-OVERHEAD = ('latency_p50_ms', 'latency_p99_ms', 'player_cpu_cores', 'monitor_cpu_cores')
-"""Figures that are also told of a node that only answers."""
-
-
 Play = Callable[[Pace], Pass]
 """One pass of a drive; KeyboardInterrupt ends it early, and what was seen is in it."""
 
@@ -74,8 +70,12 @@ class Replay:
         """Play all passes; result.json is written after each: a kill loses one at most."""
         self._pace, repeat = pace_of(self.args), self.args.repeat
         echo = self.echo if self.args.overhead else None
-        if self.args.find_max_rate:
-            self._search()
+        if self.args.find_max_rate:  # then at the highest that has passed, or the last one tried
+            found = find_max_rate(lambda hz: self.play(Pace('hz', hz=hz)))
+            self._max_rate, self._interrupted = found, found.interrupted
+            print(f'highest rate: {found.says}', flush=True)
+            if found.probes:
+                self._pace = Pace('hz', hz=found.hz or found.probes[-1]['hz'])
         for number in range(repeat):
             if self._interrupted:
                 break
@@ -84,7 +84,11 @@ class Replay:
             played = self.play(self._pace)
             self.passes.append(played)
             self._per_pass.append({**pass_figures([played]), **load_figures([played])})
-            self._figures = self._measure()
+            self._figures = measure(self.passes, self.drive, self.bundle, self.settings.filters)
+            if self.reference is not None:
+                self._figures |= agreement_figures(self.passes, self.reference)
+            if self._max_rate is not None:
+                self._figures['max_rate_hz'] = Interval(self._max_rate.hz)
             self._interrupted = played.interrupted
             if not self._interrupted and (echo or number + 1 < repeat):
                 self._write(finished=False)
@@ -103,16 +107,14 @@ class Replay:
         self._interrupted = overhead.interrupted
         if not self._interrupted:
             echoed = {**pass_figures([overhead]), **load_figures([overhead])}
-            known = {name: echoed[name] for name in OVERHEAD if name in echoed}
-            self._figures |= {f'overhead_{name}': figure for name, figure in known.items()}
-
-    def _search(self) -> None:
-        """Go on at the highest rate that has passed, or at the last one tried."""
-        found = find_max_rate(lambda hz: self.play(Pace('hz', hz=hz)))
-        self._max_rate, self._interrupted = found, found.interrupted
-        print(f'highest rate: {found.says}', flush=True)
-        if found.probes:
-            self._pace = Pace('hz', hz=found.hz or found.probes[-1]['hz'])
+            for name in (
+                'latency_p50_ms',
+                'latency_p99_ms',
+                'player_cpu_cores',
+                'monitor_cpu_cores',
+            ):
+                if name in echoed:
+                    self._figures[f'overhead_{name}'] = echoed[name]
 
     def _write(self, finished: bool) -> ReplayResult:
         configuration = {
@@ -138,26 +140,17 @@ class Replay:
         write_result(self.args.out / 'result.json', result)
         return result
 
-    def _measure(self) -> dict[str, Interval]:
-        figures = measure(self.passes, self.drive, self.bundle, self.settings.filters)
-        figures |= load_figures(self.passes)
-        if self.reference is not None:
-            figures |= agreement_figures(self.passes, self.reference)
-        if self._max_rate is not None:
-            figures['max_rate_hz'] = Interval(self._max_rate.hz)
-        return figures
-
 
 def measure(
     passes: Sequence[Pass], drive: Drive, bundle: Bundle, filters: Filters
 ) -> dict[str, Interval]:
-    """Find all figures of what became of the pictures, and of the answers."""
+    """Find all figures of what became of the pictures, of the answers, and of the load."""
     names = bundle.card.class_names
     figures = {**pass_figures(passes), **consistency_figures(passes, names)}
     if drive.truth is not None:
         thresholds = {**bundle.card.thresholds, **filters.thresholds}
         figures |= accuracy_figures(passes, drive.truth, names, thresholds)
-    return figures
+    return figures | load_figures(passes)
 
 
 def join_result(

@@ -20,7 +20,6 @@ from cone_perception.bags.reader import (
     IMAGE,
     PICTURES,
     BagMessage,
-    BagReader,
     bag_types,
     data_files,
     header_stamp_ns,
@@ -34,8 +33,6 @@ from cone_perception.replay.drive.labels import read_labels
 from cone_perception.replay.drive.truth import PictureStamps, TruthTopic, choose_truth
 from cone_perception.replay.traces import Camera, Drive
 from cone_perception.types import Detections
-
-HASH_BLOCK_BYTES = 4 * 2**20
 
 
 def open_drive(
@@ -63,7 +60,12 @@ def open_drive(
     if labels is not None and truth_topics:
         raise SourceError('--truth and --labels are two answers to one question: leave one out.')
     with open_bag(bag) as reader:
-        types, counts = _types(reader), image_topics(reader)
+        counts = image_topics(reader)
+        types: dict[str, str] = {}
+        for connection in reader.connections:
+            # Of a topic with several types, which the report names, the one of pictures.
+            if types.get(connection.topic) not in PICTURES:
+                types[connection.topic] = connection.msgtype
     chosen = _choose_topics(bag, types, topics)
     names = camera_names(chosen)
     truths: dict[str, TruthTopic] = {}
@@ -164,20 +166,11 @@ def bag_sha256(bag: Path, stop: threading.Event | None = None) -> str:
     digest = hashlib.sha256()
     for file in data_files(bag):
         with file.open('rb') as stream:
-            while block := stream.read(HASH_BLOCK_BYTES):
+            while block := stream.read(4 * 2**20):
                 if stop is not None and stop.is_set():
                     return ''
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _types(reader: BagReader) -> dict[str, str]:
-    """Topic -> type; of a topic with several, which the report names, the one of pictures."""
-    types: dict[str, str] = {}
-    for connection in reader.connections:
-        if types.get(connection.topic) not in PICTURES:
-            types[connection.topic] = connection.msgtype
-    return types
 
 
 def _choose_topics(bag: Path, types: Mapping[str, str], topics: Sequence[str]) -> list[str]:

@@ -24,14 +24,11 @@ from cone_perception.replay.figures.names import name_cell, value_text
 from cone_perception.replay.figures.result import UNKNOWN
 from cone_perception.replay.many.jobs import (
     COMMAND,
-    BagJob,
     BagOutcome,
     plan_jobs,
     replay_each,
     replay_on_ray,
 )
-
-FINISHED = ('done', 'over budget')
 
 MAIN_FIGURES = (
     'frames_sent',
@@ -76,7 +73,14 @@ def run_many(
     )
     with on_sigterm(), elsewhere, refused, locked(out / '.lock'):
         jobs = plan_jobs(bags, options, out, command)
-        known = _finished_before(jobs, out)
+        before = {(each.name, each.key): each for each in read_table(out)}
+        known = {
+            job.name: outcome
+            for job in jobs  # of which name, options, bag and program are the same
+            if (outcome := before.get((job.name, job.key)))
+            and outcome.state in ('done', 'over budget')
+            and (job.folder / 'result.json').exists()
+        }
         outcomes: dict[str, BagOutcome] = {job.name: job.outcome('not run') for job in jobs} | known
         if known:
             print(f'{len(known)} of {len(jobs)} bags are finished already.', flush=True)
@@ -104,23 +108,15 @@ def run_many(
             else:
                 at_once = min(workers, len(waiting))
                 replay_each([replace(job, jobs=at_once) for job in waiting], workers, keep)
-        print(table_text(list(outcomes.values())))
+        columns, rows, reasons, summary = _tell(list(outcomes.values()))
+        short = (name.removesuffix('_share').removesuffix('_sent') for name in columns)
+        table = text_table([['bag', 'state', *short], *rows], words=(0, 1))
+        print(*table, *(': '.join(reason) for reason in reasons), summary, sep='\n')
         print(f'table: {out / "table.html"}', flush=True)
     states = {outcome.state for outcome in outcomes.values()}
     if states & {'interrupted', 'not run'}:
         return 130
     return 0 if states == {'done'} else 1
-
-
-def _finished_before(jobs: Sequence[BagJob], out: Path) -> dict[str, BagOutcome]:
-    """Find the bags that an earlier run finished with the same options, bag and program."""
-    before = {(each.name, each.key): each for each in read_table(out)}
-    found = {}
-    for job in jobs:
-        outcome = before.get((job.name, job.key))
-        if outcome and outcome.state in FINISHED and (job.folder / 'result.json').exists():
-            found[job.name] = outcome
-    return found
 
 
 def read_table(out: Path) -> list[BagOutcome]:
@@ -155,14 +151,6 @@ def write_table(out: Path, outcomes: Sequence[BagOutcome]) -> None:
     why = Section('Why some are not done', [Table([], reasons, [1])])
     page = Page('Replays', summary, sections=[table, why], wide=True)
     write_page(out / 'table.html', page)
-
-
-def table_text(outcomes: Sequence[BagOutcome]) -> str:
-    """The table for a terminal: a line for each bag, then why some are not done."""
-    columns, rows, reasons, summary = _tell(outcomes)
-    short = (name.removesuffix('_share').removesuffix('_sent') for name in columns)
-    table = text_table([['bag', 'state', *short], *rows], words=(0, 1))
-    return '\n'.join([*table, *(': '.join(reason) for reason in reasons), summary])
 
 
 def _tell(

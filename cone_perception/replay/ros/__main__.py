@@ -27,9 +27,6 @@ from cone_perception.replay.ros.player import play_job, ros_node, spin
 DEPTH = 1000
 """Messages that may wait while the monitor is held up: one that is lost here counts as lost."""
 
-READY = 'ready'
-"""The monitor prints it as a line of its own when every topic has a publisher."""
-
 
 def echo(job: Mapping[str, Any]) -> None:
     """Subscribe and answer as the detector does, on NAME/detections, until SIGINT or SIGTERM.
@@ -41,13 +38,14 @@ def echo(job: Mapping[str, Any]) -> None:
     from cone_perception.ros.session import image_qos
     from cone_perception.settings import DetectorSettings
 
-    def answer_with(publisher: Any) -> Callable[[Any], None]:
-        return lambda message: publisher.publish(Detection2DArray(header=message.header))
-
     with contextlib.suppress(KeyboardInterrupt), ros_node('echo') as node:
         for camera in job['cameras']:
             topic, depth = f'/{camera["name"]}/detections', QoSProfile(depth=DETECTIONS_DEPTH)
-            answer = answer_with(node.create_publisher(Detection2DArray, topic, depth))
+            publisher = node.create_publisher(Detection2DArray, topic, depth)
+
+            def answer(message: Any, publisher: Any = publisher) -> None:
+                publisher.publish(Detection2DArray(header=message.header))
+
             kind = CompressedImage if camera['compressed'] else Image
             node.create_subscription(kind, camera['topic'], answer, image_qos(DetectorSettings()))
         for _ in spin(node):
@@ -91,7 +89,7 @@ def record(job: Mapping[str, Any]) -> None:
         for _ in spin(node):
             if not ready and all(node.count_publishers(topic) for topic in topics):
                 ready = True
-                print(READY, flush=True)
+                print('ready', flush=True)
 
 
 if __name__ == '__main__':
