@@ -22,7 +22,6 @@ CLASS_COLOURS: dict[str, Colour] = {
 }
 """Blue, green, red; told apart on asphalt, grass and sky."""
 
-OTHER_COLOUR: Colour = (220, 220, 220)
 BLACK: Colour = (0, 0, 0)
 WHITE: Colour = (255, 255, 255)
 REFERENCE_HEIGHT_PX = 720
@@ -31,7 +30,7 @@ REFERENCE_HEIGHT_PX = 720
 
 def class_colour(class_name: str) -> Colour:
     """Blue, green, red of a class; light grey for one that is not a cone of the rules."""
-    return CLASS_COLOURS.get(class_name, OTHER_COLOUR)
+    return CLASS_COLOURS.get(class_name, (220, 220, 220))
 
 
 def short_name(class_name: str) -> str:

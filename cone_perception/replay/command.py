@@ -15,12 +15,10 @@ from functools import partial
 from pathlib import Path
 
 from cone_perception.detect import open_detector
-from cone_perception.engines.events import print_event, print_warning
-from cone_perception.engines.open import place_network
+from cone_perception.engines.events import print_warning
 from cone_perception.errors import InstallError, SettingsError
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
-from cone_perception.pipeline import ConeDetector
 from cone_perception.process import on_sigterm
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import reference_answers
@@ -59,10 +57,8 @@ def run(args: argparse.Namespace) -> int:
     claim_folder(args.out, REPLAY_MARK, REPLAY_FILES, bag)
     with on_sigterm(), open_way(args, drive, bundle, settings) as (play, echo):
         reference = None
-        if args.reference:  # on the CPU, one picture after another
-            other = read_bundle(args.reference)
-            placed = place_network(other, DetectorSettings(), print_event)
-            with ConeDetector(other.card, placed.engine) as detector:
+        if args.reference:
+            with open_detector(read_bundle(args.reference), DetectorSettings()) as detector:
                 reference = reference_answers(drive, detector, Filters())
         replay = Replay(args, drive, bundle, settings, play, echo, reference)
         result = replay.run()

@@ -14,9 +14,6 @@ from cone_perception.replay.traces import LoadSample
 
 MB = 1e6
 
-LOOK_FOR_CHILDREN_EVERY = 4
-"""Samples: finding them reads the whole of /proc."""
-
 
 class LoadSampler:
     """Samples processes, each with all that it started, and the first GPU, in a thread of its own.
@@ -91,7 +88,7 @@ class _ProcessTree:
             # A zombie is still there, but it holds nothing.
             if root is None or not root.is_running() or root.status() == zombie:
                 return None
-            if self._number % LOOK_FOR_CHILDREN_EVERY == 0:
+            if self._number % 4 == 0:  # finding them reads the whole of /proc
                 self._children = root.children(recursive=True)
         except self._psutil.Error:
             return None

@@ -22,19 +22,8 @@ from cone_perception.process import start_apart, wait_or_kill
 from cone_perception.replay.traces import Drive
 
 STOP_TIMEOUT_S = 5.0
-LOG_TAIL_LINES = 15
-POLL_S = 0.05
 DOMAINS = range(1, 102)
 """ROS domains that keep clear of Linux's ephemeral ports and of 0, which is everybody's default."""
-
-DIAGNOSTICS = 'diagnostic_msgs/msg/DiagnosticArray'
-DIAGNOSTICS_TOPIC = '/diagnostics'
-NODE = 'detector'
-TIMING_TOPIC = f'/{NODE}/timing'
-
-NODE_READY = 'active: listening to'
-NODE_REFUSES = 'not configured: '
-"""What the node logs when it works, and when it stays alive without a model."""
 
 
 class ProcessError(ConePerceptionError):
@@ -97,7 +86,7 @@ class ProcessGroup:
 
     def last_words(self, name: str) -> list[str]:
         """Return the last lines that a process wrote."""
-        return self._read_log(name).splitlines()[-LOG_TAIL_LINES:]
+        return self._read_log(name).splitlines()[-15:]
 
     def __enter__(self) -> ProcessGroup:
         return self
@@ -118,7 +107,7 @@ class ProcessGroup:
                 raise self._error(f'{other} ended too early, with status {status}')
         if time.monotonic() > deadline:
             raise self._error(f'{name} {problem}')
-        time.sleep(POLL_S)
+        time.sleep(0.05)
 
     def _read_log(self, name: str) -> str:
         log = self._log_folder / f'{name}.log'
@@ -196,8 +185,8 @@ class NodeCommand:
     @property
     def topics(self) -> dict[str, str]:
         """Topic -> type of all that the node says."""
-        told = (self.timing_topic, self.health_topic)
-        diagnostics = {topic: DIAGNOSTICS for topic in told if topic is not None}
+        told = filter(None, (self.timing_topic, self.health_topic))
+        diagnostics = dict.fromkeys(told, 'diagnostic_msgs/msg/DiagnosticArray')
         return dict.fromkeys(self.detections.values(), DETECTIONS) | diagnostics
 
     def started_by(self, *prefix: str) -> NodeCommand:
@@ -226,10 +215,10 @@ def our_node(
         command=tuple(python_module('cone_perception.cli', 'node', '--ros-args', *parameters)),
         detections={name: f'/{name}/detections' for name in names},
         class_names=bundle.card.class_names,
-        timing_topic=TIMING_TOPIC,
-        health_topic=DIAGNOSTICS_TOPIC,
-        ready=NODE_READY,
-        refuses=NODE_REFUSES,
+        timing_topic='/detector/timing',
+        health_topic='/diagnostics',
+        ready='active: listening to',
+        refuses='not configured: ',  # logged where it stays alive without a model
         pairs=settings.get('batch') == '2',
     )
 

@@ -19,9 +19,6 @@ from cone_perception.replay.load import LoadSampler
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 from cone_perception.settings import DetectorSettings
 
-LATE_MS = 5.0
-"""A picture that was read this much too late was held up by the disk or its decompression."""
-
 
 def play_through_pipeline(
     drive: Drive, pace: Pace, detector: ConeDetector, filters: Filters
@@ -113,7 +110,8 @@ class _Player:
             self._drop(left, 'the picture of the other camera did not come')
 
     def _send(self, due: DueFrame, read_ns: int, due_ns: int) -> None:
-        if self._paced and read_ns - due_ns > LATE_MS * 1e6:
+        # So much too late: it was held up by the disk or its decompression.
+        if self._paced and read_ns - due_ns > 5e6:
             self.late_ms.append((read_ns - due_ns) / 1e6)
         sent_ns = max(due_ns, read_ns)
         try:

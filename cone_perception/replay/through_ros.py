@@ -49,9 +49,6 @@ still load its network."""
 LAST_ANSWERS_S = 1.5
 """After the last picture: for its answer, and for diagnostics (1 Hz) that count it."""
 
-LAST_WORDS = 3
-"""Lines of a node's log that are told when it has died."""
-
 Stamps = Literal['header', 'recorded']
 
 
@@ -171,7 +168,7 @@ class _Play:
                 problem = (
                     f'the node ended by itself, with status {status}, while pictures were sent; '
                     f'the last lines of {self.folder / "log" / "node.log"}: '
-                    + ' | '.join(group.last_words('node')[-LAST_WORDS:])
+                    + ' | '.join(group.last_words('node')[-3:])
                 )
             self.problems.append(problem)
         if 'player' in group.running:

@@ -49,9 +49,6 @@ STOP_TIMEOUT_S = 30.0
 
 POLL_S = 0.1
 
-BROUGHT_BACK = (REPLAY_MARK, 'report.html', 'annotated.mp4', 'log/**/*', 'result.json')
-"""Files that return from another machine; the result last, as it says that the others are there."""
-
 
 @dataclass(frozen=True, slots=True)
 class BagJob:
@@ -235,16 +232,6 @@ def replay_each(
             each.end(0)
 
 
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """The answer of a worker. status: of the process; negative: the signal that ended it."""
-
-    status: int
-    seconds: float
-    log: bytes
-    files: Mapping[str, bytes]
-
-
 def replay_on_ray(
     jobs: Sequence[BagJob], workers: int, address: str, cpus: int, keep: Keep
 ) -> None:
@@ -282,8 +269,11 @@ def replay_on_ray(
         ray.shutdown()
 
 
-def replay_for_driver(job: BagJob) -> Returned:
-    """Runs on a worker: replay a bag there, whatever disk it has, and return its files."""
+def replay_for_driver(job: BagJob) -> tuple[int, float, bytes, dict[str, bytes]]:
+    """Runs on a worker: replay a bag there, whatever disk it has.
+
+    Returns the process's status (negative: the signal that ended it), seconds, log, and files.
+    """
     if not job.bag.exists():
         raise SourceError(
             f'{job.bag} is not there on the worker {socket.gethostname()}: bags must lie where '
@@ -299,13 +289,15 @@ def replay_for_driver(job: BagJob) -> Returned:
             running.interrupt()
             running.end(STOP_TIMEOUT_S)
             raise
+        # The result last, as it says that the others are there.
+        returning = (REPLAY_MARK, 'report.html', 'annotated.mp4', 'log/**/*', 'result.json')
         files = {
             str(path.relative_to(here.folder)): path.read_bytes()
-            for pattern in BROUGHT_BACK
+            for pattern in returning
             for path in sorted(here.folder.glob(pattern))
             if path.is_file()
         }
-        return Returned(status, running.seconds, here.log.read_bytes(), files)
+        return status, running.seconds, here.log.read_bytes(), files
 
 
 class RayJob:
@@ -324,7 +316,7 @@ class RayJob:
         if not ray.wait([self._reference], timeout=0)[0]:
             return None
         try:
-            returned: Returned = ray.get(self._reference)
+            status, seconds, log, files = ray.get(self._reference)
         except ray.exceptions.RayTaskError as error:
             return job.outcome('failed', str(error.cause))
         except ray.exceptions.RayError as error:
@@ -332,13 +324,13 @@ class RayJob:
             reason = f'its worker died, twice: {type(error).__name__}: {first_line}'
             return job.outcome('failed', reason)
         try:
-            write_whole(job.log, returned.log)
+            write_whole(job.log, log)
             claim_folder(job.folder, REPLAY_MARK, REPLAY_FILES, None)
-            for name, content in returned.files.items():
+            for name, content in files.items():
                 write_whole(job.folder / name, content)
         except (OSError, OutputError) as error:
             return job.outcome('failed', f'cannot be brought back: {error}')
-        return outcome_of(job, returned.status, returned.seconds)
+        return outcome_of(job, status, seconds)
 
     def interrupt(self) -> None:
         """Interrupt the worker, which interrupts the replay."""

@@ -36,26 +36,12 @@ from cone_perception.ros.transport import use_profile
 WAKE_PERIOD_S = 0.05
 """A signal that comes while ROS waits for messages is only seen after the wait."""
 
-SETTLE_S = 0.5
-"""Between the discovery of the last subscriber and the first message: the other side of each
-connection may learn of it a little later."""
-
-DEPTH = 10
-"""History of each publisher."""
-
-ACKNOWLEDGE_S = 2
-"""For reliable subscribers to acknowledge the last messages before the publisher goes."""
-
-SWITCH_INTERVAL_S = 0.0005
-"""How long the thread that reads may keep Python's lock while a message is due; usually 5 ms."""
-
 LATE_S = 0.02
 LATE_SHARE = 0.05
 """More messages than this share sent later than LATE_S: the pace was not kept."""
 
 STAMPS_LOOKED_AT = 10
 """Messages of a topic after which it is clear whether its driver fills header.stamp."""
-
 
 ANSWERS_DEPTH = 1000
 """Answers that may wait while this process is held up."""
@@ -98,7 +84,8 @@ def play_job(job: Mapping[str, Any]) -> int:
     sent_ns (of the monotonic clock), each `problem`, the `error` that ended it; the others as in
     `play`.
     """
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # How long the thread that reads may keep Python's lock while a message is due; usually 5 ms.
+    sys.setswitchinterval(0.0005)
     others = {name: job[name] for name in ('answers', 'timing', 'stamps', 'wait_s')}
     cameras = tuple(Camera(**camera) for camera in job['drive']['cameras'])
     drive = Drive(**{**job['drive'], 'bag': Path(job['drive']['bag']), 'cameras': cameras})
@@ -139,7 +126,7 @@ def play(
         publishers = []
         for camera in drive.cameras:
             kind = CompressedImage if camera.compressed else Image
-            publishers.append(node.create_publisher(kind, camera.topic, QoSProfile(depth=DEPTH)))
+            publishers.append(node.create_publisher(kind, camera.topic, QoSProfile(depth=10)))
         flight = None
         if pace.kind == 'fast':
             flight = InFlight(node, pace.in_flight, answers, timing)
@@ -168,8 +155,8 @@ def play(
         if flight is not None:
             flight.wait_for_all()
             problems += flight.problems()
-        for publisher in publishers:
-            publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+        for publisher in publishers:  # reliable subscribers need it until they have the last
+            publisher.wait_for_all_acked(Duration(seconds=2))
     for problem in (*problems, *_lateness(late_s)):
         note(problem=problem)
         print(f'player: {problem}', file=sys.stderr)
@@ -264,7 +251,8 @@ def _wait_for_subscribers(
                 'active, on this ROS_DOMAIN_ID, and set to this topic?'
             )
         time.sleep(0.02)
-    time.sleep(SETTLE_S)
+    # The other side of each connection may learn of it a little later.
+    time.sleep(0.5)
 
 
 @dataclass(slots=True)
