@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,8 @@ from cone_perception.replay.figures.result import read_result
 from cone_perception.settings import read_params_file
 from cone_perception.types import Frame
 
+Way = Callable[..., int]
+
 
 @pytest.fixture(scope='module')
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,9 +46,16 @@ def replay(*arguments: object) -> int:
     return main(['replay', *map(str, arguments)])
 
 
-def through_pipeline(drive: Path, bundle: Path, out: Path, *more: object) -> int:
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / 'out'
+
+
+@pytest.fixture
+def through_pipeline(bundle: Path, out: Path) -> Way:
+    """Replay bags in this process, with the tiny network, into `out`."""
     usual = ('--through', 'pipeline', '--device', 'cpu', '--model', bundle, '--out', out)
-    return replay(drive, *usual, *more)
+    return lambda *bags_and_options: replay(*usual, *bags_and_options)
 
 
 def painted_bag(path: Path, classes: list[str], hz: float = 20.0) -> Path:
@@ -60,10 +70,9 @@ def painted_bag(path: Path, classes: list[str], hz: float = 20.0) -> Path:
 
 
 def test_pipeline_replay_leaves_a_result_and_a_page(
-    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drive: Path, through_pipeline: Way, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / 'out'
-    assert through_pipeline(drive, bundle, out, '--as-fast-as-possible', '--film') == 0
+    assert through_pipeline(drive, '--as-fast-as-possible', '--film') == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith('replay: frames=10 answered=10 transport=0 dropped=0 failed=0 ')
     assert 'recall=0.000' in last
@@ -78,68 +87,67 @@ def test_pipeline_replay_leaves_a_result_and_a_page(
 
 
 def test_the_command_that_is_told_gives_the_same_again(
-    drive: Path, bundle: Path, tmp_path: Path
+    drive: Path, through_pipeline: Way, out: Path, tmp_path: Path
 ) -> None:
-    first, second = tmp_path / 'first', tmp_path / 'second'
-    through_pipeline(drive, bundle, first, '--as-fast-as-possible', '--thresholds', 'blue_cone:0.2')
-    again = read_result(first / 'result.json').configuration['arguments']
-    assert replay(*again, '--out', second) == 0
-    results = [read_result(folder / 'result.json') for folder in (first, second)]
+    through_pipeline(drive, '--as-fast-as-possible', '--thresholds', 'blue_cone:0.2')
+    again = read_result(out / 'result.json').configuration['arguments']
+    assert replay(*again, '--out', tmp_path / 'second') == 0
+    results = [read_result(folder / 'result.json') for folder in (out, tmp_path / 'second')]
     assert results[0].configuration['settings'] == results[1].configuration['settings']
     assert results[1].configuration['settings']['thresholds'] == ['blue_cone:0.2']
 
 
 def test_broken_budget_fails_with_its_reason(
-    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drive: Path, through_pipeline: Way, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     budget = tmp_path / 'budget.yaml'
     budget.write_text('recall_sent: {min: 0.5}\nfailed_share: {max: 0}\n')
-    out = tmp_path / 'out'
     options = ('--as-fast-as-possible', '--budget', budget)
-    assert through_pipeline(drive, bundle, out, *options) == 1
+    assert through_pipeline(drive, *options) == 1
     said = capsys.readouterr().err
     assert 'over budget: recall_sent' in said
     assert 'failed_share' not in said
     budget.write_text('failed_share: {max: 0}\n')
-    assert through_pipeline(drive, bundle, out, *options) == 0
+    assert through_pipeline(drive, *options) == 0
 
 
-def test_folder_of_somebody_else_is_left_alone(drive: Path, bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / 'out'
+def test_folder_of_somebody_else_is_left_alone(
+    drive: Path, through_pipeline: Way, out: Path
+) -> None:
     out.mkdir()
     (out / 'thesis.txt').write_text('mine')
-    assert through_pipeline(drive, bundle, out) == 1
+    assert through_pipeline(drive) == 1
     assert [path.name for path in out.iterdir()] == ['thesis.txt']
-    assert through_pipeline(drive, bundle, tmp_path) == 1
+    assert through_pipeline(drive, '--out', out.parent) == 1
     assert drive.is_dir()
 
 
-def test_agreement_with_a_reference_is_told(bundle: Path, tmp_path: Path) -> None:
+def test_agreement_with_a_reference_is_told(
+    bundle: Path, through_pipeline: Way, out: Path, tmp_path: Path
+) -> None:
     bag = painted_bag(tmp_path / 'bag', ['blue_cone', 'yellow_cone'] * 3)
-    out = tmp_path / 'out'
     options = ('--as-fast-as-possible', '--reference', bundle)
-    assert through_pipeline(bag, bundle, out, *options) == 0
+    assert through_pipeline(bag, *options) == 0
     figures = read_result(out / 'result.json').figures
     assert figures['agreement_f1'].value == 1
-    options = (*options, '--classes', 'yellow_cone')
-    assert through_pipeline(bag, bundle, out, *options) == 0
+    assert through_pipeline(bag, *options, '--classes', 'yellow_cone') == 0
     figures = read_result(out / 'result.json').figures
     assert figures['agreement_recall'].value == 0.5
     assert figures['agreement_precision'].value == 1
 
 
-def test_settings_of_the_car_choose_topic_and_thresholds(bundle: Path, tmp_path: Path) -> None:
-    bag = write(
-        tmp_path / 'bag', pictures('/left/image') + pictures('/right/image', indices=range(3))
-    )
+def test_settings_of_the_car_choose_topic_and_thresholds(
+    through_pipeline: Way, out: Path, tmp_path: Path
+) -> None:
+    messages = pictures('/left/image') + pictures('/right/image', indices=range(3))
+    bag = write(tmp_path / 'bag', messages)
     car = tmp_path / 'car.yaml'
     car.write_text(
         '/**:\n  ros__parameters:\n    cameras: [right]\n    image_topics: [/right/image]\n'
         "    thresholds: ['blue_cone:0.3']\n    min_height_px: 4.0\n"
     )
-    out = tmp_path / 'out'
     options = ('--as-fast-as-possible', '--params-file', car, '--thresholds', 'blue_cone:0.7')
-    assert through_pipeline(bag, bundle, out, *options) == 0
+    assert through_pipeline(bag, *options) == 0
     result = read_result(out / 'result.json')
     assert [frame.camera for frame in result.passes[0]] == ['right'] * 3
     assert result.configuration['settings']['thresholds'] == ['blue_cone:0.7']
@@ -147,14 +155,14 @@ def test_settings_of_the_car_choose_topic_and_thresholds(bundle: Path, tmp_path:
 
 
 def test_settings_of_the_car_that_make_two_pictures_of_one_are_refused(
-    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drive: Path, through_pipeline: Way, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     car = tmp_path / 'car.yaml'
     car.write_text(
         '/**: {ros__parameters: {side_by_side: true, cameras: [left, right], '
         'image_topics: [/both/image]}}'
     )
-    assert through_pipeline(drive, bundle, tmp_path / 'out', '--params-file', car) == 1
+    assert through_pipeline(drive, '--params-file', car) == 1
     assert 'side_by_side: a replay follows one camera per topic' in capsys.readouterr().err
 
 
@@ -187,30 +195,30 @@ def test_what_cannot_be_done_is_said_before_anything_runs(
     options: tuple[str, ...],
     says: str,
     drive: Path,
-    bundle: Path,
-    tmp_path: Path,
+    through_pipeline: Way,
+    out: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert through_pipeline(drive, bundle, tmp_path / 'out', *options) == 1
+    assert through_pipeline(drive, *options) == 1
     assert says in capsys.readouterr().err
-    assert not (tmp_path / 'out').exists()
+    assert not out.exists()
 
 
 def test_command_line_that_is_none_is_refused(
-    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drive: Path, bundle: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip('rclpy')
-    line = (drive, '--model', bundle, '--out', tmp_path / 'out')
+    line = (drive, '--model', bundle, '--out', out)
     assert replay(*line, '--launch-prefix', "chrt '--rr") == 1
     assert '--launch-prefix is no command line' in capsys.readouterr().err
-    assert not (tmp_path / 'out').exists()
+    assert not out.exists()
 
 
 def test_search_tells_the_highest_rate(
-    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drive: Path, through_pipeline: Way, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert through_pipeline(drive, bundle, tmp_path / 'out', '--find-max-rate') == 0
-    result = read_result(tmp_path / 'out' / 'result.json')
+    assert through_pipeline(drive, '--find-max-rate') == 0
+    result = read_result(out / 'result.json')
     assert result.probes
     assert result.configuration['pace']['kind'] == 'hz'
     assert 'max_rate_hz=' in capsys.readouterr().out.splitlines()[-1]
@@ -232,9 +240,8 @@ def start_replay(
 @pytest.mark.slow
 @pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_leaves_a_report_of_what_was_seen(
-    sign: signal.Signals, drive: Path, bundle: Path, tmp_path: Path
+    sign: signal.Signals, drive: Path, bundle: Path, out: Path
 ) -> None:
-    out = tmp_path / 'out'
     terminal, end = pty.openpty()  # progress is for terminals
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 100, 0, 0))
     rate = ('--rate', '0.05')  # a picture every two seconds
@@ -254,8 +261,7 @@ def test_interrupt_leaves_a_report_of_what_was_seen(
 
 
 @pytest.mark.slow
-def test_kill_costs_no_finished_pass(drive: Path, bundle: Path, tmp_path: Path) -> None:
-    out = tmp_path / 'out'
+def test_kill_costs_no_finished_pass(drive: Path, bundle: Path, out: Path) -> None:
     process = start_replay(drive, bundle, out, '--repeat', '100', '--rate', '5')
     file = out / 'result.json'
     wait_until(lambda: file.exists() and len(read_result(file).passes) >= 2)
@@ -269,16 +275,16 @@ def test_kill_costs_no_finished_pass(drive: Path, bundle: Path, tmp_path: Path) 
 
 @pytest.mark.slow
 def test_bag_that_fails_does_not_stop_the_others(
-    drive: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drive: Path,
+    through_pipeline: Way,
+    out: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     broken = tmp_path / 'broken'
     broken.mkdir()
     other = write(tmp_path / 'other', pictures(indices=range(4)))
-    out = tmp_path / 'season'
-    options = ('--as-fast-as-possible', '--jobs', 2)
-    bags = (drive, broken, other)
-    usual = ('--through', 'pipeline', '--device', 'cpu', '--model', bundle, '--out', out)
-    assert replay(*bags, *usual, *options) == 1
+    assert through_pipeline(drive, broken, other, '--as-fast-as-possible', '--jobs', 2) == 1
     table = json.loads((out / 'table.json').read_text())
     assert 'broken' in json.dumps(table)
     assert len(read_result(out / 'drive' / 'result.json').passes[0]) == 10
@@ -289,10 +295,9 @@ def test_bag_that_fails_does_not_stop_the_others(
 @pytest.mark.ros
 @pytest.mark.slow
 def test_ros_replay_follows_every_picture(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = painted_bag(tmp_path / 'bag', ['blue_cone', 'yellow_cone'] * 10, hz=10)
-    out = tmp_path / 'out'
     assert replay(bag, '--device', 'cpu', '--model', bundle, '--out', out) == 0
     result = read_result(out / 'result.json')
     frames = result.passes[0]
@@ -309,8 +314,6 @@ def test_ros_replay_follows_every_picture(
         assert moments == sorted(moments)
     assert result.figures['overhead_latency_p50_ms'].value > 0
     assert result.figures['node_memory_peak_mb'].value > 20
-    assert (
-        result.model['network_sha256']
-        == json.loads((bundle / 'card.json').read_text())['networks'][0]['sha256']
-    )
+    card = json.loads((bundle / 'card.json').read_text())
+    assert result.model['network_sha256'] == card['networks'][0]['sha256']
     assert capsys.readouterr().out.splitlines()[-1].startswith('replay: frames=20 ')

@@ -81,38 +81,41 @@ def clock(monkeypatch):
     return clock
 
 
-def play(bag, pace, clock, **engine):
-    """Its runs are counted from after the warm-up, which is the first."""
-    fail = {run + 1: error for run, error in engine.pop('fail', {}).items()}
-    detector = ConeDetector(CARD, SlowEngine(clock, fail=fail, **engine))
-    return play_through_pipeline(open_drive(bag), pace, detector, Filters())
+@pytest.fixture
+def play(tmp_path, clock):
+    """Plays a number of pictures, or these messages, with such an engine."""
+
+    def play(messages, pace, **engine):
+        """Its runs are counted from after the warm-up, which is the first."""
+        if isinstance(messages, int):
+            messages = pictures(indices=range(messages))
+        bag = tmp_path / 'bag'
+        drive = open_drive(bag if bag.exists() else write(bag, messages))
+        fail = {run + 1: error for run, error in engine.pop('fail', {}).items()}
+        detector = ConeDetector(CARD, SlowEngine(clock, fail=fail, **engine))
+        return play_through_pipeline(drive, pace, detector, Filters())
+
+    return play
 
 
 def answered(played, camera='camera'):
     return [f.index for f in played.frames if f.fate == 'answered' and f.camera == camera]
 
 
-def test_newest_picture_is_taken_and_those_it_replaced_are_dropped(tmp_path, clock):
-    bag = write(tmp_path / 'bag', pictures(indices=range(10)))
-    played = play(bag, Pace(), clock, ms=250)
+def test_newest_picture_is_taken_and_those_it_replaced_are_dropped(play):
+    played = play(10, Pace(), ms=250)
     # One every 100 ms, answers at 250, 500, 750, 1000 and 1250 ms.
     assert answered(played) == [0, 2, 5, 7, 9]
     assert [f.fate for f in played.frames if f.index not in (0, 2, 5, 7, 9)] == ['dropped'] * 5
     assert [f.index for f in played.frames] == list(range(10))
-    assert [f.latency_ms for f in played.frames if f.fate == 'answered'] == [
-        250,
-        300,
-        250,
-        300,
-        350,
-    ]
+    latencies_ms = [f.latency_ms for f in played.frames if f.fate == 'answered']
+    assert latencies_ms == [250, 300, 250, 300, 350]
     assert not played.interrupted
     assert played.problems == ()
 
 
-def test_moments_of_an_answer_come_in_their_order_and_make_sense_without_ros(tmp_path, clock):
-    bag = write(tmp_path / 'bag', pictures(indices=range(2)))
-    _, second = play(bag, Pace(), clock, ms=150).frames
+def test_moments_of_an_answer_come_in_their_order_and_make_sense_without_ros(play):
+    _, second = play(2, Pace(), ms=150).frames
     stations = dict(second.stations_ms())
     assert stations == {
         'transport_in': 0,
@@ -126,54 +129,50 @@ def test_moments_of_an_answer_come_in_their_order_and_make_sense_without_ros(tmp
     assert second.returned_ns is None
     assert second.stamp_ns == at(1)
     assert second.found.xyxy_px.shape == (1, 4)
-    assert [sample.who for sample in play(bag, Pace(), clock).load if sample.who != 'gpu']
+    assert [sample.who for sample in play(2, Pace()).load if sample.who != 'gpu']
 
 
-def test_detector_that_is_fast_enough_answers_all(tmp_path, clock):
-    bag = write(tmp_path / 'bag', pictures(indices=range(10)))
-    assert answered(play(bag, Pace(rate=2.0), clock, ms=50)) == list(range(10))
-    assert answered(play(bag, Pace(rate=4.0), clock, ms=50)) == [0, 2, 4, 6, 8, 9]
+def test_detector_that_is_fast_enough_answers_all(play):
+    assert answered(play(10, Pace(rate=2.0), ms=50)) == list(range(10))
+    assert answered(play(10, Pace(rate=4.0), ms=50)) == [0, 2, 4, 6, 8, 9]
 
 
-def test_fast_pace_drops_nothing_and_waits_for_nothing(tmp_path, clock):
-    bag = write(tmp_path / 'bag', pictures(indices=range(10)))
-    played = play(bag, Pace('fast'), clock, ms=250)
+def test_fast_pace_drops_nothing_and_waits_for_nothing(play):
+    played = play(10, Pace('fast'), ms=250)
     assert answered(played) == list(range(10))
     assert {f.latency_ms for f in played.frames} == {250}
 
 
-def test_one_camera_does_not_push_out_the_other(tmp_path, clock):
+def test_one_camera_does_not_push_out_the_other(play):
     messages = [m for i in range(4) for m in pictures(LEFT, [i]) + pictures(RIGHT, [i + 0.5])]
-    bag = write(tmp_path / 'bag', messages)
-    played = play(bag, Pace(), clock, ms=90)
+    played = play(messages, Pace(), ms=90)
     # The two come 50 ms apart and each costs 90 ms: they take turns, each misses some of its own.
     assert len(answered(played, 'left')) >= 3
     assert len(answered(played, 'right')) >= 3
     assert len(played.frames) == 8
 
 
-def test_engine_for_two_pictures_gets_both_cameras_together(tmp_path, clock):
+def test_engine_for_two_pictures_gets_both_cameras_together(play):
     messages = [m for i in range(3) for m in pictures(LEFT, [i]) + pictures(RIGHT, [i])]
-    bag = write(tmp_path / 'bag', messages)
     for pace in (Pace(), Pace('fast')):
-        played = play(bag, pace, clock, ms=20, batch=2)
+        played = play(messages, pace, ms=20, batch=2)
         assert answered(played, 'left') == answered(played, 'right') == [0, 1, 2]
         left, right = played.frames[0], played.frames[1]
         assert (left.inferred_ns, left.camera) == (right.inferred_ns, 'left')
 
 
-def test_last_picture_without_its_partner_is_not_forgotten(tmp_path, clock):
+def test_last_picture_without_its_partner_is_not_forgotten(play):
     messages = [*pictures(LEFT, [0]), *pictures(RIGHT, [0]), *pictures(LEFT, [1])]
-    played = play(write(tmp_path / 'bag', messages), Pace(), clock, batch=2)
+    played = play(messages, Pace(), batch=2)
     assert [f.fate for f in played.frames] == ['answered', 'answered', 'dropped']
     assert 'other camera' in played.frames[2].reason
 
 
-def test_pictures_that_cannot_be_decoded_fail_with_the_reason_and_the_rest_goes_on(tmp_path, clock):
+def test_pictures_that_cannot_be_decoded_fail_with_the_reason_and_the_rest_goes_on(play):
     messages = pictures(indices=range(4))
     messages[1] = (messages[1][0], messages[1][1], image(at(1), encoding='32FC1'))
     messages[2] = (messages[2][0], messages[2][1], messages[2][2][:50])
-    played = play(write(tmp_path / 'bag', messages), Pace(), clock)
+    played = play(messages, Pace())
     assert [f.fate for f in played.frames] == ['answered', 'failed', 'failed', 'answered']
     assert "encoding '32FC1'" in played.frames[1].reason
     assert 'the message is damaged' in played.frames[2].reason
@@ -181,28 +180,25 @@ def test_pictures_that_cannot_be_decoded_fail_with_the_reason_and_the_rest_goes_
     assert played.frames[1].latency_ms is None
 
 
-def test_engine_that_fails_once_costs_that_picture_only(tmp_path, clock):
-    bag = write(tmp_path / 'bag', pictures(indices=range(4)))
-    played = play(bag, Pace(), clock, fail={2: EngineError('no luck'), 3: ValueError('bad')})
+def test_engine_that_fails_once_costs_that_picture_only(play):
+    played = play(4, Pace(), fail={2: EngineError('no luck'), 3: ValueError('bad')})
     assert [f.fate for f in played.frames] == ['answered', 'failed', 'failed', 'answered']
     assert [f.reason for f in played.frames[1:3]] == ['no luck', 'ValueError: bad']
 
 
-def test_engine_that_is_lost_ends_the_pass_and_says_so(tmp_path, clock):
-    bag = write(tmp_path / 'bag', pictures(indices=range(6)))
-    played = play(bag, Pace('fast'), clock, fail={3: EngineLostError('the GPU hangs')})
+def test_engine_that_is_lost_ends_the_pass_and_says_so(play):
+    played = play(6, Pace('fast'), fail={3: EngineLostError('the GPU hangs')})
     assert [f.fate for f in played.frames] == ['answered', 'answered', 'failed']
     assert played.interrupted
     assert played.problems == ('the replay ends early: the GPU hangs',)
 
 
 @pytest.mark.parametrize('pace', [Pace(), Pace('fast')])
-def test_interrupt_leaves_what_was_seen(tmp_path, clock, pace):
-    bag = write(tmp_path / 'bag', pictures(indices=range(6)))
-    played = play(bag, pace, clock, fail={4: KeyboardInterrupt()})
+def test_interrupt_leaves_what_was_seen(play, pace):
+    played = play(6, pace, fail={4: KeyboardInterrupt()})
     assert played.interrupted
     assert [f.fate for f in played.frames] == ['answered'] * 3
-    assert play(bag, pace, clock, fail={0: KeyboardInterrupt()}).frames == []
+    assert play(6, pace, fail={0: KeyboardInterrupt()}).frames == []
 
 
 def test_disk_that_is_too_slow_is_named_and_not_counted_as_latency(tmp_path, clock, monkeypatch):

@@ -1,4 +1,4 @@
-"""The player of bags and the monitor, each in a process of its own, over DDS."""
+"""The player of bags, the monitor and the echo, each in a process of its own, over DDS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from cone_perception.bags.reader import (
+    DETECTIONS,
     BagMessage,
+    bag_types,
     header_stamp_ns,
     open_bag,
     read_messages,
@@ -86,20 +88,25 @@ def read_log(path):
     return [entry for entry in entries if 'problem' not in entry]
 
 
-def play_to_a_monitor(tmp_path, bag, start, **options):
-    """Play the bag and record it into `recorded`; logs are `sent` and `received`."""
-    job = {'out': tmp_path / 'recorded', 'log': tmp_path / 'received'}
-    monitor = start('monitor', job | {'topics': {TOPIC: 'sensor_msgs/msg/Image'}})
-    player = start('player', play_job(bag, tmp_path / 'sent', **options))
+def play_to_a_monitor(tmp_path, start, job, echoed=()):
+    """Play and record into `recorded`; logs are `sent` and `received`.
+
+    echoed: topics of detections that are recorded in place of the pictures.
+    """
+    topics = dict.fromkeys(echoed, DETECTIONS) or {TOPIC: 'sensor_msgs/msg/Image'}
+    monitor_job = {'out': tmp_path / 'recorded', 'log': tmp_path / 'received', 'topics': topics}
+    monitor = start('monitor', monitor_job)
+    ready = monitor.stdout.readline() if echoed else ''
+    player = start('player', job)
     assert player.wait(40) == 0, player.stderr.read()
     time.sleep(0.5)
     monitor.terminate()
     assert monitor.wait(10) == 0, monitor.stderr.read()
-    assert monitor.stdout.read() == 'ready\n'
+    assert ready + monitor.stdout.read() == 'ready\n'
 
 
 def test_monitor_records_what_the_player_sends_byte_by_byte(tmp_path, bag, start):
-    play_to_a_monitor(tmp_path, bag, start)
+    play_to_a_monitor(tmp_path, start, play_job(bag, tmp_path / 'sent'))
     sent, received = tmp_path / 'sent', tmp_path / 'received'
     with open_bag(bag) as played, open_bag(tmp_path / 'recorded') as recorded:
         before = [message.data for message in read_messages(played, [TOPIC])]
@@ -110,6 +117,28 @@ def test_monitor_records_what_the_player_sends_byte_by_byte(tmp_path, bag, start
     assert [entry['stamp_ns'] for entry in read_log(received)] == stamps
     for out_entry, back_entry in zip(read_log(sent), read_log(received), strict=True):
         assert out_entry['sent_ns'] < back_entry['received_ns']
+
+
+@pytest.mark.parametrize('form', ['raw', 'compressed'])
+def test_echo_answers_with_the_header_and_nothing_else(tmp_path, start, form):
+    stamps = [START_NS + index * 100_000_000 for index in range(6)]
+    frames = [Frame(np.zeros((8, 8, 3), np.uint8), stamp, 'front_optical') for stamp in stamps]
+    write_image_bag(tmp_path / 'bag', frames, TOPIC, compressed=form == 'compressed')
+    camera = Camera('front', TOPIC, form == 'compressed')
+    echo = start('echo', {'cameras': [camera]})
+    drive = Drive(tmp_path / 'bag', '', (camera,), 6, 0.5, 'mcap')
+    job = play_job(tmp_path / 'bag', tmp_path / 'sent') | {'drive': drive}
+    play_to_a_monitor(tmp_path, start, job, echoed=['/front/detections'])
+    echo.terminate()
+    assert echo.wait(10) == 0
+    with open_bag(tmp_path / 'recorded') as reader:
+        answers = list(read_messages(reader, ['/front/detections']))
+    assert len(answers) >= 3, 'best effort: a busy machine may lose some'
+    assert {header_stamp_ns(answer.data) for answer in answers} <= set(stamps)
+    for answer in answers:
+        message = bag_types().deserialize_cdr(answer.data, answer.type_name)
+        assert message.header.frame_id == 'front_optical'
+        assert len(message.detections) == 0
 
 
 class Clock:
@@ -153,8 +182,8 @@ def test_player_puts_the_times_of_recording_into_the_stamps(tmp_path, start):
     """Stamps of zero, as of a driver that does not fill them."""
     frames = [Frame(np.full((4, 6, 3), 10 * index, np.uint8)) for index in range(4)]
     write_image_bag(tmp_path / 'bag', frames, TOPIC)
-    pace = Pace('hz', hz=10)
-    play_to_a_monitor(tmp_path, tmp_path / 'bag', start, pace=pace, stamps='recorded')
+    options = {'pace': Pace('hz', hz=10), 'stamps': 'recorded'}
+    play_to_a_monitor(tmp_path, start, play_job(tmp_path / 'bag', tmp_path / 'sent', **options))
     assert [entry['index'] for entry in read_log(tmp_path / 'sent')] == [0, 1, 2, 3]
     with open_bag(tmp_path / 'bag') as reader, open_bag(tmp_path / 'recorded') as recorded:
         played = list(read_messages(reader, [TOPIC]))
