@@ -21,7 +21,6 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from cone_perception.bags.reader import bag_types, header_stamp_ns, open_bag, read_messages
 from cone_perception.replay.figures.result import read_result
 
-SECONDS = 10
 BUDGET = """\
 node_memory_slope_mb_per_min: {max: 1, end: low}
 player_memory_slope_mb_per_min: {max: 1, end: low}
@@ -43,7 +42,7 @@ def main() -> int:
     kind = 'raw' if args.raw else 'jpeg'
     short = args.out / f'short_{kind}_{args.hz:g}hz'
     if not (short / 'metadata.yaml').exists():
-        options = ['--seconds', f'{SECONDS}', '--hz', f'{args.hz:g}']
+        options = ['--seconds', '10', '--hz', f'{args.hz:g}']
         command = ['-m', 'training.cli', 'simulate', 'drive', '--out', short, *options]
         run(*command, *([] if args.raw else ['--compressed']))
     drive = args.out / f'drive_{kind}_{args.hz:g}hz_{args.minutes:g}min'

@@ -249,17 +249,25 @@ def test_labels_with_other_names_belong_to_the_pictures_in_order(tmp_path):
         opened(bag, labels=tmp_path / 'labels')
 
 
-def test_labels_whose_order_is_not_clear_are_refused(tmp_path):
-    bag = write(tmp_path / 'bag', pictures(indices=range(3)))
-    files = dict.fromkeys(('frame_1.txt', 'frame_10.txt', 'frame_2.txt'), '')
-    with pytest.raises(SourceError, match='frame_10.txt is before frame_2.txt.*Pad'):
-        opened(bag, labels=write_labels(tmp_path / 'labels', files))
-
-
-def test_labels_of_which_some_are_stamps_are_refused(tmp_path):
-    bag = write(tmp_path / 'bag', pictures(indices=range(2)))
-    files = {f'{at(0)}.txt': '', f'{at(0) + 1}.txt': ''}
-    with pytest.raises(SourceError, match='either by stamp or by order'):
+@pytest.mark.parametrize(
+    ('files', 'why'),
+    [
+        (
+            {'frame_1.txt': '', 'frame_10.txt': '', 'frame_2.txt': ''},
+            'frame_10.txt is before frame_2.txt.*Pad',
+        ),
+        ({f'{at(0)}.txt': '', f'{at(0) + 1}.txt': ''}, 'either by stamp or by order'),
+        (
+            {'a.txt': '', 'data.yaml': 'names: [a]', 'classes.txt': 'b'},
+            'name the classes differently',
+        ),
+    ],
+    ids=['order not clear', 'some are stamps', 'names contradict'],
+)
+def test_labels_that_can_be_understood_in_two_ways_are_refused(tmp_path, files, why):
+    count = sum(name.endswith('.txt') and name != 'classes.txt' for name in files)
+    bag = write(tmp_path / 'bag', pictures(indices=range(count)))
+    with pytest.raises(SourceError, match=why):
         opened(bag, labels=write_labels(tmp_path / 'labels', files))
 
 
@@ -282,15 +290,6 @@ def test_names_beside_the_labels_say_what_their_numbers_mean(tmp_path, name, tex
     assert [drive.truth['camera', at(i)].class_id[0] for i in range(2)] == [2, 0]
     (labels / 'b.txt').write_text('1 .5 .5 .5 .5')
     with pytest.raises(SourceError, match=r'b.txt: the model does not know the class cow'):
-        opened(bag, labels=labels)
-
-
-def test_names_that_contradict_each_other_are_refused(tmp_path):
-    bag = write(tmp_path / 'bag', pictures(indices=range(1)))
-    labels = write_labels(
-        tmp_path / 'labels', {'a.txt': '', 'data.yaml': 'names: [a]', 'classes.txt': 'b'}
-    )
-    with pytest.raises(SourceError, match='name the classes differently'):
         opened(bag, labels=labels)
 
 

@@ -55,7 +55,20 @@ def draw_cones(
         cv2.rectangle(
             picture, (left, top), (right, bottom), class_colour(class_names[class_id]), width_px
         )
-    _draw_labels(picture, found, class_names)
+    # Labels, the best score first, each where it hides the fewest other boxes and labels.
+    scale, thickness = _font(picture)
+    taken = found.xyxy_px
+    for box, score, class_id in zip(found.xyxy_px, found.score, found.class_id, strict=True):
+        name = class_names[class_id]
+        text = f'{short_name(name)} {score:.2f}'
+        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+        label = _place(box, width + 4, height + base + 2, taken, picture)
+        taken = np.concatenate([taken, label[None]])
+        left, top, right, bottom = label.astype(int).tolist()
+        colour = class_colour(name)
+        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
+        ink = WHITE if name == 'large_orange_cone' else BLACK
+        _write(picture, text, (left + 2, bottom - base), scale, ink, thickness)
     return picture
 
 
@@ -92,23 +105,6 @@ def _font(picture: UInt8) -> tuple[float, int]:
     """Scale and thickness of text that is legible in a picture of this size."""
     size = min(picture.shape[:2]) / REFERENCE_HEIGHT_PX
     return max(0.32, 0.42 * size), max(1, round(size))
-
-
-def _draw_labels(picture: UInt8, found: Detections, class_names: Sequence[str]) -> None:
-    """Best score first, each where it hides the fewest other boxes and labels."""
-    scale, thickness = _font(picture)
-    taken = found.xyxy_px
-    for box, score, class_id in zip(found.xyxy_px, found.score, found.class_id, strict=True):
-        name = class_names[class_id]
-        text = f'{short_name(name)} {score:.2f}'
-        (width, height), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
-        label = _place(box, width + 4, height + base + 2, taken, picture)
-        taken = np.concatenate([taken, label[None]])
-        left, top, right, bottom = label.astype(int).tolist()
-        colour = class_colour(name)
-        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), colour, cv2.FILLED)
-        ink = WHITE if name == 'large_orange_cone' else BLACK
-        _write(picture, text, (left + 2, bottom - base), scale, ink, thickness)
 
 
 def _place(box: Float32, width: int, height: int, taken: Float32, picture: UInt8) -> Float32:

@@ -13,6 +13,7 @@ import numpy as np
 
 from cone_perception.bags.reader import (
     choose_image_topic,
+    header_stamp_ns,
     is_bag,
     open_bag,
     picture_message,
@@ -145,9 +146,7 @@ def read_bag_frames(path: Path, topic: str) -> Iterator[Frame | Unreadable]:
     with open_bag(path) as reader:
         for index, recorded in enumerate(read_messages(reader, [topic])):
             try:
-                message = picture_message(recorded)
-                header = message.header
-                stamp_ns = header.stamp.sec * 10**9 + header.stamp.nanosec
-                yield Frame(to_bgr(message), stamp_ns, header.frame_id, topic)
+                message, stamp_ns = picture_message(recorded), header_stamp_ns(recorded.data)
+                yield Frame(to_bgr(message), stamp_ns, message.header.frame_id, topic)
             except ImageError as error:
                 yield Unreadable(f'{topic} message {index}', str(error))

@@ -10,7 +10,7 @@ import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -89,15 +89,8 @@ def open_way(
     """
     if args.through == 'pipeline':
         with open_detector(bundle, settings) as detector:
-            info = detector.engine.info
-            engine = f'{info.runtime} on {info.device}, {info.computes_in}'
-            health = {'pipeline': {'engine': engine, 'model sha256': info.network_sha256}}
-
-            def play_here(pace: Pace) -> Pass:
-                played = play_through_pipeline(drive, pace, detector, settings.filters)
-                return replace(played, health=health)
-
-            yield play_here, None
+            filters = settings.filters
+            yield partial(play_through_pipeline, drive, detector=detector, filters=filters), None
         return
     if args.node_command:
         topics, cameras = args.detections, drive.cameras

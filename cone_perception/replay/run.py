@@ -180,11 +180,7 @@ def join_result(
 
 
 def describe_bag(drive: Drive) -> dict[str, Any]:
-    """Describe a bag.
-
-    path, sha256 (of its data), storage, frames, duration_s, cameras (name, topic, compressed,
-    truth_topic), truth_frames (pictures whose cones are known), problems.
-    """
+    """Describe a bag. truth_frames: pictures whose cones are known."""
     return {
         'path': str(drive.bag),
         'sha256': drive.sha256,
@@ -198,14 +194,11 @@ def describe_bag(drive: Drive) -> dict[str, Any]:
 
 
 def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
-    """Describe a model.
+    """Describe a model as its card does and the node; what that did not tell is None.
 
-    name, folder, card_sha256 (of the card as it is written), networks (that it lists),
-    class_names, thresholds, verdict, licence, and what the node told: network_sha256 (of the file
-    that ran), engine.
-
-    passport: the newest of an engine that was compiled of this network, see engines.plan; None on
-    the CPU, where nothing is compiled beforehand. What the node did not tell is None.
+    card_sha256: of the card as it is written. network_sha256: of the file that ran. passport: the
+    newest of an engine that was compiled of this network, see engines.tensorrt.plans; None on the
+    CPU, where nothing is compiled beforehand.
     """
     card, folder = bundle.card, bundle.folder
     told = next((values for values in health.values() if 'engine' in values), {})

@@ -38,7 +38,8 @@ def play_through_pipeline(
     frames = due_frames(drive, pace, problems)
     player = _Player(drive, pace, detector, filters)
     sampler = LoadSampler({'replay': os.getpid()})
-    interrupted = False
+    info, interrupted = detector.engine.info, False
+    engine = f'{info.runtime} on {info.device}, {info.computes_in}'
     try:
         detector.warm_up()
         with (
@@ -62,6 +63,7 @@ def play_through_pipeline(
         pace=pace,
         frames=[trace for _, trace in sorted(player.traces.items())],
         load=sampler.samples,
+        health={'pipeline': {'engine': engine, 'model sha256': info.network_sha256}},
         problems=tuple(text for text in dict.fromkeys(problems) if text not in drive.problems),
         interrupted=interrupted,
     )

@@ -74,7 +74,7 @@ def open_drive(
         truths = choose_truth(bag, types, chosen, truth_topics, bool(topics), problems)
     stamps_of: dict[str, list[PictureStamps]] = {names[topic]: [] for topic in chosen}
     times_ns: list[int] = []
-    unreadable: dict[str, str] = {}
+    unreadable: list[str] = []
     by_truth = {truth.topic: truth for truth in truths.values()}
     total = sum(counts[topic] for topic in chosen)
     bar = tqdm(total=total, desc='reading', unit='picture', disable=None, leave=False)
@@ -88,7 +88,7 @@ def open_drive(
                 header_ns = header_stamp_ns(message.data)
             seen = stamps_of[names[message.topic]]
             if not seen and message.type_name == IMAGE and (why := _why_unreadable(message)):
-                unreadable[message.topic] = why
+                unreadable.append(f'{message.topic}: the first picture: {why}')
             recorded = stamps == 'recorded'
             seen.append(PictureStamps(header_ns, message.time_ns if recorded else header_ns))
             if message.time_ns:  # recorded at time zero says nothing of the duration
@@ -105,10 +105,7 @@ def open_drive(
             stop.set()
             raise
         sha256 = hashing.result()
-    problems[:0] = [
-        *map(str, report.problems),
-        *(f'{topic}: the first picture: {why}' for topic, why in unreadable.items()),
-    ]
+    problems[:0] = [*map(str, report.problems), *unreadable]
     frames = sum(map(len, stamps_of.values()))
     if not frames:
         raise SourceError(f'{bag} has no picture on {", ".join(chosen)}.')

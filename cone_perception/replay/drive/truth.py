@@ -15,6 +15,7 @@ from cone_perception.bags.reader import (
     BagMessage,
     bag_types,
     detections_of,
+    header_stamp_ns,
 )
 from cone_perception.errors import SourceError
 from cone_perception.types import Detections
@@ -41,9 +42,8 @@ class TruthTopic:
         """Raises SourceError for a message that cannot be read, or has a class not known."""
         try:
             array = bag_types().deserialize_cdr(message.data, message.type_name)
-            stamp = array.header.stamp
-            stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
             found = detections_of(array, class_names)
+            stamp_ns = header_stamp_ns(message.data)
         except ValueError as error:
             if not self.asked_for:
                 self.guesses = True

@@ -140,20 +140,19 @@ def outcome_of(job: BagJob, status: int, seconds: float, since_ns: int = 0) -> B
         said = job.log.read_text(encoding='utf-8', errors='replace').splitlines()
     except FileNotFoundError:
         said = []
-    over = [line for line in said if line.startswith('over budget: ')]
+    mark = 'over budget: '
+    over = [line.removeprefix(mark) for line in said if line.startswith(mark)]
+    state: State = 'failed'
     if figures and not status:
-        outcome = job.outcome('done', seconds=seconds)
+        state, reason = 'done', ''
     elif over and figures:
-        reason = '\n'.join(line.removeprefix('over budget: ') for line in over)
-        outcome = job.outcome('over budget', reason, seconds)
+        state, reason = 'over budget', '\n'.join(over)
     elif status < 0:
         reason = f'ended by {signal.Signals(-status).name}: see {job.log}'
-        outcome = job.outcome('failed', reason, seconds)
     else:
         last = next((line for line in reversed(said) if line), 'said nothing')
-        last = last.removeprefix('cone-perception replay: ')
-        outcome = job.outcome('failed', f'{last} (status {status}; {job.log})', seconds)
-    return replace(outcome, figures=figures)
+        reason = f'{last.removeprefix("cone-perception replay: ")} (status {status}; {job.log})'
+    return replace(job.outcome(state, reason, seconds), figures=figures)
 
 
 def _files_of(path: Path) -> list[tuple[str, int, int]]:

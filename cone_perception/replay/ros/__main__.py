@@ -12,7 +12,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,24 +67,19 @@ def record(job: Mapping[str, Any]) -> None:
         # An exception that passed the writer would make it leave the bag without its index.
         contextlib.suppress(KeyboardInterrupt),
     ):
-
-        def recorder(topic: str, type_name: str) -> Callable[[bytes], None]:
+        for topic, type_name in topics.items():
             connection = writer.add_connection(topic, type_name, typestore=bag_types())
 
-            def on_message(data: bytes) -> None:
+            def on_message(data: bytes, topic: str = topic, connection: Any = connection) -> None:
                 received_ns = time.monotonic_ns()
                 stamp_ns = header_stamp_ns(data)
                 entry = {'topic': topic, 'stamp_ns': stamp_ns, 'received_ns': received_ns}
                 lines.write(json.dumps(entry) + '\n')
                 writer.write(connection, time.time_ns(), data)
 
-            return on_message
-
-        for topic, type_name in topics.items():
             package, _, name = type_name.split('/')
             kind = getattr(importlib.import_module(f'{package}.msg'), name)
-            to_bag = recorder(topic, type_name)
-            node.create_subscription(kind, topic, to_bag, QoSProfile(depth=DEPTH), raw=True)
+            node.create_subscription(kind, topic, on_message, QoSProfile(depth=DEPTH), raw=True)
         ready = False
         for _ in spin(node):
             if not ready and all(node.count_publishers(topic) for topic in topics):
