@@ -31,7 +31,7 @@ SUBCOMMANDS = {
         "a drive's latency, losses and accuracy on one page",
     ),
     'replay compare': (
-        'cone_perception.replay.compare_command',
+        'cone_perception.replay.pages.comparison',
         'results of replays side by side, with a verdict for each figure',
     ),
     'bag to-dataset': (

@@ -1,7 +1,8 @@
-"""A comparison of replays, for a terminal and as a page."""
+"""`cone-perception replay compare`: results side by side -> a table, JSON and a page."""
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from cone_perception.arguments import text_table
+from cone_perception.errors import OutputError, told_as
 from cone_perception.files import write_json
 from cone_perception.pages.blocks import Bullets, Cell, Chart, Page, Section, Table, Text, Tone
 from cone_perception.pages.charts import chart, forest, intervals, series_colour, shares
@@ -21,6 +23,7 @@ from cone_perception.replay.figures.compare import (
     FigureDifference,
     ReplayComparison,
     Verdict,
+    compare_results,
     pace_text,
 )
 from cone_perception.replay.figures.names import (
@@ -234,3 +237,29 @@ def _facts_table(compared: ComparedResults) -> Table:
     ]
     differ = [number for number, (_, *cells) in enumerate(rows) if len(set(cells)) > 1]
     return Table(['', *compared.names], rows, range(1, len(results) + 1), strong=differ)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the command takes."""
+    parser.add_argument(
+        'results',
+        type=Path,
+        nargs='+',
+        metavar='RESULT',
+        help='result.json of a replay, or its folder; the first is the baseline',
+    )
+    parser.add_argument(
+        '--out', type=Path, help='folder for comparison.json and comparison.html (none)'
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the comparison, and write it where --out says."""
+    compared = compare_results(args.results)
+    print(comparison_text(compared))
+    if args.out:
+        with told_as(OutputError, f'{args.out} cannot be written'):
+            args.out.mkdir(parents=True, exist_ok=True)
+            write_comparison(args.out, compared)
+        print(f'page: {args.out / "comparison.html"}')
+    return 0
