@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 
 class Error(Exception):
@@ -145,6 +146,14 @@ class HostDriver:
         self._device_allocation = DeviceAllocation
         self._host_allocation = PagelockedHostAllocation
 
+    def put_in_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Give it to the engine, with kernels that need not be compiled."""
+        cuda, compiler = 'cone_perception.engines.cuda', SimpleNamespace(version='g++')
+        monkeypatch.setattr(f'{cuda}.device.import_pycuda', lambda: self)
+        monkeypatch.setattr(f'{cuda}.slot.import_bindings', lambda: _Bindings(self))
+        monkeypatch.setattr(f'{cuda}.device.load_kernels', lambda arguments, compiler: b'code')
+        monkeypatch.setattr(f'{cuda}.device.find_compiler', lambda: compiler)
+
     def alive_in_context(self) -> None:
         assert self.pushed > 0, 'no currently active context?'
 
@@ -212,10 +221,6 @@ class HostDriver:
     def module_from_buffer(self, buffer: bytes) -> Any:
         assert buffer
         return SimpleNamespace(get_function=lambda name: _Function(self, name))
-
-    @property
-    def bindings(self) -> _Bindings:
-        return _Bindings(self)
 
 
 class _Function:

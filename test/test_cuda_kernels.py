@@ -277,14 +277,11 @@ def test_more_than_the_lists_hold_is_counted_and_left_to_the_cpu(kernels, boxes)
 
 @pytest.mark.parametrize('score', [np.nan, np.inf])
 def test_scores_that_are_not_numbers_are_an_error(kernels, score):
-    output = np.zeros((4 + CLASSES, 50), np.float32)
-    output[4 + 2, 17] = score
-    with pytest.raises(ModelError, match='scores that are not numbers'):
-        kernels.decode(output, 'anchors', THRESHOLDS)
-    rows = np.zeros((50, 6), np.float32)
-    rows[49, 4] = score
-    with pytest.raises(ModelError, match='scores that are not numbers'):
-        kernels.decode(rows, 'end_to_end', THRESHOLDS)
+    output, rows = np.zeros((4 + CLASSES, 50), np.float32), np.zeros((50, 6), np.float32)
+    output[4 + 2, 17] = rows[49, 4] = score
+    for outputs, layout in ((output, 'anchors'), (rows, 'end_to_end')):
+        with pytest.raises(ModelError, match='scores that are not numbers'):
+            kernels.decode(outputs, layout, THRESHOLDS)
 
 
 @pytest.mark.parametrize('box', [np.nan, np.inf])

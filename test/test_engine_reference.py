@@ -86,23 +86,23 @@ def test_pictures_that_do_not_fill_the_last_batch_are_all_compared(tmp_path):
     assert check.pictures == 5
 
 
+def scaled(outputs: np.ndarray, layout: str, factor: float) -> np.ndarray:
+    """Outputs with their scores multiplied."""
+    outputs = outputs.copy()
+    scores = outputs[:, 4:] if layout == 'anchors' else outputs[:, :, 4]
+    scores *= factor
+    return outputs
+
+
 class Scaled:
     """The real engine, its scores multiplied: what a wrong scale of quantisation does."""
 
     def __init__(self, engine: Engine, bundle: Bundle, factor: float) -> None:
-        self.info = engine.info
-        self._engine = engine
-        self._factor = factor
-        self._anchors = bundle.card.output_layout == 'anchors'
+        self.info, self.close, self._run = engine.info, engine.close, engine.run
+        self._layout, self._factor = bundle.card.output_layout, factor
 
     def run(self, pictures: np.ndarray) -> np.ndarray:
-        output = self._engine.run(pictures).copy()
-        scores = output[:, 4:] if self._anchors else output[:, :, 4]
-        scores *= self._factor
-        return output
-
-    def close(self) -> None:
-        self._engine.close()
+        return scaled(self._run(pictures), self._layout, self._factor)
 
 
 @pytest.mark.parametrize(
@@ -122,18 +122,13 @@ def test_engine_with_other_scores_is_refused_and_that_is_kept(bundle, tmp_path, 
     assert passport.check['passed'] is False
 
 
-def move_boxes(outputs: np.ndarray, layout: str, by_px: float) -> np.ndarray:
-    moved = outputs.copy()
-    if layout == 'anchors':
-        moved[:, 0] += by_px
-    else:
-        moved[:, :, [0, 2]] += by_px
-    return moved
-
-
 def test_engine_with_boxes_elsewhere_is_refused(bundle):
     _, expected = read_reference(bundle)
-    moved = move_boxes(expected, bundle.card.output_layout, 6)
+    moved = expected.copy()
+    if bundle.card.output_layout == 'anchors':
+        moved[:, 0] += 6
+    else:
+        moved[:, :, [0, 2]] += 6
     check = compare_outputs(moved, expected, bundle.card, 'int8')
     assert [text for text in check.reasons if 'boxes overlap by' in text]
     assert check.missed == 0
@@ -168,10 +163,7 @@ def test_reference_without_a_cone_proves_nothing(bundle):
 def test_reference_with_low_scores_is_compared_by_lower_limits(bundle):
     """Scores as of a model of real pictures that is not sure of rendered cones."""
     _, expected = read_reference(bundle)
-    low, lower = expected.copy(), expected.copy()
-    for outputs, factor in ((low, 0.1), (lower, 0.085)):
-        scores = outputs[:, 4:] if bundle.card.output_layout == 'anchors' else outputs[:, :, 4]
-        scores *= factor
+    low, lower = (scaled(expected, bundle.card.output_layout, each) for each in (0.1, 0.085))
     assert compare_outputs(low, low, bundle.card, 'int8').passed
     assert compare_outputs(low, low, bundle.card, 'int8').boxes == 10
     check = compare_outputs(lower, low, bundle.card, 'int8')

@@ -14,6 +14,7 @@ from kernels_on_cpu import compile_kernels
 from pycuda_on_cpu import HostDriver
 
 from cone_perception.engines import check
+from cone_perception.engines.cuda import device
 
 BENCHMARKS = str(Path(__file__).parents[1] / 'benchmarks')
 
@@ -33,14 +34,8 @@ def test_every_measurement_is_written_and_right(gpu, tmp_path, monkeypatch, caps
     pycuda.VERSION_TEXT, pycuda.driver = '2026.1', driver  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, 'pycuda', pycuda)
     monkeypatch.setitem(sys.modules, 'pycuda.driver', driver)  # type: ignore[misc]
-    compiler = types.SimpleNamespace(version='g++', compile=lambda source, arguments: b'code')
-    monkeypatch.setattr(gpu, 'find_compiler', lambda: compiler)
-    device = 'cone_perception.engines.cuda.device'
-    monkeypatch.setattr(f'{device}.load_kernels', lambda arguments, compiler: b'code')
-    monkeypatch.setattr(f'{device}.find_compiler', lambda: compiler)
-    monkeypatch.setattr(
-        'cone_perception.engines.cuda.slot.import_bindings', lambda: driver.bindings
-    )
+    driver.put_in_place(monkeypatch)
+    monkeypatch.setattr(gpu, 'find_compiler', device.find_compiler)
     for module in (gpu, check):
         monkeypatch.setattr(module, 'WARM_UP_RUNS', 1)
     monkeypatch.setattr(gpu, 'COPY_RATIO_LIMIT', 1e9)

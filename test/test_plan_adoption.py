@@ -212,15 +212,13 @@ def test_plan_of_other_weights_is_refused_and_the_cache_keeps_what_it_had(
 ):
     before = adopt()
 
-    class Blind:
-        def __init__(self, engine: object) -> None:
-            self.info, self.close = engine.info, engine.close  # type: ignore[attr-defined]
-            self._engine = engine
+    def open_blind(*_: object) -> Engine:
+        engine = open_cpu(bundle)
+        run = engine.run
+        monkeypatch.setattr(engine, 'run', lambda pictures: run(pictures) * 0)
+        return engine
 
-        def run(self, pictures: object) -> object:
-            return self._engine.run(pictures) * 0  # type: ignore[attr-defined]
-
-    monkeypatch.setattr(adoption, 'open_plan', lambda *_: Blind(open_cpu(bundle)))
+    monkeypatch.setattr(adoption, 'open_plan', open_blind)
     with pytest.raises(RefusedPlanError, match=r'other\.engine is not taken: .*same weights'):
         adopt(name='other.engine', plan=b'ftrt' + bytes(600))
     assert provide_plan(order_for(bundle, 'fp32', build='never')) == before

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -98,12 +97,8 @@ def bundles(tmp_path_factory):
 @pytest.fixture
 def driver(library, monkeypatch):
     driver = HostDriver(library)
-    cuda = 'cone_perception.engines.cuda'
-    monkeypatch.setattr(f'{cuda}.device.import_pycuda', lambda: driver)
-    monkeypatch.setattr(f'{cuda}.slot.import_bindings', lambda: driver.bindings)
-    monkeypatch.setattr(f'{cuda}.device.load_kernels', lambda arguments, compiler: b'code')
-    monkeypatch.setattr(f'{cuda}.device.find_compiler', lambda: SimpleNamespace(version='g++'))
-    monkeypatch.setattr(f'{cuda}.slot.ROOM_BYTES', 1000)
+    driver.put_in_place(monkeypatch)
+    monkeypatch.setattr('cone_perception.engines.cuda.slot.ROOM_BYTES', 1000)
     return driver
 
 
@@ -114,12 +109,14 @@ Opener = Callable[..., CudaEngine]
 def open_cuda(driver, bundles):
     opened = contextlib.ExitStack()
 
-    def open_one(layout: str = 'anchors', batch: int = 1, **options: object) -> CudaEngine:
+    def open_one(
+        layout: str = 'anchors', batch: int = 1, refuse: str = '', **options: object
+    ) -> CudaEngine:
         bundle = bundles[layout, batch]
         engine = open_engine(bundle, 'onnxruntime', batch, threads=1)
         network = bundle.card.networks[0]
         preprocessing = bundle.card.preprocessing
-        load = functools.partial(OnnxNetwork, driver, engine)
+        load = functools.partial(OnnxNetwork, driver, engine, refuse=refuse)
         found = CudaEngine(load, preprocessing, network, 'ONNX Runtime', **options)  # type: ignore[arg-type]
         opened.callback(found.close)
         return found
@@ -322,16 +319,9 @@ def test_no_memory_while_loading_leaves_nothing_behind(open_cuda, driver, after)
     assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
 
 
-def test_network_that_refuses_to_run_is_an_error_at_load(driver, bundles):
-    bundle = bundles['anchors', 1]
-    engine = open_engine(bundle, 'onnxruntime', 1, 1)
+def test_network_that_refuses_to_run_is_an_error_at_load(open_cuda, driver):
     with pytest.raises(EngineError, match='no tactic'):
-        CudaEngine(
-            lambda: OnnxNetwork(driver, engine, refuse='no tactic'),
-            bundle.card.preprocessing,
-            bundle.card.networks[0],
-            'ONNX Runtime',
-        )
+        open_cuda(refuse='no tactic')
     assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
 
 

@@ -156,26 +156,23 @@ def test_quantised_convolutions_compute_in_int8(rtx, target):
 
 @pytest.mark.slow
 def test_network_without_pairs_computes_nothing_in_int8(rtx):
-    compiled = compile_process.compile_network(
-        make_network().SerializeToString(), 'tensorrt_rtx', 'SM89', 'fp32'
-    )
+    network = make_network().SerializeToString()
+    compiled = compile_process.compile_network(network, 'tensorrt_rtx', 'SM89', 'fp32')
     assert compiled.convolutions == {'fp32': 3}
 
 
 def test_what_the_parser_refuses_is_named(rtx):
     model = make_network()
     model.graph.node[0].op_type = 'Konv'
-    with pytest.raises(EngineError, match=r'does not take the network: Konv /model\.0/Conv'):
-        compile_process.compile_network(model.SerializeToString(), 'tensorrt_rtx', 'SM89', 'fp32')
-    with pytest.raises(EngineError, match='does not take the network'):
-        compile_process.compile_network(b'no network', 'tensorrt_rtx', 'SM89', 'fp32')
+    for network, named in ((model.SerializeToString(), r': Konv /model\.0/Conv'), (b'none', '')):
+        with pytest.raises(EngineError, match=f'does not take the network{named}'):
+            compile_process.compile_network(network, 'tensorrt_rtx', 'SM89', 'fp32')
 
 
 def test_gpu_that_the_compiler_does_not_know_is_named(rtx):
+    network = make_network().SerializeToString()
     with pytest.raises(EngineError, match=r'does not compile for SM90, only for SM75, .*SM89'):
-        compile_process.compile_network(
-            make_network().SerializeToString(), 'tensorrt_rtx', 'SM90', 'fp32'
-        )
+        compile_process.compile_network(network, 'tensorrt_rtx', 'SM90', 'fp32')
 
 
 def test_every_name_used_of_the_bindings_exists(rtx):
@@ -221,30 +218,28 @@ def run_apart(code: str, timeout_s: float = 30.0, **more: object) -> dict:
     return follow(command, *names, timeout_s=timeout_s, **more)
 
 
-def test_crash_of_the_compiler_is_an_error_that_names_it():
-    with pytest.raises(EngineError, match=r'crashed \(SIGSEGV\)\. It last said: tactic 7'):
-        run_apart("""
-            import os, signal
-            print('tactic 7', flush=True)
-            os.kill(os.getpid(), signal.SIGSEGV)
-        """)
+CRASH = """
+    import os, signal
+    print('tactic 7', flush=True)
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+HANG = 'import time; time.sleep(600)'
 
 
-def test_compiler_that_hangs_is_stopped():
+@pytest.mark.parametrize(
+    'code, given, words',
+    [
+        (CRASH, {}, r'crashed \(SIGSEGV\)\. It last said: tactic 7'),
+        (HANG, {'timeout_s': 1}, 'did not answer within 1 s and was stopped'),
+        (HANG, {'cancelled': lambda: True}, 'was stopped before it was done'),
+        ('', {}, 'could not be compiled. It said nothing'),
+    ],
+)
+def test_end_without_a_result_is_an_error_that_names_it(code, given, words):
     started = time.monotonic()
-    with pytest.raises(EngineError, match='did not answer within 1 s and was stopped'):
-        run_apart('import time; time.sleep(600)', timeout_s=1)
+    with pytest.raises(EngineError, match=words):
+        run_apart(code, **given)
     assert time.monotonic() - started < 60
-
-
-def test_build_can_be_cancelled():
-    with pytest.raises(EngineError, match='was stopped before it was done'):
-        run_apart('import time; time.sleep(600)', cancelled=lambda: True)
-
-
-def test_end_without_a_result_is_an_error():
-    with pytest.raises(EngineError, match='could not be compiled. It said nothing'):
-        run_apart('')
 
 
 def test_what_libraries_print_is_no_event():
@@ -275,19 +270,22 @@ def test_refusal_of_the_compiler_reaches_the_caller(rtx, bundle):
     path = bundle.folder / 'fp32.onnx'
     path.write_bytes(b'no network')
     network = replace(bundle.card.networks[0], sha256=file_sha256(path))
+    order = ordering.make_order(bundle, network, BuildPolicy(), 'tensorrt_rtx', SM89)
     with pytest.raises(EngineError, match='could not be compiled. It last said: .*does not take'):
-        compile_process.compile_apart(
-            ordering.make_order(bundle, network, BuildPolicy(), 'tensorrt_rtx', SM89)
-        )
+        compile_process.compile_apart(order)
 
 
 # --- from bundle to plan ---
 
 
+def get_plan(bundle, precision='fp32', **policy):
+    return provide.provide_plan(order_for(bundle, precision, **policy))
+
+
 @pytest.mark.slow
 def test_second_start_takes_the_plan_of_the_first(rtx, bundle):
     events: list[BuildEvent] = []
-    first = provide.provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
+    first = get_plan(bundle, 'int8', gpu=SM89, on_event=events.append)
     kinds = [event.kind for event in events if event.kind in ('reason', 'built')]
     assert kinds == ['reason', 'built']
     passport = plans.read_passport(plans.passport_path(first.path))
@@ -295,26 +293,22 @@ def test_second_start_takes_the_plan_of_the_first(rtx, bundle):
     assert passport.key.provider_version == gpu.import_runtime('tensorrt_rtx')[1].__version__
     assert (passport.key.compute_capability, passport.key.gpu) == ('8.9', '')
     events.clear()
-    again = provide.provide_plan(
-        order_for(bundle, 'int8', gpu=SM89, build='never', on_event=events.append)
-    )
+    again = get_plan(bundle, 'int8', gpu=SM89, build='never', on_event=events.append)
     assert again == first
     assert events == []
     # The same plan, taken along to a machine with such a GPU.
-    there = provide.provide_plan(order_for(bundle, 'int8', gpu=CAR, build='never'))
-    assert there == first
+    assert get_plan(bundle, 'int8', gpu=CAR, build='never') == first
+    other = replace(CAR, compute_capability='8.6')
     with pytest.raises(PlanError, match=r'compute_capability is 8\.6.*build: never'):
-        provide.provide_plan(
-            order_for(bundle, 'int8', gpu=replace(CAR, compute_capability='8.6'), build='never')
-        )
+        get_plan(bundle, 'int8', gpu=other, build='never')
 
 
 @pytest.mark.slow
 def test_damaged_plan_is_named_and_built_again(rtx, bundle):
-    first = provide.provide_plan(order_for(bundle, 'fp32', gpu=SM89))
+    first = get_plan(bundle, gpu=SM89)
     first.path.write_bytes(first.data[:1000])
     events: list[BuildEvent] = []
-    again = provide.provide_plan(order_for(bundle, 'fp32', gpu=SM89, on_event=events.append))
+    again = get_plan(bundle, gpu=SM89, on_event=events.append)
     assert 'was cut off' in events[0].message
     assert again.passport.convolutions == {'fp32': 3}
 
@@ -324,16 +318,14 @@ def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(rtx, tm
     bundle = write_bundle(tmp_path / 'bundle', int8_convolutions=3)
     refusal = r'computes 2 convolutions in INT8, but its card says 3'
     with pytest.raises(RefusedPlanError, match=refusal):
-        provide.provide_plan(order_for(bundle, 'int8', gpu=SM89))
+        get_plan(bundle, 'int8', gpu=SM89)
     # The next start of a node knows it, and does not compile for minutes to hear it again.
     events: list[BuildEvent] = []
     with pytest.raises(RefusedPlanError, match=refusal + r'.*run `cone-perception build-engine'):
-        provide.provide_plan(
-            order_for(bundle, 'int8', retry=False, gpu=SM89, on_event=events.append)
-        )
+        get_plan(bundle, 'int8', retry=False, gpu=SM89, on_event=events.append)
     assert events == []
     with pytest.raises(RefusedPlanError, match=refusal):
-        provide.provide_plan(order_for(bundle, 'int8', gpu=SM89, on_event=events.append))
+        get_plan(bundle, 'int8', gpu=SM89, on_event=events.append)
     assert refusal in events[0].message
     assert len(events) > 1  # a command that was asked to build does so
 
@@ -342,9 +334,7 @@ def test_plan_with_fewer_int8_convolutions_than_the_card_says_is_refused(rtx, tm
 def test_gpu_for_which_the_compiler_has_no_int8_is_refused(rtx, bundle):
     """TensorRT-RTX 1.7 compiles the same file for Turing, but computes it in FP32 there."""
     with pytest.raises(PlanError, match=r'computes 0 convolutions in INT8.*the others: 3 fp32'):
-        provide.provide_plan(
-            order_for(bundle, 'int8', gpu=ordering.target_gpu('SM75', 'tensorrt_rtx'))
-        )
+        get_plan(bundle, 'int8', gpu=ordering.target_gpu('SM75', 'tensorrt_rtx'))
 
 
 @pytest.mark.slow
@@ -352,19 +342,17 @@ def test_two_starts_at_once_build_once(rtx, bundle):
     events: list[BuildEvent] = []
     order = order_for(bundle, 'fp32', gpu=SM89, on_event=events.append)
     with ThreadPoolExecutor(2) as pool:
-        plans = [
-            start.result() for start in [pool.submit(provide.provide_plan, order) for _ in range(2)]
-        ]
-    assert plans[0] == plans[1]
+        first, second = pool.map(provide.provide_plan, [order] * 2)
+    assert first == second
     assert len([event for event in events if event.kind == 'built']) == 1
 
 
 @pytest.mark.slow
 def test_plan_that_failed_against_fp32_is_not_taken_again(rtx, bundle):
-    plan = provide.provide_plan(order_for(bundle, 'fp32', gpu=SM89))
+    plan = get_plan(bundle, gpu=SM89)
     plans.record_check(plan.path, {'passed': False, 'reasons': ['scores differ by 0.3']})
     with pytest.raises(PlanError, match=r'did not answer as FP32 does: scores differ by 0\.3'):
-        provide.provide_plan(order_for(bundle, 'fp32', gpu=SM89, build='never'))
+        get_plan(bundle, gpu=SM89, build='never')
 
 
 # --- a build that failed, a plan that TensorRT refuses ---
@@ -393,10 +381,6 @@ class Compiler:
         return plans.Compiled(b'ftrt' + bytes([self.calls] * 500), {'fp32': 3}, {}, 1.0)
 
 
-def get_plan(bundle, **policy):
-    return provide.provide_plan(order_for(bundle, 'fp32', **policy))
-
-
 def test_build_that_failed_is_not_tried_at_each_start(bundle, compiler):
     compiler.failure = 'the compiler crashed (SIGSEGV).'
     with pytest.raises(EngineError, match='crashed'):
@@ -411,7 +395,7 @@ def test_build_that_failed_is_not_tried_at_each_start(bundle, compiler):
     assert compiler.calls == 1
     # Another driver, and the command: both try again.
     with pytest.raises(EngineError, match='crashed'):
-        provide.provide_plan(order_for(bundle, 'fp32', gpu=replace(CAR, driver='560'), retry=False))
+        get_plan(bundle, gpu=replace(CAR, driver='560'), retry=False)
     compiler.failure = ''
     plan = get_plan(bundle)
     assert compiler.calls == 3
@@ -584,25 +568,17 @@ class OnGpu:
     launches = 'plain launches: no GPU'
 
     def __init__(self, engine: Engine, bundle: Bundle, shift_px: float) -> None:
-        self.info = engine.info
-        self._engine = engine
-        self._bundle = bundle
+        self.info, self.run, self.close = engine.info, engine.run, engine.close
+        self._layout = bundle.card.output_layout
         self._shift_px = shift_px
 
-    def run(self, pictures: np.ndarray) -> np.ndarray:
-        return self._engine.run(pictures)
-
     def detect(self, pictures: list, thresholds: np.ndarray, nms_iou: float) -> list[Detections]:
-        output = self._engine.run(np.stack([to_bgr(picture) for picture in pictures]))[0]
-        found = decode(output, self._bundle.card.output_layout, thresholds, nms_iou)
+        output = self.run(np.stack([to_bgr(picture) for picture in pictures]))[0]
+        found = decode(output, self._layout, thresholds, nms_iou)
         return [replace(found, xyxy_px=found.xyxy_px + np.float32(self._shift_px))]
-
-    def close(self) -> None:
-        self._engine.close()
 
 
 def test_time_from_720p_to_cones_is_that_of_all_stations(bundle, monkeypatch):
-
     class Slow(ConeDetector):
         def detect(self, *_: object) -> None:
             time.sleep(0.007)

@@ -25,9 +25,6 @@ from cone_perception.files import to_json, without_nan
 TIMEOUT_S = 1800.0
 """Work that takes longer hangs: an INT8 YOLO takes TensorRT a few minutes."""
 
-POLL_S = 0.1
-_TAIL_LINES = 20
-
 
 def run_apart(module: str, words: Mapping[str, Any], *told: Any, **named: Any) -> Any:
     """Run a module that calls `serve`, as `follow` does. words: what its work gets."""
@@ -48,7 +45,7 @@ def follow(
     cancelled, and when it ends without a result.
     """
     deadline = time.monotonic() + timeout_s
-    stopped, tail = '', deque[str](maxlen=_TAIL_LINES)
+    stopped, tail = '', deque[str](maxlen=4)
     result: list[Any] = []
 
     def watch() -> None:
@@ -59,7 +56,7 @@ def follow(
                 stopped = 'was stopped before it was done.'
             elif time.monotonic() > deadline:
                 stopped = f'did not answer within {timeout_s:.0f} s and was stopped.'
-            time.sleep(POLL_S)
+            time.sleep(0.1)
         _kill(process)
 
     # It ends when its standard input does: with this process, however this process ends.
@@ -75,9 +72,12 @@ def follow(
         threading.Thread(target=watch, daemon=True).start()
         try:
             for line in process.stdout or ():
-                entry = _entry(line)
-                if entry is None:
-                    tail.append(line.strip())
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    entry = None
+                if not isinstance(entry, dict) or not {'kind', 'result'} & set(entry):
+                    tail.append(line.strip())  # a library printed it
                 elif 'result' in entry:
                     result = [entry['result']]
                 else:
@@ -88,7 +88,7 @@ def follow(
             status = process.wait(timeout=10)
         finally:
             _kill(process)
-    said = f'It last said: {" | ".join(list(tail)[-4:])}' if tail else 'It said nothing.'
+    said = f'It last said: {" | ".join(tail)}' if tail else 'It said nothing.'
     if stopped:
         raise EngineError(f'{name} {stopped} {said}')
     if status < 0:
@@ -132,12 +132,3 @@ def end_with_parent() -> None:
 
 def _print(entry: Mapping[str, Any] | BuildEvent) -> None:
     print(json.dumps(without_nan(entry)), flush=True)
-
-
-def _entry(line: str) -> dict[str, Any] | None:
-    """A line of `serve`; None for one that a library printed."""
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and {'kind', 'result'} & set(entry) else None

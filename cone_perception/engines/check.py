@@ -96,15 +96,13 @@ def read_reference(bundle: Bundle) -> tuple[UInt8, Float32]:
             f'{path} is missing: without it nobody knows whether an engine is right. '
             'Export the model again.'
         )
-    listed = card.other_files.get(REFERENCE_FILE)
-    if listed != file_sha256(path):
+    if card.other_files.get(REFERENCE_FILE) != file_sha256(path):
         raise ModelError(
             f'{path} is not the file that the card lists. Copy the whole bundle, or export again.'
         )
     causes = OSError, ValueError, KeyError, zipfile.BadZipFile
-    damaged = told_as(
-        ModelError, f'{path} cannot be read', *causes, advice='Export the model again.'
-    )
+    what, advice = f'{path} cannot be read', 'Export the model again.'
+    damaged = told_as(ModelError, what, *causes, advice=advice)
     with damaged, np.load(path, allow_pickle=False) as arrays:
         inputs, outputs = arrays['inputs'], arrays['outputs']
     shape = (card.height_px, card.width_px, 3)
@@ -188,8 +186,7 @@ def compare_outputs(
     elif not overlaps:
         reasons.append(f'none of the {boxes} cones of the reference is found')
     else:
-        if mean > limits.score_error * scale:
-            allowed = limits.score_error * scale
+        if mean > (allowed := limits.score_error * scale):
             reasons.append(f'scores differ by {mean:.3f} on average, {allowed:.3f} allowed')
         if mean_iou < limits.mean_iou:
             reasons.append(f'boxes overlap by {mean_iou:.3f}, at least {limits.mean_iou} needed')

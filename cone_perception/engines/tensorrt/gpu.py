@@ -71,12 +71,9 @@ def read_gpu() -> Gpu:
                 f'the NVIDIA driver gives no GPU: {function} says {reason} ({status}). Does '
                 '`nvidia-smi` list one? CUDA_VISIBLE_DEVICES may hide it.'
             )
-    return Gpu(
-        name=name.value.decode('utf-8', 'replace'),
-        compute_capability=f'{major.value}.{minor.value}',
-        driver=_driver_version(),
-        cuda=f'{version.value // 1000}.{version.value % 1000 // 10}',
-    )
+    capability = f'{major.value}.{minor.value}'
+    cuda = f'{version.value // 1000}.{version.value % 1000 // 10}'
+    return Gpu(name.value.decode('utf-8', 'replace'), capability, _driver_version(), cuda)
 
 
 def _driver_version() -> str:

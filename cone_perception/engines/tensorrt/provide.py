@@ -153,13 +153,11 @@ def header_differences(header: Mapping[str, Any], card: ModelCard, batch: int) -
     names, size = header.get('names'), header.get('imgsz')
     if isinstance(names, dict):
         names = list(names.values())  # in the order of their indices
+    sizes = [size, size] if isinstance(size, int) else size
     found = {
         'its task': (header.get('task'), 'detect'),
         'its batch': (header.get('batch'), batch),
-        'its input (height, width)': (
-            [size, size] if isinstance(size, int) else size,
-            [card.height_px, card.width_px],
-        ),
+        'its input (height, width)': (sizes, [card.height_px, card.width_px]),
         'its channels': (header.get('channels'), 3),
         'its classes': (names, list(card.class_names)),
         'its dynamic shapes': (arguments.get('dynamic'), False),
