@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 
 from cone_perception import __version__
 from cone_perception.arguments import CommandParser
@@ -113,31 +112,29 @@ def make_parser(
     examples: Mapping[str, str],
     chosen: str,
 ) -> CommandParser:
-    """Make the parser of a program; only the chosen subcommand's module is imported."""
+    """Make the parser of a program; only the chosen subcommand's module is imported.
+
+    Raises InstallError: when a package that the subcommand needs is missing.
+    """
     parser = CommandParser(prog=program, examples=examples)
     parser.add_argument('--version', action='version', version=__version__)
     choices = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, (module_name, summary) in subcommands.items():
         subparser = choices.add_parser(name, help=summary, description=summary)
         if name == chosen:
-            module = _import(module_name, EXTRAS[program])
+            try:
+                module = importlib.import_module(module_name)
+            except ModuleNotFoundError as error:
+                missing = str(error.name).partition('.')[0]
+                if missing in ('cone_perception', 'training'):
+                    raise
+                raise InstallError(
+                    f'{missing} is not installed. Install what this command needs: '
+                    f"pip install -e '.[{EXTRAS[program]}]'"
+                ) from error
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     return parser
-
-
-def _import(name: str, extras: str) -> ModuleType:
-    """Import a subcommand's module. Raises InstallError: when a package of `extras` is missing."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        missing = str(error.name).partition('.')[0]
-        if missing in ('cone_perception', 'training'):
-            raise
-        raise InstallError(
-            f'{missing} is not installed. Install what this command needs: '
-            f"pip install -e '.[{extras}]'"
-        ) from error
 
 
 if __name__ == '__main__':

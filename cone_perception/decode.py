@@ -28,10 +28,7 @@ def read_layout(output_shape: tuple[int, ...], class_count: int) -> OutputLayout
 
 
 def decode(
-    output: Float32,
-    layout: OutputLayout,
-    thresholds: Float32,
-    nms_iou: float,
+    output: Float32, layout: OutputLayout, thresholds: Float32, nms_iou: float
 ) -> Detections:
     """Decode one picture's output into boxes in network pixels, best score first.
 

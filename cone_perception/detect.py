@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cone_perception.arguments import Options, add_fields
+from cone_perception.arguments import add_fields
 from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
 from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
@@ -34,9 +34,6 @@ SETTINGS = (
 )
 """The detector's settings that mean something without ROS."""
 
-DEFAULT_RATE_HZ = 15.0
-"""Of the annotated film where neither video nor bag tells."""
-
 Found = tuple[list[Detections], dict[str, int]]
 
 
@@ -47,13 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out', type=Path, help='folder for the results (default: detections/ and the source)'
     )
     parser.add_argument('--topic', help='image topic of a bag with several')
-    add_settings(parser)
-    parser.set_defaults(precision=None)  # not told: the network that `evaluate` takes
-
-
-def add_settings(parser: Options) -> None:
-    """Declare an option for each of SETTINGS."""
     add_fields(parser, DetectorSettings, SETTINGS)
+    parser.set_defaults(precision=None)  # not told: the network that `evaluate` takes
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,9 +82,8 @@ def open_detector(
 class Tally:
     """Counts what came of a source.
 
-    answered: pictures that have a line in detections.jsonl. failures: those that have none.
-    cones: number found, per class name. wall_s: time it took, drawing and writing included.
-    spent_ms: station -> milliseconds, summed over the pictures answered.
+    answered: pictures with a line in detections.jsonl. failures: those without. cones: number per
+    class name. wall_s: drawing and writing included. spent_ms: per station, of all answered.
     """
 
     answered: int = 0
@@ -138,7 +129,7 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
     """
     pictures = out / 'pictures'
     (pictures if source.kind == 'pictures' else out).mkdir(parents=True, exist_ok=True)
-    film = Film(out / 'detections.mp4', source.rate_hz or DEFAULT_RATE_HZ)
+    film = Film(out / 'detections.mp4', source.rate_hz or 15.0)
     tally, names = Tally(), detector.card.class_names
     started = time.monotonic()
     lines = (out / 'detections.jsonl').open('w', encoding='utf-8', buffering=1)

@@ -80,11 +80,7 @@ def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
 
 
 def to_json(
-    value: object,
-    *,
-    indent: int | None = None,
-    sort_keys: bool = False,
-    digits: int | None = None,
+    value: object, *, indent: int | None = None, sort_keys: bool = False, digits: int | None = None
 ) -> str:
     """JSON text. NaN and infinities become null; see `without_nan` for what else is converted."""
     return json.dumps(
@@ -100,10 +96,8 @@ def to_json(
 def without_nan(value: Any, digits: int | None = None) -> Any:
     """Turn a value into JSON's own types; a float that is not finite becomes None.
 
-    digits: significant ones that are kept of a float; None: all.
-
-    Takes dataclasses, mappings, sequences, sets (sorted), paths, numpy's scalars and arrays.
-    Raises TypeError for anything else.
+    digits: significant ones that are kept of a float; None: all. Takes dataclasses, mappings,
+    sequences, sets (sorted), paths, numpy's scalars and arrays. Raises TypeError for anything else.
     """
     if value is None or isinstance(value, str | bool | int):
         return value

@@ -18,10 +18,9 @@ class Filters:
     """Limits that may change while the detector runs.
 
     thresholds: least score per class name, 0..1; classes not named keep the model card's.
-    classes: class names to keep; empty keeps all.
-    region: corners x, y, x, y, ... of a polygon in fractions of the picture's width and height;
-        a cone counts when the middle of its box's bottom edge lies inside; empty keeps all.
-    min_height_px, max_height_px: of a box, in source pixels; max 0 means no limit.
+    classes: names to keep; empty keeps all. region: corners x, y, x, y, ... of a polygon in
+    fractions of the picture; a cone counts when the middle of its box's bottom edge lies inside;
+    empty keeps all. min_height_px, max_height_px: in source pixels; max 0 means no limit.
     """
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
@@ -60,10 +59,8 @@ class Filters:
 
     def thresholds_for(self, card: ModelCard) -> Float32:
         """(classes,) float32: least score of each class of the card."""
-        return np.array(
-            [self.thresholds.get(name, card.thresholds[name]) for name in card.class_names],
-            np.float32,
-        )
+        least = {**card.thresholds, **self.thresholds}
+        return np.array([least[name] for name in card.class_names], np.float32)
 
     def apply(
         self, found: Detections, card: ModelCard, width_px: int, height_px: int
@@ -79,8 +76,6 @@ class Filters:
             corners = np.array(self.region, np.float32).reshape(-1, 2)
             feet = (found.xyxy_px[:, [0, 3]] + found.xyxy_px[:, [2, 3]]) / 2
             feet = feet / np.array([width_px, height_px], np.float32)
-            keep &= np.array(
-                [cv2.pointPolygonTest(corners, (float(x), float(y)), False) >= 0 for x, y in feet],
-                bool,
-            )
+            inside = [cv2.pointPolygonTest(corners, foot, False) >= 0 for foot in feet.tolist()]
+            keep &= np.array(inside, bool)
         return found[keep]

@@ -43,7 +43,24 @@ def to_bgr(message: Any, upright: bool = False) -> UInt8:
     """
     if hasattr(message, 'format'):
         return _from_compressed(message, upright)
-    return _from_raw(message)
+    height, width = int(message.height), int(message.width)
+    encoding, what, lines = _checked_lines(message)
+    if encoding == 'bgr8':
+        return lines.reshape(height, width, 3)  # a view, also where rows are padded
+    try:
+        if encoding in _NV_TO_BGR:
+            planes = np.ascontiguousarray(lines)
+            return np.asarray(cv2.cvtColor(planes, _NV_TO_BGR[encoding]), np.uint8)
+        data = np.ascontiguousarray(lines).reshape(-1)
+        big = int(message.is_bigendian)
+        tight = CameraPicture(data, encoding, width, height, lines.shape[1], big)
+        _, convert = converter()
+        picture = np.asarray(convert(tight))
+    except Exception as error:  # the converters raise whatever their own code raises
+        raise ImageError(f'{what}: it cannot be converted: {error}') from error
+    if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
+        raise ImageError(f'{what}: it became {picture.shape} {picture.dtype} instead of bgr8')
+    return picture
 
 
 def read_picture(
@@ -139,28 +156,6 @@ def _checked_lines(message: Any) -> tuple[str, str, UInt8]:
             f'{what}: it has {len(data)} bytes of data, but {rows} rows need {rows * step}'
         )
     return encoding, what, data[: rows * step].reshape(rows, step)[:, :row]
-
-
-def _from_raw(message: Any) -> UInt8:
-    height, width = int(message.height), int(message.width)
-    encoding, what, lines = _checked_lines(message)
-    if encoding == 'bgr8':
-        return lines.reshape(height, width, 3)  # a view, also where rows are padded
-    try:
-        if encoding in _NV_TO_BGR:
-            return np.asarray(
-                cv2.cvtColor(np.ascontiguousarray(lines), _NV_TO_BGR[encoding]), np.uint8
-            )
-        data = np.ascontiguousarray(lines).reshape(-1)
-        big = int(message.is_bigendian)
-        tight = CameraPicture(data, encoding, width, height, lines.shape[1], big)
-        _, convert = converter()
-        picture = np.asarray(convert(tight))
-    except Exception as error:  # the converters raise whatever their own code raises
-        raise ImageError(f'{what}: it cannot be converted: {error}') from error
-    if picture.shape != (height, width, 3) or picture.dtype != np.uint8:
-        raise ImageError(f'{what}: it became {picture.shape} {picture.dtype} instead of bgr8')
-    return picture
 
 
 @functools.cache

@@ -23,12 +23,7 @@ CARD_FILE = 'card.json'
 
 @dataclass(frozen=True, slots=True)
 class NetworkFile:
-    """One network of a bundle.
-
-    file: name inside the bundle's folder.
-    sha256: of the file, lower-case hex.
-    batch: pictures per run, at least 1.
-    """
+    """One network of a bundle. file: name in its folder. sha256: lower-case hex. batch: from 1."""
 
     file: str
     sha256: str
@@ -50,10 +45,9 @@ class NetworkFile:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """Preparation of a picture for the network: read by every engine.
+    """Preparation of a picture for the network, see preprocess.py.
 
-    resize: always `letterbox`, see preprocess.py. pad_value: grey of its border, 0..255.
-    colour_order: order of the network's three input planes.
+    pad_value: grey of the border, 0..255. colour_order: of the network's three input planes.
     scale: factor from 0..255 to the network's input.
     """
 
@@ -71,14 +65,12 @@ class Preprocessing:
 class ModelCard:
     """Description of a model: its networks, its classes, how it was made and judged.
 
-    class_names: in the order of the network's class indices.
-    height_px, width_px: the network's input.
+    class_names: in the order of the network's class indices. height_px, width_px: its input.
     thresholds: least score per class name, 0..1; one for every class.
     nms_iou: 0..1, boxes of one class that overlap more are one cone (layout anchors only).
-    networks: the files, at least one. other_files: name -> sha256 of the rest of the bundle.
-    licence: of the weights, an SPDX identifier.
-    training: how it was made. metrics: what was measured, on what. calibration: pictures that set
-    the scales of INT8. gate: how much its networks lose against FP32, see `verdict`. Free JSON.
+    networks: at least one. other_files: name -> sha256 of the rest of the bundle. licence: of the
+    weights, an SPDX identifier. Free JSON: training (how it was made), metrics (what was measured,
+    on what), calibration (pictures that set INT8's scales), gate (loss against FP32, see verdict).
     """
 
     name: str

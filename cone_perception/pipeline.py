@@ -30,7 +30,7 @@ def stations_ms(
     return {station: (after - before) / 1e6 for station, (before, after) in between}
 
 
-class ConeDetector:
+class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
     """Finds cones with one engine. Any thread may call `detect`; the engine is used in turns."""
 
     def __init__(self, card: ModelCard, engine: Engine) -> None:
@@ -125,9 +125,6 @@ class ConeDetector:
 
     def close(self) -> None:
         self.engine.close()
-
-    def __enter__(self) -> ConeDetector:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
@@ -13,48 +11,27 @@ PAD_VALUE = 114
 """Grey of the letterbox's border, the value that Ultralytics trains with."""
 
 
-@dataclass(frozen=True, slots=True)
 class Letterbox:
     """Placement of one picture in a network's input: scaled evenly, centred, the rest grey.
 
-    source_height_px, source_width_px: the picture.
-    height_px, width_px: the network's input.
+    inner_width_px, inner_height_px: the scaled picture; left_px, top_px: the border before it.
     """
 
-    source_height_px: int
-    source_width_px: int
-    height_px: int
-    width_px: int
-
-    def __post_init__(self) -> None:
-        for name in ('source_height_px', 'source_width_px', 'height_px', 'width_px'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} must be at least 1, got {getattr(self, name)}')
-
-    @property
-    def inner_width_px(self) -> int:
-        """Width of the scaled picture inside the network's input, at least 1."""
-        return max(1, round(self.source_width_px * self._scale))
-
-    @property
-    def inner_height_px(self) -> int:
-        """Height of the scaled picture inside the network's input, at least 1."""
-        return max(1, round(self.source_height_px * self._scale))
-
-    @property
-    def left_px(self) -> int:
-        return (self.width_px - self.inner_width_px) // 2
-
-    @property
-    def top_px(self) -> int:
-        return (self.height_px - self.inner_height_px) // 2
-
-    @property
-    def _scale(self) -> float:
-        return min(self.height_px / self.source_height_px, self.width_px / self.source_width_px)
+    def __init__(
+        self, source_height_px: int, source_width_px: int, height_px: int, width_px: int
+    ) -> None:
+        sides_px = (source_height_px, source_width_px, height_px, width_px)
+        if min(sides_px) < 1:
+            raise ValueError(f'the sides of a picture must be at least 1, got {sides_px}')
+        scale = min(height_px / source_height_px, width_px / source_width_px)
+        self.source_height_px, self.source_width_px = source_height_px, source_width_px
+        self.inner_width_px = max(1, round(source_width_px * scale))
+        self.inner_height_px = max(1, round(source_height_px * scale))
+        self.left_px = (width_px - self.inner_width_px) // 2
+        self.top_px = (height_px - self.inner_height_px) // 2
 
     def apply(self, bgr: UInt8, out: UInt8) -> None:
-        """Write the letterboxed picture into `out`, (height_px, width_px, 3) uint8."""
+        """Write the letterboxed picture into `out`, (H, W, 3) uint8 of the network's size."""
         size = (self.inner_width_px, self.inner_height_px)
         right_px, bottom_px = self.left_px + size[0], self.top_px + size[1]
         out[: self.top_px] = PAD_VALUE

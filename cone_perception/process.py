@@ -59,18 +59,15 @@ def wait_or_kill(process: subprocess.Popen[bytes], timeout_s: float) -> int | No
         raise
 
 
-def _interrupt() -> None:
-    raise KeyboardInterrupt
-
-
 @contextlib.contextmanager
-def on_sigterm(act: Callable[[], None] = _interrupt) -> Iterator[None]:
+def on_sigterm(act: Callable[[], None] | None = None) -> Iterator[None]:
     """Call `act` when this process is asked to end; by default SIGTERM is taken for Ctrl-C.
 
     Only a main thread can be told.
     """
+    handler = signal.default_int_handler if act is None else lambda *_: act()
     try:
-        before = signal.signal(signal.SIGTERM, lambda *_: act())
+        before = signal.signal(signal.SIGTERM, handler)
     except ValueError:
         yield
         return
@@ -83,10 +80,8 @@ def on_sigterm(act: Callable[[], None] = _interrupt) -> Iterator[None]:
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """mallopt(3)."""
 
-LARGEST_KEPT_BYTES = 32 << 20
-"""glibc's own upper limit (DEFAULT_MMAP_THRESHOLD_MAX): a bgra8 frame of 3840x2160 just fits."""
-
-KEPT_BYTES = 256 << 20
+LARGEST_KEPT_BYTES, KEPT_BYTES = 32 << 20, 256 << 20
+"""The first is glibc's own limit (DEFAULT_MMAP_THRESHOLD_MAX): a bgra8 frame of 3840x2160 fits."""
 
 
 def keep_freed_memory() -> None:

@@ -29,17 +29,13 @@ Reliability = Literal['best_effort', 'reliable']
 
 
 def _setting(
-    default: Any,
-    description: str,
-    span: tuple[float, float] | None = None,
-    live: bool = False,
+    default: Any, description: str, span: tuple[float, float] | None = None, live: bool = False
 ) -> Any:
     """Declare a setting with what its ROS parameter needs to know.
 
     span: least and greatest value. live: may change while the node runs.
     """
-    metadata = {'description': description, 'span': span, 'live': live}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata={'description': description, 'span': span, 'live': live})
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +178,14 @@ class DetectorSettings:
     @property
     def filters(self) -> Filters:
         """Filters of the settings, which may change while the node runs."""
+        thresholds = {}
+        for text in self.thresholds:
+            name, _, number = text.rpartition(':')
+            wrong = f"thresholds are written 'blue_cone:0.4', got {text!r}"
+            with told_as(SettingsError, wrong, ValueError):
+                thresholds[name.strip()] = float(number)
         return Filters(
-            thresholds=dict(_parse_threshold(text) for text in self.thresholds),
+            thresholds=thresholds,
             classes=self.classes,
             region=self.region,
             min_height_px=self.min_height_px,
@@ -229,14 +231,6 @@ def read_params_file(path: Path) -> dict[str, Any]:
     if len(found) != 1:
         raise SettingsError(f'{path} has parameters of {len(found)} nodes; give those of one.')
     return found[0]
-
-
-def _parse_threshold(text: str) -> tuple[str, float]:
-    name, _, number = text.rpartition(':')
-    try:
-        return name.strip(), float(number)
-    except ValueError as error:
-        raise SettingsError(f"thresholds are written 'blue_cone:0.4', got {text!r}") from error
 
 
 def settings_help() -> str:

@@ -58,12 +58,10 @@ def _check(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
-    """One picture of one camera.
+    """One picture of one camera, of at least one pixel.
 
-    bgr: (H, W, 3) uint8, source pixels, H and W at least 1.
-    stamp_ns: time of exposure in nanoseconds, of whatever clock the source uses.
-    frame_id: coordinate frame of the camera; empty where the source has none.
-    source: name of the camera, file or topic that it came from.
+    bgr: (H, W, 3) uint8. stamp_ns: time of exposure, of whatever clock the source uses.
+    frame_id: coordinate frame of the camera, or empty. source: name of camera, file or topic.
     """
 
     bgr: UInt8
@@ -130,9 +128,8 @@ class CameraPicture:
 class Detections:
     """Cones found in one picture, best score first.
 
-    xyxy_px: (N, 4) float32, source-image pixels: left, top, right, bottom.
-    score: (N,) float32, 0..1.
-    class_id: (N,) int64, index into the model card's class names.
+    xyxy_px: (N, 4) float32, source-image pixels: left, top, right, bottom. score: (N,) float32,
+    0..1. class_id: (N,) int64, index into the model card's class names.
     """
 
     xyxy_px: Float32

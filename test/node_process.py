@@ -20,7 +20,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -34,14 +34,6 @@ TIMEOUT_S = 20.0
 BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 RELIABLE = QoSProfile(depth=5)
 LATCHED = QoSProfile(depth=50, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-TRANSITIONS = {
-    'configure': Transition.TRANSITION_CONFIGURE,
-    'activate': Transition.TRANSITION_ACTIVATE,
-    'deactivate': Transition.TRANSITION_DEACTIVATE,
-    'cleanup': Transition.TRANSITION_CLEANUP,
-    'shutdown': Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
-}
 
 
 def first_true(condition: Callable[[], Any], timeout_s: float) -> Any:
@@ -106,13 +98,8 @@ class NodeProcess(LoggedProcess):
     """`cone-perception node` with these ROS arguments, on the CPU unless they say otherwise."""
 
     def __init__(
-        self,
-        log: Path,
-        parameters: dict[str, str],
-        *arguments: str,
-        program: tuple[str, ...] = ('-m', 'cone_perception.cli'),
-        **environment: str,
-    ) -> None:
+        self, log, parameters, *arguments, program=('-m', 'cone_perception.cli'), **environment
+    ):
         """program: what Python runs; a test may put something in place before the command."""
         self._earlier_segments = set(Path('/dev/shm').glob('fast*'))
         values = {'device': 'cpu'} | parameters
@@ -224,7 +211,7 @@ class Observer:
 
     def change_state(self, node: str, transition: str) -> bool:
         request = ChangeState.Request()
-        request.transition.id = TRANSITIONS[transition]
+        request.transition.id = getattr(Transition, f'TRANSITION_{transition.upper()}')
         service = f'{node}/change_state'
         with self._client(service, ChangeState) as client:
             self.state(node)  # a client announced later was found: so was this one
@@ -257,10 +244,6 @@ class Observer:
         request = DescribeParameters.Request(names=[name])
         return self.call(f'{node}/describe_parameters', DescribeParameters, request).descriptors[0]
 
-    def parameter(self, node: str, name: str) -> Any:
-        request = GetParameters.Request(names=[name])
-        return self.call(f'{node}/get_parameters', GetParameters, request).values[0]
-
     def diagnostics(self, name: str) -> Any:
         """The newest status with this name: level (int), message, values (dict); None before."""
         for array in reversed(list(self.listen('/diagnostics', DiagnosticArray))):
@@ -290,13 +273,7 @@ def ros_message(fields: SimpleNamespace, stamp_ns: int, frame_id: str = 'camera_
     if hasattr(fields, 'format'):
         message = CompressedImage(format=fields.format)
     else:
-        message = Image(
-            height=fields.height,
-            width=fields.width,
-            encoding=fields.encoding,
-            is_bigendian=fields.is_bigendian,
-            step=fields.step,
-        )
+        message = Image(**{name: value for name, value in vars(fields).items() if name != 'data'})
     message.data.frombytes(bytes(fields.data))
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
     message.header.frame_id = frame_id

@@ -17,12 +17,12 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
-from cone_perception.bags.camera_info import CameraInfo
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
     DETECTIONS,
     IMAGE,
+    CameraInfo,
     bag_types,
     camera_info_message,
     detections_message,

@@ -11,12 +11,13 @@ from image_messages import write_video
 from recorded_drive import LATCHED, at, camera_info, cut_off, damage, data_file, image, write
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from cone_perception.bags.camera_info import camera_info_topic, load_camera_info
 from cone_perception.bags.command import FIRST_STAMP_NS
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     bag_types,
+    camera_info_topic,
     header_stamp_ns,
+    load_camera_info,
     open_bag,
     read_messages,
     write_image_bag,
@@ -87,11 +88,8 @@ def test_sound_bag_is_described_and_nothing_is_wrong(tmp_path, capsys, storage):
     assert report['duration_s'] == pytest.approx(1.9)
     assert report['size_bytes'] == sum(file.stat().st_size for file in bag.iterdir())
     info, seen = report['topics']
-    assert (info['topic'], info['type_name'], info['rate_hz']) == (
-        '/camera/camera_info',
-        CAMERA_INFO,
-        None,
-    )
+    assert (info['topic'], info['type_name']) == ('/camera/camera_info', CAMERA_INFO)
+    assert info['rate_hz'] is None
     assert seen['rate_hz'] == pytest.approx(10)
     assert (seen['first_stamp_ns'], seen['last_stamp_ns']) == (at(0), at(19))
     assert seen['size_bytes'] == 20 * len(image(at(0)))
@@ -191,9 +189,8 @@ def test_cut_keeps_compression(tmp_path, mode):
 def test_cut_of_a_single_file_keeps_types_that_are_not_ours(tmp_path):
     name = 'team_msgs/msg/Speed'
     with Writer(tmp_path / 'bag', version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        speed = writer.add_connection(
-            '/speed', name, msgdef='float32 mps\n', rihs01='RIHS01_' + '0' * 64
-        )
+        told = {'msgdef': 'float32 mps\n', 'rihs01': 'RIHS01_' + '0' * 64}
+        speed = writer.add_connection('/speed', name, **told)
         for index in range(5):
             writer.write(speed, at(index), b'\0\1\0\0' + bytes(4))
     assert run('cut', data_file(tmp_path / 'bag'), '--out', tmp_path / 'cut') == 0
@@ -224,15 +221,9 @@ def test_cut_keeps_what_was_latched_before_it(tmp_path, capsys):
     assert run('cut', bag, '--start', 1, '--out', tmp_path / 'cut') == 0
     assert '14 messages, 4 of them' in capsys.readouterr().out
     found = contents(tmp_path / 'cut')
-    held = [(topic, data) for topic, time_ns, data in found if topic != TOPIC]
-    assert sorted(held) == sorted(
-        [
-            ('/tf_static', transform('left')),
-            ('/tf_static', transform('right')),
-            ('/camera/camera_info', camera_info(at(0))),
-            ('/map', image(2)),
-        ]
-    )
+    held = sorted((topic, data) for topic, time_ns, data in found if topic != TOPIC)
+    assert held[:2] == [('/camera/camera_info', camera_info(at(0))), ('/map', image(2))]
+    assert held[2:] == sorted(('/tf_static', transform(side)) for side in ('left', 'right'))
     assert {time_ns for topic, time_ns, _ in found if topic != TOPIC} == {at(10)}
     with open_bag(tmp_path / 'cut') as reader:
         qos = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
@@ -249,11 +240,9 @@ def test_cut_of_one_topic_takes_its_camera_info_and_tf_static_along(tmp_path):
 
 def test_camera_info_of_every_picture_is_not_doubled(tmp_path):
     info = '/camera/camera_info'
-    messages = [
-        message
-        for index in range(10)
-        for message in ((info, at(index), camera_info(at(index))), *pictures(indices=[index]))
-    ]
+    messages = []
+    for index in range(10):
+        messages += [(info, at(index), camera_info(at(index))), *pictures(indices=[index])]
     bag = write(tmp_path / 'bag', messages, {info: CAMERA_INFO})
     assert run('cut', bag, '--start', 0.5, '--out', tmp_path / 'cut') == 0
     assert sorted(contents(tmp_path / 'cut')) == sorted(messages[10:])
@@ -317,10 +306,8 @@ def test_camera_info_goes_beside_every_picture(tmp_path, folder):
     report = inspect_bag(bag)
     assert report.problems == ()
     assert report.storage == 'sqlite3'
-    assert {topic.topic: topic.count for topic in report.topics} == {
-        '/camera/camera_info': 4,
-        '/camera/image/compressed': 4,
-    }
+    counts = {topic.topic: topic.count for topic in report.topics}
+    assert counts == {'/camera/camera_info': 4, '/camera/image/compressed': 4}
     infos = [data for topic, _, data in contents(bag) if topic == '/camera/camera_info']
     message = bag_types().deserialize_cdr(infos[1], CAMERA_INFO)
     assert (message.width, message.height, message.distortion_model) == (32, 24, 'plumb_bob')

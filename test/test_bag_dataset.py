@@ -124,27 +124,16 @@ def replayed(tmp_path):
     bag = tmp_path / 'corner'
     stamped = (Frame(bgr, START_NS + i * PERIOD_NS) for i, bgr in enumerate(pictures))
     write_image_bag(bag, stamped, TOPIC)
-    doubtful = (100, 30, 112, 50)
-    frames = drive(
-        {
-            5: cones(sure(5), (*doubtful, 0.51, YELLOW)),
-            20: cones(sure(20), (*doubtful, 0.55, YELLOW)),
-            23: cones(sure(23), (*doubtful, 0.56, YELLOW)),
-            40: cones(),
-            50: None,
-        }
-    )
+    doubtful = {
+        index: cones(sure(index), (100, 30, 112, 50, score, YELLOW))
+        for index, score in ((5, 0.51), (20, 0.55), (23, 0.56))
+    }
+    frames = drive({**doubtful, 40: cones(), 50: None})
     camera = {'name': 'front', 'topic': TOPIC, 'compressed': False, 'truth_topic': None}
+    recorded = {'cameras': [camera], 'frames': 60, 'duration_s': 6.0, 'storage': 'mcap'}
     result = ReplayResult(
         configuration={},
-        bag={
-            'path': str(bag),
-            'sha256': bag_sha256(bag),
-            'cameras': [camera],
-            'frames': 60,
-            'duration_s': 6.0,
-            'storage': 'mcap',
-        },
+        bag={'path': str(bag), 'sha256': bag_sha256(bag), **recorded},
         model={'class_names': list(NAMES), 'thresholds': HALF},
         host={},
         figures={},

@@ -73,18 +73,15 @@ def test_nothing_above_the_thresholds_is_an_empty_result(layout):
     assert found.xyxy_px.shape == (0, 4)
 
 
-@pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
-def test_scores_that_are_not_numbers_are_an_error_not_an_empty_result(layout):
-    output = np.full((6, 100) if layout == 'anchors' else (100, 6), np.nan, np.float32)
-    with pytest.raises(ModelError, match='not numbers'):
-        decode(output, layout, THRESHOLDS, 0.5)
-
-
-def test_boxes_that_are_not_numbers_are_an_error():
-    with pytest.raises(ModelError, match='boxes that are not numbers'):
-        decode(np.array([[np.inf, 0, 9, 9, 0.9, 0]], np.float32), 'end_to_end', THRESHOLDS, 0.5)
-
-
-def test_class_that_the_card_does_not_have_is_an_error():
-    with pytest.raises(ModelError, match='found class 2'):
-        decode(np.array([[0, 0, 9, 9, 0.9, 2]], np.float32), 'end_to_end', THRESHOLDS, 0.5)
+@pytest.mark.parametrize(
+    'layout, output, message',
+    [
+        ('anchors', np.full((6, 100), np.nan), 'scores that are not numbers'),
+        ('end_to_end', np.full((100, 6), np.nan), 'scores that are not numbers'),
+        ('end_to_end', [[np.inf, 0, 9, 9, 0.9, 0]], 'boxes that are not numbers'),
+        ('end_to_end', [[0, 0, 9, 9, 0.9, 2]], 'found class 2'),
+    ],
+)
+def test_broken_output_is_an_error_not_an_empty_result(layout, output, message):
+    with pytest.raises(ModelError, match=message):
+        decode(np.array(output, np.float32), layout, THRESHOLDS, 0.5)

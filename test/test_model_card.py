@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 from tiny_network import CLASS_NAMES, change_card, write_tiny_bundle
@@ -59,17 +60,25 @@ def test_card_that_is_not_json_is_refused(bundle):
         read_bundle(bundle)
 
 
-def test_truncated_network_is_refused_by_its_hash(bundle):
-    network = bundle / 'tiny.onnx'
-    network.write_bytes(network.read_bytes()[:-100])
-    with pytest.raises(ModelError, match=r'tiny\.onnx has sha256'):
-        open_engine(read_bundle(bundle))
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-100])
 
 
-def test_missing_network_is_refused_by_name(bundle):
-    (bundle / 'tiny.onnx').unlink()
-    with pytest.raises(ModelError, match=r'tiny\.onnx is missing'):
-        open_engine(read_bundle(bundle))
+@pytest.mark.parametrize(
+    'spoil, asked, error, message',
+    [
+        (truncate, {}, ModelError, r'tiny\.onnx has sha256'),
+        (Path.unlink, {}, ModelError, r'tiny\.onnx is missing'),
+        (None, {'batch': 2}, ModelError, 'no fp32 network with float encoding and batch 2'),
+        (None, {'engine': 'abacus'}, EngineError, 'is not known; choose one of'),
+    ],
+    ids=['truncated', 'missing', 'batch', 'engine'],
+)
+def test_network_that_cannot_be_had_is_refused_by_name(bundle, spoil, asked, error, message):
+    if spoil:
+        spoil(bundle / 'tiny.onnx')
+    with pytest.raises(error, match=message):
+        open_engine(read_bundle(bundle), **asked)
 
 
 def test_file_with_the_right_hash_that_is_no_network_is_refused(bundle):
@@ -103,13 +112,3 @@ def test_network_that_disagrees_with_its_card_is_refused(bundle, engine, changes
     change_card(bundle, **changes)
     with pytest.raises(ModelError, match=rf'tiny\.onnx.*{message}'):
         open_engine(read_bundle(bundle), engine)
-
-
-def test_batch_that_the_bundle_does_not_have_is_refused(bundle):
-    with pytest.raises(ModelError, match='lists no fp32 network with float encoding and batch 2'):
-        open_engine(read_bundle(bundle), batch=2)
-
-
-def test_unknown_engine_is_refused(bundle):
-    with pytest.raises(EngineError, match='is not known; choose one of'):
-        open_engine(read_bundle(bundle), 'abacus')

@@ -189,10 +189,8 @@ def test_station_times_of_each_frame_are_published(observer, node):
     wait_for(lambda: ask(observer, encode(picture(), 'bgr8')) and timing, 'a first timing')
     answer = ask(observer, encode(picture(), 'bgr8'))
     stamp_ns = stamp_ns_of(answer)
-    message = wait_for(
-        lambda: next((m for m in list(timing) if stamp_ns_of(m) == stamp_ns), None), 'its timing'
-    )
-    values = values_of(message)
+    messages = wait_for(lambda: [m for m in list(timing) if stamp_ns_of(m) == stamp_ns], 'it')
+    values = values_of(messages[0])
     assert values['camera'] == 'camera'
     assert int(values['stamp_ns']) == stamp_ns
     stations = ('wait_ms', 'preprocess_ms', 'inference_ms', 'decode_ms', 'publish_ms')
@@ -206,18 +204,13 @@ def test_station_times_of_each_frame_are_published(observer, node):
     assert moments[-1] - moments[0] == pytest.approx(float(values['total_ms']) * 1e6, abs=1000)
 
 
-def told_of(observer, stamp_ns):
-    """The records of ~/timing of one picture."""
-    return [
-        values_of(message)
-        for message in list(observer.listen(f'{NODE}/timing', DiagnosticArray, EVERY_RECORD))
-        if stamp_ns_of(message) == stamp_ns
-    ]
-
-
 def test_every_frame_that_was_received_is_told_of_once(observer, node):
     """More than the node can answer, and one that cannot be read."""
     timing = observer.listen(f'{NODE}/timing', DiagnosticArray, EVERY_RECORD)
+
+    def told_of(stamp_ns):
+        return [values_of(message) for message in list(timing) if stamp_ns_of(message) == stamp_ns]
+
     wait_for(lambda: ask(observer, encode(picture(), 'bgr8')) and timing, 'a first timing')
     small = encode(picture()[:64, :64], 'bgr8')
     # What was sent again while the first was asked for has arrived when nothing comes any more.
@@ -226,17 +219,15 @@ def test_every_frame_that_was_received_is_told_of_once(observer, node):
     received = int(quiet.values['received'])
     stamps = [send(observer, small) for _ in range(100)]
     broken = send(observer, spoilt(encoding='made_up'))
-    wait_for(lambda: told_of(observer, broken), 'the record of the broken one')
+    wait_for(lambda: told_of(broken), 'the record of the broken one')
     stamps.append(stamp_ns_of(ask(observer, small)))
-    wait_for(lambda: told_of(observer, stamps[-1]), 'the last record')
-    (record,) = told_of(observer, broken)
+    wait_for(lambda: told_of(stamps[-1]), 'the last record')
+    (record,) = told_of(broken)
     assert record['outcome'] == 'failed'
     assert "'made_up'" in record['reason']
-    assert [key for key in record if key.endswith('_ns')] == [
-        'stamp_ns', 'received_ns', 'started_ns',
-    ]  # fmt: skip
-    told = [told_of(observer, stamp_ns) for stamp_ns in stamps]
-    assert max(len(records) for records in told) == 1
+    moments = [key for key in record if key.endswith('_ns')]
+    assert moments == ['stamp_ns', 'received_ns', 'started_ns']
+    assert max(len(told_of(stamp_ns)) for stamp_ns in stamps) == 1
     counted = ('answered', 'dropped', 'failed')
 
     def all_told(health) -> bool:
@@ -295,9 +286,9 @@ def test_small_pictures_are_warned_of(observer, node):
     ],
 )
 def test_live_setting_changes_the_next_answer(observer, node, name, value, seen):
-    neutral = {'region': [0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]}.get(
-        name, 0.0 if isinstance(value, float) else ['']
-    )
+    neutral = 0.0 if isinstance(value, float) else ['']
+    if name == 'region':
+        neutral = [0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]
     assert observer.set_parameter(NODE, name, value) == ''
     try:
         answer = ask(observer, encode(picture(), 'bgr8'))
@@ -375,12 +366,8 @@ def test_silent_camera_is_explained(observer, node):
 
 
 def test_shared_memory_too_small_for_a_silent_camera_is_named(monkeypatch):
-    offered = SimpleNamespace(
-        node_namespace='/',
-        node_name='zed',
-        topic_type='sensor_msgs/msg/Image',
-        qos_profile=RELIABLE,
-    )
+    named = {'node_namespace': '/', 'node_name': 'zed', 'topic_type': 'sensor_msgs/msg/Image'}
+    offered = SimpleNamespace(**named, qos_profile=RELIABLE)
     graph = SimpleNamespace(get_publishers_info_by_topic=lambda topic: [offered])
     monkeypatch.setattr(diagnostics, 'shared_memory_shortage', lambda: '/dev/shm has 64 MiB')
     reason = diagnostics.why_silent(graph, TOPIC, 'sensor_msgs/msg/Image', BEST_EFFORT)

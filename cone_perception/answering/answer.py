@@ -63,9 +63,8 @@ class Answer:
     def instead(self, outcome: Outcome, reason: str, error: Exception | None = None) -> Answer:
         """Return the same picture, but dropped or failed after the network had answered it."""
         moments_ns = {name: self.moments_ns[name] for name in ('received_ns', 'started_ns')}
-        return Answer(
-            self.camera, self.arrival, outcome, moments_ns, reason, self.alone, error=error
-        )
+        alone = self.alone
+        return Answer(self.camera, self.arrival, outcome, moments_ns, reason, alone, error=error)
 
     def times_ms(self) -> dict[str, float]:
         """Station -> milliseconds, of an answer that was published; total_ms: sum of STATIONS.

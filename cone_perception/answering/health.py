@@ -22,10 +22,9 @@ class CameraReport:
 
     counts: how many frames were received, answered, dropped, failed and alone (of a stereo pair,
     but run without their partner) since activation; recently: in the last RATE_WINDOW_S seconds.
-    rate_in_hz, rate_out_hz: received and answered in that time.
-    silent_s: since the last frame, or since activation.
-    latency_ms: station -> (p50, p99).
-    size_px: (width, height) of the last picture; (0, 0) before it.
+    rate_in_hz, rate_out_hz: received and answered in that time. silent_s: since the last frame, or
+    since activation. latency_ms: station -> (p50, p99), over the frames that know it. size_px:
+    (width, height) of the last picture; (0, 0) before it.
     """
 
     counts: Mapping[str, int]

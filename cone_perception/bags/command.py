@@ -14,9 +14,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cone_perception.arguments import above_zero, text_table, zero_or_more
-from cone_perception.bags.camera_info import load_camera_info
 from cone_perception.bags.cut import cut_bag
-from cone_perception.bags.reader import write_image_bag
+from cone_perception.bags.reader import load_camera_info, write_image_bag
 from cone_perception.bags.report import BagReport, TopicReport, inspect_bag
 from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.files import to_json, whole_folder

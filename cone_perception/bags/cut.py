@@ -12,12 +12,12 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from tqdm import tqdm
 
-from cone_perception.bags.camera_info import camera_info_topic
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     BagMessage,
     BagReader,
     bag_types,
+    camera_info_topic,
     open_bag,
     read_messages,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,17 +11,71 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from cone_perception.bags.camera_info import CameraInfo, camera_info_topic
 from cone_perception.bags.cut_off import SQLITE, CutOffReader, open_cut_off
-from cone_perception.errors import ImageError, SourceError, describe
+from cone_perception.errors import ImageError, SourceError, describe, told_as
+from cone_perception.files import read_yaml
 from cone_perception.types import Detections, Frame
+
+COEFFICIENTS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
+"""Distortion model of sensor_msgs/distortion_models -> how many numbers it may have."""
+
+
+class CameraInfo(NamedTuple):
+    """The content of sensor_msgs/CameraInfo beside its header; names as there, in small letters.
+
+    width_px, height_px: of the pictures that it was calibrated on. d: coefficients of
+    distortion_model. k, r: 3x3, p: 3x4, row by row; k and p in pixels.
+    """
+
+    width_px: int
+    height_px: int
+    distortion_model: str
+    d: tuple[float, ...]
+    k: tuple[float, ...]
+    r: tuple[float, ...]
+    p: tuple[float, ...]
+
+
+def load_camera_info(path: Path) -> CameraInfo:
+    """The calibration in a YAML file, as camera_calibration writes it. Raises SourceError."""
+    read = read_yaml(path, SourceError)
+    with told_as(SourceError, f'{path} is no camera calibration', KeyError, TypeError, ValueError):
+        size, model = (read['image_width'], read['image_height']), read['distortion_model']
+        if not all(isinstance(side, int) and side > 0 for side in size):
+            raise ValueError(f'image_width and image_height must be pixels, not {size}')
+        if model not in COEFFICIENTS:
+            raise ValueError(f'distortion_model is {model!r}, not one of {list(COEFFICIENTS)}')
+        numbers = []
+        parts = {'distortion_coefficients': COEFFICIENTS[model], 'camera_matrix': (9,)}
+        parts |= {'rectification_matrix': (9,), 'projection_matrix': (12,)}
+        for name, lengths in parts.items():
+            data = tuple(float(number) for number in read[name]['data'])
+            if len(data) not in lengths or not all(map(math.isfinite, data)):
+                wanted = ' or '.join(map(str, lengths))
+                raise ValueError(f'{name} needs a list `data` of {wanted} finite numbers')
+            numbers.append(data)
+        info = CameraInfo(*size, model, *numbers)
+        if info.k[0] <= 0 or info.k[4] <= 0:
+            raise ValueError('camera_matrix has no focal length; the camera is uncalibrated')
+    return info
+
+
+def camera_info_topic(image_topic: str) -> str:
+    """Name the camera_info topic of an image topic: beside it, where image_transport looks."""
+    return raw_topic(image_topic).rpartition('/')[0] + '/camera_info'
+
+
+def raw_topic(image_topic: str) -> str:
+    """The name of the raw topic, as image_transport forms it."""
+    return image_topic.removesuffix('/compressed').removesuffix('/compressedDepth')
+
 
 IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'

@@ -12,7 +12,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cone_perception.bags.camera_info import camera_info_topic
 from cone_perception.bags.cut_off import chunk_compression, is_sqlite
 from cone_perception.bags.reader import (
     CAMERA_INFO,
@@ -22,6 +21,7 @@ from cone_perception.bags.reader import (
     BagMessage,
     BagReader,
     bag_types,
+    camera_info_topic,
     data_files,
     file_without_metadata,
     header_stamp_ns,
@@ -44,10 +44,7 @@ TYPES_BY_NAME = {
 
 @dataclass(frozen=True, slots=True)
 class BagProblem:
-    """Something wrong with a bag.
-
-    topic: None where it concerns all of it. kind: a word for programs. text: for the reader.
-    """
+    """Something wrong with a topic, or None, the whole bag. kind: a word for programs."""
 
     topic: str | None
     kind: str
@@ -68,11 +65,10 @@ class FirstPicture:
 
 @dataclass(frozen=True, slots=True)
 class TopicReport:
-    """One topic.
+    """One topic; None where too few messages, or no headers, tell.
 
-    size_bytes: of its messages, uncompressed. rate_hz: by the times at which they were recorded,
-    None below two messages. first_ns, last_ns: recorded; first_stamp_ns, last_stamp_ns: of the
-    headers; None without messages, or without a header.
+    size_bytes: of its messages, uncompressed. rate_hz, first_ns, last_ns: by the times at which
+    they were recorded. first_stamp_ns, last_stamp_ns: of the headers.
     """
 
     topic: str
@@ -89,10 +85,9 @@ class TopicReport:
 
 @dataclass(frozen=True, slots=True)
 class BagReport:
-    """A whole bag.
+    """A whole bag. storage: mcap or sqlite3. compression: mode and format, or none.
 
-    storage: mcap or sqlite3. compression: its mode and format, or none. size_bytes: on the disk.
-    complete: all of it could be read; else the topics hold what was read until then.
+    size_bytes: on the disk. complete: all of it could be read; else topics hold what was read.
     """
 
     path: str

@@ -16,7 +16,7 @@ from cone_perception.arguments import (
     repeatable,
     words_of,
 )
-from cone_perception.detect import SETTINGS, add_settings
+from cone_perception.detect import SETTINGS
 from cone_perception.errors import SettingsError
 from cone_perception.replay.traces import Pace
 from cone_perception.settings import DetectorSettings, read_params_file
@@ -89,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fields(other, ReplayOptions, ('node_command', 'detections'))
     detector = parser.add_argument_group('the detector')
     add_fields(detector, ReplayOptions, ('params_file',))
-    add_settings(detector)
+    add_fields(detector, DetectorSettings, SETTINGS)
 
 
 def words_for_each_bag(args: argparse.Namespace) -> list[str | Path]:

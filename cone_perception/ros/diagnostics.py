@@ -169,9 +169,12 @@ def why_silent(node: Node, topic: str, type_name: str, wanted: QoSProfile) -> st
                 'see the setting transport'
             )
         elif compatibility == QoSCompatibility.ERROR:
+            offers, asked = (
+                f'{qos.reliability.name.lower()} and {qos.durability.name.lower()}'
+                for qos in (offered, wanted)
+            )
             reasons.append(
-                f'{who} offers {describe_qos(offered)}, but {describe_qos(wanted)} is asked for: '
-                'see the setting reliability'
+                f'{who} offers {offers}, but {asked} is asked for: see the setting reliability'
             )
     if len(reasons) == len(publishers):
         return '; '.join(reasons)
@@ -185,8 +188,3 @@ def why_silent(node: Node, topic: str, type_name: str, wanted: QoSProfile) -> st
         'FASTRTPS_DEFAULT_PROFILES_FILE up to Jazzy, in FASTDDS_DEFAULT_PROFILES_FILE from Kilted '
         f'(this node uses {profile})'
     )
-
-
-def describe_qos(profile: QoSProfile) -> str:
-    """Name what decides whether publisher and subscription match."""
-    return f'{profile.reliability.name.lower()} and {profile.durability.name.lower()}'

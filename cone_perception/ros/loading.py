@@ -63,16 +63,6 @@ def declare_settings(node: Node) -> list[str]:
     return problems
 
 
-def read_settings(node: Node) -> DetectorSettings:
-    """Read the settings as they are now. Raises SettingsError."""
-    values = {}
-    for entry in fields(DetectorSettings):
-        parameter = node.get_parameter_or(entry.name, Parameter(entry.name))
-        if parameter.type_ != Parameter.Type.NOT_SET:
-            values[entry.name] = from_parameter(parameter.value)
-    return DetectorSettings.from_mapping(values)
-
-
 def from_parameter(value: Any) -> Any:
     """Turn a parameter's value into a setting's: lists become tuples, [''] is empty."""
     if isinstance(value, (bool, int, float, str)):
@@ -92,12 +82,6 @@ def _descriptor(name: str, metadata: Mapping[str, Any], kind: Any) -> ParameterD
     elif low is not None:
         descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     return descriptor
-
-
-LOG_PERIOD_S = 5.0
-"""Between two log lines on the same phase of a build."""
-
-STOP_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +113,7 @@ class Loader:
         # Its thread is no daemon, but the process ends without waiting for it: see node.py.
         self._loading = loading = ThreadPoolExecutor(1, 'load').submit(self._load)
         while not self._stopping.is_set():
-            if wait([loading], timeout=STOP_POLL_S).done:
+            if wait([loading], timeout=0.05).done:
                 return loading.result()
         raise EngineError('the node was stopped while it loaded')
 
@@ -141,7 +125,12 @@ class Loader:
     def _load(self) -> Loaded:
         if self._setting_problems:
             raise SettingsError('; '.join(self._setting_problems))
-        settings = read_settings(self._node)
+        values = {}
+        for entry in fields(DetectorSettings):
+            parameter = self._node.get_parameter_or(entry.name, Parameter(entry.name))
+            if parameter.type_ != Parameter.Type.NOT_SET:
+                values[entry.name] = from_parameter(parameter.value)
+        settings = DetectorSettings.from_mapping(values)
         logger = self._node.get_logger()
         started = time.monotonic()
         bundle = read_bundle(settings.model)
@@ -167,12 +156,12 @@ class Loader:
         return Loaded(settings, detector, placed)
 
     def _on_build_event(self, event: BuildEvent) -> None:
-        """Log an event of the build, of the steps of one phase only some. Any thread."""
+        """Log an event of the build, of the steps of one phase one in five seconds. Any thread."""
         message = one_line(event.message)
         same_phase = event.kind == 'phase' and self.progress.startswith(message)
         self.progress = f'{message} {event.done}/{event.of}' if event.of else message
         now_s = time.monotonic()
-        if same_phase and now_s < self._logged_s + LOG_PERIOD_S:
+        if same_phase and now_s < self._logged_s + 5.0:
             return
         self._logged_s = now_s
         logger = self._node.get_logger()

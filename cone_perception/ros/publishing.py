@@ -21,15 +21,10 @@ from cone_perception.answering.answer import Answer
 from cone_perception.images import bgr_of
 from cone_perception.pictures.draw import draw_cones
 from cone_perception.ros.diagnostics import timing_status
-from cone_perception.types import Detections, UInt8
 
 DETECTIONS_DEPTH = 5
 """An answer is a few kB, and a planner must not miss one: reliable, so that both kinds of
 subscriptions hear it. Who is later than this wants the newest instead."""
-
-TIMING_DEPTH = 1000
-"""Records kept for a listener who is late. Drops come in bursts while the network is busy, and a
-record that is lost would look like a frame that never came."""
 
 
 class AnswerPublishers:
@@ -50,7 +45,9 @@ class AnswerPublishers:
             for name in cameras
         }
         self._debug = {name: self._create(Image, f'{name}/debug_image', 1) for name in cameras}
-        self._timing = self._create(DiagnosticArray, '~/timing', TIMING_DEPTH)
+        # Drops come in bursts while the network is busy, and a record that a late listener lost
+        # would look like a frame that never came.
+        self._timing = self._create(DiagnosticArray, '~/timing', 1000)
 
     def publish(self, answer: Answer) -> Answer:
         """Send the cones; returns the answer with the moment at which they were sent."""
@@ -61,26 +58,22 @@ class AnswerPublishers:
             while len(kept) < len(found):
                 kept.append(Detection2D(results=[ObjectHypothesisWithPose()]))
             filled = kept[: len(found)]
-            self._fill(filled, found, header)
+            columns = (found.xyxy_px.tolist(), found.score.tolist(), found.class_id.tolist())
+            for detection, corners, score, class_id in zip(filled, *columns, strict=True):
+                left, top, right, bottom = corners
+                detection.header = header
+                hypothesis = detection.results[0].hypothesis
+                hypothesis.class_id = self._class_names[class_id]
+                hypothesis.score = score
+                box = detection.bbox
+                box.center.position.x = (left + right) / 2
+                box.center.position.y = (top + bottom) / 2
+                box.size_x = right - left
+                box.size_y = bottom - top
             message = Detection2DArray(header=header, detections=filled)
             self._detections[answer.camera].publish(message)
         moments_ns = {**answer.moments_ns, 'published_ns': time.monotonic_ns()}
         return replace(answer, moments_ns=moments_ns)
-
-    def _fill(self, detections: list[Detection2D], found: Detections, header: Header) -> None:
-        boxes, scores, classes = found.xyxy_px.tolist(), found.score.tolist(), found.class_id
-        for detection, (left, top, right, bottom), score, class_id in zip(
-            detections, boxes, scores, classes.tolist(), strict=True
-        ):
-            detection.header = header
-            hypothesis = detection.results[0].hypothesis
-            hypothesis.class_id = self._class_names[class_id]
-            hypothesis.score = score
-            box = detection.bbox
-            box.center.position.x = (left + right) / 2
-            box.center.position.y = (top + bottom) / 2
-            box.size_x = right - left
-            box.size_y = bottom - top
 
     def publish_debug(self, answer: Answer) -> None:
         """Send the picture with its cones drawn in, if somebody listens."""
@@ -91,7 +84,11 @@ class AnswerPublishers:
         assert picture is not None
         assert found is not None
         drawn = draw_cones(bgr_of(picture), found, self._class_names)
-        publisher.publish(_image_message(drawn, answer.arrival.message.header))
+        message = Image(header=answer.arrival.message.header, encoding='bgr8')
+        message.height, message.width = drawn.shape[:2]
+        message.step = message.width * 3
+        message.data.frombytes(drawn.tobytes())
+        publisher.publish(message)
 
     def publish_timing(self, answer: Answer) -> None:
         """Send what became of a frame, if somebody listens."""
@@ -111,15 +108,3 @@ class AnswerPublishers:
     def _create(self, kind: type[Any], topic: str, depth: int) -> Publisher[Any]:
         self._publishers.append(self._node.create_publisher(kind, topic, QoSProfile(depth=depth)))
         return self._publishers[-1]
-
-
-def _image_message(bgr: UInt8, header: Header) -> Image:
-    message = Image(
-        header=header,
-        height=bgr.shape[0],
-        width=bgr.shape[1],
-        encoding='bgr8',
-        step=bgr.shape[1] * 3,
-    )
-    message.data.frombytes(bgr.tobytes())
-    return message

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup
@@ -11,15 +10,13 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.node import Node
 
 from cone_perception.errors import one_line
-
-FIRST_RCLPY_THAT_REFUSES = 9
-"""Major version of rclpy in Kilted; Jazzy has 7, Humble 3."""
+from cone_perception.ros.transport import KILTED, rclpy_version
 
 
 class RobustLifecycleNode(LifecycleNode):
     """A LifecycleNode that refuses impossible transitions and leaves no shared memory behind."""
 
-    if int(version('rclpy').partition('.')[0]) < FIRST_RCLPY_THAT_REFUSES:
+    if rclpy_version() < KILTED:
 
         def _LifecycleNodeMixin__change_state(  # noqa: N802
             self, transition_id: int

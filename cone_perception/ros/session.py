@@ -108,16 +108,12 @@ class Session:
     def statuses(self, prefix: str) -> list[DiagnosticStatus]:
         """Return the status of each camera, named after `prefix`."""
         reports = self._health.report(time.monotonic())
-        return [
-            camera_status(
-                f'{prefix}: {camera}',
-                camera,
-                report,
-                self.settings,
-                self._why_silent(camera) if report.silent_s > self.settings.silence_s else '',
-            )
-            for camera, report in reports.items()
-        ]
+        statuses = []
+        for camera, report in reports.items():
+            why = self._why_silent(camera) if report.silent_s > self.settings.silence_s else ''
+            name = f'{prefix}: {camera}'
+            statuses.append(camera_status(name, camera, report, self.settings, why))
+        return statuses
 
     def _why_silent(self, camera: str) -> str:
         index = 0 if self.settings.side_by_side else self.settings.cameras.index(camera)

@@ -16,8 +16,9 @@ NODE_PROFILE = Path(__file__).with_name('fastdds_node.xml')
 PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
 """Humble and Jazzy read only the first. Kilted and later read the second, and warn of the first."""
 
-FIRST_RCLPY_OF_SECOND = 9
-"""Major version of rclpy in Kilted; Jazzy has 7, Humble 3."""
+KILTED = 9
+"""Major version of its rclpy; Jazzy has 7, Humble 3. ROS_DISTRO is not set where ROS comes from
+PyPI, but rclpy's version is known everywhere."""
 
 SEGMENT_BYTES = 32 * 2**20
 """Shared memory that the profile takes for each process, as written in PROFILE."""
@@ -25,7 +26,10 @@ SEGMENT_BYTES = 32 * 2**20
 NODE_SEGMENT_BYTES = 6 * 2**20
 """As written in NODE_PROFILE. Fast DDS touches it all, so that it counts as memory of the node."""
 
-SHARED_MEMORY = Path('/dev/shm')
+
+def rclpy_version() -> int:
+    """The major version of rclpy. Raises ImportError where it is not installed."""
+    return int(version('rclpy').partition('.')[0])
 
 
 def profile_environment(environment: Mapping[str, str], profile: Path = PROFILE) -> dict[str, str]:
@@ -36,9 +40,7 @@ def profile_environment(environment: Mapping[str, str], profile: Path = PROFILE)
     """
     if any(environment.get(name, '') not in ('', str(PROFILE)) for name in PROFILE_VARIABLES):
         return {}
-    # ROS_DISTRO is not set where ROS comes from PyPI; rclpy's version is known everywhere.
-    major = int(version('rclpy').partition('.')[0])
-    return {PROFILE_VARIABLES[major >= FIRST_RCLPY_OF_SECOND]: str(profile)}
+    return {PROFILE_VARIABLES[rclpy_version() >= KILTED]: str(profile)}
 
 
 def use_profile(
@@ -53,7 +55,7 @@ def profile_in_use(environment: Mapping[str, str]) -> str:
     return next((environment[n] for n in reversed(PROFILE_VARIABLES) if environment.get(n)), '')
 
 
-def shared_memory_shortage(folder: Path = SHARED_MEMORY) -> str:
+def shared_memory_shortage(folder: Path = Path('/dev/shm')) -> str:
     """Say what is wrong with the size of the shared memory, or return an empty text.
 
     A camera's driver and this node take a segment each; Docker's default of 64 MiB holds both

@@ -13,7 +13,6 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
 from cone_perception.bags import reader
-from cone_perception.bags.camera_info import CameraInfo
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
 from cone_perception.types import Frame
@@ -156,11 +155,11 @@ def write_drive(
     return total
 
 
-def _camera_info(taken: DriveFrame) -> CameraInfo:
+def _camera_info(taken: DriveFrame) -> reader.CameraInfo:
     camera = taken.camera
     projection = np.column_stack([camera.matrix, np.zeros(3)])
     if taken.eye == 'right':
         projection[0, 3] = -BASELINE_M * camera.fx_px
     k, r, p = (tuple(numbers.reshape(-1)) for numbers in (camera.matrix, np.eye(3), projection))
     size_px = (camera.width_px, camera.height_px)
-    return CameraInfo(*size_px, 'plumb_bob', camera.distortion, k, r, p)
+    return reader.CameraInfo(*size_px, 'plumb_bob', camera.distortion, k, r, p)

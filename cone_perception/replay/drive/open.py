@@ -13,7 +13,6 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from cone_perception.bags.camera_info import camera_info_topic, raw_topic
 from cone_perception.bags.reader import (
     COMPRESSED_IMAGE,
     DETECTIONS,
@@ -21,10 +20,12 @@ from cone_perception.bags.reader import (
     PICTURES,
     BagMessage,
     bag_types,
+    camera_info_topic,
     data_files,
     header_stamp_ns,
     image_topics,
     open_bag,
+    raw_topic,
 )
 from cone_perception.bags.report import inspect_bag
 from cone_perception.errors import ImageError, SourceError

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from cone_perception.bags.camera_info import camera_info_topic
 from cone_perception.bags.reader import (
     DETECTIONS,
     PICTURES,
     BagMessage,
     bag_types,
+    camera_info_topic,
     detections_of,
     header_stamp_ns,
 )
