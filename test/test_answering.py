@@ -9,9 +9,15 @@ import pytest
 from image_messages import encode
 from test_replay_pipeline import CARD, Clock, SlowEngine
 
-from cone_perception.answering.answer import Answer, Answering, Arrival, NewestFrames, StereoPairs
+from cone_perception.answering.answer import (
+    Answer,
+    Answering,
+    Arrival,
+    NewestFrames,
+    StereoPairs,
+    Worker,
+)
 from cone_perception.answering.health import Health
-from cone_perception.answering.worker import Worker
 from cone_perception.errors import EngineError, EngineLostError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
