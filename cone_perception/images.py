@@ -15,8 +15,6 @@ import numpy.typing as npt
 from cone_perception.errors import ConePerceptionError, ImageError, SourceError
 from cone_perception.types import CameraPicture, Frame, UInt8
 
-Converter = Callable[[Any], npt.NDArray[Any]]
-
 _CHANNELS = {
     **dict.fromkeys(('bgr8', 'rgb8'), 3),
     **dict.fromkeys(('bgra8', 'rgba8'), 4),
@@ -159,7 +157,7 @@ def _checked_lines(message: Any) -> tuple[str, str, UInt8]:
 
 
 @functools.cache
-def converter() -> tuple[str, Converter]:
+def converter() -> tuple[str, Callable[[Any], npt.NDArray[Any]]]:
     """Choose what converts encodings, name and function: cv_bridge, else rosbags-image.
 
     apt's cv_bridge is built against numpy 1 and breaks in several ways with numpy 2, so it is

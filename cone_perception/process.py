@@ -11,16 +11,13 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that Linux sends a process when its parent ends."""
-
 
 def end_with_parent() -> None:
     """Ask the kernel to send this process SIGTERM when its parent ends, however that ends.
 
     For a process just forked, e.g. as Popen's `preexec_fn`.
     """
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, see prctl(2)
 
 
 def start_apart(

@@ -70,7 +70,7 @@ def truncate(file):
         (truncate, {}, ModelError, r'tiny\.onnx has sha256'),
         (Path.unlink, {}, ModelError, r'tiny\.onnx is missing'),
         (None, {'batch': 2}, ModelError, 'no fp32 network with float encoding and batch 2'),
-        (None, {'engine': 'abacus'}, EngineError, 'is not known; choose one of'),
+        (None, {'runtime': 'abacus'}, EngineError, 'is not known; choose one of'),
     ],
     ids=['truncated', 'missing', 'batch', 'engine'],
 )

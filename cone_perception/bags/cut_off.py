@@ -38,7 +38,7 @@ class CutOffReader:
     """Reads a bag up to the cut, with those names of rosbags' Reader that this package uses.
 
     `messages` raises EOFError after the last message before a cut. Raises any exception where
-    nothing can be read.
+    nothing can be read: a damaged bag raises whatever its parser trips over.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,9 +66,8 @@ class CutOffReader:
             for number, (key, each) in enumerate(found.items())
         ]
         self.message_count = len(times_ns)
-        self.start_time = min(times_ns, default=2**63 - 1)
-        self.end_time = max(times_ns, default=-1) + 1
-        self.duration = max(0, self.end_time - self.start_time)
+        self.start_time, self.end_time = min(times_ns), max(times_ns) + 1
+        self.duration = self.end_time - self.start_time
         # For each message, the earliest time of those that were written after it.
         later_ns = np.append(times_ns, 2**63 - 1)[:0:-1]
         self._earliest_later_ns = np.minimum.accumulate(later_ns)[::-1]
@@ -105,15 +104,6 @@ class CutOffReader:
 
     def close(self) -> None:
         """Do nothing: each walk through the messages opens and closes the files itself."""
-
-
-def open_cut_off(path: Path) -> CutOffReader | None:
-    """The reader of what is left of the bag at `path`; None when nothing is."""
-    try:
-        reader = CutOffReader(path)
-    except Exception:  # a damaged bag raises whatever its parser tripped over
-        return None
-    return reader if reader.message_count else None
 
 
 def is_sqlite(path: Path) -> bool:

@@ -18,7 +18,7 @@ import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from cone_perception.bags.cut_off import SQLITE, CutOffReader, open_cut_off
+from cone_perception.bags.cut_off import SQLITE, CutOffReader
 from cone_perception.errors import ImageError, SourceError, describe, told_as
 from cone_perception.files import read_yaml
 from cone_perception.types import Detections, Frame
@@ -158,13 +158,14 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     """
     file = file_without_metadata(path) or path
     is_bag(file)
-    reader: BagReader | None
+    reader: BagReader
     try:
         reader = Reader(file)
         reader.open()
     except Exception as error:  # a damaged bag raises whatever its parser tripped over
-        reader = open_cut_off(file)
-        if reader is None:
+        try:
+            reader = CutOffReader(file)
+        except Exception:
             raise SourceError(
                 f'{path} cannot be read as a rosbag2: {describe(error)}. '
                 'Give its folder with metadata.yaml, or a complete .mcap or .db3 file; '

@@ -180,17 +180,10 @@ class _Track:
         """Sum up."""
         count, (first_ns, last_ns) = len(self.times_ns), _ends(self.times_ns)
         span_s = (last_ns - first_ns) / 1e9 if count else 0.0
-        return TopicReport(
-            self.topic,
-            self.type_name,
-            count,
-            self.size_bytes,
-            (count - 1) / span_s if span_s > 0 else None,
-            first_ns,
-            last_ns,
-            *_ends(self.stamps_ns),
-            self.picture,
-        )
+        rate_hz = (count - 1) / span_s if span_s > 0 else None
+        ends = (first_ns, last_ns, *_ends(self.stamps_ns))
+        size_bytes, picture = self.size_bytes, self.picture
+        return TopicReport(self.topic, self.type_name, count, size_bytes, rate_hz, *ends, picture)
 
 
 def inspect_bag(

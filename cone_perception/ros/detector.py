@@ -33,8 +33,6 @@ from cone_perception.ros.session import LAST_WORDS_S, STOP_TIMEOUT_S, Session
 from cone_perception.ros.transport import shared_memory_shortage
 from cone_perception.settings import DetectorSettings
 
-DIAGNOSTICS_PERIOD_S = 1.0
-
 
 class DetectorNode(RobustLifecycleNode):
     """configure loads the network, activate subscribes; a worker's thread answers the frames."""
@@ -63,12 +61,7 @@ class DetectorNode(RobustLifecycleNode):
         # steady clock: a bag's /clock that stops must not stop the diagnostics.
         self.frames_group = MutuallyExclusiveCallbackGroup()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(
-            DIAGNOSTICS_PERIOD_S,
-            self._publish_diagnostics,
-            MutuallyExclusiveCallbackGroup(),
-            steady,
-        )
+        self.create_timer(1.0, self._publish_diagnostics, MutuallyExclusiveCallbackGroup(), steady)
         if self.get_parameter('autostart').value or self.get_parameter('build_only').value:
             # In the group of the lifecycle services, so that a call from outside waits for it.
             self._autostart = self.create_timer(0.0, self._start_by_itself, clock=steady)
@@ -141,17 +134,11 @@ class DetectorNode(RobustLifecycleNode):
         self._answer_publishers = AnswerPublishers(self, self._settings.cameras, names)
 
     def _activate(self) -> None:
-        assert self._loaded is not None
-        assert self._answer_publishers is not None
-        self._session = Session(
-            self,
-            self._settings,
-            self._loaded.detector,
-            self._answer_publishers,
-            self.frames_group,
-            self._lose,
-        )
-        self.get_logger().info(f'active: listening to {", ".join(self._session.topics)}')
+        loaded, publishers = self._loaded, self._answer_publishers
+        assert loaded is not None
+        assert publishers is not None
+        settings, group = self._settings, self.frames_group
+        self._session = Session(self, settings, loaded.detector, publishers, group, self._lose)
 
     def _stop_session(self) -> bool:
         session, self._session = self._session, None
@@ -199,9 +186,8 @@ class DetectorNode(RobustLifecycleNode):
         names = [parameter.name for parameter in parameter_list]
         unknown = [name for name in names if not self.has_parameter(name)]
         if unknown:
-            return SetParametersResult(
-                successful=False, reason=f'there is no setting {", ".join(unknown)}'
-            )
+            reason = f'there is no setting {", ".join(unknown)}'
+            return SetParametersResult(successful=False, reason=reason)
         result = super().set_parameters_atomically(parameter_list)
         if not result.successful:
             result.reason = f'{", ".join(names)}: {result.reason}'
@@ -224,16 +210,9 @@ class DetectorNode(RobustLifecycleNode):
     # --- diagnostics ---
 
     def _publish_diagnostics(self) -> None:
-        statuses = [
-            node_status(
-                f'{self._diagnostics_name}: node',
-                self._state_machine.current_state[1],
-                self._problem,
-                self._loaded,
-                self._loader.progress,
-                self._shortage,
-            )
-        ]
+        name, state = f'{self._diagnostics_name}: node', self._state_machine.current_state[1]
+        told = (self._problem, self._loaded, self._loader.progress, self._shortage)
+        statuses = [node_status(name, state, *told)]
         session = self._session
         if session is not None:
             statuses += session.statuses(self._diagnostics_name)

@@ -85,11 +85,8 @@ class Session:
         except Exception:
             self.stop()
             raise
-
-    @property
-    def topics(self) -> list[str]:
-        """Full names of the topics listened to."""
-        return [subscription.topic_name for subscription in self._subscriptions]
+        topics = ', '.join(subscription.topic_name for subscription in self._subscriptions)
+        node.get_logger().info(f'active: listening to {topics}')
 
     def stop(self) -> bool:
         """Listen and answer no more; False when a frame could not be stopped."""
