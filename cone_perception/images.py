@@ -52,8 +52,7 @@ def to_bgr(message: Any, upright: bool = False) -> UInt8:
         data = np.ascontiguousarray(lines).reshape(-1)
         big = int(message.is_bigendian)
         tight = CameraPicture(data, encoding, width, height, lines.shape[1], big)
-        _, convert = converter()
-        picture = np.asarray(convert(tight))
+        picture = np.asarray(converter()[1](tight))
     except Exception as error:  # the converters raise whatever their own code raises
         raise ImageError(f'{what}: it cannot be converted: {error}') from error
     if picture.shape != (height, width, 3) or picture.dtype != np.uint8:

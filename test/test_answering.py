@@ -51,9 +51,8 @@ def test_engine_for_two_answers_both_cameras_in_one_run():
 
 
 def test_picture_whose_partner_cannot_be_decoded_is_answered_alone():
-    failed, answered = answering(batch=2).answer(
-        [arrival(0, encoding='nv99'), arrival(1)], Filters()
-    )
+    arrivals = [arrival(0, encoding='nv99'), arrival(1)]
+    failed, answered = answering(batch=2).answer(arrivals, Filters())
     assert outcomes([failed, answered]) == [[('left', 'failed')], [('right', 'answered')]]
     assert "'nv99'" in failed[0].reason
     assert (failed[0].alone, answered[0].alone) == (False, True)
@@ -172,11 +171,9 @@ class Station:
     """Answers frames named by a letter; each stays inside until the test lets it out."""
 
     def __init__(self, threads):
-        self.inside, self.out, self.let_out = {}, {}, {}
-        for name in 'ABCDEF':
-            self.inside[name] = threading.Event()
-            self.let_out[name] = threading.Event()
-            self.out[name] = threading.Event()
+        self.inside, self.out, self.let_out = (
+            {name: threading.Event() for name in 'ABCDEF'} for _ in range(3)
+        )
         self.answered, self.failing = [], ''
         self.worker = Worker(NewestFrames(), self._answer, threads)
 

@@ -76,11 +76,9 @@ def test_picture_of_any_size_is_answered_inside_its_borders(bundles, size):
 
 
 def test_two_pictures_in_one_batch_keep_their_own_cones_and_sizes(bundles):
-    small = ('yellow_cone', 64, 84, 32, 32)
+    small = picture(('yellow_cone', 64, 84, 32, 32), height=360, width=640)
     with open_detector(bundles, batch=2) as detector:
-        found, _ = detector.detect(
-            [picture(BLUE), picture(small, height=360, width=640)], Filters()
-        )
+        found, _ = detector.detect([picture(BLUE), small], Filters())
     assert [CLASS_NAMES[f.class_id[0]] for f in found] == ['blue_cone', 'yellow_cone']
     np.testing.assert_allclose(found[0].xyxy_px, [[640, 168, 704, 232]], atol=1)
     np.testing.assert_allclose(found[1].xyxy_px, [[64, 84, 96, 116]], atol=1)

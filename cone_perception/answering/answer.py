@@ -153,6 +153,7 @@ class StereoPairs:
 Inbox = NewestFrames | StereoPairs
 
 
+@dataclass(frozen=True, slots=True)
 class Answering:
     """Decodes the pictures of messages and finds the cones in them. Any thread may call it.
 
@@ -161,25 +162,18 @@ class Answering:
     arrival carries, None where it carries that itself; raises ImageError.
     """
 
-    def __init__(
-        self,
-        detector: ConeDetector,
-        cameras: Sequence[str],
-        side_by_side: bool = False,
-        read: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.detector = detector
-        self._cameras = tuple(cameras)
-        self._side_by_side = side_by_side
-        self._read = read
+    detector: ConeDetector
+    cameras: tuple[str, ...]
+    side_by_side: bool = False
+    read: Callable[[Any], Any] | None = None
 
     def cameras_of(self, topic: int) -> tuple[str, ...]:
         """Names of the cameras whose pictures come on a topic."""
-        return self._cameras if self._side_by_side else self._cameras[topic : topic + 1]
+        return self.cameras if self.side_by_side else self.cameras[topic : topic + 1]
 
     def make_inbox(self, stereo_tolerance_ms: float) -> Inbox:
         """Make the inbox that fits the engine: pairs where it takes the pictures of two topics."""
-        pairs = self.detector.batch == 2 and len(self._cameras) == 2 and not self._side_by_side
+        pairs = self.detector.batch == 2 and len(self.cameras) == 2 and not self.side_by_side
         return StereoPairs(round(stereo_tolerance_ms * 1e6)) if pairs else NewestFrames()
 
     def answer(self, arrivals: Sequence[Arrival], filters: Filters) -> Iterator[list[Answer]]:
@@ -213,19 +207,19 @@ class Answering:
                 if lost:
                     raise
                 continue
+            moments['started_ns'] = started_ns  # decoding the message is part of preparing
             answers = []
             for (camera, arrival, picture), cones in zip(batch, found, strict=True):
                 moments_ns = {'received_ns': arrival.received_ns, **moments}
-                moments_ns['started_ns'] = started_ns  # decoding the message is part of preparing
                 answer = Answer(camera, arrival, 'answered', moments_ns, '', alone, picture, cones)
                 answers.append(answer)
             yield answers
 
     def _decode(self, arrival: Arrival) -> list[tuple[str, Arrival, Frame | CameraPicture]]:
         """Return the picture of each camera of the message. Raises ImageError."""
-        message = self._read(arrival.message) if self._read else arrival.message
+        message = self.read(arrival.message) if self.read else arrival.message
         frames: list[Frame | CameraPicture]
-        if self._side_by_side:
+        if self.side_by_side:
             bgr = to_bgr(message)
             middle = bgr.shape[1] // 2
             if not middle:

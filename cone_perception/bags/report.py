@@ -33,7 +33,6 @@ from cone_perception.images import to_bgr
 
 GAP_PERIODS = 3.0
 """A pause longer than this many periods is a gap: one lost picture makes two."""
-ZSTD = b'\x28\xb5\x2f\xfd'
 TYPES_BY_NAME = {
     **dict.fromkeys(('image', 'image_raw', 'image_color', 'image_rect', 'image_rect_color'), IMAGE),
     'compressed': COMPRESSED_IMAGE,
@@ -105,11 +104,10 @@ class BagReport:
 
 @dataclass(slots=True)
 class _Track:
-    """A topic while the bag is read.
+    """A topic while the bag is read; times_ns, stamps_ns: one per message.
 
-    promised: messages that the bag says it has. problems: of all topics. times_ns, stamps_ns: one
-    per message. headless: messages too short for their header. camera_info: the first message of
-    such a topic.
+    promised: messages that the bag says it has. problems: of all topics. headless: messages too
+    short for their header. camera_info: the first message of such a topic.
     """
 
     topic: str
@@ -156,10 +154,8 @@ class _Track:
             first = bag_types().deserialize_cdr(message.data, self.type_name)
         except Exception as error:  # of another type: raises whatever its parser tripped over
             text = f'the first message is no {self.type_name}: {error!r}'
-            if message.data.startswith(ZSTD):
-                text = (
-                    'its messages are compressed (zstd), but no metadata.yaml says so: restore it'
-                )
+            if message.data.startswith(b'\x28\xb5\x2f\xfd'):  # zstd
+                text = 'its messages are compressed (zstd); no metadata.yaml says so: restore it'
             self.note('type', text)
             return
         if self.type_name == IMAGE:

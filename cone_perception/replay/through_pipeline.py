@@ -76,7 +76,7 @@ class _Player:
     """
 
     def __init__(self, drive: Drive, pace: Pace, detector: ConeDetector, filters: Filters) -> None:
-        cameras = [camera.name for camera in drive.cameras]
+        cameras = tuple(camera.name for camera in drive.cameras)
         self._paced = pace.kind != 'fast'
         self._filters = filters
         self._answering = Answering(

@@ -24,16 +24,11 @@ def diagnostic_status(
     level: bytes, name: str, message: str, values: Mapping[str, object], hardware_id: str = ''
 ) -> DiagnosticStatus:
     """One status; numbers are written with one decimal."""
-    return DiagnosticStatus(
-        level=level,
-        name=name,
-        message=message,
-        hardware_id=hardware_id,
-        values=[
-            KeyValue(key=key, value=f'{value:.1f}' if isinstance(value, float) else str(value))
-            for key, value in values.items()
-        ],
-    )
+    status = DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware_id)
+    for key, value in values.items():
+        text = f'{value:.1f}' if isinstance(value, float) else str(value)
+        status.values.append(KeyValue(key=key, value=text))
+    return status
 
 
 def camera_status(
@@ -48,17 +43,14 @@ def camera_status(
     width_px, height_px = report.size_px
     least_px = settings.expected_width_px, settings.expected_height_px
     small = report.counts['answered'] and (width_px < least_px[0] or height_px < least_px[1])
+    stuck = f'frames come, but none was answered {window}: the network is stuck or too slow'
     level, message = next(
         (level, text)
         for holds, level, text in (  # the worst first
             (why_silent, ERROR, f'no frame for {report.silent_s:.0f} s: {why_silent}'),
             (failed and not answered, ERROR, f'every frame failed {window}: {report.last_failure}'),
             (failed, WARN, f'{failed} frames failed {window}, lastly: {report.last_failure}'),
-            (
-                report.counts['dropped'] and not answered,
-                ERROR,
-                f'frames come, but none was answered {window}: the network is stuck or too slow',
-            ),
+            (report.counts['dropped'] and not answered, ERROR, stuck),
             (
                 small,
                 WARN,
