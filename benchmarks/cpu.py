@@ -37,11 +37,6 @@ from cone_perception.pipeline import STATIONS, ConeDetector, stations_ms
 from cone_perception.types import Arithmetic, CpuRuntime, Detections, Frame
 
 WARM_UP_ROUNDS = 3
-REST_S = 0.05
-"""Before each run: threads of the runtime before spin for a while when they have nothing to do."""
-
-REFERENCES = 'openvino fp32', 'openvino fp16'
-"""The first that is there."""
 PEER = 'ultralytics predict'
 Answer = tuple[Detections, dict[str, float]]
 """Detections, and milliseconds at each station; none where they are not known."""
@@ -138,7 +133,7 @@ def measure(runners: dict[str, Runner], frames: Sequence[Frame], in_a_row: int) 
     rounds = [frames[start : start + in_a_row] for start in range(0, len(frames), in_a_row)]
     for index, of_round in enumerate(tqdm(rounds, unit='round')):
         for name in np.roll(names, -index).tolist():
-            time.sleep(REST_S)
+            time.sleep(0.05)  # threads of the runtime before it spin for a while when idle
             started = time.perf_counter()
             found = runners[name](of_round)
             took_ms = (time.perf_counter() - started) * 1e3
@@ -147,7 +142,7 @@ def measure(runners: dict[str, Runner], frames: Sequence[Frame], in_a_row: int) 
                 answers[name] += found
     median_ms = {name: float(np.median(total_ms[name])) for name in names}
     cones = {name: [found for found, _ in answers[name]] for name in names}
-    reference = next(name for name in REFERENCES if name in runners)
+    reference = next(name for name in ('openvino fp32', 'openvino fp16') if name in runners)
     return {
         'rounds': len(rounds) - WARM_UP_ROUNDS,
         'in_a_row': in_a_row,

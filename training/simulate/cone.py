@@ -125,9 +125,8 @@ def make_cone(
         soiled = np.array(colour) * worn * (1 - grey) + dirt * grey
         return tuple(np.clip(soiled * rng.uniform(0.96, 1.04, 3) * extra, 0, 255).tolist())
 
-    shape, label = cone_class, cone_class
-    bare = rng.random() < stripeless
-    if bare and cone_class != UNKNOWN:
+    shape = label = cone_class
+    if rng.random() < stripeless and cone_class != UNKNOWN:
         label = UNKNOWN
         shape = ORANGE if rng.random() < 0.8 else LARGE_ORANGE
     new = palette.body[UNKNOWN if label == UNKNOWN else shape]

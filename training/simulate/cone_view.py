@@ -136,9 +136,8 @@ def _view_alike(indices: list[int], scene: Scene, camera: PinholeCamera) -> Iter
     rings, plates, marks = cone_points(cones)
     rings_px, depth = camera.project(rings)
     plates_px, plate_depth = camera.project(plates)
-    outlines = np.concatenate(
-        [rings_px.reshape(len(cones), -1, 2), plates_px.reshape(len(cones), -1, 2)], axis=1
-    )
+    parts_px = [points.reshape(len(cones), -1, 2) for points in (rings_px, plates_px)]
+    outlines = np.concatenate(parts_px, axis=1)
     boxes = np.concatenate([outlines.min(1), outlines.max(1)], axis=1).tolist()
     ahead = (depth.min((1, 2)) >= 0.2) & (plate_depth.min((1, 2)) >= 0.2)
     # Below, each array has a row for every cone.
@@ -286,10 +285,8 @@ def shadow_points(views: Sequence[ConeView], sun: Array) -> Array:
     """(len(views), N, 3) points on the ground around each cone's shadow; sun: unit vector to it."""
     rings = np.stack([view.rings_m[[0, -2, -1]] for view in views])
     plates = np.stack([view.plate_m for view in views])
-    points = np.concatenate(
-        [rings.reshape(len(views), -1, 3), plates.reshape(len(views), -1, 3)], axis=1
-    )
-    reach = points[..., 2:] / max(float(sun[2]), 0.08)
-    shifted = points - reach * sun
-    shifted[..., 2] = 0
-    return np.asarray(shifted, np.float64)
+    parts = [points.reshape(len(views), -1, 3) for points in (rings, plates)]
+    points = np.concatenate(parts, axis=1)
+    points = points - points[..., 2:] / max(float(sun[2]), 0.08) * sun
+    points[..., 2] = 0
+    return np.asarray(points, np.float64)

@@ -139,10 +139,9 @@ def _overlay(window: Bytes, patch: Bytes) -> None:
 
 def _horizon(canvas: PinholeCamera) -> Array:
     """(W,) row of the horizon in each column."""
-    row = canvas.rotation[:, 2]
+    right, down, forward = canvas.rotation[:, 2]
     x = (np.arange(canvas.width_px) - canvas.cx_px) / canvas.fx_px
-    down = row[1] if abs(row[1]) > 1e-6 else -1e-6
-    y = -(row[0] * x + row[2]) / down
+    y = -(right * x + forward) / (down if abs(down) > 1e-6 else -1e-6)
     return np.asarray(y * canvas.fy_px + canvas.cy_px, np.float64)
 
 
@@ -218,13 +217,12 @@ def _draw_thing(image: Bytes, ids: Ids, view: _ThingView, scene: Scene, library:
     if thing.mirrored:
         sprite = np.asarray(cv2.flip(sprite, 1), np.uint8)
     high, broad = sprite.shape[:2]
-    sx = broad / wide
     source = np.array([[0, 0], [broad, 0], [0, high]], np.float32) - 0.5
     target = (corners - (left, upper)).astype(np.float32)
     matrix = cv2.getAffineTransform(target, source)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     patch = cv2.warpAffine(sprite, matrix, (right - left, lower - upper), flags=flags)
-    if sx < 0.7:
+    if broad / wide < 0.7:
         # Too few pixels for this size: grain keeps near things from looking smooth.
         grain = library.fine[1]
         fit = (min(patch.shape[0], grain.shape[0]), min(patch.shape[1], grain.shape[1]))

@@ -315,8 +315,7 @@ def make_camera(
         left += rng.uniform(-4, 4)
         heading += rng.normal(0, 0.5)
     x, y = track.centre_m[at] + left * np.array([-math.sin(heading), math.cos(heading)])
-    group = not track.closed and track.width_m == 4.0 and len(track.centre_m) == 80
-    if group and len(track.cones_m):
+    if track.width_m == 4.0 and len(track.centre_m) == 80 and len(track.cones_m):  # a group
         x, y, heading = rng.normal(0, 0.3), rng.normal(0, 0.3), rng.normal(0, 0.12)
     if not settings.vary_camera:
         camera = load_camera().resized(width)
