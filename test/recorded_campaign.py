@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from pathlib import Path
 
@@ -74,13 +73,7 @@ def write_campaign(
         '2026-02-01T08:00:00+00:00',
         commit='0123456789abcdef',
         versions={'torch': '2.13.0', 'ultralytics': '8.4.190'},
-        hardware={
-            'host': 'bench',
-            'processor': 'A processor',
-            'cores': 2,
-            'memory_gb': 16.4,
-            'gpus': [],
-        },
+        hardware={'host': 'bench', 'processor': 'A CPU', 'cores': 2, 'memory_gb': 16, 'gpus': []},
         ended='2026-02-01T20:10:00+00:00',
     )
     counts = {name: dict(entry.images) for name, entry in recipe.datasets.items()}
@@ -104,12 +97,8 @@ def write_campaign(
             for stage in arm.stages:
                 place = folder.stage(recipe, run, stage)
                 shown = counts[stage.data]['train'] * max(stage.crops_per_picture, 1)
-                start, best = (
-                    best,
-                    _write_results(
-                        place, stage.epochs, best, gain * 3 * arm.candidate - 0.05, stage.lr0
-                    ),
-                )
+                start, more = best, gain * 3 * arm.candidate - 0.05
+                best = _write_results(place, stage.epochs, best, more, stage.lr0)
                 weights = place / 'weights' / 'best.pt'
                 weights.parent.mkdir()
                 weights.write_text(f'{run} {stage.name}')
@@ -148,20 +137,12 @@ def write_campaign(
         state.steps[name] = Step('done', seconds=5.0)
     state.outcome, state.message = verdict['outcome'], verdict['sentence']
     folder.write_state(state)
-    folder.log_event(
-        'guard',
-        'settings',
-        "Ultralytics has the recipe's settings",
-        run='two-stage/seed0',
-        step='stage1',
-    )
-    folder.log_event(
-        'warning', 'checkpoint_damaged', 'last.pt is damaged', run='two-stage/seed0', step='stage2'
-    )
+    said, run = "Ultralytics has the recipe's settings", 'two-stage/seed0'
+    folder.log_event('guard', 'settings', said, run=run, step='stage1')
+    folder.log_event('warning', 'checkpoint_damaged', 'last.pt is damaged', run=run, step='stage2')
     (root / 'wandb').mkdir()
-    (root / 'wandb' / 'two-stage_seed0_stage1.json').write_text(
-        json.dumps({'id': 'x', 'name': 'two-stage/seed0/stage1', 'mode': 'offline', 'url': None})
-    )
+    tracked = {'id': 'x', 'name': f'{run}/stage1', 'mode': 'offline', 'url': None}
+    write_json(root / 'wandb' / 'two-stage_seed0_stage1.json', tracked)
     return folder
 
 
@@ -237,17 +218,14 @@ def _write_leaks(folder: CampaignFolder, names: list[str]) -> None:
     path = folder.data('leaks') / f'{"__".join(names)}.json'
     path.parent.mkdir(parents=True)
     a, b = names
-    path.write_text(
-        json.dumps(
-            {
-                'bits': 40,
-                'sets': {name: {'path': f'/somewhere/{name}', 'pictures': {}} for name in names},
-                'counts': [[f'{a}/train', f'{b}/test', 2]],
-                'exclusions': {a: ['train/images/x.jpg', 'train/images/y.jpg']},
-                'consecutive': [],
-                'pairs': [],
-            }
-        )
-    )
+    content = {
+        'bits': 40,
+        'sets': {name: {'path': f'/somewhere/{name}', 'pictures': {}} for name in names},
+        'counts': [[f'{a}/train', f'{b}/test', 2]],
+        'exclusions': {a: ['train/images/x.jpg', 'train/images/y.jpg']},
+        'consecutive': [],
+        'pairs': [],
+    }
+    write_json(path, content)
     sheet = np.random.default_rng(1).integers(0, 255, (200, 600, 3), np.uint8)
     cv2.imwrite(str(path.with_suffix('.png')), sheet)

@@ -19,16 +19,7 @@ from training.judging.metrics import ResampledFigures, metrics
 from training.judging.verdict import Outcome, outcome_of
 
 CLASSES = ('blue_cone', 'yellow_cone')
-ORIGIN = Origin(
-    weights='best.pt',
-    weights_sha256='0' * 64,
-    data='cones',
-    data_sha256='a' * 64,
-    split='test',
-    imgsz=(640, 640),
-    layout='anchors',
-    runtime='none',
-)
+ORIGIN = Origin('best.pt', '0' * 64, 'cones', 'a' * 64, 'test', (640, 640), 'anchors', 'none')
 
 
 def evaluation(truths, found, pictures, names=None, classes=CLASSES, origin=ORIGIN):
@@ -62,37 +53,21 @@ def evaluation(truths, found, pictures, names=None, classes=CLASSES, origin=ORIG
 def pictures_of(seed, count, cones=4, classes=2):
     """Cones of `count` pictures: (T, 3)."""
     rng = np.random.default_rng(seed)
-    picture = np.repeat(np.arange(count), cones)
-    return np.stack(
-        [picture, rng.integers(0, classes, len(picture)), np.exp(rng.normal(3, 1, len(picture)))],
-        axis=1,
-    )
+    picture, label = np.repeat(np.arange(count), cones), rng.integers(0, classes, count * cones)
+    return np.column_stack([picture, label, np.exp(rng.normal(3, 1, len(picture)))])
 
 
 def found_by(seed, truths, skill, false_per_picture=3):
     """(D, 5) boxes that a model of this skill (share of cones found) finds."""
     rng = np.random.default_rng(seed)
     hit = np.flatnonzero(rng.random(len(truths)) < skill)
-    right = np.stack(
-        [
-            truths[hit, 0],
-            truths[hit, 1],
-            rng.beta(4, 2, len(hit)),
-            hit,
-            rng.uniform(0.5, 1, len(hit)),
-        ],
-        axis=1,
-    )
-    count = int(truths[:, 0].max() + 1) * false_per_picture
-    wrong = np.stack(
-        [
-            rng.integers(0, truths[:, 0].max() + 1, count),
-            rng.integers(0, truths[:, 1].max() + 1, count),
-            rng.beta(1, 3, count),
-            np.full(count, -1),
-            np.zeros(count),
-        ],
-        axis=1,
+    score, overlap = rng.beta(4, 2, len(hit)), rng.uniform(0.5, 1, len(hit))
+    right = np.column_stack([truths[hit, :2], score, hit, overlap])
+    pictures, classes = truths[:, :2].max(axis=0) + 1
+    count = int(pictures) * false_per_picture
+    place, label = rng.integers(0, pictures, count), rng.integers(0, classes, count)
+    wrong = np.column_stack(
+        [place, label, rng.beta(1, 3, count), np.full(count, -1), np.zeros(count)]
     )
     return np.concatenate([right, wrong])
 

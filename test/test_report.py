@@ -32,20 +32,9 @@ from training.runs.record import Training, read_campaign, read_results
 
 PUBLISHED = 'judging.published={single-stage: {map50: 0.7081, recall: 0.6542}}'
 SECTIONS = (
-    'Verdict',
-    'Against all baselines',
-    'Success table',
-    'Per class',
-    'Per size',
-    'Stages',
-    'Curves',
-    'Guards and warnings',
-    'Data',
-    'Leaks',
-    'Pictures',
-    'Recipe',
-    'Machine, time and versions',
-)
+    'Verdict/Against all baselines/Success table/Per class/Per size/Stages/Curves/Guards and '
+    'warnings/Data/Leaks/Pictures/Recipe/Machine, time and versions'
+).split('/')
 
 
 @pytest.fixture(scope='module')
@@ -387,14 +376,8 @@ def test_interval_that_holds_zero_is_not_coloured(
 
 
 def test_code_and_links_are_marked_up_once() -> None:
-    page = Page(
-        'A & B',
-        badge='equal',
-        tone='unsure',
-        sections=[
-            Section('One', [Text('run `a < b` at https://host/run/1.'), Table(['a|b'], [['c\nd']])])
-        ],
-    )
+    blocks = [Text('run `a < b` at https://host/run/1.'), Table(['a|b'], [['c\nd']])]
+    page = Page('A & B', badge='equal', tone='unsure', sections=[Section('One', blocks)])
     text = render_markdown(page, 'page.html')
     assert '`a < b`' in text
     assert 'https://host/run/1.' in text

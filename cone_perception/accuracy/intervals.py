@@ -1,9 +1,8 @@
 """A figure with its 95 % interval, and the ways to such an interval.
 
-The car needs none of them: only a judgement does, and SciPy is loaded where one is made. A
-bootstrap draws pictures in groups, the same for all that is compared: drawing one twice counts its
-detections and its cones twice, so a resample is a row of multiplicities, and two models with the
-same rows are paired.
+SciPy is loaded where a judgement is made: the car makes none. A bootstrap draws pictures in groups;
+drawing one twice counts its detections and cones twice, so a resample is a row of multiplicities,
+and two models with the same rows are paired.
 """
 
 from __future__ import annotations

@@ -185,13 +185,12 @@ class _Reader:
                 elif split != 'test':
                     self._report('no-split', f'`{split}:` is missing; Ultralytics needs it.')
                 continue
-            places = value if isinstance(value, list) else [value]
-            if not all(isinstance(place, str) for place in places):
-                self._report(
-                    'split', f'`{split}:` is neither a path nor a list of paths: {value!r}'
-                )
-                continue
             listed = isinstance(value, list)
+            places = value if listed else [value]
+            if not all(isinstance(place, str) for place in places):
+                message = f'`{split}:` is neither a path nor a list of paths: {value!r}'
+                self._report('split', message)
+                continue
             pictures = [each for place in places for each in self._find(split, base, place, listed)]
             if not pictures:
                 self._report('empty-split', f'`{split}:` ({value}) holds no picture.')
@@ -200,16 +199,14 @@ class _Reader:
 
     def _base(self) -> Path:
         """Folder that the splits' paths start from."""
-        root = self.data_yaml.parent
-        value = self.content.get('path')
+        root, value = self.data_yaml.parent, str(self.content.get('path') or '')
         if not value:
             return root
-        base = root / str(value)
+        base = root / value
         if not base.is_dir():
-            self._report(
-                'path', f'`path: {value}` does not exist. Remove the key, or give the right folder.'
-            )
-        elif Path(str(value)).is_absolute() and base.resolve() != root:
+            message = f'`path: {value}` does not exist. Remove the key, or give the right folder.'
+            self._report('path', message)
+        elif Path(value).is_absolute() and base.resolve() != root:
             places = [str(self.content[split]) for split in SPLITS if self.content.get(split)]
             copied = any((root / place.removeprefix('../')).exists() for place in places)
             own = f' {root} has its own, which nobody would read.' if copied else ''
@@ -219,7 +216,7 @@ class _Reader:
                 'Remove the key: paths then start from the folder of data.yaml.',
                 fatal=copied,
             )
-        if not Path(str(value)).is_absolute():
+        if not Path(value).is_absolute():
             self._report(
                 'relative-path',
                 f'`path: {value}` is taken from the folder of data.yaml; Ultralytics would take it '

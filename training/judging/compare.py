@@ -1,7 +1,4 @@
-"""Paired differences between models on the same pictures, with intervals.
-
-evaluations -> the same resamples of the pictures for all -> differences -> Comparison
-"""
+"""Paired differences between models on the same resamples of pictures, with intervals."""
 
 from __future__ import annotations
 

@@ -62,8 +62,7 @@ def predict(
 ) -> Predictions:
     """Run a model over a split: weights (.pt), a network (.onnx), or a bundle's folder.
 
-    mapping: see `class_mapping`; classes that do not fit are refused before the search.
-    Raises ModelError, EngineError.
+    Classes that do not fit are refused before the search. Raises ModelError, EngineError.
     """
     if weights.is_dir() or weights.name == CARD_FILE:
         bundle = read_bundle(weights)
@@ -94,14 +93,13 @@ def detect(card: ModelCard, engine: Engine, split: LabelledSplit, imgsz: int) ->
     most = most_detections(split)
     pictures: list[Found] = []
     with ConeDetector(card, engine) as detector:
-        info = engine.info
-        with tqdm(total=len(split), desc='detect', unit='picture') as progress:
-            for start in range(0, len(split), detector.batch):
-                paths = split.paths[start : start + detector.batch]
-                frames = [Frame(read_picture(path)) for path in paths]
-                found, _ = detector.detect(frames, everything)
-                pictures += [Found(each[:most]) for each in found]
-                progress.update(len(paths))
+        info, progress = engine.info, tqdm(total=len(split), desc='detect', unit='picture')
+        for start in range(0, len(split), detector.batch):
+            paths = split.paths[start : start + detector.batch]
+            found, _ = detector.detect([Frame(read_picture(path)) for path in paths], everything)
+            pictures += [Found(each[:most]) for each in found]
+            progress.update(len(paths))
+        progress.close()
     size = (card.height_px, card.width_px)
     notes = []
     if max(size) != imgsz:
@@ -132,9 +130,7 @@ def assemble(
         cones = found.cones[kept]
         own = class_of[cones.class_id]
         box = cones.xyxy_px if found.network_box is None else found.network_box[kept]
-        truth = found.network_truth
-        if truth is None:
-            truth = split.truth_box_px(index)
+        truth = split.truth_box_px(index) if found.network_truth is None else found.network_truth
         matched = match(box, own, truth, truth_class[index])
         same, any_class = (np.where(cone < 0, -1, cone + first) for cone in matched)
         image = np.full(len(own), index, np.int64)

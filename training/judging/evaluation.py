@@ -1,7 +1,6 @@
-"""A model's detections on a labelled split, cone by cone.
+"""A model's detections on a labelled split, cone by cone, as arrays.
 
-An Evaluation is kept as arrays, so that any two models can be compared later, without a GPU and
-without the pictures. No torch here.
+Any two models can be compared later, without a GPU and without the pictures. No torch here.
 """
 
 from __future__ import annotations
@@ -38,11 +37,10 @@ class Origin:
     """The model and the data of an evaluation.
 
     weights, data: as they were given. weights_sha256: of the file, or of the bundle's network.
-    data_sha256: of the split's pictures and labels. split: of data. imgsz: height and width of the
-    network's input, pixels; where it varies by picture, the longer side twice. layout: of the
-    output that was judged: `anchors` (overlaps removed afterwards) or `end_to_end` (the head's own
-    choice). runtime: what ran the network, with version and device. class_mapping: the model's
-    class -> the data set's, where they are spelt or ordered differently. precision: of the network.
+    data_sha256: of the split's pictures and labels. imgsz: height and width of the network's input,
+    pixels; where it varies by picture, the longer side twice. layout: `anchors` (overlaps removed
+    afterwards) or `end_to_end` (the head's own choice). runtime: with version and device.
+    class_mapping: the model's class -> the data set's, where spelt or ordered differently.
     """
 
     weights: str

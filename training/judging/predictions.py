@@ -79,8 +79,7 @@ def class_mapping(model: Sequence[str], split: LabelledSplit, mapping: Mapping[s
 
     mapping: what the user says: the model's name -> the data set's, '' to ignore what is found of
     it; '' -> a class that the model does not have, whose cones count as missed. Other names go by
-    the project's table of aliases.
-    Raises ModelError for a class that has no counterpart.
+    the project's table of aliases. Raises ModelError for a class that has no counterpart.
     """
     class_names = split.class_names
     targets = [name for entry in mapping.values() for name in entry.split(',')]

@@ -30,12 +30,10 @@ A mismatch has none: the data sets are too different, and the single-stage model
 class RunFigures:
     """mAP50 of one run, 0..1; None: not measured.
 
-    source_val: of the first stage's weights on the pre-training set's validation split.
-    start: of the weights that the last stage starts from, on the target's validation split.
-    target_val: of the last stage's weights there. test: on the target's test split.
-    baseline, baseline_test: the single-stage model's on the same two splits; baseline_name says
-    whose they are. val_losses: validation loss of the last stage, epoch by epoch.
-    forgot: the forgetting guard stopped the last stage.
+    source_val: of the first stage's weights on the pre-training set's validation split. start: of
+    the weights that the last stage starts from, on the target's. target_val: of the last stage's
+    weights there. test: on the target's test split. baseline, baseline_test: baseline_name's on the
+    same two splits. val_losses: of the last stage, by epoch; forgot: the guard stopped it.
     """
 
     source_val: float | None = None

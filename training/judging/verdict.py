@@ -154,10 +154,9 @@ class CampaignCandidate:
 class Verdict:
     """The result of a campaign: the content of verdict.json.
 
-    outcome, exit_code: label and number of the Outcome of the whole. sentence: for people. reasons:
-    how it came about and what limits it. gates: the success table. against: every baseline, the
-    deciding one first. deploy: name of the model to put on the car. next_steps: sentences, and
-    commands to be typed.
+    outcome, exit_code: label and number of its Outcome. sentence: for people. reasons: how it came
+    about and what limits it. against: every baseline, the deciding one first. deploy: name of the
+    model to put on the car. next_steps: sentences, and commands to be typed.
     """
 
     outcome: str

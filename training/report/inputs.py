@@ -85,12 +85,8 @@ def _verification(record: CampaignRecord, name: str, report: Mapping[str, Any]) 
     yield Table(
         ['file', 'kind', 'message'],
         [
-            [
-                str(problem['file']),
-                f'{problem["kind"]}{" (fatal)" if problem["fatal"] else ""}',
-                str(problem['message']),
-            ]
-            for problem in problems[:PROBLEMS_SHOWN]
+            [str(p['file']), f'{p["kind"]}{" (fatal)" if p["fatal"] else ""}', str(p['message'])]
+            for p in problems[:PROBLEMS_SHOWN]
         ],
         words=[1, 2],
         note=f'All: data/{name}/verify.json.' if len(problems) > PROBLEMS_SHOWN else '',
