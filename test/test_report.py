@@ -32,9 +32,10 @@ from training.runs.record import Training, read_campaign, read_results
 
 PUBLISHED = 'judging.published={single-stage: {map50: 0.7081, recall: 0.6542}}'
 SECTIONS = (
-    'Verdict/Against all baselines/Success table/Per class/Per size/Stages/Curves/Guards and '
-    'warnings/Data/Leaks/Pictures/Recipe/Machine, time and versions'
-).split('/')
+    *('Verdict', 'Against all baselines', 'Success table', 'Per class', 'Per size', 'Stages'),
+    *('Curves', 'Guards and warnings', 'Data', 'Leaks', 'Pictures', 'Recipe'),
+    'Machine, time and versions',
+)
 
 
 @pytest.fixture(scope='module')

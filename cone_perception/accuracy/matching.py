@@ -16,8 +16,6 @@ Bool = npt.NDArray[np.bool_]
 IOU_THRESHOLDS = (np.arange(50, 100, 5) / 100).astype(np.float32)
 """Overlaps at which a detection may count as right; mAP50-95 averages over them (COCO)."""
 
-IOU_50 = IOU_THRESHOLDS[:1]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
@@ -70,9 +68,8 @@ def match_detections(found: Detections, truth: Detections) -> Int64:
     """(N,) int64: which of the cones each detection is, by class at IoU 0.5; -1: none."""
     order = np.argsort(-found.score, kind='stable')
     cone = np.full(len(found), -1, np.int64)
-    same, _ = match(
-        found.xyxy_px[order], found.class_id[order], truth.xyxy_px, truth.class_id, IOU_50
-    )
+    boxes, class_id = found.xyxy_px[order], found.class_id[order]
+    same, _ = match(boxes, class_id, truth.xyxy_px, truth.class_id, IOU_THRESHOLDS[:1])
     cone[order] = same[:, 0]
     return cone
 

@@ -74,10 +74,7 @@ class Comparison:
 
     def __getitem__(self, name: str) -> PairedDifference:
         """The difference of one figure; KeyError."""
-        for difference in self.differences:
-            if difference.name == name:
-                return difference
-        raise KeyError(name)
+        return {difference.name: difference for difference in self.differences}[name]
 
     @property
     def deciding(self) -> Interval:

@@ -99,11 +99,6 @@ class Metrics:
     bands: tuple[Metrics, ...] = ()
 
     @property
-    def boxes(self) -> str:
-        """Name of the boxes that count."""
-        return band_name(self.low_px, self.high_px)
-
-    @property
     def overall(self) -> dict[str, float]:
         """The figures of TITLES."""
         best, fixed = self.best_f1, self.fixed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cone_perception.accuracy.average_precision import rank
+from cone_perception.accuracy.average_precision import band_name, rank
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.arguments import text_table
 from cone_perception.dataset.layout import read_layout
@@ -119,8 +119,8 @@ def height_table(figures: Metrics, title: str = '') -> Table:
     return Table(
         [heights, 'cones', 'mAP50', 'mAP50-95', f'P {at}', f'R {at}', 'P alike', 'R alike'],
         [
-            _row(band.boxes, band.truths, band.map50, band.map50_95, band.fixed.precision,
-                 band.fixed.recall, band.alike.precision, band.alike.recall)
+            _row(band_name(band.low_px, band.high_px), band.truths, band.map50, band.map50_95,
+                 band.fixed.precision, band.fixed.recall, band.alike.precision, band.alike.recall)
             for band in figures.bands
         ],
         title=title,
