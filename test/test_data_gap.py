@@ -170,10 +170,20 @@ def test_network_whose_backbone_cannot_be_found_is_refused(plain, tmp_path):
         embed_pictures([], tmp_path / 'broken.pt')
 
 
-def test_damaged_picture_is_named(tmp_path):
+@pytest.mark.parametrize(
+    'file, content, message',
+    [
+        ('images/drive_0001.png', 'no picture', r'drive_0001\.png: is no readable picture'),
+        ('labels/drive_0001.txt', '0 9 9 9 9', r'drive_0001\.txt:1: '),
+        ('images/drive_0003.txt', '', r'drive_0003\.txt: is a label beside'),
+        ('../data.yaml', 'path: PLAIN\ntrain: train/images\nnames: [a]', 'not clear about'),
+    ],
+)
+def test_what_cannot_be_judged_is_not_measured(plain, tmp_path, file, content, message):
     root = make_set(tmp_path / 'set', 1, pictures=3)
-    (root / 'train' / 'images' / 'drive_0001.png').write_bytes(b'no picture')
-    with pytest.raises(DataError, match=r'drive_0001\.png cannot be decoded'):
+    cv2.imwrite(str(root / 'train/images/drive_0003.png'), np.zeros((9, 9, 3), np.uint8))
+    (root / 'train' / file).write_text(content.replace('PLAIN', str(plain)))
+    with pytest.raises(DataError, match=message):
         measure_gap(root, root)
 
 

@@ -61,7 +61,7 @@ class LabelledSplit:
         return sorted({int(row[0]) for rows in self.rows for row in rows})
 
 
-def read_split(data: Path, split: str) -> LabelledSplit:
+def read_split(data: Path, split: str, workers: int | None = None) -> LabelledSplit:
     """Read a split of a YOLO data set. Raises DataError that names what cannot be judged."""
     layout = read_layout(data)
     named = named_pictures(layout, split)
@@ -69,7 +69,7 @@ def read_split(data: Path, split: str) -> LabelledSplit:
     refused: list[str] = []
     notes = [p.message for p in layout.problems if p.kind == 'absolute-path']
     digest = hashlib.sha256()
-    pictures = read_pictures(tuple(named.values()), len(layout.names), 'read')
+    pictures = read_pictures(tuple(named.values()), len(layout.names), 'read', workers)
     for name, each in zip(named, pictures, strict=True):
         for fault in each.faults:
             if fault.kind in ('unreadable-picture', 'undecodable'):

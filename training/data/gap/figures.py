@@ -13,12 +13,14 @@ import numpy as np
 
 from cone_perception.accuracy.intervals import Float64
 from cone_perception.classes import CLASS_NAMES, map_classes
-from cone_perception.dataset.labels import map_in_threads, read_labels
-from cone_perception.dataset.layout import label_path, read_layout
+from cone_perception.dataset.labels import map_in_threads
+from cone_perception.dataset.layout import read_layout
+from cone_perception.dataset.split import read_split
+from cone_perception.engines.events import print_warning
 from cone_perception.errors import DataError
 from cone_perception.images import read_picture
 from cone_perception.pictures.draw import short_name
-from cone_perception.types import Int64
+from cone_perception.types import Float32, Int64
 from training.data.like_pictures import cut_frame
 from training.data.report import map_rows
 
@@ -109,23 +111,34 @@ class Sample:
 
 
 def measure_set(path: Path, splits: Sequence[str], workers: int | None) -> Sample:
-    """Measure each picture and box of a data set; splits: those that count, none: all."""
+    """Measure each picture and box of a data set; splits: those that count, none: all.
+
+    Raises DataError for what cannot be judged either, see `read_split`.
+    """
     layout = read_layout(path)
-    chosen = [files for name, files in layout.splits.items() if not splits or name in splits]
-    listed = list(chain.from_iterable(chosen))
-    if not listed:
+    read = [
+        read_split(path, name, workers)
+        for name, files in layout.splits.items()
+        if files and (not splits or name in splits)
+    ]
+    if not read:
         raise DataError(f'{layout.data_yaml} lists no picture in {", ".join(splits) or "it"}.')
-    classes = len(layout.names), map_classes(layout.names)
+    for note in dict.fromkeys(chain.from_iterable(each.notes for each in read)):
+        print_warning(note)
+    pairs = [
+        (file, map_rows(rows, map_classes(each.class_names)))
+        for each in read
+        for file, rows in zip(each.paths, each.rows, strict=True)
+    ]
     measured = map_in_threads(
-        lambda file: _measure_picture(file, *classes), listed, layout.root.name, workers=workers
+        lambda pair: _measure_picture(*pair), pairs, layout.root.name, workers=workers
     )
+    listed = [file for file, _ in pairs]
     figures = dict(_gather_figures(*zip(*measured, strict=True)))
     return Sample(layout.root.name, tuple(listed), _blocks(listed), figures)
 
 
-def _measure_picture(
-    path: Path, classes: int, mapping: Mapping[int, int]
-) -> tuple[list[float], Float64]:
+def _measure_picture(path: Path, rows: Float32) -> tuple[list[float], Float64]:
     """PICTURE_FIGURES, and per box (N, 7) BOX_FIGURES and a and b of its colour, or NaN."""
     bgr = read_picture(path, DataError)
     height, width = bgr.shape[:2]
@@ -133,7 +146,6 @@ def _measure_picture(
     scale = REFERENCE_PX / max(inside.shape[:2])
     small = cv2.resize(inside, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_BGR2GRAY)
-    rows = map_rows(read_labels(label_path(path), classes).rows, mapping)
     centre, extent = (rows[:, columns] * (width, height) for columns in (slice(1, 3), slice(3, 5)))
     colours = np.full((len(rows), 2), np.nan)
     for colour, (x, y), (wide, tall) in zip(colours, centre, extent, strict=True):
