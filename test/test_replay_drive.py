@@ -242,6 +242,7 @@ def test_labels_named_by_stamp_belong_to_that_picture(tmp_path):
 def test_labels_with_other_names_belong_to_the_pictures_in_order(tmp_path):
     bag = write(tmp_path / 'bag', pictures(indices=range(3)))
     files = {f'frame_{i:02d}.txt': f'{i} 0.5 0.5 0.5 0.5' for i in range(3)}
+    files['._frame_00.txt'] = 'AppleDouble'
     drive = opened(bag, labels=write_labels(tmp_path / 'labels', files))
     assert [drive.truth['camera', at(i)].class_id[0] for i in range(3)] == [0, 1, 2]
     (tmp_path / 'labels' / 'frame_02.txt').unlink()

@@ -56,7 +56,7 @@ def read_labels(
         inside = folder / camera if (folder / camera).is_dir() else folder
         names = read_class_names(inside)
         meaning = list(class_names) if names is None else names
-        files = sorted(file for file in inside.glob('*.txt') if file.name not in NAMES_FILES)
+        files = sorted(file for file in inside.glob('[!.]*.txt') if file.name not in NAMES_FILES)
         if not files and (len(stamps_ns) == 1 or inside != folder):
             raise SourceError(f'{inside} holds no label files (NAME.txt, YOLO format).')
         found = _match_by_name(files, bag, camera, stamps_ns)
