@@ -10,12 +10,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from cone_perception.errors import ModelError, told_as
-from cone_perception.files import from_json
+from cone_perception.files import from_json, to_json
 from cone_perception.types import Arithmetic, Encoding, OutputLayout, Precision
 
 CARD_FILE = 'card.json'
@@ -132,7 +132,7 @@ class ModelCard:
 
     def to_json(self) -> str:
         """The card as the text of `card.json`."""
-        return json.dumps(asdict(self), indent=2) + '\n'
+        return to_json(self, indent=2) + '\n'
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ def test_card_reads_back_as_it_was_written(bundle):
     assert (card.height_px, card.width_px) == (384, 640)
     (bundle / 'card.json').write_text(card.to_json())
     assert read_bundle(bundle / 'card.json').card == card
+    assert '"map50": null' in replace(card, metrics={'map50': math.nan}).to_json()
 
 
 def test_network_without_a_card_is_refused_by_name(bundle):
