@@ -218,7 +218,7 @@ def _unpaired(
     if min(len(a.passes), len(b.passes)) < 2:
         why = 'of one run'
         if UNITS[kind_of(name).unit].scatters:
-            half = 1.96 * math.sqrt(2) * RUN_SCATTER * mine.value
+            half = t_quantile(math.inf) * math.sqrt(2) * RUN_SCATTER * mine.value
             difference = subtract(difference, Interval(0, -half, half))
             why = f'of one run, {100 * RUN_SCATTER:g} % from run to run assumed'
     if over_passes is not None and not over_passes.width <= difference.width:
