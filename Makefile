@@ -56,7 +56,7 @@ setup: $(VENV)/.ready-dev ## everything for developing and testing, in .venv
 setup-run: $(VENV)/.ready-run ## only what runs: ROS 2 from PyPI, OpenVINO, vision_msgs
 setup-train: $(VENV)/.ready-train ## what trains and exports models, without ROS
 
-demo: setup-run ## a simulated drive through the node, judged; BAG=path TOPIC=name for your own
+demo: setup-run ## a rendered drive through the node, judged; BAG=path TOPIC=name for your own
 	$(BIN)/cone-perception demo $(if $(BAG),--bag '$(BAG)') $(if $(TOPIC),--topic '$(TOPIC)')
 
 test: setup ## all tests

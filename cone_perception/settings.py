@@ -58,7 +58,9 @@ class DetectorSettings:
         'command detect takes INT8 on a CPU unless told.',
     )
     build: BuildChoice = _setting(
-        'auto', 'Compile the engine for the GPU when there is none that fits; never refuses.'
+        'auto',
+        'Compile the engine for the GPU when there is none that fits; with never, the node '
+        'refuses instead.',
     )
     build_only: bool = _setting(
         False, 'Compile the engine for the GPU, say where it lies, and end.'

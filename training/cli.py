@@ -56,8 +56,8 @@ EXAMPLES = {
     'evaluate': 'cone-training evaluate best.pt --data FSOCO-12 --out evaluated',
     'compare': 'cone-training compare evaluated_a evaluated_b',
     'two-stage': 'cone-training two-stage two_stage --resume',
-    'report': 'cone-training report runs/two_stage',
-    'status': 'cone-training status runs/two_stage --json',
+    'report': 'cone-training report runs/two-stage',
+    'status': 'cone-training status runs/two-stage --json',
 }
 """Words after the program's name -> the example at the end of their help."""
 

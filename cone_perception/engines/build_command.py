@@ -16,7 +16,7 @@ from cone_perception.model_card import read_bundle, shipped_bundle
 from cone_perception.types import GpuRuntime, GpuRuntimeChoice, PrecisionChoice
 
 
-def add_bundle(parser: argparse.ArgumentParser) -> None:
+def add_order(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'bundle',
         type=Path,
@@ -24,10 +24,13 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
         default=shipped_bundle(),
         help="model bundle's folder (default: the shipped model)",
     )
+    provider = 'compiler and runtime; auto: TensorRT where it is installed, else TensorRT-RTX'
+    choices = get_args(GpuRuntimeChoice)
+    parser.add_argument('--provider', choices=choices, default='auto', help=provider)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_bundle(parser)
+    add_order(parser)
     parser.add_argument(
         '--precision',
         choices=get_args(PrecisionChoice),
@@ -35,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='best: INT8 and FP16, whichever this GPU runs faster (default)',
     )
     parser.add_argument('--batch', type=int, default=1, help='pictures per run; stereo: 2')
-    parser.add_argument('--provider', choices=get_args(GpuRuntimeChoice), default='auto')
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         '--for',

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from cone_perception.decode import decode
 from cone_perception.engines import Engine, FrameEngine
-from cone_perception.engines.build_command import add_bundle
+from cone_perception.engines.build_command import add_order
 from cone_perception.engines.check import (
     Latency,
     check_engine,
@@ -74,8 +74,7 @@ class EngineReport:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_bundle(parser)
-    parser.add_argument('--provider', choices=get_args(GpuRuntimeChoice), default='auto')
+    add_order(parser)
     parser.add_argument('--out', type=Path, default=Path(), help='folder for page and JSON')
     parser.add_argument('--runs', type=int, default=1000, help='timed runs per engine')
 

@@ -24,7 +24,7 @@ from cone_perception.settings import DetectorSettings, read_params_file
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What each bag is replayed with, beside the detector's settings."""
+    """Options that each bag is replayed with, beside the detector's settings."""
 
     through: Literal['ros', 'pipeline'] = option(
         'ros', 'ros: player, DDS, the real node, monitor; pipeline: without ROS (ros)'
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='replay on a Ray cluster that can read the bags: auto, local, or host:port',
     )
     more.add_argument(
-        '--ray-cpus', type=count, default=2, help='that a bag takes of a Ray worker (2)'
+        '--ray-cpus', type=count, default=2, help='processors of a Ray worker that a bag takes (2)'
     )
     other = parser.add_argument_group("somebody else's node")
     add_fields(other, ReplayOptions, ('node_command', 'detections'))

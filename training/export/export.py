@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('weights', type=Path, help='trained Ultralytics weights (.pt)')
     add('--data', type=Path, help='YOLO data set: calibration, then the gate')
-    add('--split', default='val', help='that the gate judges on (default: val)')
+    add('--split', default='val', help='split that the gate judges on (default: val)')
     add('--calibration-split', choices=['train', 'val'], default='train')
     add('--calibration', type=Path, help='folder of pictures to calibrate with instead')
     add('--calibration-count', type=int, default=ENOUGH_PICTURES, help='(default: %(default)s)')

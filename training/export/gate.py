@@ -139,7 +139,7 @@ class GateResult:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bundle', type=Path, help='model bundle with an FP32 network')
     parser.add_argument('--data', type=Path, required=True, help='YOLO data set with data.yaml')
-    parser.add_argument('--split', default='val', help='(default: val)')
+    parser.add_argument('--split', default='val', help='split to judge on (default: val)')
     add_limits(parser)
     parser.add_argument('--json', type=Path, help='write all figures here')
 
@@ -157,7 +157,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(flag, type=float, metavar='SHARE', help=about)
     compared = 'boxes of FP32 above it are compared (default: %(default)s)'
     parser.add_argument('--confidence', type=float, default=FIXED_CONFIDENCE, help=compared)
-    parser.add_argument('--resamples', type=int, default=1000, help='(default: %(default)s)')
+    parser.add_argument('--resamples', type=int, default=1000, help='draws of the bootstrap (1000)')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ CANDIDATES = np.arange(10, 91) / 100
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', type=Path, required=True, help='bundle')
     parser.add_argument('--data', type=Path, nargs='+', required=True, help='YOLO data sets')
-    parser.add_argument('--split', default='val')
+    parser.add_argument('--split', default='val', help='split to choose on (default: val)')
     parser.add_argument(
         '--height', type=float, default=24, metavar='PX', help='least box height, at 1280 px width'
     )

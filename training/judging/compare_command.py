@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME=MAP50',
         help='a figure to compare the first with, without pairing; may be given several times',
     )
-    parser.add_argument('--resamples', type=int, default=usual.resamples)
+    draws = f'draws of the bootstrap (default: {usual.resamples})'
+    parser.add_argument('--resamples', type=int, default=usual.resamples, help=draws)
     parser.add_argument(
         '--block',
         type=int,

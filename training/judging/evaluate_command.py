@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what `judge` takes too."""
     parser.add_argument('--data', type=Path, required=True, help='YOLO data set with data.yaml')
-    parser.add_argument('--split', default='test', help='(default: test)')
+    parser.add_argument('--split', default='test', help='split to judge on (default: test)')
     add_fields(parser, ModelOptions)
     parser.add_argument(
         '--map',

@@ -143,7 +143,7 @@ def curve_chart(
 
 
 def crossing(record: CampaignRecord) -> tuple[str, list[float]]:
-    """Where the best mAP50 so far of candidate and baseline cross: in words, by pictures shown."""
+    """Find where the best mAP50 so far of two arms cross: in words, and by pictures shown."""
     candidate, other = record.candidate, BASELINE
     curves = {arm: _best_so_far(record, arm) for arm in (candidate, other)}
     if candidate == other or not all(curves.values()):

@@ -31,7 +31,7 @@ LEAST_CAPABILITY = (7, 5)
 class BuildPolicy:
     """Permissions to build an engine, and who hears of it.
 
-    build: never refuses an engine that would have to be compiled. retry: compile what was compiled
+    build: with never, what would have to be compiled is refused. retry: compile what was compiled
     before and refused, or what failed to compile; else RefusedPlanError. on_event: told of a build.
     cancelled: polled during it.
     """

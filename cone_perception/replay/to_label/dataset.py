@@ -86,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, ToDatasetOptions, ('limit', 'apart', 'min_height', 'png'))
     found = parser.add_argument_group('what the model found')
     add_fields(found, ToDatasetOptions, ('result', 'model', 'device', 'engine', 'topic'))
-    there = parser.add_argument_group('what is there')
+    there = parser.add_argument_group('the cones that are there')
     add_fields(there, ToDatasetOptions, ('truth', 'labels', 'reference'))
 
 

@@ -1,4 +1,4 @@
-"""What is measured of a data set: figures of its pictures, boxes and classes."""
+"""Figures of a data set: of its pictures, boxes and classes."""
 
 from __future__ import annotations
 
