@@ -8,8 +8,14 @@ import numpy as np
 
 from cone_perception.engines import Engine
 from cone_perception.engines.check import REFERENCE_FILE, run_all
+from cone_perception.engines.cpu.open import open_network
 from cone_perception.model_card import Bundle, file_sha256, read_bundle
 from cone_perception.types import UInt8
+
+
+def open_cpu(bundle: Bundle) -> Engine:
+    """The bundle's first network, not held to anything."""
+    return open_network(bundle, bundle.card.networks[0], 'onnxruntime')
 
 
 def hold_to(bundle: Bundle, engine: Engine, pictures: UInt8) -> Bundle:

@@ -99,6 +99,7 @@ ALL_PASSED = ['int8-uint8', 'int8-int8', IN_BFLOAT16, 'fp16-float', 'fp16-float-
         (EVERYTHING, ['int8-uint8', 'fp16-float'], ['int8-uint8', 'fp16-float']),
         (EVERYTHING[:1], ['int8-uint8', IN_BFLOAT16], ['int8-uint8', IN_BFLOAT16]),
         ([EVERYTHING[0], EVERYTHING[3]], [], ['fp32-float']),
+        (EVERYTHING, [], ['fp32-float']),
         (EVERYTHING[:1], [], ['int8-uint8']),
     ],
 )
@@ -157,6 +158,11 @@ def test_it_is_measured_for_all_that_it_depends_on(tmp_path, monkeypatch):
     monkeypatch.setattr('openvino.__version__', '2099.1')
     open_with(bundle, 2, 2)
     assert len(timed) == 7
+    monkeypatch.setattr('cone_perception.__version__', '99.0')
+    open_with(bundle, 2, 2)
+    assert len(timed) == 8
+    open_with(Bundle(bundle.folder, replace(bundle.card, nms_iou=0.3)), 2, 2)
+    assert len(timed) == 9
 
 
 def rounds(*ratios, spread=0.0):
@@ -196,13 +202,31 @@ def test_cache_that_cannot_be_written_only_costs_the_next_start_time(tmp_path, m
     assert len(timed) == 2
 
 
-def test_model_that_was_never_judged_is_not_measured(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    'judged, precision, warning',
+    [
+        (False, 'best', ''),
+        (True, 'best', 'precision names no other'),
+        (True, None, 'precision names no other'),
+        (True, 'int8', 'precision asks for it'),
+    ],
+)
+def test_int8_that_did_not_pass_is_not_measured_and_that_is_said(
+    tmp_path, monkeypatch, capsys, judged, precision, warning
+):
     bundle = bundle_with(tmp_path, EVERYTHING[:1], [])
+    bundle = bundle if judged else Bundle(bundle.folder, replace(bundle.card, gate={}))
     timed = speeds(monkeypatch, {})
-    engine = open_fastest(best(bundle), tmp_path / 'cache', nobody)
+    text = f'int8 did not pass the gate: it is taken because {warning}.'
+    warnings = []
+    order = best(bundle) if precision == 'best' else CpuOrder(bundle, precision=precision)
+    engine = open_fastest(order, tmp_path / 'cache', warnings.append)
     assert engine.info.computes_in == 'int8'
     engine.close()
     assert timed == []
+    assert warnings == ([text] if judged else [])
+    open_engine(bundle, precision='int8').close()
+    assert ('warning: int8 did not pass' in capsys.readouterr().err) == judged
 
 
 def test_cpu_without_openvino_says_what_is_missing(tmp_path, monkeypatch):
@@ -348,6 +372,8 @@ def test_precision_that_is_named_is_held_to_fp32_too(tmp_path, cpu_without_vnni)
     bundle = held_bundle(tmp_path, EIGHT_BITS)
     with pytest.raises(EngineError, match='no network of tiny may drive on this CPU: int8-uint8'):
         place_network(bundle, DetectorSettings(device='cpu', precision='int8'))
+    with pytest.raises(EngineError, match='no network of tiny may drive on this CPU: int8-uint8'):
+        open_engine(bundle)  # as `evaluate` does
     placed = place_network(bundle, DetectorSettings(engine='onnxruntime', precision='fp32'))
     assert placed.engine.info.precision == 'fp32'
     placed.engine.close()

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-from held_bundle import hold_to, list_reference
+from held_bundle import hold_to, list_reference, open_cpu
 from tiny_network import paint, write_tiny_bundle
 
 from cone_perception.engines import Engine
@@ -22,7 +22,6 @@ from cone_perception.engines.check import (
     compare_outputs,
     read_reference,
 )
-from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt.plans import (
     Compiled,
     PlanKey,
@@ -43,8 +42,7 @@ def write_reference(folder: Path) -> Bundle:
         paint(picture, 'blue_cone', 32 * index, 0, 32, 32)
         paint(picture, 'yellow_cone', 32 * (4 - index), 64, 32, 32)
     bundle = read_bundle(folder)
-    batch = bundle.card.networks[0].batch
-    return hold_to(bundle, open_engine(bundle, 'onnxruntime', batch), pictures)
+    return hold_to(bundle, open_cpu(bundle), pictures)
 
 
 @pytest.fixture(params=['anchors', 'end_to_end'])
@@ -56,7 +54,7 @@ def bundle(request, tmp_path):
 
 
 def test_engine_that_answers_the_same_passes(bundle):
-    engine = open_engine(bundle, 'onnxruntime')
+    engine = open_cpu(bundle)
     check = check_engine(engine, bundle)
     assert check.passed
     assert (check.pictures, check.boxes, check.missed, check.extra) == (5, 10, 0, 0)
@@ -72,7 +70,7 @@ def store_plan(folder: Path) -> Path:
 
 
 def test_check_that_passed_is_kept_in_the_passport(bundle, tmp_path):
-    engine, plan = open_engine(bundle, 'onnxruntime'), store_plan(tmp_path / 'cache')
+    engine, plan = open_cpu(bundle), store_plan(tmp_path / 'cache')
     check = check_plan(engine, bundle, plan)
     assert read_passport(passport_path(plan)).check == check.to_dict()
     engine.close()
@@ -81,7 +79,7 @@ def test_check_that_passed_is_kept_in_the_passport(bundle, tmp_path):
 def test_pictures_that_do_not_fill_the_last_batch_are_all_compared(tmp_path):
     folder = write_tiny_bundle(tmp_path / 'tiny', batch=2, height_px=HEIGHT_PX, width_px=WIDTH_PX)
     bundle = write_reference(folder)
-    check = check_engine(open_engine(bundle, 'onnxruntime', batch=2), bundle)
+    check = check_engine(open_cpu(bundle), bundle)
     assert check.passed
     assert check.pictures == 5
 
@@ -111,7 +109,7 @@ class Scaled:
 )
 def test_engine_with_other_scores_is_refused_and_that_is_kept(bundle, tmp_path, factor, reason):
     plan = store_plan(tmp_path / 'cache')
-    engine = Scaled(open_engine(bundle, 'onnxruntime'), bundle, factor)
+    engine = Scaled(open_cpu(bundle), bundle, factor)
     check = check_engine(engine, bundle)
     assert not check.passed
     assert any(reason in text for text in check.reasons)

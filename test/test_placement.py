@@ -91,3 +91,13 @@ def test_settings_of_a_build_reach_it(bundle, tmp_path, monkeypatch):
     refusal = r'engine: tensorrt is set, but there is no engine of tiny \(fp32, batch 1, tensorrt\)'
     with pytest.raises(EngineError, match=refusal + r'.*build: never.*--precision fp32'):
         place_network(bundle, settings)
+
+
+def test_what_evaluate_is_told_of_the_gpu_reaches_stderr(bundle, monkeypatch, capsys):
+    def open_on_gpu(bundle, precision, batch, policy, provider):
+        policy.tell('warning', 'int8 is left out')
+
+    monkeypatch.setattr(placement, '_open_on_gpu', open_on_gpu)
+    pretend_tensorrt(monkeypatch)
+    placement.open_engine(bundle, 'tensorrt')
+    assert 'warning: int8 is left out' in capsys.readouterr().err

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from held_bundle import hold_to
+from held_bundle import hold_to, open_cpu
 from tensorrt_machine import CAR, BuildPolicy, note_speeds, order_for, pretend_tensorrt
 from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 from tiny_yolo import write_architecture
 
 from cone_perception.engines import Engine
 from cone_perception.engines import build_command as build_engine
-from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import order
 from cone_perception.engines.tensorrt import provide as adoption
 from cone_perception.engines.tensorrt.fastest import read_choice
@@ -66,7 +65,7 @@ def with_reference(bundle: Bundle) -> Bundle:
     pictures = np.full((2, HEIGHT, WIDTH, 3), 114, np.uint8)
     for index, name in enumerate(('blue_cone', 'yellow_cone')):
         paint(pictures[index], name, 32 + 32 * index, 32, 32, 32)
-    return hold_to(bundle, open_engine(bundle, 'onnxruntime'), pictures)
+    return hold_to(bundle, open_cpu(bundle), pictures)
 
 
 @pytest.fixture
@@ -93,10 +92,6 @@ def write_engine(path: Path, header: object = HEADER, plan: bytes = PLAN) -> Pat
     prefix = len(text).to_bytes(4, 'little', signed=True) + text.encode() if header else b''
     path.write_bytes(prefix + plan)
     return path
-
-
-def open_cpu(bundle: Bundle) -> Engine:
-    return open_engine(bundle, 'onnxruntime')
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Every exported network compiles for the car's card, and what is called INT8 computes in INT8.
+"""Every exported network compiles for the car's GPU, and what is called INT8 computes in INT8.
 
 NVIDIA's own compiler, TensorRT-RTX, on the CPU. Random weights: what a layer becomes does not
 depend on them.

@@ -10,7 +10,7 @@ from typing import cast, get_args
 from cone_perception.engines import Engine
 from cone_perception.engines.cpu.open import CpuOrder, open_fastest
 from cone_perception.engines.cuda.device import import_pycuda
-from cone_perception.engines.events import BuildEvent, ignore
+from cone_perception.engines.events import BuildEvent, ignore, print_event, print_warning
 from cone_perception.engines.tensorrt.engine import TensorRtEngine
 from cone_perception.engines.tensorrt.fastest import fastest_order
 from cone_perception.engines.tensorrt.gpu import import_runtime
@@ -35,8 +35,7 @@ class PlacedEngine:
     """An engine that may drive.
 
     plan: file of the compiled engine; None on the CPU.
-    warnings: why `device: auto` takes the CPU, and which networks a CPU does not use because they
-    do not answer as FP32 does.
+    warnings: why `device: auto` takes the CPU, and what `open_fastest` warns of there.
     """
 
     engine: Engine
@@ -52,21 +51,21 @@ def open_engine(
     precision: Precision | None = None,
     streams: int = 1,
 ) -> Engine:
-    """Load the bundle's network into a runtime and compare it with the model card.
+    """Open the bundle's network in a runtime, checked as the one that drives; warns on stderr.
 
-    runtime: auto is OpenVINO on the CPU. batch: pictures per run. threads: 0 leaves the choice to
-    the runtime. precision: None takes INT8 where the bundle has it, else FP32, else FP16; on the
-    GPU the fastest that passed the gate, as the node does. streams: see `open_network`.
-    Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
+    runtime: auto is OpenVINO on the CPU. batch, threads, streams: see `CpuOrder`. precision: None
+    takes INT8 where the bundle has it, else FP32, else FP16; on the GPU the fastest that passed the
+    gate, as the node does. Raises as `place_network`.
     """
     if runtime not in get_args(RuntimeChoice):
         known = ', '.join(get_args(RuntimeChoice))
         raise EngineError(f'engine {runtime!r} is not known; choose one of {known}')
     if runtime in get_args(GpuRuntime):
         provider, _ = import_runtime(cast(GpuRuntime, runtime))
-        return _open_on_gpu(bundle, precision or 'best', batch, BuildPolicy(retry=False), provider)
+        policy = BuildPolicy(retry=False, on_event=print_event)
+        return _open_on_gpu(bundle, precision or 'best', batch, policy, provider)
     order = CpuOrder(bundle, _cpu_runtime(runtime), precision, batch, threads, streams)
-    return order.open(next(iter(order.candidates().values())))
+    return open_fastest(order, cache_folder('engines'), print_warning)
 
 
 def place_network(

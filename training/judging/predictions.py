@@ -29,8 +29,12 @@ class ModelOptions:
         'anchors', 'head of a .pt that has two, as YOLO26: the one that is exported (anchors)'
     )
     names: tuple[str, ...] = option((), 'classes of an .onnx that does not say them')
-    engine: RuntimeChoice = option('auto', 'what runs a bundle (auto)')
-    precision: Precision | None = option(None, 'of a bundle (what drives)')
+    engine: RuntimeChoice = option(
+        'auto', 'what runs a bundle (auto: OpenVINO on the CPU, also where there is a GPU)'
+    )
+    precision: Precision | None = option(
+        None, 'of a bundle (INT8, else FP32, else FP16; on a GPU the fastest that passed the gate)'
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

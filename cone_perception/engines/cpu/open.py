@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+import cone_perception
 from cone_perception.accuracy.intervals import Float64
 from cone_perception.engines import Engine, check_against_card
 from cone_perception.engines.apart import run_apart, serve
@@ -109,19 +110,23 @@ def open_fastest(
     The first start compares each candidate with the bundle's stored FP32 answers, where it has
     some, and times them. The result, and the network as OpenVINO compiled it, are kept in the
     folder `cache`, for all that they depend on.
-    warn: told at every start which network is not used, and why. cancelled: polled meanwhile.
+    warn: told at every start which network is not used, and why, or that the one that is used did
+    not pass the gate. cancelled: polled meanwhile.
     Raises ModelError, and EngineError when the runtime is missing, when no network is right, or
     when the examination fails or is stopped.
     """
     if not find_spec(order.runtime):  # says what is missing
         return order.open((network_of(order.bundle, None, order.batch), 'float32'))
-    networks = order.candidates()
+    networks, card = order.candidates(), order.bundle.card
+    for network, arithmetic in networks.values():  # one that did not pass is the only one
+        if card.verdict != 'not judged' and not card.passed_gate(network, arithmetic):
+            why = 'asks for it' if order.precision == network.precision else 'names no other'
+            warn(f'{network.precision} did not pass the gate: it is taken because precision {why}.')
     if not order.is_checked and (len(networks) == 1 or not order.is_choice):
         return order.open(next(iter(networks.values())))
-    name = order.bundle.card.name
     conditions = _conditions(order, networks)
     digest = hashlib.sha256(to_json(conditions, sort_keys=True).encode()).hexdigest()
-    kept = cache / f'cpu-{slug(name)}-b{order.batch}-{digest[:16]}.json'
+    kept = cache / f'cpu-{slug(card.name)}-b{order.batch}-{digest[:16]}.json'
     found = read_noted(kept)
     if not ({'fastest', 'refused'} <= set(found) and found['fastest'] in (*networks, None)):
         found = examine_apart(order, kept, cancelled)
@@ -130,7 +135,7 @@ def open_fastest(
     refused = [f'{each} does not answer as FP32 does: {why}' for each, why in found['refused']]
     if found['fastest'] is None:
         raise EngineError(
-            f'no network of {name} may drive on this CPU: {"; ".join(refused)}. Take another '
+            f'no network of {card.name} may drive on this CPU: {"; ".join(refused)}. Take another '
             'precision, or export the model again.'
         )
     for text in refused:
@@ -140,11 +145,16 @@ def open_fastest(
 
 
 def networks_for_cpu(card: ModelCard, batch: int) -> list[NetworkFile]:
-    """OpenVINO's INT8, and a float one: FP16 and FP32 are the same to a CPU, so one of them."""
+    """OpenVINO's INT8, and a float one: FP16 and FP32 are the same to a CPU, so one of them.
+
+    FP16, as its file is smaller, but not where it was judged and did not pass.
+    """
+    judged = card.verdict != 'not judged'
     of_batch = [network for network in card.networks if network.batch == batch]
     quantised = [network for network in of_batch if network.encoding == 'uint8']
     floats = [network for network in of_batch if network.encoding == 'float']
-    return quantised + sorted(floats, key=lambda network: network.precision)[:1]
+    floats.sort(key=lambda n: (judged and not card.passed_gate(n), n.precision))
+    return quantised + floats[:1]
 
 
 def choose(names: Sequence[str], times_ms: Float64) -> str:
@@ -216,8 +226,10 @@ def _conditions(order: CpuOrder, networks: Mapping[str, CpuNetwork]) -> dict[str
         'reference': card.other_files.get(REFERENCE_FILE, ''),
         'thresholds': [*card.thresholds.items()],
         'classes': card.class_names,
+        'nms_iou': card.nms_iou,
         'preprocessing': card.preprocessing,
-        'release': importlib.import_module(order.runtime).__version__,
+        'release': cone_perception.__version__,
+        'runtime_release': importlib.import_module(order.runtime).__version__,
         'processor': processor_name(),
         'instructions': [*vector_instructions(), *os.environ.get('ONEDNN_MAX_CPU_ISA', '').split()],
         'cores': len(os.sched_getaffinity(0)),
