@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 FAILURE_STATUS = 1
@@ -87,6 +88,15 @@ def describe(error: Exception) -> str:
     """Say in one line what went wrong: of an error that is not ours, its type too."""
     ours = isinstance(error, ConePerceptionError)
     return one_line(str(error) if ours else f'{type(error).__name__}: {error}')
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """End of a sentence that refuses a name: the ones that it may have been, else all."""
+    names = {one.casefold(): one for one in known}
+    close = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.6)
+    if close:
+        return f'. Did you mean {" or ".join(names[one] for one in close)}?'
+    return f'. Known: {", ".join(names.values())}' if names else ': there is none'
 
 
 @contextmanager

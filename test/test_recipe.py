@@ -153,6 +153,7 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes():
         (LR, 'freeze: 22', 'stage2.freeze: 22 leaves nothing to train'),
         (LR, 'optimizer: auto', "stage2.optimizer: 'auto' is refused: it ignores lr0"),
         (LR, 'optimizer: sdg', "stage2.optimizer: 'sdg' is not known"),
+        (LR, 'optimizer: sgd', 'Did you mean SGD or MuSGD?'),
         (LR, 'cos_lr: 1', 'stage2.cos_lr: 1 is refused: it has to be a valid boolean'),
         (LR, 'batch: 1:30', "stage2.batch: '1:30' is refused: it has to be a valid int"),
         (LR, 'batch: 0', 'stage2.batch: 0 is refused: it has to be greater than or'),
@@ -172,8 +173,13 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes():
         ('target: cones', 'target: cone', "recipe.yaml:3: target: 'cone' is not among the"),
         ('model: yolo12n.yaml', 'model: yolo12n', 'recipe.yaml:2: model: '),
         ('model: yolo12n', 'models: x', 'recipe.yaml:2: models: unknown key. Did you mean model'),
-        ('{path: more}', '{path: more, images: {tst: 3}}', 'images.tst: no such split'),
-        ('{path: more}', '{path: more, source: coco}', "'coco' cannot be fetched"),
+        (
+            '{path: more}',
+            '{path: more, images: {tst: 3}}',
+            'images.tst: no such split. Did you mean test?',
+        ),
+        ('{path: more}', '{path: more, source: coco}', "'coco' cannot be fetched. Known: cone-d"),
+        ('{path: more}', '{path: more, source: FSOCO12}', 'Did you mean FSOCO-12?'),
         ('', 'seeds: []', 'seeds: give at least one'),
         ('', 'seeds: 0', 'recipe.yaml:15: seeds: 0 is refused: it has to be a valid list'),
         ('', 'seeds: [0, 0]', 'names one twice'),
@@ -190,7 +196,7 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes():
         ('', 'judging: {published: [1]}', 'published: [1] is refused: it has to be a valid m'),
         ('', 'tracking: {mode: on}', "tracking.mode: 'on' is not known"),
         ('', 'tracking: {project: ../cones}', "'../cones' holds one of /"),
-        ('', 'extends: nothing', "extends: no recipe 'nothing'"),
+        ('', 'extends: nothing', "recipe.yaml:15: extends: no recipe 'nothing', nor a file. Known"),
         ('name: short', 'name: [', 'not YAML'),
     ],
 )
@@ -383,8 +389,13 @@ def test_sweep_takes_the_place_of_the_candidate():
 def test_recipe_is_found_by_name_or_path(recipe, monkeypatch):
     assert find_recipe('two-stage') == find_recipe('two_stage') == SHIPPED / 'two_stage.yaml'
     assert find_recipe(str(recipe)) == recipe
-    with pytest.raises(RecipeError, match=r'no recipe .two_stages.*higher_lr.*two_stage'):
-        find_recipe('two_stages')
+    with pytest.raises(RecipeError, match='no recipe .two-stages.*Did you mean two_stage?'):
+        find_recipe('two-stages')
+
+
+def test_bad_extends_is_the_only_mistake_told(tmp_path):
+    message = refusal(write(tmp_path, 'extends: smokee\nseeds: [0]\n'))
+    assert message.endswith("yaml:1: extends: no recipe 'smokee', nor a file. Did you mean smoke?")
 
 
 @pytest.mark.parametrize(

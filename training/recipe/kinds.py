@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import re
@@ -25,7 +24,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from typing_extensions import dataclass_transform
 
 from cone_perception.dataset.layout import SPLITS
-from cone_perception.errors import RecipeError
+from cone_perception.errors import RecipeError, hint
 from training.recipe.sources import SOURCES
 
 STRIDE_PX = 32
@@ -37,12 +36,20 @@ def list_names(names: Iterable[str]) -> str:
     return ', '.join(names) or 'there is none'
 
 
-def refuse(wrong: Callable[[Any], object], why: str, when: Any = AfterValidator) -> Any:
-    """A validator that raises ValueError where `wrong` holds. why: may show the `value`."""
+def refuse(
+    wrong: Callable[[Any], object],
+    why: str,
+    when: Any = AfterValidator,
+    known: Iterable[str] = (),
+) -> Any:
+    """A validator that raises ValueError where `wrong` holds.
+
+    why: may show the `value`. known: names of which it has to be one.
+    """
 
     def check(value: Any) -> Any:
         if wrong(value):
-            raise ValueError(why.format(value=value))
+            raise ValueError(why.format(value=value) + (hint(value, known) if known else ''))
         return value
 
     return when(check)
@@ -83,14 +90,9 @@ FolderName = Annotated[
 ]
 SourceName = Annotated[
     str,
-    refuse(
-        lambda name: name and name not in SOURCES,
-        f'{{value!r}} cannot be fetched: {list_names(SOURCES)} can',
-    ),
+    refuse(lambda name: name and name not in SOURCES, '{value!r} cannot be fetched', known=SOURCES),
 ]
-Split = Annotated[
-    str, refuse(lambda name: name not in SPLITS, 'no such split: train, val and test are')
-]
+Split = Annotated[str, refuse(lambda name: name not in SPLITS, 'no such split', known=SPLITS)]
 Model = Annotated[
     str,
     AfterValidator(os.path.expanduser),
@@ -200,15 +202,6 @@ def _fields_at(kind: Any, key: Key) -> list[str]:
         else:  # of a tuple the item, of a mapping the value
             kind = [one for one in get_args(kind) if one is not Ellipsis][-1]
     return [entry.name for entry in fields(kind)]
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """End of a sentence that refuses a name: the ones that it may have been, else all."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-    if close:
-        return f'. Did you mean {" or ".join(close)}?'
-    return f'. Known: {", ".join(names)}' if names else ': there is none'
 
 
 def raise_problems(problems: Iterable[Problem]) -> None:

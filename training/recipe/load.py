@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from cone_perception.errors import OutputError, RecipeError, told_as
+from cone_perception.errors import OutputError, RecipeError, hint, told_as
 from cone_perception.files import without_nan, write_whole
-from training.recipe.kinds import Key, Problem, list_names, problems_of
+from training.recipe.kinds import Key, Problem, problems_of
 from training.recipe.recipe import Recipe
 from training.recipe.tree import LISTS, Tree, merge, plain_values, read_tree
 
@@ -71,8 +71,7 @@ def _read_extended(path: Path, chain: tuple[Path, ...]) -> Tree:
         if base.resolve() in chain:
             raise RecipeError(f'{base} extends this file in turn')
     except RecipeError as error:
-        tree.add_problems([(('extends',), str(error))])
-        return tree
+        raise RecipeError(f'{tree.places["extends",]}: extends: {error}') from None
     under = _read_extended(base, chain)
     return Tree(
         merge(under.values, tree.values),
@@ -92,7 +91,7 @@ def _dataset_problems(values: Any) -> Iterator[Problem]:
                 named[kind, place, 'data'] = stage.get('data')
     for key, name in named.items():
         if isinstance(datasets, dict) and isinstance(name, str) and name not in datasets:
-            yield key, f'{name!r} is not among the datasets: {list_names(datasets)}'
+            yield key, f'{name!r} is not among the datasets{hint(name, datasets)}'
 
 
 def _file_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -133,9 +132,7 @@ def find_recipe(name_or_path: str) -> Path:
     shipped, name = shipped_recipes(), name_or_path.replace('-', '_')
     if name in shipped:
         return shipped[name]
-    raise RecipeError(
-        f'no recipe {name_or_path!r}: neither a file nor one of {", ".join(shipped) or "(none)"}'
-    )
+    raise RecipeError(f'no recipe {name_or_path!r}, nor a file{hint(name, shipped)}')
 
 
 def shipped_recipes() -> dict[str, Path]:

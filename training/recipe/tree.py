@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from cone_perception.errors import RecipeError, told_as
-from training.recipe.kinds import Key, Problem, hint, show_key
+from cone_perception.errors import RecipeError, hint, told_as
+from training.recipe.kinds import Key, Problem, show_key
 
 LISTS = ('stages', 'baseline')
 """Lists of a recipe whose items an override may name."""
