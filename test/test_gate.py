@@ -229,7 +229,9 @@ def test_command_prints_writes_and_fails(reference, data, tmp_path, capsys):
     words = ['gate', str(bundle.folder), '--data', str(data), '--resamples', '100']
     words += ['--json', str(tmp_path / 'gate.json')]
     assert main(words) == 1
-    assert 'FAILED' in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert 'FAILED' in out
+    assert 'All boxes' in out
     stored = json.loads((tmp_path / 'gate.json').read_text())
     assert stored['passed'] is False
     assert stored['networks']['int8-uint8']['per_class']['orange_cone']['map50'] == [None, None]

@@ -42,7 +42,7 @@ def test_figures_are_what_the_pictures_say_whatever_the_class_order(data, tmp_pa
     assert every['per_class']['yellow_cone']['fixed_recall'] == 0.5
     assert every['per_class']['yellow_cone']['fixed_precision'] == 1
     printed = capsys.readouterr()
-    assert 'four colours: mAP50' in printed.out
+    assert re.search('four colours: mAP50 .*, all boxes\n', printed.out)
     assert re.search("the card's thresholds, all cones counted alike +[0-9.]+ +0.6667", printed.out)
     assert 'evaluate MODEL --operating-point card' in printed.err
 

@@ -52,7 +52,8 @@ if does[0] == 'crash':
 (out / REPLAY_MARK).touch()
 (out / 'log' / 'node.log').write_text('node')
 (out / 'report.html').write_text('report')
-figures = {'latency_p99_ms': Interval(95.0), 'frames_sent': Interval(7)}
+figures = {'latency_p99_ms': Interval(95.0), 'frames_sent': Interval(7),
+           'recall_sent': Interval(0.5)}
 write_result(out / 'result.json', ReplayResult({}, {}, {}, {}, figures, (), (), (),
                                                interrupted=interrupted or does[0] == 'stop'))
 if does[0] == 'over':
@@ -111,6 +112,7 @@ def test_bags_that_fail_are_reported_and_the_others_go_on(
     assert only(found, 'e').figures['frames_sent'].value == 7
     assert '--hz=60' in (out / 'log' / 'e.log').read_text()
     page = (out / 'table.html').read_text()
+    assert 'precision, recall, mAP50: all boxes' in page
     assert 'it is no bag' in page
     assert 'e/report.html' in page
     printed = capsys.readouterr()

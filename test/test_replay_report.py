@@ -143,6 +143,7 @@ SAID = {
     'accuracy once where no frame was lost': (
         with_figures(result([answered(3)]), **JUDGED),
         'No frame was lost, so all are judged.',
+        *('By class, all boxes', 'all classes'),
     ),
     'accuracy of the answered where one was': (
         with_figures(result(DROPPED), **JUDGED),

@@ -96,7 +96,8 @@ def test_onboard_clip_is_answered_with_its_own_stamps(tmp_path, clip, capfd, top
 def test_simulated_drive_is_rendered_played_and_judged(tmp_path, model, capfd):
     options = ['--seconds', '2', '--model', str(model), '--out', str(tmp_path / 'out')]
     assert main(['demo', *options]) == 0
-    line = last_line(capfd.readouterr().out)
+    *_, boxes, line = capfd.readouterr().out.splitlines()
+    assert boxes == 'precision, recall: all boxes'
     assert re.match(r'demo: frames=30 answered=\d+ failed=0 precision=\S+ recall=\S+ p50', line)
     for name in ('demo.mp4', 'contact_sheet.png', 'index.html', 'demo.json'):
         assert (tmp_path / 'out' / name).stat().st_size > 0

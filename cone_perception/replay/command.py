@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     print(f'page: {page}   result: {args.out / "result.json"}')
     for reason in reasons:
         print(f'over budget: {reason}', file=sys.stderr)
+    if 'recall_sent' in result.figures:
+        print('precision, recall, map50: all boxes')
     print(summary_line(result), flush=True)
     if result.interrupted:
         return 130

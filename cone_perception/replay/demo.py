@@ -112,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
     failed = [frame.reason for frame in play.frames if frame.fate == 'failed']
     if failed:
         print(f'last failure: {failed[-1]}')
+    if result.truth is not None:
+        print('precision, recall: all boxes')
     print(last_line(result), flush=True)
     answered = any(frame.fate == 'answered' for frame in play.frames)
     return 0 if answered and not failed and not play.process_failed else 1

@@ -61,7 +61,7 @@ def _evaluate(
     evaluation = evaluate(weights, campaign.folder.data_yaml(dataset), split, options)
     found = metrics(evaluation, confidence=judging.confidence)
     write_evaluation(evaluation, campaign.folder.evaluation(run, what), found, judging.confidence)
-    say(f'{run} {what}: mAP50 {found.map50:.4f}, mAP50-95 {found.map50_95:.4f}')
+    say(f'{run} {what}: mAP50 {found.map50:.4f}, mAP50-95 {found.map50_95:.4f}, all boxes')
     return {name: found.overall[name] for name in ('map50', 'map50_95', 'precision', 'recall')}
 
 

@@ -346,7 +346,8 @@ def table(result: GateResult) -> str:
     """Text with a line for each network and each limit that it breaks."""
     lines = [
         f'{result.split} of {result.data}: {result.pictures} pictures, {result.cones} cones; '
-        f'FP32 {result.reference["map50"]:.4f} mAP50, {result.reference["map50_95"]:.4f} mAP50-95',
+        f'FP32 {result.reference["map50"]:.4f} mAP50, {result.reference["map50_95"]:.4f} mAP50-95. '
+        f'All boxes; small: recall of those under {SMALL_PX} px',
         f'{"":20}{"mAP50":>9}{"mAP50-95":>10}{"small":>9}{"score":>8}{"p95":>8}'
         f'{"missed":>8}{"extra":>7}{"IoU":>7}',
     ]

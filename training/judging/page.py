@@ -85,7 +85,7 @@ def figure_blocks(
     )
     if colour_map50 and colour_map50.known:
         reach = span(colour_map50, '.3f')
-        yield Text(f'four colours: mAP50 {colour_map50.value:.3f}, 95 % {reach}')
+        yield Text(f'four colours: mAP50 {colour_map50.value:.3f}, 95 % {reach}, all boxes')
     places = {
         f"the model's best F1, {figures.best_f1.confidence:.3f}": figures.best_f1,
         where: figures.fixed,
@@ -173,7 +173,7 @@ def precision_chart(evaluation: Evaluation, title: str = '') -> Chart:
         title=title,
         x='recall',
         y='precision',
-        caption=f'IoU 0.5, {len(evaluation.image_names)} pictures.',
+        caption=f'IoU 0.5, all boxes, {len(evaluation.image_names)} pictures.',
         half=True,
         x_axis={'range': [0, 1]},
         y_axis={'range': [0, 1.02]},
@@ -195,7 +195,7 @@ def confusion_table(evaluation: Evaluation, confidence: Confidence, title: str =
     return Table(
         ['found as', *names, 'nothing'],
         rows,
-        note=f'Columns: what is there; its share under the pointer. At {at}, IoU 0.5.',
+        note=f'Columns: what is there; its share under the pointer. At {at}, IoU 0.5, all boxes.',
         half=True,
         title=title,
     )

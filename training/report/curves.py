@@ -25,7 +25,7 @@ def stages(record: CampaignRecord) -> Iterator[Block]:
         [*columns, 'on own val', 'on target', 'time'],
         [_stage_row(record, training) for training in record.trainings],
         words=[1, 2, 4],
-        note='Pictures: crops, where the stage trains on crops. The figures are mAP50. '
+        note='Pictures: crops, where the stage trains on crops. The figures are mAP50, all boxes. '
         "Start: of the weights that the stage started from, on the target's "
         "validation pictures. Best: of best.pt in training, on the stage's own. The last two: of "
         'best.pt, evaluated as the test is.',

@@ -94,7 +94,7 @@ def verdict(record: CampaignRecord) -> Iterator[Block]:
 def _tiles(record: CampaignRecord, found: Verdict | None) -> Iterator[Block]:
     tiles = []
     if own := own_map50(record):
-        tiles.append(Tile(shown(own.value), f'test mAP50 of {record.candidate}'))
+        tiles.append(Tile(shown(own.value), f'test mAP50 of {record.candidate}, all boxes'))
     if found and found.against:
         first = found.against[0]
         words = f'against {first.label}, 95 %: {span(first.difference)}'
@@ -172,7 +172,7 @@ def baselines(record: CampaignRecord) -> Iterator[Block]:
         rows,
         words=[len(TITLES) + 3],
         strong=strong,
-        note='Of several trainings the mean, then each. Difference: the candidate minus that '
+        note='All boxes. Of several trainings: mean, then each. Difference: candidate minus that '
         'model. Precision and recall are at the best F1 of each model, so not at the same point; '
         f'fixed: at confidence {confidence:g} for all. A published figure is what somebody '
         'printed: its own error is unknown and nothing is paired.',
@@ -237,12 +237,12 @@ def sweep(record: CampaignRecord) -> Iterator[Block]:
             [line(key, at, figures, marks=True, error_y=error)],
             x=title,
             y='test mAP50',
-            caption='Test mAP50 with its 95 % interval over pictures.',
+            caption='Test mAP50, all boxes, with its 95 % interval over pictures.',
         )
         rows = [
             [f'{x:g}', *_with_interval(figure), str(trainings)] for x, figure, trainings in points
         ]
-        yield Table([title, 'test mAP50', '95 %', 'trainings'], rows)
+        yield Table([title, 'test mAP50, all boxes', '95 %', 'trainings'], rows)
 
 
 def _with_interval(figure: Interval) -> tuple[str, str]:

@@ -165,4 +165,5 @@ def _tell(
     reasons = [[each.name, line] for each in outcomes for line in each.reason.splitlines()]
     states = Counter(each.state for each in outcomes)
     summary = ', '.join(f'{n} {state}' for state, n in states.items())
-    return columns, rows, reasons, f'{len(outcomes)} bags: {summary}'
+    boxes = '; precision, recall, mAP50: all boxes' if 'recall_sent' in columns else ''
+    return columns, rows, reasons, f'{len(outcomes)} bags: {summary}{boxes}'

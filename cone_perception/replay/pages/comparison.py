@@ -84,7 +84,7 @@ def comparison_page(compared: ComparedResults) -> Page:
             *map(_summary, compared.comparisons),
             Section('Latency of each answer', list(_latency_charts(compared))),
             Section('Latency by figure and station', _forest(compared, TIMES, 'ms')),
-            Section('Accuracy', _forest(compared, accuracy, '')),
+            Section('Accuracy', _forest(compared, accuracy, ''), 'All boxes, or those named.'),
             Section(
                 'All figures',
                 [_figures_table(compared)],

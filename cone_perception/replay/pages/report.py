@@ -200,7 +200,8 @@ def _accuracy(result: ReplayResult) -> Section:
         'In small: 95 % interval.'
     )
     by_height = Table(['height', *head], bands, title='By height of the cone')
-    return Section('Accuracy', [Table(['class', *head], by_class), by_height], counted + note)
+    tables = [Table(['class', *head], by_class, title='By class, all boxes'), by_height]
+    return Section('Accuracy', tables, counted + note)
 
 
 def _consistency(result: ReplayResult) -> Section:
@@ -228,7 +229,7 @@ def _class_rows(
     """A row for each class, or for each band; the one for all classes is the last."""
     rows: list[list[Piece]] = []
     for of in sorted((of for of in grid if of.endswith(BAND) == bands), key=lambda of: not of):
-        shown = of if bands else Cell('all', colour='none')
+        shown = of if bands else Cell('all classes', colour='none')
         if of and not bands:
             blue, green, red = class_colour(of)
             shown = Cell(short_name(of), colour=f'rgb({red},{green},{blue})')
@@ -259,7 +260,8 @@ def _per_pass(result: ReplayResult) -> Section:
         cells = [figure_cell(name, figures.get(name, UNKNOWN)) for name in names]
         rows.append([str(len(rows) + 1), str(len(frames)), str(answered), *cells])
     head = ['pass', 'sent', 'answered', *(name.replace('_', ' ') for name in names)]
-    return Section('Each pass', [Table(head, rows)] if len(rows) > 1 else [])
+    note = 'Recall: all boxes.' if 'recall_sent' in names else ''
+    return Section('Each pass', [Table(head, rows, note=note)] if len(rows) > 1 else [])
 
 
 def _all_figures(result: ReplayResult) -> Section:

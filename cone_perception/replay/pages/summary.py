@@ -18,8 +18,8 @@ TILES = (
     ('latency_p99_ms', 'latency, 99th percentile'),
     ('rate_out_hz', 'answers per second'),
     ('max_rate_hz', 'highest rate per camera'),
-    ('recall_sent', 'of the cones found, all frames'),
-    ('precision_sent', 'of what was found is right'),
+    ('recall_sent', 'of the cones found, all frames, all boxes'),
+    ('precision_sent', 'of what was found is right, all boxes'),
 )
 
 SENTENCES = (
