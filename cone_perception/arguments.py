@@ -84,15 +84,18 @@ def repeatable(description: str) -> Any:
     return option((), description, action='append', nargs=None, default=[])
 
 
-def add_fields(parser: Options, options: type, names: Container[str] | None = None) -> None:
+def add_fields(
+    parser: Options, options: type, names: Container[str] | None = None, prefix: str = ''
+) -> None:
     """Declare an option for each field of a dataclass, or for those in `names`.
 
     `count_px: int = 3` becomes `--count-px`, whose default is 3. A Literal becomes choices, a
-    tuple takes several words, False a flag, True a flag `--no-...`.
+    tuple takes several words, False a flag, True a flag `--no-...`. prefix: of the options' names.
     """
-    for entry, flag, words in _options(options, names):
+    for entry, flag, words in _options(options, names, prefix):
         about = str(entry.metadata['description']).replace('%', '%%')
-        parser.add_argument(flag, dest=entry.name, help=about, **words)
+        dest = prefix.replace('-', '_') + entry.name
+        parser.add_argument(flag, dest=dest, help=about, **words)
 
 
 def words_of(
@@ -119,7 +122,7 @@ def words_of(
 
 
 def _options(
-    options: type, names: Container[str] | None
+    options: type, names: Container[str] | None, prefix: str = ''
 ) -> Iterator[tuple[Field[Any], str, dict[str, Any]]]:
     """Yield fields, their flags, and the words that their types and they themselves say."""
     kinds = get_type_hints(options)
@@ -128,7 +131,7 @@ def _options(
             words = _argparse_words(entry.default, kinds[entry.name])
             words |= entry.metadata.get('argparse', {})
             no = 'no-' if words.get('action') == 'store_false' else ''
-            yield entry, f'--{no}{entry.name.replace("_", "-")}', words
+            yield entry, f'--{no}{prefix}{entry.name.replace("_", "-")}', words
 
 
 def _argparse_words(default: Any, kind: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from cone_perception.accuracy.average_precision import rank, share
 from cone_perception.accuracy.intervals import Float64, Int32, Interval, resampled
 from cone_perception.accuracy.matching import match_detections
+from cone_perception.arguments import add_fields
 from cone_perception.dataset.layout import find_data_yaml
 from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.engines.check import match_pairs, mean_and_p95
@@ -147,14 +148,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_limits(parser: argparse.ArgumentParser) -> None:
     """The arguments that `limits_from` reads."""
     parser.add_argument('--recipe', type=Path, help='take the limits from its section `gate`')
-    small = f'most that the recall of boxes under {SMALL_PX} px may fall'
-    for flag, meaning, usual in (
-        ('--limit-map50', 'most that mAP50 may fall', GateLimits().map50),
-        ('--limit-small-recall', small, GateLimits().small_recall),
-        ('--limit-score-error', 'most that scores may differ by, mean', GateLimits().score_error),
-    ):
-        about = f'{meaning} (default: {usual})'
-        parser.add_argument(flag, type=float, metavar='SHARE', help=about)
+    add_fields(parser, GateLimits, prefix='limit-')
+    # What is not given is the recipe's.
+    parser.set_defaults(**{f'limit_{entry.name}': None for entry in fields(GateLimits)})
     compared = 'boxes of FP32 above it are compared (default: %(default)s)'
     parser.add_argument('--confidence', type=float, default=FIXED_CONFIDENCE, help=compared)
     parser.add_argument('--resamples', type=int, default=1000, help='draws of the bootstrap (1000)')

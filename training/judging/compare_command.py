@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cone_perception.arguments import add_fields
 from cone_perception.errors import OutputError, SettingsError, told_as
 from cone_perception.files import write_json
 from cone_perception.pages.blocks import Block, Chart, Page, Section, Table, Text
@@ -24,7 +25,6 @@ from training.recipe.recipe import Judging
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    usual = Judging()
     parser.add_argument(
         'models',
         nargs='+',
@@ -39,21 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME=MAP50',
         help='a figure to compare the first with, without pairing; may be given several times',
     )
-    draws = f'draws of the bootstrap (default: {usual.resamples})'
-    parser.add_argument('--resamples', type=int, default=usual.resamples, help=draws)
-    parser.add_argument(
-        '--block',
-        type=int,
-        default=usual.block,
-        metavar='FILES',
-        help='resample drives, or so many consecutive files, as one; 1: pictures (default: '
-        f'{usual.block})',
-    )
-    parser.add_argument('--seed', type=int, default=0, help='of the resampling (default: 0)')
-    parser.add_argument('--margin', type=float, default=usual.margin, help='what counts as equal')
-    parser.add_argument(
-        '--confidence', type=float, default=usual.confidence, help='the fixed operating point'
-    )
+    add_fields(parser, Judging, ('confidence', 'margin', 'resamples', 'block'))
+    parser.add_argument('--seed', type=int, default=0, help='of the resampling (0)')
     parser.add_argument('--json', type=Path, help='write all figures here')
     parser.add_argument(
         '--plot', type=Path, help='write a page with plots of the differences (.html)'

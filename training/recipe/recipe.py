@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StrictBool, ValidationInfo, field_validator
 
+from cone_perception.arguments import option
 from cone_perception.errors import DataError, RecipeError
 from training.recipe import kinds
 from training.recipe.kinds import Problem, raise_problems, recipe_part
@@ -16,6 +17,9 @@ from training.recipe.kinds import Problem, raise_problems, recipe_part
 CANDIDATE = 'two-stage'
 BASELINE = 'single-stage'
 """Names of the arms that `Recipe.stages` and `Recipe.baseline` describe."""
+
+AGAINST_FORGETTING = ('lower_lr', 'cosine')
+"""Recipes that the strategy names against catastrophic forgetting."""
 
 
 @recipe_part
@@ -139,32 +143,35 @@ class Figures:
 class Judging:
     """Settings by which models are evaluated and compared.
 
-    imgsz: longer side of the network input, pixels. confidence: the fixed operating point.
-    margin: what counts as equal, absolute. resamples: of the bootstrap. block: consecutive files
-    resampled together where the drive is not known from the file names; 1: by picture.
-    success: the figures that must be exceeded. published: baselines known as figures only.
+    imgsz: longer side of the network input, pixels. success: the figures that must be exceeded.
+    published: baselines known as figures only.
     """
 
     imgsz: kinds.InputSide = 640
-    confidence: kinds.Share = 0.25
-    margin: kinds.Share = 0.01
-    resamples: kinds.Count = 1000
-    block: kinds.Count = 1
+    confidence: kinds.Share = option(0.25, 'the fixed operating point (0.25)')
+    margin: kinds.Share = option(0.01, 'what counts as equal, absolute (0.01)')
+    resamples: kinds.Count = option(1000, 'draws of the bootstrap (1000)')
+    block: kinds.Count = option(
+        1,
+        'resample drives, or so many consecutive files where the names tell no drive, as one; '
+        '1: pictures (1)',
+        metavar='FILES',
+    )
     success: Figures = field(default_factory=Figures)
     published: Mapping[str, Figures] = field(default_factory=dict)
 
 
 @recipe_part
 class GateLimits:
-    """Losses against FP32 up to which a quantised network is still bundled, absolute.
+    """Losses against FP32 up to which a quantised network is still bundled, absolute."""
 
-    map50: of the mAP50. small_recall: of the recall of boxes under 16 px. score_error: mean
-    difference of a box's score.
-    """
-
-    map50: kinds.Share = 0.01
-    small_recall: kinds.Share = 0.02
-    score_error: kinds.Share = 0.05
+    map50: kinds.Share = option(0.01, 'most that mAP50 may fall (0.01)', metavar='SHARE')
+    small_recall: kinds.Share = option(
+        0.02, 'most that the recall of boxes under 16 px may fall (0.02)', metavar='SHARE'
+    )
+    score_error: kinds.Share = option(
+        0.05, 'most that scores may differ by, mean (0.05)', metavar='SHARE'
+    )
 
 
 @recipe_part
