@@ -77,7 +77,7 @@ def observer(ros: None) -> Iterator[Observer]:
 LONG = {
     *('bag_dataset', 'campaign', 'cuda_kernels', 'data_gap', 'data_leaks', 'demo', 'engine_cpu'),
     *('evaluate', 'pages', 'replay_compare', 'replay_many', 'replay_report', 'report'),
-    *('simulate', 'simulate_bag', 'stages'),
+    *('simulate', 'stages'),
 }
 """Files whose tests take a second or more: `make test-fast` leaves them out."""
 

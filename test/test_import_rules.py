@@ -13,23 +13,14 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RUNTIME = REPOSITORY / 'cone_perception'
 OFFLINE = {'torch', 'torchvision', 'training', 'ultralytics', 'wandb'}
 ROS = {
-    'ament_index_python',
-    'builtin_interfaces',
-    'cv_bridge',
-    'diagnostic_msgs',
-    'geometry_msgs',
-    'launch',
-    'launch_ros',
-    'lifecycle_msgs',
-    'rcl_interfaces',
-    'rclpy',
-    'rosgraph_msgs',
-    'sensor_msgs',
-    'std_msgs',
-    'vision_msgs',
+    *('ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy'),
+    *('builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs'),
+    *('rcl_interfaces', 'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'vision_msgs'),
 }
 
 RUNTIMES = {'cuda', 'onnxruntime', 'openvino', 'pycuda', 'tensorrt', 'tensorrt_rtx'}
+ON_THE_NODE = {'answering', 'detect', 'engines', 'pipeline', 'ros'}
+NOT_ON_THE_NODE = {'jinja2', 'plotly', 'pydantic', 'scipy'}
 ENGINE_MODULES = {f'cone_perception.engines.cpu.{name}' for name in ('onnxruntime', 'openvino')}
 
 IMPORT_ALL = """
@@ -66,20 +57,27 @@ def module_name(path: Path) -> str:
     return '.'.join(part for part in parts if part != '__init__')
 
 
-def test_runtime_imports_without_ros_and_training_packages() -> None:
-    modules = [
-        module_name(path)
-        for path in source_files(RUNTIME)
-        if 'ros' not in path.relative_to(RUNTIME).parts[:-1]
-    ]
-    assert 'cone_perception.types' in modules
-    done = subprocess.run(
-        [sys.executable, '-c', IMPORT_ALL, ','.join(OFFLINE | ROS), *modules],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
+MODULES = [module_name(path) for path in source_files(RUNTIME)]
+
+
+def import_without(blocked: set[str], modules: list[str]) -> None:
+    command = [sys.executable, '-c', IMPORT_ALL, ','.join(blocked), *modules]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_runtime_imports_without_ros_and_training_packages() -> None:
+    modules = [name for name in MODULES if 'ros' not in name.split('.')]
+    assert 'cone_perception.types' in modules
+    import_without(OFFLINE | ROS, modules)
+
+
+@pytest.mark.ros
+def test_node_imports_without_what_pages_and_training_need() -> None:
+    modules = [name for name in MODULES if ON_THE_NODE & set(name.split('.')[1:2])]
+    modules.remove('cone_perception.engines.verify_command')  # it writes a page
+    assert {'cone_perception.detect', 'cone_perception.ros.node'} < set(modules)
+    import_without(OFFLINE | NOT_ON_THE_NODE, modules)
 
 
 @pytest.mark.parametrize('path', source_files(RUNTIME), ids=module_name)

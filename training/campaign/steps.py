@@ -15,9 +15,9 @@ from training.campaign.campaign import Campaign, CampaignStoppedError, Run, miti
 from training.judging.signatures import RunFigures, find_signatures
 from training.judging.verdict import Outcome
 from training.recipe.load import find_model
-from training.recipe.recipe import Stage, arms, used_datasets
+from training.recipe.recipe import AGAINST_FORGETTING, Stage, arms, used_datasets
 from training.runs.progress import say
-from training.stage.guards import AGAINST_FORGETTING, GuardError, StageStopped
+from training.stage.guards import GuardError, StageStopped
 from training.stage.job import StageJob
 from training.stage.training_set import write_splits
 

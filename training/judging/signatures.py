@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cone_perception.files import without_nan
-from training.recipe.recipe import BASELINE, Guards
-from training.stage.guards import AGAINST_FORGETTING
+from training.recipe.recipe import AGAINST_FORGETTING, BASELINE, Guards
 
 MITIGATIONS: Mapping[str, tuple[str, ...]] = {
     'overfit': ('shorter_stage1', 'more_augmentation', 'higher_lr'),

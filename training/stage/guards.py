@@ -16,9 +16,6 @@ from training.recipe.recipe import Guards, Stage
 
 StopReason = Literal['forgetting', 'loss_not_finite', 'out_of_memory', 'disk_full', 'terminated']
 
-AGAINST_FORGETTING = ('lower_lr', 'cosine')
-"""Recipes that the strategy names against catastrophic forgetting."""
-
 MUON_HEAD = 3.0
 """MuSGD of Ultralytics trains the class head at this multiple of lr0."""
 
