@@ -164,9 +164,15 @@ def test_damage_further_on_exits_with_1_and_shows_what_came_before(tmp_path, cap
 
 
 def test_what_is_no_bag_exits_with_1(tmp_path, capsys):
-    assert run('info', tmp_path / 'nothing') == 1
+    for command in (['bag', 'info'], ['replay']):
+        assert main([*command, str(tmp_path / 'nothing')]) == 1
+        told = capsys.readouterr().err
+        assert f': {tmp_path}/nothing does not exist. Give a bag' in told
+        assert 'Error' not in told
     assert run('info', tmp_path) == 1
-    assert 'metadata.yaml' in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert 'metadata.yaml' in told
+    assert '..' not in told
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])

@@ -250,7 +250,7 @@ def test_metadata_of_another_file_is_named(tmp_path):
 def test_compressed_messages_of_which_no_metadata_tells_are_named(tmp_path):
     bag = write(tmp_path / 'bag', pictures(), compression='MESSAGE')
     (bag / 'metadata.yaml').unlink()
-    assert any('compressed (zstd), but no metadata.yaml says so' in p for p in opened(bag).problems)
+    assert any('compressed (zstd); no metadata.yaml says so' in p for p in opened(bag).problems)
 
 
 # --- stamps ---

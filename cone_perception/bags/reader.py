@@ -156,6 +156,8 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     A bag that was cut off is read up to there; then `read_messages` says so.
     Raises SourceError when it is missing, no bag, or nothing of it can be read.
     """
+    if not path.exists():
+        raise SourceError(f'{path} does not exist. Give a bag: its folder, .mcap or .db3 file.')
     file = file_without_metadata(path) or path
     is_bag(file)
     reader: BagReader
@@ -167,7 +169,7 @@ def open_bag(path: Path) -> Iterator[BagReader]:
             reader = CutOffReader(file)
         except Exception:
             raise SourceError(
-                f'{path} cannot be read as a rosbag2: {describe(error)}. '
+                f'{path} cannot be read as a rosbag2: {describe(error).rstrip(".")}. '
                 'Give its folder with metadata.yaml, or a complete .mcap or .db3 file; '
                 '`ros2 bag reindex` repairs a recording that was cut off.'
             ) from error
