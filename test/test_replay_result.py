@@ -260,7 +260,7 @@ def test_docs_tell_of_every_key_column_fate_and_moment(record: dict[str, Any]) -
     assert [name for name in names if f'`{name}`' not in text] == []
 
 
-KEYS = [entry.name for entry in fields(ReplayResult)]
+KEYS = [*(entry.name for entry in fields(ReplayResult)), 'ros2_benchmark']
 
 
 @pytest.mark.parametrize('key', KEYS)
@@ -323,6 +323,11 @@ def put(column: str, value: Any) -> Damage:
         (lambda r: r['load'][0]['rows'][0].__setitem__(1, None), 'load[0].rows[0] time_ns: Input'),
         (lambda r: r['truth']['rows'][0].__setitem__(0, 3), 'truth.rows[0] camera: Input'),
         (lambda r: r['health'].update(x={'y': 1}), 'health.x.y: Input should be a valid string'),
+        (
+            lambda r: r.update(figurs=r.pop('figures')),
+            ': figurs: unknown key. Did you mean figures?',
+        ),
+        (lambda r: r['passes'][0].update(more=1), ': passes[0].more: unknown key'),
         (lambda r: r.update(interrupted=1), 'interrupted: Input should be a valid boolean, got 1'),
     ],
 )

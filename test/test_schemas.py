@@ -86,6 +86,7 @@ def test_result_of_a_replay_fits_its_schema(tmp_path: Path) -> None:
     write_result(tmp_path / 'result.json', result([[trace(0), trace(1, 'dropped')]]))
     stored = json.loads((tmp_path / 'result.json').read_text(encoding='utf-8'))
     validator('result').validate(stored)
+    assert not validator('result').is_valid(stored | {'more': 1})
     stored['passes'][0]['frames']['rows'][0][2] = 'yesterday'
     with pytest.raises(ValidationError):
         validator('result').validate(stored)

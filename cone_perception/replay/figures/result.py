@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
 from cone_perception.accuracy.intervals import Interval
-from cone_perception.errors import OutputError, SourceError, told_as
+from cone_perception.errors import OutputError, SourceError, hint, told_as
 from cone_perception.files import to_json, whole_file
 from cone_perception.replay.figures.names import in_nvidia_names
 from cone_perception.replay.traces import MOMENTS, STATIONS, Fate, FrameTrace, LoadSample
@@ -130,7 +130,7 @@ Row = TypeVar('Row')
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra='forbid', allow_inf_nan=False)
 
 
 class FileTable(_Entry, Generic[Row]):
@@ -198,8 +198,8 @@ Figures = dict[
 ]
 
 
-class ResultFile(_Entry):
-    """The file as it is read; `ReplayResult` tells what the entries hold."""
+class ResultEntries(_Entry):
+    """What the file holds of a ReplayResult."""
 
     interrupted: bool
     problems: list[str]
@@ -214,6 +214,14 @@ class ResultFile(_Entry):
     passes: list[Annotated[PassEntry, AfterValidator(_frames_from)]]
     load: list[Annotated[FileTable[LoadRow], AfterValidator(_load_from)]]
     truth: Annotated[FileTable[TruthRow], AfterValidator(_truth_from)] | None
+
+
+class ResultFile(ResultEntries):
+    """The file as it is read; `ReplayResult` tells what the entries hold."""
+
+    kind: Literal['cone_perception replay']
+    version: Literal[1] = Field(alias='schema')
+    ros2_benchmark: dict[str, float]
 
 
 def write_result(path: Path, result: ReplayResult) -> None:
@@ -232,7 +240,7 @@ def write_result(path: Path, result: ReplayResult) -> None:
     }
     nvidia = in_nvidia_names(result.figures, result.per_pass)
     entries = {'kind': KIND, 'schema': SCHEMA, 'ros2_benchmark': nvidia}
-    entries |= {n: getattr(result, n) for n in ResultFile.model_fields if n not in texts}
+    entries |= {n: getattr(result, n) for n in ResultEntries.model_fields if n not in texts}
     texts = {name: to_json(entry, indent=1) for name, entry in entries.items()} | texts
     advice = '(give another --out)'
     with (
@@ -273,17 +281,22 @@ def read_result(path: Path) -> ReplayResult:
             'or replay the bag again with this one.'
         )
     try:
-        return ReplayResult(**dict(ResultFile.model_validate_json(content)))
+        stored = ResultFile.model_validate_json(content)
     except ValidationError as error:
         raise SourceError(
-            f'{file} is damaged, or was not written by `cone-perception replay`: '
-            f'{first_mistake(error, record)}. Replay again.'
+            f'{file} is damaged, or was not written by `cone-perception replay` (replay again): '
+            f'{first_mistake(error, record)}'
         ) from error
+    return ReplayResult(**{name: getattr(stored, name) for name in ResultEntries.model_fields})
 
 
 def first_mistake(error: ValidationError, record: Any) -> str:
-    """Tell place, mistake and value: `passes[0].frames.rows[3] stamp_ns: Input ..., got 1.5`."""
-    first, place = error.errors()[0], ''
+    """Tell place, mistake and value: `passes[0].frames.rows[3] stamp_ns: Input ..., got 1.5`.
+
+    An unknown key first: it may be a misspelt one, which is then missing.
+    """
+    errors = error.errors()
+    first, place = min(errors, key=lambda one: one['type'] != 'extra_forbidden'), ''
     columns: list[str] = []
     for key in first['loc']:
         if isinstance(key, int) and columns and place.endswith(']'):
@@ -297,7 +310,12 @@ def first_mistake(error: ValidationError, record: Any) -> str:
             record = record[key]
         except (KeyError, IndexError, TypeError):  # what is missing
             record = None
-    return f'{place.lstrip(".")}: {first["msg"]}, got {first["input"]!r:.60}'.lstrip(': ')
+    told = f'{first["msg"]}, got {first["input"]!r:.60}'
+    if first['type'] == 'extra_forbidden':
+        beside = [one for one in errors if one['loc'][:-1] == first['loc'][:-1]]
+        missing = [str(one['loc'][-1]) for one in beside if one['type'] == 'missing']
+        told = 'unknown key' + (hint(str(first['loc'][-1]), missing) if missing else '')
+    return f'{place.lstrip(".")}: {told}'.lstrip(': ')
 
 
 def _pass_text(frames: Sequence[FrameTrace]) -> str:
