@@ -1,8 +1,10 @@
-"""Makes one of each page for a person to look at, and measures how large and how fast they are.
+"""Makes pages for a person to look at, and measures how large and how fast they are.
 
     python benchmarks/pages.py                     # pages below build/pages, figures in pages.json
 
-A drive is rendered and replayed without ROS, and every command that writes a page is run on it.
+A drive and a data set are rendered, and the commands that write pages are run on them, without
+ROS. Not made are a campaign's report and sensitivity.html, which need a training and an export:
+test_report.py and test_sensitivity.py look at those.
 The report of --frames frames is made of the replay's own, one pass after another. Opening is timed
 in headless Chromium: from the navigation to the moment at which every chart is drawn.
 """
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from cone_perception.cli import main as run
 from cone_perception.files import write_json
+from cone_perception.model_card import shipped_bundle
 from cone_perception.replay.figures.result import ReplayResult, read_result
 from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.traces import MOMENTS
@@ -53,7 +56,7 @@ def main() -> None:
 
 
 def make_pages(out: Path) -> None:
-    """Run each command that writes a page, on a drive of a few seconds."""
+    """Run the commands on a drive of a few seconds and a set of a few pictures."""
     drive = str(out / 'drive')
     run_training(['simulate', 'drive', '--out', drive, '--seconds', '6'])
     quick = ['--through', 'pipeline', '--as-fast-as-possible']
@@ -65,6 +68,12 @@ def make_pages(out: Path) -> None:
     run(['bag', 'to-dataset', drive, '--limit', '12', '--out', str(out / 'to_label')])
     run(['verify-engine', '--out', str(out)])
     run(['demo', '--bag', drive, '--out', str(out / 'demo')])
+    pictures, evaluated = str(out / 'set'), str(out / 'evaluated')
+    run_training(['simulate', 'dataset', '--test', '12', '--out', pictures])
+    run_training(['data', 'verify', pictures, '--plot', str(out / 'verified.html')])
+    run_training(['data', 'gap', pictures, str(out / 'to_label'), '--out', str(out / 'gap')])
+    run_training(['evaluate', str(shipped_bundle()), '--data', pictures, '--out', evaluated])
+    run_training(['compare', evaluated, evaluated, '--plot', str(out / 'compared.html')])
 
 
 def lengthened(result: ReplayResult, count: int) -> ReplayResult:
