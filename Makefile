@@ -98,7 +98,7 @@ lock: setup ## renew the locks: the newest versions that fit together, with thei
 		--no-header --no-annotate --universal --python-version 3.10 --generate-hashes --upgrade \
 		-o cone_perception/interfaces/build-$$distro.txt || exit 1; done
 
-pages: setup ## pages to look at, in build/pages: all but a campaign's report and sensitivity.html
+pages: setup ## one of every page, in build/pages, to look at
 	$(BIN)/python benchmarks/pages.py --out build/pages
 
 soak: setup ## ten minutes through the node: memory must not grow; MINUTES=60 for more

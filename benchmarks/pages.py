@@ -3,8 +3,7 @@
     python benchmarks/pages.py                     # pages below build/pages, figures in pages.json
 
 A drive and a data set are rendered, and the commands that write pages are run on them, without
-ROS. Not made are a campaign's report and sensitivity.html, which need a training and an export:
-test_report.py and test_sensitivity.py look at those.
+ROS. The campaign and the errors of blocks in sensitivity.html are the invented ones of the tests.
 The report of --frames frames is made of the replay's own, one pass after another. Opening is timed
 in headless Chromium: from the navigation to the moment at which every chart is drawn.
 """
@@ -15,6 +14,7 @@ import argparse
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import replace
 from itertools import cycle, islice
@@ -27,6 +27,7 @@ from cone_perception.replay.figures.result import ReplayResult, read_result
 from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.traces import MOMENTS
 from training.cli import main as run_training
+from training.export.sensitivity import BlockSensitivity, write_evidence
 
 TELL = (
     '<script>const asked = setInterval(() => { if (document.body.dataset.drawn) {'
@@ -74,6 +75,13 @@ def make_pages(out: Path) -> None:
     run_training(['data', 'gap', pictures, str(out / 'to_label'), '--out', str(out / 'gap')])
     run_training(['evaluate', str(shipped_bundle()), '--data', pictures, '--out', evaluated])
     run_training(['compare', evaluated, evaluated, '--plot', str(out / 'compared.html')])
+    sys.path.append(str(Path(__file__).parents[1] / 'test'))
+    from recorded_campaign import write_campaign
+
+    campaign = str(write_campaign(out / 'campaign').root)
+    run_training(['report', campaign, '--public', str(out / 'public')])
+    blocks = [BlockSensitivity(f'model.{n}', (), 100, 0.04 / (n + 1)) for n in range(22)]
+    write_evidence(out, blocks, ['model.0', 'model.1'])
 
 
 def lengthened(result: ReplayResult, count: int) -> ReplayResult:
