@@ -124,6 +124,10 @@ class ModelCard:
         found = self.gate.get('figures', {}).get(network.kind(arithmetic), {})
         return found.get('passed') is True
 
+    def failed_gate(self, network: NetworkFile, arithmetic: Arithmetic = 'float32') -> bool:
+        """True where the gate judged the bundle, and this network did not pass."""
+        return self.verdict != 'not judged' and not self.passed_gate(network, arithmetic)
+
     @property
     def int8_convolutions(self) -> int:
         """Convolutions that compute in INT8, by the gate; at least 1, whatever it says."""

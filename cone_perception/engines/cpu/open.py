@@ -119,7 +119,7 @@ def open_fastest(
         return order.open((network_of(order.bundle, None, order.batch), 'float32'))
     networks, card = order.candidates(), order.bundle.card
     for network, arithmetic in networks.values():  # one that did not pass is the only one
-        if card.verdict != 'not judged' and not card.passed_gate(network, arithmetic):
+        if card.failed_gate(network, arithmetic):
             why = 'asks for it' if order.precision == network.precision else 'names no other'
             warn(f'{network.precision} did not pass the gate: it is taken because precision {why}.')
     if not order.is_checked and (len(networks) == 1 or not order.is_choice):
@@ -149,11 +149,10 @@ def networks_for_cpu(card: ModelCard, batch: int) -> list[NetworkFile]:
 
     FP16, as its file is smaller, but not where it was judged and did not pass.
     """
-    judged = card.verdict != 'not judged'
     of_batch = [network for network in card.networks if network.batch == batch]
     quantised = [network for network in of_batch if network.encoding == 'uint8']
     floats = [network for network in of_batch if network.encoding == 'float']
-    floats.sort(key=lambda n: (judged and not card.passed_gate(n), n.precision))
+    floats.sort(key=lambda n: (card.failed_gate(n), n.precision))
     return quantised + floats[:1]
 
 

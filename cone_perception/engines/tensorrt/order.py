@@ -145,21 +145,20 @@ def driving_networks(
     Raises ModelError when the bundle has no such network.
     """
     card = bundle.card
-    judged = card.verdict != 'not judged'
     if choice != 'best':
         network = network_for_gpu(bundle, choice, batch)
-        if judged and not card.passed_gate(network):
+        if card.failed_gate(network):
             warn(f'{choice} did not pass the gate: it is taken because precision asks for it.')
         return [network]
     usable = {n.precision: n for n in networks_for_gpu(card) if n.batch == batch}
     driving: tuple[Precision, ...] = 'int8', 'fp16'
     found = [usable[precision] for precision in driving if precision in usable]
-    if not judged:
+    if card.verdict == 'not judged':
         warn(
             f'{card.name} was never compared with FP32 on labelled pictures: '
             'run `cone-training gate` on it.'
         )
-    for network in [n for n in found if judged and not card.passed_gate(n)]:
+    for network in [n for n in found if card.failed_gate(n)]:
         warn(f'{network.precision} is left out: it did not pass the gate, by its card.')
         found.remove(network)
     if not found and 'fp32' in usable:
