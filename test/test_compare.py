@@ -378,6 +378,7 @@ def test_command_prints_a_table_and_writes_figures_and_plot(folders, capsys):
     printed = capsys.readouterr().out
     assert 'two-stage against' in printed
     assert 'each a picture' in printed
+    assert 'All boxes where a row names no height' in printed
     assert f'two-stage is better than {folders / "one"}' in printed
     assert 'production (published, not paired)' in printed
     stored = json.loads(out.read_text())

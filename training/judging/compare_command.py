@@ -110,7 +110,8 @@ def comparison_blocks(comparison: Comparison, margin: float) -> Iterator[Block]:
         [row[kept] for row in rows],
         words=[5],
         strong=[0],
-        note=f'{comparison.pictures} pictures with {comparison.cones} cones; '
+        note='All boxes where a row names no height. '
+        f'{comparison.pictures} pictures with {comparison.cones} cones; '
         f'{comparison.resamples} resamples of {comparison.groups} groups (each a '
         f'{comparison.grouping}). Of so many intervals one is expected to miss the truth: mAP50 '
         f'decides, the others describe. {" ".join(comparison.warnings)}',
