@@ -363,7 +363,7 @@ def test_seeds_and_a_sweep_have_folders_and_a_candidate_chosen_in_validation(cam
 
 
 def test_crops_are_cut_from_training_pictures_only(campaign):
-    campaign.run('stage1.crops_per_picture=2', 'stage1.crop_width=192')
+    campaign.run('stage1.crops_per_picture=2', 'stage1.crop_widths=[192, 384]')
     job = campaign.trained[0]
     splits = read_layout(job.data_yaml).splits
     assert len(splits['train']) == 16

@@ -11,6 +11,7 @@ from planted_data import write_data_yaml, write_split
 
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import SourceError
+from cone_perception.types import Float32
 from training.demo_model.command import ClockedRun, Drives, cut_datasets, train, write_drives
 from training.stage.training_set import CropRules, clip_boxes, crops_of
 
@@ -69,10 +70,65 @@ def test_box_with_too_little_left_is_dropped() -> None:
 
 def test_picture_smaller_than_a_crop_is_padded_grey() -> None:
     picture = np.zeros((160, 640, 3), np.uint8)
-    labels = np.array([[4, 300, 20, 320, 60]], np.float32)
-    for crop, _ in crops_of(picture, labels, CropRules(4), np.random.default_rng(0)):
+    rows = np.array([[4, 0.48, 0.25, 0.03, 0.25]], np.float32)
+    for crop, _ in crops_of(picture, rows, CropRules(4), np.random.default_rng(0)):
         assert (crop[:160] == 0).all()
         assert (crop[160:] == 114).all()
+
+
+def planted_crops(
+    heights_px: tuple[int, ...], rules: CropRules, width_px: int = 1280
+) -> list[tuple[int, Float32]]:
+    """Cut 40 pictures with a magenta square for each height, from left to right: for each crop its
+    number of magenta pixels and its labels, whose class is the square's place.
+    """
+    height_px = width_px * 9 // 16
+    picture = np.zeros((height_px, width_px, 3), np.uint8)
+    rows = []
+    for place, side in enumerate(heights_px):
+        left = (2 * place + 1) * width_px // (2 * len(heights_px))
+        picture[200 : 200 + side, left : left + side] = (255, 0, 255)
+        x, y = left + side / 2, 200 + side / 2
+        rows.append((place, x / width_px, y / height_px, side / width_px, side / height_px))
+    labels, random = np.array(rows, np.float32), np.random.default_rng(0)
+    cut = []
+    for turn in range(0, 40 * rules.per_picture, rules.per_picture):
+        for crop, inside in crops_of(picture, labels, rules, random, turn):
+            cut.append((int((crop[..., 0] > 127).sum()), inside))
+    return cut
+
+
+@pytest.mark.parametrize('per_picture', [1, 2, 3, 4, 5])
+def test_widths_take_turns_over_all_pictures(per_picture: int) -> None:
+    rules = CropRules(per_picture, widths_px=(640, 640, 1280, 2560))
+    cut = planted_crops((24,), rules)
+    for place, (pixels, inside) in enumerate(cut):
+        side_px = (12, 12, 24, 48)[place % 4]
+        for box in inside[:, 1:]:
+            sides = box[2:] - box[:2]
+            assert pixels == pytest.approx(sides.prod(), rel=0.15)
+            assert sides.max() == pytest.approx(side_px, abs=0.01) or 0 in box or 320 in box
+    shown = [[bool(len(inside)) for _, inside in cut[place::4]] for place in range(4)]
+    assert all(sum(seen) >= 0.3 * len(seen) for seen in shown)
+    assert sum(shown[3]) >= 0.7 * len(shown[3])  # far more than chance would show at this scale
+
+
+def test_crops_above_the_least_width_are_aimed_at_small_cones() -> None:
+    rules = CropRules(2, widths_px=(640, 2560))
+    cut = planted_crops((24, 200), rules)
+    seen = [[set(inside[:, 0].astype(int)) for _, inside in cut[place::2]] for place in range(2)]
+    assert sum(1 in classes for classes in seen[0]) >= 10
+    assert sum(0 in classes for classes in seen[1]) >= 0.7 * len(seen[1])
+    near = planted_crops((200,), rules)[1::2]
+    assert sum(bool(pixels) for pixels, _ in near) >= 0.7 * len(near)  # no small one: the near one
+
+
+def test_narrow_picture_is_magnified_twice_at_most() -> None:
+    cut = planted_crops((24,), CropRules(3, widths_px=(320, 640, 2560)), width_px=480)
+    sides = {round(float(row[3] - row[1])) for _, inside in cut for row in inside}
+    assert max(sides) == 48
+    small = planted_crops((24,), CropRules(2, widths_px=(1280,)), width_px=480)
+    assert max(float(row[3] - row[1]) for _, inside in small for row in inside) == 64
 
 
 def test_dataset_with_other_classes_is_refused(tmp_path: Path) -> None:

@@ -158,7 +158,14 @@ def test_mini_gives_both_arms_nearly_the_same_image_passes():
         (LR, 'batch: 1:30', "stage2.batch: '1:30' is refused: it has to be a valid int"),
         (LR, 'batch: 0', 'stage2.batch: 0 is refused: it has to be greater than or'),
         (LR, 'warmup_bias_lr: 0.1', 'stage2.warmup_bias_lr: 0.1 is above lr0'),
-        (LR, 'crop_width: 320\n    crops_per_picture: 2', 'stage2.crop_width'),
+        (
+            LR,
+            'crop_widths: [1280, 320]\n    crops_per_picture: 2',
+            'stage2.crop_widths: 320 is less than a crop of imgsz 640 pixels',
+        ),
+        (LR, 'crop_widths: []', 'stage2.crop_widths: give at least one, as [640]'),
+        (LR, 'crop_widths: 640', 'stage2.crop_widths: 640 is refused: it has to be a valid list'),
+        (LR, 'crop_width: 640', 'stage2.crop_width: unknown key. Did you mean crop_widths?'),
         (EPOCHS, '    epochs: -1', 'recipe.yaml:10: stage1.epochs: -1 is refused'),
         (
             EPOCHS,

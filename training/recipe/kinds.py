@@ -77,6 +77,9 @@ Degrees = Annotated[Number, Field(ge=0, le=180)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 CountOrZero = Annotated[int, Field(strict=True, ge=0)]
 Pixels = Annotated[int, Field(strict=True, ge=STRIDE_PX)]
+Widths = Annotated[
+    tuple[Pixels, ...], refuse(lambda widths: not widths, 'give at least one, as [640]')
+]
 InputSide = Annotated[Pixels, Field(multiple_of=STRIDE_PX)]
 FilePath = Annotated[
     Path, AfterValidator(Path.expanduser), refuse(lambda path: path == Path(), 'must be a path')

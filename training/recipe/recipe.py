@@ -46,7 +46,7 @@ class Stage:
     be a fraction. patience: epochs without a better one that end the stage; 0 never does.
     freeze: first layers that are not trained. nbs: pictures per optimizer step.
     crops_per_picture: 0 trains on whole pictures; else on so many square crops of `imgsz` pixels of
-    each picture scaled to `crop_width` pixels.
+    each picture, scaled to the `crop_widths` in turn; a width may be repeated.
     """
 
     name: kinds.FolderName
@@ -80,7 +80,7 @@ class Stage:
     hsv_s: kinds.Share = 0.7
     hsv_v: kinds.Share = 0.4
     crops_per_picture: kinds.CountOrZero = 0
-    crop_width: Annotated[kinds.Pixels, Field(validate_default=True)] = 640
+    crop_widths: Annotated[kinds.Widths, Field(validate_default=True)] = (640,)
 
     @field_validator('warmup_bias_lr')
     @classmethod
@@ -93,13 +93,13 @@ class Stage:
             )
         return value
 
-    @field_validator('crop_width')
+    @field_validator('crop_widths')
     @classmethod
-    def _check_crop(cls, value: int, info: ValidationInfo) -> int:
-        side_px = info.data.get('imgsz', value)
-        if info.data.get('crops_per_picture') and value < side_px:
-            raise ValueError(f'{value} is less than a crop of imgsz {side_px} pixels')
-        return value
+    def _check_crops(cls, widths: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        least, side_px = min(widths), info.data.get('imgsz', 0)
+        if info.data.get('crops_per_picture') and least < side_px:
+            raise ValueError(f'{least} is less than a crop of imgsz {side_px} pixels')
+        return widths
 
     @property
     def folder(self) -> str:

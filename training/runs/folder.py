@@ -100,7 +100,8 @@ class CampaignFolder:
         folder = self.data(stage.data)
         share = f'_{stage.fraction:g}' if stage.fraction < 1 else ''
         if stage.crops_per_picture:
-            cut = f'{stage.crops_per_picture}x{stage.imgsz}of{stage.crop_width}'
+            widths = '-'.join(map(str, stage.crop_widths))
+            cut = f'{stage.crops_per_picture}x{stage.imgsz}of{widths}'
             folder = self.data('crops') / f'{stage.data}_{cut}{share}'
         return folder / f'training{share}.yaml'
 

@@ -34,7 +34,7 @@ class StageStopped(ConePerceptionError):  # noqa: N818
 
 def arguments(stage: Stage) -> dict[str, Any]:
     """The stage's settings as arguments of Ultralytics: all but those that are ours."""
-    ours = ('name', 'data', 'crops_per_picture', 'crop_width')
+    ours = ('name', 'data', 'crops_per_picture', 'crop_widths')
     names = (entry.name for entry in fields(stage))
     return {name: getattr(stage, name) for name in names if name not in ours}
 

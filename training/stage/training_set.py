@@ -53,7 +53,7 @@ def write_training_set(
         done = split / 'done'
         if not done.is_file():  # cut once, and again only if a kill came in between
             shutil.rmtree(split, ignore_errors=True)
-            rules = CropRules(stage.crops_per_picture, stage.imgsz, stage.crop_width)
+            rules = CropRules(stage.crops_per_picture, stage.imgsz, stage.crop_widths)
             write_whole(done, f'{write_crops(pictures, split, rules)}\n')
         pictures = sorted((split / 'images').iterdir())
     _write_data_yaml(data_yaml, {'train': pictures, 'val': list(layout.splits['val'])})
@@ -78,13 +78,26 @@ def _write_data_yaml(data_yaml: Path, splits: dict[str, list[Path]]) -> None:
     write_whole(data_yaml, yaml.safe_dump(content, sort_keys=False))
 
 
+MOST_MAGNIFIED = 2
+"""Times that a crop may magnify the picture's own pixels, above the least width."""
+
+SMALL_PX = 64
+"""Height up to which crops above the least width are aimed at a cone: a nearer one is looked at in
+the whole picture."""
+
+AIMED = 0.8
+"""Share of the crops above the least width that are aimed: far cones stand close together."""
+
+
 @dataclass(frozen=True, slots=True)
 class CropRules:
-    """Rules by which pictures are cut; every second crop of a picture is aimed at a cone."""
+    """Rules by which pictures are cut. At the least width every second crop is aimed at a cone."""
 
     per_picture: int = option(2, 'crops of each picture (2)')
     size_px: int = option(320, 'side of a crop (320)')
-    width_px: int = option(640, "the picture's width at the network's scale (640)")
+    widths_px: tuple[int, ...] = option(
+        (640,), "the picture's widths; crops take them in turn, and one may be repeated (640)"
+    )
     visible: float = option(0.3, "least share of a box's area inside the crop, else dropped (0.3)")
     height_px: float = option(4.0, 'least height of a clipped box, in network pixels (4)')
     seed: int = option(0, "of the crops' positions (0)")
@@ -101,7 +114,10 @@ def write_crops(images: Iterable[Path], split: Path, rules: CropRules) -> int:
         (split / folder).mkdir(parents=True, exist_ok=True)
     count = 0
     for path in images:
-        for crop, inside in crops_of(*_at_network_scale(path, rules.width_px), rules, random):
+        labels = read_labels(label_path(path), len(CLASS_NAMES))
+        for fault in labels.refused:
+            raise SourceError(f'{label_path(path)}:{fault.line}: {fault.message}. Mend the label.')
+        for crop, inside in crops_of(read_picture(path), labels.rows, rules, random, count):
             image = split / 'images' / f'{count:06d}.jpg'
             if not cv2.imwrite(str(image), crop, [cv2.IMWRITE_JPEG_QUALITY, 95]):
                 raise SourceError(f'{image} cannot be written. Is there space left?')
@@ -112,19 +128,32 @@ def write_crops(images: Iterable[Path], split: Path, rules: CropRules) -> int:
 
 
 def crops_of(
-    picture: UInt8, labels: Float32, rules: CropRules, random: np.random.Generator
+    source: UInt8, rows: Float32, rules: CropRules, random: np.random.Generator, turn: int = 0
 ) -> Iterator[tuple[UInt8, Float32]]:
-    """Cut square crops out of one picture at network scale.
+    """Cut square crops out of one picture, each at the width whose turn it is.
 
-    labels: (N, 5) class, left, top, right, bottom in pixels; the crops' labels are the same.
+    rows: of the label file. turn: crops of earlier pictures, so that the widths' turn goes on.
+    Yields crops and their labels, (N, 5) class, left, top, right, bottom in the crop's pixels.
     """
-    size_px = rules.size_px
-    height, width = picture.shape[:2]
-    room = np.array([max(width - size_px, 0), max(height - size_px, 0)])
-    for index in range(rules.per_picture):
+    size_px, least = rules.size_px, min(rules.widths_px)
+    scaled: dict[int, tuple[UInt8, Float32]] = {}
+    at_least = 0
+    for place in range(turn, turn + rules.per_picture):
+        wanted = rules.widths_px[place % len(rules.widths_px)]
+        width = max(least, min(wanted, MOST_MAGNIFIED * source.shape[1]))
+        if width not in scaled:
+            scaled[width] = _scaled(source, rows, width)
+        picture, labels = scaled[width]
+        room = np.maximum(np.array(picture.shape[1::-1]) - size_px, 0)
         corner = random.integers(0, room + 1)
-        if index % 2 == 0 and len(labels):
-            box = labels[random.integers(len(labels))]
+        aims = labels
+        if width == least:
+            aimed, at_least = at_least % 2 == 0, at_least + 1
+        else:
+            small = labels[labels[:, 4] - labels[:, 2] <= SMALL_PX]
+            aims, aimed = small if len(small) else labels, random.random() < AIMED
+        if aimed and len(aims):
+            box = aims[random.integers(len(aims))]
             aim = (box[1:3] + box[3:5]) / 2 - random.uniform(0.2, 0.8, 2) * size_px
             corner = np.clip(aim, 0, room).astype(int)
         left, top = (int(value) for value in corner)
@@ -145,15 +174,9 @@ def clip_boxes(labels: Float32, left_px: int, top_px: int, rules: CropRules) -> 
     return selected
 
 
-def _at_network_scale(image: Path, width_px: int) -> tuple[UInt8, Float32]:
-    """One picture as the network sees it, without the grey border, and its labels in pixels."""
-    source = read_picture(image)
+def _scaled(source: UInt8, rows: Float32, width_px: int) -> tuple[UInt8, Float32]:
+    """A picture at this width, scaled as a letterbox does, and its labels in pixels."""
     height = max(1, round(source.shape[0] * width_px / source.shape[1]))
     picture = np.empty((height, width_px, 3), np.uint8)
-    letterbox = Letterbox(source.shape[0], source.shape[1], height, width_px)
-    letterbox.apply(source, picture)
-    labels = read_labels(label_path(image), len(CLASS_NAMES))
-    for fault in labels.refused:
-        raise SourceError(f'{label_path(image)}:{fault.line}: {fault.message}. Mend the label.')
-    boxes = corners_px(labels.rows, width_px, height)
-    return picture, np.concatenate([labels.rows[:, :1], boxes], axis=1)
+    Letterbox(source.shape[0], source.shape[1], height, width_px).apply(source, picture)
+    return picture, np.concatenate([rows[:, :1], corners_px(rows, width_px, height)], axis=1)
