@@ -65,7 +65,7 @@ def recipe(tmp_path):
 
 def test_every_shipped_recipe_is_here():
     asked = 'two_stage single_stage two_stage_yolo26 higher_lr longer lower_lr cosine smoke mini'
-    asked += ' shorter_stage1 more_augmentation data_size'
+    asked += ' shorter_stage1 more_augmentation data_size two_stage_all_scales'
     assert set(shipped_recipes()) == set(asked.split())
     assert shipped_recipes()['two_stage'].parent == SHIPPED
 
@@ -127,16 +127,27 @@ def test_yolo26_recipe_freezes_then_trains_all_layers_with_a_long_warmup():
     assert (whole.freeze, whole.lr0, whole.cos_lr, whole.warmup_epochs) == (0, 5e-5, True, 50)
 
 
+def passes(recipe: Recipe, stages: tuple[Stage, ...]) -> int:
+    pictures = (recipe.datasets[stage.data].images['train'] for stage in stages)
+    return sum(
+        count * max(1, stage.crops_per_picture) * stage.epochs
+        for count, stage in zip(pictures, stages, strict=True)
+    )
+
+
 def test_mini_gives_both_arms_nearly_the_same_image_passes():
     recipe = load_recipe(find_recipe('mini'))
-
-    def passes(stages: tuple[Stage, ...]) -> int:
-        return sum(
-            recipe.datasets[s.data].images['train'] * s.crops_per_picture * s.epochs for s in stages
-        )
-
     candidate, baseline = arms(recipe)
-    assert passes(candidate.stages) == pytest.approx(passes(baseline.stages), rel=0.05)
+    both = (passes(recipe, arm.stages) for arm in (candidate, baseline))
+    assert next(both) == pytest.approx(next(both), rel=0.05)
+
+
+def test_all_scales_cost_as_much_as_two_stage():
+    plain, scales = (load_recipe(find_recipe(f'two_stage{end}')) for end in ('', '_all_scales'))
+    assert passes(scales, scales.stages) == pytest.approx(passes(plain, plain.stages), rel=0.01)
+    for stage, whole in zip(scales.stages, plain.stages, strict=True):
+        assert stage.crop_widths == (640, 640, 1280, 2560)
+        assert (stage.imgsz, stage.lr0, stage.lrf) == (whole.imgsz, whole.lr0, whole.lrf)
 
 
 @pytest.mark.parametrize(

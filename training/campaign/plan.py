@@ -310,7 +310,7 @@ def _detail(planned: StagePlan) -> str:
     if planned.batches is None:
         return 'batches and steps not known'
     patience = f'stops after {stage.patience} epochs without a better one'
-    crops = stage.crops_per_picture
+    crops, widths = stage.crops_per_picture, ', '.join(map(str, stage.crop_widths))
     parts = [
         f'{planned.batches:,} batches an epoch, {planned.accumulation} to an optimizer step '
         f'(nbs {stage.nbs})',
@@ -318,6 +318,6 @@ def _detail(planned: StagePlan) -> str:
         f'{planned.images:,} image passes',
         patience if 0 < stage.patience < stage.epochs else 'never stops early',
         f'first {stage.freeze} layers frozen' if stage.freeze else '',
-        f'{crops} crops of {stage.imgsz} px per picture' if crops else '',
+        f'{crops} crops of {stage.imgsz} px per picture, at widths {widths}' if crops else '',
     ]
     return ', '.join(filter(None, parts))
