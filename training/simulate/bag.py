@@ -54,7 +54,9 @@ def drive_frames(
     rng = np.random.default_rng([seed, 17, 2])
     library = make_library(seed * 3 + 1_000_003)
     camera = load_camera().resized(settings.width_px)
-    scene = make_scene(rng, settings, library, 'circuit')
+    # A race has cones of one make, and fewer of them lie than a data set shows.
+    race = replace(settings, makes=0.0, fallen=settings.fallen * 7 / 12)
+    scene = make_scene(rng, race, library, 'circuit')
     ego = make_ego(rng, camera.width_px, camera.height_px)
     photo = make_photo(rng, 0.35 * settings.photo, settings.width_px)
     level = min(max(photo.level, 105.0), 160.0) if photo.level else 0.0

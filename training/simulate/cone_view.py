@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cone_perception.classes import LARGE_ORANGE
 from training.simulate.camera import PinholeCamera
-from training.simulate.cone import Cone
+from training.simulate.cone import Cone, Make, Stripes
 from training.simulate.scene import Scene
 from training.simulate.scenery.sketch import Array, Bytes
 
@@ -25,21 +25,19 @@ _SHADES = 64
 _PLATE_SIDE, _PLATE_TOP, _BODY = 1, 2, 3
 _TURNS = np.arange(_RING) * 2 * math.pi / _RING
 _CIRCLE = np.stack([np.cos(_TURNS), np.sin(_TURNS)], axis=1)
-# A square with cut corners, in half widths.
-_SQUARE = np.array(
-    [[1, 0.8], [0.8, 1], [-0.8, 1], [-1, 0.8], [-1, -0.8], [-0.8, -1], [0.8, -1], [1, -0.8]]
-)
+# A square with cut corners, in half widths: its sides, and what is added times Make.corner.
+_SIDES = np.array([[1, 0], [0, 1], [0, 1], [-1, 0], [-1, 0], [0, -1], [0, -1], [1, 0]])
+_CORNERS = np.array([[0, 1], [1, 0], [-1, 0], [0, 1], [0, -1], [-1, 0], [1, 0], [0, -1]])
 # Places across a cone, from its left edge to its right one, and how far they stand out.
 _ACROSS = np.linspace(-1, 1, _SHADES)[:, None]
 _FORTH = np.sqrt(np.maximum(1 - _ACROSS * _ACROSS, 0))
 
 
-@lru_cache(maxsize=16)
-def _sections(
-    large: bool, stripes: tuple[tuple[float, float], ...]
-) -> tuple[Array, Array, list[bool]]:
+@lru_cache(maxsize=32)
+def _sections(large: bool, make: Make, stripes: Stripes) -> tuple[Array, Array, list[bool]]:
     """Heights (fractions), radii (m) of the rings, and for each slice whether it is a stripe."""
     foot, top = (0.105, 0.030) if large else (0.083, 0.025)
+    foot, top = foot * make.foot, top * make.tip
     start = 0.05 if large else 0.075
 
     def radius(s: float) -> float:
@@ -91,7 +89,6 @@ def cone_points(cones: Sequence[Cone]) -> tuple[Array, Array, list[bool]]:
     axis = np.array([cone.axis for cone in cones])
     lift = np.array([[cone.lift_m] for cone in cones])
     height = np.array([[cone.height_m] for cone in cones])
-    large = np.array([[cone.shape == LARGE_ORANGE] for cone in cones])
     side = np.cross(axis, np.where(np.abs(axis[:, :1]) < 0.8, (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
     side /= np.sqrt(_dot(side, side))
     other = np.cross(axis, side)
@@ -100,14 +97,15 @@ def cone_points(cones: Sequence[Cone]) -> tuple[Array, Array, list[bool]]:
     c, s = (np.array([[turn(yaw)] for yaw in yaws]) for turn in (math.cos, math.sin))
     plane = np.stack([c * side + s * other, c * other - s * side], axis=1)
     base = np.column_stack([np.array([cone.position_m for cone in cones]), lift])[:, None, None]
-    sections = [_sections(cone.shape == LARGE_ORANGE, cone.stripes) for cone in cones]
+    sections = [_sections(cone.shape == LARGE_ORANGE, cone.make, cone.stripes) for cone in cones]
     heights = np.array([heights for heights, _, _ in sections]) * height
     radii = np.array([radii for _, radii, _ in sections])
     rings = base + heights[..., None, None] * axis[:, None, None]
     rings = rings + radii[..., None, None] * (_CIRCLE @ plane)[:, None]
     half_plate = np.array([[cone.half_plate_m] for cone in cones])
-    square = half_plate[..., None] * (_SQUARE @ plane)
-    thick = (np.where(large, 0.03, 0.024) * axis)[:, None]
+    corner = np.array([[[cone.make.corner]] for cone in cones])
+    square = half_plate[..., None] * ((_SIDES + corner * _CORNERS) @ plane)
+    thick = (np.array([[cone.thick_m] for cone in cones]) * axis)[:, None]
     return rings, base + np.stack([square, 0.96 * square + thick], axis=1), sections[0][2]
 
 

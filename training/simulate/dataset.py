@@ -20,15 +20,18 @@ from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.dataset.layout import write_data_yaml
 from cone_perception.errors import OutputError
 from cone_perception.files import write_json, write_whole
-from training.simulate.photo import apply_photo, make_photo
+from training.simulate.flare import make_weather
+from training.simulate.photo import apply_photo, cast_photo, make_photo
 from training.simulate.renderer import Label, render
-from training.simulate.scene import SimulateSettings, make_camera, make_scene
+from training.simulate.scene import SimulateSettings, make_scene
+from training.simulate.scenery.cockpit import make_cockpit
 from training.simulate.scenery.ego import make_ego
 from training.simulate.scenery.library import make_library
 from training.simulate.scenery.sketch import Bytes, random_colour
+from training.simulate.viewpoint import make_camera
 
 SPLITS = ('train', 'val', 'test')
-RENDERER_VERSION = 4
+RENDERER_VERSION = 5
 """Raised whenever the same seed gives another picture."""
 
 
@@ -47,9 +50,12 @@ def render_picture(
         x, y, fill, inner = _choose_frame(rng, settings)
     scene = make_scene(rng, inner, library)
     camera = make_camera(rng, inner, scene)
-    ego = make_ego(rng, inner.width_px, inner.height_px)
+    scene, flare = make_weather(rng, scene, camera, settings.photo)
+    ego_of = make_cockpit if rng.random() < 0.1 else make_ego
+    ego = ego_of(rng, inner.width_px, inner.height_px)
     result = render(scene, camera, library, inner, ego)
     photo = make_photo(rng, settings.photo, settings.width_px)
+    photo = replace(cast_photo(rng, photo, settings.photo), flare=flare)
     image = apply_photo(result.image, photo, library.sensor, rng)
     if x or y:
         image = np.pad(image, ((y, y), (x, x), (0, 0)), constant_values=fill)

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from training.simulate.flare import NO_FLARE, Flare, draw_flare
 from training.simulate.scenery.sketch import Bytes, Colour
 
 
@@ -40,6 +41,7 @@ class Photo:
     noise: float = 0.0
     quality: int = 92
     glare: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    flare: Flare = NO_FLARE
 
 
 def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Photo:
@@ -91,6 +93,17 @@ def make_photo(rng: np.random.Generator, strength: float, width_px: int) -> Phot
     return replace(photo, glare=(*place, strength * rng.uniform(30, 130)))
 
 
+def cast_photo(rng: np.random.Generator, photo: Photo, strength: float) -> Photo:
+    """The photo as it is, or with a strong colour cast: pink mostly, else any."""
+    kind = rng.random()
+    if kind >= 0.1 * strength:
+        return photo
+    cast = np.array([0.17, -0.22, 0.2]) * rng.uniform(0.4, 1.1)
+    if kind > 0.07 * strength:
+        cast = rng.normal(0, 0.16, 3)
+    return replace(photo, gains=tuple((np.array(photo.gains) * np.exp(cast)).tolist()))
+
+
 def apply_photo(image: Bytes, photo: Photo, sensor: Bytes, rng: np.random.Generator) -> Bytes:
     """The picture as the camera gives it, before compression; sensor: noise around 128."""
     height, width = image.shape[:2]
@@ -102,6 +115,8 @@ def apply_photo(image: Bytes, photo: Photo, sensor: Bytes, rng: np.random.Genera
         glow = power * np.exp(-3 * (xs[None] ** 2 + ys[:, None] ** 2))
         glow = cv2.resize(glow.astype(np.uint8), (width, height))
         image = cv2.add(image, cv2.merge([glow, glow, glow]))
+    if photo.flare[2] > 0:
+        image = cv2.add(image, draw_flare(rng, width, height, photo.flare))
     if photo.softness < 1:
         small = (max(round(width * photo.softness), 8), max(round(height * photo.softness), 8))
         image = cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height))

@@ -10,12 +10,12 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from cone_perception.classes import LARGE_ORANGE, UNKNOWN
+from cone_perception.classes import LARGE_ORANGE, ORANGE, UNKNOWN
 from cone_perception.errors import RecipeError
 from cone_perception.files import read_yaml
 from training.recipe.kinds import Number, Share, recipe_part
-from training.simulate.camera import PinholeCamera, load_camera
 from training.simulate.cone import Cone, make_cone, make_palette
+from training.simulate.makes import vary_palette
 from training.simulate.scenery.library import KINDS, Library
 from training.simulate.scenery.sketch import Colour
 from training.simulate.track import LAYOUTS, Paint, Track, make_paint
@@ -35,6 +35,8 @@ class SimulateSettings:
     photo: strength of all photometric changes, 0 (none) to 1.
     clutter: amount of background objects, 0 (none) to 1.
     fallen, stripeless: fractions of the cones that lie on the ground or have no stripe.
+    makes: fraction of the scenes whose cones are of another make than Formula Student's; cones in
+    other colours and large cones among the orange ones come and go with it. A drive has none.
     """
 
     width_px: Side = 1280
@@ -45,8 +47,9 @@ class SimulateSettings:
     vary_aspect: bool = True
     photo: Share = 1.0
     clutter: Share = 1.0
-    fallen: Share = 0.035
+    fallen: Share = 0.06
     stripeless: Share = 0.03
+    makes: Share = 0.25
 
 
 def read_settings(path: Path | None, scale: float = 1.0) -> SimulateSettings:
@@ -145,7 +148,10 @@ def make_scene(
     sunlight = rng.uniform(0.0, 0.25) if overcast else rng.uniform(0.45, 1.0)
     skylight = rng.uniform(0.65, 0.95) if overcast else rng.uniform(0.22, 0.5)
     ground = _make_ground(rng, library)
-    palette = make_palette(rng)
+    # A stream of its own: without other makes all else stays as it is.
+    other = rng.spawn(1)[0]
+    palette = vary_palette(other, make_palette(rng), settings.makes)
+    large = 0.5 if other.random() < 1.4 * settings.makes else 0.0
     shade_side = rng.random() < 0.12
     fallen = min(settings.fallen * (1.5 if layout == 'group' else 1), 1.0)
     cones = []
@@ -154,6 +160,8 @@ def make_scene(
             continue
         x, y = (place + rng.normal(0, 0.06, 2)).tolist()
         kind, stripeless = int(cone_class), settings.stripeless
+        if kind == ORANGE and other.random() < large:
+            kind = LARGE_ORANGE
         cones.append(make_cone(rng, palette, (x, y), kind, fallen, stripeless))
     if rng.random() < 0.08:
         # A row of plain cones, as events use them to close roads.
@@ -292,53 +300,3 @@ def _make_things(
             y = middle[1] + far * math.sin(turn) + k * width * math.cos(turn)
             things.append(Thing(name, index, (x, y), width, height, False, (0.9, 0.9, 0.9)))
     return things
-
-
-def make_camera(
-    rng: np.random.Generator, settings: SimulateSettings, scene: Scene
-) -> PinholeCamera:
-    """A camera somewhere on the track of the scene, looking along it.
-
-    With settings.vary_camera every camera differs: 0.3 to 1.4 m high, 45 to 115 degrees wide.
-    """
-    width, height = settings.width_px, settings.height_px
-    track = scene.track
-    at = int(rng.integers(0, len(track.centre_m)))
-    if not track.closed:
-        at = int(rng.uniform(0, 0.75) * len(track.centre_m))
-    elif rng.random() < 0.25:
-        # The start line with its large cones would be a rare sight otherwise.
-        at = -int(rng.uniform(8, 100))
-    heading = float(track.heading_rad[at]) + rng.normal(0, 0.12)
-    left = rng.normal(0, 0.4)
-    if rng.random() < 0.15:
-        left += rng.uniform(-4, 4)
-        heading += rng.normal(0, 0.5)
-    x, y = track.centre_m[at] + left * np.array([-math.sin(heading), math.cos(heading)])
-    if track.width_m == 4.0 and len(track.centre_m) == 80 and len(track.cones_m):  # a group
-        x, y, heading = rng.normal(0, 0.3), rng.normal(0, 0.3), rng.normal(0, 0.12)
-    if not settings.vary_camera:
-        camera = load_camera().resized(width)
-        place_m = (float(x), float(y), camera.position_m[2])
-        return replace(camera, position_m=place_m, yaw_rad=heading)
-    fov = math.radians(float(np.clip(rng.normal(80, 17), 45, 115)))
-    focal = width / 2 / math.tan(fov / 2)
-    up = float(rng.choice([rng.uniform(0.55, 1.35), rng.uniform(0.25, 0.6), rng.uniform(1.2, 2.0)],
-                          p=[0.7, 0.13, 0.17]))  # fmt: skip
-    place = rng.uniform(0.02, 0.2) if rng.random() < 0.22 else rng.uniform(0.18, 0.6)
-    centre_x = width / 2 + rng.normal(0, 0.01) * width
-    centre_y = height / 2 + rng.normal(0, 0.01) * height
-    pitch = math.atan((0.5 - place) * height / focal)
-    # Up to 4 / (27 r^2) a lens of k1 alone shows every place once; r: the corner's radius.
-    corner = ((width / 2) ** 2 + (height / 2) ** 2) / focal**2
-    barrel = min(0.2, 0.08 / corner)
-    k1 = rng.uniform(-barrel, 0.2 * barrel) if rng.random() < 0.6 else 0.0
-    intrinsics = (focal, focal * rng.uniform(0.98, 1.02), centre_x, centre_y)
-    return PinholeCamera(
-        *(width, height, *intrinsics),
-        distortion=(k1, 0.0, 0.0, 0.0, 0.0),
-        position_m=(float(x), float(y), up),
-        yaw_rad=heading,
-        pitch_rad=pitch,
-        roll_rad=rng.normal(0, 0.025),
-    )

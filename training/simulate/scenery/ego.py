@@ -15,7 +15,7 @@ def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
         return None
     tall = int(height * (rng.uniform(0.35, 0.55) if style == 6 else rng.uniform(0.08, 0.42)))
     body = random_colour(rng, 0.3) if rng.random() < 0.5 else (rng.uniform(15, 50),) * 3
-    car = _Ego(rng, width, tall, body, width * rng.uniform(0.42, 0.58))
+    car = EgoSketch(rng, width, tall, body, width * rng.uniform(0.42, 0.58))
     if style in (1, 2):
         car.draw_nose()
     if style in (2, 5):
@@ -35,13 +35,10 @@ def make_ego(rng: np.random.Generator, width: int, height: int) -> Bytes | None:
         lean = int(rng.normal(0, 0.1) * width)
         thick = int(rng.integers(1, max(width // 60, 2)))
         car.sketch.line((x, 0), (x + lean, tall), (25, 25, 25), thick, soft=True)
-    # Light falls on it from above.
-    fade = np.linspace(rng.uniform(0.9, 1.5), rng.uniform(0.5, 1.0), tall, dtype=np.float32)
-    car.sketch.shade(fade[:, None])
-    return car.sketch.mottled(rng, 0.07)
+    return car.finish()
 
 
-class _Ego:
+class EgoSketch:
     """The own car being drawn. middle: column of its axis. Rows of polygons: 0 top to 1 bottom."""
 
     def __init__(
@@ -50,6 +47,15 @@ class _Ego:
         self.rng, self.width, self.tall = rng, width, tall
         self.body, self.middle = body, middle
         self.sketch = Sketch(width, tall)
+
+    def finish(self) -> Bytes:
+        """The picture, with light falling on it from above."""
+        rng = self.rng
+        fade = np.linspace(
+            rng.uniform(0.9, 1.5), rng.uniform(0.5, 1.0), self.tall, dtype=np.float32
+        )
+        self.sketch.shade(fade[:, None])
+        return self.sketch.mottled(rng, 0.07)
 
     def polygon(self, points: list[Point], colour: Colour) -> None:
         corners = np.round(np.array(points) * (1, self.tall)).astype(np.int32)
