@@ -40,7 +40,7 @@ from cone_perception.engines.verify_command import difference_of
 from cone_perception.errors import ConePerceptionError
 from cone_perception.images import to_bgr
 from cone_perception.model_card import NetworkFile, Preprocessing
-from cone_perception.preprocess import Letterbox
+from cone_perception.preprocess import View, letterbox, whole_view
 from cone_perception.types import CameraPicture, Float32, Int64
 
 HEIGHT, WIDTH, CLASSES, CELLS = 384, 640, 5, 3840
@@ -170,6 +170,16 @@ def describe_machine() -> dict[str, Any]:
         }
 
 
+def whole(picture: CameraPicture) -> View:
+    """The view of all of a picture."""
+    return whole_view(picture.height, picture.width, (HEIGHT, WIDTH))
+
+
+def search(engine: CudaEngine, picture: CameraPicture) -> None:
+    """Find the cones in one whole picture."""
+    engine.detect([picture], [whole(picture)], THRESHOLDS, NMS_IOU)
+
+
 def measure_accuracy() -> dict[str, Any]:
     """Letterboxed pictures and boxes beside the CPU's, every encoding and many sizes."""
     import pycuda.driver as drv
@@ -181,12 +191,11 @@ def measure_accuracy() -> dict[str, Any]:
     with open_device() as device:
         for name, (encoding, height, width) in cases.items():
             picture = camera_picture(encoding, height, width)
-            device.start(0, CameraJob([picture], THRESHOLDS, NMS_IOU, raw=True))
+            device.start(0, CameraJob([picture], [whole(picture)], THRESHOLDS, NMS_IOU, raw=True))
             answer = device.finish(0)
             planes = np.empty((1, 3, HEIGHT, WIDTH), np.float32)
             drv.memcpy_dtoh(planes, device.slots[0].input)
-            expected = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-            Letterbox(height, width, HEIGHT, WIDTH).apply(to_bgr(picture), expected)
+            expected = letterbox(to_bgr(picture), HEIGHT, WIDTH)
             off = np.abs(np.rint(planes[0, ::-1].transpose(1, 2, 0) * 255) - expected)
             letterboxed[name] = {
                 'worst_grey_levels': float(off.max()),
@@ -280,11 +289,11 @@ def search_leaks(frames: int, loads: int) -> dict[str, Any]:
 
     def load() -> None:
         with open_engine() as engine:
-            engine.detect([next(pictures)], THRESHOLDS, NMS_IOU)
+            search(engine, next(pictures))
 
     with open_engine() as engine:
         by_frames = growth(
-            lambda: engine.detect([next(pictures)], THRESHOLDS, NMS_IOU),
+            lambda: search(engine, next(pictures)),
             frames,
             warm_up=len(sizes) * WARM_UP_RUNS,
         )

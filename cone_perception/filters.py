@@ -10,7 +10,7 @@ import numpy as np
 
 from cone_perception.errors import SettingsError
 from cone_perception.model_card import ModelCard
-from cone_perception.types import Detections, Float32
+from cone_perception.types import Detections, Float32, ViewName
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,12 @@ class Filters:
                 f'it knows {", ".join(card.class_names)}'
             )
 
-    def thresholds_for(self, card: ModelCard) -> Float32:
-        """(classes,) float32: least score of each class of the card."""
-        least = {**card.thresholds, **self.thresholds}
+    def thresholds_for(self, card: ModelCard, view: ViewName = 'whole') -> Float32:
+        """(classes,) float32: least score of each class of the card in a view.
+
+        One that is told here holds for every view.
+        """
+        least = {**card.thresholds, **card.view_thresholds.get(view, {}), **self.thresholds}
         return np.array([least[name] for name in card.class_names], np.float32)
 
     def apply(

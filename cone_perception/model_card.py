@@ -16,7 +16,14 @@ from typing import Any, Literal
 
 from cone_perception.errors import ModelError, told_as
 from cone_perception.files import from_json, to_json
-from cone_perception.types import Arithmetic, Encoding, OutputLayout, Precision
+from cone_perception.types import (
+    Arithmetic,
+    Encoding,
+    OutputLayout,
+    Precision,
+    ViewName,
+    Views,
+)
 
 CARD_FILE = 'card.json'
 
@@ -66,7 +73,8 @@ class ModelCard:
     """Description of a model: its networks, its classes, how it was made and judged.
 
     class_names: in the order of the network's class indices. height_px, width_px: its input.
-    thresholds: least score per class name, 0..1; one for every class.
+    thresholds: least score per class name, 0..1; one for every class. views: which the network is
+    meant to see. view_thresholds: view -> class name -> least score there, where it is another.
     nms_iou: 0..1, boxes of one class that overlap more are one cone (layout anchors only).
     networks: at least one. other_files: name -> sha256 of the rest of the bundle. licence: of the
     weights, an SPDX identifier. Free JSON: training (how it was made), metrics (what was measured,
@@ -82,6 +90,8 @@ class ModelCard:
     networks: tuple[NetworkFile, ...]
     licence: str
     nms_iou: float = 0.6
+    views: Views = 'whole'
+    view_thresholds: Mapping[ViewName, Mapping[str, float]] = field(default_factory=dict)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     other_files: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -104,7 +114,12 @@ class ModelCard:
                 f'thresholds must name each class once, got {sorted(self.thresholds)} '
                 f'for {sorted(self.class_names)}'
             )
-        for name, value in (*self.thresholds.items(), ('nms_iou', self.nms_iou)):
+        least = [*self.thresholds.items(), ('nms_iou', self.nms_iou)]
+        for view, thresholds in self.view_thresholds.items():
+            if unknown := set(thresholds) - set(self.class_names):
+                raise ValueError(f'view_thresholds of {view} name {sorted(unknown)}, no class')
+            least += thresholds.items()
+        for name, value in least:
             if not 0 <= value <= 1:
                 raise ValueError(f'threshold of {name} must lie in 0..1, got {value!r}')
         if not self.networks:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, zip_longest
 from queue import SimpleQueue
+from typing import cast
 
 import numpy as np
 
@@ -16,8 +18,26 @@ from cone_perception.engines import Engine, FrameEngine
 from cone_perception.filters import Filters
 from cone_perception.images import bgr_of
 from cone_perception.model_card import ModelCard
-from cone_perception.preprocess import PAD_VALUE, Letterbox
-from cone_perception.types import CameraPicture, Detections, Frame, UInt8
+from cone_perception.preprocess import PAD_VALUE, View, whole_view
+from cone_perception.types import (
+    CameraPicture,
+    Detections,
+    Float32,
+    Frame,
+    UInt8,
+    Views,
+    ViewsChoice,
+)
+from cone_perception.views import (
+    NOWHERE,
+    Horizon,
+    bands_of,
+    far_row,
+    first_views,
+    merge,
+    views_around,
+    views_per_picture,
+)
 
 STATIONS = ('preprocess', 'inference', 'decode')
 
@@ -30,19 +50,46 @@ def stations_ms(
     return {station: (after - before) / 1e6 for station, (before, after) in between}
 
 
-class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
-    """Finds cones with one engine. Any thread may call `detect`; the engine is used in turns."""
+@dataclass(slots=True)
+class _Search:
+    """One frame, the row of its band where that is known, and what each view of it showed."""
 
-    def __init__(self, card: ModelCard, engine: Engine) -> None:
+    frame: Frame | CameraPicture
+    row_px: float | None
+    looks: list[tuple[View, Detections]] = field(default_factory=list)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Height, width."""
+        return self.frame.height_px, self.frame.width_px
+
+    def cones(self) -> Detections:
+        """Merge what all views showed."""
+        return merge(self.looks)
+
+
+class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
+    """Finds cones with one engine. Any thread may call `detect`; the engine is used in turns.
+
+    views: which parts of a picture the network sees; auto takes what the model card says.
+    """
+
+    def __init__(self, card: ModelCard, engine: Engine, views: ViewsChoice = 'auto') -> None:
         self.card = card
         self.engine = engine
+        self.views: Views = card.views if views == 'auto' else views
         # Asked once: a protocol's isinstance looks at every member.
         self._frame_engine = engine if isinstance(engine, FrameEngine) else None
         self.batch = engine.info.input_shape[0]
-        shape = (self.batch, card.height_px, card.width_px, 3)
+        self._network = (card.height_px, card.width_px)
+        # On a GPU the next picture goes up meanwhile.
+        self._runs = engine.info.at_once if self._frame_engine is None else 2
+        shape = (self.batch, *self._network, 3)
         self._inputs: SimpleQueue[UInt8] = SimpleQueue()  # as many as may be in work
-        for _ in range(self.at_once):
+        for _ in range(self._runs):
             self._inputs.put(np.full(shape, PAD_VALUE, np.uint8))
+        self._beside = ThreadPoolExecutor(self._runs, 'look')
+        self._sure = Filters().thresholds_for(card)
 
     @property
     def encodings(self) -> frozenset[str]:
@@ -51,68 +98,135 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
 
     @property
     def at_once(self) -> int:
-        """Number of batches in work at once: on a GPU the next picture goes up meanwhile."""
-        return self.engine.info.at_once if self._frame_engine is None else 2
+        """Number of batches of frames that fill the engine."""
+        if self._frame_engine is not None:
+            return self._runs
+        return max(1, self._runs // views_per_picture(self._network, self.views))
 
     def warm_up(self) -> None:
         """Run on grey, every stream once, so that no real frame is slower than the others.
 
         Once alone before: an engine may hold back others until its first run is done.
         """
-        grey = np.full((self.card.height_px, self.card.width_px, 3), PAD_VALUE, np.uint8)
-        batch, streams = [Frame(grey)] * self.batch, self.engine.info.at_once
-        self.detect(batch, Filters())
-        if streams > 1:
-            with ThreadPoolExecutor(streams) as pool:
-                list(pool.map(lambda _: self.detect(batch, Filters()), range(streams)))
+        grey = Frame(np.full((*self._network, 3), PAD_VALUE, np.uint8))
+        shown = [(self._readable(grey), whole_view(*self._network, self._network))] * self.batch
+        self._run(shown, self._sure)
+        if self._runs > 1:
+            list(self._beside.map(lambda _: self._run(shown, self._sure), range(self._runs)))
 
     def detect(
-        self, frames: Sequence[Frame | CameraPicture], filters: Filters
+        self,
+        frames: Sequence[Frame | CameraPicture],
+        filters: Filters,
+        horizons: Sequence[Horizon] = (),
     ) -> tuple[list[Detections], dict[str, int]]:
         """Find the cones in up to `batch` frames, in source pixels, best score first.
 
+        horizons: of the frames' cameras; they follow what is found. Without one, or where it knows
+        nothing yet, the band lies where the first look shows far cones: the network runs twice, one
+        after the other.
         Beside them the moments at which work began, and the batch left each station, in nanoseconds
-        of the monotonic clock. An engine that takes the camera's own bytes does all three: it
-        counts as inference.
+        of the monotonic clock: the first view left preprocessing, the last one inference. An engine
+        that takes the camera's own bytes does all three: it counts as inference.
         Raises EngineError, ModelError or, for a camera's picture that cannot be read, ImageError;
         then there is no answer for any of the frames.
         """
         if not 1 <= len(frames) <= self.batch:
             raise ValueError(f'a batch takes 1 to {self.batch} frames, got {len(frames)}')
         started = time.monotonic_ns()
-        boxes = [
-            Letterbox(frame.height_px, frame.width_px, self.card.height_px, self.card.width_px)
-            for frame in frames
+        rows = [horizon.row_px(f.height_px) for horizon, f in zip(horizons, frames, strict=False)]
+        searches = [
+            _Search(self._readable(frame), row_px) for frame, row_px in zip_longest(frames, rows)
         ]
-        thresholds = filters.thresholds_for(self.card)
-        if self._frame_engine is not None:
-            prepared = started
-            pictures = [
-                frame
-                if isinstance(frame, CameraPicture) and frame.encoding in self.encodings
-                else CameraPicture.of_bgr(bgr_of(frame))
-                for frame in frames
-            ]
-            with self._turn():
-                in_network = self._frame_engine.detect(pictures, thresholds, self.card.nms_iou)
-            inferred = time.monotonic_ns()
-        else:
-            with self._turn() as batch:
-                for letterbox, frame, picture in zip(boxes, frames, batch, strict=False):
-                    letterbox.apply(bgr_of(frame), picture)
-                prepared = time.monotonic_ns()
-                outputs = self.engine.run(batch)
-                inferred = time.monotonic_ns()
-            in_network = [
-                decode(output, self.card.output_layout, thresholds, self.card.nms_iou)
-                for output in outputs[: len(frames)]
-            ]
+        prepared, inferred = self._look(
+            [
+                (search, view)
+                for search in searches
+                for view in (
+                    *first_views(*search.size_px, self._network, self.views),
+                    *self._bands(search),
+                )
+            ],
+            filters,
+        )
+        if bands_of(self.views) and (unknown := [s for s in searches if s.row_px is None]):
+            for search in unknown:
+                row_px = self._far_row(search, search.cones())
+                search.row_px = NOWHERE * search.size_px[0] if row_px is None else row_px
+            again = [(search, view) for search in unknown for view in self._bands(search)]
+            _, inferred = self._look(again, filters)
         found = []
-        for frame, letterbox, raw in zip(frames, boxes, in_network, strict=True):
-            in_source = Detections(letterbox.to_source(raw.xyxy_px), raw.score, raw.class_id)
-            found.append(filters.apply(in_source, self.card, frame.width_px, frame.height_px))
+        for index, (frame, search) in enumerate(zip(frames, searches, strict=True)):
+            cones = search.cones()
+            if index < len(horizons):
+                horizons[index].follow(self._far_row(search, cones), frame.height_px)
+            kept = filters.apply(cones, self.card, frame.width_px, frame.height_px)
+            found.append(replace(kept, band_px=search.row_px))
         moments_ns = {'started_ns': started, 'prepared_ns': prepared, 'inferred_ns': inferred}
         return found, {**moments_ns, 'decoded_ns': time.monotonic_ns()}
+
+    def _readable(self, frame: Frame | CameraPicture) -> Frame | CameraPicture:
+        """Return the picture as the engine takes it. Raises ImageError."""
+        if self._frame_engine is None:
+            return frame if isinstance(frame, Frame) else Frame(bgr_of(frame))
+        if isinstance(frame, CameraPicture) and frame.encoding in self.encodings:
+            return frame
+        return CameraPicture.of_bgr(bgr_of(frame))
+
+    def _bands(self, search: _Search) -> list[View]:
+        """Views around the row of the band, where it is known."""
+        if search.row_px is None:
+            return []
+        return views_around(search.row_px, *search.size_px, self._network, self.views)
+
+    def _far_row(self, search: _Search, cones: Detections) -> float | None:
+        """Row of the far cones among those that the model card's thresholds let pass."""
+        sure = cones[cones.score >= self._sure[cones.class_id]]
+        return far_row(sure, search.looks[0][0].patches[0].scale)
+
+    def _look(self, wanted: Sequence[tuple[_Search, View]], filters: Filters) -> tuple[int, int]:
+        """Look at views, as many at once as the engine can, and keep what they show.
+
+        Returns when the first was prepared and the last left the network.
+        """
+        thresholds = {
+            name: filters.thresholds_for(self.card, name) for name in {v.name for _, v in wanted}
+        }
+        least: Float32 = np.min(list(thresholds.values()), axis=0)
+        shown = [(search.frame, view) for search, view in wanted]
+        chunks = [shown[i : i + self.batch] for i in range(0, len(shown), self.batch)]
+        others = [self._beside.submit(self._run, chunk, least) for chunk in chunks[1:]]
+        try:
+            runs = [self._run(chunks[0], least)]
+        finally:
+            wait(others)  # they use the frames
+        runs += [run.result() for run in others]
+        in_network = [found for run in runs for found in run[0]]
+        for (search, view), found in zip(wanted, in_network, strict=True):
+            enough = found.score >= thresholds[view.name][found.class_id]
+            search.looks.append((view, found[enough]))
+        return min(run[1] for run in runs), max(run[2] for run in runs)
+
+    def _run(
+        self, shown: Sequence[tuple[Frame | CameraPicture, View]], thresholds: Float32
+    ) -> tuple[list[Detections], int, int]:
+        """Run the network once: boxes in network pixels, when it was prepared, when it ended."""
+        frames, views = [frame for frame, _ in shown], [view for _, view in shown]
+        nms_iou = self.card.nms_iou
+        with self._turn() as batch:
+            if self._frame_engine is not None:
+                prepared = time.monotonic_ns()
+                pictures = cast('list[CameraPicture]', frames)
+                found = self._frame_engine.detect(pictures, views, thresholds, nms_iou)
+                return found, prepared, time.monotonic_ns()
+            for (frame, view), picture in zip(shown, batch, strict=False):
+                view.apply(bgr_of(frame), picture)
+            prepared = time.monotonic_ns()
+            outputs = self.engine.run(batch)
+        inferred = time.monotonic_ns()
+        layout = self.card.output_layout
+        decoded = [decode(out, layout, thresholds, nms_iou) for out in outputs[: len(shown)]]
+        return decoded, prepared, inferred
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[UInt8]:
@@ -124,15 +238,16 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
             self._inputs.put(batch)
 
     def close(self) -> None:
+        self._beside.shutdown()
         self.engine.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def warm_detector(card: ModelCard, engine: Engine) -> ConeDetector:
+def warm_detector(card: ModelCard, engine: Engine, views: ViewsChoice = 'auto') -> ConeDetector:
     """Make a detector and warm it up; where that fails, the engine is closed."""
-    detector = ConeDetector(card, engine)
+    detector = ConeDetector(card, engine, views)
     try:
         detector.warm_up()
     except BaseException:

@@ -34,6 +34,12 @@ OutputLayout = Literal['anchors', 'end_to_end']
 """anchors: [B, 4 + classes, A], boxes as centre and size, overlaps left in (YOLO11, YOLO12).
 end_to_end: [B, N, 6], left, top, right, bottom, score, class, no overlaps (YOLO26, YOLOv10)."""
 
+ViewName = Literal['whole', 'tile', 'horizon', 'strip']
+"""What a network picture shows of the source, see preprocess.py."""
+Views = Literal['whole', 'whole+horizon', 'whole+horizon+strip']
+ViewsChoice = Literal['auto', 'whole', 'whole+horizon', 'whole+horizon+strip']
+"""auto: what the model card says."""
+
 Encoding = Literal['float', 'uint8', 'int8']
 """How activations are written in a file: uint8 with zero point 128 for OpenVINO, int8 with zero
 point 0 for TensorRT. Both are the same real grid. float: not quantised."""
@@ -129,12 +135,14 @@ class Detections:
     """Cones found in one picture, best score first.
 
     xyxy_px: (N, 4) float32, source-image pixels: left, top, right, bottom. score: (N,) float32,
-    0..1. class_id: (N,) int64, index into the model card's class names.
+    0..1. class_id: (N,) int64, index into the model card's class names. band_px: row of the
+    picture around which the second look lay; None where there was none.
     """
 
     xyxy_px: Float32
     score: Float32
     class_id: Int64
+    band_px: float | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy_px)
@@ -147,7 +155,9 @@ class Detections:
 
     def __getitem__(self, index: Any) -> Detections:
         """Those that a mask, slice or index array selects."""
-        return Detections(self.xyxy_px[index], self.score[index], self.class_id[index])
+        return Detections(
+            self.xyxy_px[index], self.score[index], self.class_id[index], self.band_px
+        )
 
     @property
     def height_px(self) -> Float32:

@@ -21,6 +21,7 @@ from cone_perception.engines.cuda.request import (
     upload_bytes,
     write_upload,
 )
+from cone_perception.preprocess import whole_view
 from cone_perception.types import CameraPicture, Detections, Float32, OutputLayout, UInt8
 
 HERE = Path(__file__).parent
@@ -124,5 +125,6 @@ def _upload(
     pictures: list[CameraPicture], height: int, width: int, thresholds: Float32, nms_iou: float
 ) -> UInt8:
     upload = np.full(upload_bytes(pictures), 0xEE, np.uint8)
-    write_upload(upload, CameraJob(pictures, thresholds, nms_iou), height, width)
+    views = [whole_view(p.height, p.width, (height, width)) for p in pictures]
+    write_upload(upload, CameraJob(pictures, views, thresholds, nms_iou))
     return upload

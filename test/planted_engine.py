@@ -17,7 +17,6 @@ from cone_perception.decode import decode
 from cone_perception.engines import FrameEngine
 from cone_perception.engines.open import PlacedEngine, open_engine
 from cone_perception.images import to_bgr
-from cone_perception.preprocess import Letterbox
 from cone_perception.ros import loading
 from cone_perception.types import Detections
 
@@ -45,12 +44,11 @@ class CameraEngine:
     def __init__(self, engine):
         self.info, self.run, self.close = engine.info, engine.run, engine.close
 
-    def detect(self, pictures, thresholds, nms_iou):
+    def detect(self, pictures, views, thresholds, nms_iou):
         (picture,) = pictures
         print(f'got {picture.encoding} of {picture.step} bytes a row', flush=True)
         letterboxed = np.full((1, 384, 640, 3), 114, np.uint8)
-        bgr = to_bgr(picture)
-        Letterbox(*bgr.shape[:2], 384, 640).apply(bgr, letterboxed[0])
+        views[0].apply(to_bgr(picture), letterboxed[0])
         return [decode(self.run(letterboxed)[0], 'end_to_end', thresholds, nms_iou)]
 
 
@@ -65,7 +63,7 @@ class TwoAtOnce:
         self._second_is_through = threading.Event()
         self._lost = threading.Barrier(2)
 
-    def detect(self, pictures, thresholds, nms_iou):
+    def detect(self, pictures, views, thresholds, nms_iou):
         grey = int(to_bgr(pictures[0])[0, 0, 0])
         print(f'in {grey}.', flush=True)
         if grey in (100, 102):  # the first one: waits for the second

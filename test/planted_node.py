@@ -12,7 +12,7 @@ import os
 import time
 
 from cone_perception import cli, pipeline
-from cone_perception.preprocess import Letterbox
+from cone_perception.preprocess import View
 from cone_perception.ros import publishing, session
 
 DEATH = 7
@@ -33,7 +33,7 @@ class SlowEngine:
 
 
 def plant(faults):
-    Letterbox.apply = delayed(Letterbox.apply, faults.get('preprocess', 0))
+    View.apply = delayed(View.apply, faults.get('preprocess', 0))
     pipeline.decode = delayed(pipeline.decode, faults.get('decode', 0))
     publishers = publishing.AnswerPublishers
     publishers.publish = delayed(publishers.publish, faults.get('publish', 0))

@@ -27,7 +27,7 @@ from cone_perception.engines.cuda.request import (
 )
 from cone_perception.errors import ImageError, ModelError
 from cone_perception.images import to_bgr
-from cone_perception.preprocess import Letterbox
+from cone_perception.preprocess import letterbox
 from cone_perception.types import CameraPicture, Detections, Float32, UInt8
 
 HEIGHT, WIDTH = 96, 160
@@ -69,9 +69,7 @@ def camera_picture(
 
 def on_cpu(picture: CameraPicture, height: int, width: int) -> UInt8:
     """(height, width, 3): what the CPU's engine would be given."""
-    out = np.empty((height, width, 3), np.uint8)
-    Letterbox(picture.height, picture.width, height, width).apply(to_bgr(picture), out)
-    return out
+    return letterbox(to_bgr(picture), height, width)
 
 
 def grey_levels(network: Float32) -> Float32:
@@ -147,9 +145,7 @@ def test_strided_frame_needs_no_copy(kernels, random):
     picture = CameraPicture.of_bgr(right_half)
     assert np.shares_memory(picture.data, wide)
     network = kernels.letterbox([picture], HEIGHT, WIDTH)
-    expected = np.empty((HEIGHT, WIDTH, 3), np.uint8)
-    Letterbox(60, 100, HEIGHT, WIDTH).apply(right_half, expected)
-    assert_within_one_level(network[0], expected)
+    assert_within_one_level(network[0], letterbox(right_half, HEIGHT, WIDTH))
 
 
 @pytest.mark.parametrize('turn', [np.flipud, np.fliplr, lambda bgr: bgr[:, ::2]])

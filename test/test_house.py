@@ -20,7 +20,7 @@ LAYERS = [
     'filters model_card settings',
     'images preprocess decode',
     'accuracy bags dataset pages pictures',
-    'engines',
+    'engines views',
     'pipeline',
     'answering',
     'detect ros bags.command engines.build_command engines.verify_command',

@@ -41,6 +41,7 @@ from cone_perception.files import cache_folder
 from cone_perception.filters import Filters
 from cone_perception.model_card import NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
+from cone_perception.preprocess import View, whole_view
 from cone_perception.types import CameraPicture, Detections, Frame, UInt8
 
 HEIGHT, WIDTH = 96, 160
@@ -139,7 +140,11 @@ THRESHOLDS = np.full(len(CLASS_NAMES), 0.5, np.float32)
 def detect(engine: CudaEngine, bgr: UInt8 | None = None) -> Detections:
     """Cones that the engine finds in a picture: that of a road with two cones, or this one."""
     picture = CameraPicture.of_bgr(road() if bgr is None else bgr)
-    return engine.detect([picture], THRESHOLDS, 0.6)[0]
+    return engine.detect([picture], [whole(picture)], THRESHOLDS, 0.6)[0]
+
+
+def whole(picture: CameraPicture) -> View:
+    return whole_view(picture.height, picture.width, (384, 640))
 
 
 # --- the way of a frame ---
@@ -244,7 +249,7 @@ def test_bad_picture_fails_alone(open_cuda):
     engine = open_cuda()
     short = CameraPicture(np.zeros(5, np.uint8), 'bgr8', 10, 10, 30)
     with pytest.raises(ImageError):
-        engine.detect([short], THRESHOLDS, 0.6)
+        engine.detect([short], [whole(short)], THRESHOLDS, 0.6)
     assert detect(engine)
 
 
@@ -327,8 +332,9 @@ def test_network_that_refuses_to_run_is_an_error_at_load(open_cuda, driver):
 
 def test_wrong_number_of_thresholds_is_named(open_cuda):
     engine = open_cuda()
+    picture = CameraPicture.of_bgr(road())
     with pytest.raises(EngineError, match='2 thresholds for the 5 classes'):
-        engine.detect([CameraPicture.of_bgr(road())], np.ones(2, np.float32), 0.6)
+        engine.detect([picture], [whole(picture)], np.ones(2, np.float32), 0.6)
 
 
 def test_plan_of_ultralytics_is_adopted_and_drives(driver, tmp_path, monkeypatch):

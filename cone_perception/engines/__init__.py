@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 from cone_perception.decode import read_layout
 from cone_perception.errors import ModelError
 from cone_perception.model_card import Bundle
+from cone_perception.preprocess import View
 from cone_perception.types import Arithmetic, CameraPicture, Detections, Float32, Precision, UInt8
 
 
@@ -72,12 +73,17 @@ class FrameEngine(Engine, Protocol):
         ...
 
     def detect(
-        self, pictures: Sequence[CameraPicture], thresholds: Float32, nms_iou: float
+        self,
+        pictures: Sequence[CameraPicture],
+        views: Sequence[View],
+        thresholds: Float32,
+        nms_iou: float,
     ) -> list[Detections]:
-        """Find what is in up to a batch of pictures: network pixels, best score first.
+        """Find what is in up to a batch of views: network pixels, best score first.
 
-        As letterbox, run and decode.decode together; thresholds and nms_iou as there. May be called
-        from two threads at once. Raises EngineError, EngineLostError or ModelError.
+        pictures: of each view; the same object several times is one picture. As View.apply, run and
+        decode.decode together; thresholds and nms_iou as there. May be called from two threads at
+        once. Raises EngineError, EngineLostError or ModelError.
         """
         ...
 

@@ -47,6 +47,7 @@ from cone_perception.model_card import Bundle, NetworkFile, read_bundle
 from cone_perception.pages.blocks import Banner, Block, Cell, Listing, Page, Section, Table, Text
 from cone_perception.pages.page import write_page
 from cone_perception.pipeline import ConeDetector
+from cone_perception.preprocess import whole_view
 from cone_perception.types import CameraPicture, Detections, Frame, GpuRuntimeChoice
 
 
@@ -169,7 +170,9 @@ def difference_on_gpu(bundle: Bundle, engine: FrameEngine) -> str:
     pictures, _ = read_reference(bundle)
     outputs = run_all(engine, pictures)
     for index, (picture, output) in enumerate(zip(pictures, outputs, strict=True)):
-        (there,) = engine.detect([CameraPicture.of_bgr(picture)], thresholds, card.nms_iou)
+        view = whole_view(picture.shape[0], picture.shape[1], (card.height_px, card.width_px))
+        shown = [CameraPicture.of_bgr(picture)], [view]
+        (there,) = engine.detect(*shown, thresholds, card.nms_iou)
         here = decode(output, card.output_layout, thresholds, card.nms_iou)
         if difference := difference_of(there, here):
             return f'decoding on the GPU differs from the CPU: picture {index} has {difference}'

@@ -22,7 +22,7 @@ from cone_perception.dataset.layout import SPLITS, label_path, read_layout
 from cone_perception.errors import DataError, SourceError
 from cone_perception.files import write_whole
 from cone_perception.images import read_picture
-from cone_perception.preprocess import PAD_VALUE, Letterbox
+from cone_perception.preprocess import PAD_VALUE, letterbox
 from cone_perception.types import Float32, UInt8
 from training.recipe.recipe import Stage
 from training.runs.folder import CampaignFolder
@@ -177,6 +177,5 @@ def clip_boxes(labels: Float32, left_px: int, top_px: int, rules: CropRules) -> 
 def _scaled(source: UInt8, rows: Float32, width_px: int) -> tuple[UInt8, Float32]:
     """A picture at this width, scaled as a letterbox does, and its labels in pixels."""
     height = max(1, round(source.shape[0] * width_px / source.shape[1]))
-    picture = np.empty((height, width_px, 3), np.uint8)
-    Letterbox(source.shape[0], source.shape[1], height, width_px).apply(source, picture)
-    return picture, np.concatenate([rows[:, :1], corners_px(rows, width_px, height)], axis=1)
+    boxes = corners_px(rows, width_px, height)
+    return letterbox(source, height, width_px), np.concatenate([rows[:, :1], boxes], axis=1)

@@ -29,6 +29,7 @@ from cone_perception.engines.cuda.request import (
 from cone_perception.engines.cuda.slot import CudaGraph, Network, Slot
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError, told_as
 from cone_perception.model_card import Preprocessing
+from cone_perception.preprocess import whole_view
 from cone_perception.types import CameraPicture, Float32
 
 SLOTS = 2
@@ -147,7 +148,10 @@ class CudaDevice:
             self._kernels[name] = self._module.get_function(name).prepare(arguments)
         self.slots = []
         grey = CameraPicture.of_bgr(np.full((32, 32, 3), 114, np.uint8))
-        warm_up = CameraJob([grey] * batch, np.ones(MAX_CLASSES, np.float32), 0.5)
+        _, _, height_px, width_px = network.input_shape
+        view = whole_view(32, 32, (height_px, width_px))
+        ones = np.ones(MAX_CLASSES, np.float32)
+        warm_up = CameraJob([grey] * batch, [view] * batch, ones, 0.5)
         for _ in range(SLOTS):
             self.slots.append(Slot(self._drv, network))
             # TensorRT wants one run before a capture, and the first one allocates.
@@ -182,7 +186,7 @@ class CudaDevice:
                 self._capture(slot)
             # The upload stays outside of the graph: it runs while the frame before is computed, and
             # the request in front tells the kernels its size, so one graph serves every picture.
-            write_upload(slot.upload_host, job, *self.network.input_shape[2:])
+            write_upload(slot.upload_host, job)
             slot.pictures, slot.raw = len(job.pictures), job.raw
             self._drv.memcpy_htod_async(slot.upload, slot.upload_host[:needed], self._copies)
             slot.uploaded.record(self._copies)

@@ -30,6 +30,7 @@ from cone_perception.engines.cuda.request import (
 from cone_perception.engines.cuda.slot import Network
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
 from cone_perception.model_card import NetworkFile, Preprocessing
+from cone_perception.preprocess import View, whole_view
 from cone_perception.types import CameraPicture, Detections, Float32, UInt8
 
 LIMIT_S = 2.0
@@ -94,12 +95,19 @@ class CudaEngine:
     def run(self, pictures: UInt8) -> Float32:
         prepared = [CameraPicture.of_bgr(picture) for picture in pictures]
         classes = self.info.output_shape[1] - 4 if self._layout == 'anchors' else 1
-        answer = self._worker.run(CameraJob(prepared, np.ones(classes, np.float32), 1.0, raw=True))
+        height_px, width_px = self.info.input_shape[2:]
+        views = [whole_view(height_px, width_px, (height_px, width_px))] * len(prepared)
+        job = CameraJob(prepared, views, np.ones(classes, np.float32), 1.0, raw=True)
+        answer = self._worker.run(job)
         assert answer.output is not None
         return answer.output
 
     def detect(
-        self, pictures: Sequence[CameraPicture], thresholds: Float32, nms_iou: float
+        self,
+        pictures: Sequence[CameraPicture],
+        views: Sequence[View],
+        thresholds: Float32,
+        nms_iou: float,
     ) -> list[Detections]:
         batch = self.info.input_shape[0]
         if not 1 <= len(pictures) <= batch:
@@ -110,7 +118,7 @@ class CudaEngine:
                 f'{self.info.output_shape[1] - 4} classes of the network'
             )
         upload_bytes(pictures)  # raises ImageError before anything is under way
-        answer = self._worker.run(CameraJob(pictures, thresholds, nms_iou))
+        answer = self._worker.run(CameraJob(pictures, views, thresholds, nms_iou))
         found = []
         for index, one in enumerate(answer.answers):
             detections = read_answer(one, len(thresholds))

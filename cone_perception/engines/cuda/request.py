@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.errors import EngineError, ImageError, ModelError
-from cone_perception.preprocess import Letterbox
+from cone_perception.preprocess import View
 from cone_perception.types import CameraPicture, Detections, Float32, OutputLayout, UInt8
 
 MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT = 2, 128, 1024, 256
@@ -62,9 +62,13 @@ FIRST_PICTURE = -(-REQUEST.itemsize // _ALIGNMENT) * _ALIGNMENT
 
 @dataclass(frozen=True, slots=True)
 class CameraJob:
-    """Pictures to search. thresholds: (classes,) least scores. raw: the network's output, too."""
+    """Views to search, and the picture of each. thresholds: (classes,) least scores.
+
+    raw: the network's output, too.
+    """
 
     pictures: Sequence[CameraPicture]
+    views: Sequence[View]
     thresholds: Float32
     nms_iou: float
     raw: bool = False
@@ -75,11 +79,8 @@ def upload_bytes(pictures: Sequence[CameraPicture]) -> int:
     return _starts(pictures)[-1]
 
 
-def write_upload(upload: UInt8, job: CameraJob, height_px: int, width_px: int) -> None:
-    """Write the request and the pictures' bytes into `upload`, as long as upload_bytes or longer.
-
-    height_px, width_px: the network's input.
-    """
+def write_upload(upload: UInt8, job: CameraJob) -> None:
+    """Write the request and the pictures' bytes into `upload`, upload_bytes long or longer."""
     pictures, thresholds = job.pictures, job.thresholds
     if len(thresholds) > MAX_CLASSES:
         raise EngineError(
@@ -94,11 +95,11 @@ def write_upload(upload: UInt8, job: CameraJob, height_px: int, width_px: int) -
     request['thresholds'][0, : len(thresholds)] = thresholds
     starts = _starts(pictures)
     for index, (picture, start) in enumerate(zip(pictures, starts, strict=False)):
-        letterbox = Letterbox(picture.height, picture.width, height_px, width_px)
+        (patch,) = job.views[index].patches
         request['picture'][0, index] = (
             *(start, picture.width, picture.height, picture.step, FORMATS[picture.encoding]),
-            *(letterbox.inner_width_px, letterbox.inner_height_px),
-            *(letterbox.left_px, letterbox.top_px, 0, 0, 0),
+            *(patch.place.width, patch.place.height),
+            *(patch.place.left, patch.place.top, 0, 0, 0),
         )
         length = _length(picture)
         upload[start : start + length] = picture.data[:length]

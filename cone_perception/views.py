@@ -1,0 +1,138 @@
+"""Which views a picture is looked at in, where the band lies, and one list of cones of all of them.
+
+Far cones need the band around the horizon, near ones the whole picture. docs/views.md explains it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+
+from cone_perception.preprocess import Patch, View, band_views, tile_views, whole_view
+from cone_perception.types import Detections, Float32, ViewName, Views
+
+FAR_PX, NEAR_PX = 12.0, 32.0
+"""Height of a box as the whole view shows it, in network pixels: 24 and 64 px of a source 1280 px
+wide. Below FAR_PX the finer view is believed, from NEAR_PX on only the whole view."""
+SAME_IOU, ANY_IOU = 0.45, 0.6
+"""Boxes of two patches that overlap more are one cone: of the same class, of any two classes."""
+REMEMBERED = 15
+"""Answers whose bands are averaged: half a second of a 30 Hz camera."""
+NOWHERE = 0.5
+"""Row of the band, as a share of the height, in a still that shows no cone."""
+
+Looks = list[tuple[View, Detections]]
+
+
+def bands_of(views: Views) -> tuple[ViewName, ...]:
+    """Names of the views that lie around the horizon."""
+    names: tuple[ViewName, ...] = ('horizon', 'strip')
+    return tuple(name for name in names if name in views.split('+'))
+
+
+def first_views(
+    height_px: int, width_px: int, network: tuple[int, int], views: Views
+) -> list[View]:
+    """Views that need to know nothing of a source of this size. network: height, width."""
+    whole = whole_view(height_px, width_px, network)
+    return [whole] if views == 'whole' else [whole, *tile_views(height_px, width_px, network)]
+
+
+def views_around(
+    row_px: float, height_px: int, width_px: int, network: tuple[int, int], views: Views
+) -> list[View]:
+    """Views of the second look, around this row."""
+    return [
+        view
+        for name in bands_of(views)
+        for view in band_views(name, height_px, width_px, network, row_px)
+    ]
+
+
+def views_per_picture(network: tuple[int, int], views: Views) -> int:
+    """Number of network pictures that a picture of twice the network's size takes."""
+    height_px, width_px = 2 * network[0], 2 * network[1]
+    return 1 + len(views_around(0, height_px, width_px, network, views))
+
+
+def merge(looks: Looks) -> Detections:
+    """One list of what several views of one picture show, best score first.
+
+    looks: each view with its boxes in network pixels, the whole view first. Only boxes of two
+    patches can be the same cone: one patch has had its overlaps suppressed.
+    """
+    whole_scale = looks[0][0].patches[0].scale
+    parts: list[tuple[Patch, Detections]] = [
+        part for view, found in looks for part in view.to_source(found)
+    ]
+    if len(parts) == 1:
+        return parts[0][1]
+    xyxy = np.concatenate([found.xyxy_px for _, found in parts])
+    score = np.concatenate([found.score for _, found in parts])
+    class_id = np.concatenate([found.class_id for _, found in parts])
+    counts = [len(found) for _, found in parts]
+    patch = np.repeat(np.arange(len(parts)), counts)
+    finer = np.repeat([patch.scale / whole_scale for patch, _ in parts], counts)
+    tall = (xyxy[:, 3] - xyxy[:, 1]) * whole_scale
+    rank = score + np.where(tall < FAR_PX, finer, 0)
+    belongs = (tall < NEAR_PX) | (finer <= 1.01)
+    order = np.flatnonzero(belongs)[np.argsort(-rank[belongs], kind='stable')]
+    overlap = _overlaps(xyxy[order])
+    same = class_id[order, None] == class_id[order]
+    other = patch[order, None] != patch[order]
+    beaten = np.triu(other & (overlap > np.where(same, SAME_IOU, ANY_IOU)), 1)
+    kept = np.ones(len(order), bool)
+    for index in np.flatnonzero(beaten.any(axis=1)):
+        if kept[index]:
+            kept &= ~beaten[index]
+    chosen = order[kept]
+    chosen = chosen[np.argsort(-score[chosen], kind='stable')]
+    return Detections(xyxy, score, class_id)[chosen]
+
+
+def _overlaps(xyxy: Float32) -> Float32:
+    """(N, N) intersection over union."""
+    corner = np.maximum(xyxy[:, None, :2], xyxy[:, :2])
+    sides = np.minimum(xyxy[:, None, 2:], xyxy[:, 2:]) - corner
+    shared = np.clip(sides, 0, None).prod(axis=2)
+    area = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1)
+    union = area[:, None] + area - shared
+    return np.asarray(shared / np.maximum(union, 1e-9), np.float32)
+
+
+def far_row(found: Detections, whole_scale: float) -> float | None:
+    """Row at which far cones stand; None where none is found.
+
+    The median middle of small boxes; else the median upper side of all, since near cones stand
+    lower but reach up to the horizon.
+    """
+    if not len(found):
+        return None
+    small = found.height_px * whole_scale < FAR_PX
+    rows = found.xyxy_px[small][:, [1, 3]].mean(axis=1) if small.any() else found.xyxy_px[:, 1]
+    return float(np.median(rows))
+
+
+class Horizon:
+    """Where the band of a camera lies: at the median far row of its last answers.
+
+    Shares of the picture's height. fixed: where it always lies, as the camera's mounting says.
+    start: where it lies as long as no cone was seen; None: where that picture itself shows them.
+    """
+
+    def __init__(self, start: float | None = None, fixed: float | None = None) -> None:
+        self._start, self._fixed = start, fixed
+        self._rows: deque[float] = deque(maxlen=REMEMBERED)
+
+    def row_px(self, height_px: int) -> float | None:
+        """Row around which the next band lies; None: not known yet."""
+        share = self._start if self._fixed is None else self._fixed
+        if self._fixed is None and (rows := tuple(self._rows)):
+            share = float(np.median(rows))
+        return None if share is None else share * height_px
+
+    def follow(self, row_px: float | None, height_px: int) -> None:
+        """Take an answer's far row into account."""
+        if row_px is not None:
+            self._rows.append(row_px / height_px)
