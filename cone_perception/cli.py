@@ -13,6 +13,10 @@ from cone_perception.errors import ConePerceptionError, InstallError
 
 SUBCOMMANDS = {
     'detect': ('cone_perception.detect', 'find cones in pictures, a video or a bag, without ROS'),
+    'region': (
+        'cone_perception.region.command',
+        'a region mask that leaves out the own car, proposed from a drive',
+    ),
     'node': (
         'cone_perception.ros.node',
         'run the ROS 2 node, as `ros2 run cone_perception detector`',
@@ -49,6 +53,7 @@ line of help)."""
 EXAMPLES = {
     '': 'cone-perception detect drive.mp4 --out found',
     'detect': 'cone-perception detect drive.mp4 --out found --thresholds blue_cone:0.4',
+    'region': 'cone-perception region drive.mp4 --out region/drive',
     'node': 'cone-perception node --ros-args --params-file config/zed2i.yaml',
     'build-engine': 'cone-perception build-engine my_model --batch 2',
     'verify-engine': 'cone-perception verify-engine my_model --out verified',

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,13 @@ from tqdm import tqdm
 from cone_perception.arguments import add_fields
 from cone_perception.engines.events import print_event, print_warning
 from cone_perception.engines.open import place_network
-from cone_perception.errors import EngineError, EngineLostError, ModelError, OutputError
+from cone_perception.errors import (
+    EngineError,
+    EngineLostError,
+    ModelError,
+    OutputError,
+    told_as,
+)
 from cone_perception.files import write_json
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
@@ -39,33 +45,47 @@ Found = tuple[list[Detections], dict[str, int]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
+    add_search(parser, 'detections')
+
+
+def add_search(
+    parser: argparse.ArgumentParser, folder: str, settings: Sequence[str] = SETTINGS
+) -> None:
+    """Declare a source, the settings of its search, and --out: by default in `folder`."""
     parser.add_argument('source', type=Path, help='picture, folder of pictures, video, or rosbag2')
     parser.add_argument(
-        '--out', type=Path, help='folder for the results (default: detections/ and the source)'
+        '--out', type=Path, help=f'folder for the results (default: {folder}/ and the source)'
     )
     parser.add_argument('--topic', help='image topic of a bag with several')
-    add_fields(parser, DetectorSettings, SETTINGS)
+    add_fields(parser, DetectorSettings, settings)
     parser.set_defaults(precision=None)  # not told: the network that `evaluate` takes
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command: 0 when every picture was answered, 1 when one failed."""
-    values = {name: getattr(args, name) for name in SETTINGS}
-    told = values['precision'] is not None
-    settings = DetectorSettings.from_mapping({**values, 'precision': args.precision or 'best'})
-    bundle = read_bundle(settings.model)
-    settings.filters.check_classes(bundle.card)
+    settings, bundle = read_search(args)
     source = open_source(args.source, args.topic)
     out = args.out or Path('detections') / args.source.resolve().stem
     if (out / 'pictures').resolve() == args.source.resolve():
         raise OutputError(f'{out} would write over its source: give another --out.')
-    with open_detector(bundle, settings, settings.streams, told) as detector:
-        try:
-            tally = detect_source(source, detector, settings.filters, out)
-        except OSError as error:
-            raise OutputError(f'{out} cannot be written: {error}') from error
+    with (
+        open_detector(bundle, settings, settings.streams, bool(args.precision)) as detector,
+        told_as(OutputError, f'{out} cannot be written'),
+    ):
+        tally = detect_source(source, detector, settings.filters, out)
     print(tally.text(out))
     return 1 if tally.failures else 0
+
+
+def read_search(
+    args: argparse.Namespace, names: Sequence[str] = SETTINGS
+) -> tuple[DetectorSettings, Bundle]:
+    """Read what `add_search` declared. Raises SettingsError and ModelError."""
+    values = {name: getattr(args, name) for name in names}
+    settings = DetectorSettings.from_mapping({**values, 'precision': args.precision or 'best'})
+    bundle = read_bundle(settings.model)
+    settings.filters.check_classes(bundle.card)
+    return settings, bundle
 
 
 def open_detector(
@@ -96,7 +116,7 @@ class Tally:
     def fail(self, failure: Unreadable) -> None:
         """Count a picture without an answer, and name it."""
         self.failures.append(failure)
-        tqdm.write(f'failed: {failure.source}: {failure.reason}', file=sys.stderr)
+        tell_failure(failure)
 
     @property
     def mean_ms(self) -> dict[str, float]:
@@ -121,6 +141,11 @@ class Tally:
         return '\n'.join(lines)
 
 
+def tell_failure(failure: Unreadable) -> None:
+    """Say on stderr which picture has no answer, beside a progress bar."""
+    tqdm.write(f'failed: {failure.source}: {failure.reason}', file=sys.stderr)
+
+
 def detect_source(source: Source, detector: ConeDetector, filters: Filters, out: Path) -> Tally:
     """Find the cones in each picture and write them to `out`, picture by picture.
 
@@ -134,19 +159,11 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
     started = time.monotonic()
     lines = (out / 'detections.jsonl').open('w', encoding='utf-8', buffering=1)
     try:
-        searched = _searched(source.frames, detector, filters)
-        for picture in tqdm(searched, total=source.count, unit='picture', file=sys.stderr):
+        for picture in search(source, detector, filters):
             if isinstance(picture, Unreadable):
                 tally.fail(picture)
                 continue
-            frame, answer = picture
-            try:
-                (found,), moments_ns = answer.result()
-            except EngineLostError:  # no later picture can be answered
-                raise
-            except (EngineError, ModelError) as error:
-                tally.fail(Unreadable(frame.source, str(error)))
-                continue
+            frame, found, moments_ns = picture
             lines.write(json.dumps(detection_record(frame, found, names)) + '\n')
             drawn = draw_cones(frame.bgr, found, names)
             if source.kind == 'pictures':
@@ -167,6 +184,29 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
         tally.wall_s = time.monotonic() - started
         write_summary(out / 'summary.json', source, detector, tally)
     return tally
+
+
+def search(
+    source: Source, detector: ConeDetector, filters: Filters
+) -> Iterator[Unreadable | tuple[Frame, Detections, dict[str, int]]]:
+    """Yield each picture in its order, its cones and the moments of its search; shows a bar.
+
+    Raises EngineLostError and SourceError: no later picture can be had.
+    """
+    searched = _searched(source.frames, detector, filters)
+    for picture in tqdm(searched, total=source.count, unit='picture', file=sys.stderr):
+        if isinstance(picture, Unreadable):
+            yield picture
+            continue
+        frame, answer = picture
+        try:
+            (found,), moments_ns = answer.result()
+        except EngineLostError:
+            raise
+        except (EngineError, ModelError) as error:
+            yield Unreadable(frame.source, str(error))
+            continue
+        yield frame, found, moments_ns
 
 
 def _searched(
@@ -211,7 +251,6 @@ def detection_record(
 
 def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tally) -> None:
     """Write what was done, with what, and what failed, as JSON."""
-    info = detector.engine.info
     summary = {
         'kind': source.kind,
         'pictures': source.count,
@@ -222,6 +261,15 @@ def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tal
         'cones': dict(sorted(tally.cones.items())),
         'wall_s': round(tally.wall_s, 3),
         'mean_ms': {station: round(ms, 3) for station, ms in tally.mean_ms.items()},
+        **network_record(detector),
+    }
+    write_json(path, summary)
+
+
+def network_record(detector: ConeDetector) -> dict[str, Any]:
+    """Say for a summary which network searched, and what ran it."""
+    info = detector.engine.info
+    return {
         'model': detector.card.name,
         'network_sha256': info.network_sha256,
         'engine': info.runtime,
@@ -229,4 +277,3 @@ def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tal
         'precision': info.precision,
         'arithmetic': info.arithmetic,
     }
-    write_json(path, summary)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from cone_perception.errors import SettingsError
 from cone_perception.model_card import ModelCard
@@ -75,10 +76,18 @@ class Filters:
         if self.classes:
             wanted = [card.class_names.index(name) for name in self.classes]
             keep &= np.isin(found.class_id, wanted)
-        if self.region:
-            corners = np.array(self.region, np.float32).reshape(-1, 2)
-            feet = (found.xyxy_px[:, [0, 3]] + found.xyxy_px[:, [2, 3]]) / 2
-            feet = feet / np.array([width_px, height_px], np.float32)
-            inside = [cv2.pointPolygonTest(corners, foot, False) >= 0 for foot in feet.tolist()]
-            keep &= np.array(inside, bool)
-        return found[keep]
+        return found[keep & self.inside(found.xyxy_px, width_px, height_px)]
+
+    def inside(self, xyxy_px: Float32, width_px: int, height_px: int) -> npt.NDArray[np.bool_]:
+        """(N,) bool: which of (N, 4) boxes in a picture of this size stand in the region."""
+        if not self.region:
+            return np.ones(len(xyxy_px), bool)
+        corners = np.array(self.region, np.float32).reshape(-1, 2)
+        feet = feet_of(xyxy_px, width_px, height_px).tolist()
+        return np.array([cv2.pointPolygonTest(corners, foot, False) >= 0 for foot in feet], bool)
+
+
+def feet_of(xyxy_px: Float32, width_px: int, height_px: int) -> Float32:
+    """(N, 2) float32: where the cones of (N, 4) boxes stand, in fractions of the picture."""
+    feet = (xyxy_px[:, [0, 3]] + xyxy_px[:, [2, 3]]) / 2
+    return np.asarray(feet / np.array([width_px, height_px], np.float32), np.float32)

@@ -247,18 +247,24 @@ def settings_help() -> str:
     return '\n'.join(lines)
 
 
-def settings_yaml() -> str:
-    """Write every setting with its default, as a ROS parameter file for a node of any name."""
-    lines = [
-        '# Every setting with its default, written by: python -m cone_perception.settings',
-        "# [] is an empty list; in a launch file and with `ros2 param set`, write it as [''].",
-        '/**:',
-        '  ros__parameters:',
-    ]
+HEAD = """\
+# Every setting with its default, written by: python -m cone_perception.settings
+# [] is an empty list; in a launch file and with `ros2 param set`, write it as [''].
+"""
+
+
+def settings_yaml(values: Mapping[str, Any] | None = None, head: str = HEAD) -> str:
+    """Write settings below `head`, as a ROS parameter file for a node of any name.
+
+    values: setting -> value of those to write; None: every setting, with its default.
+    """
+    lines = [f'{head}/**:', '  ros__parameters:']
     for entry in fields(DetectorSettings):
-        about = f'{entry.metadata["description"]} ({_about(entry)})'
-        lines += [f'    # {line}' for line in textwrap.wrap(about, 90)]
-        lines.append(f'    {entry.name}: {json.dumps(entry.default)}')
+        if values is None or entry.name in values:
+            about = f'{entry.metadata["description"]} ({_about(entry)})'
+            lines += [f'    # {line}' for line in textwrap.wrap(about, 90)]
+            value = entry.default if values is None else values[entry.name]
+            lines.append(f'    {entry.name}: {json.dumps(value)}')
     return '\n'.join(lines) + '\n'
 
 

@@ -23,7 +23,7 @@ LAYERS = [
     'engines views',
     'pipeline',
     'answering',
-    'detect ros bags.command engines.build_command engines.verify_command',
+    'detect region ros bags.command engines.build_command engines.verify_command',
     'replay',
     'cli',
 ]

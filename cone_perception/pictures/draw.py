@@ -46,7 +46,7 @@ def draw_cones(
     bgr: (H, W, 3) uint8. truth: drawn below them as dashed boxes without a label.
     """
     picture: UInt8 = bgr.copy()
-    width_px = max(1, round(min(bgr.shape[:2]) / REFERENCE_HEIGHT_PX))
+    width_px = line_px(bgr)
     if truth is not None:
         for box, class_id in zip(truth.xyxy_px, truth.class_id, strict=True):
             _draw_dashed(picture, box, class_colour(class_names[class_id]), width_px)
@@ -70,6 +70,25 @@ def draw_cones(
         ink = WHITE if name == 'large_orange_cone' else BLACK
         _write(picture, text, (left + 2, bottom - base), scale, ink, thickness)
     return picture
+
+
+def line_px(bgr: UInt8) -> int:
+    """Width of a line that can be seen in a picture of this size."""
+    side_px: int = min(bgr.shape[:2])
+    return max(1, round(side_px / REFERENCE_HEIGHT_PX))
+
+
+def draw_region(picture: UInt8, region: Sequence[float]) -> None:
+    """Outline a region in white, and darken what it leaves out, in the picture given.
+
+    region: corners x, y, x, y, ... in fractions of the picture.
+    """
+    height, width = picture.shape[:2]
+    corners = np.array(region).reshape(-1, 2) * (width - 1, height - 1)
+    outline = [np.round(corners).astype(np.int32)]
+    inside = cv2.fillPoly(np.zeros((height, width), np.uint8), outline, 1)
+    picture[inside == 0] //= 2
+    cv2.polylines(picture, outline, True, WHITE, 2 * line_px(picture))
 
 
 def shrink(
@@ -104,7 +123,7 @@ def _write(
 def _font(picture: UInt8) -> tuple[float, int]:
     """Scale and thickness of text that is legible in a picture of this size."""
     size = min(picture.shape[:2]) / REFERENCE_HEIGHT_PX
-    return max(0.32, 0.42 * size), max(1, round(size))
+    return max(0.32, 0.42 * size), line_px(picture)
 
 
 def _place(box: Float32, width: int, height: int, taken: Float32, picture: UInt8) -> Float32:
