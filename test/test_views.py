@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import cv2
+import numpy as np
+import pytest
+from seeing_engine import SeeingEngine, seeing_card
+from tiny_network import BGR_OF_CLASS, CLASS_NAMES
+
+from cone_perception.filters import Filters
+from cone_perception.pipeline import ConeDetector
+from cone_perception.preprocess import PAD_VALUE, View, band_views, tile_views, whole_view
+from cone_perception.types import Detections, Frame, Views
+from cone_perception.views import Horizon, far_row, first_views, merge, views_around
+
+NETWORK = (384, 640)
+HD = (720, 1280)
+EVERY: Views = 'whole+horizon+strip'
+SIZES = [
+    (1, 1), (1, 4000), (4000, 1), (2, 3), (90, 160), HD, (1280, 720), (333, 777), (3000, 4096),
+    (248, 1024), (4096, 3000), (4000, 2250), (384, 640), (376, 672), (1080, 1920), (1000, 4096),
+]  # fmt: skip
+ROWS = [-500.0, 0.0, 0.5, 1.0, 9.0]
+
+
+def every_view(height: int, width: int, row: float) -> list[View]:
+    around = views_around(row * height, height, width, NETWORK, EVERY)
+    return [*first_views(height, width, NETWORK, EVERY), *around]
+
+
+@pytest.mark.parametrize('height, width', SIZES)
+def test_views_lie_in_the_source_and_fill_the_network_picture_evenly(height, width):
+    picture = np.full((height, width, 3), 7, np.uint8)
+    for view in (view for row in ROWS for view in every_view(height, width, row)):
+        out = np.zeros((*NETWORK, 3), np.uint8)
+        view.apply(picture, out)
+        shown = np.zeros(NETWORK, bool)
+        for patch in view.patches:
+            source, place = patch.source, patch.place
+            assert 0 <= source.left < source.right <= width
+            assert 0 <= source.top < source.bottom <= height
+            assert not shown[place.top : place.bottom, place.left : place.right].any()
+            shown[place.top : place.bottom, place.left : place.right] = True
+            wide, tall = place.width / source.width, place.height / source.height
+            # Even, as far as whole pixels can be.
+            assert abs(wide - tall) * min(source.width, source.height) <= 1
+        assert (out[shown] == 7).all()
+        assert (out[~shown] == PAD_VALUE).all()
+        assert shown.any()
+
+
+def test_number_of_network_pictures_is_bounded():
+    for (height, width), row in product(SIZES, ROWS):
+        names = [view.name for view in every_view(height, width, row)]
+        assert names[0] == 'whole'
+        assert names.count('tile') <= 4
+        assert names.count('horizon') <= 1
+        assert names.count('strip') in (0, 2)
+        assert 'horizon' in names or 'strip' not in names or width < 640
+
+
+@pytest.mark.parametrize(
+    'height, width, tiles', [(720, 1280, 0), (1080, 1440, 0), (1707, 1280, 2), (4000, 2250, 3),
+                             (248, 1024, 0), (1000, 4096, 3), (853, 640, 2), (300, 200, 0)],
+)  # fmt: skip
+def test_only_pictures_of_other_shapes_get_tiles_and_none_is_magnified(height, width, tiles):
+    found = tile_views(height, width, NETWORK)
+    assert len(found) == tiles
+    (whole,) = whole_view(height, width, NETWORK).patches
+    for view in found:
+        assert whole.scale * 1.5 < view.patches[0].scale <= 1
+
+
+def test_band_is_native_and_strip_twice_that():
+    (band,) = band_views('horizon', *HD, NETWORK, 396)
+    strip = band_views('strip', *HD, NETWORK, 396)
+    for view, scale, rows in [(band, 0.976, 196), (strip[0], 1.86, 103), (strip[1], 1.86, 103)]:
+        for patch in view.patches:
+            assert patch.scale == pytest.approx(scale, abs=0.01)
+            assert patch.source.height == rows
+            assert abs((patch.source.top + patch.source.bottom) / 2 - 396) <= 1
+
+
+# --- boxes of several views ---
+
+
+def boxes(*rows: tuple[float, ...], class_id: int = 0) -> Detections:
+    """Rows: left, top, right, bottom, score."""
+    values = np.array(rows, np.float32).reshape(-1, 5)
+    return Detections(values[:, :4], values[:, 4], np.full(len(values), class_id, np.int64))
+
+
+def shown_by(view: View, in_source: Detections) -> Detections:
+    """The boxes in the network picture of a view: in the first patch that holds their middle."""
+    moved = []
+    for box in in_source.xyxy_px:
+        x, y = (box[:2] + box[2:]) / 2
+        for patch in view.patches:
+            source, place = patch.source, patch.place
+            if source.left <= x < source.right and source.top <= y < source.bottom:
+                offset = np.array([source.left, source.top] * 2, np.float32)
+                moved.append((box - offset) * patch.scale + np.array(place[:2] * 2))
+                break
+        else:
+            raise AssertionError(f'{box} is not in {view}')
+    xyxy = np.array(moved, np.float32).reshape(-1, 4)
+    return Detections(xyxy, in_source.score, in_source.class_id)
+
+
+WHOLE = whole_view(*HD, NETWORK)
+BAND = band_views('horizon', *HD, NETWORK, 360)[0]
+
+
+def merged(whole: Detections, band: Detections) -> Detections:
+    return merge([(WHOLE, shown_by(WHOLE, whole)), (BAND, shown_by(BAND, band))])
+
+
+def test_far_cone_is_taken_from_the_finer_view_and_a_middle_one_by_its_score():
+    far, middle = (100, 350, 110, 364), (300, 340, 330, 380)
+    found = merged(
+        boxes((*far, 0.9), (*middle, 0.9)),
+        boxes((101, 350, 110, 364, 0.6), (301, 340, 330, 380, 0.7)),
+    )
+    np.testing.assert_allclose(found.xyxy_px, [middle, (101, 350, 110, 364)], atol=0.2)
+    np.testing.assert_allclose(found.score, [0.9, 0.6])
+
+
+def test_near_cone_is_the_whole_view_s():
+    near = (300, 320, 340, 400)
+    assert len(merged(boxes(), boxes((*near, 0.9)))) == 0
+    found = merged(boxes((*near, 0.5)), boxes((305, 322, 340, 400, 0.9)))
+    np.testing.assert_allclose(found.xyxy_px, [near], atol=0.5)
+
+
+def test_views_that_see_two_classes_in_one_place_give_one_cone():
+    found = merged(boxes((100, 350, 110, 364, 0.9)), boxes((100, 350, 110, 364, 0.6), class_id=4))
+    assert found.class_id.tolist() == [4]
+
+
+def test_cones_close_together_are_not_merged_within_a_view():
+    pair = [(100, 350, 114, 370, 0.9), (103, 351, 117, 371, 0.8)]
+    assert len(merged(boxes(*pair), boxes())) == 2
+    assert len(merged(boxes(), boxes(*pair))) == 2
+    assert len(merged(boxes((101, 350, 115, 370, 0.9)), boxes(*pair))) == 2
+
+
+def test_three_hundred_cones_are_three_hundred():
+    places = [(20 * column, 290 + 20 * row) for row, column in product(range(5), range(60))]
+    cones = boxes(*((x, y, x + 8, y + 12, 0.9) for x, y in places))
+    found = merged(cones, cones)
+    assert len(found) == 300
+    assert len(np.unique(found.xyxy_px.round(), axis=0)) == 300
+
+
+def test_far_row_is_the_small_boxes_middle_else_the_upper_sides():
+    near = [(0, 300, 50, 400, 0.9), (0, 310, 50, 450, 0.9)]
+    assert far_row(boxes(), 0.5) is None
+    assert far_row(boxes(*near), 0.5) == 305
+    assert far_row(boxes(*near, (0, 340, 8, 352, 0.9)), 0.5) == 346
+
+
+def test_horizon_follows_slowly_and_keeps_what_it_knows():
+    horizon = Horizon()
+    assert horizon.row_px(720) is None
+    horizon.follow(None, 720)
+    assert horizon.row_px(720) is None
+    assert Horizon(start=0.25).row_px(720) == 180
+    for row_px in [300] * 8 + [700] * 3:
+        horizon.follow(row_px, 720)
+    assert horizon.row_px(1440) == pytest.approx(600)
+    for _ in range(15):
+        horizon.follow(320, 720)
+    assert horizon.row_px(720) == pytest.approx(320)
+    fixed = Horizon(fixed=0.4)
+    fixed.follow(600, 720)
+    assert fixed.row_px(720) == pytest.approx(288)
+
+
+# --- the detector ---
+
+
+def painted(*cones: tuple[str, int, int, int, int], size: Sequence[int] = HD) -> Frame:
+    """cones: class, left, top, width, height in source pixels."""
+    bgr = np.full((*size, 3), PAD_VALUE, np.uint8)
+    for name, left, top, width, height in cones:
+        corner = (left + width - 1, top + height - 1)
+        cv2.rectangle(bgr, (left, top), corner, BGR_OF_CLASS[name], -1)
+    return Frame(bgr)
+
+
+def found_in(frame: Frame, views: Views, row: float | None = None) -> dict[tuple[int, ...], str]:
+    """Box, rounded, -> class of what a detector finds."""
+    horizons = [] if row is None else [Horizon(fixed=row)]
+    with ConeDetector(seeing_card(views), SeeingEngine()) as detector:
+        (found,), _ = detector.detect([frame], Filters(), horizons)
+    names = [CLASS_NAMES[class_id] for class_id in found.class_id]
+    return dict(zip(map(tuple, found.xyxy_px.round().astype(int).tolist()), names, strict=True))
+
+
+FAR = ('yellow_cone', 900, 350, 6, 8)  # 4 px in the whole view
+NEAR = ('blue_cone', 200, 400, 60, 100)
+
+
+def test_second_look_finds_what_the_first_cannot_and_loses_nothing():
+    frame = painted(FAR, NEAR)
+    assert set(found_in(frame, 'whole').values()) == {'blue_cone'}
+    assert sorted(found_in(frame, 'whole+horizon').values()) == ['blue_cone', 'yellow_cone']
+
+
+@pytest.mark.parametrize('row', [-3.0, 0.0, 0.2, 0.9, 1.0, 5.0])
+def test_a_wrong_band_never_costs_what_the_whole_picture_finds(row):
+    frame = painted(NEAR, ('orange_cone', 640, 380, 20, 30), ('yellow_cone', 700, 20, 20, 30))
+    alone = found_in(frame, 'whole')
+    assert len(alone) == 3
+    assert sorted(found_in(frame, EVERY, row).values()) == sorted(alone.values())
+
+
+BAND_TOP = BAND.patches[0].source.top
+SEAM = BAND.patches[1].source.left  # the left end of the columns that both halves show
+
+
+@pytest.mark.parametrize(
+    'cone',
+    [
+        ('blue_cone', SEAM + 2, 350, 28, 40),  # within the shared columns
+        ('blue_cone', SEAM - 20, 350, 50, 62),  # cut by both halves
+        ('blue_cone', 500, BAND_TOP - 15, 20, 30),  # on the upper border
+        ('blue_cone', 500, BAND_TOP - 80, 200, 360),  # larger than the band
+        ('blue_cone', 0, 350, 20, 30),  # at the picture's own edge, which cuts nothing
+    ],
+)
+def test_cone_at_a_seam_or_border_is_found_once_and_whole(cone):
+    _, left, top, width, height = cone
+    found = found_in(painted(cone), EVERY, 0.5)
+    assert len(found) == 1
+    np.testing.assert_allclose(next(iter(found)), (left, top, left + width, top + height), atol=2.1)
+
+
+def test_portrait_picture_is_not_shrunk_to_nothing():
+    cone = ('yellow_cone', 600, 1200, 12, 16)
+    frame = painted(cone, ('blue_cone', 300, 200, 60, 100), size=(1707, 1280))
+    assert set(found_in(frame, 'whole').values()) == {'blue_cone'}
+    assert set(found_in(frame, 'whole+horizon', 0.1).values()) == {'blue_cone', 'yellow_cone'}
+
+
+def test_still_is_looked_at_twice_in_sequence_and_a_known_band_at_once():
+    frame = painted(FAR, ('yellow_cone', 300, 345, 9, 14))
+    engine = SeeingEngine()
+    with ConeDetector(seeing_card(), engine) as detector:
+        (still,), _ = detector.detect([frame], Filters())
+        assert still.band_px == pytest.approx(352, abs=1)
+        assert len(still) == 2
+        assert engine.seen == 2
+        horizon = Horizon()
+        for _ in range(3):
+            detector.detect([frame], Filters(), [horizon])
+        assert horizon.row_px(720) == pytest.approx(353, abs=2)
+        (nothing,), _ = detector.detect([painted()], Filters())
+        assert nothing.band_px == 360  # the middle
+        assert horizon.row_px(720) == pytest.approx(353, abs=2)
+
+
+@pytest.mark.parametrize('at_once, batch', [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize('views', ['whole', 'whole+horizon', EVERY])
+def test_same_boxes_one_after_the_other_side_by_side_and_in_a_batch(views, at_once, batch):
+    frames = [painted(FAR, NEAR), painted(('orange_cone', 20, 310, 8, 9), size=(1080, 1920))]
+    with ConeDetector(seeing_card(views), SeeingEngine()) as plain:
+        expected = [plain.detect([f], Filters(), [Horizon(fixed=0.5)])[0][0] for f in frames]
+    with ConeDetector(seeing_card(views), SeeingEngine(batch, at_once)) as detector:
+        detector.warm_up()
+        groups = [frames] if batch == 2 else [[frame] for frame in frames]
+        found = []
+        for group in groups:
+            bands = [Horizon(fixed=0.5) for _ in group]
+            found += detector.detect(group, Filters(), bands)[0]
+    for got, want in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(got.xyxy_px, want.xyxy_px)
+        np.testing.assert_array_equal(got.class_id, want.class_id)
+
+
+def test_filters_hold_for_every_view():
+    frame = painted(FAR, NEAR)
+    with ConeDetector(seeing_card(), SeeingEngine()) as detector:
+        for filters, left in [
+            (Filters(min_height_px=20), ['blue_cone']),
+            (Filters(max_height_px=20), ['yellow_cone']),
+            (Filters(region=(0, 0, 0.5, 0, 0.5, 1, 0, 1)), ['blue_cone']),
+            (Filters(classes=('yellow_cone',)), ['yellow_cone']),
+            (Filters(thresholds={'yellow_cone': 0.95}), ['blue_cone']),
+        ]:
+            (found,), _ = detector.detect([frame], filters, [Horizon(fixed=0.5)])
+            assert [CLASS_NAMES[c] for c in found.class_id] == left
