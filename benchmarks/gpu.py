@@ -32,6 +32,7 @@ from cone_perception.engines.cuda.request import (
     BYTES_PER_PIXEL,
     FIRST_PICTURE,
     FORMATS,
+    MAX_BATCH,
     CameraJob,
     read_answer,
 )
@@ -40,8 +41,9 @@ from cone_perception.engines.verify_command import difference_of
 from cone_perception.errors import ConePerceptionError
 from cone_perception.images import to_bgr
 from cone_perception.model_card import NetworkFile, Preprocessing
-from cone_perception.preprocess import View, letterbox, whole_view
+from cone_perception.preprocess import View, whole_view
 from cone_perception.types import CameraPicture, Float32, Int64
+from cone_perception.views import views_around
 
 HEIGHT, WIDTH, CLASSES, CELLS = 384, 640, 5, 3840
 CAMERA = (720, 1280)
@@ -144,9 +146,9 @@ def camera_picture(encoding: str = 'bgr8', height: int = 720, width: int = 1280)
     return CameraPicture(rows.reshape(-1), encoding, width, height, rows.shape[1])
 
 
-def open_device(use_graph: bool = True) -> closing[CudaDevice]:
+def open_device(use_graph: bool = True, batch: int = 1) -> closing[CudaDevice]:
     """The engine's device, driven by this thread, for a with statement."""
-    return closing(CudaDevice(lambda: StandIn(1), Preprocessing(), use_graph))
+    return closing(CudaDevice(lambda: StandIn(batch), Preprocessing(), use_graph))
 
 
 def open_engine(batch: int = 1, use_graph: bool = True) -> closing[CudaEngine]:
@@ -170,37 +172,42 @@ def describe_machine() -> dict[str, Any]:
         }
 
 
-def whole(picture: CameraPicture) -> View:
-    """The view of all of a picture."""
-    return whole_view(picture.height, picture.width, (HEIGHT, WIDTH))
+def all_views(picture: CameraPicture) -> list[View]:
+    """The whole picture; beside it a band and a strip around its middle, where it is large."""
+    size = picture.height, picture.width, (HEIGHT, WIDTH)
+    return [whole_view(*size), *views_around(size[0] / 2, *size, 'whole+horizon+strip')]
 
 
 def search(engine: CudaEngine, picture: CameraPicture) -> None:
     """Find the cones in one whole picture."""
-    engine.detect([picture], [whole(picture)], THRESHOLDS, NMS_IOU)
+    engine.detect([picture], all_views(picture)[:1], THRESHOLDS, NMS_IOU)
 
 
 def measure_accuracy() -> dict[str, Any]:
-    """Letterboxed pictures and boxes beside the CPU's, every encoding and many sizes."""
+    """Views and boxes beside the CPU's, every encoding and many sizes."""
     import pycuda.driver as drv
 
     sizes = [(1, 2), (2, 40), (41, 2), (37, 54), (200, 90), CAMERA, (384, 640), (3000, 4096)]
     cases = {f'{encoding} {CAMERA[1]}x{CAMERA[0]}': (encoding, *CAMERA) for encoding in FORMATS}
     cases |= {f'bgr8 {width}x{height}': ('bgr8', height, width) for height, width in sizes}
     letterboxed: dict[str, Any] = {}
-    with open_device() as device:
+    planes = np.empty((MAX_BATCH, 3, HEIGHT, WIDTH), np.float32)
+    expected = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    with open_device(batch=MAX_BATCH) as device:
         for name, (encoding, height, width) in cases.items():
             picture = camera_picture(encoding, height, width)
-            device.start(0, CameraJob([picture], [whole(picture)], THRESHOLDS, NMS_IOU, raw=True))
+            bgr, views = to_bgr(picture), all_views(picture)
+            pictures = [picture] * len(views)
+            device.start(0, CameraJob(pictures, views, THRESHOLDS, NMS_IOU, raw=True))
             answer = device.finish(0)
-            planes = np.empty((1, 3, HEIGHT, WIDTH), np.float32)
             drv.memcpy_dtoh(planes, device.slots[0].input)
-            expected = letterbox(to_bgr(picture), HEIGHT, WIDTH)
-            off = np.abs(np.rint(planes[0, ::-1].transpose(1, 2, 0) * 255) - expected)
-            letterboxed[name] = {
-                'worst_grey_levels': float(off.max()),
-                'share_that_differs': round(float((off > 0).mean()), 5),
-            }
+            for index, view in enumerate(views):
+                view.apply(bgr, expected)
+                off = np.abs(np.rint(planes[index, ::-1].transpose(1, 2, 0) * 255) - expected)
+                letterboxed[f'{name}, {index}: {view.name}'] = {
+                    'worst_grey_levels': float(off.max()),
+                    'share_that_differs': round(float((off > 0).mean()), 5),
+                }
     # The boxes are the same for every picture, and fewer than the GPU's lists hold.
     assert answer.output is not None
     decoded = decode(answer.output[0], 'anchors', THRESHOLDS, NMS_IOU)
@@ -217,7 +224,8 @@ def time_stations(device: CudaDevice, runs: int) -> dict[str, Any]:
     """
     import pycuda.driver as drv
 
-    device.start(0, CameraJob([camera_picture()], THRESHOLDS, NMS_IOU))
+    picture = camera_picture()
+    device.start(0, CameraJob([picture], all_views(picture)[:1], THRESHOLDS, NMS_IOU))
     device.finish(0)
     source_bytes = CAMERA[0] * CAMERA[1] * 3
     network_bytes = 3 * HEIGHT * WIDTH * 4
@@ -264,11 +272,13 @@ def time_stations(device: CudaDevice, runs: int) -> dict[str, Any]:
 
 
 def measure_frames(runs: int) -> dict[str, Any]:
-    """Whole frames through the engine and its thread: graph and launches, one caller and two."""
+    """A frame's views through the engine and its thread: graph and launches, one caller and two."""
     found: dict[str, Any] = {}
-    for batch, use_graph in product((1, 2), (True, False)):
+    picture = camera_picture()
+    for batch, use_graph in product((1, 2, 4), (True, False)):
         with open_engine(batch, use_graph) as engine, ThreadPoolExecutor(2) as pool:
-            ask = partial(engine.detect, [camera_picture()] * batch, THRESHOLDS, NMS_IOU)
+            shown = [picture] * batch, all_views(picture)[:batch]
+            ask = partial(engine.detect, *shown, THRESHOLDS, NMS_IOU)
             (alone,) = measure_latencies([ask], runs)
             started = time.perf_counter()
             for answer in [pool.submit(ask) for _ in range(runs)]:

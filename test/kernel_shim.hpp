@@ -115,6 +115,6 @@ extern "C" void run_suppress(
 extern "C" int sizes(int which)
 {
     const int all[] = {sizeof(Picture), sizeof(Request), sizeof(Candidate), sizeof(Box), sizeof(Answer),
-                       MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT};
+                       MAX_BATCH, MAX_PATCHES, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT};
     return all[which];
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,14 @@ import pytest
 from cone_perception.engines.cuda.request import (
     ANSWER,
     CANDIDATE_BYTES,
+    MAX_BATCH,
     MAX_CANDIDATES,
     CameraJob,
     read_answer,
     upload_bytes,
     write_upload,
 )
-from cone_perception.preprocess import whole_view
+from cone_perception.preprocess import View, whole_view
 from cone_perception.types import CameraPicture, Detections, Float32, OutputLayout, UInt8
 
 HERE = Path(__file__).parent
@@ -75,13 +77,20 @@ class Kernels:
     half: bool
 
     def letterbox(
-        self, pictures: list[CameraPicture], height: int, width: int, rgb: bool = True
+        self,
+        pictures: Sequence[CameraPicture],
+        height: int,
+        width: int,
+        rgb: bool = True,
+        views: Sequence[View] = (),
     ) -> Float32:
-        upload = _upload(pictures, height, width, np.full(CLASSES, 0.25, np.float32), 0.6)
+        """(MAX_BATCH, 3, height, width) of these views, or whole ones; -1 where there is none."""
+        views = views or [whole_view(p.height, p.width, (height, width)) for p in pictures]
+        upload = _upload(pictures, views, np.full(CLASSES, 0.25, np.float32), 0.6)
         kind = np.float16 if self.half else np.float32
-        network = np.full((2, 3, height, width), -1, kind)
+        network = np.full((MAX_BATCH, 3, height, width), -1, kind)
         self.library.run_letterbox(
-            _at(upload), _at(network), 2, width, height, int(rgb), ctypes.c_float(1 / 255)
+            _at(upload), _at(network), MAX_BATCH, width, height, int(rgb), ctypes.c_float(1 / 255)
         )
         return network.astype(np.float32)
 
@@ -91,7 +100,8 @@ class Kernels:
         """(B,) answers to a network's output (B, .., ..)."""
         batch = len(output)
         picture = CameraPicture.of_bgr(np.zeros((1, 1, 3), np.uint8))
-        upload = _upload([picture] * batch, 32, 32, thresholds, nms_iou)
+        views = [whole_view(1, 1, (32, 32))] * batch
+        upload = _upload([picture] * batch, views, thresholds, nms_iou)
         kind = np.float16 if self.half else np.float32
         output = np.ascontiguousarray(output, kind)
         candidates = np.zeros(batch * MAX_CANDIDATES * CANDIDATE_BYTES, np.uint8)
@@ -122,9 +132,8 @@ def _at(array: npt.NDArray[np.generic]) -> ctypes.c_void_p:
 
 
 def _upload(
-    pictures: list[CameraPicture], height: int, width: int, thresholds: Float32, nms_iou: float
+    pictures: Sequence[CameraPicture], views: Sequence[View], thresholds: Float32, nms_iou: float
 ) -> UInt8:
     upload = np.full(upload_bytes(pictures), 0xEE, np.uint8)
-    views = [whole_view(p.height, p.width, (height, width)) for p in pictures]
     write_upload(upload, CameraJob(pictures, views, thresholds, nms_iou))
     return upload

@@ -19,16 +19,20 @@ from cone_perception.engines.cuda.request import (
     MAX_CANDIDATES,
     MAX_CLASSES,
     MAX_KEPT,
+    MAX_PATCHES,
     PICTURE,
     REQUEST,
+    CameraJob,
     guess_layout,
     read_answer,
     upload_bytes,
+    write_upload,
 )
 from cone_perception.errors import ImageError, ModelError
 from cone_perception.images import to_bgr
-from cone_perception.preprocess import letterbox
+from cone_perception.preprocess import letterbox, whole_view
 from cone_perception.types import CameraPicture, Detections, Float32, UInt8
+from cone_perception.views import first_views, views_around
 
 HEIGHT, WIDTH = 96, 160
 ENCODINGS = tuple(FORMATS)
@@ -85,10 +89,10 @@ def assert_within_one_level(network: Float32, expected: UInt8) -> None:
 
 
 def test_structs_are_those_of_the_kernels(kernels):
-    sizes = [kernels.library.sizes(which) for which in range(9)]
+    sizes = [kernels.library.sizes(which) for which in range(10)]
     picture, request, box, answer = (each.itemsize for each in (PICTURE, REQUEST, BOX, ANSWER))
     assert sizes[:5] == [picture, request, CANDIDATE_BYTES, box, answer]
-    assert sizes[5:] == [MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT]
+    assert sizes[5:] == [MAX_BATCH, MAX_PATCHES, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT]
 
 
 # --- letterbox ---
@@ -117,19 +121,64 @@ def test_picture_of_the_network_s_size_is_not_touched(kernels, random):
     assert np.array_equal(np.rint(grey_levels(network[0])), on_cpu(picture, HEIGHT, WIDTH))
 
 
-def test_two_pictures_of_different_kinds_lie_in_their_places(kernels, random):
-    pictures = [
-        camera_picture(random, 'yuyv', 70, 120, padding=6),
-        camera_picture(random, 'mono8', 121, 77),
-    ]
-    network = kernels.letterbox(pictures, HEIGHT, WIDTH)
-    for planes, picture in zip(network, pictures, strict=True):
-        assert_within_one_level(planes, on_cpu(picture, HEIGHT, WIDTH))
+VIEWED = [
+    *((encoding, 200, 324, 100.0) for encoding in ENCODINGS),
+    *(('bgr8', 201, 323, row_px) for row_px in (0.0, 77.7, 200.0)),  # odd; the band at both edges
+    *(('uyvy', *size) for size in [(61, 98, 30.0), (40, 652, 20.0), (720, 1280, 719.0)]),
+    *(('yuyv', *size) for size in [(652, 130, 300.0), (1200, 1918, 555.0)]),
+]
+"""Encoding, height, width, row of the band. Patches of 324 and 98 columns begin at odd ones."""
 
 
-def test_second_place_is_left_alone_by_one_picture(kernels, random):
+@pytest.mark.parametrize('encoding, height, width, row_px', VIEWED)
+def test_every_view_of_one_upload_is_within_one_grey_level_of_opencv(
+    kernels, random, encoding, height, width, row_px
+):
+    picture = camera_picture(random, encoding, height, width, padding=13)
+    size = height, width, (HEIGHT, WIDTH), 'whole+horizon+strip'
+    views = [*first_views(*size), *views_around(row_px, *size)]
+    assert len(views) >= 2
+    bgr, expected = to_bgr(picture), np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    for first in range(0, len(views), MAX_BATCH):
+        shown = views[first : first + MAX_BATCH]
+        network = kernels.letterbox([picture] * len(shown), HEIGHT, WIDTH, views=shown)
+        for planes, view in zip(network, shown, strict=False):
+            view.apply(bgr, expected)
+            assert_within_one_level(planes, expected)
+
+
+def test_pictures_of_different_kinds_lie_in_their_places(kernels, random):
+    left = camera_picture(random, 'yuyv', 70, 124, padding=6)
+    right = camera_picture(random, 'mono8', 121, 177)
+    pictures, views = [left, left, right, right], []
+    for picture in (left, right):
+        size = picture.height, picture.width, (HEIGHT, WIDTH), 'whole+horizon'
+        views += [first_views(*size)[0], *views_around(picture.height / 2, *size)]
+    network = kernels.letterbox(pictures, HEIGHT, WIDTH, views=views)
+    for planes, picture, view in zip(network, pictures, views, strict=True):
+        expected = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+        view.apply(to_bgr(picture), expected)
+        assert_within_one_level(planes, expected)
+
+
+def test_picture_goes_up_once_for_all_its_views(random):
+    picture, other = (camera_picture(random, 'bgr8', 30, 40) for _ in range(2))
+    once = upload_bytes([picture])
+    assert upload_bytes([picture] * MAX_BATCH) == once
+    assert upload_bytes([picture, other, picture]) == upload_bytes([picture, other]) > once + 3600
+
+
+def test_view_of_another_size_is_refused(random):
+    """It would be read past the picture's end."""
+    picture = camera_picture(random, 'bgr8', 30, 40)
+    job = CameraJob([picture], [whole_view(31, 40, (HEIGHT, WIDTH))], THRESHOLDS, 0.6)
+    with pytest.raises(ValueError, match='view of 40x31 does not fit a picture of 40x30'):
+        write_upload(np.zeros(upload_bytes([picture]), np.uint8), job)
+
+
+def test_other_places_are_left_alone_by_one_picture(kernels, random):
     network = kernels.letterbox([camera_picture(random, 'bgr8', 9, 9)], HEIGHT, WIDTH)
-    assert (network[1] == -1).all()
+    assert (network[1:] == -1).all()
 
 
 def test_planes_follow_the_card_s_colour_order(kernels, random):
@@ -230,8 +279,8 @@ def test_score_of_zero_is_no_cone_even_with_threshold_zero(kernels):
     assert_same(kernels.decode(output, 'anchors', thresholds), expected)
 
 
-def test_two_pictures_have_their_own_answers(kernels, random):
-    outputs = np.stack([anchors_output(random, 200, 0.4), anchors_output(random, 200, 0.1)])
+def test_views_have_their_own_answers(kernels, random):
+    outputs = np.stack([anchors_output(random, 200, likely) for likely in (0.4, 0.1, 0.0, 0.7)])
     answers = kernels.answers(outputs, 'anchors', THRESHOLDS, 0.6)
     for answer, output in zip(answers, outputs, strict=True):
         found = read_answer(answer, CLASSES)

@@ -48,7 +48,8 @@ def test_every_measurement_is_written_and_right(gpu, tmp_path, monkeypatch, caps
     assert results['machine']['launches'] == 'one CUDA graph'
     assert results['problems'] == []
     assert results['accuracy']['boxes']['count'] > 100
-    assert len(results['frames']) == 4
+    assert len(results['frames']) == 6
+    assert {'horizon', 'strip'} <= {case.split()[-1] for case in results['accuracy']['letterbox']}
     assert (len(driver.alive), driver.pushed, driver.contexts) == (0, 0, 0)
 
 

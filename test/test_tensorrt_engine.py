@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import pytest
 from kernels_on_cpu import compile_kernels
@@ -22,6 +23,7 @@ from tiny_network import CLASS_NAMES, paint, write_tiny_bundle
 
 from cone_perception.engines import Engine, FrameEngine
 from cone_perception.engines.cuda.engine import CudaEngine
+from cone_perception.engines.cuda.request import FIRST_PICTURE
 from cone_perception.engines.open import open_engine
 from cone_perception.engines.tensorrt import engine as tensorrt
 from cone_perception.engines.tensorrt import provide as adoption
@@ -43,6 +45,7 @@ from cone_perception.model_card import NetworkFile, read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.preprocess import View, whole_view
 from cone_perception.types import CameraPicture, Detections, Frame, UInt8
+from cone_perception.views import Horizon
 
 HEIGHT, WIDTH = 96, 160
 
@@ -91,7 +94,7 @@ def bundles(tmp_path_factory):
             write_tiny_bundle(folder / f'{layout}{batch}', layout, batch, HEIGHT, WIDTH)
         )
         for layout in ('anchors', 'end_to_end')
-        for batch in (1, 2)
+        for batch in (1, 2, 4)
     }
 
 
@@ -144,7 +147,7 @@ def detect(engine: CudaEngine, bgr: UInt8 | None = None) -> Detections:
 
 
 def whole(picture: CameraPicture) -> View:
-    return whole_view(picture.height, picture.width, (384, 640))
+    return whole_view(picture.height, picture.width, (HEIGHT, WIDTH))
 
 
 # --- the way of a frame ---
@@ -169,6 +172,30 @@ def test_cones_are_those_of_the_cpu(open_cuda, bundles, layout, batch, use_graph
         assert np.array_equal(ours.class_id, theirs.class_id)
         np.testing.assert_allclose(ours.xyxy_px, theirs.xyxy_px, atol=0.5)
         np.testing.assert_allclose(ours.score, theirs.score, atol=0.01)
+
+
+@pytest.mark.parametrize('encoding', ['bgr8', 'uyvy'])
+def test_views_of_a_frame_go_up_once_and_show_what_the_cpu_finds(
+    open_cuda, bundles, driver, encoding
+):
+    bundle, bgr = bundles['anchors', 4], road(3, 201, 324)
+    frame: Frame | CameraPicture = Frame(bgr)
+    if encoding == 'uyvy':
+        packed = cv2.cvtColor(bgr, cv2.COLOR_BGR2YUV_UYVY)
+        frame = CameraPicture(packed.reshape(-1), encoding, 324, 201, 648)
+    found = []
+    for engine in (open_cuda('anchors', 4), open_engine(bundle, 'onnxruntime', 4, 1)):
+        with ConeDetector(bundle.card, engine, 'whole+horizon+strip') as detector:
+            before = len(driver.uploaded_bytes)
+            found += detector.detect([frame], Filters(), [Horizon(0.5)])[0]
+            if not found[1:]:
+                (uploaded,) = driver.uploaded_bytes[before:]
+                assert uploaded < FIRST_PICTURE + 201 * 324 * 3 + 256
+    ours, theirs = found
+    assert len(theirs) >= 3
+    assert np.array_equal(ours.class_id, theirs.class_id)
+    np.testing.assert_allclose(ours.xyxy_px, theirs.xyxy_px, atol=0.5)
+    np.testing.assert_allclose(ours.score, theirs.score, atol=0.01)
 
 
 def test_camera_s_bytes_go_up_as_they_are(open_cuda, bundles, driver):

@@ -227,7 +227,7 @@ class CudaDevice:
         self.decode(slot)
 
     def letterbox(self, slot: Slot) -> None:
-        """Queue: the pictures that were uploaded -> the network's input."""
+        """Queue: the views of what was uploaded -> the network's input."""
         batch, _, height, width = self.network.input_shape
         rgb = int(self._preprocessing.colour_order == 'rgb')
         memory, scale = (slot.upload, slot.input), self._preprocessing.scale

@@ -47,7 +47,7 @@ class CudaEngine:
     """An Engine and a FrameEngine. detect and run may be called from several threads.
 
     Two calls at once overlap: the pictures of one go up while those of the other are computed.
-    overflows: pictures with more boxes than the GPU's lists hold, decoded on the CPU instead.
+    overflows: views with more boxes than the GPU's lists hold, decoded on the CPU instead.
     """
 
     encodings = frozenset(FORMATS)
@@ -111,7 +111,7 @@ class CudaEngine:
     ) -> list[Detections]:
         batch = self.info.input_shape[0]
         if not 1 <= len(pictures) <= batch:
-            raise ValueError(f'a batch takes 1 to {batch} pictures, got {len(pictures)}')
+            raise ValueError(f'a batch takes 1 to {batch} views, got {len(pictures)}')
         if self._layout == 'anchors' and len(thresholds) != self.info.output_shape[1] - 4:
             raise EngineError(
                 f'there are {len(thresholds)} thresholds for the '

@@ -1,4 +1,4 @@
-// Camera bytes -> network input: letterbox, colours and scaling at once, one thread per pixel.
+// Camera bytes -> network input: cut, scale, colours and grey rest at once, one thread per pixel.
 // The same arithmetic as cv2.cvtColor followed by cv2.resize with INTER_LINEAR: each source pixel is
 // converted to 8-bit BGR first, and the blend of four of them is rounded to a grey level.
 #include "request.cuh"
@@ -59,23 +59,34 @@ static __device__ int blend(int a, int b, int c, int d, float x, float y)
     return int(upper + (lower - upper) * y + 0.5f);
 }
 
-static __device__ Colour sample(const unsigned char *rows, const Picture &picture, int x, int y)
+static __device__ bool contains(const Rectangle &rectangle, int x, int y)
 {
-    const float source_x = (x + 0.5f) * ((float)picture.width / picture.inner_width) - 0.5f;
-    const float source_y = (y + 0.5f) * ((float)picture.height / picture.inner_height) - 0.5f;
-    const int x0 = clamp((int)source_x, 0, picture.width - 1);
-    const int y0 = clamp((int)source_y, 0, picture.height - 1);
-    const int x1 = clamp(x0 + 1, 0, picture.width - 1);
-    const int y1 = clamp(y0 + 1, 0, picture.height - 1);
+    return x >= rectangle.left && x < rectangle.right && y >= rectangle.top && y < rectangle.bottom;
+}
+
+// Of the pixel x, y of the network's input, which lies in the patch's place.
+static __device__ Colour sample(
+    const unsigned char *rows, const Picture &picture, const Patch &patch, int x, int y)
+{
+    const Rectangle &source = patch.source, &place = patch.place;
+    const int width = source.right - source.left, height = source.bottom - source.top;
+    const float scale_x = (float)width / (place.right - place.left);
+    const float scale_y = (float)height / (place.bottom - place.top);
+    const float source_x = (x - place.left + 0.5f) * scale_x - 0.5f;
+    const float source_y = (y - place.top + 0.5f) * scale_y - 0.5f;
+    const int x0 = clamp((int)source_x, 0, width - 1);
+    const int y0 = clamp((int)source_y, 0, height - 1);
+    const int x1 = clamp(x0 + 1, 0, width - 1);
+    const int y1 = clamp(y0 + 1, 0, height - 1);
     // Before the first pixel's middle and behind the last one's there is nothing to blend with.
     const float part_x = source_x > x0 && x1 > x0 ? source_x - x0 : 0.0f;
     const float part_y = source_y > y0 && y1 > y0 ? source_y - y0 : 0.0f;
-    const unsigned char *upper = rows + (long long)y0 * picture.step;
-    const unsigned char *lower = rows + (long long)y1 * picture.step;
-    const Colour a = read_pixel(upper, x0, picture.format);
-    const Colour b = read_pixel(upper, x1, picture.format);
-    const Colour c = read_pixel(lower, x0, picture.format);
-    const Colour d = read_pixel(lower, x1, picture.format);
+    const unsigned char *upper = rows + (long long)(source.top + y0) * picture.step;
+    const unsigned char *lower = rows + (long long)(source.top + y1) * picture.step;
+    const Colour a = read_pixel(upper, source.left + x0, picture.format);
+    const Colour b = read_pixel(upper, source.left + x1, picture.format);
+    const Colour c = read_pixel(lower, source.left + x0, picture.format);
+    const Colour d = read_pixel(lower, source.left + x1, picture.format);
     Colour colour;
     colour.b = blend(a.b, b.b, c.b, d.b, part_x, part_y);
     colour.g = blend(a.g, b.g, c.g, d.g, part_x, part_y);
@@ -93,13 +104,11 @@ extern "C" __global__ void letterbox(
     const int index = blockIdx.z;
     if (x >= width || y >= height || index >= request->pictures)
         return;
-    const Picture picture = request->picture[index];
-    const int inner_x = x - picture.left;
-    const int inner_y = y - picture.top;
+    const Picture &picture = request->picture[index];
     Colour colour = {PAD_VALUE, PAD_VALUE, PAD_VALUE};
-    if (inner_x >= 0 && inner_x < picture.inner_width && inner_y >= 0 &&
-        inner_y < picture.inner_height)
-        colour = sample(upload + picture.offset, picture, inner_x, inner_y);
+    for (const Patch &patch : picture.patches)
+        if (contains(patch.place, x, y))
+            colour = sample(upload + picture.offset, picture, patch, x, y);
     const long long plane = (long long)width * height;
     input_t *out = network + 3 * plane * index + (long long)y * width + x;
     out[0] = TO_INPUT(scale * (rgb ? colour.r : colour.b));

@@ -1,4 +1,4 @@
-// What travels to the GPU in front of the pictures, and what comes back. requests.py has the same
+// What travels to the GPU in front of the pictures, and what comes back. request.py has the same
 // structs for numpy. Every member has four bytes, so there is no padding to disagree about.
 #pragma once
 
@@ -34,18 +34,26 @@ typedef float output_t;
 #define FROM_OUTPUT float
 #endif
 
-enum { MAX_BATCH = 2, MAX_CLASSES = 128, MAX_CANDIDATES = 1024, MAX_KEPT = 256 };
+enum { MAX_BATCH = 4, MAX_PATCHES = 2, MAX_CLASSES = 128, MAX_CANDIDATES = 1024, MAX_KEPT = 256 };
 
 enum Format { BGR = 0, RGB = 1, BGRA = 2, RGBA = 3, MONO = 4, UYVY = 5, YUYV = 6 };
 
 enum Flag { BAD_SCORE = 1, BAD_CLASS = 2, BAD_BOX = 4 };
 
-struct Picture {
-    int offset;                     // of its first row, in bytes from the start of the request
-    int width, height, step;        // as the camera sent it; step is bytes per row
-    int format;                     // a Format
-    int inner_width, inner_height;  // of the scaled picture inside of the network's input
-    int left, top;                  // where it lies there
+struct Rectangle {
+    int left, top, right, bottom;  // right and bottom lie behind the last pixel
+};
+
+struct Patch {
+    Rectangle source;  // of the picture that the camera sent
+    Rectangle place;   // of the network's input; empty where there is no such patch
+};
+
+struct Picture {  // one of the network's
+    int offset;  // of the first row of its source, in bytes from the start of the request
+    int step;    // bytes per row
+    int format;  // a Format
+    Patch patches[MAX_PATCHES];
     int candidates, flags, worst_class;  // come as zero, counted by the kernels
 };
 

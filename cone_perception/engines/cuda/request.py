@@ -12,8 +12,8 @@ from cone_perception.errors import EngineError, ImageError, ModelError
 from cone_perception.preprocess import View
 from cone_perception.types import CameraPicture, Detections, Float32, OutputLayout, UInt8
 
-MAX_BATCH, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT = 2, 128, 1024, 256
-"""Limits of request.cuh. Pictures with more candidates or boxes are decoded on the CPU."""
+MAX_BATCH, MAX_PATCHES, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT = 4, 2, 128, 1024, 256
+"""Limits of request.cuh. Views with more candidates or boxes are decoded on the CPU."""
 
 FORMATS = {
     'bgr8': 0,
@@ -40,8 +40,11 @@ def _integers(names: str) -> list[tuple[str, type[np.int32]]]:
 
 
 PICTURE = np.dtype(
-    _integers('offset width height step format inner_width inner_height left top')
-    + _integers('candidates flags worst_class')
+    [
+        *_integers('offset step format'),
+        ('patches', np.int32, (MAX_PATCHES, 8)),
+        *_integers('candidates flags worst_class'),
+    ]
 )
 REQUEST = np.dtype(
     [
@@ -62,9 +65,9 @@ FIRST_PICTURE = -(-REQUEST.itemsize // _ALIGNMENT) * _ALIGNMENT
 
 @dataclass(frozen=True, slots=True)
 class CameraJob:
-    """Views to search, and the picture of each. thresholds: (classes,) least scores.
+    """Views to search, and the picture of each; a picture given several times goes up once.
 
-    raw: the network's output, too.
+    thresholds: (classes,) least scores. raw: the network's output, too.
     """
 
     pictures: Sequence[CameraPicture]
@@ -76,11 +79,14 @@ class CameraJob:
 
 def upload_bytes(pictures: Sequence[CameraPicture]) -> int:
     """Size of an upload of these pictures and their request. Raises ImageError for a bad one."""
-    return _starts(pictures)[-1]
+    return _starts(pictures)[1]
 
 
 def write_upload(upload: UInt8, job: CameraJob) -> None:
-    """Write the request and the pictures' bytes into `upload`, upload_bytes long or longer."""
+    """Write the request and the pictures' bytes into `upload`, upload_bytes long or longer.
+
+    Raises EngineError for too many classes, ValueError for a view of a picture of another size.
+    """
     pictures, thresholds = job.pictures, job.thresholds
     if len(thresholds) > MAX_CLASSES:
         raise EngineError(
@@ -93,20 +99,24 @@ def write_upload(upload: UInt8, job: CameraJob) -> None:
     request['classes'] = len(thresholds)
     request['nms_iou'] = job.nms_iou
     request['thresholds'][0, : len(thresholds)] = thresholds
-    starts = _starts(pictures)
-    for index, (picture, start) in enumerate(zip(pictures, starts, strict=False)):
-        (patch,) = job.views[index].patches
-        request['picture'][0, index] = (
-            *(start, picture.width, picture.height, picture.step, FORMATS[picture.encoding]),
-            *(patch.place.width, patch.place.height),
-            *(patch.place.left, patch.place.top, 0, 0, 0),
-        )
+    starts, _ = _starts(pictures)
+    for index, (picture, view) in enumerate(zip(pictures, job.views, strict=True)):
+        if (view.width_px, view.height_px) != (picture.width, picture.height):
+            raise ValueError(
+                f'a view of {view.width_px}x{view.height_px} does not fit a picture of '
+                f'{picture.width}x{picture.height}'
+            )
+        patches = [(*patch.source, *patch.place) for patch in view.patches]
+        patches += [(0,) * 8] * (MAX_PATCHES - len(patches))
+        source = starts[picture], picture.step, FORMATS[picture.encoding]
+        request['picture'][0, index] = (*source, patches, 0, 0, 0)
+    for picture, start in starts.items():
         length = _length(picture)
         upload[start : start + length] = picture.data[:length]
 
 
 def read_answer(answer: npt.NDArray[np.void], classes: int) -> Detections | None:
-    """The boxes of one picture's answer, network pixels, best score first; copied.
+    """The boxes of one view's answer, network pixels, best score first; copied.
 
     None when there were more than the lists hold: then the network's output must be decoded on the
     CPU. Raises ModelError as decode.decode does.
@@ -139,12 +149,13 @@ def guess_layout(output_shape: tuple[int, ...]) -> OutputLayout:
     return 'end_to_end' if output_shape[2] == 6 < output_shape[1] else 'anchors'
 
 
-def _starts(pictures: Sequence[CameraPicture]) -> list[int]:
-    """Offsets in bytes of each picture in an upload, and of the end."""
-    starts = [FIRST_PICTURE]
-    for picture in pictures:
-        starts.append(starts[-1] - (-_length(picture) // _ALIGNMENT) * _ALIGNMENT)
-    return starts
+def _starts(pictures: Sequence[CameraPicture]) -> tuple[dict[CameraPicture, int], int]:
+    """Offset in bytes of each picture in an upload, which holds it once, and of the end."""
+    starts, end = {}, FIRST_PICTURE
+    for picture in dict.fromkeys(pictures):
+        starts[picture] = end
+        end -= -_length(picture) // _ALIGNMENT * _ALIGNMENT
+    return starts, end
 
 
 def _length(picture: CameraPicture) -> int:

@@ -17,7 +17,7 @@ from cone_perception.engines.cuda.request import (
 from cone_perception.errors import EngineError, GpuMemoryError
 
 ROOM_BYTES = 1920 * 1200 * 3
-"""Reserved per picture. A larger one makes its slot grow, once."""
+"""Reserved per picture, of two at most. More makes the slot grow, once."""
 
 
 class Network(Protocol):
@@ -44,7 +44,7 @@ class Slot:
 
     upload, upload_host: request and pictures. input, output, output_host: of the network.
     candidates, answers, answers_host: of the decoding. uploaded, done: events. graph: the work
-    between upload and answer, where it could be captured. pictures: how many are under way.
+    between upload and answer, where it could be captured. pictures: how many views are under way.
     raw: the network's output is wanted, too.
     """
 
@@ -68,7 +68,7 @@ class Slot:
             self.answers_host = self._on_host(batch * ANSWER.itemsize, np.uint8, memory)
             kind = np.float16 if network.half_output else np.float32
             self.output_host = self._on_host(network.output_shape, kind, memory)
-            self.reserve(FIRST_PICTURE + batch * ROOM_BYTES)
+            self.reserve(FIRST_PICTURE + min(batch, 2) * ROOM_BYTES)
         except BaseException:
             self.free()
             raise
