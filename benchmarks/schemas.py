@@ -35,13 +35,17 @@ class DetectionEntry(BaseModel):
 
 
 class DetectionsLine(BaseModel):
-    """A picture's line of detections.jsonl. stamp_ns: of the camera, where it has one."""
+    """A picture's line of detections.jsonl.
+
+    stamp_ns: of the camera, where it has one. band_px: row around which the second look lay.
+    """
 
     model_config = ConfigDict(extra='forbid')
     source: str
     stamp_ns: int
     width_px: Pixels
     height_px: Pixels
+    band_px: float | None
     detections: list[DetectionEntry]
 
 

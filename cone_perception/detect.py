@@ -7,11 +7,12 @@ import json
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -32,13 +33,17 @@ from cone_perception.pictures.draw import Film, draw_cones, encode_picture
 from cone_perception.pictures.sources import Source, Unreadable, open_source
 from cone_perception.pipeline import STATIONS, ConeDetector, stations_ms, warm_detector
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import Detections, Frame
+from cone_perception.types import Detections, Frame, ViewName
+from cone_perception.views import Horizon, band_edges
 
 SETTINGS = (
     *('model', 'device', 'engine', 'precision', 'build', 'threads', 'streams'),
+    *('views', 'horizon'),
     *('thresholds', 'classes', 'region', 'min_height_px', 'max_height_px'),
 )
 """The detector's settings that mean something without ROS."""
+
+VIEW_NAMES: tuple[ViewName, ...] = get_args(ViewName)
 
 Found = tuple[list[Detections], dict[str, int]]
 
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         open_detector(bundle, settings, settings.streams, bool(args.precision)) as detector,
         told_as(OutputError, f'{out} cannot be written'),
     ):
-        tally = detect_source(source, detector, settings.filters, out)
+        tally = detect_source(source, detector, settings, out)
     print(tally.text(out))
     return 1 if tally.failures else 0
 
@@ -95,7 +100,7 @@ def open_detector(
     placed = place_network(bundle, settings, print_event, streams=streams, measure=measure)
     for warning in placed.warnings:
         print_warning(warning)
-    return warm_detector(bundle.card, placed.engine)
+    return warm_detector(bundle.card, placed.engine, settings.views)
 
 
 @dataclass(slots=True)
@@ -103,12 +108,14 @@ class Tally:
     """Counts what came of a source.
 
     answered: pictures with a line in detections.jsonl. failures: those without. cones: number per
-    class name. wall_s: drawing and writing included. spent_ms: per station, of all answered.
+    class name. views: number of pictures that the network saw so. wall_s: drawing and writing
+    included. spent_ms: per station, of all answered.
     """
 
     answered: int = 0
     failures: list[Unreadable] = field(default_factory=list)
     cones: Counter[str] = field(default_factory=Counter)
+    views: Counter[ViewName] = field(default_factory=Counter)
     wall_s: float = 0.0
     spent_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STATIONS, 0.0))
     interrupted: bool = False
@@ -132,6 +139,8 @@ class Tally:
             f'cones: {cones or "none"}',
         ]
         if self.answered:
+            seen = (f'{self.views[name]} {name}' for name in VIEW_NAMES if self.views[name])
+            lines.append(f'pictures per view: {", ".join(seen)}')
             each = (f'{station} {ms:.1f} ms' for station, ms in self.mean_ms.items())
             lines.append(f'per picture: {", ".join(each)}')
         lines += [f'failed: {failure.source}: {failure.reason}' for failure in self.failures[:20]]
@@ -146,7 +155,9 @@ def tell_failure(failure: Unreadable) -> None:
     tqdm.write(f'failed: {failure.source}: {failure.reason}', file=sys.stderr)
 
 
-def detect_source(source: Source, detector: ConeDetector, filters: Filters, out: Path) -> Tally:
+def detect_source(
+    source: Source, detector: ConeDetector, settings: DetectorSettings, out: Path
+) -> Tally:
     """Find the cones in each picture and write them to `out`, picture by picture.
 
     Writes detections.jsonl, the annotated pictures or film, and summary.json; they are complete
@@ -159,19 +170,21 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
     started = time.monotonic()
     lines = (out / 'detections.jsonl').open('w', encoding='utf-8', buffering=1)
     try:
-        for picture in search(source, detector, filters):
+        for picture in search(source, detector, settings.filters, Horizon.of(settings)):
             if isinstance(picture, Unreadable):
                 tally.fail(picture)
                 continue
             frame, found, moments_ns = picture
             lines.write(json.dumps(detection_record(frame, found, names)) + '\n')
-            drawn = draw_cones(frame.bgr, found, names)
+            views = detector.views_of(frame.height_px, frame.width_px, found.band_px)
+            drawn = draw_cones(frame.bgr, found, names, bands_px=band_edges(views))
             if source.kind == 'pictures':
                 suffix = Path(frame.source).suffix
                 (pictures / frame.source).write_bytes(encode_picture(suffix, drawn))
             else:
                 film.add(drawn)
             tally.answered += 1
+            tally.views.update({view.name for view in views})
             tally.cones.update(names[class_id] for class_id in found.class_id)
             for station, spent_ms in stations_ms(moments_ns).items():
                 tally.spent_ms[station] += spent_ms
@@ -187,13 +200,19 @@ def detect_source(source: Source, detector: ConeDetector, filters: Filters, out:
 
 
 def search(
-    source: Source, detector: ConeDetector, filters: Filters
+    source: Source, detector: ConeDetector, filters: Filters, horizon: Horizon
 ) -> Iterator[Unreadable | tuple[Frame, Detections, dict[str, int]]]:
     """Yield each picture in its order, its cones and the moments of its search; shows a bar.
 
+    horizon: of a video or a bag; pictures have no past.
     Raises EngineLostError and SourceError: no later picture can be had.
     """
-    searched = _searched(source.frames, detector, filters)
+    horizons = () if source.kind == 'pictures' else (horizon,)
+    searched = _searched(
+        source.frames,
+        partial(detector.detect, filters=filters, horizons=horizons),
+        detector.at_once,
+    )
     for picture in tqdm(searched, total=source.count, unit='picture', file=sys.stderr):
         if isinstance(picture, Unreadable):
             yield picture
@@ -210,18 +229,18 @@ def search(
 
 
 def _searched(
-    pictures: Iterable[Frame | Unreadable], detector: ConeDetector, filters: Filters
+    pictures: Iterable[Frame | Unreadable], detect: Callable[[list[Frame]], Found], at_once: int
 ) -> Iterator[Unreadable | tuple[Frame, Future[Found]]]:
     """Yield each picture in its order, with its answer to come: the next are searched meanwhile."""
     begun: deque[Unreadable | tuple[Frame, Future[Found]]] = deque()
-    with ThreadPoolExecutor(detector.at_once) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         try:
             for picture in pictures:
                 if isinstance(picture, Unreadable):
                     begun.append(picture)
                 else:
-                    begun.append((picture, pool.submit(detector.detect, [picture], filters)))
-                if len(begun) > detector.at_once:
+                    begun.append((picture, pool.submit(detect, [picture])))
+                if len(begun) > at_once:
                     yield begun.popleft()
         except (Exception, KeyboardInterrupt):  # what was read before has its answer
             yield from begun
@@ -232,12 +251,16 @@ def _searched(
 def detection_record(
     frame: Frame, found: Detections, class_names: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Make a picture's line of detections.jsonl; boxes: left, top, right, bottom in its pixels."""
+    """Make a picture's line of detections.jsonl; boxes: left, top, right, bottom in its pixels.
+
+    band_px: row around which the second look lay; null where there was none.
+    """
     return {
         'source': frame.source,
         'stamp_ns': frame.stamp_ns,
         'width_px': frame.width_px,
         'height_px': frame.height_px,
+        'band_px': None if found.band_px is None else round(found.band_px, 2),
         'detections': [
             {
                 'class': class_names[class_id],
@@ -259,6 +282,7 @@ def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tal
         'failures': tally.failures,
         'interrupted': tally.interrupted,
         'cones': dict(sorted(tally.cones.items())),
+        'pictures_per_view': dict(sorted(tally.views.items())),
         'wall_s': round(tally.wall_s, 3),
         'mean_ms': {station: round(ms, 3) for station, ms in tally.mean_ms.items()},
         **network_record(detector),
@@ -267,7 +291,7 @@ def write_summary(path: Path, source: Source, detector: ConeDetector, tally: Tal
 
 
 def network_record(detector: ConeDetector) -> dict[str, Any]:
-    """Say for a summary which network searched, and what ran it."""
+    """Say for a summary which network searched, what ran it, and what it was to see."""
     info = detector.engine.info
     return {
         'model': detector.card.name,
@@ -276,4 +300,5 @@ def network_record(detector: ConeDetector) -> dict[str, Any]:
         'device': info.device,
         'precision': info.precision,
         'arithmetic': info.arithmetic,
+        'views': detector.views,
     }

@@ -29,6 +29,7 @@ from cone_perception.types import (
     ViewsChoice,
 )
 from cone_perception.views import (
+    BANDS,
     NOWHERE,
     Horizon,
     bands_of,
@@ -62,6 +63,11 @@ class _Search:
     def size_px(self) -> tuple[int, int]:
         """Height, width."""
         return self.frame.height_px, self.frame.width_px
+
+    @property
+    def band_px(self) -> float | None:
+        """Row around which the second look lay; None where there was none."""
+        return self.row_px if any(view.name in BANDS for view, _ in self.looks) else None
 
     def cones(self) -> Detections:
         """Merge what all views showed."""
@@ -134,34 +140,26 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         if not 1 <= len(frames) <= self.batch:
             raise ValueError(f'a batch takes 1 to {self.batch} frames, got {len(frames)}')
         started = time.monotonic_ns()
-        rows = [horizon.row_px(f.height_px) for horizon, f in zip(horizons, frames, strict=False)]
         searches = [
-            _Search(self._readable(frame), row_px) for frame, row_px in zip_longest(frames, rows)
+            _Search(self._readable(frame), horizon.row_px(frame.height_px) if horizon else None)
+            for frame, horizon in zip_longest(frames, horizons)
         ]
-        prepared, inferred = self._look(
-            [
-                (search, view)
-                for search in searches
-                for view in (
-                    *first_views(*search.size_px, self._network, self.views),
-                    *self._bands(search),
-                )
-            ],
-            filters,
-        )
+        wanted = [(s, view) for s in searches for view in self.views_of(*s.size_px, s.row_px)]
+        prepared, inferred = self._look(wanted, filters)
         if bands_of(self.views) and (unknown := [s for s in searches if s.row_px is None]):
             for search in unknown:
                 row_px = self._far_row(search, search.cones())
                 search.row_px = NOWHERE * search.size_px[0] if row_px is None else row_px
-            again = [(search, view) for search in unknown for view in self._bands(search)]
-            _, inferred = self._look(again, filters)
+            again = [(s, view) for s in unknown for view in self._bands(*s.size_px, s.row_px)]
+            if again:  # a small picture has none
+                _, inferred = self._look(again, filters)
         found = []
         for index, (frame, search) in enumerate(zip(frames, searches, strict=True)):
             cones = search.cones()
             if index < len(horizons):
                 horizons[index].follow(self._far_row(search, cones), frame.height_px)
             kept = filters.apply(cones, self.card, frame.width_px, frame.height_px)
-            found.append(replace(kept, band_px=search.row_px))
+            found.append(replace(kept, band_px=search.band_px))
         moments_ns = {'started_ns': started, 'prepared_ns': prepared, 'inferred_ns': inferred}
         return found, {**moments_ns, 'decoded_ns': time.monotonic_ns()}
 
@@ -173,11 +171,15 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
             return frame
         return CameraPicture.of_bgr(bgr_of(frame))
 
-    def _bands(self, search: _Search) -> list[View]:
-        """Views around the row of the band, where it is known."""
-        if search.row_px is None:
+    def views_of(self, height_px: int, width_px: int, band_px: float | None) -> list[View]:
+        """Views of a picture of this size; those around the row `band_px` where it is given."""
+        first = first_views(height_px, width_px, self._network, self.views)
+        return [*first, *self._bands(height_px, width_px, band_px)]
+
+    def _bands(self, height_px: int, width_px: int, row_px: float | None) -> list[View]:
+        if row_px is None:
             return []
-        return views_around(search.row_px, *search.size_px, self._network, self.views)
+        return views_around(row_px, height_px, width_px, self._network, self.views)
 
     def _far_row(self, search: _Search, cones: Detections) -> float | None:
         """Row of the far cones among those that the model card's thresholds let pass."""

@@ -22,6 +22,7 @@ from cone_perception.types import (
     GpuRuntime,
     PrecisionChoice,
     RuntimeChoice,
+    ViewsChoice,
 )
 
 Transport = Literal['auto', 'raw', 'compressed']
@@ -75,6 +76,17 @@ class DetectorSettings:
         span=(1, 16),
     )
     batch: int = _setting(1, 'Pictures per run; 2 pairs the first two cameras.', span=(1, 2))
+    views: ViewsChoice = _setting(
+        'auto',
+        'What the network sees of a picture: the whole, a band around the horizon that shows twice '
+        'as much, a strip that shows twice as much again. auto: what the model card says.',
+    )
+    horizon: float = _setting(
+        0.0,
+        'Row of the band as a share of the height, until cones were seen. With 0 the whole picture '
+        'is looked at first until then, which takes twice as long. Stills always are.',
+        span=(0.0, 1.0),
+    )
     cameras: tuple[str, ...] = _setting(
         ('camera',), 'Names of the cameras; outputs go to NAME/detections and NAME/debug_image.'
     )

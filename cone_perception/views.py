@@ -6,10 +6,12 @@ Far cones need the band around the horizon, near ones the whole picture. docs/vi
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 
 from cone_perception.preprocess import Patch, View, band_views, tile_views, whole_view
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Float32, ViewName, Views
 
 FAR_PX, NEAR_PX = 12.0, 32.0
@@ -22,13 +24,21 @@ REMEMBERED = 15
 NOWHERE = 0.5
 """Row of the band, as a share of the height, in a still that shows no cone."""
 
+BANDS: tuple[ViewName, ...] = ('horizon', 'strip')
+"""Views that lie around the horizon."""
+
 Looks = list[tuple[View, Detections]]
 
 
 def bands_of(views: Views) -> tuple[ViewName, ...]:
-    """Names of the views that lie around the horizon."""
-    names: tuple[ViewName, ...] = ('horizon', 'strip')
-    return tuple(name for name in names if name in views.split('+'))
+    """Those of BANDS that are used."""
+    return tuple(name for name in BANDS if name in views.split('+'))
+
+
+def band_edges(views: Iterable[View]) -> list[tuple[int, int]]:
+    """First and behind-last row of each of the bands among the views."""
+    patches = (patch for view in views if view.name in BANDS for patch in view.patches)
+    return sorted({(patch.source.top, patch.source.bottom) for patch in patches})
 
 
 def first_views(
@@ -124,6 +134,11 @@ class Horizon:
     def __init__(self, start: float | None = None, fixed: float | None = None) -> None:
         self._start, self._fixed = start, fixed
         self._rows: deque[float] = deque(maxlen=REMEMBERED)
+
+    @classmethod
+    def of(cls, settings: DetectorSettings) -> Horizon:
+        """Horizon of a camera before its first picture."""
+        return cls(settings.horizon or None)
 
     def row_px(self, height_px: int) -> float | None:
         """Row around which the next band lies; None: not known yet."""

@@ -38,8 +38,8 @@ def plant(faults):
     publishers = publishing.AnswerPublishers
     publishers.publish = delayed(publishers.publish, faults.get('publish', 0))
     build, receive = pipeline.ConeDetector.__init__, session.Session._receive
-    pipeline.ConeDetector.__init__ = lambda self, card, engine: build(
-        self, card, SlowEngine(engine, faults.get('inference', 0))
+    pipeline.ConeDetector.__init__ = lambda self, card, engine, views: build(
+        self, card, SlowEngine(engine, faults.get('inference', 0)), views
     )
     number = itertools.count(1)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from image_messages import encode
 from test_replay_pipeline import CARD, Clock, SlowEngine
+from tiny_network import painted, write_tiny_bundle
 
 from cone_perception.answering.answer import (
     Answer,
@@ -18,10 +19,13 @@ from cone_perception.answering.answer import (
     Worker,
 )
 from cone_perception.answering.health import Health
+from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError, EngineLostError
 from cone_perception.filters import Filters
+from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame
+from cone_perception.views import Horizon
 
 CAMERAS = ('left', 'right')
 
@@ -34,7 +38,7 @@ def arrival(topic, width=64, encoding='bgr8'):
 
 def answering(batch=1, side_by_side=False, fail=None):
     detector = ConeDetector(CARD, SlowEngine(Clock(), batch=batch, fail=fail))
-    return Answering(detector, CAMERAS, side_by_side)
+    return Answering(detector, {camera: Horizon() for camera in CAMERAS}, side_by_side)
 
 
 def outcomes(found):
@@ -341,3 +345,18 @@ def test_silence_is_counted_from_the_last_frame_or_the_start():
     assert health.report(13.0)['left'].silent_s == 3
     health.received('left', 14.0)
     assert health.report(14.5)['left'].silent_s == 0.5
+
+
+def test_band_of_a_camera_follows_its_own_last_answers(tmp_path):
+    """One camera sees a cone low, the other none: each keeps its own row."""
+    bundle = read_bundle(write_tiny_bundle(tmp_path, batch=2))
+    horizons = {'left': Horizon(), 'right': Horizon(0.25)}
+    low = painted(('blue_cone', 640, 360, 64, 64))
+    pictures = [encode(bgr, 'bgr8') for bgr in (low, np.full_like(low, 114))]
+    with ConeDetector(bundle.card, open_engine(bundle, batch=2), 'whole+horizon') as detector:
+        walk = Answering(detector, horizons)
+        pair = [Arrival(topic, 0, message) for topic, message in enumerate(pictures)]
+        for _ in range(2):
+            (answers,) = walk.answer(pair, Filters())
+            assert [a.found.band_px for a in answers] == pytest.approx([360, 180], abs=2)
+    assert horizons['left'].row_px(72) == pytest.approx(36, abs=0.2)

@@ -14,11 +14,13 @@ from cone_perception import detect
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
 from cone_perception.engines.open import open_engine
-from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pictures.sources import Source
 from cone_perception.pipeline import ConeDetector
+from cone_perception.preprocess import band_views
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import Frame
+from cone_perception.views import band_edges
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +57,8 @@ def test_line_of_a_picture_has_the_documented_form(tmp_path, model):
     assert run(tmp_path / 'a.png', tmp_path / 'out', model) == 0
     (line,) = read_lines(tmp_path / 'out')
     (cone,) = line.pop('detections')
-    assert line == {'source': 'a.png', 'stamp_ns': 0, 'width_px': 1280, 'height_px': 720}
+    size_px = {'width_px': 1280, 'height_px': 720}
+    assert line == {'source': 'a.png', 'stamp_ns': 0, 'band_px': None, **size_px}
     assert set(cone) == {'class', 'score', 'xyxy_px'}
     assert cone['class'] == 'blue_cone'
     assert 0.5 < cone['score'] <= 1
@@ -175,7 +178,7 @@ def test_interrupt_leaves_what_was_done_valid(tmp_path, model):
     with ConeDetector(bundle.card, open_engine(bundle)) as detector:
         source = Source('bag', 100, 15.0, interrupted())
         with pytest.raises(KeyboardInterrupt):
-            detect.detect_source(source, detector, Filters(), tmp_path / 'out')
+            detect.detect_source(source, detector, DetectorSettings(), tmp_path / 'out')
     assert len(read_lines(tmp_path / 'out')) == 2
     assert len(read_video(tmp_path / 'out' / 'detections.mp4')) == 2
     summary = read_summary(tmp_path / 'out')
@@ -198,6 +201,34 @@ def test_network_that_fails_on_a_picture_leaves_no_empty_line(tmp_path, model, m
 
         monkeypatch.setattr(detector, 'engine', Flaky())
         source = Source('bag', 2, 15.0, iter(frames(2)))
-        tally = detect.detect_source(source, detector, Filters(), tmp_path / 'out')
+        tally = detect.detect_source(source, detector, DetectorSettings(), tmp_path / 'out')
     assert (tally.answered, len(tally.failures)) == (1, 1)
     assert len(read_lines(tmp_path / 'out')) == 1
+
+
+def test_second_look_at_stills_and_at_a_video_is_told(tmp_path, model, capsys):
+    """A still's own cones say where the band lies, a video's what was seen before."""
+    cv2.imwrite(str(tmp_path / 'a.png'), picture())
+    video = write_video(tmp_path / 'in.mp4', [picture(), np.full_like(picture(), 114)])
+    bands = []
+    for source in (tmp_path / 'a.png', video):
+        assert run(source, tmp_path / 'out', model, '--views', 'whole+horizon') == 0
+        told = capsys.readouterr().out
+        assert 'pictures per view: 1 whole, 1 horizon' in told.replace('2 ', '1 ')
+        assert read_summary(tmp_path / 'out')['views'] == 'whole+horizon'
+        bands += [line['band_px'] for line in read_lines(tmp_path / 'out')]
+    # Upper side of the only cone, a near one; then the same, although nothing is to be seen.
+    assert bands == pytest.approx([168, 168, 168], abs=2)
+    drawn = cv2.imread(str(tmp_path / 'out' / 'pictures' / 'a.png'))
+    views = band_views('horizon', 720, 1280, (384, 640), bands[0])
+    ((top, bottom),) = band_edges(views)
+    assert (drawn[[top, bottom - 1]][:, [0, -1]] == 255).all()
+
+
+def test_portrait_picture_is_seen_in_tiles(tmp_path, model, capsys):
+    cone = ('blue_cone', 315, 1100, 64, 64)
+    cv2.imwrite(str(tmp_path / 'a.png'), painted(cone, height_px=1280, width_px=720))
+    assert run(tmp_path / 'a.png', tmp_path / 'out', model, '--views', 'whole+horizon') == 0
+    assert 'pictures per view: 1 whole, 1 tile, 1 horizon' in capsys.readouterr().out
+    seen = read_summary(tmp_path / 'out')['pictures_per_view']
+    assert seen == {'whole': 1, 'tile': 1, 'horizon': 1}

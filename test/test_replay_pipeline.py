@@ -11,7 +11,6 @@ from recorded_drive import at, image, pictures, write
 from cone_perception.bags.reader import IMAGE, BagMessage
 from cone_perception.engines import EngineInfo
 from cone_perception.errors import EngineError, EngineLostError
-from cone_perception.filters import Filters
 from cone_perception.model_card import ModelCard, NetworkFile
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay import through_pipeline as pipeline_way
@@ -20,6 +19,7 @@ from cone_perception.replay.drive.frames import DueFrame, ReadAhead
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.traces import Pace
+from cone_perception.settings import DetectorSettings
 
 LEFT, RIGHT = '/camera/left/image', '/camera/right/image'
 CARD = ModelCard(
@@ -93,7 +93,7 @@ def play(tmp_path, clock):
         drive = open_drive(bag if bag.exists() else write(bag, messages))
         fail = {run + 1: error for run, error in engine.pop('fail', {}).items()}
         detector = ConeDetector(CARD, SlowEngine(clock, fail=fail, **engine))
-        return play_through_pipeline(drive, pace, detector, Filters())
+        return play_through_pipeline(drive, pace, detector, DetectorSettings())
 
     return play
 
@@ -212,7 +212,9 @@ def test_disk_that_is_too_slow_is_named_and_not_counted_as_latency(tmp_path, clo
 
     monkeypatch.setattr(pipeline_way, 'due_frames', slow_frames)
     monkeypatch.setattr(pipeline_way, 'ReadAhead', partial(ReadAhead, most_bytes=1))
-    played = play_through_pipeline(drive, Pace(), ConeDetector(CARD, SlowEngine(clock)), Filters())
+    played = play_through_pipeline(
+        drive, Pace(), ConeDetector(CARD, SlowEngine(clock)), DetectorSettings()
+    )
     assert len(played.frames) == 6
     assert 'were read later than they were due' in played.problems[0]
     sent_ns = [f.sent_ns for f in played.frames]
@@ -251,7 +253,7 @@ def test_messages_alive_do_not_grow_with_the_bag(tmp_path, clock, monkeypatch, p
     monkeypatch.setattr(pipeline_way, 'due_frames', long_drive)
     monkeypatch.setattr(pipeline_way, 'ReadAhead', partial(ReadAhead, most_bytes=5 * size))
     detector = ConeDetector(CARD, SlowEngine(clock, ms=250))
-    played = play_through_pipeline(drive, pace, detector, Filters())
+    played = play_through_pipeline(drive, pace, detector, DetectorSettings())
     assert len(played.frames) == 600
     # Five wait, one is being read, one is next, one waits for the detector, one is inside it.
     assert CountedBytes.most <= 9

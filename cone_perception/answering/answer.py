@@ -16,6 +16,7 @@ from cone_perception.filters import Filters
 from cone_perception.images import as_sent, to_bgr
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import CameraPicture, Detections, Frame
+from cone_perception.views import Horizon
 
 Outcome = Literal['answered', 'dropped', 'failed']
 """dropped: a newer picture took its place, or the node was deactivated."""
@@ -157,23 +158,25 @@ Inbox = NewestFrames | StereoPairs
 class Answering:
     """Decodes the pictures of messages and finds the cones in them. Any thread may call it.
 
-    cameras: names, in the order of their topics. side_by_side: one topic carries two cameras, the
-    left half of its pictures is the first. read: sensor_msgs Image or CompressedImage of what an
+    horizons: camera name -> where its band lies, in the order of the topics. They are kept from
+    picture to picture. side_by_side: one topic carries two cameras, the left half of its pictures
+    is the first. read: sensor_msgs Image or CompressedImage of what an
     arrival carries, None where it carries that itself; raises ImageError.
     """
 
     detector: ConeDetector
-    cameras: tuple[str, ...]
+    horizons: Mapping[str, Horizon]
     side_by_side: bool = False
     read: Callable[[Any], Any] | None = None
 
     def cameras_of(self, topic: int) -> tuple[str, ...]:
         """Names of the cameras whose pictures come on a topic."""
-        return self.cameras if self.side_by_side else self.cameras[topic : topic + 1]
+        cameras = tuple(self.horizons)
+        return cameras if self.side_by_side else cameras[topic : topic + 1]
 
     def make_inbox(self, stereo_tolerance_ms: float) -> Inbox:
         """Make the inbox that fits the engine: pairs where it takes the pictures of two topics."""
-        pairs = self.detector.batch == 2 and len(self.cameras) == 2 and not self.side_by_side
+        pairs = self.detector.batch == 2 and len(self.horizons) == 2 and not self.side_by_side
         return StereoPairs(round(stereo_tolerance_ms * 1e6)) if pairs else NewestFrames()
 
     def answer(self, arrivals: Sequence[Arrival], filters: Filters) -> Iterator[list[Answer]]:
@@ -196,7 +199,9 @@ class Answering:
             if first:  # until now these have waited for the batch before them
                 started_ns = time.monotonic_ns()
             try:
-                found, moments = self.detector.detect([picture for *_, picture in batch], filters)
+                frames = [picture for *_, picture in batch]
+                horizons = [self.horizons[camera] for camera, *_ in batch]
+                found, moments = self.detector.detect(frames, filters, horizons)
             except Exception as error:  # whatever a runtime raises, the next pictures may be fine
                 lost = isinstance(error, EngineLostError)
                 unanswered = pictures[first:] if lost else batch

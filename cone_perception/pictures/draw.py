@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -39,14 +39,22 @@ def short_name(class_name: str) -> str:
 
 
 def draw_cones(
-    bgr: UInt8, found: Detections, class_names: Sequence[str], truth: Detections | None = None
+    bgr: UInt8,
+    found: Detections,
+    class_names: Sequence[str],
+    truth: Detections | None = None,
+    bands_px: Iterable[tuple[int, int]] = (),
 ) -> UInt8:
     """A copy of the picture with a box, class and score for each detection.
 
-    bgr: (H, W, 3) uint8. truth: drawn below them as dashed boxes without a label.
+    bgr: (H, W, 3) uint8. truth: drawn below them as dashed boxes without a label. bands_px: first
+    and behind-last rows that were looked at again, marked at both sides of the picture.
     """
     picture: UInt8 = bgr.copy()
     width_px = line_px(bgr)
+    for top, bottom in bands_px:
+        for row in (top, bottom - 1):
+            _draw_marks(picture, row, width_px)
     if truth is not None:
         for box, class_id in zip(truth.xyxy_px, truth.class_id, strict=True):
             _draw_dashed(picture, box, class_colour(class_names[class_id]), width_px)
@@ -141,6 +149,14 @@ def _place(box: Float32, width: int, height: int, taken: Float32, picture: UInt8
     hidden = np.clip(high - low, 0, None).prod(axis=2).sum(axis=1)
     best: Float32 = places[int(hidden.argmin())]
     return best
+
+
+def _draw_marks(picture: UInt8, row: int, width_px: int) -> None:
+    """White dashes with a dark rim at both ends of a row."""
+    length = 16 * width_px
+    for left in (0, picture.shape[1] - length):
+        for ink, thickness in ((BLACK, 3 * width_px), (WHITE, width_px)):
+            cv2.line(picture, (left, row), (left + length, row), ink, thickness)
 
 
 def _draw_dashed(picture: UInt8, box: Float32, colour: Colour, width_px: int) -> None:

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if out.resolve() == args.source.resolve():
         raise OutputError(f'{out} would write into its source: give another --out.')
     with open_detector(bundle, settings, settings.streams, bool(args.precision)) as detector:
-        watched = watch(source, detector, settings.filters)
+        watched = watch(source, detector, settings)
         network = network_record(detector)
     proposal = propose(watched, settings.filters, bundle.card)
     with told_as(OutputError, f'{out} cannot be written'):

@@ -8,11 +8,12 @@ import numpy as np
 
 from cone_perception.detect import search, tell_failure
 from cone_perception.errors import SourceError
-from cone_perception.filters import Filters
 from cone_perception.pictures.sources import Source, Unreadable
 from cone_perception.pipeline import ConeDetector
 from cone_perception.region.own_car import StayingEdges
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, UInt8
+from cone_perception.views import Horizon
 
 LOWER = 0.6
 """Thresholds of the search, as a share of those that count: a box flickers, its place does not."""
@@ -69,13 +70,13 @@ class Watched:
             )
 
 
-def watch(source: Source, detector: ConeDetector, filters: Filters) -> Watched:
+def watch(source: Source, detector: ConeDetector, settings: DetectorSettings) -> Watched:
     """Search a source with lower thresholds. Raises SourceError where that shows no drive."""
-    names = detector.card.class_names
+    names, filters = detector.card.class_names, settings.filters
     least = (filters.thresholds_for(detector.card) * LOWER).tolist()
     lower = replace(filters, thresholds=dict(zip(names, least, strict=True)))
     watched = Watched()
-    for picture in search(source, detector, lower):
+    for picture in search(source, detector, lower, Horizon.of(settings)):
         if isinstance(picture, Unreadable):
             watched.failures.append(picture)
             tell_failure(picture)

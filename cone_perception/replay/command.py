@@ -91,8 +91,7 @@ def open_way(
     """
     if args.through == 'pipeline':
         with open_detector(bundle, settings) as detector:
-            filters = settings.filters
-            yield partial(play_through_pipeline, drive, detector=detector, filters=filters), None
+            yield partial(play_through_pipeline, drive, detector=detector, settings=settings), None
         return
     if args.node_command:
         topics, cameras = args.detections, drive.cameras

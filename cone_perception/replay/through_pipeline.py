@@ -12,16 +12,16 @@ from tqdm import tqdm
 from cone_perception.answering.answer import Answer, Answering, Arrival
 from cone_perception.bags.reader import header_stamp_ns, picture_message
 from cone_perception.errors import EngineLostError, SourceError
-from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
 from cone_perception.replay.load import LoadSampler
 from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 from cone_perception.settings import DetectorSettings
+from cone_perception.views import Horizon
 
 
 def play_through_pipeline(
-    drive: Drive, pace: Pace, detector: ConeDetector, filters: Filters
+    drive: Drive, pace: Pace, detector: ConeDetector, settings: DetectorSettings
 ) -> Pass:
     """One pass of the drive in this thread, which takes the newest picture of each camera.
 
@@ -36,7 +36,7 @@ def play_through_pipeline(
     """
     problems: list[str] = []
     frames = due_frames(drive, pace, problems)
-    player = _Player(drive, pace, detector, filters)
+    player = _Player(drive, pace, detector, settings)
     sampler = LoadSampler({'replay': os.getpid()})
     info, interrupted = detector.engine.info, False
     engine = f'{info.runtime} on {info.device}, {info.computes_in}'
@@ -75,14 +75,16 @@ class _Player:
     traces: of each, by its number among those sent. late_ms: of those that were read too late.
     """
 
-    def __init__(self, drive: Drive, pace: Pace, detector: ConeDetector, filters: Filters) -> None:
-        cameras = tuple(camera.name for camera in drive.cameras)
+    def __init__(
+        self, drive: Drive, pace: Pace, detector: ConeDetector, settings: DetectorSettings
+    ) -> None:
+        horizons = {camera.name: Horizon.of(settings) for camera in drive.cameras}
         self._paced = pace.kind != 'fast'
-        self._filters = filters
+        self._filters = settings.filters
         self._answering = Answering(
-            detector, cameras, read=lambda sent: picture_message(sent[1].message)
+            detector, horizons, read=lambda sent: picture_message(sent[1].message)
         )
-        self._inbox = self._answering.make_inbox(DetectorSettings().stereo_tolerance_ms)
+        self._inbox = self._answering.make_inbox(settings.stereo_tolerance_ms)
         self._bar: tqdm[Any] | None = None
         self._sent = 0
         self.traces: dict[int, FrameTrace] = {}

@@ -146,7 +146,7 @@ class Loader:
             self.progress = ''
         for warning in placed.warnings:
             logger.warning(one_line(warning))
-        detector = warm_detector(bundle.card, placed.engine)
+        detector = warm_detector(bundle.card, placed.engine, settings.views)
         give_back_free_memory()
         info = placed.engine.info
         logger.info(

@@ -23,6 +23,7 @@ from cone_perception.pipeline import ConeDetector
 from cone_perception.ros.diagnostics import camera_status, why_silent
 from cone_perception.ros.publishing import AnswerPublishers
 from cone_perception.settings import DetectorSettings
+from cone_perception.views import Horizon
 
 LOG_PERIOD_S = 5.0
 """A fault that comes with every frame is logged this often; the diagnostics count each."""
@@ -69,7 +70,8 @@ class Session:
         self._publishers = publishers
         self._lose = lose
         self._ended = threading.Event()
-        self._answering = Answering(detector, settings.cameras, settings.side_by_side)
+        self._horizons = {camera: Horizon.of(settings) for camera in settings.cameras}
+        self._answering = Answering(detector, self._horizons, settings.side_by_side)
         self._health = Health(settings.cameras, time.monotonic())
         inbox = self._answering.make_inbox(settings.stereo_tolerance_ms)
         self._worker = Worker(inbox, self._answer, detector.at_once)
