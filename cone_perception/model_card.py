@@ -23,6 +23,7 @@ from cone_perception.types import (
     Precision,
     ViewName,
     Views,
+    ViewsChoice,
 )
 
 CARD_FILE = 'card.json'
@@ -99,6 +100,10 @@ class ModelCard:
     calibration: Mapping[str, Any] = field(default_factory=dict)
     gate: Mapping[str, Any] = field(default_factory=dict)
     schema: Literal[1] = 1
+
+    def chosen_views(self, choice: ViewsChoice) -> Views:
+        """Return the choice, or with auto the card's own."""
+        return self.views if choice == 'auto' else choice
 
     def __post_init__(self) -> None:
         if not self.name or not self.licence:

@@ -25,7 +25,6 @@ from cone_perception.types import (
     Float32,
     Frame,
     UInt8,
-    Views,
     ViewsChoice,
 )
 from cone_perception.views import (
@@ -78,15 +77,17 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
     """Finds cones with one engine. Any thread may call `detect`; the engine is used in turns.
 
     views: which parts of a picture the network sees; auto takes what the model card says.
+    frames_per_run: so many frames are looked at in one run of the network; 1 may take several runs.
     """
 
     def __init__(self, card: ModelCard, engine: Engine, views: ViewsChoice = 'auto') -> None:
         self.card = card
         self.engine = engine
-        self.views: Views = card.views if views == 'auto' else views
+        self.views = card.chosen_views(views)
         # Asked once: a protocol's isinstance looks at every member.
         self._frame_engine = engine if isinstance(engine, FrameEngine) else None
         self.batch = engine.info.input_shape[0]
+        self.frames_per_run = max(1, self.batch // views_per_picture(self.views))
         self._network = (card.height_px, card.width_px)
         # On a GPU the next picture goes up meanwhile.
         self._runs = engine.info.at_once if self._frame_engine is None else 2
@@ -107,7 +108,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         """Number of batches of frames that fill the engine."""
         if self._frame_engine is not None:
             return self._runs
-        return max(1, self._runs // views_per_picture(self._network, self.views))
+        return max(1, self._runs // -(-views_per_picture(self.views) // self.batch))
 
     def warm_up(self) -> None:
         """Run on grey, every stream once, so that no real frame is slower than the others.

@@ -22,6 +22,7 @@ from cone_perception.types import (
     GpuRuntime,
     PrecisionChoice,
     RuntimeChoice,
+    Views,
     ViewsChoice,
 )
 
@@ -75,7 +76,12 @@ class DetectorSettings:
         'slow camera sooner; 2 answer more frames, and two cameras without waiting.',
         span=(1, 16),
     )
-    batch: int = _setting(1, 'Pictures per run; 2 pairs the first two cameras.', span=(1, 2))
+    batch: int = _setting(
+        1,
+        'Network pictures per run: views of a picture. Two cameras are paired where it takes all '
+        'views of both. The model needs a network of this batch.',
+        span=(1, 4),
+    )
     views: ViewsChoice = _setting(
         'auto',
         'What the network sees of a picture: the whole, a band around the horizon that shows twice '
@@ -161,8 +167,6 @@ class DetectorSettings:
                 f'image_topics must name {topic_count} topics, one for each camera'
                 f'{" pair" if self.side_by_side else ""}, got {list(self.image_topics)}'
             )
-        if self.batch == 2 and len(self.cameras) != 2:
-            raise SettingsError(f'batch 2 needs two cameras, got {list(self.cameras)}')
         if self.device == 'cuda' and self.engine in get_args(CpuRuntime):
             raise SettingsError(f'device is cuda, but engine {self.engine} runs on the CPU')
         if self.device == 'cpu' and self.engine in get_args(GpuRuntime):
@@ -174,6 +178,15 @@ class DetectorSettings:
                 + f' (device {self.device}, engine {self.engine}, build {self.build})'
             )
         _ = self.filters
+
+    def check_batch(self, views: Views) -> None:
+        """Raise SettingsError where a run would never be full. views: also where it is auto."""
+        most = 2 if len(self.cameras) == 2 else 1
+        if views == 'whole' and self.batch > most:
+            raise SettingsError(
+                f'batch is {self.batch}, but whole pictures of {list(self.cameras)} fill {most}: '
+                'set that, or more views'
+            )
 
     @property
     def runs_on_cpu(self) -> bool:

@@ -60,10 +60,9 @@ def views_around(
     ]
 
 
-def views_per_picture(network: tuple[int, int], views: Views) -> int:
+def views_per_picture(views: Views) -> int:
     """Number of network pictures that a picture of twice the network's size takes."""
-    height_px, width_px = 2 * network[0], 2 * network[1]
-    return 1 + len(views_around(0, height_px, width_px, network, views))
+    return 1 + len(views_around(0, 720, 1280, (360, 640), views))
 
 
 def merge(looks: Looks) -> Detections:

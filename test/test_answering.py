@@ -36,9 +36,9 @@ def arrival(topic, width=64, encoding='bgr8'):
     return Arrival(topic, 0, message)
 
 
-def answering(batch=1, side_by_side=False, fail=None):
-    detector = ConeDetector(CARD, SlowEngine(Clock(), batch=batch, fail=fail))
-    return Answering(detector, {camera: Horizon() for camera in CAMERAS}, side_by_side)
+def answering(batch=1, side_by_side=False, fail=None, views='auto', cameras=CAMERAS):
+    detector = ConeDetector(CARD, SlowEngine(Clock(), batch=batch, fail=fail), views)
+    return Answering(detector, {camera: Horizon(0.5) for camera in cameras}, side_by_side)
 
 
 def outcomes(found):
@@ -52,6 +52,26 @@ def test_engine_for_two_answers_both_cameras_in_one_run():
     (pair,) = walk.answer([arrival(0), arrival(1)], Filters())
     assert outcomes([pair]) == [[('left', 'answered'), ('right', 'answered')]]
     assert not any(answer.alone for answer in pair)
+
+
+@pytest.mark.parametrize(
+    'batch, views, runs',
+    [(1, 'whole', 2), (2, 'whole', 1), (2, 'whole+horizon', 2), (4, 'whole+horizon', 1),
+     (4, 'whole+horizon+strip', 2)],
+)  # fmt: skip
+def test_cameras_are_paired_where_one_run_takes_all_their_views(batch, views, runs):
+    walk = answering(batch, views=views)
+    assert isinstance(walk.make_inbox(2.0), StereoPairs if runs == 1 else NewestFrames)
+    found = list(walk.answer([arrival(0), arrival(1)], Filters()))
+    assert len(found) == walk.detector.engine.runs == runs
+    assert [answer.outcome for batch in found for answer in batch] == ['answered'] * 2
+
+
+def test_lone_camera_fills_a_run_with_its_views_and_lacks_no_partner():
+    walk = answering(4, views='whole+horizon', cameras=CAMERAS[:1])
+    assert isinstance(walk.make_inbox(2.0), NewestFrames)
+    ((answer,),) = walk.answer([arrival(0)], Filters())
+    assert (answer.outcome, answer.alone, walk.detector.engine.runs) == ('answered', False, 1)
 
 
 def test_picture_whose_partner_cannot_be_decoded_is_answered_alone():
@@ -357,6 +377,6 @@ def test_band_of_a_camera_follows_its_own_last_answers(tmp_path):
         walk = Answering(detector, horizons)
         pair = [Arrival(topic, 0, message) for topic, message in enumerate(pictures)]
         for _ in range(2):
-            (answers,) = walk.answer(pair, Filters())
+            answers = [one for batch in walk.answer(pair, Filters()) for one in batch]
             assert [a.found.band_px for a in answers] == pytest.approx([360, 180], abs=2)
     assert horizons['left'].row_px(72) == pytest.approx(36, abs=0.2)

@@ -123,6 +123,7 @@ def test_wrong_settings_are_refused_by_name(observer, tmp_path):
     [
         ('reliability', 'perhaps', 'reliability must be one of best_effort, reliable'),
         ('image_topics', '[not a topic]', 'not a topic'),
+        ('batch', '2', "whole pictures of ['camera'] fill 1"),
     ],
 )
 def test_unusable_text_is_refused_by_name(observer, tmp_path, name, value, complaint):

@@ -44,7 +44,7 @@ def test_unknown_setting_is_refused_by_name():
         ({'cameras': []}, 'distinct'),
         ({'image_topics': ['a', 'b']}, 'image_topics must name 1'),
         ({'side_by_side': True}, 'side_by_side needs two cameras'),
-        ({'batch': 2}, 'batch 2 needs two cameras'),
+        ({'batch': 5}, r'batch must lie in 1..4'),
         ({'thresholds': ['blue_cone']}, "written 'blue_cone:0.4'"),
         ({'thresholds': ['blue_cone:1.4']}, r'must lie in 0..1, got 1.4'),
         ({'region': [0.1, 0.2]}, 'three corners'),
@@ -56,6 +56,15 @@ def test_unknown_setting_is_refused_by_name():
 def test_impossible_value_is_refused_by_name(values, message):
     with pytest.raises(SettingsError, match=message):
         DetectorSettings.from_mapping(values)
+
+
+def test_batch_that_is_never_full_is_refused():
+    for batch, cameras in ((2, ('camera',)), (3, ('left', 'right')), (2, ('a', 'b', 'c'))):
+        settings = DetectorSettings(batch=batch, cameras=cameras)
+        with pytest.raises(SettingsError, match=f'batch is {batch}, but whole pictures'):
+            settings.check_batch('whole')
+        settings.check_batch('whole+horizon')
+    DetectorSettings(batch=2, cameras=('left', 'right')).check_batch('whole')
 
 
 def test_compressed_topics_are_told_by_their_name_or_by_the_setting():

@@ -572,7 +572,9 @@ class OnGpu:
         self._layout = bundle.card.output_layout
         self._shift_px = shift_px
 
-    def detect(self, pictures: list, thresholds: np.ndarray, nms_iou: float) -> list[Detections]:
+    def detect(
+        self, pictures: list, views: list, thresholds: np.ndarray, nms_iou: float
+    ) -> list[Detections]:
         output = self.run(np.stack([to_bgr(picture) for picture in pictures]))[0]
         found = decode(output, self._layout, thresholds, nms_iou)
         return [replace(found, xyxy_px=found.xyxy_px + np.float32(self._shift_px))]

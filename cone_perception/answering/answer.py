@@ -174,9 +174,14 @@ class Answering:
         cameras = tuple(self.horizons)
         return cameras if self.side_by_side else cameras[topic : topic + 1]
 
+    @property
+    def pairs(self) -> bool:
+        """Tell whether two cameras are looked at in one run."""
+        return self.detector.frames_per_run > 1 and len(self.horizons) == 2
+
     def make_inbox(self, stereo_tolerance_ms: float) -> Inbox:
-        """Make the inbox that fits the engine: pairs where it takes the pictures of two topics."""
-        pairs = self.detector.batch == 2 and len(self.horizons) == 2 and not self.side_by_side
+        """Make the inbox that fits the engine: pairs where a run takes pictures of two topics."""
+        pairs = self.pairs and not self.side_by_side
         return StereoPairs(round(stereo_tolerance_ms * 1e6)) if pairs else NewestFrames()
 
     def answer(self, arrivals: Sequence[Arrival], filters: Filters) -> Iterator[list[Answer]]:
@@ -192,8 +197,8 @@ class Answering:
             except Exception as error:  # a damaged message raises whatever its parser stumbles over
                 cameras = self.cameras_of(arrival.topic)
                 yield [_failure(camera, arrival, started_ns, error) for camera in cameras]
-        size = self.detector.batch
-        alone = size == 2 and len(pictures) == 1
+        size = self.detector.frames_per_run
+        alone = self.pairs and len(pictures) == 1
         for first in range(0, len(pictures), size):
             batch = pictures[first : first + size]
             if first:  # until now these have waited for the batch before them

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='best',
         help='best: INT8 and FP16, whichever this GPU runs faster (default)',
     )
-    parser.add_argument('--batch', type=int, default=1, help='pictures per run; stereo: 2')
+    parser.add_argument('--batch', type=int, default=1, help='network pictures a run (default: 1)')
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
         '--for',

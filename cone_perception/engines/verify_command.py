@@ -49,6 +49,7 @@ from cone_perception.pages.page import write_page
 from cone_perception.pipeline import ConeDetector
 from cone_perception.preprocess import whole_view
 from cone_perception.types import CameraPicture, Detections, Frame, GpuRuntimeChoice
+from cone_perception.views import NOWHERE, Horizon
 
 
 @dataclass(slots=True)
@@ -197,11 +198,11 @@ def time_engines(bundle: Bundle, same: Sequence[tuple[EngineReport, Engine]], ru
     engines = [engine for _, engine in same]
     random = np.random.default_rng(0)
     frame = Frame(random.integers(0, 256, (720, 1280, 3), np.uint8))
-    frames = [frame] * same[0][0].batch
     alone = [run_of(engine, pictures) for engine in engines]
-    whole = [
-        partial(ConeDetector(bundle.card, engine).detect, frames, Filters()) for engine in engines
-    ]
+    detectors = [ConeDetector(bundle.card, engine) for engine in engines]
+    count = detectors[0].frames_per_run
+    asked = [frame] * count, Filters(), [Horizon(fixed=NOWHERE)] * count
+    whole = [partial(detector.detect, *asked) for detector in detectors]
     latencies, frame_latencies = (measure_latencies(works, runs) for works in (alone, whole))
     for (report, _), latency, frame_latency in zip(same, latencies, frame_latencies, strict=True):
         report.latency, report.frame_latency = latency, frame_latency

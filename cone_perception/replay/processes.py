@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import Popen
+from typing import cast
 
 from cone_perception.bags.reader import DETECTIONS
 from cone_perception.errors import ConePerceptionError, told_as
@@ -20,6 +21,8 @@ from cone_perception.files import LockedError, locked, to_json
 from cone_perception.model_card import Bundle
 from cone_perception.process import start_apart, wait_or_kill
 from cone_perception.replay.traces import Drive
+from cone_perception.types import ViewsChoice
+from cone_perception.views import views_per_picture
 
 STOP_TIMEOUT_S = 5.0
 DOMAINS = range(1, 102)
@@ -210,6 +213,7 @@ def our_node(
         'image_topics': json.dumps([camera.topic for camera in drive.cameras]),
         'transport': 'auto' if len(forms) > 1 else 'compressed' if True in forms else 'raw',
     }
+    views = bundle.card.chosen_views(cast(ViewsChoice, settings.get('views', 'auto')))
     parameters = [part for name, value in settings.items() for part in ('-p', f'{name}:={value}')]
     return NodeCommand(
         command=tuple(python_module('cone_perception.cli', 'node', '--ros-args', *parameters)),
@@ -219,7 +223,7 @@ def our_node(
         health_topic='/diagnostics',
         ready='active: listening to',
         refuses='not configured: ',  # logged where it stays alive without a model
-        pairs=settings.get('batch') == '2',
+        pairs=len(names) == 2 and int(settings.get('batch', 1)) >= 2 * views_per_picture(views),
     )
 
 

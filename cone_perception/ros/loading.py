@@ -135,6 +135,7 @@ class Loader:
         started = time.monotonic()
         bundle = read_bundle(settings.model)
         settings.filters.check_classes(bundle.card)
+        settings.check_batch(bundle.card.chosen_views(settings.views))
         logger.info(f'loading {bundle.card.name} from {bundle.folder}')
         if bundle.card.verdict == 'FAILED':
             logger.error(why_failed(bundle.card))
