@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -65,6 +66,10 @@ class Filters:
         """
         least = {**card.thresholds, **card.view_thresholds.get(view, {}), **self.thresholds}
         return np.array([least[name] for name in card.class_names], np.float32)
+
+    def thresholds_by_view(self, card: ModelCard) -> dict[ViewName, Float32]:
+        """The same of every view."""
+        return {view: self.thresholds_for(card, view) for view in get_args(ViewName)}
 
     def apply(
         self, found: Detections, card: ModelCard, width_px: int, height_px: int

@@ -25,12 +25,14 @@ from cone_perception.types import (
     Float32,
     Frame,
     UInt8,
+    ViewName,
     ViewsChoice,
 )
 from cone_perception.views import (
     BANDS,
     NOWHERE,
     Horizon,
+    Looks,
     bands_of,
     far_row,
     first_views,
@@ -51,12 +53,12 @@ def stations_ms(
 
 
 @dataclass(slots=True)
-class _Search:
+class Search:
     """One frame, the row of its band where that is known, and what each view of it showed."""
 
     frame: Frame | CameraPicture
     row_px: float | None
-    looks: list[tuple[View, Detections]] = field(default_factory=list)
+    looks: Looks = field(default_factory=list)
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -68,9 +70,12 @@ class _Search:
         """Row around which the second look lay; None where there was none."""
         return self.row_px if any(view.name in BANDS for view, _ in self.looks) else None
 
-    def cones(self) -> Detections:
-        """Merge what all views showed."""
-        return merge(self.looks)
+    def cones(self, thresholds: Mapping[ViewName, Float32] | None = None) -> Detections:
+        """Merge what all views showed, or what of it reaches these least scores."""
+        looks = self.looks
+        if thresholds is not None:
+            looks = [(view, found.above(thresholds[view.name])) for view, found in looks]
+        return replace(merge(looks), band_px=self.band_px)
 
 
 class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
@@ -96,7 +101,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         for _ in range(self._runs):
             self._inputs.put(np.full(shape, PAD_VALUE, np.uint8))
         self._beside = ThreadPoolExecutor(self._runs, 'look')
-        self._sure = Filters().thresholds_for(card)
+        self._sure = Filters().thresholds_by_view(card)
 
     @property
     def encodings(self) -> frozenset[str]:
@@ -117,9 +122,10 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         """
         grey = Frame(np.full((*self._network, 3), PAD_VALUE, np.uint8))
         shown = [(self._readable(grey), whole_view(*self._network, self._network))] * self.batch
-        self._run(shown, self._sure)
+        least = self._sure['whole']
+        self._run(shown, least)
         if self._runs > 1:
-            list(self._beside.map(lambda _: self._run(shown, self._sure), range(self._runs)))
+            list(self._beside.map(lambda _: self._run(shown, least), range(self._runs)))
 
     def detect(
         self,
@@ -138,31 +144,45 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         Raises EngineError, ModelError or, for a camera's picture that cannot be read, ImageError;
         then there is no answer for any of the frames.
         """
-        if not 1 <= len(frames) <= self.batch:
-            raise ValueError(f'a batch takes 1 to {self.batch} frames, got {len(frames)}')
         started = time.monotonic_ns()
-        searches = [
-            _Search(self._readable(frame), horizon.row_px(frame.height_px) if horizon else None)
-            for frame, horizon in zip_longest(frames, horizons)
-        ]
-        wanted = [(s, view) for s in searches for view in self.views_of(*s.size_px, s.row_px)]
-        prepared, inferred = self._look(wanted, filters)
-        if bands_of(self.views) and (unknown := [s for s in searches if s.row_px is None]):
-            for search in unknown:
-                row_px = self._far_row(search, search.cones())
-                search.row_px = NOWHERE * search.size_px[0] if row_px is None else row_px
-            again = [(s, view) for s in unknown for view in self._bands(*s.size_px, s.row_px)]
-            if again:  # a small picture has none
-                _, inferred = self._look(again, filters)
+        rows = [horizon.row_px(f.height_px) for horizon, f in zip(horizons, frames, strict=False)]
+        searches, prepared, inferred = self.look(frames, filters, rows)
         found = []
         for index, (frame, search) in enumerate(zip(frames, searches, strict=True)):
             cones = search.cones()
             if index < len(horizons):
                 horizons[index].follow(self._far_row(search, cones), frame.height_px)
-            kept = filters.apply(cones, self.card, frame.width_px, frame.height_px)
-            found.append(replace(kept, band_px=search.band_px))
+            found.append(filters.apply(cones, self.card, frame.width_px, frame.height_px))
         moments_ns = {'started_ns': started, 'prepared_ns': prepared, 'inferred_ns': inferred}
         return found, {**moments_ns, 'decoded_ns': time.monotonic_ns()}
+
+    def look(
+        self,
+        frames: Sequence[Frame | CameraPicture],
+        filters: Filters,
+        rows_px: Sequence[float | None] = (),
+    ) -> tuple[list[Search], int, int]:
+        """Look at up to `batch` frames in every view, and keep what each of them shows.
+
+        rows_px: where the bands lie; None, or no row: where the first look shows far cones. Only
+        the thresholds of the filters are heeded. Beside the frames' searches the moments at which
+        the first view was prepared, and the last one left the network. Raises as `detect`.
+        """
+        if not 1 <= len(frames) <= self.batch:
+            raise ValueError(f'a batch takes 1 to {self.batch} frames, got {len(frames)}')
+        searches = [
+            Search(self._readable(frame), row_px) for frame, row_px in zip_longest(frames, rows_px)
+        ]
+        wanted = [(s, view) for s in searches for view in self.views_of(*s.size_px, s.row_px)]
+        prepared, inferred = self._look(wanted, filters)
+        if bands_of(self.views) and (unknown := [s for s in searches if s.row_px is None]):
+            for search in unknown:
+                row_px = self._far_row(search, search.cones(self._sure))
+                search.row_px = NOWHERE * search.size_px[0] if row_px is None else row_px
+            again = [(s, view) for s in unknown for view in self._bands(*s.size_px, s.row_px)]
+            if again:  # a small picture has none
+                _, inferred = self._look(again, filters)
+        return searches, prepared, inferred
 
     def _readable(self, frame: Frame | CameraPicture) -> Frame | CameraPicture:
         """Return the picture as the engine takes it. Raises ImageError."""
@@ -182,20 +202,18 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
             return []
         return views_around(row_px, height_px, width_px, self._network, self.views)
 
-    def _far_row(self, search: _Search, cones: Detections) -> float | None:
+    def _far_row(self, search: Search, cones: Detections) -> float | None:
         """Row of the far cones among those that the model card's thresholds let pass."""
-        sure = cones[cones.score >= self._sure[cones.class_id]]
+        sure = cones.above(self._sure['whole'])
         return far_row(sure, search.looks[0][0].patches[0].scale)
 
-    def _look(self, wanted: Sequence[tuple[_Search, View]], filters: Filters) -> tuple[int, int]:
+    def _look(self, wanted: Sequence[tuple[Search, View]], filters: Filters) -> tuple[int, int]:
         """Look at views, as many at once as the engine can, and keep what they show.
 
         Returns when the first was prepared and the last left the network.
         """
-        thresholds = {
-            name: filters.thresholds_for(self.card, name) for name in {v.name for _, v in wanted}
-        }
-        least: Float32 = np.min(list(thresholds.values()), axis=0)
+        thresholds = filters.thresholds_by_view(self.card)
+        least: Float32 = np.min([thresholds[view.name] for _, view in wanted], axis=0)
         shown = [(search.frame, view) for search, view in wanted]
         chunks = [shown[i : i + self.batch] for i in range(0, len(shown), self.batch)]
         others = [self._beside.submit(self._run, chunk, least) for chunk in chunks[1:]]
@@ -206,8 +224,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         runs += [run.result() for run in others]
         in_network = [found for run in runs for found in run[0]]
         for (search, view), found in zip(wanted, in_network, strict=True):
-            enough = found.score >= thresholds[view.name][found.class_id]
-            search.looks.append((view, found[enough]))
+            search.looks.append((view, found.above(thresholds[view.name])))
         return min(run[1] for run in runs), max(run[2] for run in runs)
 
     def _run(

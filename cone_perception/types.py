@@ -159,6 +159,10 @@ class Detections:
             self.xyxy_px[index], self.score[index], self.class_id[index], self.band_px
         )
 
+    def above(self, thresholds: Float32) -> Detections:
+        """Those that reach the least score of their class. thresholds: (classes,) float32."""
+        return self[self.score >= thresholds[self.class_id]]
+
     @property
     def height_px(self) -> Float32:
         """(N,) float32: heights of the boxes in source pixels."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from cone_perception.preprocess import Patch, View, band_views, tile_views, whole_view
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import Detections, Float32, ViewName, Views
+from cone_perception.types import Detections, Float32, Int64, ViewName, Views
 
 FAR_PX, NEAR_PX = 12.0, 32.0
 """Height of a box as the whole view shows it, in network pixels: 24 and 64 px of a source 1280 px
@@ -87,27 +87,34 @@ def merge(looks: Looks) -> Detections:
     rank = score + np.where(tall < FAR_PX, finer, 0)
     belongs = (tall < NEAR_PX) | (finer <= 1.01)
     order = np.flatnonzero(belongs)[np.argsort(-rank[belongs], kind='stable')]
-    overlap = _overlaps(xyxy[order])
-    same = class_id[order, None] == class_id[order]
-    other = patch[order, None] != patch[order]
-    beaten = np.triu(other & (overlap > np.where(same, SAME_IOU, ANY_IOU)), 1)
-    kept = np.ones(len(order), bool)
-    for index in np.flatnonzero(beaten.any(axis=1)):
-        if kept[index]:
-            kept &= ~beaten[index]
+    first, second, overlap = _overlaps(xyxy[order])
+    same = class_id[order[first]] == class_id[order[second]]
+    other = patch[order[first]] != patch[order[second]]
+    one_cone = other & (overlap > np.where(same, SAME_IOU, ANY_IOU))
+    kept = [True] * len(order)
+    pairs = zip(first[one_cone].tolist(), second[one_cone].tolist(), strict=True)
+    for better, worse in sorted(pairs):
+        if kept[better]:
+            kept[worse] = False
     chosen = order[kept]
     chosen = chosen[np.argsort(-score[chosen], kind='stable')]
     return Detections(xyxy, score, class_id)[chosen]
 
 
-def _overlaps(xyxy: Float32) -> Float32:
-    """(N, N) intersection over union."""
-    corner = np.maximum(xyxy[:, None, :2], xyxy[:, :2])
-    sides = np.minimum(xyxy[:, None, 2:], xyxy[:, 2:]) - corner
-    shared = np.clip(sides, 0, None).prod(axis=2)
-    area = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1)
-    union = area[:, None] + area - shared
-    return np.asarray(shared / np.maximum(union, 1e-9), np.float32)
+def _overlaps(xyxy: Float32) -> tuple[Int64, Int64, Float32]:
+    """Pairs of boxes that share columns: the lower index, the higher, intersection over union."""
+    by_left = np.argsort(xyxy[:, 0], kind='stable')
+    left, top, right, bottom = xyxy[by_left].T
+    here = np.arange(len(xyxy))
+    counts = np.maximum(np.searchsorted(left, right) - here - 1, 0)  # those that begin inside it
+    a = np.repeat(here, counts)
+    b = a + 1 + np.arange(len(a)) - np.repeat(np.cumsum(counts) - counts, counts)
+    width = np.minimum(right[a], right[b]) - left[b]
+    height = np.minimum(bottom[a], bottom[b]) - np.maximum(top[a], top[b])
+    shared = width * np.maximum(height, 0)
+    area = (right - left) * (bottom - top)
+    pair = np.sort([by_left[a], by_left[b]], axis=0)
+    return pair[0], pair[1], shared / np.maximum(area[a] + area[b] - shared, 1e-9)
 
 
 def far_row(found: Detections, whole_scale: float) -> float | None:

@@ -29,7 +29,8 @@ from cone_perception.errors import (
 from cone_perception.files import from_json, write_json
 from cone_perception.model_card import CARD_FILE, Bundle, ModelCard, file_sha256, read_bundle
 from cone_perception.settings import read_params_file
-from cone_perception.types import OutputLayout
+from cone_perception.types import OutputLayout, ViewName, Views
+from cone_perception.views import bands_of
 from training.export.calibration import ENOUGH_PICTURES, Calibration, choose_pictures
 from training.export.gate import (
     GateResult,
@@ -96,7 +97,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS))
     add('--name', help='of the model (default: of the folder)')
     least = 'least score of a class (default: 0.25)'
+    views_help = 'parts of a picture that the network is meant to see (default: whole)'
     add('--threshold', nargs='+', default=[], metavar='CLASS=SCORE', help=least)
+    add('--views', choices=get_args(Views), default='whole', help=views_help)
+    in_view = 'least score in a view, where it is not that of the class'
+    add('--view-threshold', nargs='+', default=[], metavar='VIEW:CLASS=SCORE', help=in_view)
     add('--card', type=Path, help="campaign's card.json: both entries below")
     for entry in ('training', 'metrics'):
         add(f'--{entry}', type=Path, help=f'JSON file: the card\'s "{entry}"')
@@ -118,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
     height_px, width_px = args.imgsz or letterbox_of(args.settings)
     originals = export_batches(args.weights, height_px, width_px, args.layout, args.batches)
     thresholds = _thresholds(args.threshold, originals.class_names)
+    view_thresholds = _view_thresholds(args.view_threshold, args.views, originals.class_names)
     chosen = args.data, args.calibration_split, args.calibration, args.calibration_count
     calibration = choose_pictures(*chosen, height_px, width_px)
     recipe = args.card.with_name('recipe.yaml') if args.card else None
@@ -137,6 +143,8 @@ def run(args: argparse.Namespace) -> int:
             thresholds=thresholds,
             networks=(write_network(draft, originals.by_batch[1], {}, 'fp32'),),
             licence='AGPL-3.0-only',
+            views=args.views,
+            view_thresholds=view_thresholds,
         )
         bundle = Bundle(draft, card)
         steps, kept = _choose_steps(args, bundle, originals, calibration, judge)
@@ -332,11 +340,32 @@ def _read_entries(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
 
 
 def _thresholds(entries: list[str], names: tuple[str, ...]) -> dict[str, float]:
-    thresholds = dict.fromkeys(names, 0.25)
+    told = (_threshold('--threshold', entry, entry, names) for entry in entries)
+    return dict.fromkeys(names, 0.25) | dict(told)
+
+
+def _view_thresholds(
+    entries: list[str], views: Views, names: tuple[str, ...]
+) -> dict[ViewName, dict[str, float]]:
+    """View -> class -> least score, of VIEW:CLASS=SCORE. Raises SourceError."""
+    found: dict[ViewName, dict[str, float]] = {}
     for entry in entries:
-        name, _, score = entry.partition('=')
-        if name not in thresholds:
-            raise SourceError(f'--threshold {entry}: the model has no class {name!r}, only {names}')
-        with told_as(SourceError, f'--threshold {entry}: write it as CLASS=SCORE', ValueError):
-            thresholds[name] = float(score)
-    return thresholds
+        told, _, rest = entry.partition(':')
+        view = next((each for each in ('tile', *bands_of(views)) if each == told), None)
+        if view is None:
+            raise SourceError(
+                f'--view-threshold {entry}: {told!r} is no view beside the whole picture with '
+                f'--views {views}: write it as VIEW:CLASS=SCORE.'
+            )
+        name, score = _threshold('--view-threshold', entry, rest, names)
+        found.setdefault(view, {})[name] = score
+    return found
+
+
+def _threshold(option: str, entry: str, told: str, names: tuple[str, ...]) -> tuple[str, float]:
+    """Class and score of CLASS=SCORE. Raises SourceError."""
+    name, _, score = told.partition('=')
+    if name not in names:
+        raise SourceError(f'{option} {entry}: the model has no class {name!r}, only {names}')
+    with told_as(SourceError, f'{option} {entry}: {told} is no CLASS=SCORE', ValueError):
+        return name, float(score)

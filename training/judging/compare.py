@@ -286,7 +286,7 @@ def _warnings(
             f'{len(arms[0])} and {len(arms[1])} trainings: how much they scatter is hardly known '
             'from so few, and the interval over trainings is wide because of it.'
         )
-    for fact in ('imgsz', 'layout', 'precision'):
+    for fact in ('imgsz', 'layout', 'precision', 'views'):
         seen = {str(getattr(each.origin, fact)) for arm in arms for each in arm}
         if len(seen) > 1:
             yield f'{fact} is not the same for all: {", ".join(sorted(seen))}.'

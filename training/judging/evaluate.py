@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.decode import read_layout
 from cone_perception.engines import Engine
 from cone_perception.engines.open import open_engine
-from cone_perception.errors import ModelError, told_as
+from cone_perception.errors import ModelError, SettingsError, told_as
 from cone_perception.filters import Filters
 from cone_perception.images import read_picture
 from cone_perception.model_card import (
@@ -26,7 +27,7 @@ from cone_perception.model_card import (
     read_bundle,
 )
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import Frame, Precision
+from cone_perception.types import Frame, Precision, ViewsChoice
 from training.judging.evaluation import Evaluation, Origin
 from training.judging.predictions import (
     LEAST_SCORE,
@@ -52,9 +53,24 @@ def evaluate(
     names -> the data set's where the table of aliases does not know them, see `class_mapping`.
     Raises DataError, ModelError, EngineError.
     """
-    labelled = read_split(data, split)
-    predictions = predict(weights, labelled, options or ModelOptions(), mapping or {})
-    return assemble(weights, labelled, predictions, mapping or {})
+    return evaluate_driven(weights, data, split, options, mapping)[0]
+
+
+def evaluate_driven(
+    weights: Path,
+    data: Path,
+    split: str,
+    options: ModelOptions | None = None,
+    mapping: Mapping[str, str] | None = None,
+) -> tuple[Evaluation, Evaluation | None]:
+    """The same, and what counts at the thresholds of the card: None where there is no card."""
+    labelled, mapping = read_split(data, split), mapping or {}
+    predictions = predict(weights, labelled, options or ModelOptions(), mapping)
+    every = assemble(weights, labelled, predictions, mapping)
+    if not predictions.driven:
+        return every, None
+    driven = replace(predictions, pictures=predictions.driven)
+    return every, assemble(weights, labelled, driven, mapping)
 
 
 def predict(
@@ -68,7 +84,7 @@ def predict(
         bundle = read_bundle(weights)
         class_mapping(bundle.card.class_names, split, mapping)
         engine = open_engine(bundle, options.engine, precision=options.precision)
-        return detect(bundle.card, engine, split, options.imgsz)
+        return detect(bundle.card, engine, split, options.imgsz, options.views)
     if not weights.is_file():
         raise ModelError(
             f'{weights} does not exist. Give weights (.pt), a network (.onnx) or a folder with '
@@ -76,8 +92,14 @@ def predict(
         )
     if weights.suffix == '.onnx':
         card, engine = _open_onnx(weights, options.names, split, mapping)
-        return detect(card, engine, split, options.imgsz)
+        found = detect(card, engine, split, options.imgsz, options.views)
+        return replace(found, driven=())
     if weights.suffix == '.pt':
+        if options.views not in ('auto', 'whole'):
+            raise SettingsError(
+                f'--views {options.views}: Ultralytics runs weights (.pt), on whole pictures only. '
+                'Export them, and give the bundle or its .onnx.'
+            )
         from training.judging.validator import predict_weights
 
         return predict_weights(weights, split, options, mapping)
@@ -87,18 +109,31 @@ def predict(
     )
 
 
-def detect(card: ModelCard, engine: Engine, split: LabelledSplit, imgsz: int) -> Predictions:
-    """Run the pipeline that drives, with thresholds so low that the whole ranking is kept."""
+def detect(
+    card: ModelCard,
+    engine: Engine,
+    split: LabelledSplit,
+    imgsz: int,
+    views: ViewsChoice = 'auto',
+    rows_px: Sequence[float | None] = (),
+) -> Predictions:
+    """Run the pipeline that drives, with thresholds so low that the whole ranking is kept.
+
+    rows_px: where the band of each picture lies; empty: where its first look shows far cones.
+    """
     everything = Filters(thresholds=dict.fromkeys(card.class_names, LEAST_SCORE))
+    at_card = Filters().thresholds_by_view(card)
     most = most_detections(split)
-    pictures: list[Found] = []
-    with ConeDetector(card, engine) as detector:
+    pictures, driven = list[Found](), list[Found]()
+    with ConeDetector(card, engine, views) as detector:
         info, progress = engine.info, tqdm(total=len(split), desc='detect', unit='picture')
         for start in range(0, len(split), detector.batch):
-            paths = split.paths[start : start + detector.batch]
-            found, _ = detector.detect([Frame(read_picture(path)) for path in paths], everything)
-            pictures += [Found(each[:most]) for each in found]
-            progress.update(len(paths))
+            part = slice(start, start + detector.batch)
+            frames = [Frame(read_picture(path)) for path in split.paths[part]]
+            searches, _, _ = detector.look(frames, everything, rows_px[part])
+            pictures += [Found(search.cones()[:most]) for search in searches]
+            driven += [Found(search.cones(at_card)) for search in searches]
+            progress.update(len(frames))
         progress.close()
     size = (card.height_px, card.width_px)
     notes = []
@@ -115,6 +150,8 @@ def detect(card: ModelCard, engine: Engine, split: LabelledSplit, imgsz: int) ->
         f'{info.runtime} on {info.device}',
         info.precision,
         tuple(notes),
+        detector.views,
+        tuple(driven),
     )
 
 
@@ -153,6 +190,7 @@ def assemble(
         precision=predictions.precision,
         class_mapping=told,
         notes=(*split.notes, *predictions.notes),
+        views=predictions.views,
     )
     image, own, score, box, same, any_class = map(np.concatenate, zip(*rows, strict=True))
     return Evaluation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,16 @@ from cone_perception.arguments import add_fields, read_fields, zero_or_more
 from cone_perception.classes import CLASS_NAMES, UNKNOWN
 from cone_perception.errors import SettingsError
 from cone_perception.files import to_json
-from cone_perception.model_card import CARD_FILE, read_bundle
-from training.judging.evaluate import evaluate
+from cone_perception.model_card import CARD_FILE
+from training.judging.evaluate import evaluate_driven
 from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation
-from training.judging.metrics import FIXED_CONFIDENCE, HEIGHT_BANDS_PX, metrics
+from training.judging.metrics import (
+    FIXED_CONFIDENCE,
+    HEIGHT_BANDS_PX,
+    Confidence,
+    metrics,
+    with_point_of,
+)
 from training.judging.page import figure_blocks, print_blocks, write_evaluation
 from training.judging.predictions import ModelOptions
 
@@ -89,26 +95,27 @@ def run(args: argparse.Namespace) -> int:
 
 def tabulate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, and write where --out says; what `figure_blocks` shows, and JSON holds."""
-    thresholds: Mapping[str, float] = {}
-    if args.operating_point == 'card':
-        if not (args.weights.is_dir() or args.weights.name == CARD_FILE):
-            raise SettingsError(
-                f'--operating-point card: {args.weights} has no card with thresholds. Give the '
-                'folder of a bundle, or --confidence.'
-            )
-        thresholds = read_bundle(args.weights).card.thresholds
-    evaluation = evaluate(
-        args.weights, args.data, args.split, read_fields(ModelOptions, args), read_mapping(args.map)
-    )
-    confidence = args.confidence
-    if thresholds:
-        told = evaluation.origin.class_mapping
-        own = {told.get(name, name): score for name, score in thresholds.items()}
-        confidence = dict.fromkeys(evaluation.class_names, args.confidence) | own
+    at_card = args.operating_point == 'card'
+    if at_card and not (args.weights.is_dir() or args.weights.name == CARD_FILE):
+        raise SettingsError(
+            f'--operating-point card: {args.weights} has no card with thresholds. Give the '
+            'folder of a bundle, or --confidence.'
+        )
+    options, mapping = read_fields(ModelOptions, args), read_mapping(args.map)
+    evaluation, driven = evaluate_driven(args.weights, args.data, args.split, options, mapping)
+    confidence: Confidence = args.confidence
     limits = [0.0, *sorted(set(args.heights) - {0.0}), math.inf]
-    figures = metrics(evaluation, confidence=confidence, bands_px=list(pairwise(limits)))
+    bands_px = list(pairwise(limits))
+    if not at_card:
+        driven = None
+    if driven is not None:
+        confidence = dict.fromkeys(evaluation.class_names, 0.0)  # thresholds of each view passed
+    figures = metrics(evaluation, confidence=confidence, bands_px=bands_px)
+    if driven is not None:
+        at = metrics(driven, confidence=confidence, bands_px=bands_px)
+        figures = with_point_of(figures, at)
     if args.out:
-        write_evaluation(evaluation, args.out, figures, confidence)
+        write_evaluation(evaluation, args.out, figures, confidence, driven)
         print(f'written to {args.out}', file=sys.stderr)
     colours = colour_map50(evaluation, args.block)
     return {'origin': evaluation.origin, 'figures': figures, 'colour_map50': colours}

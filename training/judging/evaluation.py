@@ -40,7 +40,8 @@ class Origin:
     data_sha256: of the split's pictures and labels. imgsz: height and width of the network's input,
     pixels; where it varies by picture, the longer side twice. layout: `anchors` (overlaps removed
     afterwards) or `end_to_end` (the head's own choice). runtime: with version and device.
-    class_mapping: the model's class -> the data set's, where spelt or ordered differently.
+    class_mapping: the model's class -> the data set's, where spelt or ordered differently. views:
+    that the network saw of each picture.
     """
 
     weights: str
@@ -54,6 +55,7 @@ class Origin:
     precision: str = 'fp32'
     class_mapping: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    views: str = 'whole'
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +196,7 @@ def load_evaluation(folder: Path) -> Evaluation:
         facts = json.loads((folder / FACTS_FILE).read_text(encoding='utf-8'))
         if facts['schema'] != SCHEMA:
             raise ValueError(f'schema {facts["schema"]} is not {SCHEMA}')
-        raw = {entry.name: facts['origin'][entry.name] for entry in fields(Origin)}
+        raw = dict(facts['origin'])
         raw |= {'imgsz': tuple(raw['imgsz']), 'notes': tuple(raw['notes'])}
         with np.load(folder / ARRAYS_FILE, allow_pickle=False) as stored:
             known: dict[str, Any] = {name: stored[name] for name in ARRAYS}

@@ -126,6 +126,23 @@ def metrics(
     return replace(every, bands=tuple(bands))
 
 
+def with_point_of(figures: Metrics, driven: Metrics) -> Metrics:
+    """The figures, those of the fixed operating point replaced by another evaluation's."""
+    per_class = {}
+    for name, each in figures.per_class.items():
+        at = driven.per_class[name]
+        point = {'fixed_precision': at.fixed_precision, 'fixed_recall': at.fixed_recall}
+        per_class[name] = replace(each, found=at.found, correct=at.correct, **point)
+    bands = zip(figures.bands, driven.bands, strict=True)
+    return replace(
+        figures,
+        fixed=driven.fixed,
+        alike=driven.alike,
+        per_class=per_class,
+        bands=tuple(with_point_of(band, at) for band, at in bands),
+    )
+
+
 def _figures(
     evaluation: Evaluation, weight: Int32, confidence: Confidence, low_px: float, high_px: float
 ) -> Metrics:

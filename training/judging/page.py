@@ -36,16 +36,24 @@ RECALLS = np.linspace(0, 1, 201)
 
 
 def write_evaluation(
-    evaluation: Evaluation, folder: Path, figures: Metrics, confidence: Confidence
+    evaluation: Evaluation,
+    folder: Path,
+    figures: Metrics,
+    confidence: Confidence,
+    driven: Evaluation | None = None,
 ) -> None:
-    """Write the arrays, their figures, and a page at that confidence. Raises OutputError."""
+    """Write the arrays, their figures, and a page at that confidence. Raises OutputError.
+
+    driven: what counts at the card's thresholds, where that is what the page shows.
+    """
     save_evaluation(evaluation, folder, figures)
     origin = evaluation.origin
-    curves = precision_chart(evaluation), confusion_table(evaluation, confidence)
+    shown_boxes = driven or evaluation
+    curves = precision_chart(evaluation), confusion_table(shown_boxes, confidence)
     sections = [
         Section('Figures', list(figure_blocks(origin, figures))),
         Section('Precision, recall, confusion', curves),
-        Section('Pictures with most errors', [worst_pictures(evaluation, confidence)]),
+        Section('Pictures with most errors', [worst_pictures(shown_boxes, confidence)]),
     ]
     title = f'{Path(origin.weights).name} on {origin.split} of {Path(origin.data).name}'
     write_page(folder / 'evaluation.html', Page(title, wide=True, sections=sections))
@@ -71,7 +79,7 @@ def figure_blocks(
     )
     yield Text(
         f'{origin.runtime}, {origin.precision}, {origin.layout} output, '
-        f'input {origin.imgsz[0]}x{origin.imgsz[1]}'
+        f'input {origin.imgsz[0]}x{origin.imgsz[1]}, views {origin.views}'
     )
     for own, name in origin.class_mapping.items():
         yield Text(f"the model's {own} is {name}")

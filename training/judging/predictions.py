@@ -10,7 +10,16 @@ import numpy as np
 from cone_perception.arguments import option
 from cone_perception.dataset.split import LabelledSplit, canonical_names
 from cone_perception.errors import ModelError
-from cone_perception.types import Detections, Float32, Int64, OutputLayout, Precision, RuntimeChoice
+from cone_perception.types import (
+    Detections,
+    Float32,
+    Int64,
+    OutputLayout,
+    Precision,
+    RuntimeChoice,
+    Views,
+    ViewsChoice,
+)
 
 LEAST_SCORE = 0.001
 """Average precision needs the whole ranking; Ultralytics keeps it down to here."""
@@ -35,6 +44,9 @@ class ModelOptions:
     precision: Precision | None = option(
         None, 'of a bundle (INT8, else FP32, else FP16; on a GPU the fastest that passed the gate)'
     )
+    views: ViewsChoice = option(
+        'auto', "parts of a picture that the network sees; auto: the card's, else whole (auto)"
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +67,8 @@ class Found:
 class Predictions:
     """All that a model found. The fields are those of evaluation.Origin.
 
-    class_names: the model's own, in its order. pictures: in the order of the split.
+    class_names: the model's own, in its order. pictures: in the order of the split. driven: what
+    of each counts at the card's thresholds, as `ConeDetector.detect` says it; empty without a card.
     """
 
     class_names: tuple[str, ...]
@@ -66,6 +79,8 @@ class Predictions:
     runtime: str
     precision: Precision
     notes: tuple[str, ...] = ()
+    views: Views = 'whole'
+    driven: tuple[Found, ...] = ()
 
     @property
     def cones(self) -> list[Detections]:

@@ -1,0 +1,116 @@
+"""Judging and export with views: the boxes of `detect`, and what the card says of its views."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip('onnx')
+pytest.importorskip('openvino')
+
+from cone_perception.dataset.split import read_split
+from cone_perception.engines.open import open_engine
+from cone_perception.errors import SourceError
+from cone_perception.filters import Filters
+from cone_perception.images import read_picture
+from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
+from cone_perception.pipeline import ConeDetector
+from cone_perception.types import Detections, Frame
+from cone_perception.views import Horizon
+from training.cli import main
+from training.export.export import _view_thresholds
+from training.judging.evaluate import detect
+from training.simulate.dataset import write_dataset
+from training.simulate.scene import SimulateSettings
+
+CLASS_NAMES = read_bundle().card.class_names
+
+
+@pytest.fixture(scope='module')
+def rendered(tmp_path_factory) -> Path:
+    """Three rendered pictures, 1280 x 720."""
+    settings = replace(SimulateSettings(), vary_aspect=False)
+    folder = tmp_path_factory.mktemp('rendered')
+    write_dataset(folder, settings, 3, {'train': 1, 'val': 1, 'test': 3})
+    return folder
+
+
+@pytest.fixture
+def card() -> ModelCard:
+    """The shipped card with other thresholds in the band."""
+    sure = dict.fromkeys(CLASS_NAMES, 0.6)
+    shipped = read_bundle().card
+    return replace(shipped, views='whole+horizon', view_thresholds={'horizon': sure})
+
+
+def assert_same(found: Detections, expected: Detections) -> None:
+    assert len(found) == len(expected) > 3
+    np.testing.assert_array_equal(found.xyxy_px, expected.xyxy_px)
+    np.testing.assert_array_equal(found.class_id, expected.class_id)
+    assert found.band_px == expected.band_px is not None
+
+
+def test_judged_boxes_are_those_of_detect_at_the_thresholds_of_each_view(rendered, card):
+    split = read_split(rendered, 'test')
+    judged = detect(card, open_engine(read_bundle()), split, 640)
+    assert judged.views == 'whole+horizon'
+    rows_px = [cones.band_px for cones in judged.cones]
+    moved_px = [row_px + 40 for row_px in rows_px]
+    moved = detect(card, open_engine(read_bundle()), split, 640, rows_px=moved_px)
+    assert [cones.band_px for cones in moved.cones] == moved_px
+    with ConeDetector(card, open_engine(read_bundle())) as detector:
+        for index, path in enumerate(split.paths):
+            frame = Frame(read_picture(path))
+            (seen,), _ = detector.detect([frame], Filters())
+            assert_same(judged.driven[index].cones, seen)
+            horizon = Horizon(fixed=moved_px[index] / frame.height_px)
+            (seen,), _ = detector.detect([frame], Filters(), [horizon])
+            seen = replace(seen, band_px=moved_px[index])
+            assert_same(moved.driven[index].cones, seen)
+
+
+def test_command_says_which_views_and_finds_more_with_the_band(rendered, tmp_path, capsys):
+    recall = {}
+    for views in ('whole', 'whole+horizon'):
+        words = ['evaluate', str(shipped_bundle()), '--data', str(rendered), '--views', views]
+        words += ['--operating-point', 'card', '--heights', '24', '--out', str(tmp_path / views)]
+        assert main([*words, '--json']) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found['origin']['views'] == views
+        assert f'views {views}' in (tmp_path / views / 'evaluation.html').read_text()
+        recall[views] = found['figures']['bands'][0]['alike']['recall']
+    assert recall['whole+horizon'] > recall['whole']
+
+
+def test_weights_see_whole_pictures_only(rendered, tmp_path, capsys):
+    weights = tmp_path / 'best.pt'
+    weights.touch()
+    words = ['evaluate', str(weights), '--data', str(rendered), '--views', 'whole+horizon']
+    assert main(words) == 1
+    assert 'on whole pictures only. Export them' in capsys.readouterr().err
+
+
+def test_thresholds_of_a_view_are_read_for_the_card():
+    entries = ['horizon:blue_cone=0.55', 'tile:blue_cone=0.3', 'horizon:yellow_cone=0.6']
+    assert _view_thresholds(entries, 'whole+horizon', CLASS_NAMES) == {
+        'horizon': {'blue_cone': 0.55, 'yellow_cone': 0.6},
+        'tile': {'blue_cone': 0.3},
+    }
+
+
+@pytest.mark.parametrize(
+    ('entry', 'said'),
+    [
+        ('strip:blue_cone=0.5', "'strip' is no view"),
+        ('blue_cone=0.5', 'VIEW:CLASS=SCORE'),
+        ('horizon:grass=0.5', "no class 'grass'"),
+        ('horizon:blue_cone=half', 'no CLASS=SCORE'),
+    ],
+)
+def test_threshold_of_a_view_that_says_nothing_is_refused(entry, said):
+    with pytest.raises(SourceError, match=said):
+        _view_thresholds([entry], 'whole+horizon', CLASS_NAMES)
