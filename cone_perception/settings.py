@@ -93,6 +93,15 @@ class DetectorSettings:
         'is looked at first until then, which takes twice as long. Stills always are.',
         span=(0.0, 1.0),
     )
+    mount_height_m: float = _setting(
+        0.0,
+        'Height of the cameras above the ground. With it and camera_info the band lies right from '
+        'the first frame; 0: not known.',
+        span=(0.0, 10.0),
+    )
+    mount_pitch_deg: float = _setting(
+        0.0, 'By how much the cameras look down; negative where they look up.', span=(-45.0, 45.0)
+    )
     cameras: tuple[str, ...] = _setting(
         ('camera',), 'Names of the cameras; outputs go to NAME/detections and NAME/debug_image.'
     )
