@@ -72,8 +72,8 @@ class DetectorSettings:
     )
     streams: int = _setting(
         2,
-        'Runs of the network at the same time, which share the threads of the CPU. 1 answers a '
-        'slow camera sooner; 2 answer more frames, and two cameras without waiting.',
+        'Runs of the network at the same time, which share the threads of the CPU; a run by itself '
+        'gets all of them. 2 answer more frames, and two cameras without waiting; 1 saves memory.',
         span=(1, 16),
     )
     batch: int = _setting(
