@@ -40,7 +40,10 @@ ROUNDS = 30
 LEAST_GAIN = 0.05
 """A network takes the place of the usual one only when it is surely faster by this share."""
 
-WITHOUT_BFLOAT16 = 'SSE41 AVX AVX2 AVX2_VNNI AVX2_VNNI_2 AVX512_CORE AVX512_CORE_VNNI'.split()
+WITHOUT_BFLOAT16 = (
+    *('SSE41', 'AVX', 'AVX2', 'AVX2_VNNI', 'AVX2_VNNI_2'),
+    *('AVX512_CORE', 'AVX512_CORE_VNNI'),
+)
 """Values of ONEDNN_MAX_CPU_ISA."""
 
 CpuNetwork = tuple[NetworkFile, Arithmetic]
