@@ -10,6 +10,7 @@ from planted_data import write_data_yaml, write_split
 
 from cone_perception.errors import DataError, SettingsError, SourceError
 from cone_perception.model_card import file_sha256
+from cone_perception.preprocess import band_views, letterbox
 from training.data.manifest import write_manifest
 from training.export.calibration import Calibration, cover
 
@@ -89,3 +90,27 @@ def test_listing_names_each_picture_with_its_hash(data):
     lines = [line.split('  ') for line in calibration.listing().splitlines()]
     assert [sha for sha, _ in lines] == [file_sha256(path) for path in calibration.pictures]
     assert [name for _, name in lines] == [path.name for path in calibration.pictures]
+
+
+def test_pictures_are_shown_in_all_views_in_turn(tmp_path):
+    """The band lies at the small labels; without any, at 45 % of the height."""
+    random = np.random.default_rng(0)
+    labels = ['0 0.5 0.7 0.01 0.02\n0 0.5 0.5 0.3 0.5\n'] * 4 + ['', '']
+    pictures = [random.integers(0, 256, (192, 320, 3), np.uint8) for _ in labels]
+    write_split(tmp_path, 'train', zip(pictures, labels, strict=True))
+    write_data_yaml(tmp_path, ['blue_cone'], train='train/images', val='train/images')
+    views = 'whole+horizon+strip'
+    calibration = Calibration.from_split(tmp_path, 'train', 6, 96, 160, views)
+    shown = [*calibration.shown()]
+
+    def band(index, name, part, row_px):
+        seen = np.empty((96, 160, 3), np.uint8)
+        band_views(name, 192, 320, (96, 160), row_px)[part].apply(pictures[index], seen)
+        return seen
+
+    for index in (0, 4):
+        np.testing.assert_array_equal(shown[index], letterbox(pictures[index], 96, 160))
+    np.testing.assert_array_equal(shown[1], band(1, 'horizon', 0, 0.7 * 192))
+    np.testing.assert_array_equal(shown[2], band(2, 'strip', 0, 0.7 * 192))
+    np.testing.assert_array_equal(shown[3], band(3, 'strip', 1, 0.7 * 192))
+    np.testing.assert_array_equal(shown[5], band(5, 'horizon', 0, 0.45 * 192))

@@ -101,6 +101,7 @@ def outputs_of(bundle: Bundle) -> dict[str, np.ndarray]:
 @pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
 def test_every_network_of_a_bundle_answers_alike(tmp_path, weights, data, layout):
     asked = ['--data', str(data), '--layout', layout, '--keep-float', 'model.0']
+    asked += ['--views', 'whole+horizon', '--view-threshold', 'horizon:blue_cone=0.4']
     folder = run_export(weights, tmp_path / 'bundle', *asked)
     bundle = read_bundle(folder)
     assert bundle.card.output_layout == layout
@@ -117,6 +118,8 @@ def test_every_network_of_a_bundle_answers_alike(tmp_path, weights, data, layout
             assert score_error(expected, found, layout) < (0.002 if 'fp' in file else 0.03), file
     card = bundle.card
     assert card.verdict == 'passed'
+    assert card.views == card.gate['views'] == card.calibration['views'] == 'whole+horizon'
+    assert card.view_thresholds == {'horizon': {'blue_cone': 0.4}}
     in_bfloat16 = {'int8-uint8-bfloat16', 'fp16-float-bfloat16'} if computes_bfloat16() else set()
     assert set(card.gate['figures']) == {'fp16-float', 'int8-uint8', 'int8-int8'} | in_bfloat16
     assert card.gate['pictures'] == 3

@@ -276,7 +276,7 @@ def test_cpu_without_vnni_saturates_with_8_bits_and_not_with_7(
     expected = answer(network, pictures, fuse=False)
     path, picture, found = (tmp_path / name for name in ('net.onnx', 'in.npy', 'out.npy'))
     onnx.save(network, path)
-    (letterboxed,) = Calibration.from_folder(pictures, 1, 32, 32).letterboxed()
+    (letterboxed,) = Calibration.from_folder(pictures, 1, 32, 32).shown()
     np.save(picture, letterboxed[None])
     run_without_vnni('-c', ANSWER_IN_OPENVINO, path, picture, found)
     worst = np.abs(np.load(found) - expected).max()

@@ -1,6 +1,6 @@
 """Pictures that set the scales of a quantised network: chosen, listed, and never those of test.
 
-split of a data set -> pictures that cover classes, box sizes and brightness -> network inputs
+split of a data set -> pictures that cover classes, box sizes and brightness -> a view of each
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ import numpy as np
 from tqdm import tqdm
 
 from cone_perception.accuracy.intervals import Float64
-from cone_perception.dataset.labels import read_labels
+from cone_perception.dataset.labels import corners_px, read_labels
 from cone_perception.dataset.layout import Layout, label_path, read_layout
 from cone_perception.dataset.split import shared_folder
 from cone_perception.errors import DataError, SettingsError, SourceError
 from cone_perception.images import read_picture
 from cone_perception.model_card import file_sha256
-from cone_perception.preprocess import letterbox, to_planes
-from cone_perception.types import Float32, UInt8
+from cone_perception.preprocess import to_planes, whole_view
+from cone_perception.types import Detections, Float32, UInt8, Views
+from cone_perception.views import far_row, first_views, views_around
 from training.data.manifest import MANIFEST, read_manifest
 
 LEAST_PICTURES = 100
@@ -33,20 +34,29 @@ ENOUGH_PICTURES = 300
 HEIGHTS_PX = (8, 16, 32, 64, 128)
 """Limits between box sizes, in pixels of the network's input."""
 
+UNLABELLED_ROW = 0.45
+"""Row of the band, as a share of the height, in a picture without labels."""
+
 GREYS = (50, 80, 110, 140, 180)
 """Limits between dark and bright pictures: mean grey, 0..255."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Pictures, in order, that set the scales of a network with this input."""
+    """Pictures, in order, that set the scales of a network with this input.
+
+    views: that the network sees; each picture is shown in one of them, all in turn.
+    """
 
     pictures: tuple[Path, ...]
     height_px: int
     width_px: int
+    views: Views = 'whole'
 
     @classmethod
-    def from_folder(cls, folder: Path, count: int, height_px: int, width_px: int) -> Calibration:
+    def from_folder(
+        cls, folder: Path, count: int, height_px: int, width_px: int, views: Views = 'whole'
+    ) -> Calibration:
         """`count` pictures of a folder, evenly spaced in the order of their names; fewer if it has
         fewer. Those of a test split are left out; SourceError when none is left.
         """
@@ -62,11 +72,17 @@ class Calibration:
                 f'{folder} holds no pictures that are not of a test split. Give the training '
                 'pictures of a data set.'
             )
-        return cls(_evenly_spaced(found, count), height_px, width_px)
+        return cls(_evenly_spaced(found, count), height_px, width_px, views)
 
     @classmethod
     def from_split(
-        cls, data: Path, split: str, count: int, height_px: int, width_px: int
+        cls,
+        data: Path,
+        split: str,
+        count: int,
+        height_px: int,
+        width_px: int,
+        views: Views = 'whole',
     ) -> Calibration:
         """`count` pictures of a split that cover classes, box sizes and brightness; fewer if it
         has fewer. The same ones each time. Raises SettingsError for the test split, DataError where
@@ -83,7 +99,8 @@ class Calibration:
             raise DataError(f'{layout.data_yaml} has no pictures for the split {split!r}.')
         strata = _strata(candidates, len(layout.names), height_px, width_px)
         order = cover(strata, min(count, len(candidates)))
-        calibration = cls(tuple(sorted(candidates[i] for i in order)), height_px, width_px)
+        chosen = tuple(sorted(candidates[i] for i in order))
+        calibration = cls(chosen, height_px, width_px, views)
         calibration.refuse_test_pictures(layout)
         return calibration
 
@@ -105,13 +122,22 @@ class Calibration:
                 )
 
     def __iter__(self) -> Iterator[Float32]:
-        """Network inputs, (1, 3, H, W) float32 RGB in 0..1, letterboxed as while driving."""
-        return map(to_planes, self.letterboxed())
+        """Network inputs, (1, 3, H, W) float32 RGB in 0..1, prepared as while driving."""
+        return map(to_planes, self.shown())
 
-    def letterboxed(self) -> Iterator[UInt8]:
-        """(H, W, 3) uint8 BGR each."""
-        for path in self.pictures:
-            yield letterbox(read_picture(path), self.height_px, self.width_px)
+    def shown(self) -> Iterator[UInt8]:
+        """(H, W, 3) uint8 BGR: one view of each picture."""
+        network = self.height_px, self.width_px
+        for index, path in enumerate(self.pictures):
+            bgr = read_picture(path)
+            size: tuple[int, int] = bgr.shape[0], bgr.shape[1]
+            views = [
+                *first_views(*size, network, self.views),
+                *views_around(_labelled_row(path, *size, network), *size, network, self.views),
+            ]
+            view = np.empty((*network, 3), np.uint8)
+            views[index % len(views)].apply(bgr, view)
+            yield view
 
     def sha256(self) -> str:
         """Over the pictures' bytes in their order, lower-case hex."""
@@ -127,19 +153,25 @@ class Calibration:
 
 
 def choose_pictures(
-    data: Path | None, split: str, folder: Path | None, count: int, height_px: int, width_px: int
+    data: Path | None,
+    split: str,
+    folder: Path | None,
+    count: int,
+    height_px: int,
+    width_px: int,
+    views: Views = 'whole',
 ) -> Calibration:
     """Take the pictures of `folder` where one is given, else those of the split of `data`.
 
     Warns about fewer than ENOUGH_PICTURES. Raises SettingsError when there are too few.
     """
     if folder:
-        found = Calibration.from_folder(folder, count, height_px, width_px)
+        found = Calibration.from_folder(folder, count, height_px, width_px, views)
         if data:
             found.refuse_test_pictures(read_layout(data))
     else:
         assert data is not None
-        found = Calibration.from_split(data, split, count, height_px, width_px)
+        found = Calibration.from_split(data, split, count, height_px, width_px, views)
     there = f'{len(found.pictures)} calibration pictures'
     if len(found.pictures) < LEAST_PICTURES:
         raise SettingsError(
@@ -182,6 +214,16 @@ def _strata(pictures: Sequence[Path], classes: int, height_px: int, width_px: in
         row[classes * sizes] = not len(labels)
         row[classes * sizes + 1 + int(np.searchsorted(GREYS, float(small.mean())))] = 1
     return strata
+
+
+def _labelled_row(picture: Path, height_px: int, width_px: int, network: tuple[int, int]) -> float:
+    """Row of a picture's far cones, by its labels."""
+    rows = read_labels(label_path(picture), sys.maxsize).rows
+    boxes = corners_px(rows, width_px, height_px)
+    labelled = Detections(boxes, np.ones(len(rows), np.float32), np.zeros(len(rows), np.int64))
+    scale = whole_view(height_px, width_px, network).patches[0].scale
+    row_px = far_row(labelled, scale)
+    return UNLABELLED_ROW * height_px if row_px is None else row_px
 
 
 def _evenly_spaced(paths: Sequence[Path], count: int) -> tuple[Path, ...]:

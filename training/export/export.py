@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     thresholds = _thresholds(args.threshold, originals.class_names)
     view_thresholds = _view_thresholds(args.view_threshold, args.views, originals.class_names)
     chosen = args.data, args.calibration_split, args.calibration, args.calibration_count
-    calibration = choose_pictures(*chosen, height_px, width_px)
+    calibration = choose_pictures(*chosen, height_px, width_px, args.views)
     recipe = args.card.with_name('recipe.yaml') if args.card else None
     limits = limits_from(args, recipe if recipe and recipe.is_file() else None)
     judge = None
@@ -165,6 +165,7 @@ def run(args: argparse.Namespace) -> int:
                 'count': len(calibration.pictures),
                 'sha256': calibration.sha256(),
                 'pictures': CALIBRATION_FILE,
+                'views': args.views,
                 'from': args.calibration.name
                 if args.calibration
                 else f'{args.calibration_split} of {args.data.name}',
@@ -263,7 +264,7 @@ def _search_float_blocks(
 
     every = max(1, len(calibration.pictures) // 16)  # about 16 tell blocks apart
     some = replace(calibration, pictures=calibration.pictures[::every])
-    measured = measure_blocks(steps, original, [*some.letterboxed()], originals.layout)
+    measured = measure_blocks(steps, original, [*some.shown()], originals.layout)
     kept = search_float_blocks(measured, passes)
     write_evidence(bundle.folder, measured, kept)
     return [*kept]

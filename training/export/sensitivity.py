@@ -80,7 +80,7 @@ def measure_blocks(
 ) -> tuple[BlockSensitivity, ...]:
     """Quantise each block alone and compare its scores with FP32's, in OpenVINO.
 
-    steps: of all convolutions. pictures: (H, W, 3) uint8 BGR, letterboxed.
+    steps: of all convolutions. pictures: (H, W, 3) uint8 BGR, as the network sees them.
     """
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in original.graph.initializer}
     weights = {node.name: sizes.get(node.input[1], 0) for node in convolutions_of(original)}
