@@ -76,7 +76,16 @@ def observer(ros: None) -> Iterator[Observer]:
 
 LONG = {
     *('bag_dataset', 'campaign', 'cuda_kernels', 'data_gap', 'data_leaks', 'demo', 'engine_cpu'),
-    *('evaluate', 'pages', 'region', 'replay_compare', 'replay_many', 'replay_report', 'report'),
+    *(
+        'evaluate',
+        'pages',
+        'range',
+        'region',
+        'replay_compare',
+        'replay_many',
+        'replay_report',
+        'report',
+    ),
     *('simulate', 'stages'),
 }
 """Files whose tests take a second or more: `make test-fast` leaves them out."""

@@ -185,19 +185,21 @@ def test_interrupt_leaves_what_was_done_valid(tmp_path, model):
     assert (summary['answered'], summary['interrupted']) == (2, True)
 
 
-def test_network_that_fails_on_a_picture_leaves_no_empty_line(tmp_path, model):
+def test_network_that_fails_on_a_picture_leaves_no_empty_line(tmp_path, model, monkeypatch):
     bundle = read_bundle(model)
-    real = open_engine(bundle)
-    answers = iter([np.full((1, 240, 6), np.nan, np.float32), None])
+    with ConeDetector(bundle.card, open_engine(bundle)) as detector:
+        real = detector.engine.run
+        answers = iter([np.full((1, 240, 6), np.nan, np.float32), None])
 
-    class Flaky:
-        info, close = real.info, real.close
+        class Flaky:
+            info = detector.engine.info
+            close = detector.engine.close
 
-        def run(self, pictures):
-            answer = next(answers)
-            return real.run(pictures) if answer is None else answer
+            def run(self, pictures):
+                answer = next(answers)
+                return real(pictures) if answer is None else answer
 
-    with ConeDetector(bundle.card, Flaky()) as detector:
+        monkeypatch.setattr(detector, 'engine', Flaky())
         source = Source('bag', 2, 15.0, iter(frames(2)))
         tally = detect.detect_source(source, detector, DetectorSettings(), tmp_path / 'out')
     assert (tally.answered, len(tally.failures)) == (1, 1)

@@ -152,12 +152,16 @@ def draw(group: Int64, resamples: int, seed: int) -> Iterator[Int32]:
 
 
 def resampled(
-    figure: Callable[[Int32], Float64], group: Int64, resamples: int, seed: int = 0
+    figure: Callable[[Int32], Float64],
+    group: Int64,
+    resamples: int,
+    seed: int = 0,
+    tail: float = TAIL,
 ) -> Interval:
     """A figure, (R, pictures) times -> (R,), with its interval; group: as `draw` takes it."""
     value = float(figure(np.ones((1, len(group)), np.int32))[0])
     drawn = [figure(weights) for weights in draw(group, resamples, seed)]
-    return percentile_interval(value, np.concatenate(drawn))
+    return percentile_interval(value, np.concatenate(drawn), tail)
 
 
 def draw_blocks(blocks: int, resamples: int, seed: int) -> Float64:
