@@ -23,7 +23,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from output import benchmark_parser, print_table, write_result
+from output import add_isa, benchmark_parser, limit_instructions, print_table, write_result
 from peer_node import load_peer
 from tqdm import tqdm
 
@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--in-a-row', type=int, default=1, help='pictures of one turn')
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--confidence', type=float, default=0.25)
+    add_isa(parser)
     args = parser.parse_args(argv)
+    limits = limit_instructions(args.isa)
     bundle = read_bundle(args.bundle)
     frames = read_frames(args.pictures, (args.rounds + WARM_UP_ROUNDS) * args.in_a_row)
     size = max(bundle.card.height_px, bundle.card.width_px)
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     load_before = os.getloadavg()[0]
     result = {
         'machine': {**describe_host(), 'load_before': load_before, 'threads': args.threads},
+        'instructions_limited_by': limits,
         'bundle': {'name': bundle.card.name, 'quantised': bundle.card.training.get('quantised')},
         **measure(runners, frames, args.in_a_row),
     }

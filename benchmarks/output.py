@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,29 @@ def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument('--json', type=Path, help='file for all figures')
     return parser
+
+
+ISA_LIMITS = {
+    'avx2': {
+        'ONEDNN_MAX_CPU_ISA': 'AVX2',  # of OpenVINO, and of torch
+        'ATEN_CPU_CAPABILITY': 'avx2',
+        'MKL_ENABLE_INSTRUCTIONS': 'AVX2',
+    },
+}
+"""Environment of OpenVINO and torch that stands for a lesser processor."""
+
+
+def add_isa(parser: argparse.ArgumentParser) -> None:
+    """Take --isa, for `limit_instructions`."""
+    told = 'stand for a processor that ends with these instructions, in every runtime and process'
+    parser.add_argument('--isa', choices=[*ISA_LIMITS], help=told)
+
+
+def limit_instructions(isa: str | None) -> dict[str, str]:
+    """Limit what is loaded from now on, here and in processes that begin, and return by what."""
+    limits = ISA_LIMITS[isa] if isa else {}
+    os.environ.update(limits)
+    return limits
 
 
 def write_result(path: Path | None, result: dict[str, Any], *, show: bool = False) -> None:

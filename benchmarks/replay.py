@@ -6,9 +6,11 @@ Every pass starts player, node and monitor anew (`cone-perception replay`'s own 
 are interleaved, and each begins with another node, so that what else the machine does falls on all
 alike: a ratio is the median over the rounds of both figures of one round. The nodes:
 
-ours          cone-perception node with BUNDLE, on the CPU
-one core      the same, pinned to one core: for its own cost
+ours          cone-perception node with BUNDLE, on the CPU, whole pictures
+ours+horizon  the same with `views: whole+horizon`
+one core      ours, pinned to one core: for its own cost
 straight      benchmarks/peer_node.py with the weights, in FP32
+straight x2   the same at twice the size, 736x1280 for 720p; only as fast as possible
 others        --node NAME=COMMAND: any node that answers the pictures of {image} with
               vision_msgs/Detection2DArray on {detections}
 
@@ -25,11 +27,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from output import benchmark_parser, print_table, write_result
+from output import add_isa, benchmark_parser, limit_instructions, print_table, write_result
 
 from cone_perception.accuracy.intervals import Float64, Interval
 from cone_perception.engines.machine import describe_host
@@ -44,7 +47,8 @@ from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.to_label.findings import published
 from cone_perception.replay.traces import Drive, Pace, Pass
 
-OURS, STRAIGHT, ONE_CORE = 'ours', 'straight', 'one core'
+OURS, FAR, ONE_CORE = 'ours', 'ours+horizon', 'one core'
+STRAIGHT, LARGE = 'straight', 'straight x2'
 FAST = 'as fast as possible'
 
 SETTLED_NS = 10**9
@@ -84,11 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--faster-hz', type=float, default=120.0, help='a rate that our engine does not reach'
     )
     parser.add_argument('--node', action='append', default=[], metavar='NAME=COMMAND')
+    add_isa(parser)
     args = parser.parse_args(argv)
+    limits = limit_instructions(args.isa)
     bundle = read_bundle(args.bundle)
     nodes: dict[str, NodeFor] = {
-        OURS: partial(our_node, bundle=bundle, settings={'device': 'cpu'}),
-        STRAIGHT: partial(straight_node, bundle=bundle, weights=args.weights),
+        name: partial(our_node, bundle=bundle, settings={'device': 'cpu', 'views': views})
+        for name, views in ((OURS, 'whole'), (FAR, 'whole+horizon'))
+    } | {
+        name: partial(straight_node, bundle=bundle, weights=args.weights, times=times)
+        for name, times in ((STRAIGHT, 1), (LARGE, 2))
     }
     for text in args.node:
         name, _, command = text.partition('=')
@@ -100,8 +109,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         passes = measure(drive, nodes, args.rounds, args.faster_hz)
         drives.append(summarise(drive, passes, bundle.card, f'{args.faster_hz:g} Hz'))
     for of_drive in drives:
-        print_tables(of_drive, args.rounds)
+        print_tables(of_drive, f'{args.rounds} rounds{f", {args.isa} only" * bool(args.isa)}')
     told = {'rounds': args.rounds, 'load_before': load_before, 'host': describe_host()}
+    told['instructions_limited_by'] = limits
     write_result(args.json, told | {'bundle': bundle.card.name, 'drives': drives})
     return 0
 
@@ -114,13 +124,16 @@ def foreign_node(drive: Drive, bundle: Bundle, command: str) -> NodeCommand:
     return NodeCommand(tuple(words), {camera.name: answers}, bundle.card.class_names)
 
 
-def straight_node(drive: Drive, bundle: Bundle, weights: Path) -> NodeCommand:
-    """The peer, with the lowest threshold of the card: it has one for all classes."""
+def straight_node(drive: Drive, bundle: Bundle, weights: Path, times: int) -> NodeCommand:
+    """The peer, with the lowest threshold of the card: it has one for all classes.
+
+    times: so many times the size of our network.
+    """
     card = bundle.card
     paths = map(str, (sys.executable, Path(__file__).with_name('peer_node.py')))
     command = (
         f'{shlex.join(paths)} --weights {shlex.quote(str(weights.resolve()))} '
-        f'--imgsz {max(card.height_px, card.width_px)} --iou {card.nms_iou} '
+        f'--imgsz {times * max(card.height_px, card.width_px)} --iou {card.nms_iou} '
         f'--confidence {min(card.thresholds.values())} '
         '--image-topic {image} --detections {detections}'
     )
@@ -146,7 +159,8 @@ def measure(drive: Drive, nodes: Mapping[str, NodeFor], rounds: int, faster_hz: 
     for number in range(rounds):
         for pace_name, pace in paces.items():
             for name in np.roll([*nodes], -number).tolist():
-                play(name, nodes[name](drive), pace_name, pace)
+                if name != LARGE or pace_name == FAST:
+                    play(name, nodes[name](drive), pace_name, pace)
         play(OURS, ours, f'{faster_hz:g} Hz', Pace('hz', hz=faster_hz))
         # Slow enough for one core: what is measured is the cost, not a queue.
         play(ONE_CORE, pinned, '10 Hz', Pace('hz', hz=10.0))
@@ -156,15 +170,14 @@ def measure(drive: Drive, nodes: Mapping[str, NodeFor], rounds: int, faster_hz: 
 def summarise(drive: Drive, passes: Passes, card: ModelCard, faster: str) -> dict[str, Any]:
     """Figures of one drive: of each node and pace, and the ratios."""
     named = {f'{name}, {pace}': seen for (name, pace), seen in passes.items()}
-    per_round = {
-        key: [figures_of([one], drive, card) for one in seen] for key, seen in named.items()
-    }
-    together = {key: figures_of(seen, drive, card) for key, seen in named.items()}
-    others = [n for n in dict.fromkeys(n for n, _ in passes) if n not in (OURS, ONE_CORE)]
+    per_round = {key: [figures_of([one], drive) for one in seen] for key, seen in named.items()}
+    together = {key: figures_of(seen, drive) for key, seen in named.items()}
+    names = [name for name in dict.fromkeys(n for n, _ in passes) if name != ONE_CORE]
+    others = [name for name in names if name not in (OURS, FAR, LARGE)]
     ratios = []
-    for name in others:
+    for mine, name in product((OURS, FAR), others):
         for figure, pace, title in COMPARED:
-            keys = f'{OURS}, {pace}', f'{name}, {pace}'
+            keys = f'{mine}, {pace}', f'{name}, {pace}'
             ours, theirs = (
                 np.array([of_round.get(figure, np.nan) for of_round in per_round[key]])
                 for key in keys
@@ -174,6 +187,7 @@ def summarise(drive: Drive, passes: Passes, card: ModelCard, faster: str) -> dic
             ratios.append(
                 {
                     'what': title,
+                    'node': mine,
                     'ours': median(ours),
                     'other': name,
                     'theirs': median(theirs),
@@ -182,11 +196,10 @@ def summarise(drive: Drive, passes: Passes, card: ModelCard, faster: str) -> dic
                     'ratios': of_rounds.tolist(),
                 }
             )
-    known = others if drive.truth is not None else []
     return {
         'bag': describe_bag(drive),
         'ratios': ratios,
-        'accuracy': [accuracy_beside(drive, passes, name, card) for name in known],
+        'beside': beside(drive, passes, names, card, together),
         'figures': together,
         'per_round': per_round,
         'age_when_faster': age_when_faster(passes[OURS, faster]),
@@ -194,7 +207,7 @@ def summarise(drive: Drive, passes: Passes, card: ModelCard, faster: str) -> dic
     }
 
 
-def figures_of(passes: Sequence[Pass], drive: Drive, card: ModelCard) -> dict[str, float]:
+def figures_of(passes: Sequence[Pass], drive: Drive) -> dict[str, float]:
     """Name -> value of everything that `replay` knows of these passes."""
     figures = {**pass_figures(passes), **load_figures(passes)}
     settled = []
@@ -203,36 +216,54 @@ def figures_of(passes: Sequence[Pass], drive: Drive, card: ModelCard) -> dict[st
         settled.append(replace(seen, frames=[f for f in seen.frames if f.sent_ns >= from_ns]))
     if all(seen.frames for seen in settled):
         figures['settled_latency_p99_ms'] = pass_figures(settled)['latency_p99_ms']
-    if drive.truth is not None:
-        figures |= accuracy_of(passes, drive, card)
     return {name: figure.value for name, figure in figures.items()}
 
 
-def accuracy_beside(drive: Drive, passes: Passes, name: str, card: ModelCard) -> dict[str, Any]:
-    """Accuracy of ours and of another, on the pictures of FAST that both answered."""
-    kept: tuple[list[Pass], list[Pass]] = ([], [])
-    for of_round in zip(passes[OURS, FAST], passes[name, FAST], strict=True):
+def beside(
+    drive: Drive,
+    passes: Passes,
+    names: Sequence[str],
+    card: ModelCard,
+    figures: Mapping[str, Mapping[str, float]],
+) -> dict[str, Any]:
+    """What one gets of each node, and for what.
+
+    right, wrong: cones per picture and boxes that are none, of the pictures of FAST that all nodes
+    answered; recall and precision as rows with intervals. Only where the truth is known.
+    """
+    kept: dict[str, list[Pass]] = {name: [] for name in names}
+    for of_round in zip(*(passes[name, FAST] for name in names), strict=True):
         answered = [{f.stamp_ns for f in p.frames if f.fate == 'answered'} for p in of_round]
         common = set.intersection(*answered)
-        for seen, of_node in zip(of_round, kept, strict=True):
+        for name, seen in zip(names, of_round, strict=True):
             frames = [frame for frame in seen.frames if frame.stamp_ns in common]
-            of_node.append(replace(seen, frames=frames))
-    ours, theirs = (accuracy_of(seen, drive, card) for seen in kept)
-    return {
-        'other': name,
-        'pictures': sum(len(seen.frames) for seen in kept[0]),
-        'ours': {what: asdict(ours[what]) for what in ACCURACY},
-        'theirs': {what: asdict(theirs[what]) for what in ACCURACY},
-    }
+            kept[name].append(replace(seen, frames=frames))
+    rows: dict[str, Any] = {}
+    for name in names:
+        fast, slow = figures[f'{name}, {FAST}'], figures.get(f'{name}, 15 Hz', {})
+        rows[name] = {
+            'ms_per_picture': 1e3 / fast['rate_out_hz'],
+            'latency_p50_15hz_ms': slow.get('latency_p50_ms', math.nan),
+            'memory_mb': fast['node_memory_peak_mb'],
+        }
+        if drive.truth is not None:
+            seen = kept[name] if name in (OURS, FAR) else cut_to_card(kept[name], card)
+            everything = dict.fromkeys(card.class_names, 0.0)
+            of_node = accuracy_figures(seen, drive.truth, card.class_names, everything)
+            precision, recall, _ = accuracy = [of_node[what] for what in ACCURACY]
+            counts = [len(drive.truth[f.camera, f.stamp_ns]) for one in seen for f in one.frames]
+            right = recall.value * float(np.mean(counts))
+            rows[name] |= {'right': right, 'wrong': right / precision.value - right}
+            rows[name] |= {what: asdict(a) for what, a in zip(ACCURACY, accuracy, strict=True)}
+    return {'pictures': sum(len(seen.frames) for seen in kept[OURS]), 'nodes': rows}
 
 
-def accuracy_of(passes: Sequence[Pass], drive: Drive, card: ModelCard) -> dict[str, Interval]:
-    """Accuracy at the card's thresholds: a peer with one for all classes publishes more."""
+def cut_to_card(passes: Sequence[Pass], card: ModelCard) -> list[Pass]:
+    """The passes without boxes below their class's threshold: a peer has one for all classes."""
     least = np.array([card.thresholds[name] for name in card.class_names], np.float32)
-    above = [
+    return [
         replace(seen, frames=[published(frame, least) for frame in seen.frames]) for seen in passes
     ]
-    return accuracy_figures(above, drive.truth or {}, card.class_names, card.thresholds)
 
 
 def age_when_faster(passes: Sequence[Pass]) -> dict[str, float]:
@@ -273,19 +304,42 @@ def median(values: Float64) -> float:
     return float(np.median(known)) if len(known) else math.nan
 
 
-def print_tables(drive: Mapping[str, Any], rounds: int) -> None:
+def print_tables(drive: Mapping[str, Any], conditions: str) -> None:
     """Print every table of docs/results/replay.md for one drive."""
     figures = drive['figures']
+    print(f'\n## {Path(str(drive["bag"]["path"])).name}, {conditions}')
+    nodes = drive['beside']['nodes']
+    of_straight = nodes[STRAIGHT].get('right', math.nan)
+    accuracy = (what.removesuffix('_answered') for what in ACCURACY)
     print_table(
-        ('', 'ours', 'other', '', 'ours / other', 'in the rounds', 'of all pictures'),
+        ('', 'ms per picture', 'p50 at 15 Hz', 'MB', 'right', '/ straight', 'wrong', *accuracy),
         (
-            f'{each["what"]}|{each["ours"]:.4g}|{each["theirs"]:.4g}|{each["other"]}|'
-            f'{each["ratio"]:.2f}|{min(each["ratios"]):.2f} to {max(each["ratios"]):.2f}|'
-            f'{each["ratio_of_all_frames"]:.2f}'.split('|')
-            for each in drive['ratios']
+            (
+                name,
+                *(f'{of[key]:.1f}' for key in ('ms_per_picture', 'latency_p50_15hz_ms')),
+                f'{of["memory_mb"]:.0f}',
+                f'{of.get("right", math.nan):.2f}',
+                f'{of.get("right", math.nan) / of_straight:.2f}',
+                f'{of.get("wrong", math.nan):.2f}',
+                *(str(Interval(**of[what])) if what in of else '' for what in ACCURACY),
+            )
+            for name, of in nodes.items()
         ),
-        f'## {Path(str(drive["bag"]["path"])).name}, {rounds} rounds',
+        f'Right and wrong cones per picture, of the {drive["beside"]["pictures"]} that all '
+        'answered as fast as possible, at the thresholds of the card:',
     )
+    for mine in (OURS, FAR):
+        print_table(
+            ('', mine, 'other', '', f'{mine} / other', 'in the rounds', 'of all pictures'),
+            (
+                f'{each["what"]}|{each["ours"]:.4g}|{each["theirs"]:.4g}|{each["other"]}|'
+                f'{each["ratio"]:.2f}|{min(each["ratios"]):.2f} to {max(each["ratios"]):.2f}|'
+                f'{each["ratio_of_all_frames"]:.2f}'.split('|')
+                for each in drive['ratios']
+                if each['node'] == mine
+            ),
+            f'`{mine}` beside other nodes:',
+        )
     fates = ('answered', 'transport', 'dropped', 'failed', 'return', 'unknown')
     print_table(
         ('', 'sent', *(f'{fate} %' for fate in fates)),
@@ -306,18 +360,6 @@ def print_tables(drive: Mapping[str, Any], rounds: int) -> None:
         ),
         'Own cost, ms, p50 and p99 (from receipt to publishing, without the run):',
     )
-    for each in drive['accuracy']:
-        pairs = [
-            [Interval(**each[whose][what]) for whose in ('ours', 'theirs')] for what in ACCURACY
-        ]
-        print_table(
-            ('at the thresholds of the card', 'ours', each['other'], 'difference'),
-            (
-                (what.removesuffix('_answered'), str(a), str(b), f'{a.value - b.value:+.4f}')
-                for what, (a, b) in zip(ACCURACY, pairs, strict=True)
-            ),
-            f'Accuracy on the {each["pictures"]} pictures that both answered:',
-        )
     print(
         '\nInput at {faster}: age at publishing p50 {age_p50_ms:.1f} ms, p99 {age_p99_ms:.1f} ms; '
         'the run of the network p50 {inference_p50_ms:.1f} ms, p99 {inference_p99_ms:.1f} ms; '

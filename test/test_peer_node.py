@@ -19,7 +19,7 @@ from tiny_yolo import write_architecture
 
 from cone_perception.model_card import read_bundle
 from cone_perception.replay.to_label.findings import published
-from cone_perception.replay.traces import MOMENTS, FrameTrace, Pace, Pass
+from cone_perception.replay.traces import MOMENTS, Camera, Drive, FrameTrace, Pace, Pass
 from cone_perception.types import Detections
 
 BENCHMARKS = Path(__file__).parents[1] / 'benchmarks'
@@ -115,6 +115,42 @@ def test_age_is_held_against_the_run_before_and_the_own_one(benchmark):
     assert ages['older_than_bound'] == 1
     assert ages['age_p50_ms'] == pytest.approx(26)
     assert ages['wait_p50_ms'] == pytest.approx(12)
+
+
+def boxes(count: int, score: float = 0.9) -> Detections:
+    """As many cones in a row."""
+    left = 20 * np.arange(count, dtype=np.float32)
+    xyxy = np.stack([left, 0 * left, left + 10, 0 * left + 10], axis=1)
+    return Detections(xyxy, np.full(count, score, np.float32), np.zeros(count, int))
+
+
+def test_right_cones_are_counted_on_the_pictures_that_all_nodes_answered(benchmark, tmp_path):
+    """A peer's boxes below the card's threshold do not count; ours were cut by the node."""
+    card = read_bundle(write_tiny_bundle(tmp_path / 'tiny')).card
+    low = card.thresholds[CLASS_NAMES[0]] - 0.1
+    truth = {('camera', stamp): boxes(4) for stamp in range(3)}
+    camera = Camera('camera', '/image', compressed=False)
+    drive = Drive(tmp_path, '', (camera,), 3, 1.0, 'mcap', truth=truth)
+    found = {
+        benchmark.OURS: [boxes(2), boxes(2, low), boxes(4)],
+        benchmark.FAR: [boxes(4), boxes(5), boxes(4)],
+        benchmark.STRAIGHT: [boxes(2), boxes(4, low), None],
+    }
+    passes, figures = {}, {}
+    for name, answers in found.items():
+        fates = ['lost' if each is None else 'answered' for each in answers]
+        frames = [
+            FrameTrace('camera', stamp, stamp, fate, 0, found=each)
+            for stamp, (fate, each) in enumerate(zip(fates, answers, strict=True))
+        ]
+        passes[name, benchmark.FAST] = [Pass(Pace('fast'), frames)]
+        figures[f'{name}, {benchmark.FAST}'] = {'rate_out_hz': 50, 'node_memory_peak_mb': 1}
+    table = benchmark.beside(drive, passes, [*found], card, figures)
+    assert table['pictures'] == 2
+    counts = {name: (of['right'], of['wrong']) for name, of in table['nodes'].items()}
+    expected = {benchmark.OURS: (2, 0), benchmark.FAR: (4, 0.5), benchmark.STRAIGHT: (1, 0)}
+    assert counts == {name: pytest.approx(pair) for name, pair in expected.items()}
+    assert {of['ms_per_picture'] for of in table['nodes'].values()} == {20}
 
 
 def test_cones_below_the_threshold_of_their_class_are_left_out(tmp_path):
