@@ -1,4 +1,7 @@
-"""Image message -> bgr8 picture. Every field of a message is checked before it is used."""
+"""Image message -> bgr8 picture. Every field of a message is checked before it is used.
+
+Topics beside an image topic are named here too.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,16 @@ _ALIASES = {'8UC1': 'mono8', '8UC3': 'bgr8', '8UC4': 'bgra8', '16UC1': 'mono16'}
 """OpenCV's names say nothing of colour; these are what drivers mean by them."""
 
 _NV_TO_BGR = {'nv12': cv2.COLOR_YUV2BGR_NV12, 'nv21': cv2.COLOR_YUV2BGR_NV21}
+
+
+def camera_info_topic(image_topic: str) -> str:
+    """Name the camera_info topic of an image topic: beside it, where image_transport looks."""
+    return raw_topic(image_topic).rpartition('/')[0] + '/camera_info'
+
+
+def raw_topic(image_topic: str) -> str:
+    """The name of the raw topic, as image_transport forms it."""
+    return image_topic.removesuffix('/compressed').removesuffix('/compressedDepth')
 
 
 def to_bgr(message: Any, upright: bool = False) -> UInt8:

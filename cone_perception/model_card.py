@@ -132,8 +132,11 @@ class ModelCard:
 
     @property
     def verdict(self) -> Literal['passed', 'FAILED', 'not judged']:
-        """Outcome of the gate: are the quantised networks as good as FP32, within the limits?"""
-        if 'passed' not in self.gate:
+        """Outcome of the gate: are the quantised networks as good as FP32, within the limits?
+
+        A gate of other views than the card's, whole where it names none, judges nothing.
+        """
+        if 'passed' not in self.gate or self.gate.get('views', 'whole') != self.views:
             return 'not judged'
         return 'passed' if self.gate['passed'] is True else 'FAILED'
 
@@ -141,6 +144,8 @@ class ModelCard:
         """True where this network may be chosen by its speed; FP32 always may."""
         if network.precision == 'fp32' and arithmetic == 'float32':
             return True
+        if self.verdict == 'not judged':
+            return False
         found = self.gate.get('figures', {}).get(network.kind(arithmetic), {})
         return found.get('passed') is True
 

@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 
 from cone_perception.decode import decode
-from cone_perception.engines import Engine, FrameEngine
+from cone_perception.engines import Engine, FrameEngine, lone_of
 from cone_perception.filters import Filters
 from cone_perception.images import bgr_of
 from cone_perception.model_card import ModelCard
@@ -91,6 +91,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         self.views = card.chosen_views(views)
         # Asked once: a protocol's isinstance looks at every member.
         self._frame_engine = engine if isinstance(engine, FrameEngine) else None
+        self._lone = lone_of(engine)
         self.batch = engine.info.input_shape[0]
         self.frames_per_run = max(1, self.batch // views_per_picture(self.views))
         self._network = (card.height_px, card.width_px)
@@ -123,7 +124,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         grey = Frame(np.full((*self._network, 3), PAD_VALUE, np.uint8))
         shown = [(self._readable(grey), whole_view(*self._network, self._network))] * self.batch
         least = self._sure['whole']
-        self._run(shown, least)
+        self._run(shown, least, alone=True)
         if self._runs > 1:
             list(self._beside.map(lambda _: self._run(shown, least), range(self._runs)))
 
@@ -218,7 +219,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         chunks = [shown[i : i + self.batch] for i in range(0, len(shown), self.batch)]
         others = [self._beside.submit(self._run, chunk, least) for chunk in chunks[1:]]
         try:
-            runs = [self._run(chunks[0], least)]
+            runs = [self._run(chunks[0], least, alone=not others)]
         finally:
             wait(others)  # they use the frames
         runs += [run.result() for run in others]
@@ -228,9 +229,15 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         return min(run[1] for run in runs), max(run[2] for run in runs)
 
     def _run(
-        self, shown: Sequence[tuple[Frame | CameraPicture, View]], thresholds: Float32
+        self,
+        shown: Sequence[tuple[Frame | CameraPicture, View]],
+        thresholds: Float32,
+        alone: bool = False,
     ) -> tuple[list[Detections], int, int]:
-        """Run the network once: boxes in network pixels, when it was prepared, when it ended."""
+        """Run the network once: boxes in network pixels, when it was prepared, when it ended.
+
+        alone: no other view of these frames is looked at meanwhile.
+        """
         frames, views = [frame for frame, _ in shown], [view for _, view in shown]
         nms_iou = self.card.nms_iou
         with self._turn() as batch:
@@ -242,7 +249,8 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
             for (frame, view), picture in zip(shown, batch, strict=False):
                 view.apply(bgr_of(frame), picture)
             prepared = time.monotonic_ns()
-            outputs = self.engine.run(batch)
+            alone = alone and self._inputs.qsize() == self._runs - 1  # and no other frame
+            outputs = (self._lone if alone else self.engine).run(batch)
         inferred = time.monotonic_ns()
         layout = self.card.output_layout
         decoded = [decode(out, layout, thresholds, nms_iou) for out in outputs[: len(shown)]]

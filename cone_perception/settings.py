@@ -72,8 +72,8 @@ class DetectorSettings:
     )
     streams: int = _setting(
         2,
-        'Runs of the network at the same time, which share the threads of the CPU. 1 answers a '
-        'slow camera sooner; 2 answer more frames, and two cameras without waiting.',
+        'Runs of the network at the same time, which share the threads of the CPU; a run by itself '
+        'gets all of them. 2 answer more frames, and two cameras without waiting; 1 saves memory.',
         span=(1, 16),
     )
     batch: int = _setting(
@@ -92,6 +92,15 @@ class DetectorSettings:
         'Row of the band as a share of the height, until cones were seen. With 0 the whole picture '
         'is looked at first until then, which takes twice as long. Stills always are.',
         span=(0.0, 1.0),
+    )
+    mount_height_m: float = _setting(
+        0.0,
+        'Height of the cameras above the ground. With it and camera_info the band lies right from '
+        'the first frame; 0: not known.',
+        span=(0.0, 10.0),
+    )
+    mount_pitch_deg: float = _setting(
+        0.0, 'By how much the cameras look down; negative where they look up.', span=(-45.0, 45.0)
     )
     cameras: tuple[str, ...] = _setting(
         ('camera',), 'Names of the cameras; outputs go to NAME/detections and NAME/debug_image.'

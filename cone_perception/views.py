@@ -5,8 +5,10 @@ Far cones need the band around the horizon, near ones the whole picture. docs/vi
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -23,9 +25,17 @@ REMEMBERED = 15
 """Answers whose bands are averaged: half a second of a 30 Hz camera."""
 NOWHERE = 0.5
 """Row of the band, as a share of the height, in a still that shows no cone."""
+FAR_M = 20.0
+"""Distance of the cone in the middle of a band that is laid by the mounting: cones from 10 to 40 m
+away stand around it."""
+CONE_M = 0.325
+"""Height of a small cone of Formula Student."""
 
 BANDS: tuple[ViewName, ...] = ('horizon', 'strip')
 """Views that lie around the horizon."""
+
+BandOrigin = Literal['mounting', 'boxes', 'start', 'first look']
+"""What says where a band lies."""
 
 Looks = list[tuple[View, Detections]]
 
@@ -130,15 +140,30 @@ def far_row(found: Detections, whole_scale: float) -> float | None:
     return float(np.median(rows))
 
 
+def mounted_row(fy_px: float, cy_px: float, height_m: float, pitch_deg: float) -> float:
+    """Row of the middle of a cone that stands FAR_M ahead on level ground.
+
+    fy_px, cy_px: of the camera: focal length, row of the optical axis. height_m: of the camera
+    above the ground. pitch_deg: by how much it looks down.
+    The cone's middle lies height_m - CONE_M / 2 below the camera and FAR_M ahead, so the ray to it
+    points atan((height_m - CONE_M / 2) / FAR_M) below the horizontal. The optical axis points
+    pitch_deg below it. A pinhole camera shows what lies an angle below its axis fy tan(angle) rows
+    below cy. The horizon itself, where that ray is level, is the row cy - fy tan(pitch).
+    """
+    down = math.atan((height_m - CONE_M / 2) / FAR_M)
+    return cy_px + fy_px * math.tan(down - math.radians(pitch_deg))
+
+
 class Horizon:
     """Where the band of a camera lies: at the median far row of its last answers.
 
-    Shares of the picture's height. fixed: where it always lies, as the camera's mounting says.
+    Shares of the picture's height. fixed: where it lies by the camera's mounting; None: not known.
     start: where it lies as long as no cone was seen; None: where that picture itself shows them.
     """
 
     def __init__(self, start: float | None = None, fixed: float | None = None) -> None:
-        self._start, self._fixed = start, fixed
+        self.fixed = fixed
+        self._start = start
         self._rows: deque[float] = deque(maxlen=REMEMBERED)
 
     @classmethod
@@ -146,11 +171,31 @@ class Horizon:
         """Horizon of a camera before its first picture."""
         return cls(settings.horizon or None)
 
+    @property
+    def seen(self) -> float | None:
+        """Where the last answers showed far cones; None before the first cone."""
+        rows = tuple(self._rows)
+        return float(np.median(rows)) if rows else None
+
+    @property
+    def band(self) -> tuple[float | None, BandOrigin]:
+        """Where the next band lies, None where that picture itself has to show it, and why there.
+
+        The mounting counts most, then the boxes of the last answers, then the start value.
+        """
+        shares: dict[BandOrigin, float | None] = {
+            'mounting': self.fixed,
+            'boxes': self.seen,
+            'start': self._start,
+        }
+        known: Iterator[tuple[float | None, BandOrigin]] = (
+            (share, origin) for origin, share in shares.items() if share is not None
+        )
+        return next(known, (None, 'first look'))
+
     def row_px(self, height_px: int) -> float | None:
         """Row around which the next band lies; None: not known yet."""
-        share = self._start if self._fixed is None else self._fixed
-        if self._fixed is None and (rows := tuple(self._rows)):
-            share = float(np.median(rows))
+        share, _ = self.band
         return None if share is None else share * height_px
 
     def follow(self, row_px: float | None, height_px: int) -> None:

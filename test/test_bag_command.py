@@ -15,7 +15,6 @@ from cone_perception.bags.command import FIRST_STAMP_NS
 from cone_perception.bags.reader import (
     CAMERA_INFO,
     bag_types,
-    camera_info_topic,
     header_stamp_ns,
     load_camera_info,
     open_bag,
@@ -25,6 +24,7 @@ from cone_perception.bags.reader import (
 from cone_perception.bags.report import inspect_bag
 from cone_perception.cli import main
 from cone_perception.errors import SourceError
+from cone_perception.images import camera_info_topic
 from cone_perception.pictures.sources import open_source
 from cone_perception.types import Frame
 

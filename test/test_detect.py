@@ -185,21 +185,19 @@ def test_interrupt_leaves_what_was_done_valid(tmp_path, model):
     assert (summary['answered'], summary['interrupted']) == (2, True)
 
 
-def test_network_that_fails_on_a_picture_leaves_no_empty_line(tmp_path, model, monkeypatch):
+def test_network_that_fails_on_a_picture_leaves_no_empty_line(tmp_path, model):
     bundle = read_bundle(model)
-    with ConeDetector(bundle.card, open_engine(bundle)) as detector:
-        real = detector.engine.run
-        answers = iter([np.full((1, 240, 6), np.nan, np.float32), None])
+    real = open_engine(bundle)
+    answers = iter([np.full((1, 240, 6), np.nan, np.float32), None])
 
-        class Flaky:
-            info = detector.engine.info
-            close = detector.engine.close
+    class Flaky:
+        info, close = real.info, real.close
 
-            def run(self, pictures):
-                answer = next(answers)
-                return real(pictures) if answer is None else answer
+        def run(self, pictures):
+            answer = next(answers)
+            return real.run(pictures) if answer is None else answer
 
-        monkeypatch.setattr(detector, 'engine', Flaky())
+    with ConeDetector(bundle.card, Flaky()) as detector:
         source = Source('bag', 2, 15.0, iter(frames(2)))
         tally = detect.detect_source(source, detector, DetectorSettings(), tmp_path / 'out')
     assert (tally.answered, len(tally.failures)) == (1, 1)

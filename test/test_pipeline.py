@@ -1,16 +1,20 @@
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
+from waiting import wait_until
 
 from cone_perception.engines.open import open_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame
+from cone_perception.views import Horizon
 
 ENGINES = ['openvino', 'onnxruntime']
 
@@ -124,6 +128,57 @@ def test_two_streams_answer_two_threads_each_its_own_picture(bundles):
         found = list(pool.map(lambda n: detector.detect([pictures[n % 2]], Filters()), range(40)))
     expected = ['blue_cone', 'yellow_cone']
     assert [CLASS_NAMES[cones.class_id[0]] for ((cones,), _) in found] == expected * 20
+
+
+class SharedProcessor:
+    """Notes which of its two ways each run takes; with `together`, runs wait for one another."""
+
+    def __init__(self, engine, together=1):
+        self.info, self.close = replace(engine.info, at_once=2), engine.close
+        self.ways, self._engine = [], engine
+        self._ready = threading.Barrier(together, timeout=20)
+
+    @property
+    def lone(self):
+        return Lone(self)
+
+    def run(self, pictures, way='shared'):
+        self.ways.append(way)
+        self._ready.wait()
+        return self._engine.run(pictures)
+
+
+class Lone:
+    def __init__(self, shared):
+        self.info, self.close, self._shared = shared.info, shared.close, shared
+
+    def run(self, pictures):
+        return self._shared.run(pictures, 'lone')
+
+
+@pytest.mark.parametrize(
+    'frames, views, ways',
+    [
+        (1, 'whole', ['lone']),
+        (2, 'whole', ['lone', 'shared']),
+        (1, 'whole+horizon', ['shared', 'shared']),
+    ],
+)
+def test_only_a_view_beside_which_nothing_runs_gets_the_whole_processor(
+    bundles, frames, views, ways
+):
+    bundle = bundles['anchors', 1]
+    engine = SharedProcessor(open_engine(bundle, 'openvino', threads=1), len(ways))
+    with ConeDetector(bundle.card, engine, views) as detector, ThreadPoolExecutor(2) as pool:
+        for number in range(1, 6):
+            searches = []
+            for _ in range(frames):
+                horizons = [Horizon(start=0.5)]
+                searches.append(pool.submit(detector.detect, [picture(BLUE)], Filters(), horizons))
+                wait_until(lambda n=number: len(engine.ways) > (n - 1) * len(ways))
+            for search in searches:
+                search.result()
+    assert engine.ways == ways * 5
 
 
 FIRST_RUNS = """

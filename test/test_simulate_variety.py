@@ -99,7 +99,9 @@ def test_cameras_roll_and_bend_and_every_lens_can_be_drawn(scene: Scene) -> None
     bent = [camera for camera in cameras if camera.distortion[1] > 0]
     assert 0.03 < rolled < 0.2
     assert 0.07 < len(bent) / len(cameras) < 0.2
-    for camera in cameras:
+    portrait = replace(settings, width_px=90, height_px=160)
+    upright = [make_camera(np.random.default_rng(k), portrait, scene) for k in range(300)]
+    for camera in cameras + upright:
         make_lens(camera)
     # A wide lens shows a post at the edge, seen from above, as leaning.
     camera = max(bent, key=lambda camera: camera.pitch_rad)

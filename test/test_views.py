@@ -13,7 +13,15 @@ from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
 from cone_perception.preprocess import PAD_VALUE, View, band_views, tile_views, whole_view
 from cone_perception.types import Detections, Frame, Views
-from cone_perception.views import Horizon, far_row, first_views, merge, views_around
+from cone_perception.views import (
+    Horizon,
+    far_row,
+    first_views,
+    merge,
+    mounted_row,
+    views_around,
+)
+from training.simulate.camera import PinholeCamera
 
 NETWORK = (384, 640)
 HD = (720, 1280)
@@ -176,6 +184,28 @@ def test_horizon_follows_slowly_and_keeps_what_it_knows():
     fixed = Horizon(fixed=0.4)
     fixed.follow(600, 720)
     assert fixed.row_px(720) == pytest.approx(288)
+
+
+def test_mounting_counts_more_than_boxes_and_these_more_than_the_start():
+    horizon = Horizon(start=0.5)
+    assert (Horizon().band, horizon.band) == ((None, 'first look'), (0.5, 'start'))
+    horizon.follow(288, 720)
+    assert horizon.band == (0.4, 'boxes')
+    horizon.fixed = 0.3
+    assert (horizon.band, horizon.seen) == ((0.3, 'mounting'), 0.4)
+
+
+@pytest.mark.parametrize('height_m, pitch_deg', [(0.95, 4.0), (1.2, -3.0), (0.4, 0.0)])
+def test_mounted_row_is_where_the_renderer_shows_a_far_cone(height_m, pitch_deg):
+    camera = PinholeCamera(
+        *(1280, 720, 700.0, 690.0, 640.0, 371.0),
+        position_m=(0.0, 0.0, height_m),
+        pitch_rad=np.radians(pitch_deg),
+    )
+    row = mounted_row(690.0, 371.0, height_m, pitch_deg)
+    for distance_m, tolerance_px in ((20.0, 1e-6), (12.0, 40), (40.0, 40)):
+        _, y, z = camera.to_optical([distance_m, 0.0, 0.325 / 2])
+        assert row == pytest.approx(371.0 + 690.0 * y / z, abs=tolerance_px)
 
 
 # --- the detector ---

@@ -17,13 +17,15 @@ from cone_perception.engines.open import open_engine
 from cone_perception.errors import SourceError
 from cone_perception.filters import Filters
 from cone_perception.images import read_picture
-from cone_perception.model_card import ModelCard, read_bundle, shipped_bundle
+from cone_perception.model_card import Bundle, ModelCard, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Detections, Frame
 from cone_perception.views import Horizon
 from training.cli import main
+from training.export import gate
 from training.export.export import _view_thresholds
 from training.judging.evaluate import detect
+from training.recipe.recipe import GateLimits
 from training.simulate.dataset import write_dataset
 from training.simulate.scene import SimulateSettings
 
@@ -71,6 +73,35 @@ def test_judged_boxes_are_those_of_detect_at_the_thresholds_of_each_view(rendere
             (seen,), _ = detector.detect([frame], Filters(), [horizon])
             seen = replace(seen, band_px=moved_px[index])
             assert_same(moved.driven[index].cones, seen)
+
+
+def test_gate_lays_the_bands_of_fp32_for_every_network(rendered, card, monkeypatch):
+    bundle = Bundle(read_bundle().folder, card)
+    split = read_split(rendered, 'test')
+    asked = []
+
+    def remember(card, engine, split, size, rows_px):
+        found = detect(card, engine, split, size, rows_px=rows_px)
+        asked.append((list(rows_px), [cones.band_px for cones in found.cones]))
+        return found
+
+    monkeypatch.setattr(gate, 'detect', remember)
+    reference = gate.evaluate_network(bundle, bundle.network('fp16', 'float'), split)
+    limits = GateLimits()
+    result = gate.judge_bundle(
+        bundle, split, limits, resamples=100, reference=reference, bfloat16=False
+    )
+    (start, bands), *others = asked
+    assert start == []
+    assert None not in bands
+    assert len(others) == len(result.networks) > 1
+    assert all(pair == (bands, bands) for pair in others)
+    assert result.views == 'whole+horizon'
+    entry = result.card_entry((1, 1))
+    assert replace(card, gate=entry).verdict == ('passed' if result.passed else 'FAILED')
+    other_views = replace(card, gate=entry, views='whole')
+    assert other_views.verdict == 'not judged'
+    assert not other_views.passed_gate(bundle.network('int8', 'uint8'))
 
 
 def test_command_says_which_views_and_finds_more_with_the_band(rendered, tmp_path, capsys):

@@ -24,7 +24,6 @@ from cone_perception.bags.reader import (
     BagMessage,
     BagReader,
     bag_types,
-    camera_info_topic,
     load_camera_info,
     open_bag,
     read_messages,
@@ -33,6 +32,7 @@ from cone_perception.bags.reader import (
 from cone_perception.bags.report import BagReport, TopicReport, inspect_bag, storage_of
 from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.files import to_json, whole_folder
+from cone_perception.images import camera_info_topic
 from cone_perception.pictures.sources import Source, Unreadable, open_source
 from cone_perception.types import Frame
 

@@ -21,6 +21,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from cone_perception.bags.cut_off import SQLITE, CutOffReader
 from cone_perception.errors import ImageError, SourceError, describe, told_as
 from cone_perception.files import read_yaml
+from cone_perception.images import camera_info_topic
 from cone_perception.types import Detections, Frame
 
 COEFFICIENTS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
@@ -65,16 +66,6 @@ def load_camera_info(path: Path) -> CameraInfo:
         if info.k[0] <= 0 or info.k[4] <= 0:
             raise ValueError('camera_matrix has no focal length; the camera is uncalibrated')
     return info
-
-
-def camera_info_topic(image_topic: str) -> str:
-    """Name the camera_info topic of an image topic: beside it, where image_transport looks."""
-    return raw_topic(image_topic).rpartition('/')[0] + '/camera_info'
-
-
-def raw_topic(image_topic: str) -> str:
-    """The name of the raw topic, as image_transport forms it."""
-    return image_topic.removesuffix('/compressed').removesuffix('/compressedDepth')
 
 
 IMAGE = 'sensor_msgs/msg/Image'

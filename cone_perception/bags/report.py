@@ -21,7 +21,6 @@ from cone_perception.bags.reader import (
     BagMessage,
     BagReader,
     bag_types,
-    camera_info_topic,
     data_files,
     file_without_metadata,
     header_stamp_ns,
@@ -29,7 +28,7 @@ from cone_perception.bags.reader import (
     read_messages,
 )
 from cone_perception.errors import ImageError, SourceError
-from cone_perception.images import to_bgr
+from cone_perception.images import camera_info_topic, to_bgr
 
 GAP_PERIODS = 3.0
 """A pause longer than this many periods is a gap: one lost picture makes two."""

@@ -64,6 +64,19 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class SharedEngine(Engine, Protocol):
+    """An engine whose runs share the processor, so that one by itself leaves a part of it idle."""
+
+    @property
+    def lone(self) -> Engine:
+        """The same network on the whole processor, one run at a time; itself where that is no gain.
+
+        For a run beside which there is no other. Closed with this engine.
+        """
+        ...
+
+
+@runtime_checkable
 class FrameEngine(Engine, Protocol):
     """An engine that takes pictures as the camera sent them, letterboxes and decodes by itself."""
 
@@ -86,6 +99,11 @@ class FrameEngine(Engine, Protocol):
         once. Raises EngineError, EngineLostError or ModelError.
         """
         ...
+
+
+def lone_of(engine: Engine) -> Engine:
+    """What runs a batch by itself soonest: the engine, or the one it has for that."""
+    return engine.lone if isinstance(engine, SharedEngine) else engine
 
 
 def class_names_from(metadata: str) -> tuple[str, ...]:

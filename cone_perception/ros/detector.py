@@ -130,8 +130,8 @@ class DetectorNode(RobustLifecycleNode):
         for topic in self._settings.topics:
             with told_as(SettingsError, f'image_topics: {topic!r} is no topic', Exception):
                 self.resolve_topic_name(topic)  # subscribing would raise it too late, in activate
-        names = self._loaded.detector.card.class_names
-        self._answer_publishers = AnswerPublishers(self, self._settings.cameras, names)
+        detector = self._loaded.detector
+        self._answer_publishers = AnswerPublishers(self, self._settings.cameras, detector)
 
     def _activate(self) -> None:
         loaded, publishers = self._loaded, self._answer_publishers

@@ -16,6 +16,11 @@ from cone_perception.images import converter
 from cone_perception.ros.loading import Loaded, why_failed
 from cone_perception.ros.transport import PROFILE, profile_in_use, shared_memory_shortage
 from cone_perception.settings import DetectorSettings
+from cone_perception.views import Horizon
+
+MOST_APART = 0.1
+"""Share of the height that lies between the bands of mounting and boxes before it is told: half
+of what the band is high."""
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -32,21 +37,32 @@ def diagnostic_status(
 
 
 def camera_status(
-    name: str, camera: str, report: CameraReport, settings: DetectorSettings, why_silent: str
+    name: str,
+    camera: str,
+    report: CameraReport,
+    settings: DetectorSettings,
+    why_silent: str,
+    horizon: Horizon | None,
+    unmounted: str,
 ) -> DiagnosticStatus:
     """Status of one camera of an active node.
 
     why_silent: the reason that no frame has come for settings.silence_s, empty while they come.
+    horizon: None where there is no second look. unmounted: the reason that the band does not lie
+    where the mounting says, empty where it does or nobody asked for it.
     """
     window = f'in the last {RATE_WINDOW_S:.0f} s'
     answered, failed, alone = (report.recently[name] for name in ('answered', 'failed', 'alone'))
     width_px, height_px = report.size_px
+    apart = 0.0
+    if horizon and horizon.fixed is not None and horizon.seen is not None:
+        apart = abs(horizon.fixed - horizon.seen)
     least_px = settings.expected_width_px, settings.expected_height_px
     small = report.counts['answered'] and (width_px < least_px[0] or height_px < least_px[1])
     stuck = f'frames come, but none was answered {window}: the network is stuck or too slow'
     level, message = next(
         (level, text)
-        for holds, level, text in (  # the worst first
+        for holds, level, text in (  # the worst first, but what needs an answer first
             (why_silent, ERROR, f'no frame for {report.silent_s:.0f} s: {why_silent}'),
             (failed and not answered, ERROR, f'every frame failed {window}: {report.last_failure}'),
             (failed, WARN, f'{failed} frames failed {window}, lastly: {report.last_failure}'),
@@ -65,6 +81,13 @@ def camera_status(
                 f'{settings.stereo_tolerance_ms} ms: are the cameras synchronised?',
             ),
             (not report.counts['answered'], OK, 'waiting for the first answer'),
+            (unmounted, WARN, f'the band follows the boxes, not the mounting: {unmounted}'),
+            (
+                apart > MOST_APART,
+                WARN,
+                f'by the mounting the band lies {apart * height_px:.0f} rows away from the far '
+                'cones that are seen: check mount_height_m, mount_pitch_deg and camera_info',
+            ),
             (True, OK, 'frames are answered'),
         )
         if holds
@@ -76,6 +99,7 @@ def camera_status(
         'last failure': report.last_failure or 'none',
         'without partner': report.counts['alone'],
         'picture (px)': f'{width_px}x{height_px}',
+        **_band_values(horizon, height_px),
     }
     for station, (p50, p99) in report.latency_ms.items():
         values[f'{station} p50'] = p50
@@ -83,6 +107,16 @@ def camera_status(
     if report.counts['answered'] and 'age_ms' not in report.latency_ms:
         values['age_ms'] = 'not known: the stamps are not of this clock'
     return diagnostic_status(level, name, message, values, hardware_id=camera)
+
+
+def _band_values(horizon: Horizon | None, height_px: int) -> dict[str, object]:
+    """Row around which the next band lies, what says so, and the row of the far cones seen."""
+    if horizon is None:
+        return {'band (px)': 'none', 'band from': 'views: whole'}
+    share, origin = horizon.band
+    rows = {'band (px)': share, 'far cones (px)': horizon.seen}
+    told = {n: 'not known' if row is None else row * height_px for n, row in rows.items()}
+    return {**told, 'band from': origin}
 
 
 def node_status(
@@ -106,6 +140,7 @@ def node_status(
         values |= {
             'engine': f'{engine.info.runtime} on {engine.info.device}, {engine.info.computes_in}',
             'batch': detector.batch,
+            'views': detector.views,
             'model': detector.card.name,
             'model sha256': engine.info.network_sha256,
             'gate': detector.card.verdict,
@@ -137,6 +172,8 @@ def timing_status(answer: Answer) -> DiagnosticStatus:
         'reason': answer.reason,
         **answer.moments_ns,
     }
+    if answer.found is not None and answer.found.band_px is not None:
+        values['band_px'] = repr(answer.found.band_px)  # all its digits: a replay lays it there
     if answer.outcome == 'answered':
         values |= {station: f'{value:.3f}' for station, value in answer.times_ms().items()}
     level = {'answered': OK, 'dropped': WARN, 'failed': ERROR}[answer.outcome]

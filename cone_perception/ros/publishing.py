@@ -20,7 +20,9 @@ from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithP
 from cone_perception.answering.answer import Answer
 from cone_perception.images import bgr_of
 from cone_perception.pictures.draw import draw_cones
+from cone_perception.pipeline import ConeDetector
 from cone_perception.ros.diagnostics import timing_status
+from cone_perception.views import band_edges
 
 DETECTIONS_DEPTH = 5
 """An answer is a few kB, and a planner must not miss one: reliable, so that both kinds of
@@ -34,9 +36,10 @@ class AnswerPublishers:
     longer than all else that the node does after the network (docs/results/replay.md).
     """
 
-    def __init__(self, node: Node, cameras: Sequence[str], class_names: Sequence[str]) -> None:
+    def __init__(self, node: Node, cameras: Sequence[str], detector: ConeDetector) -> None:
         self._node = node
-        self._class_names = class_names
+        self._detector = detector
+        self._class_names = detector.card.class_names
         self._publishers: list[Publisher[Any]] = []
         self._kept: dict[str, list[Detection2D]] = {name: [] for name in cameras}
         self._lock = threading.Lock()  # of what is kept
@@ -83,7 +86,9 @@ class AnswerPublishers:
         picture, found = answer.picture, answer.found
         assert picture is not None
         assert found is not None
-        drawn = draw_cones(bgr_of(picture), found, self._class_names)
+        views = self._detector.views_of(picture.height_px, picture.width_px, found.band_px)
+        bands_px = band_edges(views)
+        drawn = draw_cones(bgr_of(picture), found, self._class_names, bands_px=bands_px)
         message = Image(header=answer.arrival.message.header, encoding='bgr8')
         message.height, message.width = drawn.shape[:2]
         message.step = message.width * 3

@@ -21,9 +21,10 @@ from cone_perception.answering.health import Health
 from cone_perception.errors import EngineLostError, describe
 from cone_perception.pipeline import ConeDetector
 from cone_perception.ros.diagnostics import camera_status, why_silent
+from cone_perception.ros.mounting import Mounting
 from cone_perception.ros.publishing import AnswerPublishers
 from cone_perception.settings import DetectorSettings
-from cone_perception.views import Horizon
+from cone_perception.views import Horizon, bands_of
 
 LOG_PERIOD_S = 5.0
 """A fault that comes with every frame is logged this often; the diagnostics count each."""
@@ -70,12 +71,14 @@ class Session:
         self._publishers = publishers
         self._lose = lose
         self._ended = threading.Event()
+        self._looks_twice = bool(bands_of(detector.views))
         self._horizons = {camera: Horizon.of(settings) for camera in settings.cameras}
         self._answering = Answering(detector, self._horizons, settings.side_by_side)
         self._health = Health(settings.cameras, time.monotonic())
         inbox = self._answering.make_inbox(settings.stereo_tolerance_ms)
         self._worker = Worker(inbox, self._answer, detector.at_once)
         self._subscriptions: list[Subscription[Any]] = []
+        self._mounting = Mounting(node, settings, self._horizons, group)
         try:
             for index, topic in enumerate(settings.topics):
                 kind: type[Any] = CompressedImage if settings.is_compressed(topic) else Image
@@ -84,6 +87,9 @@ class Session:
                 self._subscriptions.append(
                     node.create_subscription(kind, topic, receive, qos, callback_group=group)
                 )
+                if settings.mount_height_m and self._looks_twice:
+                    name = self._subscriptions[-1].topic_name
+                    self._mounting.listen(name, self._answering.cameras_of(index))
         except Exception:
             self.stop()
             raise
@@ -93,6 +99,7 @@ class Session:
     def stop(self) -> bool:
         """Listen and answer no more; False when a frame could not be stopped."""
         self._ended.set()
+        self._mounting.stop()
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
         finished = self._worker.stop(STOP_TIMEOUT_S)
@@ -110,7 +117,10 @@ class Session:
         for camera, report in reports.items():
             why = self._why_silent(camera) if report.silent_s > self.settings.silence_s else ''
             name = f'{prefix}: {camera}'
-            statuses.append(camera_status(name, camera, report, self.settings, why))
+            horizon = self._horizons[camera] if self._looks_twice else None
+            unmounted = self._mounting.missing.get(camera, '')
+            told = (report, self.settings, why, horizon, unmounted)
+            statuses.append(camera_status(name, camera, *told))
         return statuses
 
     def _why_silent(self, camera: str) -> str:

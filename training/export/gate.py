@@ -2,7 +2,8 @@
 
 bundle, labelled split -> predictions of each network -> differences -> limits -> verdict
 
-Same pictures, same code, the pipeline that drives. The limits come from the recipe.
+Same pictures, same code, the pipeline that drives, in the card's views. The band of a picture lies
+for every network where FP32's first look shows far cones. The limits come from the recipe.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from cone_perception.engines.cpu.open import computes_bfloat16, networks_for_cpu
 from cone_perception.errors import ModelError
 from cone_perception.files import to_json, without_nan, write_json
 from cone_perception.model_card import Bundle, NetworkFile, read_bundle
-from cone_perception.types import Arithmetic, CpuRuntime, Detections
+from cone_perception.types import Arithmetic, CpuRuntime, Detections, Views
 from training.judging.compare import Comparison, compare
 from training.judging.evaluate import assemble, detect
 from training.judging.evaluation import Evaluation
@@ -94,12 +95,14 @@ class JudgedNetwork:
 class GateResult:
     """The verdict on a bundle.
 
-    data: name of the data set's folder. reference: figures of FP32. notes: what limits it.
+    data: name of the data set's folder. views: that the networks saw of each picture. reference:
+    figures of FP32. notes: what limits it.
     """
 
     data: str
     split: str
     data_sha256: str
+    views: Views
     pictures: int
     cones: int
     confidence: float
@@ -197,13 +200,14 @@ def judge_bundle(
     if not judged:
         raise ModelError(f'{bundle.folder} has no network besides FP32: there is nothing to judge.')
     reference = reference or evaluate_network(bundle, bundle.network('fp32', 'float'), split)
-    first = reference[0]
+    first, found_first = reference
+    rows_px = [cones.band_px for cones in found_first.cones]
     ways: list[tuple[NetworkFile, Arithmetic]] = [(network, 'float32') for network in judged]
     if bfloat16 and computes_bfloat16():
         ways += [(network, 'bfloat16') for network in networks_for_cpu(bundle.card, 1)]
     networks, notes = [], list[str]()
     for network, arithmetic in ways:
-        own = evaluate_network(bundle, network, split, arithmetic)
+        own = evaluate_network(bundle, network, split, arithmetic, rows_px)
         names = network.kind(arithmetic), 'fp32'
         comparison = compare(own[0], first, resamples, names=names, confidence=confidence)
         notes += [note for note in comparison.warnings if not note.startswith(('precision', 'One'))]
@@ -216,6 +220,7 @@ def judge_bundle(
         data=find_data_yaml(split.data).parent.name,
         split=split.split,
         data_sha256=split.sha256,
+        views=found_first.views,
         pictures=len(split),
         cones=first.truth_count,
         confidence=confidence,
@@ -251,9 +256,11 @@ def evaluate_network(
     network: NetworkFile,
     split: LabelledSplit,
     arithmetic: Arithmetic = 'float32',
+    rows_px: Sequence[float | None] = (),
 ) -> Evaluated:
     """Run a network over the split and compare it with the labels.
 
+    rows_px: where the band of each picture lies; empty: where its first look shows far cones.
     FP32, OpenVINO's INT8 and bfloat16 in OpenVINO; what is for TensorRT in ONNX Runtime, which
     rounds every result to FP16 where the file says so.
     """
@@ -262,7 +269,7 @@ def evaluate_network(
         name = 'onnxruntime'
     size = max(bundle.card.height_px, bundle.card.width_px)
     engine = open_network(bundle, network, name, arithmetic=arithmetic)
-    found = detect(bundle.card, engine, split, size)
+    found = detect(bundle.card, engine, split, size, rows_px=rows_px)
     return assemble(bundle.folder / network.file, split, found, {}), found
 
 
@@ -343,7 +350,7 @@ def table(result: GateResult) -> str:
     lines = [
         f'{result.split} of {result.data}: {result.pictures} pictures, {result.cones} cones; '
         f'FP32 {result.reference["map50"]:.4f} mAP50, {result.reference["map50_95"]:.4f} mAP50-95. '
-        f'All boxes; small: recall of those under {SMALL_PX} px',
+        f'Views: {result.views}. All boxes; small: recall of those under {SMALL_PX} px',
         f'{"":20}{"mAP50":>9}{"mAP50-95":>10}{"small":>9}{"score":>8}{"p95":>8}'
         f'{"missed":>8}{"extra":>7}{"IoU":>7}',
     ]

@@ -29,14 +29,15 @@ def make_camera(
         camera = load_camera().resized(width)
         return replace(camera, position_m=(x, y, camera.position_m[2]), yaw_rad=heading)
     fov = math.radians(float(np.clip(rng.normal(80, 17), 45, 115)))
-    focal = width / 2 / math.tan(fov / 2)
+    longer = max(width, height)  # a portrait picture is the same camera, turned
+    focal = longer / 2 / math.tan(fov / 2)
     # Up to 4 / (27 r^2) a lens of k1 alone shows every place once; r: the corner's radius.
     corner = ((width / 2) ** 2 + (height / 2) ** 2) / focal**2
     barrel = min(0.2, 0.08 / corner)
     k1, k2 = rng.uniform(-barrel, 0.2 * barrel) if rng.random() < 0.6 else 0.0, 0.0
     wide = rng.random() < 0.13
     if wide:
-        focal, k1, k2 = _wide_lens(rng, width)
+        focal, k1, k2 = _wide_lens(rng, longer)
     up = float(rng.choice([rng.uniform(0.55, 1.35), rng.uniform(0.25, 0.6), rng.uniform(1.2, 2.0)],
                           p=[0.7, 0.13, 0.17]))  # fmt: skip
     place = rng.uniform(0.02, 0.2) if rng.random() < 0.22 else rng.uniform(0.18, 0.6)

@@ -22,7 +22,7 @@ import numpy as np
 
 import cone_perception
 from cone_perception.accuracy.intervals import Float64
-from cone_perception.engines import Engine, check_against_card
+from cone_perception.engines import Engine, check_against_card, lone_of
 from cone_perception.engines.apart import run_apart, serve
 from cone_perception.engines.check import REFERENCE_FILE, check_engine, measure_rounds, run_of
 from cone_perception.engines.machine import processor_name, vector_instructions
@@ -40,6 +40,11 @@ ROUNDS = 30
 LEAST_GAIN = 0.05
 """A network takes the place of the usual one only when it is surely faster by this share."""
 
+WITHOUT_BFLOAT16 = (
+    *('SSE41', 'AVX', 'AVX2', 'AVX2_VNNI', 'AVX2_VNNI_2'),
+    *('AVX512_CORE', 'AVX512_CORE_VNNI'),
+)
+"""Values of ONEDNN_MAX_CPU_ISA."""
 
 CpuNetwork = tuple[NetworkFile, Arithmetic]
 """One network, and the arithmetic of its layers that are not INT8."""
@@ -92,10 +97,10 @@ class CpuOrder:
             found.insert(0, (network_of(self.bundle, asked, self.batch), 'float32'))
         return {network.kind(arithmetic): (network, arithmetic) for network, arithmetic in found}
 
-    def open(self, chosen: CpuNetwork, compiled: bytes = b'') -> Engine:
-        """Open one of the candidates. compiled: see OpenVinoEngine."""
+    def open(self, chosen: CpuNetwork, compiled: bytes = b'', lone: bool = True) -> Engine:
+        """Open one of the candidates. compiled, lone: see OpenVinoEngine."""
         network, arithmetic = chosen
-        rest = arithmetic, self.streams, compiled
+        rest = arithmetic, self.streams, compiled, lone
         return open_network(self.bundle, network, self.runtime, self.threads, *rest)
 
 
@@ -128,7 +133,7 @@ def open_fastest(
     digest = hashlib.sha256(to_json(conditions, sort_keys=True).encode()).hexdigest()
     kept = cache / f'cpu-{slug(card.name)}-b{order.batch}-{digest[:16]}.json'
     found = read_noted(kept)
-    if not ({'fastest', 'refused'} <= set(found) and found['fastest'] in (*networks, None)):
+    if not ({'fastest', 'refused', 'lone'} <= set(found) and found['fastest'] in (*networks, None)):
         found = examine_apart(order, kept, cancelled)
         with contextlib.suppress(OSError):  # the next start examines them again, as this one did
             write_json(kept, {'measured_for': conditions, **found})
@@ -141,7 +146,7 @@ def open_fastest(
     for text in refused:
         warn(f'{text}. {found["fastest"]} is used instead.')
     compiled = read_kept(_compiled_path(kept, found['fastest']))
-    return order.open(networks[found['fastest']], compiled)
+    return order.open(networks[found['fastest']], compiled, found['lone'])
 
 
 def networks_for_cpu(card: ModelCard, batch: int) -> list[NetworkFile]:
@@ -187,29 +192,35 @@ def examine(bundle: str, kept: str, on_event: object, **words: Any) -> dict[str,
     """Compare the candidates with FP32's answers, time those that are right, and choose.
 
     kept: file of the result; the chosen network goes beside it as OpenVINO compiled it.
-    Returns `fastest`, a name or None; `refused`, names with their reasons; `medians_ms`, empty
+    Both ways that a network runs count: on its share of the threads, and by itself on all.
+    Returns `fastest`, a name or None; `refused`, names with their reasons; `lone`, whether a run by
+    itself shall have all threads: unless that is surely slower; `medians_ms`, of both ways, empty
     where nothing was timed.
     """
     order = CpuOrder(read_bundle(Path(bundle)), **words)
     engines = {name: order.open(each) for name, each in order.candidates().items()}
     refused = []
     if order.is_checked:
-        for name in list(engines):
-            check = check_engine(engines[name], order.bundle)
-            if not check.passed:
-                refused.append((name, '; '.join(check.reasons)))
+        for name, engine in list(engines.items()):
+            both = dict.fromkeys((engine, lone_of(engine)))
+            reasons = [text for way in both for text in check_engine(way, order.bundle).reasons]
+            if reasons:
+                refused.append((name, '; '.join(dict.fromkeys(reasons))))
                 engines.pop(name).close()
     names = list(engines)
-    found: dict[str, Any] = {'fastest': None, 'refused': refused, 'medians_ms': {}}
+    found: dict[str, Any] = {'fastest': None, 'refused': refused, 'lone': True, 'medians_ms': {}}
     if not names:
         return found
     fastest = names[0]
-    if order.is_choice and len(names) > 1:
+    if order.is_choice and (len(names) > 1 or order.streams > 1):
         shape = (1, order.bundle.card.height_px, order.bundle.card.width_px, 3)
         noise = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-        times_ms = measure_rounds([run_of(each, noise) for each in engines.values()], ROUNDS)
-        fastest = choose(names, times_ms)
-        medians = np.median(times_ms, axis=0).tolist()
+        ways = [way for engine in engines.values() for way in (lone_of(engine), engine)]
+        times_ms = measure_rounds([run_of(way, noise) for way in ways], ROUNDS)
+        by_network = times_ms.reshape(ROUNDS, len(names), 2)
+        fastest = choose(names, by_network.sum(axis=2))
+        found['lone'] = choose(['lone', 'shared'], by_network[:, names.index(fastest)]) == 'lone'
+        medians = np.median(by_network, axis=0).tolist()
         found['medians_ms'] = dict(zip(names, medians, strict=True))
     found['fastest'] = fastest
     if order.runtime == 'openvino':
@@ -248,11 +259,12 @@ def open_network(
     arithmetic: Arithmetic = 'float32',
     streams: int = 1,
     compiled: bytes = b'',
+    lone: bool = True,
 ) -> Engine:
     """Load one network of the bundle, whichever it is, and compare it with the model card.
 
     arithmetic: bfloat16 only with OpenVINO, on a CPU that computes it. streams: of OpenVINO, so
-    many runs at the same time share the threads. compiled: of OpenVINO, see its engine.
+    many runs at the same time share the threads. compiled, lone: of OpenVINO, see its engine.
     Raises ModelError when file and card disagree, EngineError when the runtime is missing or fails.
     """
     path = bundle.checked_path(network)
@@ -263,9 +275,8 @@ def open_network(
         if runtime == 'openvino':
             from cone_perception.engines.cpu.openvino import OpenVinoEngine
 
-            engine = OpenVinoEngine(
-                path, network, bundle.card.preprocessing, threads, arithmetic, streams, compiled
-            )
+            rest = threads, arithmetic, streams, compiled, lone
+            engine = OpenVinoEngine(path, network, bundle.card.preprocessing, *rest)
         else:
             from cone_perception.engines.cpu.onnxruntime import OnnxRuntimeEngine
 
@@ -292,9 +303,15 @@ def network_of(bundle: Bundle, precision: Precision | None, batch: int) -> Netwo
 
 
 def computes_bfloat16() -> bool:
-    """Tell whether this CPU has instructions for bfloat16; elsewhere it is imitated, and slow."""
+    """Tell whether this CPU has instructions for bfloat16; elsewhere it is imitated, and slow.
+
+    Also False where ONEDNN_MAX_CPU_ISA leaves them out: OpenVINO offers them all the same, and
+    fails.
+    """
     import openvino
 
+    if os.environ.get('ONEDNN_MAX_CPU_ISA', '').upper() in WITHOUT_BFLOAT16:
+        return False
     return 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
 
 

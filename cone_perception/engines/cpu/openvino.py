@@ -36,8 +36,12 @@ class OpenVinoEngine:
         arithmetic: Arithmetic = 'float32',
         streams: int = 1,
         compiled: bytes = b'',
+        lone: bool = True,
     ) -> None:
-        """compiled: of `export`; refused if another release or CPU made it: `path` is read then."""
+        """compiled: of `export`; refused if another release or CPU made it: `path` is read then.
+
+        lone: with several streams, and threads for them, compile it for one run on all threads too.
+        """
         core = ov.Core()
         config: dict[str, object] = {
             # Never OpenVINO's own choice: results would depend on the CPU without a word.
@@ -67,6 +71,15 @@ class OpenVinoEngine:
             arithmetic=arithmetic,
             at_once=streams,
         )
+        self._lone: OpenVinoEngine | None = None
+        if lone and streams > 1 and model.get_property(properties.inference_num_threads) > 1:
+            blob = compiled if kept else self.export()
+            rest = preprocessing, threads, arithmetic, 1, blob
+            self._lone = OpenVinoEngine(path, network, *rest)
+
+    @property
+    def lone(self) -> OpenVinoEngine:
+        return self._lone or self
 
     def export(self) -> bytes:
         """The compiled network, for this release of OpenVINO on this kind of CPU."""
@@ -88,7 +101,9 @@ class OpenVinoEngine:
                 self._idle.put(request)
 
     def close(self) -> None:
-        del self._idle, self._compiled
+        if self._lone:
+            self._lone.close()
+        del self._idle, self._compiled, self._lone
 
 
 def _import(core: ov.Core, compiled: bytes, config: dict[str, object]) -> ov.CompiledModel | None:

@@ -20,16 +20,14 @@ from cone_perception.bags.reader import (
     PICTURES,
     BagMessage,
     bag_types,
-    camera_info_topic,
     data_files,
     header_stamp_ns,
     image_topics,
     open_bag,
-    raw_topic,
 )
 from cone_perception.bags.report import inspect_bag
 from cone_perception.errors import ImageError, SourceError
-from cone_perception.images import to_bgr
+from cone_perception.images import camera_info_topic, raw_topic, to_bgr
 from cone_perception.replay.drive.labels import read_labels
 from cone_perception.replay.drive.truth import PictureStamps, TruthTopic, choose_truth
 from cone_perception.replay.traces import Camera, Drive

@@ -13,11 +13,11 @@ from cone_perception.bags.reader import (
     PICTURES,
     BagMessage,
     bag_types,
-    camera_info_topic,
     detections_of,
     header_stamp_ns,
 )
 from cone_perception.errors import SourceError
+from cone_perception.images import camera_info_topic
 from cone_perception.types import Detections
 
 
