@@ -251,7 +251,7 @@ def test_a_kill_costs_no_answer_and_no_picture(tmp_path):
     log.write_bytes(b''.join(kept) + b'["camera", 9')  # as a kill within a line leaves it
     # The first answer becomes the most doubtful one: searched again, the frame would not be.
     wrong = [[10 * i, 9, 10 * i + 8, 49, 0.9, 0] for i in range(30)]
-    marked = json.dumps([*json.loads(kept[0])[:3], wrong]).encode() + b'\n'
+    marked = json.dumps([*json.loads(kept[0])[:4], wrong]).encode() + b'\n'
     log.write_bytes(log.read_bytes().replace(kept[0], marked, 1))
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -137,6 +137,20 @@ def test_agreement_with_a_reference_is_told(
     assert figures['agreement_precision'].value == 1
 
 
+def test_a_reference_looks_at_the_pictures_as_the_model_did(
+    bundle: Path, through_pipeline: Way, out: Path, tmp_path: Path
+) -> None:
+    bag = painted_bag(tmp_path / 'bag', ['blue_cone', 'yellow_cone'] * 3)
+    options = ('--views', 'whole+horizon', '--horizon', '0.25', '--reference', bundle)
+    assert through_pipeline(bag, '--as-fast-as-possible', *options) == 0
+    result = read_result(out / 'result.json')
+    first, *_, last = result.passes[0]
+    assert first.band_px == 0.25 * 384
+    assert last.band_px not in (None, first.band_px)
+    assert result.figures['agreement_f1'].value == 1
+    assert result.model['views'] == 'whole+horizon'
+
+
 def test_settings_of_the_car_choose_topic_and_thresholds(
     through_pipeline: Way, out: Path, tmp_path: Path
 ) -> None:

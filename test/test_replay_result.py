@@ -41,6 +41,8 @@ def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
     moments = {
         name: int(rng.integers(0, 2**62)) if rng.random() < 0.7 else None for name in MOMENTS[1:]
     }
+    band_px = float(rng.uniform(0, 3000)) if rng.random() < 0.5 else None
+    found = replace(some_cones(rng, int(rng.integers(0, 4))), band_px=band_px)
     return FrameTrace(
         camera=str(rng.choice(['left', '_weird_топик', ''])),
         index=index,
@@ -48,7 +50,7 @@ def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
         fate=FATES[rng.integers(len(FATES))],
         sent_ns=int(rng.integers(0, 2**62)),
         reason=str(rng.choice(['', 'quote " and\nline', 'größer'])),
-        found=some_cones(rng, int(rng.integers(0, 4))) if rng.random() < 0.7 else None,
+        found=found if rng.random() < 0.7 else None,
         **moments,
     )
 

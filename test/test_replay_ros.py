@@ -17,9 +17,13 @@ import pytest
 from recorded_drive import serialised, write
 from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 
-from cone_perception.bags.reader import bag_types, image_message
+from cone_perception.bags.reader import bag_types, image_message, write_image_bag
+from cone_perception.detect import open_detector
 from cone_perception.errors import SourceError
+from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
+from cone_perception.replay.drive.open import open_drive
+from cone_perception.replay.figures.accuracy import answer_pictures
 from cone_perception.replay.processes import (
     NodeCommand,
     ProcessError,
@@ -27,9 +31,13 @@ from cone_perception.replay.processes import (
     our_node,
     private_domain,
 )
+from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.through_ros import Answers, find_fates, play_through_ros
 from cone_perception.replay.traces import Camera, Drive, Pace
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame
+from training.simulate.bag import drive_frames
+from training.simulate.scene import SimulateSettings
 
 START_NS = 1_700_000_000_000_000_000
 PERIOD_NS = 100_000_000
@@ -346,3 +354,30 @@ def test_bag_that_was_cut_off_is_played_up_to_the_cut_and_named(tmp_path):
     assert 10 <= len(play.frames) < 60
     assert fates(play)['answered'] >= 5
     assert [problem for problem in play.problems if str(file) in problem]
+
+
+@pytest.mark.ros
+def test_node_and_pipeline_find_the_same_on_the_same_bands(tmp_path):
+    """The shipped network on a rendered drive: what is judged offline is what drives."""
+    views, bundle = 'whole+horizon', read_bundle()
+    rendered = drive_frames(SimulateSettings(), 3, 0.5, 10.0)
+    frames = [
+        Frame(np.asarray(each.image), START_NS + index * PERIOD_NS, 'front')
+        for index, each in enumerate(rendered)
+    ]
+    write_image_bag(tmp_path / 'bag', frames, '/front/image')
+    drive = open_drive(tmp_path / 'bag', class_names=bundle.card.class_names)
+    node = our_node(drive, bundle, {**EVERY_FRAME, 'precision': 'int8', 'views': views})
+    play = play_through_ros(drive, Pace('fast', in_flight=1), node, tmp_path / 'out')
+    assert fates(play) == {'answered': len(frames)}
+    assert all(frame.band_px for frame in play.frames)
+    settings = DetectorSettings(device='cpu', precision='int8', views=views)
+    with open_detector(bundle, settings) as detector:
+        offline = list(answer_pictures(drive, detector, Filters(), 'test', others=play.frames))
+        piped = play_through_pipeline(drive, Pace('fast'), detector, settings).frames
+    assert sum(len(frame.found) for frame in offline) > 20
+    for ours, theirs in zip([*play.frames, *piped], [*offline, *offline], strict=True):
+        assert ours.band_px == pytest.approx(theirs.band_px, abs=1e-3)
+        assert ours.found.class_id.tolist() == theirs.found.class_id.tolist()
+        np.testing.assert_allclose(ours.found.xyxy_px, theirs.found.xyxy_px, atol=0.01)
+        np.testing.assert_allclose(ours.found.score, theirs.found.score, atol=1e-3)

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.process import on_sigterm
 from cone_perception.replay.drive.open import open_drive
-from cone_perception.replay.figures.accuracy import reference_answers
+from cone_perception.replay.figures.accuracy import Answers, reference_answers
 from cone_perception.replay.figures.budget import load_budget, over_budget
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.many.run import run_many
@@ -34,8 +34,9 @@ from cone_perception.replay.processes import NodeCommand, echo_node, our_node
 from cone_perception.replay.run import Play, Replay
 from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.through_ros import play_through_ros
-from cone_perception.replay.traces import FATES, Drive, Pace, Pass
+from cone_perception.replay.traces import FATES, Drive, FrameTrace, Pace, Pass
 from cone_perception.settings import DetectorSettings
+from cone_perception.types import Views
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,6 +49,10 @@ def run(args: argparse.Namespace) -> int:
     bag: Path = args.bags[0]
     bundle = read_bundle(settings.model)
     settings.filters.check_classes(bundle.card)
+    reference = None
+    if args.reference:
+        views = bundle.card.chosen_views(settings.views)
+        reference = partial(ask_reference, read_bundle(args.reference), views)
     budget = load_budget(args.budget) if args.budget else None
     topics = args.topic or (settings.image_topics if args.params_file else ())
     names = bundle.card.class_names
@@ -56,11 +61,9 @@ def run(args: argparse.Namespace) -> int:
         print_warning(problem)
     claim_folder(args.out, REPLAY_MARK, REPLAY_FILES, bag)
     with on_sigterm(), open_way(args, drive, bundle, settings) as (play, echo):
-        reference = None
-        if args.reference:
-            with open_detector(read_bundle(args.reference), DetectorSettings()) as detector:
-                reference = reference_answers(drive, detector, Filters())
-        replay = Replay(args, drive, bundle, settings, play, echo, reference)
+        replay = Replay(
+            args, drive, bundle, settings, play, echo, reference and partial(reference, drive)
+        )
         result = replay.run()
     print('drawing', flush=True)
     reasons = over_budget(result, budget) if budget else []
@@ -78,6 +81,14 @@ def run(args: argparse.Namespace) -> int:
     answered = bool(result.figures['frames_answered'].value)
     failed = any(each.process_failed for each in replay.passes)
     return 0 if answered and not reasons and not failed else 1
+
+
+def ask_reference(
+    bundle: Bundle, views: Views, drive: Drive, answered: Sequence[FrameTrace]
+) -> Answers:
+    """Let another model answer the drive in the same views, on the bands of these answers."""
+    with open_detector(bundle, DetectorSettings(views=views)) as detector:
+        return reference_answers(drive, detector, Filters(), answered)
 
 
 @contextlib.contextmanager

@@ -213,7 +213,8 @@ def our_node(
         'image_topics': json.dumps([camera.topic for camera in drive.cameras]),
         'transport': 'auto' if len(forms) > 1 else 'compressed' if True in forms else 'raw',
     }
-    views = bundle.card.chosen_views(cast(ViewsChoice, settings.get('views', 'auto')))
+    named = settings.get('views', 'auto').strip('"')
+    views = bundle.card.chosen_views(cast(ViewsChoice, named))
     parameters = [part for name, value in settings.items() for part in ('-p', f'{name}:={value}')]
     return NodeCommand(
         command=tuple(python_module('cone_perception.cli', 'node', '--ros-args', *parameters)),

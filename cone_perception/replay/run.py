@@ -33,7 +33,7 @@ from cone_perception.replay.figures.usage import load_figures
 from cone_perception.replay.many.jobs import jobs_at_once
 from cone_perception.replay.max_rate import MaxRate, find_max_rate
 from cone_perception.replay.options import pace_of, words_for_each_bag
-from cone_perception.replay.traces import Drive, Pace, Pass
+from cone_perception.replay.traces import Drive, FrameTrace, Pace, Pass
 from cone_perception.settings import DetectorSettings
 
 Play = Callable[[Pace], Pass]
@@ -44,7 +44,8 @@ Play = Callable[[Pace], Pass]
 class Replay:
     """Plays the passes of a drive and joins them to a result.
 
-    play: through the detector. echo: through a node that only answers; None without ROS.
+    play: through the detector. echo: through a node that only answers; None without ROS. reference:
+    another model's answers, on the bands of these frames; None: nobody asked.
     """
 
     args: argparse.Namespace
@@ -53,7 +54,7 @@ class Replay:
     settings: DetectorSettings
     play: Play
     echo: Play | None
-    reference: Answers | None
+    reference: Callable[[Sequence[FrameTrace]], Answers] | None
     passes: list[Pass] = field(default_factory=list)
     _started: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     _host: dict[str, Any] = field(default_factory=describe_host)
@@ -61,6 +62,7 @@ class Replay:
         default_factory=lambda: {'frames_sent': Interval(0), 'frames_answered': Interval(0)}
     )
     _per_pass: list[Mapping[str, Interval]] = field(default_factory=list)
+    _reference: Answers | None = None
     _max_rate: MaxRate | None = None
     _pace: Pace = Pace()
     _interrupted: bool = False
@@ -85,16 +87,27 @@ class Replay:
             self.passes.append(played)
             self._per_pass.append({**pass_figures([played]), **load_figures([played])})
             self._figures = measure(self.passes, self.drive, self.bundle, self.settings.filters)
-            if self.reference is not None:
-                self._figures |= agreement_figures(self.passes, self.reference)
             if self._max_rate is not None:
                 self._figures['max_rate_hz'] = Interval(self._max_rate.hz)
             self._interrupted = played.interrupted
+            if self.reference and not self._interrupted:
+                self._compare(self.reference)
             if not self._interrupted and (echo or number + 1 < repeat):
                 self._write(finished=False)
         if echo and not self._interrupted:
             self._measure_overhead(echo)
         return self._write(finished=True)
+
+    def _compare(self, reference: Callable[[Sequence[FrameTrace]], Answers]) -> None:
+        """Find the agreement with the reference, which answers after the first pass."""
+        if self._reference is None:
+            self._write(finished=False)  # it may take as long as the pass, and fail
+            try:
+                self._reference = reference(self.passes[0].frames)
+            except KeyboardInterrupt:
+                self._interrupted = True
+                return
+        self._figures |= agreement_figures(self.passes, self._reference)
 
     def _measure_overhead(self, echo: Play) -> None:
         """Find the cost of player, DDS and monitor: the latency of a node that does nothing."""
@@ -196,7 +209,8 @@ def describe_bag(drive: Drive) -> dict[str, Any]:
 def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """Describe a model as its card does and the node; what that did not tell is None.
 
-    card_sha256: of the card as it is written. network_sha256: of the file that ran. passport: the
+    card_sha256: of the card as it is written. network_sha256: of the file that ran. views: what it
+    saw. passport: the
     newest of an engine that was compiled of this network, see engines.tensorrt.plans; None on the
     CPU, where nothing is compiled beforehand.
     """
@@ -225,5 +239,6 @@ def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> d
         'licence': card.licence,
         'network_sha256': told.get('model sha256'),
         'engine': told.get('engine'),
+        'views': told.get('views'),
         'passport': passport,
     }

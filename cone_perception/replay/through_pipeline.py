@@ -63,7 +63,13 @@ def play_through_pipeline(
         pace=pace,
         frames=[trace for _, trace in sorted(player.traces.items())],
         load=sampler.samples,
-        health={'pipeline': {'engine': engine, 'model sha256': info.network_sha256}},
+        health={
+            'pipeline': {
+                'engine': engine,
+                'model sha256': info.network_sha256,
+                'views': detector.views,
+            }
+        },
         problems=tuple(text for text in dict.fromkeys(problems) if text not in drive.problems),
         interrupted=interrupted,
     )

@@ -261,6 +261,8 @@ def find_fates(
         moments_ns: dict[str, Any] = {name: int(record[name]) for name in MOMENTS if name in record}
         reason = record.get('reason', '') if fate in ('failed', 'dropped') else ''
         found = found if fate == 'answered' else None
+        if found is not None and 'band_px' in record:
+            found = replace(found, band_px=float(record['band_px']))
         now = {**entry, **moments_ns, 'returned_ns': returned_ns}
         frames.append(FrameTrace(fate=fate, reason=reason, found=found, **now))
     unread = sum(frame.fate == 'answered' and frame.found is None for frame in frames)

@@ -61,6 +61,11 @@ class FrameTrace:
     found: Detections | None = None
 
     @property
+    def band_px(self) -> float | None:
+        """Row around which the second look lay; None where there was none."""
+        return None if self.found is None else self.found.band_px
+
+    @property
     def answered_ns(self) -> int | None:
         """The monitor's receipt of the answer; in the pipeline, which has none, the cones."""
         if self.fate != 'answered':

@@ -27,6 +27,7 @@ from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.figures.flicker import find_flicker
 from cone_perception.replay.traces import Drive, FrameTrace, Pass
 from cone_perception.types import Detections
+from cone_perception.views import Horizon
 
 Answers = Mapping[tuple[str, int], Detections]
 """(camera name, stamp_ns) -> cones; a picture without any has an entry without any."""
@@ -238,12 +239,16 @@ def answer_pictures(
     filters: Filters,
     title: str,
     known: Collection[tuple[str, int]] = (),
+    others: Iterable[FrameTrace] = (),
 ) -> Iterator[FrameTrace]:
     """Answer each picture of the drive, one after another, without times.
 
-    title: of the progress bar. known: camera and index of the pictures that are left out.
+    title: of the progress bar. known: camera and index of the pictures that are left out. others:
+    answers to the same pictures: the second look lies where theirs lay. Where they had none, a
+    picture's own first look says where, as in a still.
     Raises SourceError, EngineError, ModelError.
     """
+    bands_px = {(f.camera, f.index): f.band_px for f in others if f.band_px is not None}
     with tqdm(
         total=drive.frames, initial=len(known), desc=title, unit='picture', disable=None
     ) as bar:
@@ -257,7 +262,11 @@ def answer_pictures(
                         why = f'{picture.source}: {picture.reason}'
                         yield FrameTrace(camera.name, index, 0, 'failed', 0, reason=why)
                         continue
-                    (found,), _ = detector.detect([picture], filters)
+                    band_px = bands_px.get((camera.name, index))
+                    horizons = []
+                    if band_px is not None:
+                        horizons = [Horizon(fixed=band_px / picture.height_px)]
+                    (found,), _ = detector.detect([picture], filters, horizons)
                     stamp_ns = picture.stamp_ns
                     yield FrameTrace(camera.name, index, stamp_ns, 'answered', 0, found=found)
             except SourceError:
@@ -272,12 +281,14 @@ def by_stamp(frames: Iterable[FrameTrace]) -> Answers:
     return {place: found for place, found in answers if times[place] == 1}
 
 
-def reference_answers(drive: Drive, detector: ConeDetector, filters: Filters) -> Answers:
+def reference_answers(
+    drive: Drive, detector: ConeDetector, filters: Filters, others: Iterable[FrameTrace] = ()
+) -> Answers:
     """Another model's answer to every picture of the drive that can be read and has its own stamp.
 
-    Raises SourceError, EngineError, ModelError.
+    others: as in `answer_pictures`. Raises SourceError, EngineError, ModelError.
     """
-    return by_stamp(answer_pictures(drive, detector, filters, 'reference'))
+    return by_stamp(answer_pictures(drive, detector, filters, 'reference', others=others))
 
 
 def _accuracy(

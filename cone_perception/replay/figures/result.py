@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
@@ -20,7 +20,7 @@ from cone_perception.replay.figures.names import in_nvidia_names
 from cone_perception.replay.traces import MOMENTS, STATIONS, Fate, FrameTrace, LoadSample
 from cone_perception.types import Detections
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = 'cone_perception replay'
 """The kind that result.json names: other JSON files carry a schema too."""
 
@@ -104,6 +104,7 @@ class FrameRow(NamedTuple):
     published_ns: int | None
     returned_ns: int | None
     reason: str
+    band_px: Number
     cones: list[ConeRow] | None
 
 
@@ -168,9 +169,9 @@ def _frames_from(stored: PassEntry) -> list[FrameTrace]:
     for row in stored.frames.rows:
         sent_ns = stored.origin_ns + row.sent_ns
         entries = row._asdict()
-        cones = entries.pop('cones')
+        cones, band_px = entries.pop('cones'), entries.pop('band_px')
         later = {name: sent_ns + ns for name in MOMENTS[1:] if (ns := entries[name]) is not None}
-        found = None if cones is None else cones_from(cones)
+        found = None if cones is None else replace(cones_from(cones), band_px=band_px)
         frames.append(FrameTrace(**entries | later | {'sent_ns': sent_ns, 'found': found}))
     return frames
 
@@ -220,7 +221,7 @@ class ResultFile(ResultEntries):
     """The file as it is read; `ReplayResult` tells what the entries hold."""
 
     kind: Literal['cone_perception replay']
-    version: Literal[1] = Field(alias='schema')
+    version: Literal[2] = Field(alias='schema')
     ros2_benchmark: dict[str, float]
 
 

@@ -104,16 +104,25 @@ def run_reference(
     index = {name: number for number, name in enumerate(found.class_names)}
     number = np.array([index.get(name, -1) for name in reference.card.class_names], np.int64)
     answers = {}
-    for place, cones in by_stamp(_answer(args, drive, reference, Filters(), log)).items():
+    answers_of = _answer(args, drive, reference, Filters(), log, found.frames)
+    for place, cones in by_stamp(answers_of).items():
         class_id = number[cones.class_id]
         answers[place] = Detections(cones.xyxy_px, cones.score, class_id)[class_id >= 0]
     return answers
 
 
 def _answer(
-    args: argparse.Namespace, drive: Drive, bundle: Bundle, filters: Filters, log: Path
+    args: argparse.Namespace,
+    drive: Drive,
+    bundle: Bundle,
+    filters: Filters,
+    log: Path,
+    others: Sequence[FrameTrace] = (),
 ) -> list[FrameTrace]:
-    """Each picture of the drive with its cones; what the log has already is not searched again."""
+    """Each picture of the drive with its cones; what the log has already is not searched again.
+
+    others: as in `answer_pictures`.
+    """
     frames = _read_log(log)
     if len(frames) >= drive.frames:
         return frames
@@ -123,11 +132,12 @@ def _answer(
         open_detector(bundle, settings) as detector,
         log.open('a', encoding='utf-8', buffering=1) as lines,
     ):
-        for frame in answer_pictures(drive, detector, filters, bundle.card.name, known):
+        for frame in answer_pictures(drive, detector, filters, bundle.card.name, known, others):
             if frame.fate == 'failed':
                 tqdm.write(f'left out: {frame.reason}', file=sys.stderr)
             cones = None if frame.found is None else cone_rows(frame.found)
-            lines.write(json.dumps([frame.camera, frame.index, frame.stamp_ns, cones]) + '\n')
+            row = [frame.camera, frame.index, frame.stamp_ns, frame.band_px, cones]
+            lines.write(json.dumps(row) + '\n')
             frames.append(frame)
     return frames
 
@@ -141,8 +151,8 @@ def _read_log(log: Path) -> list[FrameTrace]:
     if len(whole) < len(text):
         write_whole(log, whole)
     frames = []
-    for camera, index, stamp_ns, cones in map(json.loads, whole.splitlines()):
-        found = None if cones is None else cones_from(cones)
+    for camera, index, stamp_ns, band_px, cones in map(json.loads, whole.splitlines()):
+        found = None if cones is None else replace(cones_from(cones), band_px=band_px)
         fate: Fate = 'failed' if found is None else 'answered'
         frames.append(FrameTrace(camera, index, stamp_ns, fate, 0, found=found))
     return frames
