@@ -33,6 +33,7 @@ from cone_perception.views import (
     NOWHERE,
     Horizon,
     Looks,
+    above,
     bands_of,
     far_row,
     first_views,
@@ -72,9 +73,7 @@ class Search:
 
     def cones(self, thresholds: Mapping[ViewName, Float32] | None = None) -> Detections:
         """Merge what all views showed, or what of it reaches these least scores."""
-        looks = self.looks
-        if thresholds is not None:
-            looks = [(view, found.above(thresholds[view.name])) for view, found in looks]
+        looks = self.looks if thresholds is None else above(self.looks, thresholds)
         return replace(merge(looks), band_px=self.band_px)
 
 

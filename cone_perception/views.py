@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -73,6 +73,11 @@ def views_around(
 def views_per_picture(views: Views) -> int:
     """Number of network pictures that a picture of twice the network's size takes."""
     return 1 + len(views_around(0, 720, 1280, (360, 640), views))
+
+
+def above(looks: Looks, thresholds: Mapping[ViewName, Float32]) -> Looks:
+    """What reaches the least score of its class in its view."""
+    return [(view, found.above(thresholds[view.name])) for view, found in looks]
 
 
 def merge(looks: Looks) -> Detections:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from planted_data import write_data_yaml, write_split
 
 pytest.importorskip('onnx')
 pytest.importorskip('openvino')
 
+from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.dataset.split import read_split
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import SourceError
@@ -19,12 +22,14 @@ from cone_perception.filters import Filters
 from cone_perception.images import read_picture
 from cone_perception.model_card import Bundle, ModelCard, read_bundle, shipped_bundle
 from cone_perception.pipeline import ConeDetector
+from cone_perception.preprocess import View, band_views, whole_view
 from cone_perception.types import Detections, Frame
 from cone_perception.views import Horizon
 from training.cli import main
-from training.export import gate
-from training.export.export import _view_thresholds
+from training.export import export, gate
+from training.export.thresholds import Watched, choose_for_bands
 from training.judging.evaluate import detect
+from training.judging.predictions import Predictions
 from training.recipe.recipe import GateLimits
 from training.simulate.dataset import write_dataset
 from training.simulate.scene import SimulateSettings
@@ -53,7 +58,6 @@ def assert_same(found: Detections, expected: Detections) -> None:
     assert len(found) == len(expected) > 3
     np.testing.assert_array_equal(found.xyxy_px, expected.xyxy_px)
     np.testing.assert_array_equal(found.class_id, expected.class_id)
-    assert found.band_px == expected.band_px is not None
 
 
 def test_judged_boxes_are_those_of_detect_at_the_thresholds_of_each_view(rendered, card):
@@ -64,15 +68,16 @@ def test_judged_boxes_are_those_of_detect_at_the_thresholds_of_each_view(rendere
     moved_px = [row_px + 40 for row_px in rows_px]
     moved = detect(card, open_engine(read_bundle()), split, 640, rows_px=moved_px)
     assert [cones.band_px for cones in moved.cones] == moved_px
+    least = Filters().thresholds_by_view(card)
+    judged, moved = judged.at(least), moved.at(least)
     with ConeDetector(card, open_engine(read_bundle())) as detector:
         for index, path in enumerate(split.paths):
             frame = Frame(read_picture(path))
             (seen,), _ = detector.detect([frame], Filters())
-            assert_same(judged.driven[index].cones, seen)
+            assert_same(judged.cones[index], seen)
             horizon = Horizon(fixed=moved_px[index] / frame.height_px)
             (seen,), _ = detector.detect([frame], Filters(), [horizon])
-            seen = replace(seen, band_px=moved_px[index])
-            assert_same(moved.driven[index].cones, seen)
+            assert_same(moved.cones[index], seen)
 
 
 def test_gate_lays_the_bands_of_fp32_for_every_network(rendered, card, monkeypatch):
@@ -125,9 +130,65 @@ def test_weights_see_whole_pictures_only(rendered, tmp_path, capsys):
     assert 'on whole pictures only. Export them' in capsys.readouterr().err
 
 
+def seen_in(view: View, *boxes: tuple[float, float, float]) -> Detections:
+    """Blue boxes of 10x20 source pixels in a view's first patch: (left, top, score)."""
+    patch = view.patches[0]
+    corners = [[x, y, x + 10, y + 20] for x, y, _ in boxes]
+    source = np.array(corners, np.float32).reshape(-1, 4) - (patch.source[:2] * 2)
+    network = (source * patch.scale + patch.place[:2] * 2).astype(np.float32)
+    score = np.array([score for *_, score in boxes], np.float32)
+    return Detections(network, score, np.zeros(len(boxes), np.int64))
+
+
+@pytest.mark.parametrize(('false_score', 'chosen'), [(0.6, 0.62), (0.3, 0.5)])
+def test_band_has_the_least_threshold_that_is_as_precise(tmp_path, false_score, chosen):
+    """Far cones of scores 0.8 and 0.55 in the band, and one box where no cone is."""
+    corners = [[100, 300, 110, 320], [200, 300, 210, 320], [300, 300, 310, 320]]
+    label = label_text(label_rows([0] * 3, corners, 1280, 720), exact=True)
+    write_split(tmp_path, 'val', [(np.zeros((720, 1280, 3), np.uint8), label)])
+    write_data_yaml(tmp_path, CLASS_NAMES, train='val/images', val='val/images')
+    whole = whole_view(720, 1280, (384, 640))
+    (band,) = band_views('horizon', 720, 1280, (384, 640), 310)
+    far = (200, 300, 0.8), (300, 300, 0.55), (400, 300, false_score)
+    looks = [(whole, seen_in(whole, (100, 300, 0.9))), (band, seen_in(band, *far))]
+    found = Predictions(
+        CLASS_NAMES,
+        (),
+        '',
+        (384, 640),
+        'anchors',
+        '',
+        'fp32',
+        views='whole+horizon',
+        looks=(looks,),
+    )
+    half = dict.fromkeys(CLASS_NAMES, 0.5)
+    card = replace(read_bundle().card, views='whole+horizon', thresholds=half, view_thresholds={})
+    watched = Watched(tmp_path, read_split(tmp_path, 'val'), found)
+    thresholds = choose_for_bands(card, [watched])
+    assert thresholds == {'horizon': dict.fromkeys(CLASS_NAMES, chosen)}
+    precision, recall, _ = watched.counted(replace(card, view_thresholds=thresholds))
+    assert precision == 1
+    assert recall == pytest.approx(2 / 3 if false_score > 0.5 else 1)
+
+
+def test_thresholds_command_prints_what_export_reads(rendered, capsys):
+    words = ['thresholds', '--model', str(shipped_bundle()), '--data', str(rendered)]
+    assert main([*words, '--split', 'test', '--views', 'whole+horizon']) == 0
+    printed = capsys.readouterr().out.split()
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    args = parser.parse_args(['best.pt', *printed])
+    whole = export._thresholds(args.threshold, CLASS_NAMES)
+    bands = export._view_thresholds(args.view_threshold, args.views, CLASS_NAMES)
+    assert args.views == 'whole+horizon'
+    assert set(bands) == {'horizon'}
+    assert all(bands['horizon'][name] >= least for name, least in whole.items())
+
+
 def test_thresholds_of_a_view_are_read_for_the_card():
     entries = ['horizon:blue_cone=0.55', 'tile:blue_cone=0.3', 'horizon:yellow_cone=0.6']
-    assert _view_thresholds(entries, 'whole+horizon', CLASS_NAMES) == {
+    assert export._view_thresholds(entries, 'whole+horizon', CLASS_NAMES) == {
         'horizon': {'blue_cone': 0.55, 'yellow_cone': 0.6},
         'tile': {'blue_cone': 0.3},
     }
@@ -144,4 +205,4 @@ def test_thresholds_of_a_view_are_read_for_the_card():
 )
 def test_threshold_of_a_view_that_says_nothing_is_refused(entry, said):
     with pytest.raises(SourceError, match=said):
-        _view_thresholds([entry], 'whole+horizon', CLASS_NAMES)
+        export._view_thresholds([entry], 'whole+horizon', CLASS_NAMES)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from cone_perception.model_card import (
 )
 from cone_perception.pipeline import ConeDetector
 from cone_perception.types import Frame, Precision, ViewsChoice
+from cone_perception.views import Looks
 from training.judging.evaluation import Evaluation, Origin
 from training.judging.predictions import (
     LEAST_SCORE,
@@ -67,10 +67,15 @@ def evaluate_driven(
     labelled, mapping = read_split(data, split), mapping or {}
     predictions = predict(weights, labelled, options or ModelOptions(), mapping)
     every = assemble(weights, labelled, predictions, mapping)
-    if not predictions.driven:
+    if not is_bundle(weights):
         return every, None
-    driven = replace(predictions, pictures=predictions.driven)
-    return every, assemble(weights, labelled, driven, mapping)
+    at_card = predictions.at(Filters().thresholds_by_view(read_bundle(weights).card))
+    return every, assemble(weights, labelled, at_card, mapping)
+
+
+def is_bundle(weights: Path) -> bool:
+    """A bundle's folder or its card."""
+    return weights.is_dir() or weights.name == CARD_FILE
 
 
 def predict(
@@ -80,7 +85,7 @@ def predict(
 
     Classes that do not fit are refused before the search. Raises ModelError, EngineError.
     """
-    if weights.is_dir() or weights.name == CARD_FILE:
+    if is_bundle(weights):
         bundle = read_bundle(weights)
         class_mapping(bundle.card.class_names, split, mapping)
         engine = open_engine(bundle, options.engine, precision=options.precision)
@@ -92,8 +97,7 @@ def predict(
         )
     if weights.suffix == '.onnx':
         card, engine = _open_onnx(weights, options.names, split, mapping)
-        found = detect(card, engine, split, options.imgsz, options.views)
-        return replace(found, driven=())
+        return detect(card, engine, split, options.imgsz, options.views)
     if weights.suffix == '.pt':
         if options.views not in ('auto', 'whole'):
             raise SettingsError(
@@ -122,9 +126,8 @@ def detect(
     rows_px: where the band of each picture lies; empty: where its first look shows far cones.
     """
     everything = Filters(thresholds=dict.fromkeys(card.class_names, LEAST_SCORE))
-    at_card = Filters().thresholds_by_view(card)
     most = most_detections(split)
-    pictures, driven = list[Found](), list[Found]()
+    pictures, looks = list[Found](), list[Looks]()
     with ConeDetector(card, engine, views) as detector:
         info, progress = engine.info, tqdm(total=len(split), desc='detect', unit='picture')
         for start in range(0, len(split), detector.batch):
@@ -132,7 +135,7 @@ def detect(
             frames = [Frame(read_picture(path)) for path in split.paths[part]]
             searches, _, _ = detector.look(frames, everything, rows_px[part])
             pictures += [Found(search.cones()[:most]) for search in searches]
-            driven += [Found(search.cones(at_card)) for search in searches]
+            looks += [search.looks for search in searches]
             progress.update(len(frames))
         progress.close()
     size = (card.height_px, card.width_px)
@@ -151,7 +154,7 @@ def detect(
         info.precision,
         tuple(notes),
         detector.views,
-        tuple(driven),
+        tuple(looks),
     )
 
 

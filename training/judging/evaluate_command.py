@@ -16,8 +16,7 @@ from cone_perception.arguments import add_fields, read_fields, zero_or_more
 from cone_perception.classes import CLASS_NAMES, UNKNOWN
 from cone_perception.errors import SettingsError
 from cone_perception.files import to_json
-from cone_perception.model_card import CARD_FILE
-from training.judging.evaluate import evaluate_driven
+from training.judging.evaluate import evaluate_driven, is_bundle
 from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation
 from training.judging.metrics import (
     FIXED_CONFIDENCE,
@@ -96,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 def tabulate(args: argparse.Namespace) -> dict[str, Any]:
     """Evaluate, and write where --out says; what `figure_blocks` shows, and JSON holds."""
     at_card = args.operating_point == 'card'
-    if at_card and not (args.weights.is_dir() or args.weights.name == CARD_FILE):
+    if at_card and not is_bundle(args.weights):
         raise SettingsError(
             f'--operating-point card: {args.weights} has no card with thresholds. Give the '
             'folder of a bundle, or --confidence.'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from cone_perception.types import (
     OutputLayout,
     Precision,
     RuntimeChoice,
+    ViewName,
     Views,
     ViewsChoice,
 )
+from cone_perception.views import Looks, above, merge
 
 LEAST_SCORE = 0.001
 """Average precision needs the whole ranking; Ultralytics keeps it down to here."""
@@ -67,8 +69,8 @@ class Found:
 class Predictions:
     """All that a model found. The fields are those of evaluation.Origin.
 
-    class_names: the model's own, in its order. pictures: in the order of the split. driven: what
-    of each counts at the card's thresholds, as `ConeDetector.detect` says it; empty without a card.
+    class_names: the model's own, in its order. pictures: in the order of the split. looks: what
+    each view of them showed before that was merged; empty for weights (.pt).
     """
 
     class_names: tuple[str, ...]
@@ -80,12 +82,21 @@ class Predictions:
     precision: Precision
     notes: tuple[str, ...] = ()
     views: Views = 'whole'
-    driven: tuple[Found, ...] = ()
+    looks: tuple[Looks, ...] = ()
 
     @property
     def cones(self) -> list[Detections]:
         """Detections of each picture."""
         return [each.cones for each in self.pictures]
+
+    def at(self, thresholds: Mapping[ViewName, Float32]) -> Predictions:
+        """What counts at these least scores, as `ConeDetector.detect` says it.
+
+        Views that they do not name are left out.
+        """
+        kept = ([(v, found) for v, found in looks if v.name in thresholds] for looks in self.looks)
+        merged = tuple(Found(merge(above(looks, thresholds))) for looks in kept)
+        return replace(self, pictures=merged)
 
 
 def most_detections(split: LabelledSplit) -> int:
