@@ -27,7 +27,7 @@ from cone_perception.types import Detections, Frame
 from cone_perception.views import Horizon
 from training.cli import main
 from training.export import export, gate
-from training.export.thresholds import Watched, choose_for_bands
+from training.export.thresholds import SeenSplit, choose_for_bands
 from training.judging.evaluate import detect
 from training.judging.predictions import Predictions
 from training.recipe.recipe import GateLimits
@@ -164,7 +164,7 @@ def test_band_has_the_least_threshold_that_is_as_precise(tmp_path, false_score, 
     )
     half = dict.fromkeys(CLASS_NAMES, 0.5)
     card = replace(read_bundle().card, views='whole+horizon', thresholds=half, view_thresholds={})
-    watched = Watched(tmp_path, read_split(tmp_path, 'val'), found)
+    watched = SeenSplit(tmp_path, read_split(tmp_path, 'val'), found)
     thresholds = choose_for_bands(card, [watched])
     assert thresholds == {'horizon': dict.fromkeys(CLASS_NAMES, chosen)}
     precision, recall, _ = watched.counted(replace(card, view_thresholds=thresholds))

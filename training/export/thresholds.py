@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
     sets = []
     for data in args.data:
         split = read_split(data, args.split)
-        sets.append(Watched(args.model, split, predict(args.model, split, options, {})))
+        sets.append(SeenSplit(args.model, split, predict(args.model, split, options, {})))
     views = sets[0].found.views
-    ranked = [watched.whole(card.class_names, args.height) for watched in sets]
+    ranked = [seen.whole(card.class_names, args.height) for seen in sets]
     whole = {name: best_threshold([each[name] for each in ranked]) for name in card.class_names}
     print(f'boxes from {args.height:g} px at 1280 px picture width', file=sys.stderr)
     words = ['--threshold', *(f'{name}={score:.2f}' for name, score in whole.items())]
@@ -100,7 +100,7 @@ def _counts(ranked: Sequence[RankedClass], least: float = 0.0) -> tuple[int, int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Watched:
+class SeenSplit:
     """A data set, and what the model saw in each view of its pictures."""
 
     model: Path
@@ -129,14 +129,16 @@ class Watched:
         return right / max(boxes, 1), far[2] / max(far[0], 1), f1(*far)
 
 
-def choose_for_bands(card: ModelCard, sets: Sequence[Watched]) -> dict[ViewName, dict[str, float]]:
+def choose_for_bands(
+    card: ModelCard, sets: Sequence[SeenSplit]
+) -> dict[ViewName, dict[str, float]]:
     """View -> class -> least score, for the bands of the card's views.
 
     The best mean F1 of far cones over the sets with which no set's precision falls below that of
     its whole pictures; where none does, the one that falls least. One offset from the whole
     picture's thresholds for all classes of a view, then one for each class with ENOUGH_CONES.
     """
-    own = [watched.counted(card, bands=False) for watched in sets]
+    own = [seen.counted(card, bands=False) for seen in sets]
     bands = bands_of(card.views)
     offset = dict.fromkeys(product(bands, card.class_names), float(OFFSETS[-1]))
 
@@ -147,7 +149,7 @@ def choose_for_bands(card: ModelCard, sets: Sequence[Watched]) -> dict[ViewName,
         return replace(card, view_thresholds=chosen)
 
     def worth(offset: Mapping[tuple[ViewName, str], float]) -> tuple[float, float]:
-        found = [watched.counted(with_offsets(offset)) for watched in sets]
+        found = [seen.counted(with_offsets(offset)) for seen in sets]
         spare = min(now[0] - whole[0] for now, whole in zip(found, own, strict=True))
         return min(spare, 0.0), float(np.mean([far for _, _, far in found]))
 
@@ -155,9 +157,9 @@ def choose_for_bands(card: ModelCard, sets: Sequence[Watched]) -> dict[ViewName,
         trials = [offset | dict.fromkeys(keys, more) for more in OFFSETS.tolist()]
         offset = max(trials, key=worth)
     best = with_offsets(offset)
-    for watched, before in zip(sets, own, strict=True):
-        name = watched.split.data
-        for views, figures in (('whole', before), (card.views, watched.counted(best))):
+    for seen, before in zip(sets, own, strict=True):
+        name = seen.split.data
+        for views, figures in (('whole', before), (card.views, seen.counted(best))):
             precision, recall, far = figures
             print(
                 f'{name}, {views}: precision {precision:.3f}; boxes under {FAR_PX} px: recall '
@@ -168,10 +170,10 @@ def choose_for_bands(card: ModelCard, sets: Sequence[Watched]) -> dict[ViewName,
 
 
 def _together(
-    bands: Sequence[ViewName], class_names: Sequence[str], sets: Sequence[Watched]
+    bands: Sequence[ViewName], class_names: Sequence[str], sets: Sequence[SeenSplit]
 ) -> Iterator[list[tuple[ViewName, str]]]:
     """Entries that share an offset: all classes of a view, then each class that has many cones."""
-    far = [watched.whole(class_names, 0, FAR_PX) for watched in sets]
+    far = [seen.whole(class_names, 0, FAR_PX) for seen in sets]
     for view in bands:
         yield [(view, name) for name in class_names]
     for view, name in product(bands, class_names):
