@@ -38,7 +38,7 @@ from cone_perception.views import Horizon, band_edges
 
 SETTINGS = (
     *('model', 'device', 'engine', 'precision', 'build', 'threads', 'streams'),
-    *('views', 'horizon'),
+    *('views', 'horizon', 'far_every'),
     *('thresholds', 'classes', 'region', 'min_height_px', 'max_height_px'),
 )
 """The detector's settings that mean something without ROS."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
@@ -81,7 +81,6 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
     """Finds cones with one engine. Any thread may call `detect`; the engine is used in turns.
 
     views: which parts of a picture the network sees; auto takes what the model card says.
-    frames_per_run: so many frames are looked at in one run of the network; 1 may take several runs.
     """
 
     def __init__(self, card: ModelCard, engine: Engine, views: ViewsChoice = 'auto') -> None:
@@ -92,7 +91,6 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         self._frame_engine = engine if isinstance(engine, FrameEngine) else None
         self._lone = lone_of(engine)
         self.batch = engine.info.input_shape[0]
-        self.frames_per_run = max(1, self.batch // views_per_picture(self.views))
         self._network = (card.height_px, card.width_px)
         # On a GPU the next picture goes up meanwhile.
         self._runs = engine.info.at_once if self._frame_engine is None else 2
@@ -107,6 +105,11 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
     def encodings(self) -> frozenset[str]:
         """Encodings of sensor_msgs/Image that the engine reads as they were sent; none on a CPU."""
         return self._frame_engine.encodings if self._frame_engine is not None else frozenset()
+
+    @property
+    def frames_per_run(self) -> int:
+        """Number of frames that one run of the network looks at; 1 may take several runs."""
+        return max(1, self.batch // views_per_picture(self.views))
 
     @property
     def at_once(self) -> int:
@@ -135,9 +138,9 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
     ) -> tuple[list[Detections], dict[str, int]]:
         """Find the cones in up to `batch` frames, in source pixels, best score first.
 
-        horizons: of the frames' cameras; they follow what is found. Without one, or where it knows
-        nothing yet, the band lies where the first look shows far cones: the network runs twice, one
-        after the other.
+        horizons: of the frames' cameras; they say which frames get a second look, and follow what
+        is found there. Without one, or where it knows nothing yet, the band lies where the first
+        look shows far cones: the network runs twice, one after the other.
         Beside them the moments at which work began, and the batch left each station, in nanoseconds
         of the monotonic clock: the first view left preprocessing, the last one inference. An engine
         that takes the camera's own bytes does all three: it counts as inference.
@@ -145,12 +148,16 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         then there is no answer for any of the frames.
         """
         started = time.monotonic_ns()
-        rows = [horizon.row_px(f.height_px) for horizon, f in zip(horizons, frames, strict=False)]
-        searches, prepared, inferred = self.look(frames, filters, rows)
+        once = {index for index, horizon in enumerate(horizons) if not horizon.takes_turn()}
+        rows = [
+            None if index in once else horizon.row_px(frame.height_px)
+            for index, (horizon, frame) in enumerate(zip(horizons, frames, strict=False))
+        ]
+        searches, prepared, inferred = self.look(frames, filters, rows, once)
         found = []
         for index, (frame, search) in enumerate(zip(frames, searches, strict=True)):
             cones = search.cones()
-            if index < len(horizons):
+            if index < len(horizons) and index not in once:
                 horizons[index].follow(self._far_row(search, cones), frame.height_px)
             found.append(filters.apply(cones, self.card, frame.width_px, frame.height_px))
         moments_ns = {'started_ns': started, 'prepared_ns': prepared, 'inferred_ns': inferred}
@@ -161,11 +168,13 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         frames: Sequence[Frame | CameraPicture],
         filters: Filters,
         rows_px: Sequence[float | None] = (),
+        once: Collection[int] = (),
     ) -> tuple[list[Search], int, int]:
         """Look at up to `batch` frames in every view, and keep what each of them shows.
 
-        rows_px: where the bands lie; None, or no row: where the first look shows far cones. Only
-        the thresholds of the filters are heeded. Beside the frames' searches the moments at which
+        rows_px: where the bands lie; None, or no row: where the first look shows far cones. once:
+        indices of the frames that get no second look; their row is None. Only the thresholds of
+        the filters are heeded. Beside the frames' searches the moments at which
         the first view was prepared, and the last one left the network. Raises as `detect`.
         """
         if not 1 <= len(frames) <= self.batch:
@@ -175,7 +184,8 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         ]
         wanted = [(s, view) for s in searches for view in self.views_of(*s.size_px, s.row_px)]
         prepared, inferred = self._look(wanted, filters)
-        if bands_of(self.views) and (unknown := [s for s in searches if s.row_px is None]):
+        twice = (s for index, s in enumerate(searches) if index not in once)
+        if bands_of(self.views) and (unknown := [s for s in twice if s.row_px is None]):
             for search in unknown:
                 row_px = self._far_row(search, search.cones(self._sure))
                 search.row_px = NOWHERE * search.size_px[0] if row_px is None else row_px

@@ -93,6 +93,15 @@ class DetectorSettings:
         'is looked at first until then, which takes twice as long. Stills always are.',
         span=(0.0, 1.0),
     )
+    far_every: int = _setting(
+        1, 'Each so many frames of a camera get the second look, the others none.', span=(1, 100)
+    )
+    max_latency_ms: float = _setting(
+        0.0,
+        'What finding the cones of a frame may take in the mean. Where the node measures more when '
+        'it starts, it raises far_every, or takes whole pictures only. 0 does not measure.',
+        span=(0.0, 10_000.0),
+    )
     mount_height_m: float = _setting(
         0.0,
         'Height of the cameras above the ground. With it and camera_info the band lies right from '

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import cycle
 from typing import Literal
 
 import numpy as np
@@ -164,17 +165,25 @@ class Horizon:
 
     Shares of the picture's height. fixed: where it lies by the camera's mounting; None: not known.
     start: where it lies as long as no cone was seen; None: where that picture itself shows them.
+    every: each so many frames get a second look, the first one does.
     """
 
-    def __init__(self, start: float | None = None, fixed: float | None = None) -> None:
+    def __init__(
+        self, start: float | None = None, fixed: float | None = None, every: int = 1
+    ) -> None:
         self.fixed = fixed
         self._start = start
+        self._turns = cycle([True] + [False] * (every - 1))
         self._rows: deque[float] = deque(maxlen=REMEMBERED)
 
     @classmethod
     def of(cls, settings: DetectorSettings) -> Horizon:
         """Horizon of a camera before its first picture."""
-        return cls(settings.horizon or None)
+        return cls(settings.horizon or None, every=settings.far_every)
+
+    def takes_turn(self) -> bool:
+        """Tell whether the next frame gets a second look; asked once for each frame."""
+        return next(self._turns)
 
     @property
     def seen(self) -> float | None:

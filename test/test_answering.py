@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 from image_messages import encode
+from seeing_engine import SeeingEngine, seeing_card
 from test_replay_pipeline import CARD, Clock, SlowEngine
 from tiny_network import painted, write_tiny_bundle
 
@@ -19,11 +20,13 @@ from cone_perception.answering.answer import (
     Worker,
 )
 from cone_perception.answering.health import Health
+from cone_perception.answering.ration import ROUNDS, affordable, ration_views
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError, EngineLostError
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import Frame
 from cone_perception.views import Horizon
 
@@ -380,3 +383,40 @@ def test_band_of_a_camera_follows_its_own_last_answers(tmp_path):
             answers = [one for batch in walk.answer(pair, Filters()) for one in batch]
             assert [a.found.band_px for a in answers] == pytest.approx([360, 180], abs=2)
     assert horizons['left'].row_px(72) == pytest.approx(36, abs=0.2)
+
+
+@pytest.mark.parametrize(
+    ('twice_ms', 'once_ms', 'most_ms', 'least', 'every'),
+    [
+        (50, 25, 50, 1, 1),
+        (50, 25, 49, 1, 2),
+        (50, 25, 33, 1, 4),
+        (50, 25, 49, 5, 5),
+        (50, 25, 26.5, 1, None),
+        (50, 25, 26.5, 20, 20),
+        (50, 25, 25, 1, None),
+        (50, 25, 20, 1, None),
+        (24, 25, 25, 1, 1),
+    ],
+)
+def test_second_looks_are_as_frequent_as_the_mean_allows(twice_ms, once_ms, most_ms, least, every):
+    assert affordable(twice_ms, once_ms, most_ms, least) == every
+    if every:
+        assert once_ms + (twice_ms - once_ms) / every <= most_ms
+
+
+@pytest.mark.parametrize(
+    ('most_ms', 'views', 'says'),
+    [
+        (0.0, 'whole+horizon', ''),
+        (9_000.0, 'whole+horizon', 'each frame gets it'),
+        (0.001, 'whole', 'whole pictures only, although that takes longer too'),
+    ],
+)
+def test_second_look_is_measured_and_taken_away_where_it_takes_too_long(most_ms, views, says):
+    engine = SeeingEngine()
+    with ConeDetector(seeing_card('whole+horizon'), engine) as detector:
+        settings, told = ration_views(detector, DetectorSettings(max_latency_ms=most_ms))
+    assert (settings.far_every, detector.views) == (1, views)
+    assert says in told
+    assert engine.seen == (3 * ROUNDS if most_ms else 0)

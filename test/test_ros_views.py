@@ -22,6 +22,7 @@ NODE = '/views/detector'
 @pytest.fixture(scope='module')
 def looking_twice(observer, tmp_path_factory):
     given = {'cameras': '[left, right]', 'views': 'whole+horizon', 'horizon': '0.25', **MOUNT}
+    given['max_latency_ms'] = '9000.0'
     with running_node(tmp_path_factory, '/views', {}, **given) as process:
         for side in ('left', 'right'):
             for name, kind in (('image', Image), ('camera_info', CameraInfo)):
@@ -93,3 +94,5 @@ def test_useless_camera_info_is_told_and_the_boxes_are_followed(observer, lookin
     looking_twice.wait_for_output('the band follows the boxes, not the mounting')
     node = observer.diagnostics('views/detector: node')
     assert node.values['views'] == 'whole+horizon'
+    assert node.values['second look'].startswith('each frame (a frame takes ')
+    looking_twice.wait_for_output('each frame gets it')

@@ -322,3 +322,15 @@ def test_filters_hold_for_every_view():
         ]:
             (found,), _ = detector.detect([frame], filters, [Horizon(fixed=0.5)])
             assert [CLASS_NAMES[c] for c in found.class_id] == left
+
+
+def test_every_nth_frame_gets_the_second_look_and_says_so():
+    horizon = Horizon(start=0.5, every=3)
+    with ConeDetector(seeing_card('whole+horizon'), SeeingEngine()) as detector:
+        found = [
+            detector.detect([painted(FAR, NEAR)], Filters(), [horizon])[0][0] for _ in range(5)
+        ]
+    assert [len(each) for each in found] == [2, 1, 1, 2, 1]
+    assert [each.band_px is None for each in found] == [False, True, True, False, True]
+    # Only the second look counts for where the next one lies.
+    assert found[3].band_px == pytest.approx(354, abs=1)

@@ -14,6 +14,7 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
+from cone_perception.answering.ration import ration_views
 from cone_perception.detect import open_detector
 from cone_perception.engines.events import print_warning
 from cone_perception.errors import InstallError, SettingsError
@@ -102,6 +103,9 @@ def open_way(
     """
     if args.through == 'pipeline':
         with open_detector(bundle, settings) as detector:
+            settings, ration = ration_views(detector, settings)
+            if ration:
+                print(ration, flush=True)
             yield partial(play_through_pipeline, drive, detector=detector, settings=settings), None
         return
     if args.node_command:

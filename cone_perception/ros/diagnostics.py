@@ -16,7 +16,7 @@ from cone_perception.images import converter
 from cone_perception.ros.loading import Loaded, why_failed
 from cone_perception.ros.transport import PROFILE, profile_in_use, shared_memory_shortage
 from cone_perception.settings import DetectorSettings
-from cone_perception.views import Horizon
+from cone_perception.views import Horizon, bands_of
 
 MOST_APART = 0.1
 """Share of the height that lies between the bands of mounting and boxes before it is told: half
@@ -119,6 +119,13 @@ def _band_values(horizon: Horizon | None, height_px: int) -> dict[str, object]:
     return {**told, 'band from': origin}
 
 
+def _second_look(loaded: Loaded) -> str:
+    """Which frames get it, and what was measured of it."""
+    every, rows = loaded.settings.far_every, bands_of(loaded.detector.views)
+    often = 'none' if not rows else 'each frame' if every == 1 else f'one frame of {every}'
+    return f'{often} ({loaded.ration})' if loaded.ration else often
+
+
 def node_status(
     name: str, state: str, problem: str, loaded: Loaded | None, build_progress: str, shortage: str
 ) -> DiagnosticStatus:
@@ -141,6 +148,7 @@ def node_status(
             'engine': f'{engine.info.runtime} on {engine.info.device}, {engine.info.computes_in}',
             'batch': detector.batch,
             'views': detector.views,
+            'second look': _second_look(loaded),
             'model': detector.card.name,
             'model sha256': engine.info.network_sha256,
             'gate': detector.card.verdict,

@@ -14,6 +14,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from cone_perception.answering.ration import ration_views
 from cone_perception.engines.events import BuildEvent
 from cone_perception.engines.open import PlacedEngine, place_network
 from cone_perception.errors import EngineError, SettingsError, one_line
@@ -86,11 +87,15 @@ def _descriptor(name: str, metadata: Mapping[str, Any], kind: Any) -> ParameterD
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings as they were read, and the network warm where it runs."""
+    """Settings as they are used, and the network warm where it runs.
+
+    ration: what was measured of the second look, and decided; empty where nothing was.
+    """
 
     settings: DetectorSettings
     detector: ConeDetector
     placed: PlacedEngine
+    ration: str = ''
 
 
 class Loader:
@@ -148,13 +153,20 @@ class Loader:
         for warning in placed.warnings:
             logger.warning(one_line(warning))
         detector = warm_detector(bundle.card, placed.engine, settings.views)
+        try:
+            settings, ration = ration_views(detector, settings)
+        except BaseException:
+            detector.close()
+            raise
+        if ration:
+            logger.info(ration)
         give_back_free_memory()
         info = placed.engine.info
         logger.info(
             f'{bundle.card.name} runs on {info.runtime}, {info.device}, {info.computes_in}, batch '
             f'{settings.batch}; loaded and warm after {time.monotonic() - started:.1f} s'
         )
-        return Loaded(settings, detector, placed)
+        return Loaded(settings, detector, placed, ration)
 
     def _on_build_event(self, event: BuildEvent) -> None:
         """Log an event of the build, of the steps of one phase one in five seconds. Any thread."""
