@@ -20,6 +20,9 @@ from cone_perception.types import Detections, Float32, Int64, ViewName, Views
 FAR_PX, NEAR_PX = 12.0, 32.0
 """Height of a box as the whole view shows it, in network pixels: 24 and 64 px of a source 1280 px
 wide. Below FAR_PX the finer view is believed, from NEAR_PX on only the whole view."""
+FINER = 0.2
+"""What the score of a far box gains over the whole view's, each time its view doubles the scale. A
+box that the finer view hardly believes in must not replace one that the whole view is sure of."""
 SAME_IOU, ANY_IOU = 0.45, 0.6
 """Boxes of two patches that overlap more are one cone: of the same class, of any two classes."""
 REMEMBERED = 15
@@ -100,7 +103,7 @@ def merge(looks: Looks) -> Detections:
     patch = np.repeat(np.arange(len(parts)), counts)
     finer = np.repeat([patch.scale / whole_scale for patch, _ in parts], counts)
     tall = (xyxy[:, 3] - xyxy[:, 1]) * whole_scale
-    rank = score + np.where(tall < FAR_PX, finer, 0)
+    rank = score + np.where(tall < FAR_PX, FINER * np.log2(finer), 0)
     belongs = (tall < NEAR_PX) | (finer <= 1.01)
     order = np.flatnonzero(belongs)[np.argsort(-rank[belongs], kind='stable')]
     first, second, overlap = _overlaps(xyxy[order])

@@ -128,11 +128,18 @@ def merged(whole: Detections, band: Detections) -> Detections:
 def test_far_cone_is_taken_from_the_finer_view_and_a_middle_one_by_its_score():
     far, middle = (100, 350, 110, 364), (300, 340, 330, 380)
     found = merged(
-        boxes((*far, 0.9), (*middle, 0.9)),
+        boxes((*far, 0.75), (*middle, 0.8)),
         boxes((101, 350, 110, 364, 0.6), (301, 340, 330, 380, 0.7)),
     )
     np.testing.assert_allclose(found.xyxy_px, [middle, (101, 350, 110, 364)], atol=0.2)
-    np.testing.assert_allclose(found.score, [0.9, 0.6])
+    np.testing.assert_allclose(found.score, [0.8, 0.6])
+
+
+def test_far_cone_that_only_the_whole_view_is_sure_of_stays():
+    far = (100, 350, 110, 364)
+    found = merged(boxes((*far, 0.9)), boxes((101, 350, 110, 364, 0.1)))
+    np.testing.assert_allclose(found.xyxy_px, [far], atol=0.2)
+    np.testing.assert_allclose(found.score, [0.9])
 
 
 def test_near_cone_is_the_whole_view_s():
@@ -143,7 +150,8 @@ def test_near_cone_is_the_whole_view_s():
 
 
 def test_views_that_see_two_classes_in_one_place_give_one_cone():
-    found = merged(boxes((100, 350, 110, 364, 0.9)), boxes((100, 350, 110, 364, 0.6), class_id=4))
+    far = (100, 350, 110, 364)
+    found = merged(boxes((*far, 0.75)), boxes((*far, 0.6), class_id=4))
     assert found.class_id.tolist() == [4]
 
 
