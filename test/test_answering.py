@@ -9,7 +9,7 @@ import pytest
 from image_messages import encode
 from seeing_engine import SeeingEngine, seeing_card
 from test_replay_pipeline import CARD, Clock, SlowEngine
-from tiny_network import painted, write_tiny_bundle
+from tiny_network import BGR_OF_CLASS, painted, write_tiny_bundle
 
 from cone_perception.answering.answer import (
     Answer,
@@ -420,3 +420,20 @@ def test_second_look_is_measured_and_taken_away_where_it_takes_too_long(most_ms,
     assert (settings.far_every, detector.views) == (1, views)
     assert says in told
     assert engine.seen == (3 * ROUNDS if most_ms else 0)
+
+
+def test_halves_of_a_picture_are_looked_at_around_their_own_rows():
+    """A far cone in each, at rows that one band does not hold both."""
+    bgr = np.full((720, 2560, 3), 114, np.uint8)
+    bgr[200:208, 300:306] = BGR_OF_CLASS['blue_cone']
+    bgr[500:508, 1280 + 900 : 1280 + 906] = BGR_OF_CLASS['yellow_cone']
+    horizons = {'left': Horizon(0.28), 'right': Horizon(0.7)}
+    with ConeDetector(seeing_card('whole+horizon'), SeeingEngine()) as detector:
+        walk = Answering(detector, horizons, side_by_side=True)
+        batches = list(walk.answer([Arrival(0, 0, encode(bgr, 'bgr8'))], Filters()))
+    found = {answer.camera: answer.found for batch in batches for answer in batch}
+    assert {camera: each.band_px for camera, each in found.items()} == pytest.approx(
+        {'left': 0.28 * 720, 'right': 0.7 * 720}
+    )
+    corners = {camera: each.xyxy_px[:, :2].round().tolist() for camera, each in found.items()}
+    assert corners == {'left': [[300, 200]], 'right': [[900, 500]]}
