@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, product
@@ -23,11 +23,21 @@ from typing import Any, get_args
 import cv2
 import numpy as np
 from output import Figures, benchmark_parser, write_result
-from tqdm import tqdm
+from renders import (
+    NEAR_PX,
+    NEAR_SEED,
+    ON_A_CONE,
+    best_overlaps,
+    judge_drives,
+    judge_near,
+    render_drive,
+    render_near,
+    search,
+)
 
 from cone_perception.accuracy.average_precision import band_name, map50, rank, share
 from cone_perception.accuracy.intervals import expanded_tail, resampled, share_interval
-from cone_perception.accuracy.matching import Bool, Matches, box_iou, match_detections
+from cone_perception.accuracy.matching import Matches
 from cone_perception.classes import CLASS_NAMES, LARGE_ORANGE, ORANGE, UNKNOWN
 from cone_perception.dataset.split import LabelledSplit, read_split
 from cone_perception.engines.machine import describe_host
@@ -44,23 +54,22 @@ from cone_perception.types import Detections, Float32, Frame, Precision, Views
 from training.judging.evaluate import assemble
 from training.judging.evaluation import REFERENCE_WIDTH_PX, Evaluation
 from training.judging.predictions import LEAST_SCORE, Found, Predictions, most_detections
-from training.simulate.bag import drive_frames
-from training.simulate.renderer import Label
-from training.simulate.scene import SimulateSettings
 
-EDGES_M = range(0, 40, 5)
 HEIGHTS_PX = (*pairwise((0.0, 8.0, 12.0, 16.0, 24.0, 48.0, 96.0, math.inf)), (0.0, math.inf))
 LEAST_HEIGHTS_PX = (0.0, 5.0, 8.0, 24.0)
 FAR_PX, LARGE_PX = (8.0, 12.0), (24.0, 48.0)
 PRECISIONS = (0.8, 0.85, 0.9, 0.95)
 """Precisions at which the recall of FAR_PX is told, with one threshold for all classes."""
-ON_A_CONE, TOUCHES = 0.3, 0.1
+TOUCHES = 0.1
 CROP_PX, CROPS_A_ROW, MOST_CROPS = 144, 12, 120
 DEFINITIONS = {
     'recall on drives': 'by depth, of cones at least half visible that the renderer labels by '
     'default (box from 4 px); found: right class, IoU 0.5',
     'precision on drives': f'a box of IoU {ON_A_CONE} or more with any cone, labelled or not, is '
     'no false alarm; strict: right class and IoU 0.5 with any cone',
+    'near cones': f'rendered stills of seed {NEAR_SEED}, each with a camera of its own: recall of '
+    f'cones at least half visible and {NEAR_PX:g} px high in the picture scaled to 1280 px width; '
+    'found: right class, IoU 0.5',
     'recall and precision on pictures': "strict, at the card's thresholds, by box height in px of "
     'the picture scaled to the width named; a box counts at the height of its cone, or at its own '
     'where it is of none; boxes of a class that the set has no label of count where they touch one',
@@ -68,58 +77,6 @@ DEFINITIONS = {
     'colours of those; 95 % intervals: bootstrap over blocks of pictures',
     'touch no label': f'IoU below {TOUCHES} with every label of any class',
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DrivePicture:
-    """truth: every cone of which a pixel is in view. depth_m: (N,). counts: (N,), for recall."""
-
-    frame: Frame
-    truth: Detections
-    depth_m: Float32
-    counts: Bool
-
-    @classmethod
-    def of(cls, frame: Frame, labels: Sequence[Label]) -> DrivePicture:
-        box = np.array([label.xyxy_px for label in labels], np.float32).reshape(-1, 4)
-        class_id = np.array([label.class_id for label in labels], np.int64)
-        visible = np.array([label.visible for label in labels], np.float32)
-        depth_m = np.array([label.depth_m for label in labels], np.float32)
-        least_px = SimulateSettings().min_height_px * frame.width_px / 1280
-        large = box[:, 2:] - box[:, :2] >= (0.4 * least_px, least_px)
-        truth = Detections(box, np.ones_like(visible), class_id)
-        return cls(frame, truth, depth_m, (visible >= 0.5) & large.all(axis=1))
-
-
-def render_drive(seed: int, pictures: int) -> list[DrivePicture]:
-    """Render a drive, a picture every two seconds."""
-    settings = replace(SimulateSettings(), min_height_px=1e-3, min_visible=0.0)
-    drive = tqdm(drive_frames(settings, seed, 2.0 * pictures, 0.5), f'drive {seed}', pictures)
-    return [DrivePicture.of(Frame(each.image), each.labels) for each in drive]
-
-
-def judge_drives(
-    figures: Figures, look: str, pairs: Sequence[tuple[Detections, DrivePicture]]
-) -> None:
-    """Recall by depth, and precision; see DEFINITIONS."""
-    cones = hits = np.zeros(len(EDGES_M) - 1, np.int64)
-    right = on_a_cone = 0
-    for found, drive in pairs:
-        cone = match_detections(found, drive.truth)
-        hit = np.isin(np.arange(len(drive.truth)), cone)
-        cones = cones + np.histogram(drive.depth_m[drive.counts], EDGES_M)[0]
-        hits = hits + np.histogram(drive.depth_m[drive.counts & hit], EDGES_M)[0]
-        right += int((cone >= 0).sum())
-        on_a_cone += int((best_overlaps(found, drive.truth.xyxy_px) >= ON_A_CONE).sum())
-    boxes = sum(len(found) for found, _ in pairs)
-    bins = [f'{low}-{high} m' for low, high in pairwise(EDGES_M)]
-    title, recall = 'drives: recall', share(hits.astype(np.float64), cones)
-    blank = dict.fromkeys(('precision', 'strict', 'false', 'boxes'), '')
-    figures.add(title, 'cones', dict(zip(bins, cones.tolist(), strict=True)) | blank)
-    shares = on_a_cone / max(boxes, 1), right / max(boxes, 1)
-    last = dict(zip(blank, (*shares, boxes - on_a_cone, boxes), strict=True))
-    figures.add(title, look, dict(zip(bins, recall.tolist(), strict=True)) | last)
-    figures.draw('drives: recall over metres', look, np.add(EDGES_M[:-1], 2.5), recall)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,12 +129,6 @@ def detections(evaluation: Evaluation) -> Detections:
     """All boxes of all pictures."""
     box, score = evaluation.detection_box_px, evaluation.detection_score
     return Detections(box, score, evaluation.detection_class)
-
-
-def best_overlaps(found: Detections, truth_box: Float32) -> Float32:
-    """(N,) float32: IoU of each box with the cone that it overlaps most; 0 without a cone."""
-    best: Float32 = box_iou(found.xyxy_px, truth_box).max(axis=1, initial=0)
-    return best
 
 
 def judge_boxes(
@@ -297,12 +248,6 @@ def read_clip(path: Path) -> list[Frame]:
     return frames
 
 
-def search(detector: ConeDetector, frames: Iterable[Frame], filters: Filters) -> list[Detections]:
-    """What each frame shows, as a still."""
-    progress = tqdm(frames, detector.views, unit=' pictures')
-    return [detector.detect([frame], filters)[0][0] for frame in progress]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = benchmark_parser(__doc__)
     add = parser.add_argument
@@ -314,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="added to each of the card's thresholds; each is judged")  # fmt: skip
     add('--seeds', type=int, nargs='*', default=list(range(9100, 9110)))
     add('--pictures', type=int, default=6, help='of each seed, one in 2 s (6)')
+    add('--near', type=int, default=60, help='stills of near cones, of each kind (60)')
     add('--data', nargs=3, action='append', default=[], metavar=('FOLDER', 'WIDTH', 'BLOCK'),
         help='YOLO data set, whose split test is judged')  # fmt: skip
     add('--clip', type=Path, help='pictures or a video, whose boxes of orange_cone are counted')
@@ -326,6 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     drives = [picture for seed in args.seeds for picture in render_drive(seed, args.pictures)]
     sets = [LabelledSet(read_split(Path(f), 'test'), float(w), int(b)) for f, w, b in args.data]
     clip = read_clip(args.clip) if args.clip else []
+    near = render_near(args.near)
     figures = Figures()
     for views, each in product(args.views, sets):
         judge_ranking(figures, views, each, ConeDetector(bundle.card, engine, views))
@@ -335,6 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if drives:
             found = search(detector, [each.frame for each in drives], Filters())
             judge_drives(figures, look, list(zip(found, drives, strict=True)))
+        if near:
+            judge_near(figures, look, near, detector)
         large: dict[str, tuple[int, int]] = {}
         for each in sets:
             evaluation = each.evaluate(detector, Filters())
