@@ -24,7 +24,9 @@ def benchmark():
     """Import it as a script is seen: its folder comes first."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        return importlib.import_module('range')
+        module = importlib.import_module('range')
+        module.renders = importlib.import_module('renders')
+        return module
 
 
 def boxes(*rows: tuple[int, float, float, float, float]) -> Detections:
@@ -40,7 +42,7 @@ def test_a_box_on_any_cone_is_no_false_alarm_and_recall_asks_for_half_visible_on
         Label(BLUE, (200, 0, 210, 20), 0.4, 13.0),  # mostly hidden
         Label(YELLOW, (300, 0, 302, 3), 1.0, 50.0),  # too small for a label
     ]
-    picture = benchmark.DrivePicture.of(Frame(np.zeros((720, 1280, 3), np.uint8)), labels)
+    picture = benchmark.renders.DrivePicture.of(Frame(np.zeros((720, 1280, 3), np.uint8)), labels)
     assert picture.counts.tolist() == [True, True, False, False]
     found = boxes(
         (BLUE, 0, 0, 10, 20),
@@ -75,7 +77,7 @@ def test_the_second_look_finds_more_and_everything_is_written(benchmark, tmp_pat
     write_dataset(tmp_path / 'set', SimulateSettings(), 3, {'train': 1, 'val': 1, 'test': 3})
     pictures = tmp_path / 'set' / 'test' / 'images'
     words = ['--views', 'whole', 'whole+horizon', '--seeds', '9100', '--pictures', '1']
-    words += ['--data', str(tmp_path / 'set'), '1280', '1', '--clip', str(pictures)]
+    words += ['--near', '2', '--data', str(tmp_path / 'set'), '1280', '1', '--clip', str(pictures)]
     words += ['--region', '0', '0', '1', '0', '1', '0.01', '0', '0.01']
     words += ['--json', str(tmp_path / 'range.json'), '--page', str(tmp_path / 'range.html')]
     assert benchmark.main([*words, '--sheets', str(tmp_path / 'sheets')]) == 0
