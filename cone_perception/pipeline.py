@@ -158,7 +158,8 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         for index, (frame, search) in enumerate(zip(frames, searches, strict=True)):
             cones = search.cones()
             if index < len(horizons) and index not in once:
-                horizons[index].follow(self._far_row(search, cones), frame.height_px)
+                row_px = self._far_row(search, cones, filters)
+                horizons[index].follow(row_px, frame.height_px)
             found.append(filters.apply(cones, self.card, frame.width_px, frame.height_px))
         moments_ns = {'started_ns': started, 'prepared_ns': prepared, 'inferred_ns': inferred}
         return found, {**moments_ns, 'decoded_ns': time.monotonic_ns()}
@@ -174,8 +175,9 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
 
         rows_px: where the bands lie; None, or no row: where the first look shows far cones. once:
         indices of the frames that get no second look; their row is None. Only the thresholds of
-        the filters are heeded. Beside the frames' searches the moments at which
-        the first view was prepared, and the last one left the network. Raises as `detect`.
+        the filters are heeded, and the region for where a band lies. Beside the frames' searches
+        the moments at which the first view was prepared, and the last one left the network. Raises
+        as `detect`.
         """
         if not 1 <= len(frames) <= self.batch:
             raise ValueError(f'a batch takes 1 to {self.batch} frames, got {len(frames)}')
@@ -187,7 +189,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         twice = (s for index, s in enumerate(searches) if index not in once)
         if bands_of(self.views) and (unknown := [s for s in twice if s.row_px is None]):
             for search in unknown:
-                row_px = self._far_row(search, search.cones(self._sure))
+                row_px = self._far_row(search, search.cones(self._sure), filters)
                 search.row_px = NOWHERE * search.size_px[0] if row_px is None else row_px
             again = [(s, view) for s in unknown for view in self._bands(*s.size_px, s.row_px)]
             if again:  # a small picture has none
@@ -212,10 +214,12 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
             return []
         return views_around(row_px, height_px, width_px, self._network, self.views)
 
-    def _far_row(self, search: Search, cones: Detections) -> float | None:
-        """Row of the far cones among those that the model card's thresholds let pass."""
+    def _far_row(self, search: Search, cones: Detections, filters: Filters) -> float | None:
+        """Row of the far cones in the region, of those that the card's thresholds let pass."""
         sure = cones.above(self._sure['whole'])
-        return far_row(sure, search.looks[0][0].patches[0].scale)
+        height_px, width_px = search.size_px
+        inside = filters.inside(sure.xyxy_px, width_px, height_px)
+        return far_row(sure[inside], search.looks[0][0].patches[0].scale)
 
     def _look(self, wanted: Sequence[tuple[Search, View]], filters: Filters) -> tuple[int, int]:
         """Look at views, as many at once as the engine can, and keep what they show.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from itertools import product
 
@@ -9,6 +10,7 @@ import pytest
 from seeing_engine import SeeingEngine, seeing_card
 from tiny_network import BGR_OF_CLASS, CLASS_NAMES
 
+from cone_perception.errors import EngineError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
 from cone_perception.preprocess import PAD_VALUE, View, band_views, tile_views, whole_view
@@ -330,6 +332,41 @@ def test_filters_hold_for_every_view():
         ]:
             (found,), _ = detector.detect([frame], filters, [Horizon(fixed=0.5)])
             assert [CLASS_NAMES[c] for c in found.class_id] == left
+
+
+@pytest.mark.parametrize('view_of_own_car', [(), (0, 0, 1, 0, 1, 0.8, 0, 0.8)])
+def test_band_does_not_follow_what_the_region_leaves_out(view_of_own_car):
+    """Red switches on the steering wheel, and a cone that is too far for the first look."""
+    switches = [('orange_cone', 600 + 20 * n, 650, 10, 12) for n in range(3)]
+    frame, horizon = painted(FAR, ('yellow_cone', 300, 345, 9, 14), *switches), Horizon()
+    filters = Filters(region=view_of_own_car)
+    with ConeDetector(seeing_card(), SeeingEngine()) as detector:
+        for horizons in ([], [horizon], [horizon]):
+            (found,), _ = detector.detect([frame], filters, horizons)
+            names = [CLASS_NAMES[class_id] for class_id in found.class_id]
+            assert names.count('yellow_cone') == (2 if view_of_own_car else 1)
+    assert horizon.row_px(720) == pytest.approx(353 if view_of_own_car else 656, abs=2)
+
+
+@pytest.mark.parametrize('at_once', [1, 2])
+@pytest.mark.parametrize('failing', [1, 2, 3, 4])
+def test_look_that_fails_fails_its_frame_and_no_other(at_once, failing):
+    """Four looks a frame: whole picture, band, two parts of the strip."""
+    engine, runs = SeeingEngine(1, at_once), itertools.count(1)
+    run = engine.run
+
+    def fail_once(pictures):
+        if next(runs) == failing:
+            raise EngineError('out of memory')
+        return run(pictures)
+
+    engine.run = fail_once
+    with ConeDetector(seeing_card(EVERY), engine) as detector:
+        with pytest.raises(EngineError, match='out of memory'):
+            detector.detect([painted(FAR, NEAR)], Filters(), [Horizon(fixed=0.5)])
+        for _ in range(2 * at_once):  # none of the network's inputs is lost
+            (found,), _ = detector.detect([painted(FAR, NEAR)], Filters(), [Horizon(fixed=0.5)])
+            assert len(found) == 2
 
 
 def test_every_nth_frame_gets_the_second_look_and_says_so():
