@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from cone_perception.accuracy.average_precision import band_name, map50, rank
 from cone_perception.accuracy.matching import Matches
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.filters import Filters
+from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.accuracy import (
     BANDS_PX,
@@ -21,7 +23,8 @@ from cone_perception.replay.figures.accuracy import (
     worst_frames,
 )
 from cone_perception.replay.figures.flicker import find_flicker, follow
-from cone_perception.replay.traces import FrameTrace, Pace, Pass
+from cone_perception.replay.run import measure
+from cone_perception.replay.traces import Camera, Drive, FrameTrace, Pace, Pass
 from cone_perception.types import Detections, Frame
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
@@ -73,6 +76,22 @@ def test_yellow_answered_as_blue_costs_blue_precision_and_yellow_recall():
     assert value['recall_sent yellow_cone'] == pytest.approx(6 / 10)
     assert value['precision_sent'] == value['recall_sent'] == pytest.approx(16 / 20)
     assert math.isnan(value['recall_sent orange_cone'])
+
+
+def test_box_that_a_view_lets_pass_counts_below_the_threshold_of_the_whole_picture(tmp_path):
+    sure = (*LEFT, 0.9), (*RIGHT, 0.3)
+    one = drive(cones(*sure), cones(*sure))
+    truth = truth_of(one, *[cones(LEFT, RIGHT)] * 2)
+    played = Drive(tmp_path, '', (Camera('camera', '/image', False),), 2, 0.1, 'mcap', truth=truth)
+    half = replace(read_bundle().card, thresholds=HALF, view_thresholds={})
+    lower = replace(half, view_thresholds={'horizon': {'yellow_cone': 0.25}})
+    for card, filters, recall in (
+        (half, Filters(), 0.5),
+        (lower, Filters(), 1),
+        (lower, Filters({'yellow_cone': 0.4}), 0.5),
+    ):
+        figures = measure([one], played, Bundle(tmp_path, card), filters)
+        assert figures['recall_sent'].value == recall
 
 
 def test_a_lost_frame_is_a_miss_among_those_sent_and_nothing_among_those_answered():

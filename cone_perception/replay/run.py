@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.engines.machine import describe_host
 from cone_perception.engines.tensorrt.plans import read_passport
@@ -161,7 +163,8 @@ def measure(
     names = bundle.card.class_names
     figures = {**pass_figures(passes), **consistency_figures(passes, names)}
     if drive.truth is not None:
-        thresholds = {**bundle.card.thresholds, **filters.thresholds}
+        least = np.min([*filters.thresholds_by_view(bundle.card).values()], axis=0)
+        thresholds = dict(zip(names, least.tolist(), strict=True))
         figures |= accuracy_figures(passes, drive.truth, names, thresholds)
     return figures | load_figures(passes)
 
