@@ -260,7 +260,7 @@ def detection_record(
         'stamp_ns': frame.stamp_ns,
         'width_px': frame.width_px,
         'height_px': frame.height_px,
-        'band_px': None if found.band_px is None else round(found.band_px, 2),
+        'band_px': found.band_px,
         'detections': [
             {
                 'class': class_names[class_id],

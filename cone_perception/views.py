@@ -27,6 +27,8 @@ SAME_IOU, ANY_IOU = 0.45, 0.6
 """Boxes of two patches that overlap more are one cone: of the same class, of any two classes."""
 REMEMBERED = 15
 """Answers whose bands are averaged: half a second of a 30 Hz camera."""
+ROW_DECIMALS = 2
+"""Of a band's row in pixels: one that is laid again by its stored row has the same pixels."""
 NOWHERE = 0.5
 """Row of the band, as a share of the height, in a still that shows no cone."""
 FAR_M = 20.0
@@ -146,7 +148,7 @@ def far_row(found: Detections, whole_scale: float) -> float | None:
         return None
     small = found.height_px * whole_scale < FAR_PX
     rows = found.xyxy_px[small][:, [1, 3]].mean(axis=1) if small.any() else found.xyxy_px[:, 1]
-    return float(np.median(rows))
+    return round(float(np.median(rows)), ROW_DECIMALS)
 
 
 def mounted_row(fy_px: float, cy_px: float, height_m: float, pitch_deg: float) -> float:
@@ -213,7 +215,7 @@ class Horizon:
     def row_px(self, height_px: int) -> float | None:
         """Row around which the next band lies; None: not known yet."""
         share, _ = self.band
-        return None if share is None else share * height_px
+        return None if share is None else round(share * height_px, ROW_DECIMALS)
 
     def follow(self, row_px: float | None, height_px: int) -> None:
         """Take an answer's far row into account."""

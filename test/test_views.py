@@ -196,6 +196,15 @@ def test_horizon_follows_slowly_and_keeps_what_it_knows():
     assert fixed.row_px(720) == pytest.approx(288)
 
 
+@pytest.mark.parametrize('height', [376, 720, 735, 1080])
+def test_band_that_is_laid_again_by_its_stored_row_is_the_same(height):
+    horizon = Horizon()
+    for tenths in range(10 * height):
+        horizon.follow(tenths / 10 + 0.137, height)
+        stored = horizon.row_px(height)
+        assert Horizon(fixed=stored / height).row_px(height) == stored
+
+
 def test_mounting_counts_more_than_boxes_and_these_more_than_the_start():
     horizon = Horizon(start=0.5)
     assert (Horizon().band, horizon.band) == ((None, 'first look'), (0.5, 'start'))

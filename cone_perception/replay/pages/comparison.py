@@ -229,6 +229,7 @@ def _facts_table(compared: ComparedResults) -> Table:
         'model': [result.model.get('name') for result in results],
         'engine': [result.model.get('engine') for result in results],
         'network': [str(result.model.get('network_sha256'))[:16] for result in results],
+        'views': [result.model.get('views') for result in results],
     }
     facts |= {what: [r.host.get(what) for r in results] for what in (*MACHINE, *SOFTWARE)}
     rows = [
