@@ -198,11 +198,11 @@ def test_horizon_follows_slowly_and_keeps_what_it_knows():
 
 @pytest.mark.parametrize('height', [376, 720, 735, 1080])
 def test_band_that_is_laid_again_by_its_stored_row_is_the_same(height):
-    horizon = Horizon()
-    for tenths in range(10 * height):
-        horizon.follow(tenths / 10 + 0.137, height)
-        stored = horizon.row_px(height)
-        assert Horizon(fixed=stored / height).row_px(height) == stored
+    """A stored row becomes a share of the height, and a row again."""
+    for top in np.arange(0, height - 20, 0.37):
+        row = far_row(boxes((0, top, 8, top + 12, 0.9)), 0.5)
+        assert row == pytest.approx(top + 6, abs=0.006)
+        assert Horizon(fixed=row / height).row_px(height) == row
 
 
 def test_mounting_counts_more_than_boxes_and_these_more_than_the_start():
