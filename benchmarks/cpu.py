@@ -114,7 +114,7 @@ def open_all(bundle: Bundle, threads: int, two_at_once: bool) -> Iterator[tuple[
 
 def bundle_runner(bundle: Bundle, engine: Engine, confidence: float) -> Runner:
     """Letterbox, network and decoding of this package."""
-    detector = ConeDetector(bundle.card, engine)
+    detector = ConeDetector(bundle.card, engine, 'whole')  # as the peer sees it
     filters = Filters(thresholds=dict.fromkeys(bundle.card.class_names, confidence))
     pool = ThreadPoolExecutor(detector.at_once)
 
