@@ -34,7 +34,7 @@ from cone_perception.pictures.sources import Source, Unreadable, open_source
 from cone_perception.pipeline import STATIONS, ConeDetector, stations_ms, warm_detector
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame, ViewName
-from cone_perception.views import Horizon, band_edges
+from cone_perception.views import Horizon, band_edges, bands_of
 
 SETTINGS = (
     *('model', 'device', 'engine', 'precision', 'build', 'threads', 'streams'),
@@ -207,12 +207,12 @@ def search(
     horizon: of a video or a bag; pictures have no past.
     Raises EngineLostError and SourceError: no later picture can be had.
     """
-    horizons = () if source.kind == 'pictures' else (horizon,)
-    searched = _searched(
-        source.frames,
-        partial(detector.detect, filters=filters, horizons=horizons),
-        detector.at_once,
-    )
+    of_film = source.kind != 'pictures'
+    horizons, at_once = (horizon,) * of_film, detector.at_once
+    if of_film and bands_of(detector.views):
+        at_once = 1  # each band follows all answers before it: a film has the same boxes each time
+    look = partial(detector.detect, filters=filters, horizons=horizons)
+    searched = _searched(source.frames, look, at_once)
     for picture in tqdm(searched, total=source.count, unit='picture', file=sys.stderr):
         if isinstance(picture, Unreadable):
             yield picture

@@ -8,19 +8,21 @@ import cv2
 import numpy as np
 import pytest
 from image_messages import read_video, write_video
+from seeing_engine import SeeingEngine, seeing_card
 from tiny_network import painted, write_tiny_bundle
 
 from cone_perception import detect
 from cone_perception.bags.reader import write_image_bag
 from cone_perception.cli import main
 from cone_perception.engines.open import open_engine
+from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pictures.sources import Source
 from cone_perception.pipeline import ConeDetector
 from cone_perception.preprocess import band_views
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Frame
-from cone_perception.views import band_edges
+from cone_perception.views import Horizon, band_edges
 
 
 @pytest.fixture(scope='module')
@@ -221,6 +223,19 @@ def test_second_look_at_stills_and_at_a_video_is_told(tmp_path, model, capsys):
     views = band_views('horizon', 720, 1280, (384, 640), bands[0])
     ((top, bottom),) = band_edges(views)
     assert (drawn[[top, bottom - 1]][:, [0, -1]] == 255).all()
+
+
+def test_bands_of_a_film_do_not_depend_on_how_much_runs_at_once():
+    film = [Frame(painted(('yellow_cone', 300, 300 + 9 * n, 9, 14))) for n in range(8)]
+    rows_px = []
+    for at_once in (1, 8):
+        engine = SeeingEngine(at_once=at_once)
+        source = Source('video', len(film), 15.0, iter(film))
+        with ConeDetector(seeing_card('whole+horizon'), engine) as detector:
+            found = [*detect.search(source, detector, Filters(), Horizon())]
+        rows_px.append([cones.band_px for _, cones, _ in found])
+    assert rows_px[0] == rows_px[1]
+    assert rows_px[0] == pytest.approx([307, *(307 + 4.5 * n for n in range(7))], abs=2)
 
 
 def test_portrait_picture_is_seen_in_tiles(tmp_path, model, capsys):

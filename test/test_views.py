@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from itertools import product
 
@@ -155,6 +156,25 @@ def test_views_that_see_two_classes_in_one_place_give_one_cone():
     far = (100, 350, 110, 364)
     found = merged(boxes((*far, 0.75)), boxes((*far, 0.6), class_id=4))
     assert found.class_id.tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    'other_class, moved_px, cones', [(0, 3, 1), (0, 6, 2), (4, 2, 1), (4, 3, 2)]
+)
+def test_boxes_of_two_views_are_one_cone_where_they_overlap_enough(other_class, moved_px, cones):
+    """Boxes 10 px wide: moved by 2, 3 and 6 px they overlap by 0.67, 0.54 and 0.25."""
+    there = boxes((100 + moved_px, 350, 110 + moved_px, 364, 0.6), class_id=other_class)
+    assert len(merged(boxes((100, 350, 110, 364, 0.7)), there)) == cones
+
+
+def test_box_that_was_replaced_replaces_none():
+    """Three boxes in a row, each over the next: the first takes the second, the third stays."""
+    strip = band_views('strip', *HD, NETWORK, 360)[0]
+    row = [boxes((100 + 3 * n, 350, 110 + 3 * n, 364, 0.6)) for n in range(3)]
+    views = [WHOLE, BAND, strip]
+    looks = [(view, shown_by(view, box)) for view, box in zip(views, row, strict=True)]
+    found = merge(looks)
+    assert sorted(found.xyxy_px[:, 0].round().tolist()) == [100, 106]
 
 
 def test_cones_close_together_are_not_merged_within_a_view():
@@ -361,18 +381,22 @@ def test_band_does_not_follow_what_the_region_leaves_out(view_of_own_car):
 @pytest.mark.parametrize('failing', [1, 2, 3, 4])
 def test_look_that_fails_fails_its_frame_and_no_other(at_once, failing):
     """Four looks a frame: whole picture, band, two parts of the strip."""
-    engine, runs = SeeingEngine(1, at_once), itertools.count(1)
+    engine, runs, ended = SeeingEngine(1, at_once), itertools.count(1), []
     run = engine.run
 
     def fail_once(pictures):
-        if next(runs) == failing:
+        number = next(runs)
+        if number == failing:
             raise EngineError('out of memory')
+        time.sleep(0.02)
+        ended.append(number)
         return run(pictures)
 
     engine.run = fail_once
     with ConeDetector(seeing_card(EVERY), engine) as detector:
         with pytest.raises(EngineError, match='out of memory'):
             detector.detect([painted(FAR, NEAR)], Filters(), [Horizon(fixed=0.5)])
+        assert next(runs) == len(ended) + 2  # no look goes on with the pictures of that frame
         for _ in range(2 * at_once):  # none of the network's inputs is lost
             (found,), _ = detector.detect([painted(FAR, NEAR)], Filters(), [Horizon(fixed=0.5)])
             assert len(found) == 2
