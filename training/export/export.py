@@ -30,7 +30,7 @@ from cone_perception.files import from_json, write_json
 from cone_perception.model_card import CARD_FILE, Bundle, ModelCard, file_sha256, read_bundle
 from cone_perception.settings import read_params_file
 from cone_perception.types import OutputLayout, ViewName, Views
-from cone_perception.views import bands_of
+from cone_perception.views import BANDS
 from training.export.calibration import ENOUGH_PICTURES, Calibration, choose_pictures
 from training.export.gate import (
     GateResult,
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     height_px, width_px = args.imgsz or letterbox_of(args.settings)
     originals = export_batches(args.weights, height_px, width_px, args.layout, args.batches)
     thresholds = _thresholds(args.threshold, originals.class_names)
-    view_thresholds = _view_thresholds(args.view_threshold, args.views, originals.class_names)
+    view_thresholds = _view_thresholds(args.view_threshold, originals.class_names)
     chosen = args.data, args.calibration_split, args.calibration, args.calibration_count
     calibration = choose_pictures(*chosen, height_px, width_px, args.views)
     recipe = args.card.with_name('recipe.yaml') if args.card else None
@@ -346,17 +346,17 @@ def _thresholds(entries: list[str], names: tuple[str, ...]) -> dict[str, float]:
 
 
 def _view_thresholds(
-    entries: list[str], views: Views, names: tuple[str, ...]
+    entries: list[str], names: tuple[str, ...]
 ) -> dict[ViewName, dict[str, float]]:
     """View -> class -> least score, of VIEW:CLASS=SCORE. Raises SourceError."""
     found: dict[ViewName, dict[str, float]] = {}
     for entry in entries:
         told, _, rest = entry.partition(':')
-        view = next((each for each in ('tile', *bands_of(views)) if each == told), None)
+        view = next((each for each in ('tile', *BANDS) if each == told), None)
         if view is None:
             raise SourceError(
-                f'--view-threshold {entry}: {told!r} is no view beside the whole picture with '
-                f'--views {views}: write it as VIEW:CLASS=SCORE.'
+                f'--view-threshold {entry}: {told!r} is no view beside the whole picture: write '
+                f'it as VIEW:CLASS=SCORE, with {", ".join(("tile", *BANDS))} for VIEW.'
             )
         name, score = _threshold('--view-threshold', entry, rest, names)
         found.setdefault(view, {})[name] = score
