@@ -11,11 +11,12 @@ import pytest
 from seeing_engine import SeeingEngine, seeing_card
 from tiny_network import BGR_OF_CLASS, CLASS_NAMES
 
+from cone_perception.accuracy.matching import box_iou
 from cone_perception.errors import EngineError
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
 from cone_perception.preprocess import PAD_VALUE, View, band_views, tile_views, whole_view
-from cone_perception.types import Detections, Frame, Views
+from cone_perception.types import Detections, Float32, Frame, Views
 from cone_perception.views import (
     Horizon,
     far_row,
@@ -190,6 +191,43 @@ def test_three_hundred_cones_are_three_hundred():
     found = merged(cones, cones)
     assert len(found) == 300
     assert len(np.unique(found.xyxy_px.round(), axis=0)) == 300
+
+
+def seen_by(view: View, cones: Float32, random: np.random.Generator) -> Detections:
+    """A network that finds, within 0.2 px, what is 3 px high, and cut cones as what is left."""
+    found = []
+    for patch in view.patches:
+        source, place = patch.source, patch.place
+        cut = np.clip(cones, (source.left, source.top) * 2, (source.right, source.bottom) * 2)
+        sides, whole = cut[:, 2:] - cut[:, :2], cones[:, 2:] - cones[:, :2]
+        enough = sides.prod(axis=1) > 0.3 * whole.prod(axis=1)
+        shown = (cut[enough] - source[:2] * 2) * patch.scale + place[:2] * 2
+        found.append(shown[shown[:, 3] - shown[:, 1] >= 3])
+    network = np.concatenate(found)
+    network = (network + random.normal(0, 0.2, network.shape)).astype(np.float32)
+    score = random.uniform(0.3, 0.95, len(network)).astype(np.float32)
+    return Detections(network, score, np.zeros(len(network), np.int64))
+
+
+@pytest.mark.parametrize('height, width', [HD, (248, 1024), (1707, 1280), (333, 777), (3000, 4096)])
+def test_each_cone_is_found_once_wherever_it_and_the_band_lie(height, width):
+    """Cones of 3 to 18 % of the height that do not overlap, in scenes made by chance."""
+    random = np.random.default_rng(0)
+    places = np.array([*product(range(5), range(8))]) / (5, 8)
+    for _ in range(60):
+        corner = (places + random.uniform(0, 0.01, places.shape))[:, ::-1] * (width, height)
+        tall = height * np.exp(random.uniform(np.log(0.03), np.log(0.18), len(places)))
+        wide = np.minimum(0.7 * tall, 0.11 * width)
+        cones = np.column_stack([corner, corner + np.column_stack([wide, tall])])
+        views = every_view(height, width, random.uniform(-0.2, 1.2))
+        looks = [(view, seen_by(view, cones, random)) for view in views]
+        found = merge(looks).xyxy_px
+        overlap = box_iou(found, cones.astype(np.float32)).max(axis=1)
+        of = box_iou(found, cones.astype(np.float32)).argmax(axis=1)[overlap > 0.3]
+        assert len(np.unique(of)) == len(of)
+        by_whole = looks[0][0].to_source(looks[0][1])[0][1]
+        alone = box_iou(by_whole.xyxy_px, cones.astype(np.float32)).argmax(axis=1)
+        assert set(alone) <= set(of)
 
 
 def test_far_row_is_the_small_boxes_middle_else_the_upper_sides():
