@@ -180,24 +180,25 @@ def test_thresholds_command_prints_what_export_reads(rendered, capsys):
     export.add_arguments(parser)
     args = parser.parse_args(['best.pt', *printed])
     whole = export._thresholds(args.threshold, CLASS_NAMES)
-    bands = export._view_thresholds(args.view_threshold, args.views, CLASS_NAMES)
+    bands = export._view_thresholds(args.view_threshold, CLASS_NAMES)
     assert args.views == 'whole+horizon'
     assert set(bands) == {'horizon'}
     assert all(bands['horizon'][name] >= least for name, least in whole.items())
 
 
 def test_thresholds_of_a_view_are_read_for_the_card():
-    entries = ['horizon:blue_cone=0.55', 'tile:blue_cone=0.3', 'horizon:yellow_cone=0.6']
-    assert export._view_thresholds(entries, 'whole+horizon', CLASS_NAMES) == {
-        'horizon': {'blue_cone': 0.55, 'yellow_cone': 0.6},
+    entries = ['horizon:blue_cone=0.55', 'tile:blue_cone=0.3', 'strip:yellow_cone=0.6']
+    assert export._view_thresholds(entries, CLASS_NAMES) == {
+        'horizon': {'blue_cone': 0.55},
         'tile': {'blue_cone': 0.3},
+        'strip': {'yellow_cone': 0.6},
     }
 
 
 @pytest.mark.parametrize(
     ('entry', 'said'),
     [
-        ('strip:blue_cone=0.5', "'strip' is no view"),
+        ('whole:blue_cone=0.5', "'whole' is no view"),
         ('blue_cone=0.5', 'VIEW:CLASS=SCORE'),
         ('horizon:grass=0.5', "no class 'grass'"),
         ('horizon:blue_cone=half', 'no CLASS=SCORE'),
@@ -205,4 +206,4 @@ def test_thresholds_of_a_view_are_read_for_the_card():
 )
 def test_threshold_of_a_view_that_says_nothing_is_refused(entry, said):
     with pytest.raises(SourceError, match=said):
-        export._view_thresholds([entry], 'whole+horizon', CLASS_NAMES)
+        export._view_thresholds([entry], CLASS_NAMES)
