@@ -567,17 +567,22 @@ class OnGpu:
     encodings = frozenset({'bgr8'})
     launches = 'plain launches: no GPU'
 
-    def __init__(self, engine: Engine, bundle: Bundle, shift_px: float) -> None:
+    def __init__(self, engine: Engine, bundle: Bundle, shift_px: float, only: str = '') -> None:
+        """only: name of the one view whose boxes are shifted; empty: all."""
         self.info, self.run, self.close = engine.info, engine.run, engine.close
         self._layout = bundle.card.output_layout
         self._shift_px = shift_px
+        self._only = only
 
     def detect(
         self, pictures: list, views: list, thresholds: np.ndarray, nms_iou: float
     ) -> list[Detections]:
-        output = self.run(np.stack([to_bgr(picture) for picture in pictures]))[0]
-        found = decode(output, self._layout, thresholds, nms_iou)
-        return [replace(found, xyxy_px=found.xyxy_px + np.float32(self._shift_px))]
+        (picture,), (view,) = pictures, views
+        shown = np.empty_like(to_bgr(picture))
+        view.apply(to_bgr(picture), shown)
+        found = decode(self.run(shown[None])[0], self._layout, thresholds, nms_iou)
+        shift_px = self._shift_px if self._only in ('', view.name) else 0
+        return [replace(found, xyxy_px=found.xyxy_px + np.float32(shift_px))]
 
 
 def test_time_from_720p_to_cones_is_that_of_all_stations(bundle, monkeypatch):
@@ -594,10 +599,13 @@ def test_time_from_720p_to_cones_is_that_of_all_stations(bundle, monkeypatch):
     assert report.frame_latency.runs == 3
 
 
-@pytest.mark.parametrize('shift_px, failure', [(0.0, ''), (0.8, 'decoding on the GPU differs')])
-def test_decoding_on_the_gpu_is_held_against_the_cpu(bundle, shift_px, failure):
+@pytest.mark.parametrize(
+    'shift_px, only, failure',
+    [(0.0, '', ''), (0.8, '', 'decoding on the GPU differs'), (0.8, 'horizon', 'view horizon')],
+)
+def test_views_and_decoding_on_the_gpu_are_held_against_the_cpu(bundle, shift_px, only, failure):
     bundle = write_reference(bundle)
-    engine = OnGpu(open_cpu(bundle, 'fp32'), bundle, shift_px)
+    engine = OnGpu(open_cpu(bundle, 'fp32'), bundle, shift_px, only)
     found = verify_engine.difference_on_gpu(bundle, engine)
     assert failure in found
     assert bool(found) == bool(failure)
