@@ -38,7 +38,7 @@ def test_ultralytics_finds_with_them_what_the_shipped_network_finds(tmp_path):
     filters = Filters(thresholds=dict.fromkeys(bundle.card.class_names, CONFIDENCE))
     rendered = next(drive_frames(SimulateSettings(), 3, 1.0, 2.0))
     bgr = np.asarray(rendered.image)
-    with ConeDetector(bundle.card, engine) as detector:
+    with ConeDetector(bundle.card, engine, 'whole') as detector:
         (expected,), _ = detector.detect([Frame(bgr)], filters)
     (found,) = YOLO(weights).predict(
         bgr, imgsz=640, conf=CONFIDENCE, iou=bundle.card.nms_iou, device='cpu', verbose=False
