@@ -36,7 +36,7 @@ def test_ultralytics_finds_with_them_what_the_shipped_network_finds(tmp_path):
     bundle = read_bundle(shipped_bundle())
     engine = open_network(bundle, bundle.network('fp16', 'float'), 'onnxruntime')
     filters = Filters(thresholds=dict.fromkeys(bundle.card.class_names, CONFIDENCE))
-    rendered = next(drive_frames(SimulateSettings(), 3, 1.0, 2.0))
+    rendered = next(drive_frames(SimulateSettings(), 4, 1.0, 2.0))
     bgr = np.asarray(rendered.image)
     with ConeDetector(bundle.card, engine, 'whole') as detector:
         (expected,), _ = detector.detect([Frame(bgr)], filters)
