@@ -47,6 +47,7 @@ def invent_evaluation(pictures: int, quality: float, seed: int, data: str = '') 
         class_names=CLASS_NAMES,
         image_names=tuple(f'team_{index:05}.jpg' for index in range(pictures)),
         image_size_px=np.tile(np.array([[640, 360]], np.int64), (pictures, 1)),
+        band_px=np.full(pictures, np.nan),
         detection_image=image[order],
         detection_class=classes[order],
         detection_score=score[order].astype(np.float32),

@@ -38,6 +38,7 @@ def evaluation(truths, found, pictures, names=None, classes=CLASSES, origin=ORIG
         class_names=classes,
         image_names=tuple(names or (f'{i:05}.jpg' for i in range(pictures))),
         image_size_px=np.tile([1280, 720], (pictures, 1)),
+        band_px=np.full(pictures, np.nan),
         detection_image=found[:, 0].astype(np.int64),
         detection_class=found[:, 1].astype(np.int64),
         detection_score=found[:, 2].astype(np.float32),

@@ -24,12 +24,12 @@ from cone_perception.model_card import Bundle, ModelCard, read_bundle, shipped_b
 from cone_perception.pipeline import ConeDetector
 from cone_perception.preprocess import View, band_views, whole_view
 from cone_perception.types import Detections, Frame
-from cone_perception.views import Horizon
+from cone_perception.views import Horizon, merge
 from training.cli import main
 from training.export import export, gate
 from training.export.thresholds import SeenSplit, choose_for_bands
-from training.judging.evaluate import detect
-from training.judging.predictions import Predictions
+from training.judging.evaluate import assemble, detect
+from training.judging.predictions import Found, Predictions
 from training.recipe.recipe import GateLimits
 from training.simulate.dataset import write_dataset
 from training.simulate.scene import SimulateSettings
@@ -153,7 +153,7 @@ def test_band_has_the_least_threshold_that_is_as_precise(tmp_path, false_score, 
     looks = [(whole, seen_in(whole, (100, 300, 0.9))), (band, seen_in(band, *far))]
     found = Predictions(
         CLASS_NAMES,
-        (),
+        (Found(replace(merge(looks), band_px=310)),),
         '',
         (384, 640),
         'anchors',
@@ -165,6 +165,11 @@ def test_band_has_the_least_threshold_that_is_as_precise(tmp_path, false_score, 
     half = dict.fromkeys(CLASS_NAMES, 0.5)
     card = replace(read_bundle().card, views='whole+horizon', thresholds=half, view_thresholds={})
     watched = SeenSplit(tmp_path, read_split(tmp_path, 'val'), found)
+    least = Filters().thresholds_by_view(card)
+    assert [cones.band_px for cones in found.at(least).cones] == [310]
+    assert [cones.band_px for cones in found.at({'whole': least['whole']}).cones] == [None]
+    stored = assemble(tmp_path, watched.split, found.at(least), {})
+    assert stored.band_px.tolist() == [310]
     thresholds = choose_for_bands(card, [watched])
     assert thresholds == {'horizon': dict.fromkeys(CLASS_NAMES, chosen)}
     precision, recall, _ = watched.counted(replace(card, view_thresholds=thresholds))

@@ -201,6 +201,7 @@ def assemble(
         class_names=split.class_names,
         image_names=split.names,
         image_size_px=split.size_px,
+        band_px=np.array([cones.band_px for cones in predictions.cones], np.float64),
         detection_image=image,
         detection_class=own,
         detection_score=score,

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from cone_perception.accuracy.intervals import Float64
 from cone_perception.accuracy.matching import IOU_THRESHOLDS, Matches
 from cone_perception.errors import OutputError, SourceError, told_as
 from cone_perception.files import whole_file, write_json
 from cone_perception.types import Float32, Int64
 
-SCHEMA = 1
+SCHEMA = 2
 ARRAYS_FILE = 'evaluation.npz'
 FACTS_FILE = 'evaluation.json'
 
@@ -63,7 +64,8 @@ class Evaluation:
     """Everything found in I pictures, D detections, and everything that is there, T cones.
 
     class_names: in the order of the class indices below. image_names: relative to the split,
-    sorted, each once. image_size_px: (I, 2) int64, width and height of each picture.
+    sorted, each once. image_size_px: (I, 2) int64, width and height of each picture. band_px: (I,)
+    float64, row of each picture around which the second look lay; NaN where there was none.
     detection_image, detection_class: (D,) int64. detection_score: (D,) float32, 0..1.
     detection_box_px: (D, 4) float32, source pixels: left, top, right, bottom.
     detection_match: (D, 10) int64, the cone that it is at each of IOU_THRESHOLDS, an index into
@@ -77,6 +79,7 @@ class Evaluation:
     class_names: tuple[str, ...]
     image_names: tuple[str, ...]
     image_size_px: Int64
+    band_px: Float64
     detection_image: Int64
     detection_class: Int64
     detection_score: Float32
@@ -92,6 +95,7 @@ class Evaluation:
         classes = len(self.class_names)
         for name, shape, least, end in (
             ('image_size_px', (images, 2), 1, math.inf),
+            ('band_px', (images,), -math.inf, math.inf),
             ('detection_image', (found,), 0, images),
             ('detection_class', (found,), 0, classes),
             ('detection_box_px', (found, 4), -math.inf, math.inf),

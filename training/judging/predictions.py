@@ -21,7 +21,7 @@ from cone_perception.types import (
     Views,
     ViewsChoice,
 )
-from cone_perception.views import Looks, above, merge
+from cone_perception.views import BANDS, Looks, above, merge
 
 LEAST_SCORE = 0.001
 """Average precision needs the whole ranking; Ultralytics keeps it down to here."""
@@ -92,11 +92,14 @@ class Predictions:
     def at(self, thresholds: Mapping[ViewName, Float32]) -> Predictions:
         """What counts at these least scores, as `ConeDetector.detect` says it.
 
-        Views that they do not name are left out.
+        Views that they do not name are left out; without those around the band there is no band.
         """
-        kept = ([(v, found) for v, found in looks if v.name in thresholds] for looks in self.looks)
-        merged = tuple(Found(merge(above(looks, thresholds))) for looks in kept)
-        return replace(self, pictures=merged)
+        pictures = []
+        for cones, looks in zip(self.cones, self.looks, strict=True):
+            kept = [(view, found) for view, found in looks if view.name in thresholds]
+            band_px = cones.band_px if any(view.name in BANDS for view, _ in kept) else None
+            pictures.append(Found(replace(merge(above(kept, thresholds)), band_px=band_px)))
+        return replace(self, pictures=tuple(pictures))
 
 
 def most_detections(split: LabelledSplit) -> int:
