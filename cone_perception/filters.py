@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -23,6 +23,8 @@ class Filters:
     classes: names to keep; empty keeps all. region: corners x, y, x, y, ... of a polygon in
     fractions of the picture; a cone counts when the middle of its box's bottom edge lies inside;
     empty keeps all. min_height_px, max_height_px: in source pixels; max 0 means no limit.
+    lower: a view's (classes,) float32 thresholds -> those of the search, which are lower; its boxes
+    then tell from which score they count (Detections.least). None: only boxes that count.
     """
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Filters:
     region: tuple[float, ...] = ()
     min_height_px: float = 0.0
     max_height_px: float = 0.0
+    lower: Callable[[Float32], Float32] | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.thresholds.items():

@@ -216,7 +216,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
 
     def _far_row(self, search: Search, cones: Detections, filters: Filters) -> float | None:
         """Row of the far cones in the region, of those that the card's thresholds let pass."""
-        sure = cones.above(self._sure['whole'])
+        sure = cones[cones.counts].above(self._sure['whole'])
         height_px, width_px = search.size_px
         inside = filters.inside(sure.xyxy_px, width_px, height_px)
         return far_row(sure[inside], search.looks[0][0].patches[0].scale)
@@ -226,7 +226,9 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
 
         Returns when the first was prepared and the last left the network.
         """
-        thresholds = filters.thresholds_by_view(self.card)
+        counting = thresholds = filters.thresholds_by_view(self.card)
+        if filters.lower is not None:
+            thresholds = {view: filters.lower(own) for view, own in counting.items()}
         least: Float32 = np.min([thresholds[view.name] for _, view in wanted], axis=0)
         shown = [(search.frame, view) for search, view in wanted]
         chunks = [shown[i : i + self.batch] for i in range(0, len(shown), self.batch)]
@@ -238,7 +240,10 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
         runs += [run.result() for run in others]
         in_network = [found for run in runs for found in run[0]]
         for (search, view), found in zip(wanted, in_network, strict=True):
-            search.looks.append((view, found.above(thresholds[view.name])))
+            cones = found.above(thresholds[view.name])
+            if filters.lower is not None:
+                cones = replace(cones, least=counting[view.name][cones.class_id])
+            search.looks.append((view, cones))
         return min(run[1] for run in runs), max(run[2] for run in runs)
 
     def _run(

@@ -5,7 +5,7 @@ A view fills one network picture with the whole source, or with patches of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -72,7 +72,7 @@ class Patch:
         scale = (sides / size).astype(np.float32)  # as really resized, rounding included
         moved = (whole.xyxy_px - np.array(place[:2] * 2, np.float32)) / scale
         clipped: Float32 = np.clip(moved, 0, size) + np.array(source[:2] * 2, np.float32)
-        return Detections(clipped.astype(np.float32), whole.score, whole.class_id)
+        return replace(whole, xyxy_px=clipped.astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)

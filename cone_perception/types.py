@@ -136,32 +136,42 @@ class Detections:
 
     xyxy_px: (N, 4) float32, source-image pixels: left, top, right, bottom. score: (N,) float32,
     0..1. class_id: (N,) int64, index into the model card's class names. band_px: row of the
-    picture around which the second look lay; None where there was none.
+    picture around which the second look lay; None where there was none. least: (N,) float32, score
+    from which a box counts in the view that showed it; None: all count.
     """
 
     xyxy_px: Float32
     score: Float32
     class_id: Int64
     band_px: float | None = None
+    least: Float32 | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy_px)
         _check('xyxy_px', self.xyxy_px, np.float32, (None, 4))
         _check('score', self.score, np.float32, (n,))
         _check('class_id', self.class_id, np.int64, (n,))
+        if self.least is not None:
+            _check('least', self.least, np.float32, (n,))
 
     def __len__(self) -> int:
         return len(self.score)
 
     def __getitem__(self, index: Any) -> Detections:
         """Those that a mask, slice or index array selects."""
+        least = None if self.least is None else self.least[index]
         return Detections(
-            self.xyxy_px[index], self.score[index], self.class_id[index], self.band_px
+            self.xyxy_px[index], self.score[index], self.class_id[index], self.band_px, least
         )
 
     def above(self, thresholds: Float32) -> Detections:
         """Those that reach the least score of their class. thresholds: (classes,) float32."""
         return self[self.score >= thresholds[self.class_id]]
+
+    @property
+    def counts(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool: which of them reach their `least`."""
+        return np.ones(len(self), bool) if self.least is None else self.score >= self.least
 
     @property
     def height_px(self) -> Float32:

