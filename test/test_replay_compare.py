@@ -237,6 +237,18 @@ def test_one_run_of_each_does_not_decide_what_runs_may_differ_by() -> None:
     assert width == pytest.approx(5.6, abs=0.2)
 
 
+def test_each_side_counts_what_its_node_published_in_any_view() -> None:
+    """The threshold is 0.5; the band of the other side publishes yellow from 0.3 up."""
+    sure, faint = cones(6), np.where(cones(6).class_id == 1, 0.4, 0.9).astype(np.float32)
+    plain = result_of(drive(found=lambda _: replace(sure, score=faint)))
+    lower = replace(plain, model={**plain.model, 'view_thresholds': {'horizon': {CLASSES[1]: 0.3}}})
+    found = compare(plain, lower)
+    recall = found.differences['recall_sent']
+    assert (recall.baseline.value, recall.other.value) == (0.5, 1)
+    assert any('The thresholds differ' in note for note in found.notes)
+    assert not any('The thresholds differ' in note for note in compare(lower, lower).notes)
+
+
 def test_interval_over_passes_is_students() -> None:
     """By hand: means 41 and 51, variances 1, so an error of sqrt(2/3), 2 degrees of freedom."""
 
