@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
+from cone_perception.engines.check import measure_rounds
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
 from cone_perception.preprocess import PAD_VALUE
@@ -68,11 +69,10 @@ def measure_looks(detector: ConeDetector) -> tuple[float, float]:
     grey = Frame(np.full((height_px, width_px, 3), PAD_VALUE, np.uint8))
     frames = [grey] * detector.frames_per_run
     rows_px = [NOWHERE * height_px] * len(frames)
-    spent_ms = np.zeros((ROUNDS, 2))
-    for row in spent_ms:
-        for place, (rows, once) in enumerate(((rows_px, ()), ((), range(len(frames))))):
-            started = time.monotonic()
-            detector.look(frames, Filters(), rows, once)
-            row[place] = (time.monotonic() - started) * 1e3
-    twice_ms, once_ms = np.median(spent_ms[1:], axis=0).tolist()
+    looks = [
+        partial(detector.look, frames, Filters(), rows, once)
+        for rows, once in ((rows_px, ()), ((), range(len(frames))))
+    ]
+    spent_ms = measure_rounds(looks, ROUNDS - 1, warm_up=1)
+    twice_ms, once_ms = np.median(spent_ms, axis=0).tolist()
     return twice_ms, once_ms

@@ -241,13 +241,16 @@ def measure_latencies(works: Sequence[Callable[[], object]], runs: int) -> list[
     ]
 
 
-def measure_rounds(works: Sequence[Callable[[], object]], rounds: int) -> Float64:
+def measure_rounds(
+    works: Sequence[Callable[[], object]], rounds: int, warm_up: int = WARM_UP_RUNS
+) -> Float64:
     """Time works in turns, so that a clock or another program that changes hits them alike.
 
-    Returns milliseconds, (rounds, works). Each round begins with another one.
+    warm_up: runs of each before that. Returns milliseconds, (rounds, works). Each round begins with
+    another one.
     """
     for work in works:
-        for _ in range(WARM_UP_RUNS):
+        for _ in range(warm_up):
             work()
     times_ms = np.zeros((rounds, len(works)))
     for number, of_round in enumerate(times_ms):
