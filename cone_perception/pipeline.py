@@ -36,9 +36,9 @@ from cone_perception.views import (
     above,
     bands_of,
     far_row,
-    first_views,
     merge,
     views_around,
+    views_of,
     views_per_picture,
 )
 
@@ -206,8 +206,7 @@ class ConeDetector(contextlib.AbstractContextManager['ConeDetector']):
 
     def views_of(self, height_px: int, width_px: int, band_px: float | None) -> list[View]:
         """Views of a picture of this size; those around the row `band_px` where it is given."""
-        first = first_views(height_px, width_px, self._network, self.views)
-        return [*first, *self._bands(height_px, width_px, band_px)]
+        return views_of(height_px, width_px, self._network, self.views, band_px)
 
     def _bands(self, height_px: int, width_px: int, row_px: float | None) -> list[View]:
         if row_px is None:

@@ -6,6 +6,7 @@ options and engines all take them from here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -177,6 +178,16 @@ class Detections:
     def height_px(self) -> Float32:
         """(N,) float32: heights of the boxes in source pixels."""
         return self.xyxy_px[:, 3] - self.xyxy_px[:, 1]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Detections]) -> Detections:
+        """All of one or more, one after the other. All tell their `least`, or none does."""
+        xyxy_px, score, class_id = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ('xyxy_px', 'score', 'class_id')
+        )
+        least = [part.least for part in parts if part.least is not None]
+        return cls(xyxy_px, score, class_id, least=np.concatenate(least) if least else None)
 
     @classmethod
     def empty(cls) -> Detections:

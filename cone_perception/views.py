@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import cycle
 from typing import Literal
 
@@ -76,9 +77,23 @@ def views_around(
     ]
 
 
+def views_of(
+    height_px: int,
+    width_px: int,
+    network: tuple[int, int],
+    views: Views,
+    row_px: float | None = None,
+) -> list[View]:
+    """Views of a source of this size; those of the second look where their row is given."""
+    first = first_views(height_px, width_px, network, views)
+    around = () if row_px is None else views_around(row_px, height_px, width_px, network, views)
+    return [*first, *around]
+
+
+@lru_cache
 def views_per_picture(views: Views) -> int:
     """Number of network pictures that a picture of twice the network's size takes."""
-    return 1 + len(views_around(0, 720, 1280, (360, 640), views))
+    return len(views_of(720, 1280, (360, 640), views, 0))
 
 
 def above(looks: Looks, thresholds: Mapping[ViewName, Float32]) -> Looks:
@@ -99,11 +114,8 @@ def merge(looks: Looks) -> Detections:
     ]
     if len(parts) == 1:
         return parts[0][1]
-    xyxy = np.concatenate([found.xyxy_px for _, found in parts])
-    score = np.concatenate([found.score for _, found in parts])
-    class_id = np.concatenate([found.class_id for _, found in parts])
-    least = [found.least for _, found in parts if found.least is not None]
-    counts = np.concatenate([found.counts for _, found in parts])
+    every = Detections.joined([found for _, found in parts])
+    xyxy, score, class_id, counts = every.xyxy_px, every.score, every.class_id, every.counts
     lengths = [len(found) for _, found in parts]
     patch = np.repeat(np.arange(len(parts)), lengths)
     finer = np.repeat([patch.scale / whole_scale for patch, _ in parts], lengths)
@@ -122,8 +134,7 @@ def merge(looks: Looks) -> Detections:
             kept[worse] = False
     chosen = order[kept]
     chosen = chosen[np.argsort(-score[chosen], kind='stable')]
-    found = Detections(xyxy, score, class_id, least=np.concatenate(least) if least else None)
-    return found[chosen]
+    return every[chosen]
 
 
 def _overlaps(xyxy: Float32) -> tuple[Int64, Int64, Float32]:

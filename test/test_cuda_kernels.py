@@ -32,7 +32,7 @@ from cone_perception.errors import ImageError, ModelError
 from cone_perception.images import to_bgr
 from cone_perception.preprocess import letterbox, whole_view
 from cone_perception.types import CameraPicture, Detections, Float32, UInt8
-from cone_perception.views import first_views, views_around
+from cone_perception.views import first_views, views_around, views_of
 
 HEIGHT, WIDTH = 96, 160
 ENCODINGS = tuple(FORMATS)
@@ -136,7 +136,7 @@ def test_every_view_of_one_upload_is_within_one_grey_level_of_opencv(
 ):
     picture = camera_picture(random, encoding, height, width, padding=13)
     size = height, width, (HEIGHT, WIDTH), 'whole+horizon+strip'
-    views = [*first_views(*size), *views_around(row_px, *size)]
+    views = views_of(*size, row_px)
     assert len(views) >= 2
     bgr, expected = to_bgr(picture), np.empty((HEIGHT, WIDTH, 3), np.uint8)
     for first in range(0, len(views), MAX_BATCH):

@@ -21,10 +21,9 @@ from cone_perception.types import Detections, Float32, Frame, Views
 from cone_perception.views import (
     Horizon,
     far_row,
-    first_views,
     merge,
     mounted_row,
-    views_around,
+    views_of,
 )
 from training.simulate.camera import PinholeCamera
 
@@ -39,8 +38,7 @@ ROWS = [-500.0, 0.0, 0.5, 1.0, 9.0]
 
 
 def every_view(height: int, width: int, row: float) -> list[View]:
-    around = views_around(row * height, height, width, NETWORK, EVERY)
-    return [*first_views(height, width, NETWORK, EVERY), *around]
+    return views_of(height, width, NETWORK, EVERY, row * height)
 
 
 @pytest.mark.parametrize('height, width', SIZES)

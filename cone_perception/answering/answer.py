@@ -160,8 +160,8 @@ class Answering:
 
     horizons: camera name -> where its band lies, in the order of the topics. They are kept from
     picture to picture. side_by_side: one topic carries two cameras, the left half of its pictures
-    is the first. read: sensor_msgs Image or CompressedImage of what an
-    arrival carries, None where it carries that itself; raises ImageError.
+    is the first. read: sensor_msgs Image or CompressedImage of what an arrival carries, None where
+    it carries that itself; raises ImageError.
     """
 
     detector: ConeDetector

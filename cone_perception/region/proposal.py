@@ -119,20 +119,16 @@ def propose(watched: Watched, class_names: tuple[str, ...]) -> Proposal:
     height, width = watched.picture.shape[:2]
     lengths = [len(found) for found in watched.found]
     picture = np.repeat(np.arange(len(lengths)), lengths)
-    xyxy_px, score, class_id, counts = (
-        np.concatenate([getattr(found, name) for found in watched.found])
-        for name in ('xyxy_px', 'score', 'class_id', 'counts')
-    )
-    order = np.argsort(-score, kind='stable')
-    boxes = Detections(xyxy_px, score, class_id)[order]
-    picture, counts = picture[order], counts[order]
+    boxes = Detections.joined(watched.found)
+    order = np.argsort(-boxes.score, kind='stable')
+    boxes, picture = boxes[order], picture[order]
     moved = np.array(watched.moved)[picture]
     car, places = find_car(
         watched.edges.staying(),
         *(boxes.xyxy_px[moved], picture[moved], watched.edges.moved, (width, height)),
     )
     region = region_without(car) if places else ()
-    boxes, picture = boxes[counts], picture[counts]
+    boxes, picture = boxes[boxes.counts], picture[boxes.counts]
     return Proposal(
         watched=watched,
         region=region,

@@ -212,9 +212,8 @@ def describe_model(bundle: Bundle, health: Mapping[str, Mapping[str, str]]) -> d
     """Describe a model as its card does and the node; what that did not tell is None.
 
     card_sha256: of the card as it is written. network_sha256: of the file that ran. views: what it
-    saw. passport: the
-    newest of an engine that was compiled of this network, see engines.tensorrt.plans; None on the
-    CPU, where nothing is compiled beforehand.
+    saw. passport: the newest of an engine that was compiled of this network, see
+    engines.tensorrt.plans; None on the CPU, where nothing is compiled beforehand.
     """
     card, folder = bundle.card, bundle.folder
     told = next((values for values in health.values() if 'engine' in values), {})

@@ -24,7 +24,7 @@ from cone_perception.images import read_picture
 from cone_perception.model_card import file_sha256
 from cone_perception.preprocess import to_planes, whole_view
 from cone_perception.types import Detections, Float32, UInt8, Views
-from cone_perception.views import far_row, first_views, views_around
+from cone_perception.views import bands_of, far_row, views_of
 from training.data.manifest import MANIFEST, read_manifest
 
 LEAST_PICTURES = 100
@@ -131,10 +131,8 @@ class Calibration:
         for index, path in enumerate(self.pictures):
             bgr = read_picture(path)
             size: tuple[int, int] = bgr.shape[0], bgr.shape[1]
-            views = [
-                *first_views(*size, network, self.views),
-                *views_around(_labelled_row(path, *size, network), *size, network, self.views),
-            ]
+            row_px = _labelled_row(path, *size, network) if bands_of(self.views) else None
+            views = views_of(*size, network, self.views, row_px)
             view = np.empty((*network, 3), np.uint8)
             views[index % len(views)].apply(bgr, view)
             yield view
