@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 from output import benchmark_parser, write_result
 
-from cone_perception.decode import decode
 from cone_perception.engines.check import WARM_UP_RUNS, measure_latencies, measure_rounds
 from cone_perception.engines.cuda.compile import find_compiler
 from cone_perception.engines.cuda.device import CudaDevice
@@ -36,6 +35,7 @@ from cone_perception.engines.cuda.request import (
     CameraJob,
     read_answer,
 )
+from cone_perception.engines.decode import decode
 from cone_perception.engines.machine import describe_host
 from cone_perception.engines.verify_command import difference_of
 from cone_perception.errors import ConePerceptionError

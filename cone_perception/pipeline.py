@@ -13,8 +13,8 @@ from typing import cast
 
 import numpy as np
 
-from cone_perception.decode import decode
 from cone_perception.engines import Engine, FrameEngine, lone_of
+from cone_perception.engines.decode import decode
 from cone_perception.filters import Filters
 from cone_perception.images import bgr_of
 from cone_perception.model_card import ModelCard

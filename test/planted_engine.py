@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from cone_perception import cli, errors
-from cone_perception.decode import decode
 from cone_perception.engines import FrameEngine
+from cone_perception.engines.decode import decode
 from cone_perception.engines.open import PlacedEngine, open_engine
 from cone_perception.images import to_bgr
 from cone_perception.ros import loading

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from kernels_on_cpu import CLASSES, Kernels, compile_check, compile_kernels
 
-from cone_perception.decode import decode
 from cone_perception.engines.cuda.request import (
     ANSWER,
     BOX,
@@ -28,6 +27,7 @@ from cone_perception.engines.cuda.request import (
     upload_bytes,
     write_upload,
 )
+from cone_perception.engines.decode import decode
 from cone_perception.errors import ImageError, ModelError
 from cone_perception.images import to_bgr
 from cone_perception.preprocess import letterbox, whole_view

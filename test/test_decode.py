@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cone_perception.decode import decode, read_layout
+from cone_perception.engines.decode import decode, read_layout
 from cone_perception.errors import ModelError
 
 THRESHOLDS = np.array([0.5, 0.3], np.float32)

@@ -22,12 +22,12 @@ from held_bundle import hold_to
 from tensorrt_machine import CAR, BuildPolicy, order_for, pretend_tensorrt
 from test_trt_bindings import NAMES
 
-from cone_perception.decode import decode
 from cone_perception.engines import Engine
 from cone_perception.engines import build_command as build_engine
 from cone_perception.engines import verify_command as verify_engine
 from cone_perception.engines.apart import follow
 from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.decode import decode
 from cone_perception.engines.events import BuildEvent
 from cone_perception.engines.tensorrt import compile_process, fastest, gpu, plans, provide
 from cone_perception.engines.tensorrt import order as ordering

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from cone_perception.decode import read_layout
+from cone_perception.engines.decode import read_layout
 from cone_perception.errors import ModelError
 from cone_perception.model_card import Bundle
 from cone_perception.preprocess import View

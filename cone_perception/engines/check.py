@@ -19,8 +19,8 @@ import numpy as np
 
 from cone_perception.accuracy.intervals import Float64
 from cone_perception.accuracy.matching import box_iou, match_detections
-from cone_perception.decode import decode
 from cone_perception.engines import Engine
+from cone_perception.engines.decode import decode
 from cone_perception.engines.tensorrt.plans import record_check
 from cone_perception.errors import ModelError, RefusedPlanError, told_as
 from cone_perception.files import without_nan

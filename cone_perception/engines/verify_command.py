@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from cone_perception.decode import decode
 from cone_perception.engines import Engine, FrameEngine
 from cone_perception.engines.build_command import add_order
 from cone_perception.engines.check import (
@@ -31,6 +30,7 @@ from cone_perception.engines.check import (
     run_all,
     run_of,
 )
+from cone_perception.engines.decode import decode
 from cone_perception.engines.events import BuildEvent, print_event
 from cone_perception.engines.machine import describe_host
 from cone_perception.engines.tensorrt.order import (

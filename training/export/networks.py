@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 import onnx
 
-from cone_perception.decode import read_layout
 from cone_perception.engines import class_names_from
 from cone_perception.engines.check import REFERENCE_FILE, run_all
 from cone_perception.engines.cpu.open import open_network
+from cone_perception.engines.decode import read_layout
 from cone_perception.errors import ModelError, SourceError
 from cone_perception.model_card import Bundle, NetworkFile, file_sha256
 from cone_perception.preprocess import letterbox

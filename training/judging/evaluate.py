@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from cone_perception.accuracy.matching import match
 from cone_perception.dataset.split import LabelledSplit, read_split
-from cone_perception.decode import read_layout
 from cone_perception.engines import Engine
+from cone_perception.engines.decode import read_layout
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import ModelError, SettingsError, told_as
 from cone_perception.filters import Filters

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cone_perception.decode import decode
 from cone_perception.engines import EngineInfo
 from cone_perception.engines.cuda.device import SLOTS, CameraAnswer, CudaDevice
 from cone_perception.engines.cuda.request import (
@@ -28,6 +27,7 @@ from cone_perception.engines.cuda.request import (
     upload_bytes,
 )
 from cone_perception.engines.cuda.slot import Network
+from cone_perception.engines.decode import decode
 from cone_perception.errors import EngineError, EngineLostError, GpuMemoryError
 from cone_perception.model_card import NetworkFile, Preprocessing
 from cone_perception.preprocess import View, whole_view
