@@ -55,6 +55,10 @@ class EngineLostError(EngineError):
     """
 
 
+class CalibrationError(ConePerceptionError):
+    """What camera_info says of a camera, or of two eyes together, cannot be right."""
+
+
 class SourceError(ConePerceptionError):
     """A picture, a video, or a bag cannot be read."""
 

@@ -28,6 +28,8 @@ from cone_perception.types import (
 
 Transport = Literal['auto', 'raw', 'compressed']
 Reliability = Literal['best_effort', 'reliable']
+RectifiedChoice = Literal['auto', 'yes', 'no']
+MountChoice = Literal['auto', 'settings', 'tf']
 
 
 def _setting(
@@ -111,6 +113,48 @@ class DetectorSettings:
     mount_pitch_deg: float = _setting(
         0.0, 'By how much the cameras look down; negative where they look up.', span=(-45.0, 45.0)
     )
+    mount_roll_deg: float = _setting(
+        0.0, 'By how much the cameras are turned clockwise, seen from behind.', span=(-45.0, 45.0)
+    )
+    mount_yaw_deg: float = _setting(
+        0.0, 'By how much the cameras look to the left.', span=(-180.0, 180.0)
+    )
+    mount_x_m: float = _setting(
+        0.0, 'How far the (left) camera stands before the origin of base_frame.', span=(-10.0, 10.0)
+    )
+    mount_y_m: float = _setting(
+        0.0, 'How far it stands to the left of that origin.', span=(-10.0, 10.0)
+    )
+    mount_from: MountChoice = _setting(
+        'auto',
+        'Where the mounting comes from: these settings, or tf. auto: the settings where '
+        'mount_height_m is set, else tf where tf2_ros is installed.',
+    )
+    base_frame: str = _setting(
+        'base_footprint', "The car's frame on the ground, in which ~/cones is published."
+    )
+    stereo: bool = _setting(
+        False,
+        'The two cameras are the left and the right eye of one rig: cones are searched in the left '
+        'picture, and found again in the right one for their distance.',
+    )
+    rectified: RectifiedChoice = _setting(
+        'auto',
+        'Whether the pictures are rectified already. auto: where a part of the topic begins with '
+        'rect, or ends with _rect or _rect_color; else camera_info says whether there is a '
+        'distortion.',
+    )
+    yaw_correction_px: float = _setting(
+        1.5,
+        'By how many pixels of disparity the calibration watch may correct the yaw between the '
+        'eyes; 0 only watches.',
+        span=(0.0, 10.0),
+    )
+    cone_message: str = _setting(
+        '',
+        'Mapping to the message type of your team: a shipped name, or a YAML file; empty publishes '
+        'none.',
+    )
     cameras: tuple[str, ...] = _setting(
         ('camera',), 'Names of the cameras; outputs go to NAME/detections and NAME/debug_image.'
     )
@@ -175,6 +219,8 @@ class DetectorSettings:
                 raise SettingsError(f'{entry.name} must lie in {span[0]}..{span[1]}, got {value!r}')
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise SettingsError(f'cameras must be distinct names, got {list(self.cameras)}')
+        if self.stereo and len(self.cameras) != 2:
+            raise SettingsError(f'stereo needs two cameras (left, right), got {list(self.cameras)}')
         if self.side_by_side and len(self.cameras) != 2:
             raise SettingsError(
                 f'side_by_side needs two cameras (left, right), got {list(self.cameras)}'

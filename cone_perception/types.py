@@ -6,14 +6,15 @@ options and engines all take them from here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 UInt8 = npt.NDArray[np.uint8]
 
@@ -40,6 +41,11 @@ ViewName = Literal['whole', 'tile', 'horizon', 'strip']
 Views = Literal['whole', 'whole+horizon', 'whole+horizon+strip']
 ViewsChoice = Literal['auto', 'whole', 'whole+horizon', 'whole+horizon+strip']
 """auto: what the model card says."""
+
+RangeSource = Literal['none', 'stereo', 'height', 'ground']
+"""What says how far away a cone stands: the other eye, the height of its box, or where it meets the
+ground. none: nothing does, so its position is not published."""
+RANGE_SOURCES: tuple[RangeSource, ...] = get_args(RangeSource)
 
 Encoding = Literal['float', 'uint8', 'int8']
 """How activations are written in a file: uint8 with zero point 128 for OpenVINO, int8 with zero
@@ -193,3 +199,35 @@ class Detections:
     def empty(cls) -> Detections:
         """No cones seen."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Positions:
+    """Where the cones of one picture stand: a row for each of its detections, in their order.
+
+    xyz_m: (N, 3) float64, middle of the foot of the cone, where its axis meets the ground; NaN
+    where it is not known. covariance_m2: (N, 3, 3) float64. source: (N,) int64, index into
+    RANGE_SOURCES of what counted most. frame_id: of the coordinates: x forward, y left, z up for
+    the car's; x right, y down, z forward for a camera's optical frame. counts: of this picture,
+    what happened -> how often, as 'stereo', 'height', 'disagree'.
+    """
+
+    xyz_m: Float64
+    covariance_m2: Float64
+    source: Int64
+    frame_id: str = ''
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = len(self.xyz_m)
+        _check('xyz_m', self.xyz_m, np.float64, (None, 3))
+        _check('covariance_m2', self.covariance_m2, np.float64, (n, 3, 3))
+        _check('source', self.source, np.int64, (n,))
+
+    def __len__(self) -> int:
+        return len(self.xyz_m)
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool: which of them have a position."""
+        return self.source > 0

@@ -18,7 +18,7 @@ IMPORTS = [(module, other) for module, others in GRAPH.items() for other in othe
 LAYERS = [
     'errors types classes files process arguments interfaces',
     'filters model_card settings',
-    'images preprocess',
+    'images positions preprocess',
     'accuracy bags dataset pages pictures',
     'engines views',
     'pipeline',

@@ -15,7 +15,7 @@ from cone_perception.errors import EngineLostError, ImageError, describe
 from cone_perception.filters import Filters
 from cone_perception.images import as_sent, to_bgr
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import CameraPicture, Detections, Frame
+from cone_perception.types import CameraPicture, Detections, Frame, Positions
 from cone_perception.views import Horizon
 
 Outcome = Literal['answered', 'dropped', 'failed']
@@ -51,7 +51,7 @@ class Answer:
     (its work began); prepared_ns, inferred_ns, decoded_ns (of ConeDetector.detect); published_ns
     (the answer was sent). Those that never came are missing.
     reason, error: why it was not answered. alone: it lacked the partner of its stereo pair.
-    picture, found: None unless it was answered.
+    picture, found: None unless it was answered. positions: None where nothing says where cones are.
     """
 
     camera: str
@@ -62,6 +62,7 @@ class Answer:
     alone: bool = False
     picture: Frame | CameraPicture | None = None
     found: Detections | None = None
+    positions: Positions | None = None
     error: Exception | None = None
 
     def instead(self, outcome: Outcome, reason: str, error: Exception | None = None) -> Answer:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,26 +22,8 @@ from cone_perception.bags.cut_off import SQLITE, CutOffReader
 from cone_perception.errors import ImageError, SourceError, describe, told_as
 from cone_perception.files import read_yaml
 from cone_perception.images import camera_info_topic
+from cone_perception.positions.camera import COEFFICIENTS, CameraInfo
 from cone_perception.types import Detections, Frame
-
-COEFFICIENTS = {'plumb_bob': (4, 5), 'rational_polynomial': (8, 12, 14), 'equidistant': (4,)}
-"""Distortion model of sensor_msgs/distortion_models -> how many numbers it may have."""
-
-
-class CameraInfo(NamedTuple):
-    """The content of sensor_msgs/CameraInfo beside its header; names as there, in small letters.
-
-    width_px, height_px: of the pictures that it was calibrated on. d: coefficients of
-    distortion_model. k, r: 3x3, p: 3x4, row by row; k and p in pixels.
-    """
-
-    width_px: int
-    height_px: int
-    distortion_model: str
-    d: tuple[float, ...]
-    k: tuple[float, ...]
-    r: tuple[float, ...]
-    p: tuple[float, ...]
 
 
 def load_camera_info(path: Path) -> CameraInfo:
@@ -72,6 +54,7 @@ IMAGE = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 DETECTIONS = 'vision_msgs/msg/Detection2DArray'
+CONES = 'vision_msgs/msg/Detection3DArray'
 PICTURES = (IMAGE, COMPRESSED_IMAGE)
 BAG_FILES = ('.mcap', '.db3')
 MCAP = b'\x89MCAP0\r\n'

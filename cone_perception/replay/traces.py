@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cone_perception.answering import answer
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Positions
 
 Fate = Literal['answered', 'transport', 'dropped', 'failed', 'return', 'unknown']
 """answered: its detections came back. transport: the node never had it. dropped: pushed out of the
@@ -43,6 +43,7 @@ class FrameTrace:
     camera: name, see Drive. index: among the pictures of this camera in the bag, from 0.
     stamp_ns: of its header as it was sent. Moments: of the machine's monotonic clock; None where it
     never came there, or where nobody tells. reason: why it failed. found: None without an answer.
+    positions: of what was found, in the car's frame; None where none came.
     """
 
     camera: str
@@ -59,6 +60,7 @@ class FrameTrace:
     returned_ns: int | None = None
     reason: str = ''
     found: Detections | None = None
+    positions: Positions | None = None
 
     @property
     def band_px(self) -> float | None:
@@ -119,7 +121,8 @@ class Drive:
     """The drive that is replayed.
 
     truth: (camera name, stamp_ns) -> cones, also for pictures without any; None: not known.
-    problems: what is wrong with the bag, one sentence each; it can be replayed all the same.
+    places: the same keys -> where these cones stand, in the car's frame, row by row; None: not
+    known. problems: what is wrong with the bag, one sentence each; it can be replayed all the same.
     """
 
     bag: Path
@@ -129,6 +132,7 @@ class Drive:
     duration_s: float
     storage: str
     truth: Mapping[tuple[str, int], Detections] | None = None
+    places: Mapping[tuple[str, int], Positions] | None = None
     problems: tuple[str, ...] = ()
 
 

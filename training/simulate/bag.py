@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cone_perception.bags import reader
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
+from cone_perception.positions.camera import CameraInfo
 from cone_perception.types import Frame
 from training.simulate.camera import PinholeCamera, load_camera, make_lens
 from training.simulate.photo import apply_photo, make_photo
@@ -157,11 +158,11 @@ def write_drive(
     return total
 
 
-def _camera_info(taken: DriveFrame) -> reader.CameraInfo:
+def _camera_info(taken: DriveFrame) -> CameraInfo:
     camera = taken.camera
     projection = np.column_stack([camera.matrix, np.zeros(3)])
     if taken.eye == 'right':
         projection[0, 3] = -BASELINE_M * camera.fx_px
     k, r, p = (tuple(numbers.reshape(-1)) for numbers in (camera.matrix, np.eye(3), projection))
     size_px = (camera.width_px, camera.height_px)
-    return reader.CameraInfo(*size_px, 'plumb_bob', camera.distortion, k, r, p)
+    return CameraInfo(*size_px, 'plumb_bob', camera.distortion, k, r, p)

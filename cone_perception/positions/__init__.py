@@ -1,0 +1,1 @@
+"""Where cones stand, in metres, of the boxes that one eye shows. Knows no ROS."""
