@@ -144,7 +144,7 @@ class _Player:
 
     def _end(self, answer: Answer) -> None:
         order, due = answer.arrival.message
-        moments_ns = dict(answer.moments_ns)
+        moments_ns: dict[str, Any] = dict(answer.moments_ns)
         if answer.outcome == 'answered':
             moments_ns['published_ns'] = moments_ns['decoded_ns']
         self.traces[order] = FrameTrace(
@@ -155,6 +155,7 @@ class _Player:
             sent_ns=answer.arrival.received_ns,
             reason=answer.reason,
             found=answer.found,
+            positions=answer.positions,
             **moments_ns,
         )
         if self._bar is not None:
