@@ -37,10 +37,10 @@ def boxes(*rows: tuple[int, float, float, float, float]) -> Detections:
 
 def test_a_box_on_any_cone_is_no_false_alarm_and_recall_asks_for_half_visible_ones(benchmark):
     labels = [
-        Label(BLUE, (0, 0, 10, 20), 1.0, 4.0),
-        Label(BLUE, (100, 0, 110, 20), 1.0, 12.0),
-        Label(BLUE, (200, 0, 210, 20), 0.4, 13.0),  # mostly hidden
-        Label(YELLOW, (300, 0, 302, 3), 1.0, 50.0),  # too small for a label
+        Label(BLUE, (0, 0, 10, 20), 1.0, 4.0, 0, (4.0, 0, 0)),
+        Label(BLUE, (100, 0, 110, 20), 1.0, 12.0, 0, (12.0, 0, 0)),
+        Label(BLUE, (200, 0, 210, 20), 0.4, 13.0, 0, (13.0, 0, 0)),  # mostly hidden
+        Label(YELLOW, (300, 0, 302, 3), 1.0, 50.0, 0, (50.0, 0, 0)),  # too small for a label
     ]
     picture = benchmark.renders.DrivePicture.of(Frame(np.zeros((720, 1280, 3), np.uint8)), labels)
     assert picture.counts.tolist() == [True, True, False, False]

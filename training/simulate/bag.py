@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -23,7 +24,7 @@ from training.simulate.renderer import Label, render
 from training.simulate.scene import SimulateSettings, make_scene
 from training.simulate.scenery.ego import make_ego
 from training.simulate.scenery.library import make_library
-from training.simulate.scenery.sketch import Bytes
+from training.simulate.scenery.sketch import Array, Bytes
 from training.simulate.track import Track
 
 BASELINE_M = 0.12
@@ -34,7 +35,10 @@ START_NS = 1_760_000_000_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class DriveFrame:
-    """One picture of one eye. stamp_ns: when it was taken. image: (H, W, 3) BGR uint8."""
+    """One picture of one eye. stamp_ns: when it was taken. image: (H, W, 3) BGR uint8.
+
+    camera: that took it. eyes: the cameras of both eyes at that moment, also without stereo.
+    """
 
     eye: str
     stamp_ns: int
@@ -42,6 +46,20 @@ class DriveFrame:
     labels: list[Label]
     camera: PinholeCamera
     quality: int
+    eyes: Mapping[str, PinholeCamera]
+
+    def feet_m(self, frame: str) -> Array:
+        """(N, 3) where the labelled cones stand: label.foot_m in another frame, metres.
+
+        frame: `left` or `right`, the optical frame of that eye; or `base`, the frame of the car:
+        its origin lies on the ground below the left eye, x points to where that eye looks, y left,
+        z up. The car's pitch, roll and bounce are no part of it: the mount of zed2i.yaml, at
+        x = y = 0, is right on average.
+        """
+        feet = np.array([label.foot_m for label in self.labels], np.float64).reshape(-1, 3)
+        if frame != 'base':
+            return self.eyes[frame].to_optical(feet)
+        return self.eyes['left'].to_level(feet)
 
 
 def drive_frames(
@@ -88,14 +106,16 @@ def drive_frames(
         roll = 0.008 * math.sin(4 * t + shake[3]) + 0.002 * math.sin(37 * t + shake[4])
         up = camera.position_m[2] + 0.006 * math.sin(11 * t + shake[5])
         stamp_ns = start_ns + round(index * 1e9 / hz)
+        pose: Any = {'yaw_rad': yaw, 'pitch_rad': pitch, 'roll_rad': roll}
+        left = replace(camera, position_m=(x, y, up), **pose)
+        right_m = np.array(left.position_m) + BASELINE_M * left.rotation[0]
+        eyes = {'left': left, 'right': replace(left, position_m=tuple(right_m.tolist()))}
         for eye in EYES if stereo else EYES[:1]:
-            shift = -BASELINE_M if eye == 'right' else 0.0
-            position = (x - shift * math.sin(yaw), y + shift * math.cos(yaw), up)
-            here = replace(camera, position_m=position, yaw_rad=yaw, pitch_rad=pitch, roll_rad=roll)
+            here = eyes[eye]
             result = render(scene, here, library, settings, ego, lens)
             noise = np.random.default_rng([seed, 17, 3, index, eye == 'right'])
             image = apply_photo(result.image, photo, library.sensor, noise)
-            yield DriveFrame(eye, stamp_ns, image, result.labels, here, photo.quality)
+            yield DriveFrame(eye, stamp_ns, image, result.labels, here, photo.quality, eyes)
 
 
 def _on_track(track: Track, place: float) -> tuple[float, float, float]:

@@ -61,6 +61,15 @@ class PinholeCamera:
         offset = np.asarray(points_m, np.float64) - np.array(self.position_m)
         return np.asarray(offset @ self.rotation.T, np.float64)
 
+    def to_level(self, points_m: npt.ArrayLike) -> Array:
+        """(..., 3) world points as seen from the ground below the camera, metres.
+
+        x points to where the camera looks, along the ground, y left, z up.
+        """
+        sin, cos = math.sin(self.yaw_rad), math.cos(self.yaw_rad)
+        offset = np.asarray(points_m, np.float64) - (*self.position_m[:2], 0.0)
+        return np.asarray(offset @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1.0]]))
+
     def project(self, points_m: npt.ArrayLike) -> tuple[Array, Array]:
         """(..., 3) world points to (..., 2) pixels without the lens, and (...) depth in metres.
 

@@ -21,13 +21,17 @@ from training.simulate.scenery.sketch import Array, Bytes
 @dataclass(frozen=True, slots=True)
 class Label:
     """One visible cone. xyxy_px: left, top, right, bottom, edges of pixels, whole picture is
-    0, 0, width, height. visible: fraction of its pixels in view. depth_m: along the optical axis.
+    0, 0, width, height. visible: fraction of its pixels in view. depth_m: of the middle of the
+    cone, along the optical axis. cone: its index in the scene, the same in every picture of it.
+    foot_m: (x, y, z) in the world of the ground below the middle of its base plate.
     """
 
     class_id: int
     xyxy_px: tuple[float, float, float, float]
     visible: float
     depth_m: float
+    cone: int
+    foot_m: tuple[float, float, float]
 
 
 def find_labels(
@@ -74,7 +78,8 @@ def find_labels(
         # Of one that lies with its foot to the camera nobody could tell the colour.
         bare = view.cone.lift_m > 0 and view.toward < -0.8
         class_id = UNKNOWN if bare else view.cone.class_id
-        labels.append(Label(class_id, (x0, y0, x1, y1), visible, view.depth_m))
+        about = (view.cone_id - 1, (*view.cone.position_m, 0.0))
+        labels.append(Label(class_id, (x0, y0, x1, y1), visible, view.depth_m, *about))
     return labels
 
 
