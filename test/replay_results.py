@@ -19,7 +19,7 @@ from cone_perception.types import Detections, Frame
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 PERIOD_NS = 50_000_000
 MS = 1_000_000
-STATIONS_MS = (1.0, 2.0, 3.0, 20.0, 1.5, 0.5, 1.0)
+STATIONS_MS = (1.0, 2.0, 3.0, 20.0, 1.0, 0.5, 0.5, 1.0)
 FIRST_STAMP_NS = 1_700_000_000 * 10**9
 
 

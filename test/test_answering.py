@@ -307,9 +307,10 @@ def outcome_of(outcome, camera='left', reason=''):
 
 
 def answer_after(inference_ms, age_ms=None):
-    """Stations of 1, 2, inference_ms, 3 and 4 ms."""
+    """Stations of 1, 2, inference_ms, 3, 1 and 3 ms."""
     moments = {'received': 0, 'started': 1, 'prepared': 3, 'inferred': 3 + inference_ms}
-    moments |= {'decoded': 6 + inference_ms, 'published': 10 + inference_ms}
+    later = {'decoded': 6, 'located': 7, 'published': 10}
+    moments |= {name: ms + inference_ms for name, ms in later.items()}
     moments_ns = {f'{name}_ns': round(ms * MS) for name, ms in moments.items()}
     arrival = Arrival(0, 0, None, age_ms=age_ms)
     return Answer('left', arrival, 'answered', moments_ns, picture=PICTURE)

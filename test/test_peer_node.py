@@ -96,7 +96,7 @@ def test_peer_answers_with_the_header_and_the_boxes_of_predict(observer, tmp_pat
 
 def frame(index: int, wait_ms: float, run_ms: float, own_ms: float = 1.0) -> FrameTrace:
     """Answered; a millisecond of transport, `own_ms` at each of the node's other stations."""
-    stations_ms = index * 1e3, 1, wait_ms, own_ms, run_ms, own_ms, own_ms, 1
+    stations_ms = index * 1e3, 1, wait_ms, own_ms, run_ms, own_ms, 0, own_ms, 1
     moments_ns = [round(each_ms * 1e6) for each_ms in accumulate(stations_ms)]
     moments = dict(zip(MOMENTS, moments_ns, strict=True))
     return FrameTrace('camera', index, moments_ns[0], 'answered', **moments)

@@ -324,7 +324,7 @@ def test_ros_replay_follows_every_picture(
         assert frame.found.class_id.tolist() == [(0, 4)[frame.index % 2]]
         moments = [
             *(frame.sent_ns, frame.received_ns, frame.started_ns, frame.prepared_ns),
-            *(frame.inferred_ns, frame.decoded_ns, frame.published_ns),
+            *(frame.inferred_ns, frame.decoded_ns, frame.located_ns, frame.published_ns),
         ]
         assert moments == sorted(moments)
     assert result.figures['overhead_latency_p50_ms'].value > 0

@@ -15,11 +15,11 @@ def played(hz, lost=0, frames=100, sent_hz=None, out_hz=None, camera='camera'):
     dropped = {round(i * frames / lost) for i in range(lost)} if lost else set()
     traces = []
     for index in range(frames):
-        sent_ns, decoded_ns = round(index * period_ns), round(5e6 + index * out_ns)
+        sent_ns, located_ns = round(index * period_ns), round(5e6 + index * out_ns)
         if index in dropped:
             traces.append(FrameTrace(camera, index, index, 'dropped', sent_ns))
         else:
-            answer = {'sent_ns': sent_ns, 'decoded_ns': decoded_ns}
+            answer = {'sent_ns': sent_ns, 'located_ns': located_ns}
             traces.append(FrameTrace(camera, index, index, 'answered', **answer))
     return Pass(Pace('hz', hz=hz), traces)
 

@@ -123,6 +123,7 @@ def test_moments_of_an_answer_come_in_their_order_and_make_sense_without_ros(pla
         'preprocess': 0,
         'inference': 150,
         'decode': 0,
+        'locate': 0,
         'publish': 0,
     }
     assert second.own_cost_ms == 50

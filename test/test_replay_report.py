@@ -53,10 +53,10 @@ def with_figures(shown: ReplayResult, **figures: Interval) -> ReplayResult:
 
 def everything() -> ReplayResult:
     """Two cameras, two passes, every fate, judged, searched for the highest rate."""
-    fates = ('answered', 'transport', 'dropped', 'failed', 'return', 'unknown')
+    fates = ('answered', 'matched', 'transport', 'dropped', 'failed', 'return', 'unknown')
     passes = [
         [
-            trace(index, fates[index % 6], camera=camera, start_ns=start_ns, reason=reason)
+            trace(index, fates[index % len(fates)], camera=camera, start_ns=start_ns, reason=reason)
             for index in range(12)
             for camera, reason in (('left', ''), ('right', 'no picture'))
         ]
@@ -461,7 +461,7 @@ def test_areas_of_the_stations_stack_up_to_the_latency():
 
 def test_slow_station_shows_in_its_own_colour():
     slow = answered(4)
-    late = ('decoded_ns', 'published_ns', 'returned_ns')
+    late = ('decoded_ns', 'located_ns', 'published_ns', 'returned_ns')
     slow[2] = replace(slow[2], **{name: getattr(slow[2], name) + 50_000_000 for name in late})
     traces = latency_traces(slow)
     decode = traces[STATION_LOOKS['decode'].name]['y']

@@ -308,7 +308,7 @@ def put(column: str, value: Any) -> Damage:
             'columns: Value error, must be camera, index, stamp_ns',
         ),
         (lambda r: frames_of(r)['rows'][0].pop(), 'rows[0] cones: Field required'),
-        (put('fate', 'eaten'), "rows[0] fate: Input should be 'answered', 'transport'"),
+        (put('fate', 'eaten'), "rows[0] fate: Input should be 'answered', 'matched'"),
         (put('stamp_ns', 1.5), 'rows[0] stamp_ns: Input should be a valid integer, got 1.5'),
         (put('received_ns', 'x'), "rows[0] received_ns: Input should be a valid integer, got 'x'"),
         (put('camera', None), 'rows[0] camera: Input should be a valid string, got None'),

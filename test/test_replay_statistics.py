@@ -107,9 +107,9 @@ def test_a_slow_station_shows_in_that_station_only() -> None:
 
 
 def test_own_cost_is_without_the_network_and_without_transport() -> None:
-    frames = [answered(0, 0, 100, transport_in=30, wait=2, preprocess=3, inference=40, decode=5)]
+    frames = [answered(0, 0, 100, transport_in=30, wait=2, preprocess=3, inference=40, decode=4)]
     found = values(pass_figures([one_pass(frames)]))
-    assert found['own_cost_p50_ms'] == pytest.approx(2 + 3 + 5 + 1)
+    assert found['own_cost_p50_ms'] == pytest.approx(2 + 3 + 4 + 1 + 1)
     assert found['age_at_publish_p50_ms'] == pytest.approx(30 + 2 + 3 + 40 + 5 + 1)
     assert found['age_at_publish_max_ms'] == found['age_at_publish_p99_ms']
 
@@ -126,16 +126,16 @@ def test_a_node_that_tells_no_moments_has_no_stations() -> None:
 
 
 def test_shares_by_fate_add_up() -> None:
-    fates = ['answered'] * 14 + ['dropped'] * 3 + ['transport'] * 2 + ['failed']
+    fates = ['answered'] * 12 + ['matched'] * 2 + ['dropped'] * 3 + ['transport'] * 2 + ['failed']
     frames = [
         answered(i, i * 100) if fate == 'answered' else lost(i, i * 100, fate)
         for i, fate in enumerate(fates)
     ]
     found = values(pass_figures([one_pass(frames)]))
-    shares = {'answered': 0.7, 'dropped': 0.15, 'transport': 0.1, 'failed': 0.05}
+    shares = {'answered': 0.6, 'matched': 0.1, 'dropped': 0.15, 'transport': 0.1, 'failed': 0.05}
     for fate, share in {**shares, 'return': 0, 'unknown': 0}.items():
         assert found[f'{fate}_share'] == share
-    assert (found['frames_sent'], found['frames_answered']) == (20, 14)
+    assert (found['frames_sent'], found['frames_answered']) == (20, 12)
 
 
 def test_a_planted_loss_of_five_percent_shows_as_transport_only() -> None:

@@ -28,6 +28,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from tiny_network import CLASS_NAMES, painted
 from vision_msgs.msg import Detection2DArray
 
+from cone_perception.answering.answer import STATIONS
 from cone_perception.bags.reader import detections_of
 from cone_perception.ros import diagnostics
 from cone_perception.ros.rclpy_repairs import RobustLifecycleNode
@@ -43,7 +44,7 @@ BLUE_PX = (256, 168, 320, 232)
 YELLOW_PX = (640, 360, 704, 424)
 """Left, top, right, bottom in a picture of 1280x720; they fill cells of the tiny network."""
 
-MOMENTS = ('received', 'started', 'prepared', 'inferred', 'decoded', 'published')
+MOMENTS = ('received', 'started', 'prepared', 'inferred', 'decoded', 'located', 'published')
 
 
 def picture():
@@ -193,8 +194,7 @@ def test_station_times_of_each_frame_are_published(observer, node):
     values = values_of(messages[0])
     assert values['camera'] == 'camera'
     assert int(values['stamp_ns']) == stamp_ns
-    stations = ('wait_ms', 'preprocess_ms', 'inference_ms', 'decode_ms', 'publish_ms')
-    parts = [float(values[name]) for name in stations]
+    parts = [float(values[f'{name}_ms']) for name in STATIONS]
     assert min(parts) >= 0
     assert float(values['total_ms']) == pytest.approx(sum(parts), abs=0.01)
     assert float(values['age_ms']) >= 0
@@ -250,7 +250,7 @@ def test_health_names_engine_model_rates_and_latencies(observer, node):
     assert float(values['rate in (Hz)']) > 0
     assert float(values['rate out (Hz)']) > 0
     assert int(values['received']) >= int(values['answered']) + int(values['failed'])
-    for station in ('age', 'wait', 'preprocess', 'inference', 'decode', 'publish', 'total'):
+    for station in ('age', *STATIONS, 'total'):
         assert float(values[f'{station}_ms p50']) <= float(values[f'{station}_ms p99'])
 
 

@@ -18,13 +18,14 @@ from cone_perception.pipeline import ConeDetector
 from cone_perception.types import CameraPicture, Detections, Frame, Positions
 from cone_perception.views import Horizon
 
-Outcome = Literal['answered', 'dropped', 'failed']
-"""dropped: a newer picture took its place, or the node was deactivated."""
+Outcome = Literal['answered', 'matched', 'dropped', 'failed']
+"""matched: of the right eye, the cones of the left one were found again in it. dropped: a newer
+picture took its place, or the node was deactivated."""
 
-STATIONS = ('wait', *pipeline.STATIONS, 'publish')
+STATIONS = ('wait', *pipeline.STATIONS, 'locate', 'publish')
 """Between the moments of a published answer. wait: from arrival to the start of its work.
-preprocess: message to network input. publish: building and sending the answer, after that of its
-partner in a batch."""
+preprocess: message to network input. locate: finding where the cones stand. publish: building and
+sending the answer, after that of its partner in a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,9 @@ class Answer:
     """Outcome of one picture of one camera.
 
     moments_ns: name -> nanoseconds of the monotonic clock, in the order of: received_ns; started_ns
-    (its work began); prepared_ns, inferred_ns, decoded_ns (of ConeDetector.detect); published_ns
-    (the answer was sent). Those that never came are missing.
+    (its work began); prepared_ns, inferred_ns, decoded_ns (of ConeDetector.detect); located_ns (its
+    cones were placed, or nobody places them); published_ns (the answer was sent). Those that never
+    came are missing.
     reason, error: why it was not answered. alone: it lacked the partner of its stereo pair.
     picture, found: None unless it was answered. positions: None where nothing says where cones are.
     """
@@ -219,6 +221,7 @@ class Answering:
                     raise
                 continue
             moments['started_ns'] = started_ns  # decoding the message is part of preparing
+            moments['located_ns'] = moments['decoded_ns']
             answers = []
             for (camera, arrival, picture), cones in zip(batch, found, strict=True):
                 moments_ns = {'received_ns': arrival.received_ns, **moments}

@@ -35,7 +35,7 @@ from cone_perception.replay.processes import NodeCommand, echo_node, our_node
 from cone_perception.replay.run import Play, Replay
 from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.through_ros import play_through_ros
-from cone_perception.replay.traces import FATES, Drive, FrameTrace, Pace, Pass
+from cone_perception.replay.traces import LOST, Drive, FrameTrace, Pace, Pass
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Views
 
@@ -140,7 +140,7 @@ def summary_line(result: ReplayResult) -> str:
     """Make the last line, to be read by programs."""
     lost = ' '.join(
         f'{fate}={sum(frame.fate == fate for frames in result.passes for frame in frames)}'
-        for fate in FATES[1:]
+        for fate in LOST
     )
     text = 'replay: frames={frames_sent:.0f} answered={frames_answered:.0f} {lost} '
     if 'recall_sent' in result.figures:

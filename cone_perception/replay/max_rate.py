@@ -108,8 +108,7 @@ def find_max_rate(
 def judge_probe(hz: float, played: Pass) -> dict[str, Any]:
     """Judge whether the pass at this rate counts as kept up with, and say why not."""
     frames = played.frames
-    answered = sum(frame.fate == 'answered' for frame in frames)
-    missed = (len(frames) - answered) / len(frames) if frames else 1.0
+    missed = sum(frame.lost for frame in frames) / len(frames) if frames else 1.0
     rates_in, rates_out = [], []
     for camera in {frame.camera for frame in frames}:
         of_camera = [frame for frame in frames if frame.camera == camera]

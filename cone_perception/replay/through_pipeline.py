@@ -29,9 +29,10 @@ def play_through_pipeline(
     dropped, and with an engine for two pictures those of two cameras go together. At a fast pace
     each has its turn. Moments: sent is when it was due, or when it was read if that came later;
     received the same, since nothing lies between; started when the detector took it; prepared,
-    inferred, decoded as in the node, where making a picture of the message belongs to preparing;
-    published the same as decoded; returned is None. So `transport_in` and `publish` are zero.
-    KeyboardInterrupt ends the pass; pictures without an outcome by then are not among its frames.
+    inferred, decoded, located as in the node, where making a picture of the message belongs to
+    preparing; published the same as located; returned is None. So `transport_in` and `publish` are
+    zero. KeyboardInterrupt ends the pass; pictures without an outcome by then are not among its
+    frames.
     Raises SourceError when the bag cannot be opened any more.
     """
     problems: list[str] = []
@@ -146,7 +147,7 @@ class _Player:
         order, due = answer.arrival.message
         moments_ns: dict[str, Any] = dict(answer.moments_ns)
         if answer.outcome == 'answered':
-            moments_ns['published_ns'] = moments_ns['decoded_ns']
+            moments_ns['published_ns'] = moments_ns['located_ns']
         self.traces[order] = FrameTrace(
             camera=answer.camera,
             index=due.index,

@@ -6,17 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from cone_perception.answering import answer
 from cone_perception.types import Detections, Positions
 
-Fate = Literal['answered', 'transport', 'dropped', 'failed', 'return', 'unknown']
-"""answered: its detections came back. transport: the node never had it. dropped: pushed out of the
+Fate = Literal['answered', 'matched', 'transport', 'dropped', 'failed', 'return', 'unknown']
+"""answered: its detections came back. matched: of the right eye, used for the positions of the left
+one's cones. transport: the node never had it. dropped: pushed out of the
 node by a newer one. failed: the node says why. return: published, but never came back. unknown: no
-answer, and the node does not tell of each frame. These count as lost, all but the first."""
+answer, and the node does not tell of each frame."""
 
-FATES: tuple[Fate, ...] = ('answered', 'transport', 'dropped', 'failed', 'return', 'unknown')
+FATES: tuple[Fate, ...] = get_args(Fate)
+LOST = FATES[2:]
+"""All but answered and matched."""
 
 MOMENTS = (
     'sent_ns',
@@ -25,12 +28,14 @@ MOMENTS = (
     'prepared_ns',
     'inferred_ns',
     'decoded_ns',
+    'located_ns',
     'published_ns',
     'returned_ns',
 )
 """In this order. sent: before publish() is called. received: in the node's callback. started: the
 worker takes it. prepared, inferred, decoded: the network's input is ready, its output, the cones.
-published: after publish(). returned: in the monitor's callback."""
+located: where they stand is known. published: after publish(). returned: in the monitor's
+callback."""
 
 STATIONS = ('transport_in', *answer.STATIONS, 'transport_out')
 """Each from one of MOMENTS to the next."""
@@ -56,6 +61,7 @@ class FrameTrace:
     prepared_ns: int | None = None
     inferred_ns: int | None = None
     decoded_ns: int | None = None
+    located_ns: int | None = None
     published_ns: int | None = None
     returned_ns: int | None = None
     reason: str = ''
@@ -68,11 +74,16 @@ class FrameTrace:
         return None if self.found is None else self.found.band_px
 
     @property
+    def lost(self) -> bool:
+        """Tell whether nothing came of it."""
+        return self.fate in LOST
+
+    @property
     def answered_ns(self) -> int | None:
-        """The monitor's receipt of the answer; in the pipeline, which has none, the cones."""
+        """The monitor's receipt of the answer; in the pipeline, which has none, the positions."""
         if self.fate != 'answered':
             return None
-        return self.returned_ns if self.returned_ns is not None else self.decoded_ns
+        return self.returned_ns if self.returned_ns is not None else self.located_ns
 
     @property
     def latency_ms(self) -> float | None:

@@ -84,7 +84,7 @@ def accuracy_figures(
     """precision, recall, map50 (ap50 of one class): over all, per class, per band of box heights.
 
     `_sent`: of all frames sent, a lost one is as if nothing had been found in it. `_answered`: of
-    those with an answer. Frames whose truth is not known are not judged.
+    those with an answer. Frames whose truth is not known, and matched ones, are not judged.
     precision, recall: at `thresholds`, IoU 0.5, all cones counted alike. map50: mean over the
     classes with truth of the average precision of what was *published*. Nothing below the node's
     thresholds is, so the curve ends at the recall reached there: it is lower than that of an
@@ -92,7 +92,7 @@ def accuracy_figures(
     95 % intervals: bootstrap over seconds of the drive; what all passes and cameras saw in one
     second is one block. NaN where a figure or its interval has nothing to stand on.
     """
-    frames = [frame for one in passes for frame in one.frames]
+    frames = [frame for one in passes for frame in one.frames if frame.fate != 'matched']
     rows = accuracy_rows(frames, truth, class_names, thresholds)
     return {name: interval_of(each) for name, each in rows.items()}
 

@@ -107,6 +107,7 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'unknown_share': f'{_SENT} no answer, and nobody tells why',
         f'flicker_share{_OF_CLASS}': 'of the cones seen before and after a frame: not seen in it',
     },
+    ('share', None): {'matched_share': f'{_SENT} the cones of the left eye were found again in it'},
     ('share', 'higher'): {
         'answered_share': f'{_SENT} the answer came back',
         f'precision_(sent|answered){_OF_CLASS}': 'of the cones found in the frames {0}: those that '

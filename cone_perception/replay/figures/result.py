@@ -20,7 +20,7 @@ from cone_perception.replay.figures.names import in_nvidia_names
 from cone_perception.replay.traces import MOMENTS, STATIONS, Fate, FrameTrace, LoadSample
 from cone_perception.types import Detections
 
-SCHEMA = 2
+SCHEMA = 3
 KIND = 'cone_perception replay'
 """The kind that result.json names: other JSON files carry a schema too."""
 
@@ -101,6 +101,7 @@ class FrameRow(NamedTuple):
     prepared_ns: int | None
     inferred_ns: int | None
     decoded_ns: int | None
+    located_ns: int | None
     published_ns: int | None
     returned_ns: int | None
     reason: str
@@ -221,7 +222,7 @@ class ResultFile(ResultEntries):
     """The file as it is read; `ReplayResult` tells what the entries hold."""
 
     kind: Literal['cone_perception replay']
-    version: Literal[2] = Field(alias='schema')
+    version: Literal[3] = Field(alias='schema')
     ros2_benchmark: dict[str, float]
 
 

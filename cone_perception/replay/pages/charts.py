@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from cone_perception.pages.blocks import Chart
 from cone_perception.pages.charts import Trace, area, chart, dots, histogram, line, series_colour
 from cone_perception.replay.figures.accuracy import Answers
-from cone_perception.replay.traces import FATES, STATIONS, Fate, FrameTrace, LoadSample, span_ns
+from cone_perception.replay.traces import LOST, STATIONS, Fate, FrameTrace, LoadSample, span_ns
 
 
 class Look(NamedTuple):
@@ -30,11 +30,13 @@ STATION_LOOKS = {
     'preprocess': Look('message to network input', '--violet'),
     'inference': Look('network', '--blue'),
     'decode': Look('decoding', '--orange'),
+    'locate': Look('where the cones stand', '--pink'),
     'publish': Look('publishing', '--green'),
     'transport_out': Look('over DDS to the monitor', '--teal'),
 }
 FATE_LOOKS: dict[Fate, Look] = {
     'answered': Look('answered', '--green'),
+    'matched': Look('matched with the left eye', '--blue'),
     'transport': Look('lost on the way to the node', '--violet'),
     'dropped': Look('dropped for a newer one', '--orange'),
     'failed': Look('failed', '--red'),
@@ -46,7 +48,7 @@ CAMERA_STEP = 1_000_000
 """Between the numbers of two cameras: the nearest picture to a frame is one of its own camera."""
 
 FROM_ZERO = {'rangemode': 'tozero'}
-LOST: dict[str, Any] = {'hovertemplate': '%{text}<extra></extra>', 'cliponaxis': False}
+LOST_LOOK: dict[str, Any] = {'hovertemplate': '%{text}<extra></extra>', 'cliponaxis': False}
 """The look of an axis, and of the dots of lost frames."""
 
 MAX_FRAMES = 4000
@@ -157,8 +159,8 @@ def _latency_traces(shown: Sequence[SentFrame]) -> Iterator[Trace]:
     told_ms = '<b>%{y:.1f} ms</b>, %{text}'
     clear = 'rgba(0,0,0,0)'
     yield _framed(line, 'latency', shown, latency_ms, clear, told_ms, showlegend=False)
-    if lost := [each for each in shown if each.frame.fate != 'answered']:
-        yield _framed(dots, 'lost', lost, [0.0] * len(lost), '--red', **LOST)
+    if lost := [each for each in shown if each.frame.lost]:
+        yield _framed(dots, 'lost', lost, [0.0] * len(lost), '--red', **LOST_LOOK)
 
 
 def loss_chart(timeline: Timeline) -> Chart:
@@ -173,11 +175,11 @@ def loss_chart(timeline: Timeline) -> Chart:
         look: dict[str, Any] = {'legendgroup': 'sent', 'showlegend': not traces}
         rows = [camera] * len(at_s)
         traces.append(line('frames were sent', at_s, rows, '--green', hoverinfo='skip', **look))
-    for fate in FATES[1:]:
+    for fate in LOST:
         lost = [s for sent in timeline.cameras.values() for s in sent if s.frame.fate == fate]
         if lost:
             (name, colour), rows = FATE_LOOKS[fate], [each.frame.camera for each in lost]
-            traces.append(_framed(dots, name, lost, rows, colour, **LOST))
+            traces.append(_framed(dots, name, lost, rows, colour, **LOST_LOOK))
     cameras = len(timeline.cameras)
     rows_axis = {'type': 'category', 'range': [-0.6, cameras - 0.4]}
     return timeline.chart('lost frames', traces, '', height_px=110 + 34 * cameras, y_axis=rows_axis)

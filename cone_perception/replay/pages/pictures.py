@@ -91,7 +91,7 @@ def draw_frames(
             found = frame.found or Detections.empty()
             small, found, there = shrink(picture, found, there, width_px)
             drawn = draw_cones(small, found, names, there)
-            if frame.fate != 'answered':
+            if frame.lost:
                 draw_border(drawn)
             draw_caption(drawn, describe(frame))
             yield frame, drawn

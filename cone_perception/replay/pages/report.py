@@ -179,7 +179,7 @@ def _latency(result: ReplayResult, timeline: Timeline) -> Iterator[Section]:
 
 
 def _accuracy(result: ReplayResult) -> Section:
-    none_lost = all(frame.fate == 'answered' for frame in result.frames)
+    none_lost = not any(frame.lost for frame in result.frames)
     over = ('sent',) if none_lost else ('sent', 'answered')
     columns = [f'{what}_{whose}' for whose in over for what in ACCURACY_COLUMNS]
     head = [

@@ -11,7 +11,7 @@ from cone_perception.replay.figures.compare import pace_text
 from cone_perception.replay.figures.names import figure_text, interval_text, value_text
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
 from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS
-from cone_perception.replay.traces import FATES, FrameTrace
+from cone_perception.replay.traces import LOST, FrameTrace
 
 TILES = (
     ('latency_p50_ms', 'latency, median'),
@@ -106,7 +106,7 @@ def banners(result: ReplayResult, over_budget: Sequence[str] | None) -> list[Blo
 def tiles(result: ReplayResult) -> Tiles:
     """Figures at a glance."""
     sent = len(result.frames)
-    lost = sum(frame.fate != 'answered' for frame in result.frames)
+    lost = sum(frame.lost for frame in result.frames)
     answered = sent - lost
     tone: Tone = 'bad' if lost > 0.01 * sent else ''
     share = value_text('answered_share', answered / sent if sent else math.nan)
@@ -154,6 +154,4 @@ def _frame_items(result: ReplayResult) -> Iterator[str]:
 
 def _where_lost(frames: Iterable[FrameTrace]) -> str:
     counts = Counter(frame.fate for frame in frames)
-    return ', '.join(
-        f'{counts[fate]} {FATE_LOOKS[fate].name}' for fate in FATES[1:] if counts[fate]
-    )
+    return ', '.join(f'{counts[fate]} {FATE_LOOKS[fate].name}' for fate in LOST if counts[fate])
