@@ -8,6 +8,15 @@ from collections.abc import Mapping, Sequence
 BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW = range(5)
 CLASS_NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
 
+CONE_SIZES_M = (
+    (0.228, 0.228, 0.325),
+    (0.285, 0.285, 0.505),
+    (0.228, 0.228, 0.325),
+    (0.228, 0.228, 0.325),
+    (0.228, 0.228, 0.325),
+)
+"""Width, depth and height of a cone of each class, by the rules of Formula Student."""
+
 CLASS_WORDS: Mapping[frozenset[str], int] = {
     frozenset({'blue'}): BLUE,
     frozenset({'large', 'orange'}): LARGE_ORANGE,

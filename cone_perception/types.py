@@ -144,7 +144,8 @@ class Detections:
     xyxy_px: (N, 4) float32, source-image pixels: left, top, right, bottom. score: (N,) float32,
     0..1. class_id: (N,) int64, index into the model card's class names. band_px: row of the
     picture around which the second look lay; None where there was none. least: (N,) float32, score
-    from which a box counts in the view that showed it; None: all count.
+    from which a box counts in the view that showed it; None: all count. class_score: (N, classes)
+    float32, the network's score of every class; None where it tells only the best one's.
     """
 
     xyxy_px: Float32
@@ -152,6 +153,7 @@ class Detections:
     class_id: Int64
     band_px: float | None = None
     least: Float32 | None = None
+    class_score: Float32 | None = None
 
     def __post_init__(self) -> None:
         n = len(self.xyxy_px)
@@ -160,16 +162,19 @@ class Detections:
         _check('class_id', self.class_id, np.int64, (n,))
         if self.least is not None:
             _check('least', self.least, np.float32, (n,))
+        if self.class_score is not None:
+            _check('class_score', self.class_score, np.float32, (n, None))
 
     def __len__(self) -> int:
         return len(self.score)
 
     def __getitem__(self, index: Any) -> Detections:
         """Those that a mask, slice or index array selects."""
-        least = None if self.least is None else self.least[index]
-        return Detections(
-            self.xyxy_px[index], self.score[index], self.class_id[index], self.band_px, least
+        least, class_score = (
+            None if told is None else told[index] for told in (self.least, self.class_score)
         )
+        own = self.xyxy_px[index], self.score[index], self.class_id[index]
+        return Detections(*own, self.band_px, least, class_score)
 
     def above(self, thresholds: Float32) -> Detections:
         """Those that reach the least score of their class. thresholds: (classes,) float32."""
@@ -187,13 +192,15 @@ class Detections:
 
     @classmethod
     def joined(cls, parts: Sequence[Detections]) -> Detections:
-        """All of one or more, one after the other. All tell their `least`, or none does."""
-        xyxy_px, score, class_id = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ('xyxy_px', 'score', 'class_id')
-        )
-        least = [part.least for part in parts if part.least is not None]
-        return cls(xyxy_px, score, class_id, least=np.concatenate(least) if least else None)
+        """All of one or more, one after the other.
+
+        All tell their `least`, or none does; so with `class_score`.
+        """
+        joined: dict[str, Any] = {}
+        for name in ('xyxy_px', 'score', 'class_id', 'least', 'class_score'):
+            told = [getattr(part, name) for part in parts if getattr(part, name) is not None]
+            joined[name] = np.concatenate(told) if told else None
+        return cls(**joined)
 
     @classmethod
     def empty(cls) -> Detections:

@@ -57,7 +57,8 @@ static void check_decode(int boxes, bool anchors)
         run_select_anchors(output.data(), upload.data(), candidates.data(), MAX_BATCH, classes, boxes);
     else
         run_select_boxes(output.data(), upload.data(), candidates.data(), MAX_BATCH, boxes);
-    run_suppress(upload.data(), candidates.data(), answers.data(), MAX_BATCH, anchors, 6);
+    run_suppress(output.data(), upload.data(), candidates.data(), answers.data(), MAX_BATCH,
+                 anchors ? classes : 0, boxes, 6);
     std::printf("%d boxes: %d candidates, %d kept\n", boxes, answers[0].candidates, answers[0].kept);
 }
 

@@ -107,9 +107,10 @@ extern "C" void run_select_boxes(
 }
 
 extern "C" void run_suppress(
-    const unsigned char *upload, const Candidate *candidates, Answer *answers, int batch, int overlapping, int threads)
+    const output_t *output, const unsigned char *upload, const Candidate *candidates, Answer *answers, int batch,
+    int classes, int boxes, int threads)
 {
-    run_blocks(batch, threads, [=] { suppress(upload, candidates, answers, overlapping); });
+    run_blocks(batch, threads, [=] { suppress(output, upload, candidates, answers, classes, boxes); });
 }
 
 extern "C" int sizes(int which)

@@ -112,9 +112,8 @@ class Kernels:
             self.library.run_select_anchors(*memory, len(thresholds), boxes)
         else:
             self.library.run_select_boxes(*memory, boxes)
-        self.library.run_suppress(
-            *(_at(upload), _at(candidates), _at(answers), batch, int(layout == 'anchors'), 8)
-        )
+        classes = len(thresholds) if layout == 'anchors' else 0
+        self.library.run_suppress(*memory[:3], _at(answers), batch, classes, boxes, 8)
         return answers
 
     def decode(

@@ -247,7 +247,7 @@ class _Function:
             assert grid[1] * block[1] >= height
             call = (library.run_letterbox, [*given[:2], grid[2], *given[2:]])
         elif self._name == 'suppress':
-            call = (library.run_suppress, [*given[:3], grid[0], given[3], 4])
+            call = (library.run_suppress, [*given[:4], grid[0], *given[4:], 4])
         else:
             assert grid[0] * block[0] >= values[-1]
             call = (getattr(library, f'run_{self._name}'), [*given[:3], grid[1], *given[3:]])

@@ -244,6 +244,7 @@ def assert_same(found: Detections, expected: Detections, within_px: float = 0.01
     assert np.array_equal(found.class_id, expected.class_id)
     assert np.array_equal(found.score, expected.score)
     np.testing.assert_allclose(found.xyxy_px, expected.xyxy_px, atol=within_px)
+    np.testing.assert_equal(found.class_score, expected.class_score)
 
 
 THRESHOLDS = np.array([0.25, 0.5, 0.3, 0.9, 0.21], np.float32)

@@ -48,6 +48,15 @@ def test_overlapping_boxes_of_two_classes_both_stay():
     assert found.class_id.tolist() == [0, 1]
 
 
+def test_every_box_keeps_the_score_of_every_class():
+    output = anchors((90, 50, 20, 20, 0.6, 0.1), (50, 50, 20, 20, 0.2, 0.9), (9, 9, 4, 4, 0.1, 0))
+    found = decode(output, 'anchors', THRESHOLDS, 0.5)
+    np.testing.assert_array_equal(found.class_score, np.float32([[0.2, 0.9], [0.6, 0.1]]))
+    np.testing.assert_array_equal(found.class_score.max(axis=1), found.score)
+    rows = np.array([[8, 8, 12, 12, 0.9, 0]], np.float32)
+    assert decode(rows, 'end_to_end', THRESHOLDS, 0.5).class_score is None
+
+
 @pytest.mark.parametrize('layout', ['anchors', 'end_to_end'])
 def test_threshold_of_each_class_is_its_own(layout):
     if layout == 'anchors':

@@ -178,6 +178,26 @@ def test_box_that_counts_gives_way_only_to_one_that_counts(band_least, chosen):
     assert found.counts.tolist() == [True]
 
 
+def test_scores_of_every_class_stay_with_their_box():
+    far, near, other = (
+        (100, 350, 110, 364, 0.5),
+        (50, 300, 120, 420, 0.9),
+        (700, 340, 710, 355, 0.7),
+    )
+    rows = (np.float32([[0.9, 0.1], [0.5, 0.4]]), np.float32([[0.6, 0.3], [0.7, 0.2]]))
+    in_view = boxes(near, far), boxes((*far[:4], 0.6), other)
+    looks = [
+        (view, replace(shown_by(view, found), class_score=score))
+        for view, found, score in zip((WHOLE, BAND), in_view, rows, strict=True)
+    ]
+    found = merge(looks)
+    assert found.class_score is not None
+    np.testing.assert_array_equal(
+        found.class_score, np.float32([[0.9, 0.1], [0.7, 0.2], [0.6, 0.3]])
+    )
+    assert merge(looks)[found.score < 0.65].class_score.tolist() == found.class_score[2:].tolist()
+
+
 def test_box_that_was_replaced_replaces_none():
     """Three boxes in a row, each over the next: the first takes the second, the third stays."""
     strip = band_views('strip', *HD, NETWORK, 360)[0]

@@ -35,6 +35,7 @@ def decode(
     output: (4 + classes, A) or (N, 6) float32, one picture of the batch.
     thresholds: (classes,) float32, least score that a class needs.
     nms_iou: boxes of one class that overlap more are one cone (layout anchors only).
+    The layout end_to_end holds the best class's score alone: class_score stays None.
     Raises ModelError on values that are not finite and on classes that the card does not have.
     """
     score = output[4:].max(axis=0) if layout == 'anchors' else output[:, 4]
@@ -70,7 +71,10 @@ def decode(
         kept = np.arange(len(keep))
     order = kept[np.argsort(-score[kept], kind='stable')]
     found = Detections(
-        xyxy.astype(np.float32), score.astype(np.float32), class_id.astype(np.int64)
+        xyxy.astype(np.float32),
+        score.astype(np.float32),
+        class_id.astype(np.int64),
+        class_score=output[4:, keep].T.astype(np.float32) if layout == 'anchors' else None,
     )[order]
     if not np.isfinite(found.xyxy_px).all():
         raise ModelError('the network put out boxes that are not numbers: export it again.')

@@ -117,8 +117,11 @@ static __device__ bool overlap(const Candidate &a, const Candidate &b, float lim
     return 1.0f - (float)(1.0 - exact_shared / all) > limit;
 }
 
+// output: as of select_anchors, which holds the scores of all classes. classes: 0 where the output is
+// that of select_boxes, whose boxes are one cone each and have the score of the best class alone.
 extern "C" __global__ void suppress(
-    const unsigned char *upload, const Candidate *candidates, Answer *answers, int overlapping)
+    const output_t *output, const unsigned char *upload, const Candidate *candidates,
+    Answer *answers, int classes, int anchors)
 {
     __shared__ Candidate sorted[MAX_CANDIDATES];
     __shared__ unsigned char dropped[MAX_CANDIDATES];
@@ -130,6 +133,7 @@ extern "C" __global__ void suppress(
     const Picture picture = request->picture[index];
     const int count = picture.candidates < MAX_CANDIDATES ? picture.candidates : MAX_CANDIDATES;
     candidates += (long long)index * MAX_CANDIDATES;
+    output += (long long)index * (4 + classes) * anchors;
     Answer &answer = answers[index];
 
     if (threadIdx.x == 0) {
@@ -145,7 +149,7 @@ extern "C" __global__ void suppress(
         dropped[rank] = 0;
     }
     __syncthreads();
-    for (int i = 0; overlapping && i < count; i++) {
+    for (int i = 0; classes && i < count; i++) {
         if (!dropped[i])
             for (int j = i + 1 + threadIdx.x; j < count; j += blockDim.x)
                 if (sorted[j].class_id == sorted[i].class_id &&
@@ -164,7 +168,9 @@ extern "C" __global__ void suppress(
             !is_finite(one.bottom))
             atomicOr(&flags, BAD_BOX);
         if (place < MAX_KEPT) {
-            const Box box = {one.left, one.top, one.right, one.bottom, one.score, one.class_id};
+            Box box = {one.left, one.top, one.right, one.bottom, one.score, one.class_id, {}};
+            for (int k = 0; k < classes; k++)
+                box.class_score[k] = FROM_OUTPUT(output[(4LL + k) * anchors + one.index]);
             answer.boxes[place] = box;
         }
         atomicAdd(&kept, 1);
@@ -175,5 +181,6 @@ extern "C" __global__ void suppress(
         answer.kept = kept;
         answer.flags = flags;
         answer.worst_class = picture.worst_class;
+        answer.scored = classes;
     }
 }

@@ -1,4 +1,4 @@
-"""One NVIDIA GPU through pycuda: upload, letterbox, network, decoding, a few kB back.
+"""One NVIDIA GPU through pycuda: upload, letterbox, network, decoding, 22 kB a view back.
 
 Everything in here runs in one thread, the one that made the object (see engine.py). It shares the
 GPU's primary context, so that PyTorch in the same process works on.
@@ -42,7 +42,7 @@ LETTERBOX_BLOCK, DECODE_BLOCK = (32, 8, 1), (256, 1, 1)
 
 KERNELS = {
     'letterbox': ('PPiiif', LETTERBOX_BLOCK), 'select_anchors': ('PPPii', DECODE_BLOCK),
-    'select_boxes': ('PPPi', DECODE_BLOCK), 'suppress': ('PPPi', DECODE_BLOCK),
+    'select_boxes': ('PPPi', DECODE_BLOCK), 'suppress': ('PPPPii', DECODE_BLOCK),
 }  # fmt: skip
 """Name -> types of its arguments, as pycuda writes them, and threads of a block."""
 
@@ -237,13 +237,14 @@ class CudaDevice:
         """Queue: the network's output -> the answer, in this process's memory."""
         batch, rows, boxes = self.network.output_shape
         memory = (slot.output, slot.upload, slot.candidates)
-        if anchors := guess_layout(self.network.output_shape) == 'anchors':
-            self._call('select_anchors', (boxes, batch, 1), memory, rows - 4, boxes)
+        classes = 0
+        if guess_layout(self.network.output_shape) == 'anchors':
+            classes = rows - 4
+            self._call('select_anchors', (boxes, batch, 1), memory, classes, boxes)
         else:
             self._call('select_boxes', (rows, batch, 1), memory, rows)
-        memory = (slot.upload, slot.candidates, slot.answers)
         one_block_each = (batch * DECODE_BLOCK[0], 1, 1)
-        self._call('suppress', one_block_each, memory, int(anchors))
+        self._call('suppress', one_block_each, (*memory, slot.answers), classes, boxes)
         self._drv.memcpy_dtoh_async(slot.answers_host, slot.answers, self.stream)
 
     def _call(

@@ -34,7 +34,7 @@ typedef float output_t;
 #define FROM_OUTPUT float
 #endif
 
-enum { MAX_BATCH = 4, MAX_PATCHES = 2, MAX_CLASSES = 128, MAX_CANDIDATES = 1024, MAX_KEPT = 256 };
+enum { MAX_BATCH = 4, MAX_PATCHES = 2, MAX_CLASSES = 16, MAX_CANDIDATES = 1024, MAX_KEPT = 256 };
 
 enum Format { BGR = 0, RGB = 1, BGRA = 2, RGBA = 3, MONO = 4, UYVY = 5, YUYV = 6 };
 
@@ -76,9 +76,11 @@ struct Box {
     float left, top, right, bottom;
     float score;
     int class_id;
+    float class_score[MAX_CLASSES];
 };
 
 struct Answer {
     int candidates, kept, flags, worst_class;
+    int scored;           // classes whose scores the boxes hold; 0: only the best one's is known
     Box boxes[MAX_KEPT];  // best score first
 };

@@ -12,7 +12,7 @@ from cone_perception.errors import EngineError, ImageError, ModelError
 from cone_perception.preprocess import View
 from cone_perception.types import CameraPicture, Detections, Float32, OutputLayout, UInt8
 
-MAX_BATCH, MAX_PATCHES, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT = 4, 2, 128, 1024, 256
+MAX_BATCH, MAX_PATCHES, MAX_CLASSES, MAX_CANDIDATES, MAX_KEPT = 4, 2, 16, 1024, 256
 """Limits of request.cuh. Views with more candidates or boxes are decoded on the CPU."""
 
 FORMATS = {
@@ -55,8 +55,17 @@ REQUEST = np.dtype(
     ]
 )
 CANDIDATE_BYTES = 28
-BOX = np.dtype([('xyxy', np.float32, 4), ('score', np.float32), *_integers('class_id')])
-ANSWER = np.dtype([*_integers('candidates kept flags worst_class'), ('boxes', BOX, MAX_KEPT)])
+BOX = np.dtype(
+    [
+        ('xyxy', np.float32, 4),
+        ('score', np.float32),
+        *_integers('class_id'),
+        ('class_score', np.float32, MAX_CLASSES),
+    ]
+)
+ANSWER = np.dtype(
+    [*_integers('candidates kept flags worst_class scored'), ('boxes', BOX, MAX_KEPT)]
+)
 
 _ALIGNMENT = 256
 FIRST_PICTURE = -(-REQUEST.itemsize // _ALIGNMENT) * _ALIGNMENT
@@ -136,11 +145,12 @@ def read_answer(answer: npt.NDArray[np.void], classes: int) -> Detections | None
         return None
     if flags & _BAD_BOX:
         raise ModelError('the network put out boxes that are not numbers: export it again.')
-    boxes = answer['boxes'][: int(answer['kept'])]
+    boxes, scored = answer['boxes'][: int(answer['kept'])], int(answer['scored'])
     return Detections(
         np.array(boxes['xyxy'], np.float32),
         np.array(boxes['score'], np.float32),
         boxes['class_id'].astype(np.int64),
+        class_score=np.array(boxes['class_score'][:, :scored]) if scored else None,
     )
 
 
