@@ -23,8 +23,9 @@ from training.simulate.cone_view import cone_points
 from training.simulate.dataset import render_picture, write_dataset
 from training.simulate.photo import motion_kernel
 from training.simulate.renderer import Rendering, render
-from training.simulate.scene import Scene, SimulateSettings, Thing, make_scene
+from training.simulate.scene import Scene, SimulateSettings, Thing
 from training.simulate.scenery.library import Library, make_library
+from training.simulate.staged import stage_scene, standing_cone
 from training.simulate.track import make_circuit, make_straight
 
 SMALL = SimulateSettings(width_px=320, height_px=180)
@@ -38,23 +39,7 @@ def library() -> Library:
 
 @pytest.fixture(scope='module')
 def empty_scene(library: Library) -> Scene:
-    scene = make_scene(np.random.default_rng(1), FULL, library, 'circuit')
-    return replace(scene, cones=(), things=(), haze=0.0)
-
-
-def standing_cone(x_m: float, y_m: float, shape: int = BLUE) -> Cone:
-    return Cone(
-        position_m=(x_m, y_m),
-        yaw_rad=0.3,
-        axis=(0.0, 0.0, 1.0),
-        lift_m=0.0,
-        class_id=shape,
-        shape=shape,
-        body=(200.0, 90.0, 20.0),
-        stripe=(240.0, 240.0, 240.0),
-        plate=(200.0, 90.0, 20.0),
-        stripes=((0.4, 0.65),),
-    )
+    return stage_scene([], library)
 
 
 PLAIN = PinholeCamera(1280, 720, 700.0, 700.0, 639.5, 359.5, position_m=(0.0, 0.0, 1.0))

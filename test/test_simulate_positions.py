@@ -5,11 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cone_perception.classes import YELLOW
 from training.simulate.bag import BASELINE_M, DriveFrame, drive_frames
-from training.simulate.camera import load_camera
+from training.simulate.camera import PinholeCamera, load_camera
 from training.simulate.scene import SimulateSettings
+from training.simulate.scenery.library import make_library
+from training.simulate.staged import fence, stage_scene, take_pair
 
 SMALL = SimulateSettings(width_px=320, height_px=180, fallen=0)
+
+
+def pixels(camera: PinholeCamera, points_m: np.ndarray) -> np.ndarray:
+    """(N, 2) where world points lie in the picture; the upper left corner is 0, 0."""
+    optical = camera.to_optical(points_m)
+    return camera.distort(optical[:, :2] / optical[:, 2:]) + 0.5
 
 
 @pytest.fixture(scope='module')
@@ -52,21 +61,27 @@ def test_the_nominal_mount_leads_from_the_eye_to_the_car() -> None:
 
 
 def test_feet_project_to_the_foot_of_their_boxes(drive) -> None:
-    misses = []
+    across, below = [], []
     for frame in drive:
-        optical = frame.feet_m(frame.eye)
-        pixels = frame.camera.distort(optical[:, :2] / optical[:, 2:]) + 0.5
-        for label, (x, y) in zip(frame.labels, pixels, strict=True):
-            left, top, right, bottom = label.xyxy_px
+        camera = frame.camera
+        feet = np.array([label.foot_m for label in frame.labels])
+        away = feet - (*camera.position_m[:2], 0)
+        # As far towards the camera as the plate of the largest cone may reach.
+        near = feet - 0.21 * away / np.linalg.norm(away, axis=1, keepdims=True)
+        x, y, lowest = (
+            pixels(camera, feet)[:, 0],
+            *(pixels(camera, at)[:, 1] for at in (feet, near)),
+        )
+        for k, label in enumerate(frame.labels):
             if label.visible > 0.98:
-                misses.append(((left + right) / 2 - x, bottom - y, bottom - top))
-    across, below, tall = np.array(misses).T
-    assert len(misses) > 20
+                left, _, right, bottom = label.xyxy_px
+                across.append((left + right) / 2 - x[k])
+                below.append(bottom - y[k])
+                assert y[k] - 1 < bottom < lowest[k] + 2
+    assert len(across) > 20
     assert np.median(np.abs(across)) < 0.05
     assert np.abs(across).max() < 1.0
-    # The near edge of the plate lies below its middle.
-    assert (below > -0.3).all()
-    assert (below < 0.3 + 0.12 * tall).all()
+    assert np.median(below) < 0.5
 
 
 def test_the_car_sees_the_same_cone_from_either_eye(drive) -> None:
@@ -79,3 +94,17 @@ def test_the_car_sees_the_same_cone_from_either_eye(drive) -> None:
         assert both
         assert all((here[cone] == there[cone]).all() for cone in both)
         assert all(place[0] > 0 for place in here.values())
+
+
+def test_a_staged_fence_stands_where_it_was_put() -> None:
+    library = make_library(3)
+    scene = stage_scene(fence(8.0, 0.7, 5, YELLOW), library)
+    left, right = take_pair(scene, library, SimulateSettings(), noise=2.0)
+    for eye in (left, right):
+        assert [label.cone for label in eye.labels] == [0, 1, 2, 3, 4]
+        assert {label.class_id for label in eye.labels} == {YELLOW}
+        np.testing.assert_allclose(eye.feet_m('base')[:, 0], 8.0)
+        np.testing.assert_allclose(eye.feet_m('base')[:, 1], [1.4, 0.7, 0, -0.7, -1.4], atol=1e-9)
+    assert left.image.shape == (720, 1280, 3)
+    apart = left.image[:200].astype(int) - right.image[:200]
+    assert 2 < apart.std() < 8

@@ -108,14 +108,19 @@ def drive_frames(
         stamp_ns = start_ns + round(index * 1e9 / hz)
         pose: Any = {'yaw_rad': yaw, 'pitch_rad': pitch, 'roll_rad': roll}
         left = replace(camera, position_m=(x, y, up), **pose)
-        right_m = np.array(left.position_m) + BASELINE_M * left.rotation[0]
-        eyes = {'left': left, 'right': replace(left, position_m=tuple(right_m.tolist()))}
+        eyes = make_eyes(left)
         for eye in EYES if stereo else EYES[:1]:
             here = eyes[eye]
             result = render(scene, here, library, settings, ego, lens)
             noise = np.random.default_rng([seed, 17, 3, index, eye == 'right'])
             image = apply_photo(result.image, photo, library.sensor, noise)
             yield DriveFrame(eye, stamp_ns, image, result.labels, here, photo.quality, eyes)
+
+
+def make_eyes(left: PinholeCamera) -> dict[str, PinholeCamera]:
+    """Both eyes of the rig whose left one stands where `left` does."""
+    right_m = np.array(left.position_m) + BASELINE_M * left.rotation[0]
+    return {'left': left, 'right': replace(left, position_m=tuple(right_m.tolist()))}
 
 
 def _on_track(track: Track, place: float) -> tuple[float, float, float]:
