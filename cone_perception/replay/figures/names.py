@@ -54,6 +54,10 @@ UNITS: Mapping[str, Unit] = {
     'Hz': Unit('_hz', 1, 0.1, 0.02, scatters=True),
     'frames': Unit('_frames', 0, 0),
     'cones': Unit('_cones', 2, 0.05, 0.02),
+    # A planner's grid is coarser than 2 cm.
+    'm': Unit('_m', 2, 0.02, 0.05),
+    # An honest covariance has 1.
+    'NEES': Unit('_nees', 2, 0.05, 0.05),
     'cores': Unit('_cores', 2, 0.05, 0.05, scatters=True),
     'MB': Unit('_mb', 0, 10, 0.05),
     # 60 MB in an hour's drive.
@@ -72,6 +76,8 @@ _AP = 'average precision at IoU 0.5 in the frames {0}'
 _ECHO = 'with a node that only sends headers back'
 _WHO = r'(node|player|monitor|replay)'
 _OF_CLASS = r'(?: (.+))?'
+_APART = 'between where cones were said to stand and where they do'
+_COVARIANCE = 'of the positions: those whose depth error is within {0} standard deviations'
 _STATION = f'station_({"|".join(STATIONS)})'
 
 _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
@@ -105,6 +111,8 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'failed_share': f'{_SENT} not answerable',
         'return_share': f'{_SENT} answered, but the answer never came back',
         'unknown_share': f'{_SENT} no answer, and nobody tells why',
+        f'wrong_over_1m_share{_OF_CLASS}': 'of the positions: those more than 1 m off, over all '
+        'only nearer than 15 m',
         f'flicker_share{_OF_CLASS}': 'of the cones seen before and after a frame: not seen in it',
     },
     ('share', None): {'matched_share': f'{_SENT} the cones of the left eye were found again in it'},
@@ -116,6 +124,8 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'found',
         f'map50_(sent|answered){_OF_CLASS}': f'{_AP}, mean of the classes',
         f'ap50_(sent|answered){_OF_CLASS}': _AP,
+        f'position_share{_OF_CLASS}': 'of the cones found: those with a position',
+        f'by_stereo_share{_OF_CLASS}': 'of the positions: those by the other eye',
         f'agreement_(precision|recall|f1){_OF_CLASS}': "{0} with the reference model's cones taken "
         'as the truth',
     },
