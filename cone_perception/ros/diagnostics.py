@@ -182,6 +182,8 @@ def timing_status(answer: Answer) -> DiagnosticStatus:
     }
     if answer.found is not None and answer.found.band_px is not None:
         values['band_px'] = repr(answer.found.band_px)  # all its digits: a replay lays it there
+    if answer.positions is not None:  # a digit for each detection
+        values['range_sources'] = ''.join(map(str, answer.positions.source.tolist()))
     if answer.outcome == 'answered':
         values |= {station: f'{value:.3f}' for station, value in answer.times_ms().items()}
     level = {'answered': OK, 'dropped': WARN, 'failed': ERROR}[answer.outcome]

@@ -76,8 +76,7 @@ _AP = 'average precision at IoU 0.5 in the frames {0}'
 _ECHO = 'with a node that only sends headers back'
 _WHO = r'(node|player|monitor|replay)'
 _OF_CLASS = r'(?: (.+))?'
-_APART = 'between where cones were said to stand and where they do'
-_COVARIANCE = 'of the positions: those whose depth error is within {0} standard deviations'
+_OFF = '{0} of how far positions are off'
 _STATION = f'station_({"|".join(STATIONS)})'
 
 _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
@@ -102,7 +101,7 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'max_rate_hz': 'highest rate per camera at which at most 5 % of the frames are missed',
     },
     ('frames', None): {
-        'frames_sent': 'pictures sent, in all passes',
+        'frames_sent': 'pictures sent that are to be answered, in all passes',
         'frames_answered': 'pictures whose answer came back, in all passes',
     },
     ('share', 'lower'): {
@@ -115,7 +114,20 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'only nearer than 15 m',
         f'flicker_share{_OF_CLASS}': 'of the cones seen before and after a frame: not seen in it',
     },
-    ('share', None): {'matched_share': f'{_SENT} the cones of the left eye were found again in it'},
+    ('share', None): {
+        'matched_share': f'{_SENT} the cones of the left eye were found again in it',
+        f'inside_([12])_sigma_share{_OF_CLASS}': 'of the positions: those whose depth error is '
+        'within {0} standard deviations; 0.68 and 0.95 are honest',
+    },
+    ('m', 'lower'): {
+        f'depth_(median|p90)_m{_OF_CLASS}': f'{_OFF}, along the line of sight',
+        f'across_(median|p90)_m{_OF_CLASS}': f'{_OFF}, square to the line of sight',
+    },
+    ('m', None): {f'depth_bias_m{_OF_CLASS}': 'mean depth error; positive is too far'},
+    ('NEES', None): {
+        f'position_nees{_OF_CLASS}': 'mean normalised error squared, over its expectation; 1 is '
+        'honest, more is too sure'
+    },
     ('share', 'higher'): {
         'answered_share': f'{_SENT} the answer came back',
         f'precision_(sent|answered){_OF_CLASS}': 'of the cones found in the frames {0}: those that '

@@ -17,6 +17,7 @@ from cone_perception.accuracy.average_precision import share
 from cone_perception.accuracy.intervals import Float64, Int32, Interval
 from cone_perception.accuracy.matching import Bool, match
 from cone_perception.replay.figures.accuracy import Answers, frame_weights, interval_of
+from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.figures.statistics import repeated_quantiles
 from cone_perception.replay.traces import FrameTrace, Pass
 from cone_perception.types import RANGE_SOURCES, Detections, Int64, Positions
@@ -111,13 +112,14 @@ def _errors(
     away = there_m - camera_m
     range_m = np.linalg.norm(away, axis=1)
     ahead = away / np.maximum(range_m, 1e-9)[:, None]
-    off_m, covariance = np.full((len(row), 2), np.nan), np.full((len(row), 2, 2), np.nan)
+    off_m, covariance = np.full((len(row), 2), np.nan), np.zeros((len(row), 2, 2))
     source = np.zeros(len(row), np.int64)
     if frame.positions is not None:
         off_m = frame.positions.xyz_m[row, :2] - there_m
-        covariance = frame.positions.covariance_m2[row, :2, :2]
         source = frame.positions.source[row]
-        off_m = np.where(source[:, None] > 0, off_m, np.nan)
+        off_m[source == 0] = np.nan
+        known_m2 = frame.positions.covariance_m2[row, :2, :2]
+        covariance = np.where(source[:, None, None] > 0, known_m2, 0.0)
     depth_m = (off_m * ahead).sum(axis=1)
     across_m = ahead[:, 0] * off_m[:, 1] - ahead[:, 1] * off_m[:, 0]
     nees = np.full(len(row), np.nan)
@@ -198,6 +200,12 @@ def _quantile_rows(
     ascending, of_frame = values[chosen][order], frame[chosen][order]
     drawn = (times for some in weights for times in some)
     return np.stack([repeated_quantiles(ascending, times[of_frame], q) for times in drawn])
+
+
+def errors_of(result: ReplayResult, frames: Sequence[FrameTrace]) -> PositionErrors:
+    """Errors of these frames of a result."""
+    camera_m = camera_in_car_m(result.configuration.get('settings') or {})
+    return PositionErrors.of(frames, result.truth or {}, result.places or {}, camera_m)
 
 
 def camera_in_car_m(settings: Mapping[str, Any]) -> tuple[float, float]:
