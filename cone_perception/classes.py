@@ -51,7 +51,7 @@ def map_classes(names: Sequence[str]) -> dict[int, int]:
 
 
 def scores_of(found: Detections, class_count: int) -> Float32:
-    """(N, classes) float32: the network's score of every class; 0 of those that it does not tell."""
+    """(N, classes) float32: the score of every class; 0 of those that the network does not tell."""
     if found.class_score is not None:
         return found.class_score
     scores = np.zeros((len(found), class_count), np.float32)
@@ -61,7 +61,7 @@ def scores_of(found: Detections, class_count: int) -> Float32:
 
 @dataclass(frozen=True, slots=True)
 class ClassCalibration:
-    """Scores -> probabilities, of detections over their thresholds. docs/decisions/colour.md says why.
+    """Scores -> probabilities, of detections over their thresholds (docs/decisions/colour.md).
 
     A detection is a cone with the probability sigmoid(slope * z + offset), where z is the logit of
     its best score. If it is one, it is of class c with softmax(z_c / temperature), where z_c is the
