@@ -159,6 +159,11 @@ class CameraModel:
         whole, fraction = (part[top:bottom, left:right] for part in self._maps)
         return np.asarray(cv2.remap(picture, whole, fraction, cv2.INTER_LINEAR), np.uint8)
 
+    def prepare(self) -> None:
+        """Make the tables of the lens, which takes some 20 ms, before the first picture comes."""
+        if self._maps is not None and self._lens is not None:
+            _ = self._lens.fold
+
     @functools.cached_property
     def _lens(self) -> RawLens | None:
         return None if self.raw is None else RawLens(self.raw)
@@ -213,7 +218,7 @@ class RawLens:
         start = np.interp(far, grown, straight) / np.maximum(far, 1e-12)
         flat = aim * start[:, None]
         with np.errstate(all='ignore'):
-            for _ in range(20):
+            for _ in range(8):
                 pixels, slope = self._slope(flat)
                 miss = points_px - pixels
                 if not (np.abs(miss) > PRECISE_PX / 100).any():
@@ -233,17 +238,17 @@ class RawLens:
         There the picture turns round: farther rays come nearer again, in some direction. The table:
         distances in the picture -> distances without the lens, both at z = 1, mean of directions.
         """
-        straight = np.tan(np.linspace(0, WIDEST_RAD, 400))
-        angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+        straight = np.tan(np.linspace(0, WIDEST_RAD, 200))
+        angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         around = np.column_stack([np.cos(angles), np.sin(angles)])
         flat = (straight[:, None, None] * around).reshape(-1, 2)
         with np.errstate(all='ignore'):
             pixels, slope = self._slope(flat)
-            grown = np.hypot(*((pixels - self._centre_px) / self._focal_px).T).reshape(-1, 36)
-            turned = ~(np.linalg.det(slope).reshape(-1, 36) > 0)
+            grown = np.hypot(*((pixels - self._centre_px) / self._focal_px).T).reshape(-1, 16)
+            turned = ~(np.linalg.det(slope).reshape(-1, 16) > 0)
         turned[1:] |= ~(np.diff(grown, axis=0) > 0)
         bad = turned.any(axis=1)
-        last = int(bad.argmax()) if bad.any() else len(straight)
+        last = max(int(bad.argmax()), 1) if bad.any() else len(straight)
         return float(straight[last - 1]), grown[:last].mean(axis=1), straight[:last]
 
     def _slope(self, flat: Float64) -> tuple[Float64, Float64]:
@@ -275,5 +280,7 @@ def _check_raw(info: CameraInfo) -> None:
             f'{advice}.'
         )
     turn = np.reshape(info.r, (3, 3))
-    if turn.any() and not (np.allclose(turn @ turn.T, np.eye(3), atol=1e-3)):
+    if turn.any() and not (
+        np.allclose(turn @ turn.T, np.eye(3), atol=1e-3) and np.linalg.det(turn) > 0
+    ):
         raise CalibrationError(f'R of camera_info is no rotation. {CALIBRATE}, {advice}.')
