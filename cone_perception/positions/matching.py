@@ -1,0 +1,255 @@
+"""Find each box of the left eye again in the right one: disparities to hundredths of a pixel.
+
+The patch of a box is compared with the rows of the rectified right picture by weighted normalised
+correlation: coarsely in grey at whole pixels, then in colour between them. The weights are a cone's
+shape, so that the background, which has another disparity, counts little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cone_perception.positions.camera import CameraModel
+from cone_perception.types import Float32, Float64, Int64, UInt8
+
+ROWS, COLUMNS = 24, 22
+"""Of a left patch. A cone larger than it is made smaller by a whole number."""
+CONE_ROWS, CONE_COLUMNS = 20.0, 18.0
+"""What a box may take of a patch."""
+TAPS = 5
+"""Whole-pixel places of the right patch between which the peak is interpolated."""
+STEPS = np.linspace(-1, 1, 65)
+GROW_PX = 1.0
+"""By how much the cone's shape is widened to each side: its edges say most."""
+LEAST_CONTRAST = 2.0
+"""Standard deviation of a patch, grey levels, from which it can be matched."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Disparities:
+    """Row i belongs to box i. NaN in all where there is none.
+
+    disparity_px: (N,) column left minus column right, in rectified pixels. sigma_px: (N,) what the
+    noise of the pixels leaves of it. correlation: (N,) of the patches there, at most 1. apart_px:
+    (N,) by how much the patches' upper and lower half disagree. edge: (N,) bool, the peak lies at
+    the end of the search. contrast: (N,) standard deviation of the right patch, grey levels.
+    """
+
+    disparity_px: Float64
+    sigma_px: Float64
+    correlation: Float64
+    apart_px: Float64
+    edge: npt.NDArray[np.bool_]
+    contrast: Float64
+
+    @classmethod
+    def none(cls, count: int) -> Disparities:
+        """Nothing was matched."""
+        nothing = {each.name: np.full(count, np.nan) for each in fields(cls)}
+        return cls(**{**nothing, 'edge': np.zeros(count, bool)})
+
+    def spread(self, places: npt.NDArray[np.bool_]) -> Disparities:
+        """The same with a row for each of `places`, a mask that is true for the rows of these."""
+        every = Disparities.none(len(places))
+        for each in fields(self):
+            getattr(every, each.name)[places] = getattr(self, each.name)
+        return every
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patches:
+    """Patches of N cones in both eyes, each made smaller by `scale`.
+
+    left: (N, ROWS, COLUMNS, 3) uint8. weight: (N, ROWS, COLUMNS). right: (N, ROWS, COLUMNS + S - 1,
+    3): the same rows of the right eye, whose column j, taken as the first, is a disparity of
+    first - j, in pixels of the patch.
+    """
+
+    left: UInt8
+    weight: Float32
+    right: UInt8
+    first: Int64
+    scale: Int64
+
+
+def cut(
+    eyes: tuple[CameraModel, CameraModel],
+    pictures: tuple[UInt8, UInt8],
+    boxes_px: Float64,
+    low_px: Float64,
+    high_px: Float64,
+) -> Patches:
+    """Patches of boxes of the rectified left eye, pixel centres at whole numbers: (N, 4).
+
+    pictures: BGR as taken. low_px, high_px: (N,) disparities to search.
+    """
+    sides = boxes_px[:, 2:] - boxes_px[:, :2]
+    scale = np.ceil((sides / (CONE_COLUMNS, CONE_ROWS)).max(axis=1)).astype(np.int64).clip(1)
+    first = np.ceil(high_px / scale).astype(np.int64) + 2
+    places = int((first - np.floor(low_px / scale)).max()) + 3
+    size = np.array([COLUMNS, ROWS])
+    middle = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2
+    corner = np.round(middle - scale[:, None] * (size / 2) + 0.5).astype(np.int64)
+    shape = (len(boxes_px), ROWS, COLUMNS, 3)
+    left = np.empty(shape, np.uint8)
+    right = np.empty((*shape[:2], COLUMNS + places - 1, 3), np.uint8)
+    for k, (s, (x, y), far) in enumerate(
+        zip(scale.tolist(), corner.tolist(), first.tolist(), strict=True)
+    ):
+        left[k] = _patch(eyes[0], pictures[0], x, y, COLUMNS, s)
+        right[k] = _patch(eyes[1], pictures[1], x - far * s, y, right.shape[2], s)
+    # Middle of a patch's first pixel, in rectified pixels, and its distance to the next one.
+    start = corner + (scale[:, None] - 1) / 2
+    box = (boxes_px - np.tile(start, 2)) / scale[:, None]
+    return Patches(left, _shape_weight(box), right, first, scale)
+
+
+def _patch(eye: CameraModel, picture: UInt8, x: int, y: int, columns: int, scale: int) -> UInt8:
+    """ROWS x columns pixels of a rectified picture; outside of it, those at its border."""
+    x1, y1 = x + columns * scale, y + ROWS * scale
+    left, top = min(max(x, 0), eye.width_px - 1), min(max(y, 0), eye.height_px - 1)
+    right, bottom = max(min(x1, eye.width_px), left + 1), max(min(y1, eye.height_px), top + 1)
+    patch = eye.rectify_patch(picture, left, top, right, bottom)
+    if (left, top, right, bottom) != (x, y, x1, y1):
+        # Far outside, the border's pixel is all there is.
+        rows = np.clip(np.arange(y, y1), top, bottom - 1) - top
+        patch = patch[rows][:, np.clip(np.arange(x, x1), left, right - 1) - left]
+    if scale > 1:
+        patch = cv2.resize(patch, (columns, ROWS), interpolation=cv2.INTER_AREA)
+    return np.asarray(patch, np.uint8)
+
+
+def _shape_weight(box: Float64) -> Float32:
+    """(N, ROWS, COLUMNS) how much a pixel belongs to the cone of a box, (N, 4) pixels of a patch.
+
+    A trapezium over a base plate, with soft sides.
+    """
+    left, top, right, bottom = box.T[..., None]
+    rows, columns = np.arange(ROWS), np.arange(COLUMNS)
+    down = (rows - top) / (bottom - top)
+    part = np.where(down > 0.9, 0.95, np.clip(0.2 + 0.62 * down, 0.2, 0.85))
+    half = part * (right - left) / 2 + GROW_PX
+    aside = np.abs(columns - (left + right) / 2)
+    inside = np.clip((half[..., None] - aside[:, None]) / 0.7 + 0.5, 0, 1)
+    upright = np.clip(rows - top + 0.5, 0, 1) * np.clip(bottom - rows + 0.5, 0, 1)
+    return np.asarray(inside * upright[..., None], np.float32)
+
+
+def find(patches: Patches) -> Disparities:
+    """Find each left patch in its right one."""
+    left = patches.left.astype(np.float32)
+    right = patches.right.astype(np.float32)
+    level = left.mean(axis=(1, 2), keepdims=True)
+    left -= level
+    right -= level
+    weight = patches.weight
+    coarse, contrast = _coarse(left.mean(axis=3), right.mean(axis=3), weight)
+    n, places = coarse.shape
+    best = coarse[:, 2 : places - 2].argmax(axis=1) + 2
+    edge = (best == 2) | (best == places - 3)
+    every = sliding_window_view(right, COLUMNS, axis=2)  # N, ROWS, places, 3, COLUMNS
+    around = best[:, None] + np.arange(-2, 3)
+    taps = every[np.arange(n)[:, None], :, around]  # N, TAPS, ROWS, 3, COLUMNS
+    stack = np.concatenate([taps, left.transpose(0, 1, 3, 2)[:, None]], axis=1)
+    half = ROWS // 2
+    parts = [
+        _moments(stack[:, :, rows], weight[:, rows]) for rows in (slice(half), slice(half, None))
+    ]
+    gram, count = _centred(tuple(np.add(*pair) for pair in zip(*parts, strict=True)))
+    place, correlation = _peak(gram)
+    sigma = _noise(gram, place, correlation, count)
+    halves = [_peak(_centred(part)[0])[0] for part in parts]
+    scale = patches.scale.astype(np.float64)
+    # A place to the right is a smaller disparity.
+    disparity = (patches.first - best - place) * scale
+    apart = np.abs(halves[0] - halves[1]) * scale
+    blind = contrast < LEAST_CONTRAST
+    blank = np.where(blind, np.nan, 1.0)
+    return Disparities(
+        disparity * blank, sigma * scale * blank, correlation * blank, apart * blank, edge, contrast
+    )
+
+
+def _coarse(left: Float32, right: Float32, weight: Float32) -> tuple[Float64, Float64]:
+    """(N, places) weighted normalised correlation, (N,) contrast of the best place."""
+    windows = sliding_window_view(right, COLUMNS, axis=2)
+    total = weight.sum(axis=(1, 2))[:, None] + 1e-9
+    centred = left - ((weight * left).sum(axis=(1, 2)) / total[:, 0])[:, None, None]
+    weighted = weight * centred
+    own = (weighted * centred).sum(axis=(1, 2))[:, None]
+    both = np.einsum('nrc,nrpc->np', weighted, windows)
+    mean = np.einsum('nrc,nrpc->np', weight, windows) / total
+    squared = sliding_window_view(right * right, COLUMNS, axis=2)
+    spread = np.einsum('nrc,nrpc->np', weight, squared) / total - mean * mean
+    spread = np.maximum(spread, 1e-3)
+    score = both / np.sqrt(np.maximum(own, 1e-3) * spread * total)
+    best = score.argmax(axis=1)
+    contrast = np.sqrt(spread[np.arange(len(best)), best])
+    return score.astype(np.float64), contrast.astype(np.float64)
+
+
+Moments = tuple[Float64, Float64, Float64]
+"""Weighted products of TAPS right patches and the left one, (N, 6, 6); their sums by colour,
+(N, 6, 3); the sum of the weights, (N,)."""
+
+
+def _moments(stack: Float32, weight: Float32) -> Moments:
+    """stack: (N, 6, rows, 3, COLUMNS). weight: (N, rows, COLUMNS)."""
+    weighted = stack * weight[:, None, :, None]
+    flat = (len(stack), TAPS + 1, -1)
+    products = weighted.reshape(flat) @ stack.reshape(flat).transpose(0, 2, 1)
+    sums = weighted.sum(axis=(2, 4))
+    return products.astype(np.float64), sums.astype(np.float64), weight.sum(axis=(1, 2)) + 1e-9
+
+
+def _centred(moments: Moments) -> tuple[Float64, Float64]:
+    """Products without the means of each colour, and the number of pixels that they stand for."""
+    products, sums, total = moments
+    return products - sums @ sums.transpose(0, 2, 1) / total[:, None, None], total * 3
+
+
+def _cubic(place: Float64) -> tuple[Float64, Float64]:
+    """(..., TAPS) weights of the taps for a place between them, -1 to 1, and their slopes."""
+    distance = place[..., None] - np.arange(-2, 3)
+    far = np.abs(distance)
+    near = (1.5 * far - 2.5) * far * far + 1
+    out = ((-0.5 * far + 2.5) * far - 4) * far + 2
+    value = np.where(far <= 1, near, np.where(far < 2, out, 0))
+    near = (4.5 * far - 5) * far
+    out = (-1.5 * far + 5) * far - 4
+    slope = np.sign(distance) * np.where(far <= 1, near, np.where(far < 2, out, 0))
+    return value, slope
+
+
+_GRID, _ = _cubic(STEPS)
+_GRID_PAIRS = (_GRID[:, :, None] * _GRID[:, None]).reshape(len(STEPS), -1)
+
+
+def _peak(gram: Float64) -> tuple[Float64, Float64]:
+    """(N,) place of the best correlation, -1 to 1, and that correlation."""
+    n = len(gram)
+    right, both, own = gram[:, :TAPS, :TAPS], gram[:, :TAPS, TAPS], gram[:, TAPS, TAPS]
+    power = right.reshape(n, -1) @ _GRID_PAIRS.T
+    score = (both @ _GRID.T) / np.sqrt(np.maximum(power, 1e-6) * np.maximum(own, 1e-6)[:, None])
+    best = score[:, 1:-1].argmax(axis=1) + 1
+    every = np.arange(n)
+    before, here, after = (score[every, best + step] for step in (-1, 0, 1))
+    bend = before - 2 * here + after
+    part = np.where(bend < 0, 0.5 * (before - after) / np.minimum(bend, -1e-12), 0).clip(-1, 1)
+    return STEPS[best] + part * (STEPS[1] - STEPS[0]), here
+
+
+def _noise(gram: Float64, place: Float64, correlation: Float64, count: Float64) -> Float64:
+    """(N,) standard deviation of the place that the difference of the patches leaves."""
+    value, slope = _cubic(place)
+    right, own = gram[:, :TAPS, :TAPS], gram[:, TAPS, TAPS]
+    power = np.einsum('ni,nij,nj->n', value, right, value)
+    steep = np.einsum('ni,nij,nj->n', slope, right, slope)
+    gain = correlation * np.sqrt(np.maximum(own, 1e-6) / np.maximum(power, 1e-6))
+    rest = own * np.maximum(1 - correlation**2, 1e-6) / np.maximum(count - 3, 1)
+    return np.asarray(np.sqrt(rest / np.maximum(steep * gain**2, 1e-9)), np.float64)
