@@ -14,11 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cone_perception.classes import ClassCalibration, scores_of
 from cone_perception.errors import ModelError, told_as
 from cone_perception.files import from_json, to_json
 from cone_perception.types import (
     Arithmetic,
+    Detections,
     Encoding,
+    Float32,
     OutputLayout,
     Precision,
     ViewName,
@@ -77,6 +80,7 @@ class ModelCard:
     thresholds: least score per class name, 0..1; one for every class. views: which the network is
     meant to see. view_thresholds: view -> class name -> least score there, where it is another.
     nms_iou: 0..1, boxes of one class that overlap more are one cone (layout anchors only).
+    class_calibration: makes probabilities of scores; null: there are none but the scores.
     networks: at least one. other_files: name -> sha256 of the rest of the bundle. licence: of the
     weights, an SPDX identifier. Free JSON: training (how it was made), metrics (what was measured,
     on what), calibration (pictures that set INT8's scales), gate (loss against FP32, see verdict).
@@ -94,6 +98,7 @@ class ModelCard:
     views: Views = 'whole'
     view_thresholds: Mapping[ViewName, Mapping[str, float]] = field(default_factory=dict)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    class_calibration: ClassCalibration | None = None
     other_files: Mapping[str, str] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -129,6 +134,16 @@ class ModelCard:
                 raise ValueError(f'threshold of {name} must lie in 0..1, got {value!r}')
         if not self.networks:
             raise ValueError('networks must list at least one file')
+
+    def probabilities(self, found: Detections) -> Float32:
+        """(N, classes) float32: how likely each detection is a cone of each class; the rest: none.
+
+        The network's scores as they are where the card has no class_calibration.
+        """
+        count = len(self.class_names)
+        if self.class_calibration is None:
+            return scores_of(found, count)
+        return self.class_calibration.probabilities(found, count)
 
     @property
     def verdict(self) -> Literal['passed', 'FAILED', 'not judged']:

@@ -26,11 +26,12 @@ from cone_perception.replay.figures.result import read_result
 from cone_perception.replay.pages.pictures import tile
 from cone_perception.replay.processes import ProcessError, ProcessGroup
 from cone_perception.replay.traces import Camera, Drive, FrameTrace, Pace, Pass
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame
 
 LINE = re.compile(
     r'demo: frames=\d+ answered=\d+ failed=\d+ precision=\d\.\d\d recall=\d\.\d\d '
-    r'p50_ms=\d+\.\d p99_ms=\d+\.\d'
+    r'p50_ms=\d+\.\d p99_ms=\d+\.\d depth_p90_10m=(\d+\.\d\d|nan)'
 )
 
 
@@ -66,7 +67,7 @@ FAR = (300, 100, 312, 116)
 def answered(index, found, latency_ms=50.0):
     """Sent, 10 ms to the node, 30 ms in it, of which 20 in the network, and the rest back."""
     sent_ns = 10**9 + index
-    inside = [sent_ns + round(ms * 1e6) for ms in (10, 12, 13, 33, 35, 40)]
+    inside = [sent_ns + round(ms * 1e6) for ms in (10, 12, 13, 33, 35, 35, 40)]
     return FrameTrace(
         'camera', index, index, 'answered', sent_ns, *inside, sent_ns + round(latency_ms * 1e6),
         found=found,
@@ -85,14 +86,17 @@ def result_of(frames, truth, card, bag=Path('<drive> & co')):
     args = argparse.Namespace(bag=None, seconds=2.0, hz=15.0, seed=3)
     camera = Camera('camera', '/camera/image', compressed=False)
     drive = Drive(bag, '', (camera,), len(frames), 0.2, 'mcap', truth)
-    return demo_result(args, drive, Bundle(Path('model'), card), Pass(Pace(), frames))
+    return demo_result(
+        args, drive, Bundle(Path('model'), card), DetectorSettings(), Pass(Pace(), frames)
+    )
 
 
 def test_line_has_the_documented_form(card):
     frames = [answered(i, cones(NEAR), 40 + i) for i in range(21)]
     line = last_line(result_of(frames, truth_of(frames, NEAR), card))
     assert line == (
-        'demo: frames=21 answered=21 failed=0 precision=1.00 recall=1.00 p50_ms=50.0 p99_ms=59.8'
+        'demo: frames=21 answered=21 failed=0 precision=1.00 recall=1.00 '
+        'p50_ms=50.0 p99_ms=59.8 depth_p90_10m=nan'
     )
     assert LINE.fullmatch(line)
 
@@ -130,7 +134,7 @@ def test_nothing_answered_has_no_latency(card):
     frames = [lost(0)]
     line = last_line(result_of(frames, truth_of(frames, NEAR), card))
     assert 'answered=0' in line
-    assert line.endswith('p50_ms=nan p99_ms=nan')
+    assert line.endswith('p50_ms=nan p99_ms=nan depth_p90_10m=nan')
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny_network import CLASS_NAMES, change_card, write_tiny_bundle
 
+from cone_perception.classes import ClassCalibration
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError, ModelError
 from cone_perception.model_card import file_sha256, read_bundle
+from cone_perception.types import Detections
 
 
 @pytest.fixture
@@ -48,6 +51,7 @@ def test_network_without_a_card_is_refused_by_name(bundle):
         ({'schema': 99}, 'schema must be one of 1'),
         ({'preprocessing': {'colour_order': 'cmyk'}}, 'colour_order must be one of'),
         ({'training': 3}, 'training must be a JSON object'),
+        ({'class_calibration': {'slope': 1, 'offset': 0, 'temperature': 0}}, 'must be above 0'),
     ],
 )
 def test_wrong_entry_is_refused_by_name(bundle, changes, message):
@@ -115,3 +119,50 @@ def test_network_that_disagrees_with_its_card_is_refused(bundle, engine, changes
     change_card(bundle, **changes)
     with pytest.raises(ModelError, match=rf'tiny\.onnx.*{message}'):
         open_engine(read_bundle(bundle), engine)
+
+
+def scored(*rows):
+    """Detections with these scores of every class."""
+    scores = np.array(rows, np.float32)
+    best = scores.argmax(axis=1)
+    boxes = np.zeros((len(rows), 4), np.float32)
+    return Detections(boxes, scores.max(axis=1), best, class_score=scores)
+
+
+def test_probabilities_of_scores_are_what_the_card_s_numbers_say(bundle):
+    """Scores of 0.8 and 0.2 lie at 4 and 1/4 to 1; the square root of these odds is 2 to 1/2."""
+    change_card(bundle, class_calibration={'slope': 2, 'offset': 0, 'temperature': 2})
+    card = read_bundle(bundle).card
+    (row,) = card.probabilities(scored([0.8, 0.2, 0, 0, 0.2]))
+    cone = 16 / (16 + 1)
+    np.testing.assert_allclose(row[[0, 1, 4]], np.array([4, 1, 1]) / 6 * cone, rtol=0.01)
+    np.testing.assert_allclose(row.sum(), cone, rtol=1e-5)
+    assert card.probabilities(scored([0.8, 0.2, 0, 0, 0.2])[:0]).shape == (0, 5)
+
+
+@pytest.mark.parametrize('score', [0, 1])
+def test_probabilities_are_finite_and_sum_to_at_most_one(score):
+    calibration = ClassCalibration(1.2, 3, 0.2)
+    found = calibration.probabilities(scored([score] * 5, [score, 0, 0, 0, 1]), 5)
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    assert found.min() >= 0
+    assert found.sum(axis=1).max() <= 1 + 1e-6
+
+
+def test_card_without_calibration_tells_the_scores_themselves(bundle):
+    card = read_bundle(bundle).card
+    assert card.class_calibration is None
+    found = scored([0.8, 0.3, 0, 0, 0.1])
+    np.testing.assert_array_equal(card.probabilities(found), found.class_score)
+    np.testing.assert_array_equal(
+        card.probabilities(replace(found, class_score=None)), np.float32([[0.8, 0, 0, 0, 0]])
+    )
+
+
+def test_network_that_tells_the_best_class_alone_gives_it_nearly_all_of_the_cone(bundle):
+    change_card(bundle, class_calibration={'slope': 1, 'offset': 0, 'temperature': 1.5})
+    found = replace(scored([0.8, 0.3, 0, 0, 0.1]), class_score=None)
+    (row,) = read_bundle(bundle).card.probabilities(found)
+    assert row[0] == pytest.approx(0.8, abs=1e-3)
+    assert row[1:].max() < 1e-3

@@ -25,6 +25,7 @@ from cone_perception.replay.figures.accuracy import (
 from cone_perception.replay.figures.flicker import find_flicker, follow
 from cone_perception.replay.run import measure
 from cone_perception.replay.traces import Camera, Drive, FrameTrace, Pace, Pass
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame
 
 NAMES = ('blue_cone', 'large_orange_cone', 'orange_cone', 'unknown_cone', 'yellow_cone')
@@ -85,12 +86,9 @@ def test_box_that_a_view_lets_pass_counts_below_the_threshold_of_the_whole_pictu
     played = Drive(tmp_path, '', (Camera('camera', '/image', False),), 2, 0.1, 'mcap', truth=truth)
     half = replace(read_bundle().card, thresholds=HALF, view_thresholds={})
     lower = replace(half, view_thresholds={'horizon': {'yellow_cone': 0.25}})
-    for card, filters, recall in (
-        (half, Filters(), 0.5),
-        (lower, Filters(), 1),
-        (lower, Filters({'yellow_cone': 0.4}), 0.5),
-    ):
-        figures = measure([one], played, Bundle(tmp_path, card), filters)
+    for card, told, recall in ((half, (), 0.5), (lower, (), 1), (lower, ('yellow_cone:0.4',), 0.5)):
+        settings = DetectorSettings(thresholds=told)
+        figures = measure([one], played, Bundle(tmp_path, card), settings)
         assert figures['recall_sent'].value == recall
 
 

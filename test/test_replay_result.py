@@ -16,7 +16,6 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import without_nan
 from cone_perception.replay.figures.result import (
-    CONE_COLUMNS,
     FRAME_COLUMNS,
     KIND,
     LOAD_COLUMNS,
@@ -25,8 +24,9 @@ from cone_perception.replay.figures.result import (
     read_result,
     write_result,
 )
+from cone_perception.replay.figures.rows import CONE_COLUMNS, PositionRow
 from cone_perception.replay.traces import FATES, MOMENTS, STATIONS, FrameTrace, LoadSample
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Positions
 
 
 def some_cones(rng: np.random.Generator, count: int) -> Detections:
@@ -36,6 +36,17 @@ def some_cones(rng: np.random.Generator, count: int) -> Detections:
     return Detections(corners, score, rng.integers(0, 5, count))
 
 
+def some_positions(rng: np.random.Generator, count: int) -> Positions:
+    """As exact as the file holds them; one in three is not known."""
+    known = rng.random(count) < 0.7
+    xyz_m = np.where(known[:, None], rng.uniform(-5, 30, (count, 3)).round(3), np.nan)
+    covariance_m2 = np.full((count, 3, 3), np.nan)
+    for one in covariance_m2[known]:
+        one[:] = [[0.25, -0.000123456, 0.5], [-0.000123456, 1234.56, 0.0], [0.5, 0.0, 2.0]]
+    source = np.where(known, rng.integers(1, 4, count), 0)
+    return Positions(xyz_m, covariance_m2, source, str(rng.choice(['base_footprint', ''])))
+
+
 def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
     """Any frame that the types allow: moments may be missing, or even run backwards."""
     moments = {
@@ -43,6 +54,7 @@ def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
     }
     band_px = float(rng.uniform(0, 3000)) if rng.random() < 0.5 else None
     found = replace(some_cones(rng, int(rng.integers(0, 4))), band_px=band_px)
+    positions = some_positions(rng, len(found)) if rng.random() < 0.5 else None
     return FrameTrace(
         camera=str(rng.choice(['left', '_weird_топик', ''])),
         index=index,
@@ -51,6 +63,7 @@ def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
         sent_ns=int(rng.integers(0, 2**62)),
         reason=str(rng.choice(['', 'quote " and\nline', 'größer'])),
         found=found if rng.random() < 0.7 else None,
+        positions=positions,
         **moments,
     )
 
@@ -81,6 +94,7 @@ def some_result(seed: int) -> ReplayResult:
         passes=passes,
         load=load,
         truth=truth if rng.random() < 0.5 else None,
+        places={key: some_positions(rng, 3) for key in truth} if rng.random() < 0.5 else None,
         probes=[{'hz': 10.0, 'passed': True}],
         problems=['the left camera stops after 3 s'],
         interrupted=bool(rng.random() < 0.5),
@@ -241,6 +255,7 @@ def record(tmp_path: Path) -> dict[str, Any]:
         per_pass=[],
         load=[[LoadSample('node', 3, {'memory_mb': 1.0})]],
         truth={('left', 5): Detections.empty()},
+        places={('left', 5): some_positions(np.random.default_rng(0), 1)},
     )
     write_result(tmp_path / 'whole.json', result)
     found: dict[str, Any] = json.loads((tmp_path / 'whole.json').read_text())
@@ -258,7 +273,16 @@ def test_docs_tell_of_every_key_column_fate_and_moment(record: dict[str, Any]) -
     text = (Path(__file__).parents[1] / 'docs' / 'replay.md').read_text()
     moments = [name.removesuffix('_ns') for name in MOMENTS]
     columns = [c for c in FRAME_COLUMNS if c not in MOMENTS[1:]]
-    names = [*record, *columns, *CONE_COLUMNS, *LOAD_COLUMNS, *FATES, *moments, *STATIONS]
+    names = [
+        *record,
+        *columns,
+        *CONE_COLUMNS,
+        *PositionRow._fields,
+        *LOAD_COLUMNS,
+        *FATES,
+        *moments,
+        *STATIONS,
+    ]
     assert [name for name in names if f'`{name}`' not in text] == []
 
 
@@ -271,7 +295,7 @@ def test_a_missing_entry_is_named(key: str, record: dict[str, Any], tmp_path: Pa
     assert f': {key}: Field required' in error_of(record, tmp_path / 'result.json')
 
 
-@pytest.mark.parametrize('key', [key for key in KEYS if key != 'truth'])
+@pytest.mark.parametrize('key', [key for key in KEYS if key not in ('truth', 'places')])
 def test_an_entry_of_the_wrong_type_is_named(
     key: str, record: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -307,7 +331,8 @@ def put(column: str, value: Any) -> Damage:
             lambda r: frames_of(r)['columns'].remove('stamp_ns'),
             'columns: Value error, must be camera, index, stamp_ns',
         ),
-        (lambda r: frames_of(r)['rows'][0].pop(), 'rows[0] cones: Field required'),
+        (lambda r: frames_of(r)['rows'][0].pop(), 'rows[0] positions: Field required'),
+        (put('positions', [[1, 2]]), 'rows[0] positions[0][2]: Field required'),
         (put('fate', 'eaten'), "rows[0] fate: Input should be 'answered', 'matched'"),
         (put('stamp_ns', 1.5), 'rows[0] stamp_ns: Input should be a valid integer, got 1.5'),
         (put('received_ns', 'x'), "rows[0] received_ns: Input should be a valid integer, got 'x'"),

@@ -22,10 +22,11 @@ from cone_perception.replay.figures.names import (
     is_known,
     kind_of,
 )
+from cone_perception.replay.figures.positions import position_figures
 from cone_perception.replay.figures.statistics import MIN_BLOCKS, blocks_of_frames, pass_figures
 from cone_perception.replay.figures.usage import load_figures, slope_per_min
 from cone_perception.replay.traces import STATIONS, FrameTrace, LoadSample, Pace, Pass
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Positions
 
 MS = 10**6
 SECOND = 10**9
@@ -135,7 +136,7 @@ def test_shares_by_fate_add_up() -> None:
     shares = {'answered': 0.6, 'matched': 0.1, 'dropped': 0.15, 'transport': 0.1, 'failed': 0.05}
     for fate, share in {**shares, 'return': 0, 'unknown': 0}.items():
         assert found[f'{fate}_share'] == share
-    assert (found['frames_sent'], found['frames_answered']) == (20, 12)
+    assert (found['frames_sent'], found['frames_answered']) == (18, 12)
 
 
 def test_a_planted_loss_of_five_percent_shows_as_transport_only() -> None:
@@ -434,7 +435,8 @@ def everything() -> Pass:
     cones = Detections(
         np.array([[10, 10, 30, 50]], np.float32), np.array([0.9], np.float32), np.array([0])
     )
-    frames = [replace(answered(i, i * 100.0), found=cones) for i in range(120)]
+    place = Positions(np.full((1, 3), 5.0), np.eye(3)[None], np.array([1]))
+    frames = [replace(answered(i, i * 100.0), found=cones, positions=place) for i in range(120)]
     load = [
         sample
         for who in ('node', 'player', 'monitor', 'replay')
@@ -448,6 +450,7 @@ def everything() -> Pass:
 def test_figures_that_are_made_and_those_described_are_the_same() -> None:
     played = everything()
     truth = {(frame.camera, frame.stamp_ns): frame.found for frame in played.frames if frame.found}
+    there = {(frame.camera, frame.stamp_ns): frame.positions for frame in played.frames}
     names = ('blue_cone', 'yellow_cone')
     made = {
         **pass_figures([played]),
@@ -455,6 +458,7 @@ def test_figures_that_are_made_and_those_described_are_the_same() -> None:
         **judged.accuracy_figures([played], truth, names, dict.fromkeys(names, 0.5)),
         **judged.consistency_figures([played], names),
         **judged.agreement_figures([played], truth),
+        **position_figures([played], truth, there, (0.0, 0.0)),
         'max_rate_hz': Interval(50),
     }
     overhead = ('latency_p50_ms', 'latency_p99_ms', 'player_cpu_cores', 'monitor_cpu_cores')

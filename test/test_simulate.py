@@ -294,7 +294,8 @@ def test_bag_returns_pictures_stamps_and_truth(tmp_path: Path) -> None:
     write_drive(tmp_path / 'bag', SMALL, seed=4, seconds=1.0, hz=5)
     frames = list(drive_frames(SMALL, 4, 1.0, 5))
     bag = read_bag(tmp_path / 'bag')
-    assert set(bag) == {'/camera/image', '/camera/camera_info', '/camera/ground_truth'}
+    truths = ('ground_truth', 'ground_truth_3d', 'ground_truth_3d_optical')
+    assert set(bag) == {f'/camera/{name}' for name in ('image', 'camera_info', *truths)}
     assert sum(len(frame.labels) for frame in frames) > 0
     for topic in bag:
         assert [time for time, _ in bag[topic]] == [frame.stamp_ns for frame in frames]
@@ -312,6 +313,7 @@ def test_bag_returns_pictures_stamps_and_truth(tmp_path: Path) -> None:
         assert (cones.score == 1).all()
         boxes = np.array([label.xyxy_px for label in frame.labels]).reshape(-1, 4)
         np.testing.assert_allclose(cones.xyxy_px, boxes, rtol=1e-6, atol=1e-6)
+        assert [cone.id for cone in truth.detections] == [str(label.cone) for label in frame.labels]
 
 
 def test_car_moves_smoothly_along_its_track() -> None:

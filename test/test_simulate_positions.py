@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from cone_perception.classes import YELLOW
-from training.simulate.bag import BASELINE_M, DriveFrame, drive_frames
+from cone_perception.bags.cones3d import cones_message, cones_of, read_cones
+from cone_perception.bags.reader import bag_types, open_bag, read_messages
+from cone_perception.classes import BLUE, CLASS_NAMES, LARGE_ORANGE, YELLOW
+from cone_perception.positions.stance import IN_CAMERA
+from cone_perception.types import Frame, Positions
+from training.simulate.bag import BASELINE_M, DriveFrame, drive_frames, write_drive
 from training.simulate.camera import PinholeCamera, load_camera
 from training.simulate.scene import SimulateSettings
 from training.simulate.scenery.library import make_library
@@ -108,3 +114,67 @@ def test_a_staged_fence_stands_where_it_was_put() -> None:
     assert left.image.shape == (720, 1280, 3)
     apart = left.image[:200].astype(int) - right.image[:200]
     assert 2 < apart.std() < 8
+
+
+def test_the_bag_tells_where_the_cones_stand_in_three_frames(tmp_path: Path, drive) -> None:
+    write_drive(tmp_path / 'bag', SMALL, 4, 1.0, 4, compressed=True, stereo=True)
+    frames = {
+        '/camera/left': ('left', 'zed_left_camera_optical_frame'),
+        '/camera/right': ('right', 'zed_right_camera_optical_frame'),
+        '/camera': ('base', 'base_footprint'),
+    }
+    store = bag_types()
+    messages: dict[str, list[Any]] = {f'{space}/ground_truth_3d': [] for space in frames}
+    with open_bag(tmp_path / 'bag') as bag:
+        for one in read_messages(bag, messages):
+            messages[one.topic].append(store.deserialize_cdr(one.data, one.type_name))
+    for space, (name, frame_id) in frames.items():
+        told = messages[f'{space}/ground_truth_3d']
+        taken = drive[1::2] if name == 'right' else drive[::2]
+        assert [one.header.stamp.nanosec for one in told] == [one.stamp_ns % 10**9 for one in taken]
+        for one, frame in zip(told, taken, strict=True):
+            ids = [str(label.cone) for label in frame.labels]
+            positions = read_cones(one, ids)
+            assert positions.frame_id == frame_id
+            assert positions.known.all()
+            np.testing.assert_allclose(positions.xyz_m, frame.feet_m(name), atol=1e-9)
+            assert (positions.covariance_m2 == 0).all()
+            names = dict(zip(cones_of(one).ids, cones_of(one).class_names, strict=True))
+            assert [names[cone] for cone in ids] == [CLASS_NAMES[x.class_id] for x in frame.labels]
+    base = [set(cones_of(one).ids) for one in messages['/camera/ground_truth_3d']]
+    seen = [{str(label.cone) for label in frame.labels} for frame in drive]
+    assert base == [left | right for left, right in zip(seen[::2], seen[1::2], strict=True)]
+
+
+def test_positions_are_written_and_read_back_by_id() -> None:
+    rng = np.random.default_rng(3)
+    spread = rng.normal(0, 0.2, (3, 3, 3))
+    covariance_m2 = spread @ spread.transpose(0, 2, 1)
+    feet = np.array([[5.0, 1.0, 0.0], [np.nan] * 3, [9.0, -2.0, 0.1]])
+    positions = Positions(feet, covariance_m2, np.array([1, 0, 2]), 'base_footprint')
+    frame = Frame(np.zeros((4, 4, 3), np.uint8), 1_500_000_000)
+    written = cones_message(
+        bag_types(), frame, ['0', '1', '2'], [BLUE, BLUE, LARGE_ORANGE], positions
+    )
+    store, kind = bag_types(), 'vision_msgs/msg/Detection3DArray'
+    message = store.deserialize_cdr(store.serialize_cdr(written, kind), kind)
+    assert (message.header.stamp.sec, message.header.stamp.nanosec) == (1, 500_000_000)
+    assert [one.id for one in message.detections] == ['0', '2']
+    large = message.detections[1].bbox
+    assert (large.size.x, large.size.y, large.size.z) == (0.285, 0.285, 0.505)
+    assert large.center.position.z == pytest.approx(0.1 + 0.505 / 2)
+    read = read_cones(message, ['2', '7', '0'])
+    np.testing.assert_allclose(read.xyz_m, feet[[2, 1, 0]])
+    np.testing.assert_allclose(read.covariance_m2[[0, 2]], covariance_m2[[2, 0]])
+    assert read.known.tolist() == [True, False, True]
+    assert cones_of(message).class_names == ('blue_cone', 'large_orange_cone')
+    one = Positions(feet[:1], covariance_m2[:1], np.ones(1, np.int64), 'camera_optical_frame')
+    in_camera = cones_message(bag_types(), frame, ['0'], [BLUE], one, IN_CAMERA)
+    assert in_camera.detections[0].bbox.center.position.y == pytest.approx(1.0 - 0.325 / 2)
+    message.detections[1].id = '0'
+    with pytest.raises(ValueError, match='several cones with the id 0'):
+        read_cones(message, ['0'])
+    message.detections[1].results = []
+    message.detections[1].id = '5'
+    with pytest.raises(ValueError, match="'5' of the message has no result"):
+        read_cones(message, ['0'])

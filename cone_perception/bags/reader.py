@@ -307,22 +307,32 @@ def camera_info_message(store: Any, frame: Frame, info: CameraInfo) -> Any:
 
 
 def detections_message(
-    store: Any, frame: Frame, cones: Iterable[tuple[str, Sequence[float]]], score: float = 1.0
+    store: Any,
+    frame: Frame,
+    cones: Iterable[tuple[str, Sequence[float]]],
+    score: float = 1.0,
+    ids: Sequence[str] = (),
 ) -> Any:
-    """Make the Detection2DArray of a picture; cones: class, and left, top, right, bottom in px."""
+    """Make the Detection2DArray of a picture; cones: class, and left, top, right, bottom in px.
+
+    ids: of the cones, in their order; none are empty.
+    """
     header, types = message_header(store, frame), store.types
     place = types['geometry_msgs/msg/Point'](0.0, 0.0, 0.0)
     turn = types['geometry_msgs/msg/Quaternion'](0.0, 0.0, 0.0, 1.0)
     pose = types['geometry_msgs/msg/Pose'](place, turn)
     nowhere = types['geometry_msgs/msg/PoseWithCovariance'](pose, np.zeros(36))
     detections = []
-    for name, (left, top, right, bottom) in cones:
+    cones = list(cones)
+    for (name, (left, top, right, bottom)), one in zip(
+        cones, ids or [''] * len(cones), strict=True
+    ):
         middle = types['vision_msgs/msg/Point2D']((left + right) / 2, (top + bottom) / 2)
         centre = types['vision_msgs/msg/Pose2D'](middle, 0.0)
         box = types['vision_msgs/msg/BoundingBox2D'](centre, right - left, bottom - top)
         guess = types['vision_msgs/msg/ObjectHypothesis'](name, score)
         result = types['vision_msgs/msg/ObjectHypothesisWithPose'](guess, nowhere)
-        detections.append(types['vision_msgs/msg/Detection2D'](header, [result], box, ''))
+        detections.append(types['vision_msgs/msg/Detection2D'](header, [result], box, one))
     return types[DETECTIONS](header, detections)
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from cone_perception.bags.reader import choose_image_topic, is_bag, open_bag
 from cone_perception.engines.machine import describe_host
 from cone_perception.errors import SourceError
 from cone_perception.files import write_whole
-from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pages.page import write_page
 from cone_perception.pictures.draw import encode_picture
@@ -31,6 +30,7 @@ from cone_perception.replay.processes import ProcessError, ProcessGroup, our_nod
 from cone_perception.replay.run import join_result, measure
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, Pace, Pass
+from cone_perception.settings import DetectorSettings
 
 RENDERED = ('seconds', 'hz', 'seed')
 """Options that say what is rendered."""
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
     if not play.health:
         raise ProcessError(f'the node sent no diagnostics: see {out / "log" / "node.log"}')
-    result = demo_result(args, drive, bundle, play)
+    result = demo_result(args, drive, bundle, DetectorSettings(), play)
     print('drawing', flush=True)
     write_results(out, result, drive.bag)
     for problem in result.problems:
@@ -119,13 +119,20 @@ def run(args: argparse.Namespace) -> int:
     return 0 if answered and not failed and not play.process_failed else 1
 
 
-def demo_result(args: argparse.Namespace, drive: Drive, bundle: Bundle, play: Pass) -> ReplayResult:
+def demo_result(
+    args: argparse.Namespace,
+    drive: Drive,
+    bundle: Bundle,
+    settings: DetectorSettings,
+    play: Pass,
+) -> ReplayResult:
     """Result of the only pass, as `cone-perception replay` would tell it; args: the demo's."""
-    figures = measure([play], drive, bundle, Filters())
+    figures = measure([play], drive, bundle, settings)
     configuration = {
         'arguments': [str(drive.bag)],
         'through': 'ros',
         'pace': {'kind': 'bag', 'rate': 1.0},
+        'settings': asdict(settings),
         'started': datetime.now(timezone.utc).isoformat(timespec='seconds'),
         'rendered': {} if args.bag else {name: getattr(args, name) for name in RENDERED},
     }
@@ -139,6 +146,8 @@ def last_line(result: ReplayResult) -> str:
     if result.truth is not None:
         text += 'precision={precision_sent:.2f} recall={recall_sent:.2f} '
     text += 'p50_ms={latency_p50_ms:.1f} p99_ms={latency_p99_ms:.1f}'
+    if result.truth is not None:
+        text += f' depth_p90_10m={result.figure("depth_p90_m 10 m").value:.2f}'
     failed = sum(frame.fate == 'failed' for frame in result.passes[0])
     values = {name: figure.value for name, figure in result.figures.items()}
     return text.format_map(values | {'failed': failed})

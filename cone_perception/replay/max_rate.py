@@ -113,7 +113,8 @@ def judge_probe(hz: float, played: Pass) -> dict[str, Any]:
     for camera in {frame.camera for frame in frames}:
         of_camera = [frame for frame in frames if frame.camera == camera]
         rates_in.append(_rate_hz([frame.sent_ns for frame in of_camera], hz))
-        ends = [frame.answered_ns for frame in of_camera if frame.answered_ns is not None]
+        # A matched one came out when its partner did, or soon after it was sent.
+        ends = [frame.answered_ns or frame.sent_ns for frame in of_camera if not frame.lost]
         rates_out.append(_rate_hz(ends, hz))
     rate_in, rate_out = min(rates_in, default=0.0), min(rates_out, default=0.0)
     why = ''

@@ -19,7 +19,6 @@ from cone_perception.engines.machine import describe_host
 from cone_perception.engines.tensorrt.plans import read_passport
 from cone_perception.errors import ConePerceptionError, PlanError
 from cone_perception.files import cache_folder
-from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle
 from cone_perception.replay.figures.accuracy import (
     Answers,
@@ -27,6 +26,11 @@ from cone_perception.replay.figures.accuracy import (
     agreement_figures,
     consistency_figures,
     least_of_views,
+)
+from cone_perception.replay.figures.positions import (
+    camera_in_car_m,
+    position_figures,
+    why_not_judged,
 )
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.figures.statistics import pass_figures
@@ -87,7 +91,7 @@ class Replay:
             played = self.play(self._pace)
             self.passes.append(played)
             self._per_pass.append({**pass_figures([played]), **load_figures([played])})
-            self._figures = measure(self.passes, self.drive, self.bundle, self.settings.filters)
+            self._figures = measure(self.passes, self.drive, self.bundle, self.settings)
             if self._max_rate is not None:
                 self._figures['max_rate_hz'] = Interval(self._max_rate.hz)
             self._interrupted = played.interrupted
@@ -156,15 +160,18 @@ class Replay:
 
 
 def measure(
-    passes: Sequence[Pass], drive: Drive, bundle: Bundle, filters: Filters
+    passes: Sequence[Pass], drive: Drive, bundle: Bundle, settings: DetectorSettings
 ) -> dict[str, Interval]:
     """Find all figures of what became of the pictures, of the answers, and of the load."""
     names = bundle.card.class_names
     figures = {**pass_figures(passes), **consistency_figures(passes, names)}
     if drive.truth is not None:
         views = bundle.card.view_thresholds.values()
-        thresholds = least_of_views(bundle.card.thresholds, views, filters.thresholds)
+        thresholds = least_of_views(bundle.card.thresholds, views, settings.filters.thresholds)
         figures |= accuracy_figures(passes, drive.truth, names, thresholds)
+        if drive.places is not None:
+            camera_m = camera_in_car_m(asdict(settings))
+            figures |= position_figures(passes, drive.truth, drive.places, camera_m)
     return figures | load_figures(passes)
 
 
@@ -178,7 +185,11 @@ def join_result(
 ) -> ReplayResult:
     """Join the passes of a drive to a result. figures: of all passes together."""
     health = passes[-1].health if passes else {}
-    of_passes = (text for each in passes for text in each.problems)
+    of_passes = [text for each in passes for text in each.problems]
+    if drive.places and (
+        why := why_not_judged((f for each in passes for f in each.frames), drive.places)
+    ):
+        of_passes.append(why)
     return ReplayResult(
         configuration=configuration,
         bag=describe_bag(drive),
@@ -189,6 +200,7 @@ def join_result(
         passes=[each.frames for each in passes],
         load=[each.load for each in passes],
         truth=drive.truth,
+        places=drive.places,
         problems=list(dict.fromkeys((*drive.problems, *of_passes))),
         health=health,
     )

@@ -144,22 +144,24 @@ def node_status(
         warnings.append(f'building the engine: {build_progress}')
     if loaded is not None:
         detector, engine = loaded.detector, loaded.detector.engine
+        card = detector.card
         values |= {
             'engine': f'{engine.info.runtime} on {engine.info.device}, {engine.info.computes_in}',
             'batch': detector.batch,
             'views': detector.views,
             'second look': _second_look(loaded),
-            'model': detector.card.name,
+            'model': card.name,
             'model sha256': engine.info.network_sha256,
-            'gate': detector.card.verdict,
+            'gate': card.verdict,
+            'class probabilities': 'raw' if card.class_calibration is None else 'calibrated',
             'picture conversion': converter()[0],
         }
         # Only an engine on a GPU has these: CUDA graph or not, how often memory ran out, and how
         # often the lists of boxes.
         on_gpu = ('launches', 'reloads', 'overflows')
         values |= {n: getattr(engine, n) for n in on_gpu if hasattr(engine, n)}
-        if detector.card.verdict == 'FAILED':
-            warnings.append(why_failed(detector.card))
+        if card.verdict == 'FAILED':
+            warnings.append(why_failed(card))
         warnings += loaded.placed.warnings
     if shortage:
         warnings.append(f'raw pictures may be lost: {shortage}')
@@ -182,6 +184,8 @@ def timing_status(answer: Answer) -> DiagnosticStatus:
     }
     if answer.found is not None and answer.found.band_px is not None:
         values['band_px'] = repr(answer.found.band_px)  # all its digits: a replay lays it there
+    if answer.positions is not None:  # a digit for each detection
+        values['range_sources'] = ''.join(map(str, answer.positions.source.tolist()))
     if answer.outcome == 'answered':
         values |= {station: f'{value:.3f}' for station, value in answer.times_ms().items()}
     level = {'answered': OK, 'dropped': WARN, 'failed': ERROR}[answer.outcome]

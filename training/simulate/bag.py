@@ -14,10 +14,12 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from tqdm import tqdm
 
 from cone_perception.bags import reader
+from cone_perception.bags.cones3d import cones_message
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import OutputError, SettingsError
 from cone_perception.positions.camera import CameraInfo
-from cone_perception.types import Frame
+from cone_perception.positions.stance import IN_CAMERA, IN_CAR
+from cone_perception.types import Frame, Positions
 from training.simulate.camera import PinholeCamera, load_camera, make_lens
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import Label, render
@@ -29,6 +31,7 @@ from training.simulate.track import Track
 
 BASELINE_M = 0.12
 EYES = ('left', 'right')
+BASE_FRAME = 'base_footprint'
 START_NS = 1_760_000_000_000_000_000
 """Stamp of the first picture of seed 0: a plausible time, the same in every run."""
 
@@ -147,7 +150,10 @@ def write_drive(
     """Render a drive into a new bag (mcap) at `out`; returns the number of pictures.
 
     Topics: /camera/image (or /camera/image/compressed), /camera/camera_info and
-    /camera/ground_truth; with stereo /camera/left/... and /camera/right/... instead.
+    /camera/ground_truth; with stereo /camera/left/... and /camera/right/... instead. Where the
+    cones stand: /camera/ground_truth_3d in the frame of the car, and per eye in its optical frame,
+    /camera/left/ground_truth_3d and /camera/right/ground_truth_3d, or
+    /camera/ground_truth_3d_optical. The id of a cone is its index in the scene, everywhere.
     Raises SettingsError for a drive without a picture, OutputError for an `out` that exists.
     """
     if not (seconds > 0 and 0 < hz <= 1000 and round(seconds * hz) > 0):
@@ -159,28 +165,56 @@ def write_drive(
     store = reader.bag_types()
     total = round(seconds * hz) * (1 + stereo)
     image = ('image/compressed', reader.COMPRESSED_IMAGE) if compressed else ('image', reader.IMAGE)
+    optical = ('ground_truth_3d' if stereo else 'ground_truth_3d_optical', reader.CONES)
     topics = (image, ('camera_info', reader.CAMERA_INFO), ('ground_truth', reader.DETECTIONS))
     prefixes = {eye: f'/camera/{eye}' for eye in EYES} if stereo else {'left': '/camera'}
     with Writer(out, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         add = partial(writer.add_connection, typestore=store)
         connections = {
-            eye: [add(f'{prefix}/{name}', kind) for name, kind in topics]
+            eye: [add(f'{prefix}/{name}', kind) for name, kind in (*topics, optical)]
             for eye, prefix in prefixes.items()
         }
+        in_car = add('/camera/ground_truth_3d', reader.CONES)
+
+        def write(connection: Any, time_ns: int, message: Any) -> None:
+            data = store.serialize_cdr(message, message.__msgtype__)
+            writer.write(connection, time_ns, data)
+
+        pair: list[DriveFrame] = []
         drive = drive_frames(settings, seed, seconds, hz, stereo)
         for taken in tqdm(drive, total=total, unit='picture', desc='drive'):
             frame_id = f'zed_{taken.eye}_camera_optical_frame'
             frame = Frame(taken.image, taken.stamp_ns, frame_id, 'the simulated camera')
             cones = [(CLASS_NAMES[label.class_id], label.xyxy_px) for label in taken.labels]
+            ids = [str(label.cone) for label in taken.labels]
             messages = (
                 reader.image_message(store, frame, compressed, max(taken.quality, 85)),
                 reader.camera_info_message(store, frame, camera_info(taken)),
-                reader.detections_message(store, frame, cones),
+                reader.detections_message(store, frame, cones, ids=ids),
+                truth_message(store, taken, taken.eye),
             )
             for connection, message in zip(connections[taken.eye], messages, strict=True):
-                data = store.serialize_cdr(message, message.__msgtype__)
-                writer.write(connection, taken.stamp_ns, data)
+                write(connection, taken.stamp_ns, message)
+            pair.append(taken)
+            if len(pair) == len(prefixes):
+                # The left eye's last, so that its view of a cone counts.
+                seen = {label.cone: label for eye in reversed(pair) for label in eye.labels}
+                both = replace(pair[0], labels=[seen[cone] for cone in sorted(seen)])
+                write(in_car, pair[0].stamp_ns, truth_message(store, both, 'base'))
+                pair = []
     return total
+
+
+def truth_message(store: Any, taken: DriveFrame, frame: str) -> Any:
+    """Make the Detection3DArray of the cones of a picture; frame: as in DriveFrame.feet_m."""
+    feet = taken.feet_m(frame)
+    n = len(feet)
+    frame_id = BASE_FRAME if frame == 'base' else f'zed_{frame}_camera_optical_frame'
+    exact = Positions(feet, np.zeros((n, 3, 3)), np.ones(n, np.int64), frame_id)
+    stance = IN_CAR if frame == 'base' else IN_CAMERA
+    ids = [str(label.cone) for label in taken.labels]
+    class_ids = [label.class_id for label in taken.labels]
+    return cones_message(store, Frame(taken.image, taken.stamp_ns), ids, class_ids, exact, stance)
 
 
 def camera_info(taken: DriveFrame) -> CameraInfo:

@@ -92,7 +92,7 @@ def accuracy_figures(
     95 % intervals: bootstrap over seconds of the drive; what all passes and cameras saw in one
     second is one block. NaN where a figure or its interval has nothing to stand on.
     """
-    frames = [frame for one in passes for frame in one.frames if frame.fate != 'matched']
+    frames = [frame for one in passes for frame in one.frames]
     rows = accuracy_rows(frames, truth, class_names, thresholds)
     return {name: interval_of(each) for name, each in rows.items()}
 
@@ -136,10 +136,10 @@ def accuracy_rows(
     judged = [
         (frame, truth[frame.camera, frame.stamp_ns])
         for frame in frames
-        if (frame.camera, frame.stamp_ns) in truth
+        if frame.fate != 'matched' and (frame.camera, frame.stamp_ns) in truth
     ]
     answered = np.array([frame.found is not None for frame, _ in judged], bool)
-    weights = _weights([frame.stamp_ns for frame, _ in judged])
+    weights = frame_weights([frame.stamp_ns for frame, _ in judged])
     matches = Matches.of(
         ((frame.found or Detections.empty(), cones) for frame, cones in judged), len(class_names)
     )
@@ -323,7 +323,7 @@ def _accuracy(
 ) -> tuple[Float64, Float64]:
     """(3, 1 + R, classes) cones, detections of the least score, right ones; (1 + R, classes) AP50.
 
-    weights: as `_weights` gives them. least: of each class.
+    weights: as `frame_weights` gives them. least: of each class.
     """
     counts = [
         np.stack([c.counts(some, score) for c, score in zip(ranked, least, strict=True)], axis=2)
@@ -333,7 +333,7 @@ def _accuracy(
     return np.concatenate(counts, axis=1), np.concatenate(ap50)
 
 
-def _weights(stamps_ns: Sequence[int]) -> list[Int32]:
+def frame_weights(stamps_ns: Sequence[int]) -> list[Int32]:
     """Multiplicities of the frames: a row of ones, then those of each resample.
 
     Frames of one second are drawn together. There is no resample where all are of one second.
@@ -348,8 +348,8 @@ def _weights(stamps_ns: Sequence[int]) -> list[Int32]:
 
 
 def _sums(counts: Float64, stamps_ns: Sequence[int]) -> Float64:
-    """(1 + R, K) sums of (frames, K) counts, weighed as by `_weights`."""
-    return np.concatenate([some @ counts for some in _weights(stamps_ns)])
+    """(1 + R, K) sums of (frames, K) counts, weighed as by `frame_weights`."""
+    return np.concatenate([some @ counts for some in frame_weights(stamps_ns)])
 
 
 def interval_of(rows: Float64) -> Interval:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from cone_perception.errors import SettingsError
 from cone_perception.files import read_yaml
 from cone_perception.replay.figures.names import is_known
+from cone_perception.replay.figures.positions import POSITION_FIGURES
 from cone_perception.replay.figures.result import ReplayResult, first_mistake
 
 LOOK_AT = {
@@ -30,6 +31,7 @@ LOOK_AT = {
     'recall': 'the worst frames and the table of box heights in the report',
     'map50': 'the worst frames and the table of classes in the report',
     'rate': 'the shares: they say where frames were lost',
+    **dict.fromkeys(POSITION_FIGURES, 'the plots over range in the section Positions'),
 }
 """Beginning of a figure's name -> where its cause shows."""
 

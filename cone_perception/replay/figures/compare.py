@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cone_perception.accuracy.intervals import Interval, subtract, t_quantile
+from cone_perception.accuracy.intervals import Float64, Interval, subtract, t_quantile
 from cone_perception.errors import SettingsError
 from cone_perception.replay.figures.accuracy import accuracy_rows, interval_of, least_scores
 from cone_perception.replay.figures.names import UNITS, kind_of
+from cone_perception.replay.figures.positions import POSITION_FIGURES, errors_of, position_rows
 from cone_perception.replay.figures.result import UNKNOWN, ReplayResult, read_result, result_file
 from cone_perception.replay.output_folder import distinct_names
 from cone_perception.replay.traces import FrameTrace
@@ -40,7 +41,7 @@ FEW_FRAMES = 300
 
 MACHINE = ('processor', 'cores_usable', 'gpu', 'governor')
 SOFTWARE = ('driver', 'cuda', 'kernel', 'python', 'ros_distro', 'rmw', 'git_commit')
-ACCURACY = ('precision_', 'recall_', 'map50_', 'ap50_')
+ACCURACY = ('precision_', 'recall_', 'map50_', 'ap50_', *POSITION_FIGURES)
 ANSWERS = (*ACCURACY, 'flicker_', 'detections_per_frame', 'agreement_')
 """Figures of what was answered. The others tell of time, loss and load."""
 
@@ -147,6 +148,7 @@ def compare(
         parts = {'': sent} if sent == answered else {'_sent': sent, '_answered': answered}
         for part, keys in parts.items():
             paired |= {each.name: each for each in _paired(baseline, other, part, keys)}
+        paired |= {each.name: each for each in _paired_positions(baseline, other, answered)}
     differences = {}
     for name in dict.fromkeys((*baseline.figures, *other.figures)):
         found = paired.get(name) or _unpaired(name, baseline, other, names)
@@ -190,18 +192,35 @@ def _paired(
         return
     classes = a.model['class_names']
     rows_a, rows_b = (
-        accuracy_rows(
-            [frame for frame in result.frames if (frame.camera, frame.stamp_ns) in keys],
-            *(a.truth or {}, classes, least_scores(result)),
-        )
+        accuracy_rows(_frames_of(result, keys), a.truth or {}, classes, least_scores(result))
         for result in (a, b)
     )
-    for name in rows_a:
-        if part in name:
-            a_rows, b_rows = rows_a[name], rows_b[name]
-            mine, theirs, change = map(interval_of, (a_rows, b_rows, b_rows - a_rows))
-            why = f'paired by frame: {len(keys)} frames'
-            yield _difference(name, mine, theirs, change, why)
+    for each in _differences(rows_a, rows_b, len(keys)):
+        if part in each.name:
+            yield each
+
+
+def _paired_positions(
+    a: ReplayResult, b: ReplayResult, keys: set[tuple[str, int]]
+) -> Iterator[FigureDifference]:
+    """Errors of positions in these frames."""
+    keys = keys & (a.places or {}).keys() & (b.places or {}).keys()
+    ours, theirs = (errors_of(each, _frames_of(each, keys)) for each in (a, b))
+    if len(ours) and len(theirs) and set(ours.stamps_ns) == set(theirs.stamps_ns):
+        yield from _differences(position_rows(ours), position_rows(theirs), len(keys))
+
+
+def _frames_of(result: ReplayResult, keys: set[tuple[str, int]]) -> list[FrameTrace]:
+    return [frame for frame in result.frames if (frame.camera, frame.stamp_ns) in keys]
+
+
+def _differences(
+    rows_a: Mapping[str, Float64], rows_b: Mapping[str, Float64], frames: int
+) -> Iterator[FigureDifference]:
+    """Of figures that were drawn alike, row by row."""
+    for name, a_rows in rows_a.items():
+        mine, theirs, change = map(interval_of, (a_rows, rows_b[name], rows_b[name] - a_rows))
+        yield _difference(name, mine, theirs, change, f'paired by frame: {frames} frames')
 
 
 def _unpaired(
@@ -266,7 +285,11 @@ def _difference(
 def _keys(passes: Sequence[Sequence[FrameTrace]], answered: bool = False) -> set[tuple[str, int]]:
     """Camera and stamp of the frames; of the answered ones those that every pass answered."""
     of_passes = [
-        {(f.camera, f.stamp_ns) for f in frames if not answered or f.found is not None}
+        {
+            (f.camera, f.stamp_ns)
+            for f in frames
+            if f.fate != 'matched' and (not answered or f.found is not None)
+        }
         for frames in passes
     ]
     return set.intersection(*of_passes) if of_passes else set()

@@ -54,6 +54,10 @@ UNITS: Mapping[str, Unit] = {
     'Hz': Unit('_hz', 1, 0.1, 0.02, scatters=True),
     'frames': Unit('_frames', 0, 0),
     'cones': Unit('_cones', 2, 0.05, 0.02),
+    # A planner's grid is coarser than 2 cm.
+    'm': Unit('_m', 2, 0.02, 0.05),
+    # An honest covariance has 1.
+    'NEES': Unit('_nees', 2, 0.05, 0.05),
     'cores': Unit('_cores', 2, 0.05, 0.05, scatters=True),
     'MB': Unit('_mb', 0, 10, 0.05),
     # 60 MB in an hour's drive.
@@ -72,6 +76,7 @@ _AP = 'average precision at IoU 0.5 in the frames {0}'
 _ECHO = 'with a node that only sends headers back'
 _WHO = r'(node|player|monitor|replay)'
 _OF_CLASS = r'(?: (.+))?'
+_OFF = '{0} of how far positions are off'
 _STATION = f'station_({"|".join(STATIONS)})'
 
 _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
@@ -96,7 +101,7 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'max_rate_hz': 'highest rate per camera at which at most 5 % of the frames are missed',
     },
     ('frames', None): {
-        'frames_sent': 'pictures sent, in all passes',
+        'frames_sent': 'pictures sent that are to be answered, in all passes',
         'frames_answered': 'pictures whose answer came back, in all passes',
     },
     ('share', 'lower'): {
@@ -105,9 +110,24 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'failed_share': f'{_SENT} not answerable',
         'return_share': f'{_SENT} answered, but the answer never came back',
         'unknown_share': f'{_SENT} no answer, and nobody tells why',
+        f'wrong_over_1m_share{_OF_CLASS}': 'of the positions: those more than 1 m off, over all '
+        'only nearer than 15 m',
         f'flicker_share{_OF_CLASS}': 'of the cones seen before and after a frame: not seen in it',
     },
-    ('share', None): {'matched_share': f'{_SENT} the cones of the left eye were found again in it'},
+    ('share', None): {
+        'matched_share': f'{_SENT} the cones of the left eye were found again in it',
+        f'inside_([12])_sigma_share{_OF_CLASS}': 'of the positions: those whose depth error is '
+        'within {0} standard deviations; 0.68 and 0.95 are honest',
+    },
+    ('m', 'lower'): {
+        f'depth_(median|p90)_m{_OF_CLASS}': f'{_OFF}, along the line of sight',
+        f'across_(median|p90)_m{_OF_CLASS}': f'{_OFF}, square to the line of sight',
+    },
+    ('m', None): {f'depth_bias_m{_OF_CLASS}': 'mean depth error; positive is too far'},
+    ('NEES', None): {
+        f'position_nees{_OF_CLASS}': 'mean normalised error squared, over its expectation; 1 is '
+        'honest, more is too sure'
+    },
     ('share', 'higher'): {
         'answered_share': f'{_SENT} the answer came back',
         f'precision_(sent|answered){_OF_CLASS}': 'of the cones found in the frames {0}: those that '
@@ -116,6 +136,8 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'found',
         f'map50_(sent|answered){_OF_CLASS}': f'{_AP}, mean of the classes',
         f'ap50_(sent|answered){_OF_CLASS}': _AP,
+        f'position_share{_OF_CLASS}': 'of the cones found: those with a position',
+        f'by_stereo_share{_OF_CLASS}': 'of the positions: those by the other eye',
         f'agreement_(precision|recall|f1){_OF_CLASS}': "{0} with the reference model's cones taken "
         'as the truth',
     },

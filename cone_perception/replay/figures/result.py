@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
-import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import from_json
 
@@ -17,16 +16,23 @@ from cone_perception.accuracy.intervals import Interval
 from cone_perception.errors import OutputError, SourceError, hint, told_as
 from cone_perception.files import to_json, whole_file
 from cone_perception.replay.figures.names import in_nvidia_names
+from cone_perception.replay.figures.rows import (
+    ConeRow,
+    Number,
+    PositionRow,
+    cone_rows,
+    cones_from,
+    position_cells,
+    positions_from,
+)
 from cone_perception.replay.traces import MOMENTS, STATIONS, Fate, FrameTrace, LoadSample
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Positions
 
 SCHEMA = 3
 KIND = 'cone_perception replay'
 """The kind that result.json names: other JSON files carry a schema too."""
 
 UNKNOWN = Interval(math.nan)
-
-SCORE_STEPS = 10_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +43,7 @@ class ReplayResult:
     through what, where. figures: name -> value and interval, of all passes together;
     `replay.figures.names` has the names, units and what is better. per_pass: the same of each pass.
     probes: what the search for the highest rate tried. problems: one sentence each.
-    passes: the frames of each pass. load: of each pass. truth: as in Drive.
+    passes: the frames of each pass. load: of each pass. truth, places: as in Drive.
     """
 
     configuration: Mapping[str, Any]
@@ -49,6 +55,7 @@ class ReplayResult:
     passes: Sequence[Sequence[FrameTrace]]
     load: Sequence[Sequence[LoadSample]]
     truth: Mapping[tuple[str, int], Detections] | None = None
+    places: Mapping[tuple[str, int], Positions] | None = None
     probes: Sequence[Mapping[str, Any]] = ()
     problems: Sequence[str] = ()
     interrupted: bool = False
@@ -70,25 +77,11 @@ class ReplayResult:
         return max(known, key=lambda entry: entry[1], default=None)
 
 
-Number = float | None
-"""Null in the file is NaN in the result."""
-
-
-class ConeRow(NamedTuple):
-    """A cone in the file: pixels rounded to 0.01, the score rounded up to 0.0001."""
-
-    left_px: Number
-    top_px: Number
-    right_px: Number
-    bottom_px: Number
-    score: Number
-    class_id: int
-
-
 class FrameRow(NamedTuple):
     """A FrameTrace in the file.
 
-    sent_ns: after the pass's origin_ns. The later moments: after sent_ns.
+    sent_ns: after the pass's origin_ns. The later moments: after sent_ns. positions: a row for each
+    of the cones. frame_id: of the positions.
     """
 
     camera: str
@@ -107,6 +100,8 @@ class FrameRow(NamedTuple):
     reason: str
     band_px: Number
     cones: list[ConeRow] | None
+    frame_id: str | None
+    positions: list[PositionRow] | None
 
 
 class LoadRow(NamedTuple):
@@ -125,10 +120,21 @@ class TruthRow(NamedTuple):
     cones: list[ConeRow]
 
 
-CONE_COLUMNS, FRAME_COLUMNS = ConeRow._fields, FrameRow._fields
-LOAD_COLUMNS, TRUTH_COLUMNS = LoadRow._fields, TruthRow._fields
+class PlaceRow(NamedTuple):
+    """Where the cones of one picture's truth stand, row by row, in the file."""
+
+    camera: str
+    stamp_ns: int
+    frame_id: str
+    positions: list[PositionRow]
+
+
+FRAME_COLUMNS = FrameRow._fields
+LOAD_COLUMNS = LoadRow._fields
+TRUTH_COLUMNS, PLACE_COLUMNS = TruthRow._fields, PlaceRow._fields
 
 Row = TypeVar('Row')
+Of = TypeVar('Of')
 
 
 class _Entry(BaseModel):
@@ -171,17 +177,13 @@ def _frames_from(stored: PassEntry) -> list[FrameTrace]:
         sent_ns = stored.origin_ns + row.sent_ns
         entries = row._asdict()
         cones, band_px = entries.pop('cones'), entries.pop('band_px')
+        frame_id = entries.pop('frame_id')
+        if row.positions is not None:
+            entries['positions'] = positions_from(row.positions, frame_id)
         later = {name: sent_ns + ns for name in MOMENTS[1:] if (ns := entries[name]) is not None}
         found = None if cones is None else replace(cones_from(cones), band_px=band_px)
         frames.append(FrameTrace(**entries | later | {'sent_ns': sent_ns, 'found': found}))
     return frames
-
-
-def cones_from(rows: Sequence[ConeRow]) -> Detections:
-    """Make cones from rows of CONE_COLUMNS."""
-    table = np.array(rows, np.float64).reshape(-1, len(CONE_COLUMNS))
-    boxes, score = np.split(table[:, :5].astype(np.float32), [4], axis=1)
-    return Detections(boxes, score[:, 0], table[:, 5].astype(np.int64))
 
 
 def _load_from(stored: FileTable[LoadRow]) -> list[LoadSample]:
@@ -193,6 +195,13 @@ def _load_from(stored: FileTable[LoadRow]) -> list[LoadSample]:
 
 def _truth_from(stored: FileTable[TruthRow]) -> dict[tuple[str, int], Detections]:
     return {(row.camera, row.stamp_ns): cones_from(row.cones) for row in stored.rows}
+
+
+def _places_from(stored: FileTable[PlaceRow]) -> dict[tuple[str, int], Positions]:
+    return {
+        (row.camera, row.stamp_ns): positions_from(row.positions, row.frame_id)
+        for row in stored.rows
+    }
 
 
 Figures = dict[
@@ -216,6 +225,7 @@ class ResultEntries(_Entry):
     passes: list[Annotated[PassEntry, AfterValidator(_frames_from)]]
     load: list[Annotated[FileTable[LoadRow], AfterValidator(_load_from)]]
     truth: Annotated[FileTable[TruthRow], AfterValidator(_truth_from)] | None
+    places: Annotated[FileTable[PlaceRow], AfterValidator(_places_from)] | None
 
 
 class ResultFile(ResultEntries):
@@ -232,14 +242,15 @@ def write_result(path: Path, result: ReplayResult) -> None:
     Whoever reads `path` meanwhile, or after a crash, finds the old file or the new one, whole.
     Boxes are rounded to 0.01 px, scores up to 0.0001. Raises OutputError.
     """
-    truth = None if result.truth is None else result.truth.items()
     texts = {
         'passes': _list(map(_pass_text, result.passes)),
         'load': _list(_table(LOAD_COLUMNS, map(astuple, samples)) for samples in result.load),
-        'truth': 'null'
-        if truth is None
-        else _table(TRUTH_COLUMNS, ((*place, cone_rows(cones)) for place, cones in truth)),
     }
+    for name, columns, rows in (
+        ('truth', TRUTH_COLUMNS, _keyed(result.truth, lambda cones: (cone_rows(cones),))),
+        ('places', PLACE_COLUMNS, _keyed(result.places, position_cells)),
+    ):
+        texts[name] = 'null' if rows is None else _table(columns, rows)
     nvidia = in_nvidia_names(result.figures, result.per_pass)
     entries = {'kind': KIND, 'schema': SCHEMA, 'ros2_benchmark': nvidia}
     entries |= {n: getattr(result, n) for n in ResultEntries.model_fields if n not in texts}
@@ -327,20 +338,17 @@ def _pass_text(frames: Sequence[FrameTrace]) -> str:
         row |= {name: ns - frame.sent_ns for name in MOMENTS[1:] if (ns := row[name]) is not None}
         row['sent_ns'] = frame.sent_ns - origin_ns
         row['cones'] = None if frame.found is None else cone_rows(frame.found)
+        if frame.positions is not None:
+            row['frame_id'], row['positions'] = position_cells(frame.positions)
         rows.append(list(row.values()))
     return f'{{"origin_ns": {origin_ns},\n"frames": {_table(FRAME_COLUMNS, rows)}}}'
 
 
-def cone_rows(cones: Detections) -> list[list[float]]:
-    """(N) rows of CONE_COLUMNS."""
-    boxes = np.round(cones.xyxy_px.astype(np.float64), 2).tolist()
-    # Up, so that no cone falls below the threshold that it passed; but for float32's own rounding.
-    steps = np.ceil(cones.score.astype(np.float64) * SCORE_STEPS - 0.01)
-    scores = (steps / SCORE_STEPS + 0.0).tolist()
-    classes = cones.class_id.tolist()
-    return [
-        [*box, score, class_id] for box, score, class_id in zip(boxes, scores, classes, strict=True)
-    ]
+def _keyed(
+    of: Mapping[tuple[str, int], Of] | None, cells: Callable[[Of], tuple[Any, ...]]
+) -> Iterable[Sequence[Any]] | None:
+    """Rows that begin with camera and stamp; None of None."""
+    return None if of is None else ((*key, *cells(each)) for key, each in of.items())
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

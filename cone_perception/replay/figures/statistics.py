@@ -16,8 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cone_perception.accuracy.intervals import (
     Float64,
@@ -77,7 +79,7 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
 
     figures |= _rates(passes, resampled)
     fates = np.array([frame.fate for frame in frames], np.str_)
-    figures['frames_sent'] = Interval(float(len(frames)))
+    figures['frames_sent'] = Interval(float((fates != 'matched').sum()))
     figures['frames_answered'] = Interval(float((fates == 'answered').sum()))
     return figures | {f'{fate}_share': resampled.share(fates == fate) for fate in FATES}
 
@@ -110,13 +112,7 @@ class Resamples:
         drawn = np.full((len(self._draws), len(q)), np.nan)
         # One resample at a time: memory stays that of the frames, however many there are.
         for row, times in zip(drawn, self._draws, strict=True):
-            last = np.cumsum(times[block])
-            if last[-1] > 0:
-                at = (last[-1] - 1) * q
-                below = np.floor(at)
-                lower = ascending[np.searchsorted(last, below, side='right')]
-                upper = ascending[np.searchsorted(last, np.ceil(at), side='right')]
-                row[:] = lower + (upper - lower) * (at - below)
+            row[:] = repeated_quantiles(ascending, times[block], q)
         tail = expanded_tail(blocks)
         return [
             percentile_interval(float(value), column, tail)
@@ -159,6 +155,21 @@ class Resamples:
     def _sums(self, block: Int64, values: Float64 | None = None) -> Float64:
         """(blocks,) sums of what is in each block; without values a count."""
         return np.bincount(block, values, self._blocks).astype(np.float64)
+
+
+def repeated_quantiles(ascending: Float64, times: npt.NDArray[Any], q: Float64) -> Float64:
+    """Quantiles of sorted values that each count so many times; NaN where all count 0.
+
+    times: (N,) 0, 1, 2 ... of each value. q: (Q,) 0..1.
+    """
+    last = np.cumsum(times)
+    if not len(last) or not last[-1]:
+        return np.full(len(q), np.nan)
+    at = (last[-1] - 1) * q
+    below = np.floor(at)
+    lower = ascending[np.searchsorted(last, below, side='right')]
+    upper = ascending[np.searchsorted(last, np.ceil(at), side='right')]
+    return np.asarray(lower + (upper - lower) * (at - below))
 
 
 def ratio_interval(

@@ -33,7 +33,8 @@ from cone_perception.replay.figures.accuracy import (
     least_scores,
 )
 from cone_perception.replay.figures.flicker import same_view
-from cone_perception.replay.figures.result import ReplayResult, cone_rows, cones_from
+from cone_perception.replay.figures.result import ReplayResult
+from cone_perception.replay.figures.rows import cone_rows, cones_from
 from cone_perception.replay.traces import Camera, Drive, Fate, FrameTrace
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Float32

@@ -1,0 +1,195 @@
+"""Positions of a replay against where the cones stand: figures that can be computed by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from replay_results import cones, result
+
+from cone_perception.replay.figures.budget import Limit, over_budget
+from cone_perception.replay.figures.compare import compare
+from cone_perception.replay.figures.positions import (
+    PositionErrors,
+    errors_of,
+    position_figures,
+    why_not_judged,
+)
+from cone_perception.replay.traces import FrameTrace, Pace, Pass
+from cone_perception.types import RANGE_SOURCES, Positions
+
+STEREO, HEIGHT = RANGE_SOURCES.index('stereo'), RANGE_SOURCES.index('height')
+FRAME = 'base_footprint'
+PERIOD_NS = 500_000_000
+
+
+def boxes(count):
+    return cones(*[(100.0 * i, 10.0, 100.0 * i + 40, 70.0) for i in range(count)])
+
+
+def places(*feet, sigma_m=0.0, source=STEREO, frame_id=FRAME):
+    """Positions at (x, y) on the ground, with the same standard deviation in all directions."""
+    xyz_m = np.array([(*foot, 0.0) for foot in feet], np.float64).reshape(-1, 3)
+    n = len(xyz_m)
+    covariance_m2 = np.repeat(np.eye(3)[None] * sigma_m**2, n, axis=0)
+    return Positions(xyz_m, covariance_m2, np.full(n, source), frame_id)
+
+
+def drive(*answers, found=None):
+    """A pass with these positions, each frame half a second after the other."""
+    frames = [
+        FrameTrace(
+            'left', i, i * PERIOD_NS, 'answered', i * PERIOD_NS, found=found or boxes(len(each)),
+            positions=each,
+        )
+        for i, each in enumerate(answers)
+    ]  # fmt: skip
+    return Pass(Pace(), frames)
+
+
+def known(one, *feet):
+    """Truth and places of each frame of the pass: the same cones."""
+    keys = [(frame.camera, frame.stamp_ns) for frame in one.frames]
+    return dict.fromkeys(keys, boxes(len(feet))), dict.fromkeys(keys, places(*feet))
+
+
+def values(one, truth, there, camera_m=(0.0, 0.0)):
+    figures = position_figures([one], truth, there, camera_m)
+    return {name: figure.value for name, figure in figures.items()}
+
+
+def test_depth_is_along_the_line_of_sight_and_across_is_square_to_it():
+    # A cone at (6, 8) is 10 m away. Along: (0.6, 0.8), to the left of that (-0.8, 0.6).
+    off = places((6 + 0.6 * 0.3 - 0.8 * 0.1, 8 + 0.8 * 0.3 + 0.6 * 0.1), sigma_m=0.2)
+    one = drive(off)
+    truth, there = known(one, (6.0, 8.0))
+    errors = PositionErrors.of(one.frames, truth, there, (0.0, 0.0))
+    assert errors.range_m == pytest.approx([10.0])
+    assert errors.depth_m == pytest.approx([0.3])
+    assert errors.across_m == pytest.approx([0.1])
+    assert errors.sigma_m == pytest.approx([0.2])
+    assert errors.nees == pytest.approx([(0.3**2 + 0.1**2) / 0.2**2 / 2])
+
+
+def test_line_of_sight_begins_at_the_camera():
+    one = drive(places((11.0, 1.0), sigma_m=1.0))
+    truth, there = known(one, (10.0, 1.0))
+    errors = PositionErrors.of(one.frames, truth, there, (4.0, 1.0))
+    assert (errors.range_m, errors.depth_m) == (pytest.approx([6.0]), pytest.approx([1.0]))
+    assert errors.across_m == pytest.approx([0.0])
+
+
+def test_figures_of_each_range():
+    feet = [(5.0, 0.0), (10.0, 0.0), (10.0, 3.0), (20.0, 0.0)]
+    found = places((5.1, 0.0), (10.2, 0.4), (12.0, 3.0), (23.0, 0.0), sigma_m=0.3)
+    found.source[:] = [STEREO, STEREO, HEIGHT, 0]
+    found.xyz_m[3] = np.nan
+    one = drive(found, found)
+    value = values(one, *known(one, *feet))
+    assert value['depth_median_m 5 m'] == pytest.approx(0.1)
+    assert value['depth_bias_m 5 m'] == pytest.approx(0.1)
+    far = 2 * 10 / math.hypot(10, 3)  # along the line to (10, 3)
+    assert value['depth_bias_m 10 m'] == pytest.approx((0.2 + far) / 2)
+    assert value['depth_p90_m 10 m'] == pytest.approx(np.quantile([0.2, 0.2, far, far], 0.9))
+    assert value['position_share'] == 0.75
+    assert value['position_share 20 m'] == 0
+    assert value['by_stereo_share 10 m'] == 0.5
+    assert value['wrong_over_1m_share'] == pytest.approx(1 / 3)
+    assert value['wrong_over_1m_share 5 m'] == 0
+    assert value['inside_1_sigma_share'] == pytest.approx(2 / 3)
+    assert math.isnan(value['depth_p90_m 20 m'])
+    assert math.isnan(value['position_share 30 m'])
+
+
+def test_far_positions_may_be_off_without_being_wrong_over_all():
+    one = drive(places((10.0, 0.0), (22.0, 0.0), sigma_m=2.0))
+    value = values(one, *known(one, (10.0, 0.0), (20.0, 0.0)))
+    assert value['wrong_over_1m_share'] == 0
+    assert value['wrong_over_1m_share 20 m'] == 1
+
+
+def test_honest_covariances_have_a_nees_of_one_and_normal_shares():
+    rng = np.random.default_rng(0)
+    feet = rng.uniform((3, -5), (25, 5), (4000, 2))
+    sigma_m = rng.uniform(0.1, 1.0, 4000)
+    found = places(*(feet + rng.normal(size=(4000, 2)) * sigma_m[:, None]))
+    found.covariance_m2[:] = sigma_m[:, None, None] ** 2 * np.eye(3)
+    one = drive(found)
+    value = values(one, *known(one, *feet))
+    assert value['position_nees'] == pytest.approx(1, abs=0.06)
+    assert value['inside_1_sigma_share'] == pytest.approx(0.683, abs=0.03)
+    assert value['inside_2_sigma_share'] == pytest.approx(0.954, abs=0.02)
+
+
+def test_covariance_of_zero_is_infinitely_too_sure():
+    one = drive(places((10.0, 0.1)))
+    assert values(one, *known(one, (10.0, 0.0)))['position_nees'] == math.inf
+
+
+def test_cone_of_the_wrong_colour_is_judged_and_one_that_is_none_is_not():
+    found = cones((0, 10, 40, 70), (700, 10, 740, 70), class_id=3)
+    one = drive(places((5.0, 0.0), (9.0, 0.0), sigma_m=1.0), found=found)
+    truth, there = known(one, (5.0, 0.0), (7.0, 0.0))
+    assert PositionErrors.of(one.frames, truth, there, (0.0, 0.0)).range_m == pytest.approx([5.0])
+
+
+def test_answers_without_any_position_are_not_judged_and_a_single_one_counts_as_none():
+    one = drive(places((5.0, 0.0), sigma_m=1.0), places((5.0, 0.0), sigma_m=1.0))
+    truth, there = known(one, (5.0, 0.0))
+    silent = [replace(frame, positions=None) for frame in one.frames]
+    assert values(Pass(Pace(), silent), truth, there) == {}
+    half = Pass(Pace(), [one.frames[0], silent[1]])
+    assert values(half, truth, there)['position_share'] == 0.5
+
+
+def test_other_frame_is_named_instead_of_judged():
+    one = drive(places((5.0, 0.0), frame_id='camera_optical'))
+    truth, there = known(one, (5.0, 0.0))
+    assert values(one, truth, there) == {}
+    why = why_not_judged(one.frames, there)
+    assert "'camera_optical'" in why
+    assert 'mount_height_m' in why
+    assert why_not_judged(drive(places((5.0, 0.0))).frames, there) == ''
+
+
+def noisy(seed, sigma_m):
+    """Forty frames of three cones, found with that much noise."""
+    rng = np.random.default_rng(seed)
+    feet = np.array([(5.0, 1.0), (10.0, -1.0), (15.0, 1.0)])
+    answers = [
+        places(*(feet + rng.normal(size=(3, 2)) * sigma_m), sigma_m=sigma_m) for _ in range(40)
+    ]
+    one = drive(*answers)
+    truth, there = known(one, *feet)
+    figures = position_figures([one], truth, there, (0.0, 0.0))
+    whole = result([one.frames], truth=truth, places=there)
+    return replace(whole, figures={**whole.figures, **figures})
+
+
+def test_intervals_hold_the_value():
+    figure = noisy(0, 0.2).figure('depth_median_m')
+    assert figure.low < figure.value < figure.high
+
+
+def test_two_replays_are_paired_and_the_worse_one_is_told():
+    fine, worse = noisy(0, 0.1), noisy(1, 0.5)
+    fine, worse = (
+        replace(
+            each, model={**each.model, 'thresholds': dict.fromkeys(each.model['class_names'], 0.5)}
+        )
+        for each in (fine, worse)
+    )
+    compared = compare(fine, worse).differences
+    assert compared['depth_p90_m 10 m'].verdict == 'worse'
+    assert 'paired by frame' in compared['depth_p90_m 10 m'].why
+    assert compared['position_share'].verdict == 'equal'
+    assert len(errors_of(fine, fine.frames)) == 120
+
+
+def test_budget_knows_positions():
+    budget = {'depth_p90_m 10 m': Limit(max=0.3), 'wrong_over_1m_share': Limit(max=0.005)}
+    assert over_budget(noisy(0, 0.1), budget) == []
+    (reason,) = over_budget(noisy(0, 0.3), budget)
+    assert 'Look at the plots over range' in reason
