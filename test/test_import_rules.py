@@ -16,6 +16,7 @@ ROS = {
     *('ament_index_python', 'cv_bridge', 'launch', 'launch_ros', 'rclpy'),
     *('builtin_interfaces', 'diagnostic_msgs', 'geometry_msgs', 'lifecycle_msgs'),
     *('rcl_interfaces', 'rosgraph_msgs', 'sensor_msgs', 'std_msgs', 'vision_msgs'),
+    'visualization_msgs',
 }
 
 RUNTIMES = {'cuda', 'onnxruntime', 'openvino', 'pycuda', 'tensorrt', 'tensorrt_rtx'}

@@ -131,7 +131,7 @@ class DetectorNode(RobustLifecycleNode):
             with told_as(SettingsError, f'image_topics: {topic!r} is no topic', Exception):
                 self.resolve_topic_name(topic)  # subscribing would raise it too late, in activate
         detector = self._loaded.detector
-        self._answer_publishers = AnswerPublishers(self, self._settings.cameras, detector)
+        self._answer_publishers = AnswerPublishers(self, self._settings, detector)
 
     def _activate(self) -> None:
         loaded, publishers = self._loaded, self._answer_publishers

@@ -21,6 +21,7 @@ from cone_perception.errors import EngineError, SettingsError, one_line
 from cone_perception.model_card import ModelCard, read_bundle
 from cone_perception.pipeline import ConeDetector, warm_detector
 from cone_perception.process import give_back_free_memory
+from cone_perception.ros.team_message import ConeMapping, TeamMessage
 from cone_perception.settings import KINDS, DetectorSettings
 
 _TYPES = {
@@ -140,6 +141,8 @@ class Loader:
         started = time.monotonic()
         bundle = read_bundle(settings.model)
         settings.filters.check_classes(bundle.card)
+        if settings.cone_message:  # refused before the network is loaded, which takes long
+            TeamMessage(ConeMapping.read(settings.cone_message), bundle.card.class_names)
         settings.check_batch(bundle.card.chosen_views(settings.views))
         logger.info(f'loading {bundle.card.name} from {bundle.folder}')
         if bundle.card.verdict == 'FAILED':

@@ -1,10 +1,10 @@
-"""Publishers of a configured node: cones, debug images, the outcome of every frame."""
+"""Publishers of a configured node: boxes, cones, debug images, the outcome of every frame."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,13 +15,23 @@ from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
-from vision_msgs.msg import Detection2D, Detection2DArray, ObjectHypothesisWithPose
+from vision_msgs.msg import (
+    Detection2D,
+    Detection2DArray,
+    Detection3DArray,
+    ObjectHypothesisWithPose,
+)
 
 from cone_perception.answering.answer import Answer
 from cone_perception.images import bgr_of
 from cone_perception.pictures.draw import draw_cones
 from cone_perception.pipeline import ConeDetector
+from cone_perception.positions.stance import IN_CAR
+from cone_perception.ros.cones import ConesMessage, PlacedCones
 from cone_perception.ros.diagnostics import timing_status
+from cone_perception.ros.markers import NO_MARKERS, cone_markers, marker_type
+from cone_perception.ros.team_message import ConeMapping, TeamMessage
+from cone_perception.settings import DetectorSettings
 from cone_perception.views import band_edges
 
 DETECTIONS_DEPTH = 5
@@ -36,9 +46,12 @@ class AnswerPublishers:
     longer than all else that the node does after the network (docs/results/replay.md).
     """
 
-    def __init__(self, node: Node, cameras: Sequence[str], detector: ConeDetector) -> None:
+    def __init__(self, node: Node, settings: DetectorSettings, detector: ConeDetector) -> None:
+        """Announce the topics. Raises SettingsError where cone_message is not possible."""
+        cameras = settings.cameras
         self._node = node
         self._detector = detector
+        self._base_frame = settings.base_frame
         self._class_names = detector.card.class_names
         self._publishers: list[Publisher[Any]] = []
         self._kept: dict[str, list[Detection2D]] = {name: [] for name in cameras}
@@ -47,6 +60,7 @@ class AnswerPublishers:
             name: self._create(Detection2DArray, f'{name}/detections', DETECTIONS_DEPTH)
             for name in cameras
         }
+        self._rigs = self._create_rigs(settings)
         self._debug = {name: self._create(Image, f'{name}/debug_image', 1) for name in cameras}
         # Drops come in bursts while the network is busy, and a record that a late listener lost
         # would look like a frame that never came.
@@ -56,10 +70,13 @@ class AnswerPublishers:
         """Send the cones; returns the answer with the moment at which they were sent."""
         found, header = answer.found, answer.arrival.message.header
         assert found is not None
+        placed = self._placed(answer)
         with self._lock:
+            if placed is not None:
+                self._rigs[answer.camera].publish(placed)
             kept = self._kept[answer.camera]
             while len(kept) < len(found):
-                kept.append(Detection2D(results=[ObjectHypothesisWithPose()]))
+                kept.append(Detection2D(results=[ObjectHypothesisWithPose()], id=str(len(kept))))
             filled = kept[: len(found)]
             columns = (found.xyxy_px.tolist(), found.score.tolist(), found.class_id.tolist())
             for detection, corners, score, class_id in zip(filled, *columns, strict=True):
@@ -77,6 +94,14 @@ class AnswerPublishers:
             self._detections[answer.camera].publish(message)
         moments_ns = {**answer.moments_ns, 'published_ns': time.monotonic_ns()}
         return replace(answer, moments_ns=moments_ns)
+
+    def publish_markers(self, answer: Answer) -> None:
+        """Send the cones as markers, if somebody listens."""
+        rig = self._rigs[answer.camera]
+        if rig.markers is not None and rig.markers.get_subscription_count():
+            placed = self._placed(answer)
+            if placed is not None:
+                rig.markers.publish(cone_markers(placed, self._class_names))
 
     def publish_debug(self, answer: Answer) -> None:
         """Send the picture with its cones drawn in, if somebody listens."""
@@ -110,6 +135,53 @@ class AnswerPublishers:
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
 
+    def _placed(self, answer: Answer) -> PlacedCones | None:
+        return PlacedCones.of(answer, self._detector.card, self._base_frame)
+
+    def _create_rigs(self, settings: DetectorSettings) -> Mapping[str, RigPublishers]:
+        """Camera -> what its rig publishes; the two eyes of a stereo rig share it."""
+        rigs = settings.cameras[:1] if settings.stereo else settings.cameras
+        if marker_type() is None:
+            self._node.get_logger().info(NO_MARKERS)
+        made = {}
+        for camera in rigs:
+            place = '~' if len(rigs) == 1 else f'~/{camera}'
+            team = None
+            if settings.cone_message:
+                mapping = ConeMapping.read(settings.cone_message)
+                team = TeamMessage(mapping, self._class_names, f'{place}/team_cones')
+            made[camera] = RigPublishers(self._create, place, self._class_names, team)
+        return {camera: made.get(camera, made[rigs[0]]) for camera in settings.cameras}
+
     def _create(self, kind: type[Any], topic: str, depth: int) -> Publisher[Any]:
         self._publishers.append(self._node.create_publisher(kind, topic, QoSProfile(depth=depth)))
         return self._publishers[-1]
+
+
+class RigPublishers:
+    """What is published in metres of one rig: a camera, or the two eyes of a stereo rig.
+
+    create: makes a publisher of a type, topic and depth. place: of its topics. markers: None where
+    visualization_msgs is not installed.
+    """
+
+    def __init__(
+        self,
+        create: Callable[[type[Any], str, int], Publisher[Any]],
+        place: str,
+        class_names: Sequence[str],
+        team: TeamMessage | None,
+    ) -> None:
+        self._message = ConesMessage(class_names)
+        self._cones = create(Detection3DArray, f'{place}/cones', DETECTIONS_DEPTH)
+        self._team = team
+        if team is not None:
+            self._team_cones = create(team.kind, team.topic, DETECTIONS_DEPTH)
+        markers = marker_type()
+        self.markers = create(markers, f'{place}/markers', 1) if markers else None
+
+    def publish(self, placed: PlacedCones) -> None:
+        """Send the cones; to the team's topic only in the car's frame, which it need not name."""
+        self._cones.publish(self._message.fill(placed))
+        if self._team is not None and placed.stance is IN_CAR:
+            self._team_cones.publish(self._team.fill(placed))

@@ -168,12 +168,14 @@ class Session:
             return
         self._end(published)
         try:
+            self._publishers.publish_markers(answer)
             if self.settings.debug_image:
                 self._publishers.publish_debug(answer)
         except Exception as error:  # the answer was sent all the same
             if not self._ended.is_set():
                 self._node.get_logger().warning(
-                    f'no debug image: {describe(error)}', throttle_duration_sec=LOG_PERIOD_S
+                    f'no markers or debug image: {describe(error)}',
+                    throttle_duration_sec=LOG_PERIOD_S,
                 )
 
     def _drop(self, arrival: Arrival, reason: str) -> None:
