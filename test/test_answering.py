@@ -1,8 +1,6 @@
-"""From messages to answers: which go together, what a failure costs, threads, counts and rates."""
+"""From messages to answers: what goes into a run, what a failure costs, counts and rates."""
 
 from __future__ import annotations
-
-import threading
 
 import numpy as np
 import pytest
@@ -11,15 +9,9 @@ from seeing_engine import SeeingEngine, seeing_card
 from test_replay_pipeline import CARD, Clock, SlowEngine
 from tiny_network import BGR_OF_CLASS, painted, write_tiny_bundle
 
-from cone_perception.answering.answer import (
-    Answer,
-    Answering,
-    Arrival,
-    NewestFrames,
-    StereoPairs,
-    Worker,
-)
+from cone_perception.answering.answer import Answer, Answering
 from cone_perception.answering.health import Health
+from cone_perception.answering.inbox import Arrival, NewestFrames, StereoPairs
 from cone_perception.answering.ration import ROUNDS, affordable, ration_views
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import EngineError, EngineLostError
@@ -110,193 +102,6 @@ def test_lost_engine_fails_every_picture_that_is_left():
 
 
 MS = 1_000_000
-
-
-def frame(name):
-    """`L20` is of the left camera, stamped 20 ms."""
-    return Arrival('LR'.index(name[0]), round(float(name[1:]) * MS), name)
-
-
-def contents(frames):
-    return [frame.message for frame in frames]
-
-
-def play(inbox, script):
-    """Offer frames in this order, take at each `?`; returns the batches that were taken."""
-    taken = []
-    for word in script.split():
-        if word == '?':
-            taken.append('+'.join(contents(inbox.take())) or '-')
-        else:
-            inbox.offer(frame(word))
-    return ' '.join(taken)
-
-
-def test_newest_frame_replaces_the_one_that_waits():
-    inbox = NewestFrames()
-    assert inbox.offer(frame('L1')) == []
-    assert contents(inbox.offer(frame('L2'))) == ['L1']
-    assert contents(inbox.take()) == ['L2']
-    assert inbox.take() == []
-
-
-def test_frames_that_are_given_up_are_all_named():
-    inbox = NewestFrames()
-    play(inbox, 'R1 L2')
-    assert contents(inbox.clear()) == ['R1', 'L2']
-    assert inbox.take() == []
-    pairs = StereoPairs(MS)
-    play(pairs, 'L1 R1 L2')
-    assert contents(pairs.clear()) == ['L1', 'R1', 'L2']
-    assert pairs.take() == pairs.clear() == []
-
-
-def test_fast_camera_does_not_starve_a_slow_one():
-    assert play(NewestFrames(), 'R1 L0 L1 L2 L3 L4 ? R2 ?') == 'R1 L4'
-
-
-@pytest.mark.parametrize(
-    ('script', 'taken'),
-    [
-        pytest.param('R10 ? L10 ?', '- L10+R10', id='equal stamps go as one pair, left first'),
-        pytest.param(
-            'L0 ? R0 ? ? R10 ? L10 ? ? L20 ? R20 ? ? R30 ? L30 ?',
-            '- L0+R0 - - L10+R10 - - L20+R20 - - L30+R30',
-            id='order of arrival may change from pair to pair',
-        ),
-        pytest.param('L10 R12 ? L20 R22.1 ?', 'L10+R12 L20', id='tolerance is the most of a pair'),
-        pytest.param('L10 R10 L20 ? R20 ?', 'L10+R10 L20+R20', id='half a pair breaks none'),
-        pytest.param(
-            'L10 ? L20 ? L30 ? L40 ? L50 ? R50 L60 ? R60 ?',
-            '- L20 L30 L40 L50 R50 L60+R60',
-            id='one dead camera does not blind the other',
-        ),
-        pytest.param(
-            'L0 ? R10 ? L20 ? R30 ? L40 ? R50 ? L60 ? R70 ? L80 ? R90 ?',
-            '- L0 R10 L20 R30 L40 R50 L60 R70 L80',
-            id='cameras that are not synchronised are both answered',
-        ),
-        pytest.param('L1000 L10 R10 L20 R20 L30 R30 ?', 'L30+R30', id='bag that starts over'),
-    ],
-)
-def test_pairs_within_two_ms(script, taken):
-    assert play(StereoPairs(2 * MS), script) == taken
-
-
-def test_newest_pair_replaces_the_one_that_waits():
-    inbox = StereoPairs(2 * MS)
-    play(inbox, 'L10 R10 L20')
-    pushed_out = inbox.offer(frame('R20'))
-    assert contents(pushed_out) == ['L10', 'R10']
-    assert contents(inbox.take()) == ['L20', 'R20']
-
-
-LIMIT_S = 10.0
-
-
-class Station:
-    """Answers frames named by a letter; each stays inside until the test lets it out."""
-
-    def __init__(self, threads):
-        self.inside, self.out, self.let_out = (
-            {name: threading.Event() for name in 'ABCDEF'} for _ in range(3)
-        )
-        self.answered, self.failing = [], ''
-        self.worker = Worker(NewestFrames(), self._answer, threads)
-
-    def _answer(self, batch, wait_for_turn):
-        (frame,) = batch
-        self.inside[frame.message].set()
-        assert self.let_out[frame.message].wait(LIMIT_S)
-        self.out[frame.message].set()
-        if frame.message in self.failing:
-            return
-        wait_for_turn()
-        self.answered.append(frame.message)
-
-    def offer(self, name, topic=0):
-        return [frame.message for frame in self.worker.offer(Arrival(topic, 0, name))]
-
-    def begin(self, *names):
-        for name in names:
-            assert self.offer(name) == []
-            assert self.inside[name].wait(LIMIT_S)
-
-    def end(self):
-        for event in self.let_out.values():
-            event.set()
-        assert self.worker.stop(LIMIT_S)
-        return ''.join(self.answered)
-
-
-def test_one_thread_takes_one_frame_at_a_time():
-    station = Station(1)
-    station.begin('A')
-    assert station.offer('B') == []
-    assert station.offer('C') == ['B']
-    assert not station.inside['C'].is_set()
-    station.let_out['A'].set()
-    assert station.inside['C'].wait(LIMIT_S)
-    assert station.end() == 'AC'
-
-
-def test_two_threads_overlap_and_answer_in_order():
-    station = Station(2)
-    station.begin('A', 'B')
-    assert station.offer('C') == []
-    assert station.offer('D') == ['C']  # as with one thread: only the newest waits
-    station.let_out['B'].set()
-    assert station.out['B'].wait(LIMIT_S)
-    assert station.answered == []
-    station.let_out['A'].set()
-    assert station.inside['D'].wait(LIMIT_S)
-    assert station.end() == 'ABD'
-
-
-@pytest.mark.parametrize('failing, answered', [('A', 'BC'), ('B', 'AC'), ('AB', 'C')])
-def test_frame_that_fails_holds_nobody_up(failing, answered):
-    station = Station(2)
-    station.failing = failing
-    station.begin('A', 'B')
-    for name in 'BA':
-        station.let_out[name].set()
-        assert station.out[name].wait(LIMIT_S)
-    station.begin('C')
-    assert station.end() == answered
-
-
-def test_frame_waits_until_a_thread_has_answered_its_own():
-    station = Station(2)
-    station.begin('A', 'B')
-    station.offer('C')
-    station.let_out['B'].set()
-    assert station.out['B'].wait(LIMIT_S)
-    assert not station.inside['C'].wait(0.1)  # a newer one may take its place until then
-    assert station.offer('D') == ['C']
-    station.let_out['A'].set()
-    assert station.inside['D'].wait(LIMIT_S)
-    assert station.end() == 'ABD'
-
-
-def test_frames_of_two_cameras_overlap():
-    station = Station(2)
-    station.offer('A', topic=0)
-    station.offer('B', topic=1)
-    assert station.inside['A'].wait(LIMIT_S)
-    assert station.inside['B'].wait(LIMIT_S)
-    assert station.end() == 'AB'
-
-
-def test_end_does_not_wait_for_a_hang_and_takes_no_more_frames():
-    station = Station(2)
-    station.begin('A', 'B')
-    station.offer('C')
-    assert not station.worker.stop(0.05)
-    assert [frame.message for frame in station.worker.clear()] == ['C']
-    station.offer('D')
-    assert station.end() == 'AB'
-    assert not station.inside['C'].is_set()
-    assert not station.inside['D'].is_set()
 
 
 PICTURE = Frame(np.zeros((720, 1280, 3), np.uint8))

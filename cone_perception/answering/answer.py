@@ -1,16 +1,14 @@
-"""From a message that arrived, by way of those that wait, to the answer of each of its pictures."""
+"""From messages to the answer of each of their pictures."""
 
 from __future__ import annotations
 
-import functools
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cone_perception import pipeline
+from cone_perception.answering.inbox import Arrival, Inbox, NewestFrames, StereoPairs
 from cone_perception.errors import EngineLostError, ImageError, describe
 from cone_perception.filters import Filters
 from cone_perception.images import as_sent, to_bgr
@@ -26,22 +24,6 @@ STATIONS = ('wait', *pipeline.STATIONS, 'locate', 'publish')
 """Between the moments of a published answer. wait: from arrival to the start of its work.
 preprocess: message to network input. locate: finding where the cones stand. publish: building and
 sending the answer, after that of its partner in a batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One message that waits for its answer.
-
-    topic: index of the topic that it came on. stamp_ns: of the picture. received_ns: of the
-    monotonic clock. age_ms: from its stamp to its arrival; None where stamp and clock do not
-    belong together.
-    """
-
-    topic: int
-    stamp_ns: int
-    message: Any
-    received_ns: int = 0
-    age_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,79 +64,6 @@ class Answer:
         age = {} if self.arrival.age_ms is None else {'age_ms': self.arrival.age_ms}
         named = {f'{station}_ms': spent_ms for station, spent_ms in times.items()}
         return {**age, **named, 'total_ms': sum(times.values())}
-
-
-class NewestFrames:
-    """Inbox that gives out one frame at a time; the topic that has waited longest goes first.
-
-    offer returns the frames that the new one pushed out unanswered; take those to run now, as one
-    batch, empty when there is nothing to do yet; clear gives up all that wait and returns them.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, Arrival] = {}
-
-    def offer(self, frame: Arrival) -> list[Arrival]:
-        older = self._waiting.get(frame.topic)
-        # A key that is there keeps its place: a fast camera cannot overtake a slow one.
-        self._waiting[frame.topic] = frame
-        return [] if older is None else [older]
-
-    def take(self) -> list[Arrival]:
-        return [self._waiting.pop(next(iter(self._waiting)))] if self._waiting else []
-
-    def clear(self) -> list[Arrival]:
-        left = list(self._waiting.values())
-        self._waiting.clear()
-        return left
-
-
-class StereoPairs:
-    """Inbox that gives out pairs of topics 0 and 1 whose stamps differ by `tolerance_ns` at most.
-
-    A frame whose partner cannot come any more, because the other camera is already past it or
-    has fallen silent, goes alone: one dead camera does not blind the other.
-    """
-
-    def __init__(self, tolerance_ns: int) -> None:
-        self._tolerance_ns = tolerance_ns
-        self._waiting: dict[int, Arrival] = {}
-        self._ready: list[Arrival] = []
-        self._other_came = [True, True]  # since this topic's last frame
-
-    def offer(self, frame: Arrival) -> list[Arrival]:
-        topic, other = frame.topic, 1 - frame.topic
-        pushed_out = [self._waiting.pop(topic)] if topic in self._waiting else []
-        partner = self._waiting.get(other)
-        expects_partner = self._other_came[topic]
-        self._other_came[topic] = False
-        self._other_came[other] = True
-        if partner is None and expects_partner:
-            self._waiting[topic] = frame
-            return pushed_out
-        ready = [frame]
-        if partner is not None and abs(partner.stamp_ns - frame.stamp_ns) <= self._tolerance_ns:
-            self._waiting.clear()
-            self._other_came = [True, True]  # whichever of them was first this time
-            ready = [frame, partner] if topic == 0 else [partner, frame]
-        elif partner is not None and partner.stamp_ns < frame.stamp_ns:
-            self._waiting = {topic: frame}
-            ready = [partner]
-        pushed_out += self._ready
-        self._ready = ready
-        return pushed_out
-
-    def take(self) -> list[Arrival]:
-        ready, self._ready = self._ready, []
-        return ready
-
-    def clear(self) -> list[Arrival]:
-        left = [*self.take(), *self._waiting.values()]
-        self._waiting.clear()
-        return left
-
-
-Inbox = NewestFrames | StereoPairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,76 +161,3 @@ def _failure(
 ) -> Answer:
     moments_ns = {'received_ns': arrival.received_ns, 'started_ns': started_ns}
     return Answer(camera, arrival, 'failed', moments_ns, describe(error), alone, error=error)
-
-
-class Worker:
-    """Hands what the inbox gives out to `answer`, one batch in a thread.
-
-    `answer` gets a batch, and `wait_for_turn`, which returns when every batch taken before is done
-    with: what comes after it is done in the order of the frames. `answer` must not raise: an
-    exception would end its thread. One thread sees a frame through, because handing it on would
-    mean waiting for another thread to be woken: on busy cores that takes as long as a network.
-    """
-
-    def __init__(
-        self,
-        inbox: Inbox,
-        answer: Callable[[list[Arrival], Callable[[], None]], None],
-        threads: int = 1,
-    ) -> None:
-        self._inbox = inbox
-        self._answer = answer
-        lock = threading.Lock()
-        self._frames = threading.Condition(lock)
-        self._turns = threading.Condition(lock)
-        self._under_way: deque[object] = deque()
-        self._stopping = False
-        # Daemons, because a network that hangs must not keep the process from ending.
-        self._threads = [
-            threading.Thread(target=self._work, name='worker', daemon=True) for _ in range(threads)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def offer(self, frame: Arrival) -> list[Arrival]:
-        """Put a frame into the inbox; returns those that it pushed out unanswered."""
-        with self._frames:
-            pushed_out = self._inbox.offer(frame)
-            self._frames.notify()
-        return pushed_out
-
-    def stop(self, timeout_s: float) -> bool:
-        """Let each thread end after the batch that it works on; False when one has not by then."""
-        until_s = time.monotonic() + timeout_s
-        with self._frames:
-            self._stopping = True
-            self._frames.notify_all()
-        for thread in self._threads:
-            thread.join(max(0.0, until_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
-
-    def clear(self) -> list[Arrival]:
-        """Take out what still waits; nobody will answer it."""
-        with self._frames:
-            return self._inbox.clear()
-
-    def _work(self) -> None:
-        while True:
-            turn = object()
-            with self._frames:
-                batch: list[Arrival] = []
-                while not self._stopping and not (batch := self._inbox.take()):
-                    self._frames.wait()
-                if self._stopping:
-                    return
-                self._under_way.append(turn)
-            try:
-                self._answer(batch, functools.partial(self._wait_for, turn))
-            finally:
-                with self._turns:
-                    self._under_way.remove(turn)
-                    self._turns.notify_all()
-
-    def _wait_for(self, turn: object) -> None:
-        with self._turns:
-            self._turns.wait_for(lambda: self._under_way[0] is turn)

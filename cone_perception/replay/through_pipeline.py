@@ -9,7 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cone_perception.answering.answer import Answer, Answering, Arrival
+from cone_perception.answering.answer import Answer, Answering
+from cone_perception.answering.inbox import Arrival
 from cone_perception.bags.reader import header_stamp_ns, picture_message
 from cone_perception.errors import EngineLostError, SourceError
 from cone_perception.pipeline import ConeDetector

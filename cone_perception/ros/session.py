@@ -16,8 +16,9 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
-from cone_perception.answering.answer import Answer, Answering, Arrival, Worker
+from cone_perception.answering.answer import Answer, Answering
 from cone_perception.answering.health import Health
+from cone_perception.answering.inbox import Arrival, Worker
 from cone_perception.errors import EngineLostError, describe
 from cone_perception.pipeline import ConeDetector
 from cone_perception.ros.diagnostics import camera_status, why_silent
