@@ -52,7 +52,11 @@ def test_points_seen_by_both_eyes_get_their_depth_back(lens, zero_disparity):
         (eyes(cy=357.0)[1], ZED, 'rows cy of the rectified eyes differ: 355 px left, 357 px right'),
         (eyes(size=(640, 360))[1], ZED, '1280x720, the right one of 640x360: .* the same size'),
         (eyes()[1], [ZED[0], RAW[1]], f'{ZED[0]} is rectified, but {RAW[1]} is raw'),
-        (eyes()[1]._replace(p=(0.0,) * 12), ZED, f'{ZED[1]}: P .* is zero, .* calibrated together'),
+        (
+            eyes()[1]._replace(p=(*(0.0,) * 10, 1.0, 0.0)),
+            ZED,
+            f'{ZED[1]}: P .* is zero, .* calibrated together',
+        ),
         (eyes(r=np.zeros(9))[1], RAW, f'{RAW[1]}: R .* is zero, .* calibrate them together'),
         (eyes()[1]._replace(d=(0.1,)), RAW, f'{RAW[1]}: D of camera_info has 1 numbers'),
         (eyes()[1]._replace(distortion_model='fov'), RAW, f"{RAW[1]}: .* model 'fov'"),

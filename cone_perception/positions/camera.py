@@ -52,6 +52,11 @@ class CameraInfo(NamedTuple):
         """Tell whether there is a distortion. Without coefficients a fisheye lens has one too."""
         return self.distortion_model == 'equidistant' or any(self.d)
 
+    @property
+    def projects(self) -> bool:
+        """Tell whether P has numbers: drivers leave it zero where nobody rectifies."""
+        return any((*self.p[:3], *self.p[4:7]))
+
 
 def is_rectified(choice: RectifiedChoice, topic: str, info: CameraInfo) -> bool:
     """Tell whether the pictures on a topic are rectified already: setting `rectified`."""
@@ -84,14 +89,16 @@ class CameraModel:
 
         Raises CalibrationError where the numbers are missing or impossible.
         """
-        for name, numbers in (('D', info.d), ('K', info.k), ('R', info.r), ('P', info.p)):
+        counting = {'K': info.k, 'P': info.p} | ({} if rectified else {'D': info.d, 'R': info.r})
+        for name, numbers in counting.items():
             if not all(map(math.isfinite, numbers)):
                 raise CalibrationError(f'{name} of camera_info is not finite. {CALIBRATE}.')
         if min(info.width_px, info.height_px) < 1:
             size = f'{info.width_px}x{info.height_px}'
             raise CalibrationError(f'camera_info is for pictures of {size} pixels. {CALIBRATE}.')
-        p, k = np.reshape(info.p, (3, 4)), np.reshape(info.k, (3, 3))
-        name, matrix = ('P', p) if p[:2, :3].any() else ('K', k)
+        name, matrix = 'K', np.reshape(info.k, (3, 3))
+        if info.projects:
+            name, matrix = 'P', np.reshape(info.p, (3, 4))
         if not matrix.any():
             raise CalibrationError(
                 f'P and K of camera_info are zero: the camera is not calibrated. {CALIBRATE}.'
@@ -115,7 +122,7 @@ class CameraModel:
             )
 
     def rays(self, points_px: Float64) -> Float64:
-        """(N, 2) rectified pixels -> (N, 3) rays of the optical frame, as long as z is 1."""
+        """(N, 2) rectified pixels -> (N, 3) rays of the optical frame, scaled to z = 1."""
         flat = (points_px - [self.cx_px, self.cy_px]) / [self.fx_px, self.fy_px]
         return np.column_stack([flat, np.ones(len(flat))])
 

@@ -184,7 +184,7 @@ def _pair(
         )
     advice = 'calibrate them together (camera_calibration with --size, --square and two cameras).'
     for info, topic in ((left, topics[0]), (right, topics[-1])):
-        if not any(info.p):
+        if not info.projects:
             raise CalibrationError(
                 f'{topic}: P of camera_info is zero, so the eyes were not '
                 f'calibrated together: {advice}'
