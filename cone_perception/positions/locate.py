@@ -54,6 +54,9 @@ class Locator:
         self._troubles: dict[str, str] = {}
         if rig.why_mono:
             self._troubles['rig'] = rig.why_mono
+        if rig.right:
+            rig.left.prepare()
+            rig.right.prepare()
 
     @property
     def notes(self) -> Mapping[str, str]:
