@@ -50,6 +50,12 @@ def map_classes(names: Sequence[str]) -> dict[int, int]:
     return mapping
 
 
+def project_classes(names: Sequence[str]) -> list[int]:
+    """Class of the project for each name of a model; UNKNOWN for one that is not in the table."""
+    known = map_classes(names)
+    return [known.get(index, UNKNOWN) for index in range(len(names))]
+
+
 def scores_of(found: Detections, class_count: int) -> Float32:
     """(N, classes) float32: the score of every class; 0 of those that the network does not tell."""
     if found.class_score is not None:

@@ -28,9 +28,9 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 DEFAULT_PARAMS = Path(get_package_share_directory('cone_perception')) / 'config' / 'detector.yaml'
 
-SWITCHES = ('build_only', 'autostart', 'debug_image')
+SWITCHES = ('build_only', 'autostart', 'debug_image', 'stereo')
 LISTS = ('cameras', 'image_topics')
-SETTINGS = ('model', 'device', 'precision', 'build', *SWITCHES, *LISTS)
+SETTINGS = ('model', 'device', 'precision', 'build', 'cone_message', *SWITCHES, *LISTS)
 """Settings of the node that are arguments too; a list is written as left,right."""
 
 DESCRIPTIONS = {entry.name: entry.metadata['description'] for entry in fields(DetectorSettings)}

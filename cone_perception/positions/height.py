@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cone_perception.classes import CONE_SIZES_M, LARGE_ORANGE, UNKNOWN, map_classes
+from cone_perception.classes import CONE_SIZES_M, LARGE_ORANGE, UNKNOWN, project_classes
 from cone_perception.types import Float64, Int64
 
 Bool = npt.NDArray[np.bool_]
@@ -91,8 +91,7 @@ def look_at(
 
 def class_sizes(class_names: Sequence[str], class_id: Int64) -> tuple[Float64, Float64]:
     """(N,) heights of cones of these classes, metres, and by what share of it each is unsure."""
-    known = map_classes(class_names)
-    classes = [known.get(index, UNKNOWN) for index in range(len(class_names))]
+    classes = project_classes(class_names)
     size_m = np.array([CONE_SIZES_M[each][2] for each in classes])
     unsure = np.array(
         [{LARGE_ORANGE: LARGE_SHARE, UNKNOWN: UNKNOWN_SHARE}.get(c, 0.0) for c in classes]

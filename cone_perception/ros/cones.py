@@ -16,7 +16,7 @@ from vision_msgs.msg import (
 )
 
 from cone_perception.answering.answer import Answer
-from cone_perception.classes import CONE_SIZES_M, UNKNOWN, map_classes
+from cone_perception.classes import CONE_SIZES_M, project_classes
 from cone_perception.model_card import ModelCard
 from cone_perception.positions.stance import IN_CAMERA, IN_CAR, Stance, pose_covariances
 from cone_perception.types import Float32, Float64
@@ -81,8 +81,7 @@ def likely_classes(probabilities: Float32) -> list[list[tuple[int, float]]]:
 
 def sizes_m(class_names: Sequence[str]) -> list[tuple[float, float, float]]:
     """Width, depth and height of a cone of each class; of a small one where the name is unknown."""
-    known = map_classes(class_names)
-    return [CONE_SIZES_M[known.get(index, UNKNOWN)] for index in range(len(class_names))]
+    return [CONE_SIZES_M[each] for each in project_classes(class_names)]
 
 
 class ConesMessage:

@@ -16,7 +16,7 @@ import numpy as np
 from rclpy.exceptions import NameValidationException
 from rclpy.validate_topic_name import validate_topic_name
 
-from cone_perception.classes import CLASS_NAMES, UNKNOWN, map_classes
+from cone_perception.classes import CLASS_NAMES, project_classes
 from cone_perception.errors import SettingsError, hint, told_as
 from cone_perception.files import from_json, read_yaml
 from cone_perception.ros.cones import PlacedCones
@@ -123,8 +123,7 @@ class TeamMessage:
     ) -> None:
         self.topic = mapping.topic or topic
         self.kind = _import_type(mapping.type)
-        known = map_classes(class_names)
-        names = [CLASS_NAMES[known.get(index, UNKNOWN)] for index in range(len(class_names))]
+        names = [CLASS_NAMES[each] for each in project_classes(class_names)]
         lists = {name: entry for entry, names in mapping.lists.items() for name in names}
         self._entries = list(mapping.lists)
         self._entry_of = [lists.get(name) for name in names]
