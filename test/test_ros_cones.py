@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import rclpy
 from message_packages import environment, provide
-from node_process import NodeProcess, wait_for
+from node_process import (
+    NodeProcess,
+    wait_for,
+)
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from tiny_network import CLASS_NAMES, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from cone_perception.answering.answer import Answer, Arrival
+from cone_perception.bags.cones3d import read_cones
 from cone_perception.classes import BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW, ClassCalibration
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import SettingsError
@@ -147,6 +151,17 @@ def test_cones_carry_place_covariance_class_and_the_id_of_their_box(observer, de
         assert (size.x, size.y, size.z) == (0.228, 0.228, 0.325)
         assert (middle.x, middle.y) == (place.x, place.y)
         assert middle.z == pytest.approx(place.z + 0.325 / 2)
+
+
+def test_message_is_read_as_it_was_meant(observer, detector):
+    found, positions = cones()
+    placed = PlacedCones.of(answer(observer, found, positions), detector.card, 'base_footprint')
+    message = ConesMessage(CLASS_NAMES).fill(placed)
+    read = read_cones(message, [str(row) for row in range(len(found))])
+    assert read.frame_id == 'base_footprint'
+    np.testing.assert_array_equal(read.known, positions.known)
+    np.testing.assert_array_equal(read.xyz_m, positions.xyz_m)
+    np.testing.assert_array_equal(read.covariance_m2, positions.covariance_m2)
 
 
 def test_hypotheses_are_the_likely_classes_with_calibrated_probabilities(observer, detector):
