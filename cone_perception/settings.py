@@ -245,10 +245,12 @@ class DetectorSettings:
 
     def check_batch(self, views: Views) -> None:
         """Raise SettingsError where a run would never be full. views: also where it is auto."""
-        most = 2 if len(self.cameras) == 2 else 1
+        # Of a stereo rig only the left eye goes through the network.
+        cameras = list(self.cameras[:1] if self.stereo else self.cameras)
+        most = 2 if len(cameras) == 2 else 1
         if views == 'whole' and self.batch > most:
             raise SettingsError(
-                f'batch is {self.batch}, but whole pictures of {list(self.cameras)} fill {most}: '
+                f'batch is {self.batch}, but whole pictures of {cameras} fill {most}: '
                 'set that, or more views'
             )
 

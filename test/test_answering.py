@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from image_messages import encode
@@ -19,7 +22,7 @@ from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import Frame
+from cone_perception.types import Frame, Positions
 from cone_perception.views import Horizon
 
 CAMERAS = ('left', 'right')
@@ -34,6 +37,31 @@ def arrival(topic, width=64, encoding='bgr8'):
 def answering(batch=1, side_by_side=False, fail=None, views='auto', cameras=CAMERAS):
     detector = ConeDetector(CARD, SlowEngine(Clock(), batch=batch, fail=fail), views)
     return Answering(detector, {camera: Horizon(0.5) for camera in cameras}, side_by_side)
+
+
+def positions(n, counts):
+    xyz_m, source = np.arange(3.0 * n).reshape(n, 3), np.ones(n, np.int64)
+    return Positions(xyz_m, np.zeros((n, 3, 3)), source, 'base_footprint', counts)
+
+
+class ScriptedLocator:
+    """Places every cone, or raises; keeps what it was given."""
+
+    def __init__(self, fail=None):
+        self.fail, self.asked = fail, []
+
+    def locate(self, found, picture, partner=None, eye=0):
+        self.asked.append((picture, partner, eye))
+        if self.fail:
+            raise self.fail
+        return positions(len(found), {'stereo': len(found)})
+
+
+def stereo(locator=None, **more):
+    """A stereo rig whose left eye is the first camera."""
+    walk = answering(**more)
+    locators = dict.fromkeys(CAMERAS, locator) if locator else {}
+    return replace(walk, stereo=True, locators=locators)
 
 
 def outcomes(found):
@@ -87,6 +115,98 @@ def test_halves_of_one_picture_go_to_their_cameras():
     assert outcomes([failed]) == [[('left', 'failed'), ('right', 'failed')]]
 
 
+@pytest.mark.parametrize('batch, views', [(1, 'whole'), (2, 'whole'), (2, 'whole+horizon')])
+def test_left_eye_is_searched_and_the_right_one_only_matched(batch, views):
+    locator = ScriptedLocator()
+    walk = stereo(locator, batch=batch, views=views)
+    assert isinstance(walk.make_inbox(2.0), StereoPairs)
+    (answers,) = walk.answer([arrival(0, width=64), arrival(1, width=32)], Filters())
+    assert outcomes([answers]) == [[('left', 'answered'), ('right', 'matched')]]
+    assert walk.detector.engine.runs == 1
+    left, right = answers
+    ((picture, partner, eye),) = locator.asked
+    assert (picture is left.picture, partner.width_px, eye) == (True, 32, 0)
+    assert len(left.positions) == len(left.found)
+    assert (right.found, right.positions, left.alone, right.alone) == (None, None, False, False)
+    assert list(right.moments_ns) == ['received_ns', 'started_ns']
+
+
+@pytest.mark.parametrize('topic', [0, 1])
+def test_lone_eye_is_searched_and_placed_by_itself(topic):
+    locator = ScriptedLocator()
+    ((answer,),) = stereo(locator).answer([arrival(topic)], Filters())
+    assert (answer.camera, answer.outcome, answer.alone) == (CAMERAS[topic], 'answered', True)
+    ((picture, partner, eye),) = locator.asked
+    assert (picture is answer.picture, partner, eye) == (True, None, topic)
+    assert answer.positions.frame_id == 'base_footprint'
+
+
+def test_halves_of_one_picture_are_a_pair():
+    locator = ScriptedLocator()
+    walk = stereo(locator, side_by_side=True)
+    assert isinstance(walk.make_inbox(2.0), NewestFrames)
+    (answers,) = walk.answer([arrival(0)], Filters())
+    assert outcomes([answers]) == [[('left', 'answered'), ('right', 'matched')]]
+    ((_, partner, _),) = locator.asked
+    assert partner.width_px == 32
+
+
+@pytest.mark.parametrize('damaged', [0, 1])
+def test_eye_is_searched_alone_where_the_other_cannot_be_decoded(damaged):
+    locator = ScriptedLocator()
+    pair = [arrival(topic, encoding='nv99' if topic == damaged else 'bgr8') for topic in (0, 1)]
+    failed, answered = stereo(locator).answer(pair, Filters())
+    assert outcomes([failed, answered]) == [
+        [(CAMERAS[damaged], 'failed')],
+        [(CAMERAS[1 - damaged], 'answered')],
+    ]
+    ((_, partner, eye),) = locator.asked
+    assert (partner, eye, answered[0].alone) == (None, 1 - damaged, True)
+
+
+def test_run_that_fails_costs_both_eyes_of_the_pair():
+    (failed,) = stereo(fail={1: EngineError('no luck')}).answer([arrival(0), arrival(1)], Filters())
+    assert outcomes([failed]) == [[('left', 'failed'), ('right', 'failed')]]
+
+
+def test_cones_are_answered_without_positions_where_placing_fails():
+    walk = stereo(ScriptedLocator(fail=RuntimeError('no\nidea')))
+    health = Health(CAMERAS, 0.0)
+    for _ in range(3):
+        (answers,) = walk.answer([arrival(0), arrival(1)], Filters())
+        for each in answers:
+            health.ended(published(each), 1.0)
+    assert outcomes([answers]) == [[('left', 'answered'), ('right', 'matched')]]
+    left = answers[0]
+    assert (left.positions, left.unplaced) == (None, 'RuntimeError: no idea')
+    assert left.found is not None
+    reports = health.report(1.0)
+    assert reports['left'].counts == {'answered': 3, 'unplaced': 3}
+    assert reports['left'].last_unplaced == 'RuntimeError: no idea'
+    assert reports['right'].counts == {'matched': 3}
+
+
+def test_each_camera_is_a_rig_of_its_own_without_stereo():
+    locators = {camera: ScriptedLocator() for camera in CAMERAS}
+    walk = replace(answering(batch=2), locators=locators)
+    (answers,) = walk.answer([arrival(0), arrival(1)], Filters())
+    assert outcomes([answers]) == [[('left', 'answered'), ('right', 'answered')]]
+    for answer in answers:
+        ((picture, partner, eye),) = locators[answer.camera].asked
+        assert (picture is answer.picture, partner, eye) == (True, None, 0)
+
+
+def test_slow_placing_is_told_as_a_station():
+    class Slow(ScriptedLocator):
+        def locate(self, *given):
+            time.sleep(0.02)
+            return super().locate(*given)
+
+    (answers,) = stereo(Slow()).answer([arrival(0), arrival(1)], Filters())
+    times_ms = published(answers[0]).times_ms()
+    assert 20 <= times_ms['locate_ms'] <= times_ms['total_ms']
+
+
 def test_failed_run_costs_its_own_pictures_only():
     walk = answering(fail={1: EngineError('no\nluck')})
     found = list(walk.answer([arrival(0), arrival(1)], Filters()))
@@ -102,6 +222,14 @@ def test_lost_engine_fails_every_picture_that_is_left():
 
 
 MS = 1_000_000
+
+
+def published(answer):
+    """Sent at once, if there is something to send."""
+    if answer.outcome != 'answered':
+        return answer
+    sent_ns = answer.moments_ns['located_ns']
+    return replace(answer, moments_ns={**answer.moments_ns, 'published_ns': sent_ns})
 
 
 PICTURE = Frame(np.zeros((720, 1280, 3), np.uint8))
@@ -149,6 +277,16 @@ def test_percentiles_are_by_station():
     assert latency_ms['inference_ms'] == (50, 99)
     assert latency_ms['wait_ms'] == (1, 1)
     assert latency_ms['total_ms'] == (60, 109)
+
+
+def test_cones_are_counted_by_what_places_them():
+    health = Health(['left'], 0.0)
+    for second in range(1, 6):
+        counts = {'stereo': 8, 'height': 2}
+        health.ended(replace(answer_after(5.0), positions=positions(10, counts)), float(second))
+    assert health.report(5.0)['left'].places_hz == {'stereo': 8, 'height': 2}
+    health.ended(replace(answer_after(5.0), positions=positions(10, {'stereo': 10})), 11.0)
+    assert health.report(11.0)['left'].places_hz == {'stereo': 2}
 
 
 def test_age_counts_only_where_it_is_known():

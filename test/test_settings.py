@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -64,7 +64,11 @@ def test_batch_that_is_never_full_is_refused():
         with pytest.raises(SettingsError, match=f'batch is {batch}, but whole pictures'):
             settings.check_batch('whole')
         settings.check_batch('whole+horizon')
-    DetectorSettings(batch=2, cameras=('left', 'right')).check_batch('whole')
+    eyes = DetectorSettings(batch=2, cameras=('left', 'right'))
+    eyes.check_batch('whole')
+    with pytest.raises(SettingsError, match=r"whole pictures of \['left'\] fill 1"):
+        replace(eyes, stereo=True).check_batch('whole')
+    replace(eyes, stereo=True).check_batch('whole+horizon')
 
 
 def test_compressed_topics_are_told_by_their_name_or_by_the_setting():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from cone_perception import pipeline
 from cone_perception.answering.inbox import Arrival, Inbox, NewestFrames, StereoPairs
@@ -13,6 +13,7 @@ from cone_perception.errors import EngineLostError, ImageError, describe
 from cone_perception.filters import Filters
 from cone_perception.images import as_sent, to_bgr
 from cone_perception.pipeline import ConeDetector
+from cone_perception.positions.locate import Locator
 from cone_perception.types import CameraPicture, Detections, Frame, Positions
 from cone_perception.views import Horizon
 
@@ -35,7 +36,8 @@ class Answer:
     cones were placed, or nobody places them); published_ns (the answer was sent). Those that never
     came are missing.
     reason, error: why it was not answered. alone: it lacked the partner of its stereo pair.
-    picture, found: None unless it was answered. positions: None where nothing says where cones are.
+    picture, found: None unless it was answered. positions: None where nothing says where cones are;
+    unplaced: the error that is to blame, empty where there was none.
     """
 
     camera: str
@@ -47,6 +49,7 @@ class Answer:
     picture: Frame | CameraPicture | None = None
     found: Detections | None = None
     positions: Positions | None = None
+    unplaced: str = ''
     error: Exception | None = None
 
     def instead(self, outcome: Outcome, reason: str, error: Exception | None = None) -> Answer:
@@ -66,6 +69,14 @@ class Answer:
         return {**age, **named, 'total_ms': sum(times.values())}
 
 
+class EyePicture(NamedTuple):
+    """A picture that a message carried, and the camera that it is of."""
+
+    camera: str
+    arrival: Arrival
+    picture: Frame | CameraPicture
+
+
 @dataclass(frozen=True, slots=True)
 class Answering:
     """Decodes the pictures of messages and finds the cones in them. Any thread may call it.
@@ -73,13 +84,17 @@ class Answering:
     horizons: camera name -> where its band lies, in the order of the topics. They are kept from
     picture to picture. side_by_side: one topic carries two cameras, the left half of its pictures
     is the first. read: sensor_msgs Image or CompressedImage of what an arrival carries, None where
-    it carries that itself; raises ImageError.
+    it carries that itself; raises ImageError. stereo: the cameras are the left and the right eye of
+    one rig; of a pair only the left picture goes through the network. locators: camera name -> what
+    places its cones; whoever made the mapping may exchange them at any time.
     """
 
     detector: ConeDetector
     horizons: Mapping[str, Horizon]
     side_by_side: bool = False
     read: Callable[[Any], Any] | None = None
+    stereo: bool = False
+    locators: Mapping[str, Locator] = field(default_factory=dict)
 
     def cameras_of(self, topic: int) -> tuple[str, ...]:
         """Names of the cameras whose pictures come on a topic."""
@@ -88,21 +103,22 @@ class Answering:
 
     @property
     def pairs(self) -> bool:
-        """Tell whether two cameras are looked at in one run."""
-        return self.detector.frames_per_run > 1 and len(self.horizons) == 2
+        """Tell whether pictures of two cameras go together."""
+        return self.stereo or (self.detector.frames_per_run > 1 and len(self.horizons) == 2)
 
     def make_inbox(self, stereo_tolerance_ms: float) -> Inbox:
-        """Make the inbox that fits the engine: pairs where a run takes pictures of two topics."""
+        """Make the inbox that fits: pairs where pictures of two topics go together."""
         pairs = self.pairs and not self.side_by_side
         return StereoPairs(round(stereo_tolerance_ms * 1e6)) if pairs else NewestFrames()
 
     def answer(self, arrivals: Sequence[Arrival], filters: Filters) -> Iterator[list[Answer]]:
         """Yield the answers of each batch, or its failures; first what cannot be decoded.
 
+        The right picture of a stereo pair is yielded after the left one's answer, as matched.
         Raises EngineLostError, after the failures of all pictures that are left.
         """
         started_ns = time.monotonic_ns()
-        pictures: list[tuple[str, Arrival, Frame | CameraPicture]] = []
+        pictures: list[EyePicture] = []
         for arrival in arrivals:
             try:
                 pictures += self._decode(arrival)
@@ -111,6 +127,8 @@ class Answering:
                 yield [_failure(camera, arrival, started_ns, error) for camera in cameras]
         size = self.detector.frames_per_run
         alone = self.pairs and len(pictures) == 1
+        partners = pictures[1:] if self.stereo else []
+        pictures = pictures[: len(pictures) - len(partners)]
         for first in range(0, len(pictures), size):
             batch = pictures[first : first + size]
             if first:  # until now these have waited for the batch before them
@@ -121,7 +139,7 @@ class Answering:
                 found, moments = self.detector.detect(frames, filters, horizons)
             except Exception as error:  # whatever a runtime raises, the next pictures may be fine
                 lost = isinstance(error, EngineLostError)
-                unanswered = pictures[first:] if lost else batch
+                unanswered = [*(pictures[first:] if lost else batch), *partners]
                 yield [
                     _failure(camera, arrival, started_ns, error, alone)
                     for camera, arrival, _ in unanswered
@@ -130,15 +148,40 @@ class Answering:
                     raise
                 continue
             moments['started_ns'] = started_ns  # decoding the message is part of preparing
-            moments['located_ns'] = moments['decoded_ns']
+            partner = partners[0].picture if partners else None
+            places = [
+                self._locate(camera, cones, picture, partner)
+                for (camera, _, picture), cones in zip(batch, found, strict=True)
+            ]
+            moments['located_ns'] = time.monotonic_ns()
             answers = []
-            for (camera, arrival, picture), cones in zip(batch, found, strict=True):
+            for (camera, arrival, picture), cones, place in zip(batch, found, places, strict=True):
                 moments_ns = {'received_ns': arrival.received_ns, **moments}
-                answer = Answer(camera, arrival, 'answered', moments_ns, '', alone, picture, cones)
-                answers.append(answer)
+                told = (moments_ns, '', alone, picture, cones, *place)
+                answers.append(Answer(camera, arrival, 'answered', *told))
+            for camera, arrival, _ in partners:
+                moments_ns = {'received_ns': arrival.received_ns, 'started_ns': started_ns}
+                answers.append(Answer(camera, arrival, 'matched', moments_ns))
             yield answers
 
-    def _decode(self, arrival: Arrival) -> list[tuple[str, Arrival, Frame | CameraPicture]]:
+    def _locate(
+        self,
+        camera: str,
+        found: Detections,
+        picture: Frame | CameraPicture,
+        partner: Frame | CameraPicture | None,
+    ) -> tuple[Positions | None, str]:
+        """Place cones, or say what went wrong: the boxes are published all the same."""
+        locator = self.locators.get(camera)
+        if locator is None:
+            return None, ''
+        eye = int(self.stereo and camera != next(iter(self.horizons)))
+        try:
+            return locator.locate(found, picture, partner, eye), ''
+        except Exception as error:  # whatever it stumbles over
+            return None, describe(error)
+
+    def _decode(self, arrival: Arrival) -> list[EyePicture]:
         """Return the picture of each camera of the message. Raises ImageError."""
         message = self.read(arrival.message) if self.read else arrival.message
         frames: list[Frame | CameraPicture]
@@ -153,7 +196,10 @@ class Answering:
             sent = as_sent(message, encodings) if encodings else None
             frames = [Frame(to_bgr(message)) if sent is None else sent]
         cameras = self.cameras_of(arrival.topic)
-        return [(camera, arrival, frame) for camera, frame in zip(cameras, frames, strict=True)]
+        return [
+            EyePicture(camera, arrival, frame)
+            for camera, frame in zip(cameras, frames, strict=True)
+        ]
 
 
 def _failure(

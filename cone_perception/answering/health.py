@@ -20,10 +20,12 @@ LATENCY_FRAMES = 512
 class CameraReport:
     """State of one camera at one moment.
 
-    counts: how many frames were received, answered, dropped, failed and alone (of a stereo pair,
-    but run without their partner) since activation; recently: in the last RATE_WINDOW_S seconds.
-    rate_in_hz, rate_out_hz: received and answered in that time. silent_s: since the last frame, or
-    since activation. latency_ms: station -> (p50, p99), over the frames that know it. size_px:
+    counts: how many frames were received, answered, matched, dropped, failed, alone (of a stereo
+    pair, but run without their partner) and unplaced (answered without positions, since something
+    failed) since activation; recently: in the last RATE_WINDOW_S seconds. rate_in_hz, rate_out_hz:
+    received and answered in that time. places_hz: what Positions.counts counts -> cones per second
+    in that time. last_failure, last_unplaced: why. silent_s: since the last frame, or since
+    activation. latency_ms: station -> (p50, p99), over the frames that know it. size_px:
     (width, height) of the last picture; (0, 0) before it.
     """
 
@@ -31,7 +33,9 @@ class CameraReport:
     recently: Mapping[str, int]
     rate_in_hz: float
     rate_out_hz: float
+    places_hz: Mapping[str, float]
     last_failure: str
+    last_unplaced: str
     silent_s: float
     size_px: tuple[int, int]
     latency_ms: Mapping[str, tuple[float, ...]]
@@ -41,8 +45,10 @@ class CameraReport:
 class _Camera:
     counts: Counter[str] = field(default_factory=Counter)
     times_s: dict[str, deque[float]] = field(default_factory=dict)
+    places: deque[tuple[float, Mapping[str, int]]] = field(default_factory=deque)
     latencies: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=LATENCY_FRAMES))
     last_failure: str = ''
+    last_unplaced: str = ''
     last_frame_s: float = 0.0
     size_px: tuple[int, int] = (0, 0)
 
@@ -57,6 +63,19 @@ class _Camera:
         while times and times[0] < now_s - RATE_WINDOW_S:
             times.popleft()
         return len(times)
+
+    def place(self, counts: Mapping[str, int], now_s: float) -> None:
+        self.places.append((now_s, counts))
+        while self.places[0][0] < now_s - RATE_WINDOW_S:
+            self.places.popleft()
+
+    def recent_places(self, now_s: float) -> Counter[str]:
+        """Count cones by what says where they stand, within the last RATE_WINDOW_S seconds."""
+        total: Counter[str] = Counter()
+        for at_s, counts in self.places:
+            if at_s >= now_s - RATE_WINDOW_S:
+                total.update(counts)
+        return total
 
 
 class Health:
@@ -85,6 +104,11 @@ class Health:
                 camera.count('alone', now_s)
             if answer.outcome == 'failed':
                 camera.last_failure = answer.reason
+            if answer.unplaced:
+                camera.count('unplaced', now_s)
+                camera.last_unplaced = answer.unplaced
+            if answer.positions is not None:
+                camera.place(answer.positions.counts, now_s)
             if answer.picture is not None:
                 camera.latencies.append(answer.times_ms())
                 camera.size_px = (answer.picture.width_px, answer.picture.height_px)
@@ -102,7 +126,9 @@ class Health:
             recently=recently,
             rate_in_hz=recently['received'] / window_s,
             rate_out_hz=recently['answered'] / window_s,
+            places_hz={w: n / window_s for w, n in camera.recent_places(now_s).items()},
             last_failure=camera.last_failure,
+            last_unplaced=camera.last_unplaced,
             silent_s=now_s - camera.last_frame_s,
             size_px=camera.size_px,
             latency_ms=percentiles(camera.latencies),

@@ -188,7 +188,7 @@ def timing_status(answer: Answer) -> DiagnosticStatus:
         values['range_sources'] = ''.join(map(str, answer.positions.source.tolist()))
     if answer.outcome == 'answered':
         values |= {station: f'{value:.3f}' for station, value in answer.times_ms().items()}
-    level = {'answered': OK, 'dropped': WARN, 'failed': ERROR}[answer.outcome]
+    level = {'answered': OK, 'matched': OK, 'dropped': WARN, 'failed': ERROR}[answer.outcome]
     return diagnostic_status(level, answer.camera, answer.reason, values, answer.camera)
 
 

@@ -74,7 +74,9 @@ class Session:
         self._ended = threading.Event()
         self._looks_twice = bool(bands_of(detector.views))
         self._horizons = {camera: Horizon.of(settings) for camera in settings.cameras}
-        self._answering = Answering(detector, self._horizons, settings.side_by_side)
+        self._answering = Answering(
+            detector, self._horizons, settings.side_by_side, stereo=settings.stereo
+        )
         self._health = Health(settings.cameras, time.monotonic())
         inbox = self._answering.make_inbox(settings.stereo_tolerance_ms)
         self._worker = Worker(inbox, self._answer, detector.at_once)
@@ -153,7 +155,10 @@ class Session:
                     continue
                 wait_for_turn()
                 for answer in answers:
-                    self._publish(answer)
+                    if answer.outcome == 'answered':
+                        self._publish(answer)
+                    else:
+                        self._end(answer)
         except EngineLostError as error:
             self._lose(error)
 
