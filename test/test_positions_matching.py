@@ -13,7 +13,7 @@ from cone_perception.positions.matching import cut, find
 from cone_perception.positions.rig import Rig
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame
-from training.simulate.bag import DriveFrame, camera_info
+from training.simulate.bag import DriveFrame
 from training.simulate.scene import SimulateSettings
 from training.simulate.scenery.library import Library, make_library
 from training.simulate.staged import Spot, fence, stage_scene, take_pair
@@ -41,7 +41,7 @@ def pair(library: Library) -> Pair:
 
 
 def rig_of(pair: Pair, baseline_m: float | None = None) -> Rig:
-    left, right = map(camera_info, pair)
+    left, right = (eye.info for eye in pair)
     settings = DetectorSettings()
     rig = Rig.of(left, right, ['/left', '/right'], settings, None, 'zed_left')
     return rig if baseline_m is None else replace(rig, baseline_m=baseline_m)

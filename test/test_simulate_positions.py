@@ -12,8 +12,9 @@ from cone_perception.bags.reader import bag_types, open_bag, read_messages
 from cone_perception.classes import BLUE, CLASS_NAMES, LARGE_ORANGE, YELLOW
 from cone_perception.positions.stance import IN_CAMERA
 from cone_perception.types import Frame, Positions
-from training.simulate.bag import BASELINE_M, DriveFrame, drive_frames, write_drive
+from training.simulate.bag import DriveFrame, drive_frames, write_drive
 from training.simulate.camera import PinholeCamera, load_camera
+from training.simulate.rig.eyes import BASELINE_M
 from training.simulate.scene import SimulateSettings
 from training.simulate.scenery.library import make_library
 from training.simulate.staged import fence, stage_scene, take_pair

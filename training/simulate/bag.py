@@ -23,14 +23,14 @@ from cone_perception.types import Frame, Positions
 from training.simulate.camera import PinholeCamera, load_camera, make_lens
 from training.simulate.photo import apply_photo, make_photo
 from training.simulate.renderer import Label, render
+from training.simulate.rig.eyes import EYES, calibration, make_eyes
+from training.simulate.rig.shutter import Shutter
 from training.simulate.scene import SimulateSettings, make_scene
 from training.simulate.scenery.ego import make_ego
 from training.simulate.scenery.library import make_library
 from training.simulate.scenery.sketch import Array, Bytes
 from training.simulate.track import Track
 
-BASELINE_M = 0.12
-EYES = ('left', 'right')
 BASE_FRAME = 'base_footprint'
 START_NS = 1_760_000_000_000_000_000
 """Stamp of the first picture of seed 0: a plausible time, the same in every run."""
@@ -38,18 +38,22 @@ START_NS = 1_760_000_000_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class DriveFrame:
-    """One picture of one eye. stamp_ns: when it was taken. image: (H, W, 3) BGR uint8.
+    """One picture of one eye. image: (H, W, 3) BGR uint8.
 
-    camera: that took it. eyes: the cameras of both eyes at that moment, also without stereo.
+    stamp_ns: what its header says. taken_ns: when it was taken, another time only where the rig's
+    settings say so. camera: that took it. eyes: the cameras of both eyes at that moment, also
+    without stereo. info: the camera_info of this eye, which knows of no error of the rig.
     """
 
     eye: str
     stamp_ns: int
+    taken_ns: int
     image: Bytes
     labels: list[Label]
     camera: PinholeCamera
     quality: int
     eyes: Mapping[str, PinholeCamera]
+    info: CameraInfo
 
     def feet_m(self, frame: str) -> Array:
         """(N, 3) where the labelled cones stand: label.foot_m in another frame, metres.
@@ -65,6 +69,36 @@ class DriveFrame:
         return self.eyes['left'].to_level(feet)
 
 
+@dataclass(frozen=True, slots=True)
+class DrivePath:
+    """How a car drives a closed track. camera: the left eye, not on its way.
+
+    at: index of the centre line where it starts. shake: (6,) phases of what moves the camera.
+    """
+
+    camera: PinholeCamera
+    track: Track
+    speed_m_s: float
+    at: float
+    shake: Array
+
+    def eye_at(self, t: float) -> PinholeCamera:
+        """The left eye as it is calibrated, t seconds after the start."""
+        camera, shake = self.camera, self.shake
+        place = self.at + self.speed_m_s * t / 0.25
+        x, y, heading = _on_track(self.track, place)
+        ahead = _on_track(self.track, place + 12)[2]
+        yaw = heading + 0.35 * math.atan2(math.sin(ahead - heading), math.cos(ahead - heading))
+        aside = 0.3 * math.sin(0.5 * t + shake[0])
+        x, y = x - aside * math.sin(heading), y + aside * math.cos(heading)
+        yaw += 0.01 * math.sin(1.9 * t + shake[1])
+        pitch = camera.pitch_rad + 0.006 * math.sin(9 * t + shake[2]) + 0.003 * math.sin(31 * t)
+        roll = 0.008 * math.sin(4 * t + shake[3]) + 0.002 * math.sin(37 * t + shake[4])
+        up = camera.position_m[2] + 0.006 * math.sin(11 * t + shake[5])
+        turns: Any = {'yaw_rad': yaw, 'pitch_rad': pitch, 'roll_rad': roll}
+        return replace(camera, position_m=(x, y, up), **turns)
+
+
 def drive_frames(
     settings: SimulateSettings, seed: int, seconds: float, hz: float, stereo: bool = False
 ) -> Iterator[DriveFrame]:
@@ -72,7 +106,11 @@ def drive_frames(
 
     Track, textures, light, cones and the camera's behaviour follow from the seed; datasets use
     other streams of it, so that a drive shares nothing with a dataset of the same seed.
+    Raises SettingsError for settings of the right eye without stereo.
     """
+    rig = settings.rig
+    if not stereo:
+        rig.refuse_others(('focal_error', 'readout_ms'), 'the drive has one eye')
     rng = np.random.default_rng([seed, 17, 2])
     library = make_library(seed * 3 + 1_000_003)
     camera = load_camera().resized(settings.width_px)
@@ -83,7 +121,8 @@ def drive_frames(
     photo = make_photo(rng, 0.35 * settings.photo, settings.width_px)
     level = min(max(photo.level, 105.0), 160.0) if photo.level else 0.0
     photo = replace(photo, level=level, motion_px=0.0, glare=(0.0, 0.0, 0.0, 0.0))
-    lens = make_lens(camera)
+    darker = replace(photo, gains=tuple(gain * rig.right_exposure for gain in photo.gains))
+    photos = {'left': photo, 'right': darker}
     track = scene.track
     things = []
     for thing in scene.things:
@@ -94,36 +133,32 @@ def drive_frames(
     scene = replace(scene, things=tuple(things))
     speed = rng.uniform(6.0, 9.0)
     at = rng.uniform(0, len(track.centre_m))
-    shake = rng.uniform(0, 2 * math.pi, 6)
+    path = DrivePath(camera, track, speed, at, rng.uniform(0, 2 * math.pi, 6))
     start_ns = START_NS + seed * 3_600_000_000_000
+    open_eyes = EYES if stereo else EYES[:1]
+    lenses = {
+        eye: make_lens(seen) for eye, seen in make_eyes(camera, rig).items() if eye in open_eyes
+    }
+    late_s = {'left': 0.0, 'right': rig.right_late_ms / 1e3}
+    behind_ns = {'left': 0, 'right': round(rig.right_stamp_ms * 1e6)}
     for index in range(round(seconds * hz)):
-        t = index / hz
-        place = at + speed * t / 0.25
-        x, y, heading = _on_track(track, place)
-        ahead = _on_track(track, place + 12)[2]
-        yaw = heading + 0.35 * math.atan2(math.sin(ahead - heading), math.cos(ahead - heading))
-        aside = 0.3 * math.sin(0.5 * t + shake[0])
-        x, y = x - aside * math.sin(heading), y + aside * math.cos(heading)
-        yaw += 0.01 * math.sin(1.9 * t + shake[1])
-        pitch = camera.pitch_rad + 0.006 * math.sin(9 * t + shake[2]) + 0.003 * math.sin(31 * t)
-        roll = 0.008 * math.sin(4 * t + shake[3]) + 0.002 * math.sin(37 * t + shake[4])
-        up = camera.position_m[2] + 0.006 * math.sin(11 * t + shake[5])
-        stamp_ns = start_ns + round(index * 1e9 / hz)
-        pose: Any = {'yaw_rad': yaw, 'pitch_rad': pitch, 'roll_rad': roll}
-        left = replace(camera, position_m=(x, y, up), **pose)
-        eyes = make_eyes(left)
-        for eye in EYES if stereo else EYES[:1]:
-            here = eyes[eye]
-            result = render(scene, here, library, settings, ego, lens)
+        for eye in open_eyes:
+            t = index / hz + late_s[eye]
+            eyes = make_eyes(path.eye_at(t), rig)
+            shutter = None
+            if rig.readout_ms:
+                half_s = rig.readout_ms / 2e3
+                first, last = (make_eyes(path.eye_at(t + s), rig)[eye] for s in (-half_s, half_s))
+                shutter = Shutter.of(first, eyes[eye], last)
+            result = render(scene, eyes[eye], library, settings, ego, lenses[eye], shutter)
             noise = np.random.default_rng([seed, 17, 3, index, eye == 'right'])
-            image = apply_photo(result.image, photo, library.sensor, noise)
-            yield DriveFrame(eye, stamp_ns, image, result.labels, here, photo.quality, eyes)
-
-
-def make_eyes(left: PinholeCamera) -> dict[str, PinholeCamera]:
-    """Both eyes of the rig whose left one stands where `left` does."""
-    right_m = np.array(left.position_m) + BASELINE_M * left.rotation[0]
-    return {'left': left, 'right': replace(left, position_m=tuple(right_m.tolist()))}
+            image = apply_photo(result.image, photos[eye], library.sensor, noise)
+            pair_ns = start_ns + round(index * 1e9 / hz)
+            times_ns = (pair_ns + behind_ns[eye], pair_ns + round(late_s[eye] * 1e9))
+            yield DriveFrame(
+                *(eye, *times_ns, image, result.labels),
+                *(eyes[eye], photo.quality, eyes, calibration(camera, eye)),
+            )
 
 
 def _on_track(track: Track, place: float) -> tuple[float, float, float]:
@@ -148,6 +183,8 @@ def write_drive(
     stereo: bool = False,
 ) -> int:
     """Render a drive into a new bag (mcap) at `out`; returns the number of pictures.
+
+    A message is recorded when its picture was taken, whatever its stamp says.
 
     Topics: /camera/image (or /camera/image/compressed), /camera/camera_info and
     /camera/ground_truth; with stereo /camera/left/... and /camera/right/... instead. Where the
@@ -189,18 +226,18 @@ def write_drive(
             ids = [str(label.cone) for label in taken.labels]
             messages = (
                 reader.image_message(store, frame, compressed, max(taken.quality, 85)),
-                reader.camera_info_message(store, frame, camera_info(taken)),
+                reader.camera_info_message(store, frame, taken.info),
                 reader.detections_message(store, frame, cones, ids=ids),
                 truth_message(store, taken, taken.eye),
             )
             for connection, message in zip(connections[taken.eye], messages, strict=True):
-                write(connection, taken.stamp_ns, message)
+                write(connection, taken.taken_ns, message)
             pair.append(taken)
             if len(pair) == len(prefixes):
                 # The left eye's last, so that its view of a cone counts.
                 seen = {label.cone: label for eye in reversed(pair) for label in eye.labels}
                 both = replace(pair[0], labels=[seen[cone] for cone in sorted(seen)])
-                write(in_car, pair[0].stamp_ns, truth_message(store, both, 'base'))
+                write(in_car, taken.taken_ns, truth_message(store, both, 'base'))
                 pair = []
     return total
 
@@ -215,14 +252,3 @@ def truth_message(store: Any, taken: DriveFrame, frame: str) -> Any:
     ids = [str(label.cone) for label in taken.labels]
     class_ids = [label.class_id for label in taken.labels]
     return cones_message(store, Frame(taken.image, taken.stamp_ns), ids, class_ids, exact, stance)
-
-
-def camera_info(taken: DriveFrame) -> CameraInfo:
-    """The calibration of the eye that took the picture."""
-    camera = taken.camera
-    projection = np.column_stack([camera.matrix, np.zeros(3)])
-    if taken.eye == 'right':
-        projection[0, 3] = -BASELINE_M * camera.fx_px
-    k, r, p = (tuple(numbers.reshape(-1)) for numbers in (camera.matrix, np.eye(3), projection))
-    size_px = (camera.width_px, camera.height_px)
-    return CameraInfo(*size_px, 'plumb_bob', camera.distortion, k, r, p)

@@ -92,6 +92,19 @@ class PinholeCamera:
         yd = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
         return np.stack([self.fx_px * xd + self.cx_px, self.fy_px * yd + self.cy_px], axis=-1)
 
+    def turned(self, yaw_rad: float, pitch_rad: float, roll_rad: float) -> PinholeCamera:
+        """Turned about its own axes: to the left, then down, then clockwise."""
+        here = replace(PinholeCamera(1, 1, 1, 1, 0, 0), yaw_rad=yaw_rad, pitch_rad=pitch_rad)
+        level = PinholeCamera(1, 1, 1, 1, 0, 0).rotation
+        change = replace(here, roll_rad=roll_rad).rotation @ level.T
+        right, down, forward = change @ self.rotation
+        return replace(
+            self,
+            yaw_rad=math.atan2(forward[1], forward[0]),
+            pitch_rad=-math.asin(forward[2]),
+            roll_rad=math.atan2(-right[2], -down[2]),
+        )
+
     def resized(self, width_px: int) -> PinholeCamera:
         """The same view in a picture of another width."""
         scale = width_px / self.width_px

@@ -136,12 +136,14 @@ def write_dataset(
     """Render OUT/{train,val,test}/{images,labels}, data.yaml and simulate.json.
 
     Pictures that are there already are kept, so an interrupted run goes on where it stopped.
-    Raises OutputError when OUT was rendered with other settings or another seed.
+    Raises OutputError when OUT was rendered with other settings or another seed, SettingsError
+    for errors of the rig, which a drive has only.
     """
+    settings.rig.refuse_others((), 'a data set has one eye, which stands still')
     about = {
         'seed': seed,
         'renderer_version': RENDERER_VERSION,
-        'settings': asdict(settings),
+        'settings': {name: value for name, value in asdict(settings).items() if name != 'rig'},
         'versions': {'numpy': np.__version__, 'opencv': cv2.__version__},
     }
     record = out / 'simulate.json'

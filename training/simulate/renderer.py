@@ -13,6 +13,7 @@ from cone_perception.classes import UNKNOWN
 from training.simulate.camera import Lens, PinholeCamera, make_lens
 from training.simulate.cone_view import ConeView, Ids, hull_area, paint_cone, view_cones
 from training.simulate.ground import draw_ground, warp
+from training.simulate.rig.shutter import Shutter
 from training.simulate.scene import Scene, SimulateSettings, Thing
 from training.simulate.scenery.library import Library
 from training.simulate.scenery.sketch import Array, Bytes
@@ -40,6 +41,7 @@ def find_labels(
     camera: PinholeCamera,
     canvas: PinholeCamera,
     settings: SimulateSettings,
+    shutter: Shutter | None = None,
 ) -> list[Label]:
     """Labels from the ids of the finished picture.
 
@@ -53,6 +55,9 @@ def find_labels(
         return []
     points = np.concatenate([view.outline_px for view, _ in views])
     flat = (points - (canvas.cx_px, canvas.cy_px)) / (canvas.fx_px, canvas.fy_px)
+    if shutter:
+        depths_m = np.repeat([v.depth_m for v, _ in views], [len(v.outline_px) for v, _ in views])
+        flat = shutter.seen(flat, depths_m, camera)
     through_lens = camera.distort(flat)
     ends = np.cumsum([len(view.outline_px) for view, _ in views])
     shown = ndimage.find_objects(ids)
@@ -99,8 +104,12 @@ def render(
     settings: SimulateSettings,
     ego: Bytes | None = None,
     lens: Lens | None = None,
+    shutter: Shutter | None = None,
 ) -> Rendering:
-    """Draw a scene. ego: BGRA picture of the own car, laid over the lower end."""
+    """Draw a scene. ego: BGRA picture of the own car, laid over the lower end.
+
+    shutter: how the camera moves while it reads the rows; None: it reads them all at once.
+    """
     lens = lens or make_lens(camera)
     fx_px, fy_px = lens.focal_px
     canvas = replace(camera, fx_px=fx_px, fy_px=fy_px, distortion=(0.0, 0.0, 0.0, 0.0, 0.0))
@@ -124,14 +133,21 @@ def render(
             _draw_thing(image, ids, view, scene, library)
         elif whole := paint_cone(image, ids, view, library.grain):
             painted.append((view, whole))
-    if lens.maps:
+    if shutter:
+        still = cv2.remap(ids, lens.maps[0], None, cv2.INTER_NEAREST) if lens.maps else ids
+        depths_m = np.ones(len(scene.cones) + 1)
+        depths_m[[view.cone_id for view in views]] = [view.depth_m for view in views]
+        places = shutter.sources(lens, still, depths_m, camera)
+        image = cv2.remap(image, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        ids = cv2.remap(ids, places, None, cv2.INTER_NEAREST)
+    elif lens.maps:
         image = cv2.remap(image, *lens.maps, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         ids = cv2.remap(ids, lens.maps[0], None, cv2.INTER_NEAREST)
     if ego is not None:
         window = image[image.shape[0] - ego.shape[0] :]
         _overlay(window, ego)
         ids[ids.shape[0] - ego.shape[0] :] *= ego[..., 3] <= 127
-    return Rendering(image, ids, find_labels(ids, painted, camera, canvas, settings))
+    return Rendering(image, ids, find_labels(ids, painted, camera, canvas, settings, shutter))
 
 
 def _overlay(window: Bytes, patch: Bytes) -> None:

@@ -16,6 +16,7 @@ from cone_perception.files import read_yaml
 from training.recipe.kinds import Number, Share, recipe_part
 from training.simulate.cone import Cone, make_cone, make_palette
 from training.simulate.makes import vary_palette
+from training.simulate.rig.settings import RigSettings
 from training.simulate.scenery.library import KINDS, Library
 from training.simulate.scenery.sketch import Colour
 from training.simulate.track import LAYOUTS, Paint, Track, make_paint
@@ -37,6 +38,7 @@ class SimulateSettings:
     fallen, stripeless: fractions of the cones that lie on the ground or have no stripe.
     makes: fraction of the scenes whose cones are of another make than Formula Student's; cones in
     other colours and large cones among the orange ones come and go with it. A drive has none.
+    rig: errors of the eyes in a drive.
     """
 
     width_px: Side = 1280
@@ -50,6 +52,7 @@ class SimulateSettings:
     fallen: Share = 0.06
     stripeless: Share = 0.03
     makes: Share = 0.25
+    rig: RigSettings = RigSettings()
 
 
 def read_settings(path: Path | None, scale: float = 1.0) -> SimulateSettings:

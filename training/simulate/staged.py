@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 
 from cone_perception.classes import BLUE, LARGE_ORANGE, YELLOW
-from training.simulate.bag import EYES, START_NS, DriveFrame, make_eyes
+from training.simulate.bag import START_NS, DriveFrame
 from training.simulate.camera import PinholeCamera, load_camera
 from training.simulate.cone import Cone
 from training.simulate.photo import Photo, apply_photo
 from training.simulate.renderer import render
+from training.simulate.rig.eyes import EYES, calibration, make_eyes
 from training.simulate.scene import Scene, SimulateSettings, make_scene
 from training.simulate.scenery.library import Library
 from training.simulate.scenery.sketch import Colour
@@ -68,12 +69,19 @@ def take_pair(
 
     left: the left eye; None: that of zed2i.yaml at the origin, which looks along x, so that the
     frame of the car is the world. noise: standard deviation in grey levels, another in each eye.
+    Of settings.rig the turns, focal lengths and baseline count, and the right eye's exposure:
+    nothing moves here.
     """
-    eyes = make_eyes(left or load_camera().resized(settings.width_px))
+    nominal = left or load_camera().resized(settings.width_px)
+    eyes = make_eyes(nominal, settings.rig)
     frames = []
     for number, eye in enumerate(EYES):
         taken = render(scene, eyes[eye], library, settings)
         rng = np.random.default_rng([stamp_ns, number])
-        image = apply_photo(taken.image, Photo(noise=noise), library.sensor, rng)
-        frames.append(DriveFrame(eye, stamp_ns, image, taken.labels, eyes[eye], 92, eyes))
+        light = settings.rig.right_exposure if eye == 'right' else 1.0
+        photo = Photo(noise=noise, gains=(light, light, light))
+        image = apply_photo(taken.image, photo, library.sensor, rng)
+        made = (image, taken.labels, eyes[eye], photo.quality)
+        info = calibration(nominal, eye)
+        frames.append(DriveFrame(eye, stamp_ns, stamp_ns, *made, eyes, info))
     return frames[0], frames[1]
