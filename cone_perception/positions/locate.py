@@ -152,7 +152,8 @@ class Locator:
         expected = expected * self.rig.left.fx_px / self.rig.left.fy_px
         zero = self.rig.zero_px
         low, high = zero + 0.55 * expected - 2, zero + 1.3 * expected + 2
-        seen = find(cut((self.rig.left, right), pictures, box, low, high))
+        covered = boxes.covered[np.ix_(usable, usable)]
+        seen = find(cut((self.rig.left, right), pictures, box, low, high, covered))
         return seen.spread(usable)
 
     def _stereo_range(self, matches: Disparities) -> tuple[Float64, Float64]:
@@ -161,8 +162,7 @@ class Locator:
         with np.errstate(invalid='ignore', divide='ignore'):
             good = (
                 (matches.correlation > LEAST_CORRELATION)
-                & (matches.apart_px < MOST_APART_PX)
-                & ~matches.edge
+                & (matches.apart_px < MOST_APART_PX * np.maximum(1, disparity / 8))
                 & (disparity > 0.5)
             )
             sigma_px = np.sqrt(
