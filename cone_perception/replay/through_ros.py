@@ -185,7 +185,7 @@ class _Play:
         alone = len(self.drive.cameras) == 1 or self.node.pairs
         in_flight = self.pace.in_flight if alone else max(1, self.pace.in_flight - 1)
         job = {
-            'drive': replace(self.drive, truth=None),
+            'drive': replace(self.drive, truth=None, places=None),
             'pace': replace(self.pace, in_flight=in_flight),
             'log': self.folder / 'sent.jsonl',
             'answers': self.node.detections,

@@ -8,10 +8,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 
-from cone_perception.bags.reader import BagMessage, open_bag, read_messages
+from cone_perception.bags.reader import CAMERA_INFO, BagMessage, open_bag, read_messages
 from cone_perception.errors import SourceError
+from cone_perception.images import camera_info_topic
 from cone_perception.replay.traces import Drive, Pace
 
 AHEAD_BYTES = 96 * 10**6
@@ -24,12 +26,14 @@ class DueFrame:
 
     camera: index in the drive's cameras. index: among the pictures of that camera, from 0.
     due_ns: after the beginning of the pass; 0 at a fast pace, where the next one goes when it can.
+    info: the last camera_info of the camera that was recorded before it, or the first one of all.
     """
 
     camera: int
     index: int
     due_ns: int
     message: BagMessage
+    info: BagMessage | None = None
 
 
 def due_frames(drive: Drive, pace: Pace, problems: list[str]) -> Generator[DueFrame, None, None]:
@@ -48,16 +52,21 @@ def due_frames(drive: Drive, pace: Pace, problems: list[str]) -> Generator[DueFr
             'give --hz, or --as-fast-as-possible'
         )
     number = {camera.topic: index for index, camera in enumerate(drive.cameras)}
+    infos = first_infos(drive)
+    info_of = {message.topic: camera for camera, message in infos.items()}
     counts = [0] * len(drive.cameras)
     first_ns: int | None = None
     with open_bag(drive.bag) as reader:
-        for message in read_messages(reader, number, problems=problems):
+        for message in read_messages(reader, {**number, **info_of}, problems=problems):
+            if message.topic in info_of:
+                infos[info_of[message.topic]] = message
+                continue
             camera = number[message.topic]
             due_ns = 0
             if pace.kind == 'bag' and message.time_ns:
                 first_ns = message.time_ns if first_ns is None else first_ns
                 due_ns = max(0, round((message.time_ns - first_ns) / pace.rate))
-            yield DueFrame(camera, counts[camera], due_ns, message)
+            yield DueFrame(camera, counts[camera], due_ns, message, infos.get(camera))
             counts[camera] += 1
 
 
@@ -66,13 +75,26 @@ def _evenly(drive: Drive, hz: float, problems: list[str]) -> Iterator[DueFrame]:
     with contextlib.ExitStack() as stack:
 
         def read(camera: int) -> Iterator[DueFrame]:
-            reader = stack.enter_context(open_bag(drive.bag))
-            messages = read_messages(reader, [drive.cameras[camera].topic], problems=problems)
-            for index, message in enumerate(messages):
-                yield DueFrame(camera, index, round(index * 1e9 / hz), message)
+            alone = replace(drive, cameras=drive.cameras[camera : camera + 1])
+            frames = stack.enter_context(closing(due_frames(alone, Pace('fast'), problems)))
+            for frame in frames:
+                yield replace(frame, camera=camera, due_ns=round(frame.index * 1e9 / hz))
 
         each = (read(camera) for camera in range(len(drive.cameras)))
         yield from heapq.merge(*each, key=lambda frame: frame.due_ns)
+
+
+def first_infos(drive: Drive) -> dict[int, BagMessage]:
+    """Index of a camera -> the first camera_info beside its image topic, where there is one."""
+    infos: dict[int, BagMessage] = {}
+    with open_bag(drive.bag) as reader:
+        types = {connection.topic: connection.msgtype for connection in reader.connections}
+        for number, camera in enumerate(drive.cameras):
+            topic = camera_info_topic(camera.topic)
+            if types.get(topic) == CAMERA_INFO:
+                message = next(read_messages(reader, [topic], problems=[]), None)
+                infos |= {} if message is None else {number: message}
+    return infos
 
 
 class ReadAhead:

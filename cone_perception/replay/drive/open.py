@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from cone_perception.bags.reader import (
     COMPRESSED_IMAGE,
+    CONES,
     DETECTIONS,
     IMAGE,
     PICTURES,
@@ -29,9 +30,15 @@ from cone_perception.bags.report import inspect_bag
 from cone_perception.errors import ImageError, SourceError
 from cone_perception.images import camera_info_topic, raw_topic, to_bgr
 from cone_perception.replay.drive.labels import read_labels
-from cone_perception.replay.drive.truth import PictureStamps, TruthTopic, choose_truth
+from cone_perception.replay.drive.truth import (
+    PictureStamps,
+    PlacesTopic,
+    TruthTopic,
+    choose_truth,
+    places_topic,
+)
 from cone_perception.replay.traces import Camera, Drive
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Positions
 
 
 def open_drive(
@@ -75,12 +82,16 @@ def open_drive(
     times_ns: list[int] = []
     unreadable: list[str] = []
     by_truth = {truth.topic: truth for truth in truths.values()}
+    beside = {truth.topic: places_topic(types, truth.topic) for truth in by_truth.values()}
+    places_of = {topic: PlacesTopic(topic) for topic in beside.values() if topic}
     total = sum(counts[topic] for topic in chosen)
     bar = tqdm(total=total, desc='reading', unit='picture', disable=None, leave=False)
 
     def see(message: BagMessage) -> None:
         if message.topic in by_truth and message.type_name == DETECTIONS:
             by_truth[message.topic].take(message, class_names)
+        elif message.topic in places_of and message.type_name == CONES:
+            places_of[message.topic].take(message)
         elif message.topic in names and message.type_name in PICTURES:
             header_ns = 0
             with contextlib.suppress(SourceError):
@@ -99,7 +110,7 @@ def open_drive(
     with bar, ThreadPoolExecutor(1, 'hash') as pool:
         hashing = pool.submit(bag_sha256, bag, stop)
         try:
-            report = inspect_bag(bag, {*chosen, *infos, *by_truth}, see)
+            report = inspect_bag(bag, {*chosen, *infos, *by_truth, *places_of}, see)
         except BaseException:
             stop.set()
             raise
@@ -109,6 +120,7 @@ def open_drive(
     if not frames:
         raise SourceError(f'{bag} has no picture on {", ".join(chosen)}.')
     truth: dict[tuple[str, int], Detections] = {}
+    places: dict[tuple[str, int], Positions] = {}
     judged: dict[str, str] = {}
     if labels is not None:
         sizes = {}
@@ -126,6 +138,9 @@ def open_drive(
         if found := one.match(names[topic], stamps_of[names[topic]], problems):
             judged[topic] = one.topic
             truth |= found
+            if there := beside[one.topic]:
+                places |= places_of[there].match(names[topic], one)
+    problems += [each.problem for each in places_of.values() if each.problem]
     return Drive(
         bag=bag,
         sha256=sha256,
@@ -137,6 +152,7 @@ def open_drive(
         duration_s=(max(times_ns) - min(times_ns)) / 1e9 if times_ns else 0.0,
         storage=report.storage,
         truth=truth or None,
+        places=places or None,
         problems=tuple(problems),
     )
 

@@ -1,4 +1,4 @@
-"""Ground truth that a bag carries: which topic it is, and which picture each message is of."""
+"""Ground truth that a bag carries: which topics it is, and which picture each message is of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from cone_perception.bags.cones3d import MessageCones, cones_of
 from cone_perception.bags.reader import (
+    CONES,
     DETECTIONS,
     PICTURES,
     BagMessage,
@@ -18,7 +20,7 @@ from cone_perception.bags.reader import (
 )
 from cone_perception.errors import SourceError
 from cone_perception.images import camera_info_topic
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Positions
 
 
 class PictureStamps(NamedTuple):
@@ -30,13 +32,19 @@ class PictureStamps(NamedTuple):
 
 @dataclass(slots=True)
 class TruthTopic:
-    """A topic of ground truth. asked_for: by name; otherwise what does not fit is left out."""
+    """A topic of ground truth. asked_for: by name; otherwise what does not fit is left out.
+
+    cones, ids: of each message, by its stamp. sent_ns: stamps of those that are of one picture,
+    and as that is sent.
+    """
 
     topic: str
     asked_for: bool
     cones: dict[int, Detections] = field(default_factory=dict)
+    ids: dict[int, list[str]] = field(default_factory=dict)
     twice: set[int] = field(default_factory=set)
     guesses: bool = False
+    sent_ns: dict[int, int] = field(default_factory=dict)
 
     def take(self, message: BagMessage, class_names: Sequence[str]) -> None:
         """Raises SourceError for a message that cannot be read, or has a class not known."""
@@ -54,6 +62,7 @@ class TruthTopic:
         if stamp_ns in self.cones:
             self.twice.add(stamp_ns)
         self.cones[stamp_ns] = found
+        self.ids[stamp_ns] = [detection.id for detection in array.detections]
         self.guesses |= bool(((found.score > 0) & (found.score < 1)).any())
 
     def match(
@@ -76,11 +85,10 @@ class TruthTopic:
             for one in stamps
             if headers[one.header_ns] == times[one.sent_ns] == 1
         }
-        found = {
-            (camera, sent[stamp]): cones
-            for stamp, cones in self.cones.items()
-            if stamp in sent and stamp not in self.twice
+        self.sent_ns = {
+            stamp: sent[stamp] for stamp in self.cones if stamp in sent and stamp not in self.twice
         }
+        found = {(camera, sent_ns): self.cones[stamp] for stamp, sent_ns in self.sent_ns.items()}
         if not found:
             text = f'{self.topic} has no message with the stamp of one picture of camera {camera}'
             if self.asked_for:
@@ -93,6 +101,47 @@ class TruthTopic:
                 f'have no ground truth of their own in {self.topic}: they are not judged'
             )
         return found
+
+
+@dataclass(slots=True)
+class PlacesTopic:
+    """A topic of where the cones stand, of the id that the truth has for them.
+
+    cones: of each message, by its stamp. problem: why it is of no use; '' where nothing is wrong.
+    """
+
+    topic: str
+    cones: dict[int, MessageCones] = field(default_factory=dict)
+    problem: str = ''
+
+    def take(self, message: BagMessage) -> None:
+        """Read a message; one that cannot be read makes the topic useless."""
+        try:
+            array = bag_types().deserialize_cdr(message.data, message.type_name)
+            self.cones[header_stamp_ns(message.data)] = cones_of(array)
+        except Exception as error:  # a damaged message raises whatever its parser tripped over
+            self.problem = self.problem or f'{self.topic}: positions are not judged: {error}'
+
+    def match(self, camera: str, truth: TruthTopic) -> dict[tuple[str, int], Positions]:
+        """(camera, stamp as sent) -> where the cones of the picture's truth stand."""
+        return {
+            (camera, sent_ns): self.cones[stamp].of(truth.ids[stamp])
+            for stamp, sent_ns in truth.sent_ns.items()
+            if stamp in self.cones and not self.problem
+        }
+
+
+def places_topic(types: Mapping[str, str], truth_topic: str) -> str | None:
+    """The topic that tells in the car's frame where the cones of a topic of truth stand.
+
+    It is called ground_truth_3d, beside the truth of the only camera, or above the cameras': there
+    the topics beside them are told in the optical frames.
+    """
+    space = truth_topic.rpartition('/')[0]
+    for above in (space.rpartition('/')[0], space):
+        if types.get(topic := f'{above}/ground_truth_3d') == CONES:
+            return topic
+    return None
 
 
 def choose_truth(

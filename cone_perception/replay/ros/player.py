@@ -22,14 +22,14 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from tqdm import tqdm
 from vision_msgs.msg import Detection2DArray
 
-from cone_perception.bags.reader import header_stamp_ns
+from cone_perception.bags.reader import BagMessage, header_stamp_ns
 from cone_perception.errors import ConePerceptionError, SourceError
 from cone_perception.process import keep_freed_memory
-from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
+from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames, first_infos
 from cone_perception.replay.traces import Camera, Drive, Pace
 from cone_perception.ros.transport import use_profile
 
@@ -42,6 +42,9 @@ LATE_SHARE = 0.05
 
 STAMPS_LOOKED_AT = 10
 """Messages of a topic after which it is clear whether its driver fills header.stamp."""
+
+INFO_AHEAD_S = 0.3
+"""After the first camera_info: a node that waits for it makes its maps of the lens of it."""
 
 ANSWERS_DEPTH = 1000
 """Answers that may wait while this process is held up."""
@@ -116,6 +119,8 @@ def play(
 ) -> None:
     """Send every picture with the bytes that were recorded, at the pace asked for.
 
+    The camera_info of the bag goes before each, on the topic beside it; the first ones INFO_AHEAD_S
+    before the first picture, so that this finds a node that knows its calibration.
     note: takes what is to be logged. answers, timing: see InFlight. stamps: 'recorded' puts the
     times of recording into the headers. wait_s: for a subscriber to every topic.
     Where the bag is damaged the play ends, and the log says so.
@@ -127,6 +132,11 @@ def play(
         for camera in drive.cameras:
             kind = CompressedImage if camera.compressed else Image
             publishers.append(node.create_publisher(kind, camera.topic, QoSProfile(depth=10)))
+        first = first_infos(drive)
+        infos = {
+            number: node.create_publisher(CameraInfo, info.topic, QoSProfile(depth=10))
+            for number, info in first.items()
+        }
         flight = None
         if pace.kind == 'fast':
             flight = InFlight(node, pace.in_flight, answers, timing)
@@ -136,6 +146,10 @@ def play(
             frames = _with_recorded_stamps(frames)
         ahead = stack.enter_context(ReadAhead(frames))
         _wait_for_subscribers(node, publishers, flight, wait_s)
+        for number, info in first.items():
+            infos[number].publish(info.data)
+        if any(publisher.get_subscription_count() for publisher in infos.values()):
+            time.sleep(INFO_AHEAD_S)
         late_s: list[float] = []
         stamps_of: dict[str, list[int]] = {camera.topic: [] for camera in drive.cameras}
         ahead.wait_until_full()
@@ -146,6 +160,8 @@ def play(
             if flight is not None:
                 flight.wait_for_room(camera.name)
                 flight.leave(camera.name, stamp_ns)
+            if frame.info is not None:
+                infos[frame.camera].publish(frame.info.data)
             sent_ns = time.monotonic_ns()
             publishers[frame.camera].publish(frame.message.data)
             note(camera=camera.name, index=frame.index, stamp_ns=stamp_ns, sent_ns=sent_ns)
@@ -165,12 +181,17 @@ def play(
 def _with_recorded_stamps(
     frames: Generator[DueFrame, None, None],
 ) -> Generator[DueFrame, None, None]:
-    """Put the time at which each picture was recorded into the stamp of its header."""
+    """Put the time at which each picture was recorded into its stamp, and its camera_info's."""
     for frame in frames:
-        data, time_ns = frame.message.data, frame.message.time_ns
-        stamp = struct.pack('<iI' if data[1] & 1 else '>iI', *divmod(time_ns, 10**9))
-        message = replace(frame.message, data=b''.join((data[:4], stamp, memoryview(data)[12:])))
-        yield replace(frame, message=message)
+        time_ns = frame.message.time_ns
+        info = None if frame.info is None else _stamped(frame.info, time_ns)
+        yield replace(frame, message=_stamped(frame.message, time_ns), info=info)
+
+
+def _stamped(message: BagMessage, time_ns: int) -> BagMessage:
+    data = message.data
+    stamp = struct.pack('<iI' if data[1] & 1 else '>iI', *divmod(time_ns, 10**9))
+    return replace(message, data=b''.join((data[:4], stamp, memoryview(data)[12:])))
 
 
 def _in_time(ahead: ReadAhead, started_ns: int) -> Iterator[DueFrame]:
