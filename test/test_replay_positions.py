@@ -7,8 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recorded_drive import at, frame_at, pictures, serialised, write
 from replay_results import cones, result
 
+from cone_perception.bags.cones3d import cones_message
+from cone_perception.bags.reader import CONES, bag_types, detections_message
+from cone_perception.classes import CLASS_NAMES
+from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.budget import Limit, over_budget
 from cone_perception.replay.figures.compare import compare
 from cone_perception.replay.figures.positions import (
@@ -23,6 +28,48 @@ from cone_perception.types import RANGE_SOURCES, Positions
 STEREO, HEIGHT = RANGE_SOURCES.index('stereo'), RANGE_SOURCES.index('height')
 FRAME = 'base_footprint'
 PERIOD_NS = 500_000_000
+
+
+TRUTH, TRUTH_3D = '/camera/left/ground_truth', '/camera/ground_truth_3d'
+BOXES = [('blue_cone', (2.0, 4.0, 10.0, 20.0)), ('yellow_cone', (12.0, 4.0, 20.0, 20.0))]
+
+
+def truth_bag(path, ids_3d, frames=3):
+    """Two cones, 4 and 7, in pixels; those of ids_3d in metres, each at x = its number."""
+    store, messages = bag_types(), pictures('/camera/left/image', range(frames))
+    there = places(*[(float(one or 0), 1.0) for one in ids_3d])
+    for frame in map(frame_at, map(at, range(frames))):
+        flat = detections_message(store, frame, BOXES, ids=['4', '7'])
+        solid = cones_message(store, frame, ids_3d, [0] * len(ids_3d), there)
+        optical = cones_message(store, frame, ['4'], [0], places((99.0, 0.0)))
+        for topic, message in ((TRUTH, flat), (TRUTH_3D, solid), (f'{TRUTH}_3d', optical)):
+            messages.append((topic, frame.stamp_ns, serialised(message)))
+    return write(path, messages, {TRUTH_3D: CONES, f'{TRUTH}_3d': CONES})
+
+
+def test_places_of_a_bag_are_those_of_the_truths_ids_in_the_cars_frame(tmp_path):
+    drive = open_drive(truth_bag(tmp_path / 'bag', ['7', '1', '4']), class_names=CLASS_NAMES)
+    assert drive.places.keys() == drive.truth.keys() == {('left', at(i)) for i in range(3)}
+    there = drive.places['left', at(0)]
+    assert there.xyz_m[:, 0].tolist() == [4.0, 7.0]
+    assert there.frame_id == FRAME
+    assert not drive.problems
+
+
+def test_cone_that_stands_nowhere_is_not_judged(tmp_path):
+    drive = open_drive(truth_bag(tmp_path / 'bag', ['7']), class_names=CLASS_NAMES)
+    there = drive.places['left', at(0)]
+    assert there.known.tolist() == [False, True]
+    key = ('left', at(0))
+    one = FrameTrace('left', 0, at(0), 'answered', 0, found=drive.truth[key], positions=there)
+    assert len(PositionErrors.of([one], drive.truth, drive.places, (0.0, 0.0))) == 1
+
+
+def test_places_that_contradict_themselves_are_named(tmp_path):
+    drive = open_drive(truth_bag(tmp_path / 'bag', ['7', '7']), class_names=CLASS_NAMES)
+    assert drive.places is None
+    (problem,) = drive.problems
+    assert 'several cones with the id 7' in problem
 
 
 def boxes(count):

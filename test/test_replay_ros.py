@@ -17,6 +17,7 @@ import pytest
 from recorded_drive import serialised, write
 from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 
+from cone_perception.bags.cones3d import MessageCones
 from cone_perception.bags.reader import bag_types, image_message, write_image_bag
 from cone_perception.detect import open_detector
 from cone_perception.errors import SourceError
@@ -35,7 +36,7 @@ from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.through_ros import Answers, find_fates, play_through_ros
 from cone_perception.replay.traces import Camera, Drive, Pace
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import Detections, Frame
+from cone_perception.types import Detections, Frame, Positions
 from training.simulate.bag import drive_frames
 from training.simulate.scene import SimulateSettings
 
@@ -298,6 +299,22 @@ def test_each_fate_is_told_from_what_node_and_monitor_say():
     assert frames[0].found is not None
     assert [frame.found for frame in frames[1:]] == [None] * 4
     assert not problems
+
+
+def test_cones_in_metres_belong_to_the_detections_by_their_ids():
+    node = replace(NODE, cones={'left': '/detector/cones'})
+    answers = answers_of(told=[(1, 'answered', '', 5)], back=[(1, 2000), (2, 2001)])
+    answers.told['left', 1][0]['range_sources'] = '102'
+    found = Detections(np.zeros((3, 4), np.float32), np.ones(3, np.float32), np.zeros(3, np.int64))
+    xyz_m = np.array([(1.0, 2.0, 0.0), (3.0, 4.0, 0.0)])
+    two = Positions(xyz_m, np.zeros((2, 3, 3)), np.ones(2, np.int64), 'base_footprint')
+    for stamp in (1, 2):
+        answers.found['/left/detections', stamp].append(found)
+    answers.placed['/detector/cones', 1].append(MessageCones(('2', '0'), ('a', 'b'), two))
+    (first, second), _ = joined(sent_at(1, 2), answers, node)
+    assert first.positions.source.tolist() == [1, 0, 2]
+    assert first.positions.xyz_m[[0, 2], 0].tolist() == [3.0, 1.0]
+    assert second.positions is None
 
 
 def test_node_that_does_not_tell_leaves_the_cause_open():

@@ -12,9 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from recorded_drive import at, camera_info, image, write
 
 from cone_perception.bags.reader import (
+    CAMERA_INFO,
     DETECTIONS,
+    IMAGE,
     BagMessage,
     bag_types,
     header_stamp_ns,
@@ -38,7 +41,7 @@ from cone_perception.types import Frame
 
 pytestmark = pytest.mark.ros
 
-TOPIC = '/camera/image'
+TOPIC, INFO = '/camera/image', '/camera/camera_info'
 START_NS = 1_700_000_000_000_000_000
 GAPS_NS = (0, 40_000_000, 240_000_000, 260_000_000)
 
@@ -88,12 +91,12 @@ def read_log(path):
     return [entry for entry in entries if 'problem' not in entry]
 
 
-def play_to_a_monitor(tmp_path, start, job, echoed=()):
+def play_to_a_monitor(tmp_path, start, job, echoed=(), infos=()):
     """Play and record into `recorded`; logs are `sent` and `received`.
 
-    echoed: topics of detections that are recorded in place of the pictures.
+    echoed: topics of detections that are recorded in place of the pictures and camera_info.
     """
-    topics = dict.fromkeys(echoed, DETECTIONS) or {TOPIC: 'sensor_msgs/msg/Image'}
+    topics = dict.fromkeys(echoed, DETECTIONS) or {TOPIC: IMAGE} | dict.fromkeys(infos, CAMERA_INFO)
     monitor_job = {'out': tmp_path / 'recorded', 'log': tmp_path / 'received', 'topics': topics}
     monitor = start('monitor', monitor_job)
     ready = monitor.stdout.readline() if echoed else ''
@@ -117,6 +120,30 @@ def test_monitor_records_what_the_player_sends_byte_by_byte(tmp_path, bag, start
     assert [entry['stamp_ns'] for entry in read_log(received)] == stamps
     for out_entry, back_entry in zip(read_log(sent), read_log(received), strict=True):
         assert out_entry['sent_ns'] < back_entry['received_ns']
+
+
+@pytest.mark.parametrize('stamps', ['header', 'recorded'])
+def test_camera_info_goes_before_each_picture_and_the_first_one_ahead(tmp_path, start, stamps):
+    # The calibration changes between the second and the third picture; it was recorded before each.
+    widths = (32, 32, 64, 64)
+    messages = []
+    for index, width in enumerate(widths):
+        messages += [(INFO, at(index), camera_info(at(index), width))]
+        messages += [(TOPIC, at(index) + 10**6, image(at(index)))]
+    bag = write(tmp_path / 'bag', messages)
+    job = play_job(bag, tmp_path / 'sent', stamps=stamps)
+    play_to_a_monitor(tmp_path, start, job, infos=[INFO])
+    with open_bag(tmp_path / 'recorded') as recorded:
+        came = [
+            (message.topic, bag_types().deserialize_cdr(message.data, message.type_name))
+            for message in read_messages(recorded, [TOPIC, INFO])
+        ]
+    assert came[0][0] == INFO
+    infos, images = ([m for topic, m in came if topic == each] for each in (INFO, TOPIC))
+    assert [message.width for message in infos] == [32, *widths]
+    of_infos, of_images = ([m.header.stamp for m in each] for each in (infos[1:], images))
+    assert len(of_images) == 4
+    assert (of_infos == of_images) == (stamps == 'recorded')
 
 
 @pytest.mark.parametrize('form', ['raw', 'compressed'])

@@ -27,7 +27,12 @@ from cone_perception.replay.figures.budget import load_budget, over_budget
 from cone_perception.replay.figures.result import ReplayResult
 from cone_perception.replay.many.run import run_many
 from cone_perception.replay.options import add_arguments as add_arguments
-from cone_perception.replay.options import command_words, read_settings, words_for_each_bag
+from cone_perception.replay.options import (
+    command_words,
+    read_settings,
+    settings_for,
+    words_for_each_bag,
+)
 from cone_perception.replay.output_folder import REPLAY_FILES, REPLAY_MARK, claim_folder
 from cone_perception.replay.pages.pictures import write_film
 from cone_perception.replay.pages.report import write_report
@@ -58,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     topics = args.topic or (settings.image_topics if args.params_file else ())
     names = bundle.card.class_names
     drive = open_drive(bag, topics, args.truth, args.labels, names, args.stamps)
+    settings = settings_for(drive, settings)
     for problem in drive.problems:
         print_warning(problem)
     claim_folder(args.out, REPLAY_MARK, REPLAY_FILES, bag)

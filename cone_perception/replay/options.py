@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,8 +18,16 @@ from cone_perception.arguments import (
 )
 from cone_perception.detect import SETTINGS
 from cone_perception.errors import SettingsError
-from cone_perception.replay.traces import Pace
+from cone_perception.replay.traces import Drive, Pace
 from cone_perception.settings import DetectorSettings, read_params_file
+
+RIG = (
+    *('stereo', 'rectified', 'base_frame', 'mount_height_m', 'mount_pitch_deg', 'mount_roll_deg'),
+    *('mount_yaw_deg', 'mount_x_m', 'mount_y_m', 'yaw_correction_px'),
+)
+"""Settings that say where cones stand: a picture alone, as `detect` has it, has no calibration."""
+
+REPLAYED = (*SETTINGS, *RIG)
 
 
 @dataclass(frozen=True)
@@ -89,14 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_fields(other, ReplayOptions, ('node_command', 'detections'))
     detector = parser.add_argument_group('the detector')
     add_fields(detector, ReplayOptions, ('params_file',))
-    add_fields(detector, DetectorSettings, SETTINGS)
+    add_fields(detector, DetectorSettings, REPLAYED)
 
 
 def words_for_each_bag(args: argparse.Namespace) -> list[str | Path]:
     """Give the options that differ from their defaults, as a command line for one bag has them."""
     model = Path(args.model).expanduser() if args.model else args.model
     each = argparse.Namespace(**{**vars(args), 'model': model})
-    return words_of(ReplayOptions, each) + words_of(DetectorSettings, each, SETTINGS)
+    return words_of(ReplayOptions, each) + words_of(DetectorSettings, each, REPLAYED)
 
 
 def pace_of(args: argparse.Namespace) -> Pace:
@@ -109,13 +117,28 @@ def pace_of(args: argparse.Namespace) -> Pace:
 
 
 def read_settings(args: argparse.Namespace) -> DetectorSettings:
-    """Read the detector's settings: the file's, and over them the options that were given."""
+    """Read the detector's settings: the file's, and over them the options that were given.
+
+    Which cameras there are the bag says, see `settings_for`.
+    """
     values = read_params_file(args.params_file) if args.params_file else {}
     usual = {entry.name: entry.default for entry in fields(DetectorSettings)}
-    given = {name: getattr(args, name) for name in SETTINGS}
-    return DetectorSettings.from_mapping(
-        values | {name: value for name, value in given.items() if value != usual[name]}
-    )
+    given = {name: getattr(args, name) for name in REPLAYED}
+    values |= {name: value for name, value in given.items() if value != usual[name]}
+    if values.get('stereo'):
+        values = {'cameras': ['left', 'right']} | values
+    return DetectorSettings.from_mapping(values)
+
+
+def settings_for(drive: Drive, settings: DetectorSettings) -> DetectorSettings:
+    """The same, with the cameras of the drive. Raises SettingsError: stereo needs two."""
+    names, topics = zip(*((camera.name, camera.topic) for camera in drive.cameras), strict=True)
+    if settings.stereo and len(names) != 2:
+        raise SettingsError(
+            f'stereo: {drive.bag} has {", ".join(topics)}. Name the topics of the left and of the '
+            'right eye with --topic, in this order.'
+        )
+    return replace(settings, cameras=names, image_topics=topics)
 
 
 def command_words(args: argparse.Namespace, name: str) -> tuple[str, ...]:

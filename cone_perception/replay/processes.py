@@ -10,12 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from subprocess import Popen
 from typing import cast
 
-from cone_perception.bags.reader import DETECTIONS
+from cone_perception.bags.reader import CONES, DETECTIONS
 from cone_perception.errors import ConePerceptionError, told_as
 from cone_perception.files import LockedError, locked, to_json
 from cone_perception.model_card import Bundle
@@ -170,7 +170,8 @@ def python_job(name: str, job: Mapping[str, object]) -> list[str]:
 class NodeCommand:
     """A node under test.
 
-    command: starts it. detections: camera's name -> its topic of Detection2DArray.
+    command: starts it. detections, cones: camera's name -> its topic of Detection2DArray, and of
+    Detection3DArray, whose ids are rows of the former; the eyes of a rig share one.
     class_names: of its answers. timing_topic: where it tells of every frame that it received, as
     ours does; health_topic: of its diagnostics. ready, refuses: what it prints when it can take
     pictures, and when it never will. pairs: it works on pictures of all cameras at once.
@@ -184,13 +185,15 @@ class NodeCommand:
     ready: str | None = None
     refuses: str | None = None
     pairs: bool = False
+    cones: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def topics(self) -> dict[str, str]:
         """Topic -> type of all that the node says."""
         told = filter(None, (self.timing_topic, self.health_topic))
         diagnostics = dict.fromkeys(told, 'diagnostic_msgs/msg/DiagnosticArray')
-        return dict.fromkeys(self.detections.values(), DETECTIONS) | diagnostics
+        cones = dict.fromkeys(self.cones.values(), CONES)
+        return dict.fromkeys(self.detections.values(), DETECTIONS) | cones | diagnostics
 
     def started_by(self, *prefix: str) -> NodeCommand:
         """Return the same node, started by another command, as ('taskset', '-c', '0')."""
@@ -215,6 +218,8 @@ def our_node(
     }
     named = settings.get('views', 'auto').strip('"')
     views = bundle.card.chosen_views(cast(ViewsChoice, named))
+    stereo = settings.get('stereo') == 'true'
+    one_rig = stereo or len(names) == 1
     parameters = [part for name, value in settings.items() for part in ('-p', f'{name}:={value}')]
     return NodeCommand(
         command=tuple(python_module('cone_perception.cli', 'node', '--ros-args', *parameters)),
@@ -224,7 +229,9 @@ def our_node(
         health_topic='/diagnostics',
         ready='active: listening to',
         refuses='not configured: ',  # logged where it stays alive without a model
-        pairs=len(names) == 2 and int(settings.get('batch', 1)) >= 2 * views_per_picture(views),
+        cones={name: '/detector/cones' if one_rig else f'/detector/{name}/cones' for name in names},
+        pairs=stereo
+        or (len(names) == 2 and int(settings.get('batch', 1)) >= 2 * views_per_picture(views)),
     )
 
 

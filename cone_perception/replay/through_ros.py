@@ -11,6 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import numpy as np
+
+from cone_perception.bags.cones3d import MessageCones, cones_of
 from cone_perception.bags.reader import (
     bag_types,
     detections_of,
@@ -37,7 +40,7 @@ from cone_perception.replay.traces import (
     Pace,
     Pass,
 )
-from cone_perception.types import Detections
+from cone_perception.types import Detections, Positions
 
 READY_TIMEOUT_S = 900.0
 """A node may compile its engine first, which takes minutes on a small GPU."""
@@ -204,11 +207,13 @@ def _queues() -> Any:
 class Answers:
     """Messages of the node, in their order.
 
-    found: (topic, stamp) -> cones. returned_ns: (topic, stamp) -> the monitor's clock. told:
-    (camera, stamp) -> what the node tells of a frame. health: part -> key -> value, the last.
+    found: (topic, stamp) -> cones. placed: the same -> cones in metres. returned_ns: the same ->
+    the monitor's clock. told: (camera, stamp) -> what the node tells of a frame. health: part ->
+    key -> value, the last.
     """
 
     found: dict[tuple[str, int], deque[Detections]] = _queues()
+    placed: dict[tuple[str, int], deque[MessageCones]] = _queues()
     returned_ns: dict[tuple[str, int], deque[int]] = _queues()
     told: dict[tuple[str, int], deque[Mapping[str, str]]] = _queues()
     health: dict[str, Mapping[str, str]] = field(default_factory=dict)
@@ -263,12 +268,26 @@ def find_fates(
         found = found if fate == 'answered' else None
         if found is not None and 'band_px' in record:
             found = replace(found, band_px=float(record['band_px']))
+        positions = None
+        if found is not None and (
+            placed := _next(answers.placed[node.cones.get(camera, ''), stamp_ns])
+        ):
+            positions = _positions(placed, record.get('range_sources', ''), len(found))
         now = {**entry, **moments_ns, 'returned_ns': returned_ns}
-        frames.append(FrameTrace(fate=fate, reason=reason, found=found, **now))
+        frames.append(FrameTrace(fate=fate, reason=reason, found=found, positions=positions, **now))
     unread = sum(frame.fate == 'answered' and frame.found is None for frame in frames)
     if unread:
         problems.append(f'{unread} answers came back, but were not recorded: they are not judged')
     return frames
+
+
+def _positions(placed: MessageCones, sources: str, count: int) -> Positions:
+    """Positions of each of the detections. sources: a digit for each, as ~/timing tells it."""
+    positions = placed.of([str(row) for row in range(count)])
+    if len(sources) != count:
+        return positions
+    source = np.where(positions.known, np.array([*map(int, sources)], np.int64), 0)
+    return replace(positions, source=source)
 
 
 def _next(waiting: deque[Any]) -> Any:
@@ -282,7 +301,7 @@ def _read_answers(
     answers = Answers()
     for entry in _read_lines(folder / 'received.jsonl'):
         answers.returned_ns[entry['topic'], entry['stamp_ns']].append(entry['received_ns'])
-    detections = set(node.detections.values())
+    detections, cones = set(node.detections.values()), set(node.cones.values())
     try:
         with open_bag(folder / 'answers') as reader:
             for recorded in read_messages(reader, node.topics, problems=problems):
@@ -292,6 +311,11 @@ def _read_answers(
                     with told_as(SourceError, recorded.topic, ValueError):
                         found = detections_of(message, node.class_names)
                     answers.found[recorded.topic, stamp_ns].append(found)
+                    continue
+                if recorded.topic in cones:
+                    with told_as(SourceError, recorded.topic, ValueError):
+                        placed = cones_of(message)
+                    answers.placed[recorded.topic, header_stamp_ns(recorded.data)].append(placed)
                     continue
                 for status in message.status:
                     values = {entry.key: entry.value for entry in status.values}
