@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cone_perception.positions.watch import LEAST, WINDOW, Sighting, YawWatch
+from cone_perception.positions.watch import LEAST, SHAPE_PX, WINDOW, Sighting, YawWatch
 
 FOCAL_PX, CENTRE_PX, BASELINE_M, HEIGHT_M = 527.0, 640.0, 0.12, 0.325
 CAMERA_M = 0.95
@@ -109,7 +109,7 @@ def test_the_correction_takes_the_yaw_out_of_every_column() -> None:
     assert wide.sum() > 100
     assert abs(np.median(np.concatenate(left_px)[wide])) < 0.1
     assert abs(np.median(np.concatenate(left_px)[~wide])) < 0.1
-    assert watch.doubt_px == pytest.approx(watch.sigma_px)
+    assert watch.doubt_px == pytest.approx(math.hypot(watch.sigma_px, SHAPE_PX))
 
 
 def test_what_exceeds_the_limit_is_told_and_doubted() -> None:

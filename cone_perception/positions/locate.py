@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cone_perception.errors import ConePerceptionError
+from cone_perception.errors import CalibrationError, ConePerceptionError
 from cone_perception.images import bgr_of
 from cone_perception.positions.camera import CameraModel
 from cone_perception.positions.fusion import along_rays, fuse
-from cone_perception.positions.height import Boxes, class_sizes, height_range, look_at
+from cone_perception.positions.height import Bool, Boxes, class_sizes, height_range, look_at
 from cone_perception.positions.matching import Disparities, cut, find
-from cone_perception.positions.rig import Rig
+from cone_perception.positions.rig import EYES, Rig
+from cone_perception.positions.watch import Sighting, YawWatch
 from cone_perception.types import (
     RANGE_SOURCES,
     CameraPicture,
@@ -36,6 +37,14 @@ FOOT_PX, FOOT_SHARE = 0.6, 0.04
 """Standard deviation of the middle of a box and of the foot in it: pixels, share of its size."""
 DARK = 12.0
 """Mean grey level below which an eye is dark, if the other one is four times as bright."""
+NEAR_PX = 6.0
+"""Disparity that a box must make expect, so that a negative one is clearly another."""
+SWAPPED = 5
+"""Pictures, without a better one between, in which most near cones have a negative disparity."""
+SWAPPED_TEXT = (
+    'no stereo: the eyes are swapped: cones have negative disparities, as the right picture shows '
+    'them farther right. Swap the two image_topics.'
+)
 
 
 class Locator:
@@ -52,6 +61,8 @@ class Locator:
         self._class_names = tuple(class_names)
         self._lock = threading.Lock()
         self._troubles: dict[str, str] = {}
+        self._watch = YawWatch(rig.left.fx_px, rig.left.cx_px, rig.baseline_m, yaw_correction_px)
+        self._backward = 0
         if rig.why_mono:
             self._troubles['rig'] = rig.why_mono
         if rig.right:
@@ -61,13 +72,16 @@ class Locator:
     @property
     def notes(self) -> Mapping[str, str]:
         """What is known of the rig, for the diagnostics."""
-        return {}
+        if self.rig.right is None:
+            return {}
+        with self._lock:
+            return {'yaw offset (px)': self._watch.note}
 
     @property
     def warnings(self) -> Sequence[str]:
         """What an engineer must see; empty where all is well."""
         with self._lock:
-            return tuple(self._troubles.values())
+            return (*self._troubles.values(), *filter(None, [self._watch.warning]))
 
     def locate(
         self,
@@ -83,12 +97,19 @@ class Locator:
         """
         camera = (self.rig.right or self.rig.left) if eye else self.rig.left
         n = len(found)
+        mount = self.rig.mount_of(eye)
+        trouble = _size_trouble(camera, picture, EYES[eye])
+        self._tell(EYES[eye], trouble and f'no positions: {trouble}')
+        if trouble:
+            nowhere = np.full((n, 3), np.nan), np.full((n, 3, 3), np.nan), np.zeros(n, np.int64)
+            frame_id = mount.frame_id if mount else self.rig.optical_frame
+            return Positions(*nowhere, frame_id, {'none': n})
         boxes = self._boxes(found, camera, picture)
         by_height = height_range(boxes, camera.fy_px)
         matches = Disparities.none(n)
-        if n and partner is not None and self.rig.right is not None and not eye:
+        if partner is not None and self.rig.right is not None and not eye:
             matches = self._match(boxes, picture, partner)
-        by_stereo = self._stereo_range(matches)
+        by_stereo = self._stereo_range(boxes, matches, by_height)
         sources = (STEREO, HEIGHT)
         ranges = fuse(*(np.stack(part) for part in zip(by_stereo, by_height, strict=True)))
         known = np.isfinite(ranges.sigma_m) & np.isfinite(ranges.depth_m)
@@ -108,7 +129,6 @@ class Locator:
         positions = Positions(
             xyz_m, covariance, source.astype(np.int64), self.rig.optical_frame, counts
         )
-        mount = self.rig.mount_of(eye)
         return positions if mount is None else mount.to_base(positions)
 
     def _boxes(
@@ -132,14 +152,14 @@ class Locator:
         right = self.rig.right
         assert right is not None
         n = len(boxes.size_m)
-        trouble = ''
-        try:
-            right.check_picture(partner.width_px, partner.height_px, 'right')
-            pictures = bgr_of(picture), bgr_of(partner)
-            trouble = _dark(*pictures)
-        except ConePerceptionError as error:
-            trouble = f'no stereo: {error}'
-        self._tell('partner', trouble)
+        trouble = _size_trouble(right, partner, 'right')
+        if not trouble:
+            try:
+                pictures = bgr_of(picture), bgr_of(partner)
+                trouble = _dark(*pictures)
+            except ConePerceptionError as error:
+                trouble = str(error)
+        self._tell('partner', trouble and f'no stereo: {trouble}')
         usable = np.isfinite(boxes.rectified_px).all(axis=1) & (boxes.height_px > 2)
         if trouble or not usable.any():
             return Disparities.none(n)
@@ -150,23 +170,53 @@ class Locator:
             (box[:, 3] - box[:, 1]) / size_m, (box[:, 2] - box[:, 0]) / wide_m
         )
         expected = expected * self.rig.left.fx_px / self.rig.left.fy_px
-        zero = self.rig.zero_px
-        low, high = zero + 0.55 * expected - 2, zero + 1.3 * expected + 2
-        covered = boxes.covered[np.ix_(usable, usable)]
-        seen = find(cut((self.rig.left, right), pictures, box, low, high, covered))
-        return seen.spread(usable)
+        with self._lock:
+            zero = self.rig.zero_px + self._watch.shift_px((box[:, 0] + box[:, 2]) / 2)
+        low, high = 0.55 * expected - 2, 1.3 * expected + 2
 
-    def _stereo_range(self, matches: Disparities) -> tuple[Float64, Float64]:
-        """(N,) depth and its standard deviation; infinite where there is no match to trust."""
+        def search(rows: Bool, sign: int) -> Disparities:
+            ends = (zero + sign * end for end in ((low, high) if sign > 0 else (high, low)))
+            eyes = self.rig.left, right
+            return find(cut(eyes, pictures, box[rows], *(end[rows] for end in ends)))
+
+        seen = search(np.ones(len(box), bool), 1)
+        near = expected > NEAR_PX
+        ahead = np.count_nonzero(_trusted(seen)[near])
+        if near.any():
+            most = np.count_nonzero(near) / 2
+            backward = ahead < most < np.count_nonzero(_trusted(search(near, -1)))
+            with self._lock:
+                self._backward = self._backward + 1 if backward else 0
+        swapped = self._backward >= SWAPPED
+        self._tell('swapped', SWAPPED_TEXT if swapped else '')
+        return Disparities.none(n) if swapped else seen.spread(usable)
+
+    def _stereo_range(
+        self, boxes: Boxes, matches: Disparities, by_height: tuple[Float64, Float64]
+    ) -> tuple[Float64, Float64]:
+        """(N,) depth and its standard deviation; infinite where there is no match to trust.
+
+        by_height: the same by the heights of the boxes, from which the calibration watch learns.
+        """
         disparity = matches.disparity_px - self.rig.zero_px
+        trusted = _trusted(matches)
+        height_m, height_sigma_m = by_height
+        shows = trusted & boxes.whole & ~boxes.crossed & np.isfinite(height_sigma_m)
+        box = boxes.rectified_px
+        foot_px = np.column_stack([(box[:, 0] + box[:, 2]) / 2, box[:, 3]])
+        share = height_sigma_m / height_m
+        learnt = (part[shows] for part in (foot_px, disparity, height_m, share))
+        with self._lock:
+            self._watch.add(Sighting(*learnt))
+            disparity = disparity - self._watch.shift_px(foot_px[:, 0])
+            doubt_px = self._watch.doubt_px
         with np.errstate(invalid='ignore', divide='ignore'):
-            good = (
-                (matches.correlation > LEAST_CORRELATION)
-                & (matches.apart_px < MOST_APART_PX * np.maximum(1, disparity / 8))
-                & (disparity > 0.5)
-            )
+            good = trusted & (disparity > 0.5)
             sigma_px = np.sqrt(
-                FLOOR_PX**2 + (NOISE * matches.sigma_px) ** 2 + (SHARE * disparity) ** 2
+                FLOOR_PX**2
+                + (NOISE * matches.sigma_px) ** 2
+                + (SHARE * disparity) ** 2
+                + doubt_px**2
             )
             depth = self.rig.left.fx_px * self.rig.baseline_m / disparity
             sigma = depth * sigma_px / disparity
@@ -201,12 +251,32 @@ def _foot(boxes: Boxes, camera: CameraModel, depth_m: Float64) -> tuple[Float64,
     return np.stack([middle, foot], axis=1), across
 
 
-def _dark(left: UInt8, right: UInt8) -> str:
-    """Say that the right eye is dark; empty where it is not."""
-    levels = [float(each[::16, ::16].mean()) for each in (left, right)]
-    if levels[1] < DARK and levels[0] > 4 * levels[1]:
+def _trusted(matches: Disparities) -> Bool:
+    """(N,) bool: which matches are believed."""
+    with np.errstate(invalid='ignore'):
+        return np.asarray(
+            (matches.correlation > LEAST_CORRELATION)
+            & (matches.apart_px < MOST_APART_PX)
+            & ~matches.edge
+        )
+
+
+def _size_trouble(camera: CameraModel, picture: Frame | CameraPicture, eye: str) -> str:
+    """Say that a picture is not as large as its camera_info says; empty where it is."""
+    try:
+        camera.check_picture(picture.width_px, picture.height_px, eye)
+    except CalibrationError as error:
+        return str(error)
+    return ''
+
+
+def _dark(*pictures: UInt8) -> str:
+    """Say which of two eyes is dark; empty where none is."""
+    levels = [float(each[::16, ::16].mean()) for each in pictures]
+    dark, other = sorted(range(2), key=levels.__getitem__)
+    if levels[dark] < DARK and levels[other] > 4 * levels[dark]:
         return (
-            f'no stereo: the right eye is dark (grey level {levels[1]:.0f}, left {levels[0]:.0f}): '
-            'look at its lens, cable and exposure.'
+            f'the {EYES[dark]} eye is dark (grey level {levels[dark]:.0f}, the {EYES[other]} '
+            f'{levels[other]:.0f}): look at its lens, cable and exposure.'
         )
     return ''

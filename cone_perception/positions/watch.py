@@ -28,6 +28,9 @@ KNOWN_PX = 0.1
 """Standard deviation up to which the offset counts as known."""
 ALARM_PX, CALM_PX = 0.3, 0.15
 """Offset from which there is a warning and a correction, and to which it must fall to end both."""
+SHAPE_PX = 0.07
+"""Standard deviation of the offset by what is left of the bias of heights: cones of another shape
+than those it was learnt on. The scatter of the sightings does not show it."""
 OUTLIER = 4.0
 """Normalised errors beyond which a sighting has no weight (Tukey's biweight)."""
 ROUNDS = 12
@@ -105,7 +108,7 @@ class YawWatch:
         """Standard deviation that yaw leaves in every disparity of a rig that is off."""
         if not self._alarmed:
             return 0.0
-        return math.hypot(self.sigma_px, self.offset_px - self.correction_px)
+        return math.hypot(self.sigma_px, SHAPE_PX, self.offset_px - self.correction_px)
 
     @property
     def note(self) -> str:
