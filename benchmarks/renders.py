@@ -102,8 +102,8 @@ def render_near(pictures: int) -> dict[str, list[DrivePicture]]:
     rendered: dict[str, list[DrivePicture]] = {}
     for (kind, changes), index in tqdm([*product(NEAR.items(), range(pictures))], 'near cones'):
         settings = replace(SimulateSettings(), **changes)
-        bgr, labels, _ = render_picture(settings, NEAR_SEED, 'test', index)
-        still = DrivePicture.of(Frame(bgr), labels)
+        taken = render_picture(settings, NEAR_SEED, 'test', index)
+        still = DrivePicture.of(Frame(taken.image), taken.labels)
         near = still.truth.height_px >= NEAR_PX * settings.width_px / 1280
         rendered.setdefault(kind, []).append(replace(still, counts=still.counts & near))
     return rendered

@@ -19,7 +19,7 @@ SPLITS = {'train': 12, 'val': 3, 'test': 3}
 def scenes():
     """Rendered pictures, none like another: 640x360 BGR."""
     settings = SimulateSettings(width_px=640, height_px=360, vary_aspect=False)
-    return [render_picture(settings, 6, 'train', index)[0] for index in range(40)]
+    return [render_picture(settings, 6, 'train', index).image for index in range(40)]
 
 
 @pytest.fixture

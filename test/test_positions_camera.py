@@ -26,6 +26,27 @@ def test_points_are_rectified_to_where_their_rays_meet_the_rectified_picture(len
     assert camera.rectify_points(np.zeros((0, 2))).shape == (0, 2)
 
 
+@pytest.mark.parametrize('seed', range(20))
+def test_points_of_any_lens_are_rectified_up_to_where_it_folds(seed):
+    rng = np.random.default_rng(seed)
+    barrel = (rng.uniform(-0.4, 0.3), rng.uniform(-0.1, 0.15), *rng.normal(0, 1e-3, 2))
+    more = (rng.normal(0, 0.02), rng.uniform(0, 0.9), rng.uniform(0, 0.2), rng.normal(0, 0.02))
+    fisheye = tuple(rng.normal(0, [0.05, 0.02, 0.01, 0.003]).tolist())
+    focal_px = rng.uniform(350, 900)
+    k = np.array([[focal_px, 0, 640], [0, 1.01 * focal_px, 360], [0, 0, 1]])
+    models = {'plumb_bob': barrel, 'rational_polynomial': barrel + more, 'equidistant': fisheye}
+    for model, d in models.items():
+        info = camera_info(k=k)._replace(distortion_model=model, d=d)
+        camera = CameraModel.of(info, rectified=False)
+        rays = rays_within(2.5, rng)
+        true = camera.project(rays)
+        pixels = camera.unrectify_points(true)
+        seen = ((pixels >= 0) & (pixels < [1280, 720])).all(axis=1)
+        assert seen.sum() > 100
+        np.testing.assert_allclose(pixels[seen], taken(info, rays[seen]), atol=1e-6)
+        assert np.abs(camera.rectify_points(pixels[seen]) - true[seen]).max() < 0.005, model
+
+
 def test_where_the_model_folds_there_is_no_point():
     info = camera_info('none')._replace(d=(-0.3, 0.0, 0.0, 0.0, 0.0))
     camera = CameraModel.of(info, rectified=False)

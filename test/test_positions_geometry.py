@@ -12,7 +12,7 @@ from planted_calibration import RAW, SIZE, ZED, camera_info, eyes, pair, rays_wi
 
 from cone_perception.errors import CalibrationError
 from cone_perception.positions.camera import CameraModel
-from cone_perception.positions.ground import LARGEST_SHARE, TURNED, on_ground
+from cone_perception.positions.ground import LARGEST_SHARE, TURNED, ground_range
 from cone_perception.positions.rig import SHAKE_RAD, Mount, Rig
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Positions
@@ -180,36 +180,30 @@ def test_the_ground_gives_back_the_axis_behind_the_edge_that_is_seen():
     away, bearing = rng.uniform(2, 12, count), np.radians(10 + rng.uniform(-35, 35, count))
     outward = np.column_stack([np.cos(bearing), np.sin(bearing), np.zeros(count)])
     plate_m = rng.choice([0.228, 0.285], count)
-    edge = outward * (away - TURNED * plate_m / 2)[:, None]
-    sigma_px = np.full(count, 0.5)
-    xyz_m, covariance_m2 = on_ground(
-        camera, mount, seen_feet(mount, camera, edge), sigma_px, plate_m
-    )
-    feet_m = mount.to_base(known(xyz_m)).xyz_m
-    np.testing.assert_allclose(feet_m, outward * away[:, None], atol=1e-9)
-    assert np.isfinite(covariance_m2).all()
-    assert (np.linalg.eigvalsh(covariance_m2) > 0).all()
+    edges_px = seen_feet(mount, camera, outward * (away - TURNED * plate_m / 2)[:, None])
+    depth_m, sigma_m = ground_range(camera, mount, edges_px, np.full(count, 0.5), plate_m)
+    axes_m = (outward * away[:, None] - mount.translation_m) @ mount.rotation
+    np.testing.assert_allclose(depth_m, axes_m[:, 2], atol=1e-9)
+    assert np.isfinite(sigma_m).all()
 
 
-def test_the_covariance_on_the_ground_is_what_row_pitch_and_plate_make_of_it():
+@pytest.mark.parametrize('edge', [(2.0, 0.0, 0.0), (4.0, 1.0, 0.0), (8.0, -2.0, 0.0)])
+@pytest.mark.parametrize('sigma_px', [0.3, 3.0])
+def test_the_deviation_on_the_ground_is_what_row_turn_and_plate_make_of_it(edge, sigma_px):
     mount, camera = Mount.of(settings()), CameraModel.of(camera_info(), rectified=True)
     rng = np.random.default_rng(8)
-    for edge in ([4.0, 1.0, 0.0], [8.0, -2.0, 0.0]):
-        (foot_px,) = seen_feet(mount, camera, np.array([edge]))
-        one = (np.array([0.8]), np.array([0.228]))
-        (xyz_m,), (covariance_m2,) = on_ground(camera, mount, foot_px[None], *one)
-        found = []
-        for turn in rng.normal(0, SHAKE_RAD, (4000, 2)):
-            tilted = replace(
-                mount, rotation=cv2.Rodrigues(np.array([*turn, 0]))[0] @ mount.rotation
-            )
-            noisy = (foot_px + rng.normal(0, 0.8, 2))[None]
-            angle = rng.uniform(0, np.pi / 2)
-            plate_m = 0.228 * (np.cos(angle) + np.sin(angle)) / TURNED
-            found.append(on_ground(camera, tilted, noisy, one[0], np.array([plate_m]))[0][0])
-        scale = np.sqrt(np.outer(*[np.diag(covariance_m2)] * 2))
-        assert np.abs(np.cov(np.array(found).T) - covariance_m2).max() < 0.12 * scale.max()
-        assert np.abs(np.mean(found, axis=0) - xyz_m).max() < 0.2 * np.sqrt(scale.max())
+    feet_px = seen_feet(mount, camera, np.array([edge]))
+    row_sigma_px = np.array([sigma_px])
+    (depth_m,), (sigma_m,) = ground_range(camera, mount, feet_px, row_sigma_px, np.full(1, 0.228))
+    found = []
+    for turn in rng.normal(0, SHAKE_RAD, (4000, 2)):
+        tilted = replace(mount, rotation=cv2.Rodrigues(np.array([*turn, 0]))[0] @ mount.rotation)
+        noisy = feet_px + rng.normal(0, sigma_px, (1, 2)) * [0, 1]
+        angle = rng.uniform(0, np.pi / 2)
+        plate_m = np.full(1, 0.228 * (np.cos(angle) + np.sin(angle)) / TURNED)
+        found.append(ground_range(camera, tilted, noisy, row_sigma_px, plate_m)[0][0])
+    assert np.std(found) == pytest.approx(sigma_m, rel=0.06)
+    assert np.mean(found) == pytest.approx(depth_m, abs=0.15 * sigma_m)
 
 
 def test_near_the_horizon_the_ground_says_nothing():
@@ -217,13 +211,12 @@ def test_near_the_horizon_the_ground_says_nothing():
     rows = np.arange(300.0, 480.0)
     feet_px = np.column_stack([np.full(len(rows), 650.0), rows])
     row_sigma_px, plate_m = np.full(len(rows), 1.0), np.zeros(len(rows))
-    xyz_m, covariance_m2 = on_ground(camera, mount, feet_px, row_sigma_px, plate_m)
-    usable = ~np.isnan(xyz_m[:, 0])
+    depth_m, sigma_m = ground_range(camera, mount, feet_px, row_sigma_px, plate_m)
+    usable = np.isfinite(sigma_m)
     # The share is that of the angle below the horizon: sqrt(1 + (690 * 0.3 degrees)^2) rows.
     least = np.hypot(1, 690 * SHAKE_RAD) / LARGEST_SHARE
     assert (usable == (rows - 355 > least)).all()
     assert usable.any()
-    np.testing.assert_allclose(xyz_m[usable, 2], 690 / (rows[usable] - 355))
-    assert np.isnan(covariance_m2[~usable]).all()
+    np.testing.assert_allclose(depth_m[usable], 690 / (rows[usable] - 355))
     nowhere = np.full((1, 2), np.nan)
-    assert np.isnan(on_ground(camera, mount, nowhere, row_sigma_px[:1], plate_m[:1])[0]).all()
+    assert np.isinf(ground_range(camera, mount, nowhere, row_sigma_px[:1], plate_m[:1])[1]).all()

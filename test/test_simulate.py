@@ -180,13 +180,12 @@ def test_circuit_keeps_to_the_rules(seed: int) -> None:
 
 
 def test_same_seed_gives_the_same_picture_and_another_seed_or_split_another() -> None:
-    first, labels, _ = render_picture(SMALL, 5, 'train', 3)
-    again, labels_again, _ = render_picture(SMALL, 5, 'train', 3)
-    np.testing.assert_array_equal(first, again)
-    assert labels == labels_again
-    assert first.shape == (180, 320, 3)
+    first, again = (render_picture(SMALL, 5, 'train', 3) for _ in range(2))
+    np.testing.assert_array_equal(first.image, again.image)
+    assert first.labels == again.labels
+    assert first.image.shape == (180, 320, 3)
     for seed, split in ((6, 'train'), (5, 'val')):
-        assert (first != render_picture(SMALL, seed, split, 3)[0]).any()
+        assert (first.image != render_picture(SMALL, seed, split, 3).image).any()
 
 
 def test_dataset_goes_on_where_it_stopped_and_is_the_same(tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from cone_perception.bags.cones3d import cones_message, cones_of, read_cones
 from cone_perception.bags.reader import bag_types, open_bag, read_messages
 from cone_perception.classes import BLUE, CLASS_NAMES, LARGE_ORANGE, YELLOW
+from cone_perception.errors import OutputError
 from cone_perception.positions.stance import IN_CAMERA
 from cone_perception.types import Frame, Positions
 from training.simulate.bag import DriveFrame, drive_frames, write_drive
 from training.simulate.camera import PinholeCamera, load_camera
+from training.simulate.dataset import write_dataset
 from training.simulate.rig.eyes import BASELINE_M
 from training.simulate.scene import SimulateSettings
 from training.simulate.scenery.library import make_library
@@ -179,3 +184,34 @@ def test_positions_are_written_and_read_back_by_id() -> None:
     message.detections[1].id = '5'
     with pytest.raises(ValueError, match="'5' of the message has no result"):
         read_cones(message, ['0'])
+
+
+def test_a_data_set_tells_where_its_cones_stand(tmp_path: Path) -> None:
+    """Also of a picture with a border, whose principal point lies elsewhere."""
+    settings = SimulateSettings(fallen=0, clutter=0, photo=0)
+    counts = {'train': 5, 'val': 0, 'test': 0}
+    write_dataset(tmp_path, settings, 8, counts, positions=True)
+    misses = []
+    for file in sorted(tmp_path.glob('train/positions/*.json')):
+        told = json.loads(file.read_text(), object_hook=lambda one: SimpleNamespace(**one))
+        lines = (tmp_path / 'train/labels' / f'{file.stem}.txt').read_text().splitlines()
+        rows = np.array([line.split() for line in lines], np.float64).reshape(-1, 5)
+        assert told.ground_truth_3d_optical.header.frame_id == 'zed_left_camera_optical_frame'
+        assert told.ground_truth_3d.header.frame_id == 'base_footprint'
+        cones = cones_of(told.ground_truth_3d_optical)
+        assert cones.ids == cones_of(told.ground_truth_3d).ids
+        assert [CLASS_NAMES.index(name) for name in cones.class_names] == rows[:, 0].tolist()
+        foot_m, base_m = cones.positions.xyz_m, cones_of(told.ground_truth_3d).positions.xyz_m
+        np.testing.assert_allclose(base_m[:, 2], 0)
+        away = np.linalg.norm(base_m[:, :2], axis=1)
+        assert (np.linalg.norm(foot_m, axis=1) > away).all()  # the eye is above the ground
+        if not len(rows):
+            continue
+        info = told.camera_info
+        matrix, size = np.array(info.k).reshape(3, 3), (info.width, info.height)
+        feet_px = cv2.projectPoints(foot_m, np.zeros(3), np.zeros(3), matrix, np.array(info.d))[0]
+        misses += (rows[:, 1] * size[0] - feet_px.reshape(-1, 2)[:, 0] - 0.5).tolist()
+    assert len(misses) > 30
+    assert np.quantile(np.abs(misses), 0.9) < 1.0
+    with pytest.raises(OutputError, match='another positions'):
+        write_dataset(tmp_path, settings, 8, counts)

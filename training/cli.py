@@ -16,6 +16,10 @@ SUBCOMMANDS = {
     'export': ('training.export.export', 'weights to a model bundle with an INT8 network'),
     'gate': ('training.export.gate', 'whether INT8 finds what FP32 finds, on labelled pictures'),
     'thresholds': ('training.export.thresholds', 'least score per class, where F1 is best'),
+    'calibrate': (
+        'training.export.class_probabilities',
+        'how likely a detection is a cone of each class, for the model card',
+    ),
     'judge': ('training.judging.judge', 'the old name of evaluate --operating-point card'),
     'data': ('training.data.command', 'fetch, verify and compare data sets'),
     'plan': ('training.campaign.plan', 'what a recipe would do, without starting it'),
@@ -45,6 +49,7 @@ EXAMPLES = {
     'export': 'cone-training export best.pt --data FSOCO-12 --out my_model',
     'gate': 'cone-training gate my_model --data FSOCO-12 --split test',
     'thresholds': 'cone-training thresholds --model my_model --data FSOCO-12',
+    'calibrate': 'cone-training calibrate --model my_model --data FSOCO-12 --test FSOCO-12',
     'judge': 'cone-training judge --model my_model --data FSOCO-12 --split test',
     'data': 'cone-training data verify FSOCO-12',
     'data fetch': 'cone-training data fetch FSOCO-12 --to datasets',

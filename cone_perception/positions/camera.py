@@ -28,7 +28,7 @@ RECTIFIED_PART = re.compile('rect|.*_rect(_color)?$')
 CALIBRATE = 'Calibrate it (camera_calibration) or repair what publishes it'
 WIDEST_RAD = math.radians(85)
 """Rays farther from the axis are left out: a flat picture does not hold them."""
-PRECISE_PX = 1e-3
+PRECISE_PX = 1e-5
 """A point is undistorted when it is distorted again to within this of where it was."""
 
 
@@ -225,7 +225,7 @@ class RawLens:
         start = np.interp(far, grown, straight) / np.maximum(far, 1e-12)
         flat = aim * start[:, None]
         with np.errstate(all='ignore'):
-            for _ in range(8):
+            for _ in range(12):
                 pixels, slope = self._slope(flat)
                 miss = points_px - pixels
                 if not (np.abs(miss) > PRECISE_PX / 100).any():

@@ -23,37 +23,26 @@ TURNED_SIGMA = float(np.sqrt(1 + 2 / np.pi - TURNED**2))
 standard deviation over how it may be turned, of |cos| + |sin|."""
 
 
-def on_ground(
+def ground_range(
     camera: CameraModel, mount: Mount, feet_px: Float64, row_sigma_px: Float64, plate_m: Float64
 ) -> tuple[Float64, Float64]:
-    """(N, 3) feet of cones in the optical frame, metres, and (N, 3, 3) covariances.
+    """(N,) depth by where the foot meets level ground, and its standard deviation, metres.
 
     feet_px: (N, 2) rectified pixels, middle of the lower side of each box. row_sigma_px: (N,)
-    standard deviation of that side; of the middle it is taken for the same. plate_m: (N,) side of
-    the square plate of the cone. The box ends at the plate's nearest edge, behind which the axis
-    stands. NaN where the ray does not meet the ground, or too flatly.
+    standard deviation of that side. plate_m: (N,) side of the square plate of the cone: the box
+    ends at the plate's nearest edge, behind which the axis stands. Infinite deviation where the
+    ray does not meet the ground, or too flatly.
     """
-    rays = camera.rays(feet_px)
-    turned = rays @ mount.rotation.T
+    turned = camera.rays(feet_px) @ mount.rotation.T
     up = np.where(turned[:, 2] < 0, turned[:, 2], np.nan)
     level = np.hypot(turned[:, 0], turned[:, 1])
-    depth_m = mount.translation_m[2] / -up
-    behind = (turned * [1, 1, 0] @ mount.rotation) * (plate_m / 2 / level)[:, None]
-    xyz_m = rays * depth_m[:, None] + TURNED * behind
-    # The picture's column and row move the ray, and by e_z the depth along it.
-    across, down = mount.rotation[2, :2]
-    by_column, by_row = (
-        (depth_m / focal_px)[:, None] * (np.eye(3)[axis] - rays * (part / up)[:, None])
-        for axis, focal_px, part in ((0, camera.fx_px, across), (1, camera.fy_px, down))
-    )
-    # By the car's roll and pitch: e_z moves by w_x e_y - w_y e_x, the ray in the picture does not.
-    by_turn = rays * (depth_m / up * level * mount.sigma_rad)[:, None]
-    sigma_px = row_sigma_px[:, None]
-    moved = np.stack(
-        [by_column * sigma_px, by_row * sigma_px, by_turn, TURNED_SIGMA * behind], axis=2
-    )
-    share = np.sqrt((moved[:, 2] ** 2).sum(axis=1)) / depth_m
-    xyz_m[~(share < LARGEST_SHARE)] = np.nan
-    covariance_m2 = np.asarray(moved @ moved.transpose(0, 2, 1), np.float64)
-    covariance_m2[np.isnan(xyz_m[:, 0])] = np.nan
-    return xyz_m, covariance_m2
+    edge_m = mount.translation_m[2] / -up
+    # Depth from that edge to the axis: its way from the car, level, turned back into the camera.
+    behind_m = (turned[:, :2] @ mount.rotation[:2, 2]) / level * plate_m / 2
+    depth_m = edge_m + TURNED * behind_m
+    # e_z moves by the row, and by the car's roll and pitch, as w_x e_y - w_y e_x.
+    by_row = mount.rotation[2, 1] / camera.fy_px * row_sigma_px
+    by_turn = level * mount.sigma_rad
+    sigma_m = np.hypot(edge_m / up * np.hypot(by_row, by_turn), TURNED_SIGMA * behind_m)
+    usable = sigma_m < LARGEST_SHARE * depth_m
+    return np.where(usable, depth_m, 0.0), np.where(usable, sigma_m, np.inf)

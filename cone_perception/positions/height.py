@@ -34,15 +34,15 @@ class Boxes:
 
     rectified_px: (N, 4) left, top, right, bottom in the rectified picture, centres of pixels at
     whole numbers; NaN where the lens has no ray. size_m: (N,) height of a cone of the class.
-    cut: (N, 4) bool, that side may lie at the border of the picture. hidden: (N,) bool, a nearer
-    cone's box overlaps it. crossed: (N,) bool, any other box does. unsure: (N,) share of the size
-    that the class leaves open.
+    cut: (N, 4) bool, that side may lie at the border of the picture. covered: (N, N) bool, the box
+    j, of a nearer cone, overlaps the box i. crossed: (N,) bool, any other box does. unsure: (N,)
+    share of the size that the class leaves open.
     """
 
     rectified_px: Float64
     size_m: Float64
     cut: Bool
-    hidden: Bool
+    covered: Bool
     crossed: Bool
     unsure: Float64
 
@@ -53,6 +53,11 @@ class Boxes:
     @property
     def width_px(self) -> Float64:
         return self.rectified_px[:, 2] - self.rectified_px[:, 0]
+
+    @property
+    def hidden(self) -> Bool:
+        """(N,) bool: a nearer cone may hide a part of it."""
+        return np.asarray(self.covered.any(axis=1))
 
     @property
     def lies(self) -> Bool:
@@ -85,8 +90,9 @@ def look_at(
     bottom = rectified_px[:, 3]
     nearer = bottom[None] > bottom[:, None]
     size_m, unsure = sizes
-    hidden, touched = (np.asarray(which.any(axis=1)) for which in (crossed & nearer, crossed))
-    return Boxes(rectified_px, size_m, cut, hidden, touched, unsure)
+    return Boxes(
+        rectified_px, size_m, cut, crossed & nearer, np.asarray(crossed.any(axis=1)), unsure
+    )
 
 
 def class_sizes(class_names: Sequence[str], class_id: Int64) -> tuple[Float64, Float64]:

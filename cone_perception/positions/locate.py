@@ -173,11 +173,12 @@ class Locator:
         with self._lock:
             zero = self.rig.zero_px + self._watch.shift_px((box[:, 0] + box[:, 2]) / 2)
         low, high = 0.55 * expected - 2, 1.3 * expected + 2
+        covered = boxes.covered[usable][:, usable]
 
         def search(rows: Bool, sign: int) -> Disparities:
-            ends = (zero + sign * end for end in ((low, high) if sign > 0 else (high, low)))
-            eyes = self.rig.left, right
-            return find(cut(eyes, pictures, box[rows], *(end[rows] for end in ends)))
+            least, most = (zero + sign * end for end in ((low, high) if sign > 0 else (high, low)))
+            eyes, hidden = (self.rig.left, right), covered[rows][:, rows]
+            return find(cut(eyes, pictures, box[rows], least[rows], most[rows], hidden))
 
         seen = search(np.ones(len(box), bool), 1)
         near = expected > NEAR_PX
@@ -255,9 +256,7 @@ def _trusted(matches: Disparities) -> Bool:
     """(N,) bool: which matches are believed."""
     with np.errstate(invalid='ignore'):
         return np.asarray(
-            (matches.correlation > LEAST_CORRELATION)
-            & (matches.apart_px < MOST_APART_PX)
-            & ~matches.edge
+            (matches.correlation > LEAST_CORRELATION) & (matches.apart_px < MOST_APART_PX)
         )
 
 

@@ -21,13 +21,16 @@ ROWS, COLUMNS = 24, 22
 """Of a left patch. A cone larger than it is made smaller by a whole number."""
 CONE_ROWS, CONE_COLUMNS = 20.0, 18.0
 """What a box may take of a patch."""
-TAPS = 5
+TAPS = 7
 """Whole-pixel places of the right patch between which the peak is interpolated."""
-STEPS = np.linspace(-1, 1, 65)
+STEPS = np.linspace(-2, 2, 65)
 GROW_PX = 1.0
 """By how much the cone's shape is widened to each side: its edges say most."""
 LEAST_CONTRAST = 2.0
 """Standard deviation of a patch, grey levels, from which it can be matched."""
+APART_PX = 0.15
+"""Halves that are farther apart show two cones, one behind the other: the lower one counts, since
+the box ends at the foot of the nearer cone. In pixels of the patch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,23 +38,19 @@ class Disparities:
     """Row i belongs to box i. NaN in all where there is none.
 
     disparity_px: (N,) column left minus column right, in rectified pixels. sigma_px: (N,) what the
-    noise of the pixels leaves of it. correlation: (N,) of the patches there, at most 1. apart_px:
-    (N,) by how much the patches' upper and lower half disagree. edge: (N,) bool, the peak lies at
-    the end of the search. contrast: (N,) standard deviation of the right patch, grey levels.
+    difference of the patches leaves of it, were it noise. correlation: (N,) of the patches there,
+    at most 1. apart_px: (N,) by how much the patches' upper and lower half disagree.
     """
 
     disparity_px: Float64
     sigma_px: Float64
     correlation: Float64
     apart_px: Float64
-    edge: npt.NDArray[np.bool_]
-    contrast: Float64
 
     @classmethod
     def none(cls, count: int) -> Disparities:
         """Nothing was matched."""
-        nothing = {each.name: np.full(count, np.nan) for each in fields(cls)}
-        return cls(**{**nothing, 'edge': np.zeros(count, bool)})
+        return cls(**{each.name: np.full(count, np.nan) for each in fields(cls)})
 
     def spread(self, places: npt.NDArray[np.bool_]) -> Disparities:
         """The same with a row for each of `places`, a mask that is true for the rows of these."""
@@ -67,13 +66,14 @@ class Patches:
 
     left: (N, ROWS, COLUMNS, 3) uint8. weight: (N, ROWS, COLUMNS). right: (N, ROWS, COLUMNS + S - 1,
     3): the same rows of the right eye, whose column j, taken as the first, is a disparity of
-    first - j, in pixels of the patch.
+    first - j, in pixels of the patch. least: (N,) disparity below which a match is none, likewise.
     """
 
     left: UInt8
     weight: Float32
     right: UInt8
     first: Int64
+    least: Float64
     scale: Int64
 
 
@@ -83,15 +83,17 @@ def cut(
     boxes_px: Float64,
     low_px: Float64,
     high_px: Float64,
+    covered: npt.NDArray[np.bool_] | None = None,
 ) -> Patches:
     """Patches of boxes of the rectified left eye, pixel centres at whole numbers: (N, 4).
 
-    pictures: BGR as taken. low_px, high_px: (N,) disparities to search.
+    pictures: BGR as taken. low_px, high_px: (N,) disparities to search. covered: (N, N) bool, true
+    where box j is of a nearer cone that covers a part of box i.
     """
     sides = boxes_px[:, 2:] - boxes_px[:, :2]
     scale = np.ceil((sides / (CONE_COLUMNS, CONE_ROWS)).max(axis=1)).astype(np.int64).clip(1)
-    first = np.ceil(high_px / scale).astype(np.int64) + 2
-    places = int((first - np.floor(low_px / scale)).max()) + 3
+    first = np.ceil(high_px / scale).astype(np.int64) + 3
+    places = int((first - np.floor(low_px / scale)).max()) + 4
     size = np.array([COLUMNS, ROWS])
     middle = (boxes_px[:, :2] + boxes_px[:, 2:]) / 2
     corner = np.round(middle - scale[:, None] * (size / 2) + 0.5).astype(np.int64)
@@ -105,8 +107,11 @@ def cut(
         right[k] = _patch(eyes[1], pictures[1], x - far * s, y, right.shape[2], s)
     # Middle of a patch's first pixel, in rectified pixels, and its distance to the next one.
     start = corner + (scale[:, None] - 1) / 2
-    box = (boxes_px - np.tile(start, 2)) / scale[:, None]
-    return Patches(left, _shape_weight(box), right, first, scale)
+    weight = _shape_weight((boxes_px - np.tile(start, 2)) / scale[:, None])
+    for i, j in np.argwhere(covered) if covered is not None else ():
+        nearer = (boxes_px[j] - np.tile(start[i], 2)) / scale[i]
+        weight[i] *= 1 - _shape_weight(nearer[None])[0]
+    return Patches(left, weight, right, first, low_px / scale, scale)
 
 
 def _patch(eye: CameraModel, picture: UInt8, x: int, y: int, columns: int, scale: int) -> UInt8:
@@ -141,38 +146,47 @@ def _shape_weight(box: Float64) -> Float32:
 
 
 def find(patches: Patches) -> Disparities:
-    """Find each left patch in its right one."""
-    left = patches.left.astype(np.float32)
-    right = patches.right.astype(np.float32)
+    """Find each left patch in its right one. NaN where it lies at an end of the search."""
+    left, right = _smooth(patches.left), _smooth(patches.right)
     level = left.mean(axis=(1, 2), keepdims=True)
     left -= level
     right -= level
     weight = patches.weight
     coarse, contrast = _coarse(left.mean(axis=3), right.mean(axis=3), weight)
     n, places = coarse.shape
-    best = coarse[:, 2 : places - 2].argmax(axis=1) + 2
-    edge = (best == 2) | (best == places - 3)
+    reach = TAPS // 2
+    best = coarse[:, reach : places - reach].argmax(axis=1) + reach
     every = sliding_window_view(right, COLUMNS, axis=2)  # N, ROWS, places, 3, COLUMNS
-    around = best[:, None] + np.arange(-2, 3)
+    around = best[:, None] + np.arange(-reach, reach + 1)
     taps = every[np.arange(n)[:, None], :, around]  # N, TAPS, ROWS, 3, COLUMNS
     stack = np.concatenate([taps, left.transpose(0, 1, 3, 2)[:, None]], axis=1)
-    half = ROWS // 2
-    parts = [
-        _moments(stack[:, :, rows], weight[:, rows]) for rows in (slice(half), slice(half, None))
-    ]
-    gram, count = _centred(tuple(np.add(*pair) for pair in zip(*parts, strict=True)))
-    place, correlation = _peak(gram)
-    sigma = _noise(gram, place, correlation, count)
-    halves = [_peak(_centred(part)[0])[0] for part in parts]
-    scale = patches.scale.astype(np.float64)
-    # A place to the right is a smaller disparity.
-    disparity = (patches.first - best - place) * scale
-    apart = np.abs(halves[0] - halves[1]) * scale
-    blind = contrast < LEAST_CONTRAST
-    blank = np.where(blind, np.nan, 1.0)
-    return Disparities(
-        disparity * blank, sigma * scale * blank, correlation * blank, apart * blank, edge, contrast
+    upper, lower = (
+        _moments(stack[:, :, rows], weight[:, rows])
+        for rows in (slice(ROWS // 2), slice(ROWS // 2, None))
     )
+    products, sums, total = (a + b for a, b in zip(upper, lower, strict=True))
+    peaks = [_peak(part) for part in ((products, sums, total), upper, lower)]
+    apart = np.abs(peaks[1][0] - peaks[2][0])
+    place, correlation, sigma = np.where(apart > APART_PX, peaks[2], peaks[0])
+    # A place to the right is a smaller disparity.
+    disparity = patches.first - best - place
+    ends = (best == reach) | (disparity < patches.least)
+    blank = np.where(ends | (contrast < LEAST_CONTRAST), np.nan, 1.0)
+    scaled = blank * patches.scale
+    return Disparities(disparity * scaled, sigma * scaled, correlation * blank, apart * scaled)
+
+
+def _smooth(patches: UInt8) -> Float32:
+    """Blur along the rows, by 1 2 1.
+
+    Between two pixels interpolation blurs too, so without this a place between them would look more
+    alike than one on them: errors of up to 0.03 px that follow the fraction of the disparity.
+    """
+    n, rows, columns, colours = patches.shape
+    lines = patches.reshape(n * rows, columns, colours)
+    across = np.array([0.25, 0.5, 0.25])
+    smooth = cv2.sepFilter2D(lines, cv2.CV_32F, across, np.ones(1), borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(smooth, np.float32).reshape(patches.shape)
 
 
 def _coarse(left: Float32, right: Float32, weight: Float32) -> tuple[Float64, Float64]:
@@ -194,12 +208,12 @@ def _coarse(left: Float32, right: Float32, weight: Float32) -> tuple[Float64, Fl
 
 
 Moments = tuple[Float64, Float64, Float64]
-"""Weighted products of TAPS right patches and the left one, (N, 6, 6); their sums by colour,
-(N, 6, 3); the sum of the weights, (N,)."""
+"""Weighted products of TAPS right patches and the left one, (N, TAPS + 1, TAPS + 1); their sums by
+colour, (N, TAPS + 1, 3); the sum of the weights, (N,)."""
 
 
 def _moments(stack: Float32, weight: Float32) -> Moments:
-    """stack: (N, 6, rows, 3, COLUMNS). weight: (N, rows, COLUMNS)."""
+    """stack: (N, TAPS + 1, rows, 3, COLUMNS). weight: (N, rows, COLUMNS)."""
     weighted = stack * weight[:, None, :, None]
     flat = (len(stack), TAPS + 1, -1)
     products = weighted.reshape(flat) @ stack.reshape(flat).transpose(0, 2, 1)
@@ -215,7 +229,7 @@ def _centred(moments: Moments) -> tuple[Float64, Float64]:
 
 def _cubic(place: Float64) -> tuple[Float64, Float64]:
     """(..., TAPS) weights of the taps for a place between them, -1 to 1, and their slopes."""
-    distance = place[..., None] - np.arange(-2, 3)
+    distance = place[..., None] - np.arange(-3, 4)
     far = np.abs(distance)
     near = (1.5 * far - 2.5) * far * far + 1
     out = ((-0.5 * far + 2.5) * far - 4) * far + 2
@@ -226,30 +240,29 @@ def _cubic(place: Float64) -> tuple[Float64, Float64]:
     return value, slope
 
 
-_GRID, _ = _cubic(STEPS)
+_GRID, _GRID_SLOPES = _cubic(STEPS)
 _GRID_PAIRS = (_GRID[:, :, None] * _GRID[:, None]).reshape(len(STEPS), -1)
 
 
-def _peak(gram: Float64) -> tuple[Float64, Float64]:
-    """(N,) place of the best correlation, -1 to 1, and that correlation."""
+def _peak(moments: Moments) -> tuple[Float64, Float64, Float64]:
+    """(N,) place of the best correlation, that correlation, standard deviation of the place.
+
+    The last is what the difference of the patches leaves, were it noise.
+    """
+    gram, count = _centred(moments)
     n = len(gram)
-    right, both, own = gram[:, :TAPS, :TAPS], gram[:, :TAPS, TAPS], gram[:, TAPS, TAPS]
-    power = right.reshape(n, -1) @ _GRID_PAIRS.T
-    score = (both @ _GRID.T) / np.sqrt(np.maximum(power, 1e-6) * np.maximum(own, 1e-6)[:, None])
+    right, both = gram[:, :TAPS, :TAPS], gram[:, :TAPS, TAPS]
+    own = np.maximum(gram[:, TAPS, TAPS], 1e-6)
+    power = np.maximum(right.reshape(n, -1) @ _GRID_PAIRS.T, 1e-6)
+    score = (both @ _GRID.T) / np.sqrt(power * own[:, None])
     best = score[:, 1:-1].argmax(axis=1) + 1
     every = np.arange(n)
     before, here, after = (score[every, best + step] for step in (-1, 0, 1))
     bend = before - 2 * here + after
     part = np.where(bend < 0, 0.5 * (before - after) / np.minimum(bend, -1e-12), 0).clip(-1, 1)
-    return STEPS[best] + part * (STEPS[1] - STEPS[0]), here
-
-
-def _noise(gram: Float64, place: Float64, correlation: Float64, count: Float64) -> Float64:
-    """(N,) standard deviation of the place that the difference of the patches leaves."""
-    value, slope = _cubic(place)
-    right, own = gram[:, :TAPS, :TAPS], gram[:, TAPS, TAPS]
-    power = np.einsum('ni,nij,nj->n', value, right, value)
+    slope = _GRID_SLOPES[best]
     steep = np.einsum('ni,nij,nj->n', slope, right, slope)
-    gain = correlation * np.sqrt(np.maximum(own, 1e-6) / np.maximum(power, 1e-6))
-    rest = own * np.maximum(1 - correlation**2, 1e-6) / np.maximum(count - 3, 1)
-    return np.asarray(np.sqrt(rest / np.maximum(steep * gain**2, 1e-9)), np.float64)
+    gain = here * np.sqrt(own / power[every, best])
+    rest = own * np.maximum(1 - here**2, 1e-6) / np.maximum(count - 3, 1)
+    sigma = np.sqrt(rest / np.maximum(steep * gain**2, 1e-9))
+    return STEPS[best] + part * (STEPS[1] - STEPS[0]), here, sigma

@@ -39,9 +39,7 @@ BandThresholds = Mapping[ViewName, Mapping[str, float]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--model', type=Path, required=True, help='bundle')
-    parser.add_argument('--data', type=Path, nargs='+', required=True, help='YOLO data sets')
-    parser.add_argument('--split', default='val', help='split to choose on (default: val)')
+    add_sets(parser)
     parser.add_argument(
         '--height', type=float, default=24, metavar='PX', help='least box height, at 1280 px width'
     )
@@ -53,13 +51,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sets(parser: argparse.ArgumentParser) -> None:
+    """Declare the bundle, and the data sets on which something is chosen for its card."""
+    parser.add_argument('--model', type=Path, required=True, help='bundle')
+    parser.add_argument('--data', type=Path, nargs='+', required=True, help='YOLO data sets')
+    parser.add_argument('--split', default='val', help='split to choose on (default: val)')
+
+
 def run(args: argparse.Namespace) -> int:
     """Print the arguments that `cone-training export` takes."""
     card, options = read_bundle(args.model).card, ModelOptions(views=args.views)
-    sets = []
-    for data in args.data:
-        split = read_split(data, args.split)
-        sets.append(SeenSplit(args.model, split, predict(args.model, split, options, {})))
+    sets = [SeenSplit.of(args.model, data, args.split, options) for data in args.data]
     views = sets[0].found.views
     ranked = [seen.whole(card.class_names, args.height) for seen in sets]
     whole = {name: best_threshold([each[name] for each in ranked]) for name in card.class_names}
@@ -106,6 +108,12 @@ class SeenSplit:
     model: Path
     split: LabelledSplit
     found: Predictions
+
+    @classmethod
+    def of(cls, model: Path, data: Path, split: str, options: ModelOptions) -> SeenSplit:
+        """Let the model see the pictures of a split."""
+        pictures = read_split(data, split)
+        return cls(model, pictures, predict(model, pictures, options, {}))
 
     def whole(
         self, class_names: Sequence[str], low_px: float, high_px: float = math.inf

@@ -31,14 +31,18 @@ from training.simulate.scenery.library import make_library
 from training.simulate.scenery.sketch import Array, Bytes
 from training.simulate.track import Track
 
-BASE_FRAME = 'base_footprint'
+FRAME_IDS = {
+    'left': 'zed_left_camera_optical_frame',
+    'right': 'zed_right_camera_optical_frame',
+    'base': 'base_footprint',
+}
 START_NS = 1_760_000_000_000_000_000
 """Stamp of the first picture of seed 0: a plausible time, the same in every run."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriveFrame:
-    """One picture of one eye. image: (H, W, 3) BGR uint8.
+    """One picture of one eye. image: (H, W, 3) BGR uint8. quality: of JPEG, that it is meant for.
 
     stamp_ns: what its header says. taken_ns: when it was taken, another time only where the rig's
     settings say so. camera: that took it. eyes: the cameras of both eyes at that moment, also
@@ -220,7 +224,7 @@ def write_drive(
         pair: list[DriveFrame] = []
         drive = drive_frames(settings, seed, seconds, hz, stereo)
         for taken in tqdm(drive, total=total, unit='picture', desc='drive'):
-            frame_id = f'zed_{taken.eye}_camera_optical_frame'
+            frame_id = FRAME_IDS[taken.eye]
             frame = Frame(taken.image, taken.stamp_ns, frame_id, 'the simulated camera')
             cones = [(CLASS_NAMES[label.class_id], label.xyxy_px) for label in taken.labels]
             ids = [str(label.cone) for label in taken.labels]
@@ -243,11 +247,10 @@ def write_drive(
 
 
 def truth_message(store: Any, taken: DriveFrame, frame: str) -> Any:
-    """Make the Detection3DArray of the cones of a picture; frame: as in DriveFrame.feet_m."""
+    """Make the Detection3DArray of the cones of a picture; frame: as for `feet_m`."""
     feet = taken.feet_m(frame)
     n = len(feet)
-    frame_id = BASE_FRAME if frame == 'base' else f'zed_{frame}_camera_optical_frame'
-    exact = Positions(feet, np.zeros((n, 3, 3)), np.ones(n, np.int64), frame_id)
+    exact = Positions(feet, np.zeros((n, 3, 3)), np.ones(n, np.int64), FRAME_IDS[frame])
     stance = IN_CAR if frame == 'base' else IN_CAMERA
     ids = [str(label.cone) for label in taken.labels]
     class_ids = [label.class_id for label in taken.labels]

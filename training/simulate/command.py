@@ -16,6 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dataset.add_argument('--workers', type=int, default=1, help='processes')
     scale = 'picture size relative to the settings'
     dataset.add_argument('--scale', type=float, default=1.0, help=scale)
+    positions = 'where the cones stand, in metres, as positions/NAME.json (3 kB a cone)'
+    dataset.add_argument('--positions', action='store_true', help=positions)
     drive = commands.add_parser('drive', help='a drive as a rosbag2 with ground truth')
     drive.add_argument('--out', type=Path, required=True, help='bag folder to write, new')
     drive.add_argument('--seconds', type=float, default=10.0, help='length of the drive')
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.what == 'dataset':
         counts = {'train': args.train, 'val': args.val, 'test': args.test}
         settings = read_settings(args.settings, args.scale)
-        write_dataset(args.out, settings, args.seed, counts, args.workers)
+        write_dataset(args.out, settings, args.seed, counts, args.workers, args.positions)
     else:
         settings, drive = read_settings(args.settings), (args.seconds, args.hz)
         write_drive(args.out, settings, args.seed, *drive, args.compressed, args.stereo)

@@ -16,13 +16,17 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from cone_perception.bags import reader
 from cone_perception.dataset.labels import label_rows, label_text
 from cone_perception.dataset.layout import write_data_yaml
 from cone_perception.errors import OutputError
-from cone_perception.files import write_json, write_whole
+from cone_perception.files import to_json, write_json, write_whole
+from cone_perception.types import Frame
+from training.simulate.bag import FRAME_IDS, DriveFrame, truth_message
 from training.simulate.flare import make_weather
 from training.simulate.photo import apply_photo, cast_photo, make_photo
 from training.simulate.renderer import Label, render
+from training.simulate.rig.eyes import calibration
 from training.simulate.scene import SimulateSettings, make_scene
 from training.simulate.scenery.cockpit import make_cockpit
 from training.simulate.scenery.ego import make_ego
@@ -38,10 +42,8 @@ RENDERER_VERSION = 5
 _library = lru_cache(maxsize=3)(make_library)
 
 
-def render_picture(
-    settings: SimulateSettings, seed: int, split: str, index: int
-) -> tuple[Bytes, list[Label], int]:
-    """One picture (BGR), its labels, and the JPEG quality it is meant for."""
+def render_picture(settings: SimulateSettings, seed: int, split: str, index: int) -> DriveFrame:
+    """One picture, as if a left eye had taken it; its place in the set is its stamp."""
     number = SPLITS.index(split)
     rng = np.random.default_rng([seed, number, index])
     library = _library(seed * 3 + number)
@@ -65,7 +67,15 @@ def render_picture(
     labels = [
         replace(label, xyxy_px=tuple((border + label.xyxy_px).tolist())) for label in result.labels
     ]
-    return image, labels, photo.quality
+    whole = replace(
+        camera,
+        width_px=camera.width_px + 2 * x,
+        height_px=camera.height_px + 2 * y,
+        cx_px=camera.cx_px + x,
+        cy_px=camera.cy_px + y,
+    )
+    eyes, info = {'left': whole}, calibration(whole, 'left')
+    return DriveFrame('left', index, index, image, labels, whole, photo.quality, eyes, info)
 
 
 def _stamp(rng: np.random.Generator, window: Bytes) -> None:
@@ -120,21 +130,43 @@ def write_labelled(
     write_whole(split / 'labels' / f'{name}.txt', label_text(rows))
 
 
+def positions_json(taken: DriveFrame) -> str:
+    """Where the cones of a picture stand, as the messages of a drive; keys: names of its topics."""
+    store = reader.bag_types()
+    frame = Frame(taken.image, taken.stamp_ns, FRAME_IDS[taken.eye], 'the picture')
+    messages = {
+        'camera_info': reader.camera_info_message(store, frame, taken.info),
+        'ground_truth_3d_optical': truth_message(store, taken, taken.eye),
+        'ground_truth_3d': truth_message(store, taken, 'base'),
+    }
+    return to_json(messages)
+
+
 def _write_picture(
-    out: Path, settings: SimulateSettings, seed: int, place: tuple[str, int]
+    out: Path, settings: SimulateSettings, seed: int, positions: bool, place: tuple[str, int]
 ) -> None:
     """Render one picture into its place, split and index, unless it is there."""
     split, index = place
     name = f'{split}_{index:06d}'
-    if not (out / split / 'labels' / f'{name}.txt').exists():
-        write_labelled(out / split, name, *render_picture(settings, seed, split, index))
+    if (out / split / 'labels' / f'{name}.txt').exists():
+        return
+    taken = render_picture(settings, seed, split, index)
+    if positions:
+        write_whole(out / split / 'positions' / f'{name}.json', positions_json(taken))
+    write_labelled(out / split, name, taken.image, taken.labels, taken.quality)
 
 
 def write_dataset(
-    out: Path, settings: SimulateSettings, seed: int, counts: dict[str, int], workers: int = 1
+    out: Path,
+    settings: SimulateSettings,
+    seed: int,
+    counts: dict[str, int],
+    workers: int = 1,
+    positions: bool = False,
 ) -> None:
     """Render OUT/{train,val,test}/{images,labels}, data.yaml and simulate.json.
 
+    positions: OUT/SPLIT/positions/NAME.json says where the cones stand, see `positions_json`.
     Pictures that are there already are kept, so an interrupted run goes on where it stopped.
     Raises OutputError when OUT was rendered with other settings or another seed, SettingsError
     for errors of the rig, which a drive has only.
@@ -145,11 +177,12 @@ def write_dataset(
         'renderer_version': RENDERER_VERSION,
         'settings': {name: value for name, value in asdict(settings).items() if name != 'rig'},
         'versions': {'numpy': np.__version__, 'opencv': cv2.__version__},
+        **({'positions': True} if positions else {}),
     }
     record = out / 'simulate.json'
     if record.exists():
         before = json.loads(record.read_text(encoding='utf-8'))
-        if changed := [key for key in about if before.get(key) != about[key]]:
+        if changed := [key for key in {**about, **before} if before.get(key) != about.get(key)]:
             raise OutputError(
                 f'{out} was rendered with another {", ".join(changed)}: '
                 'choose an empty folder or delete this one'
@@ -159,7 +192,7 @@ def write_dataset(
     write_json(record, about)
     write_data_yaml(out, SPLITS)
     places = [(split, index) for split in SPLITS for index in range(counts[split])]
-    write = partial(_write_picture, out, settings, seed)
+    write = partial(_write_picture, out, settings, seed, positions)
     with contextlib.ExitStack() as stack:
         if workers <= 1:
             cv2.setNumThreads(1)
