@@ -20,7 +20,7 @@ from tiny_network import CLASS_NAMES, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from cone_perception.answering.answer import Answer, Arrival
-from cone_perception.bags.cones3d import read_cones
+from cone_perception.bags.cones3d import cones_of
 from cone_perception.classes import BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW, ClassCalibration
 from cone_perception.engines.open import open_engine
 from cone_perception.errors import SettingsError
@@ -157,7 +157,7 @@ def test_message_is_read_as_it_was_meant(observer, detector):
     found, positions = cones()
     placed = PlacedCones.of(answer(observer, found, positions), detector.card, 'base_footprint')
     message = ConesMessage(CLASS_NAMES).fill(placed)
-    read = read_cones(message, [str(row) for row in range(len(found))])
+    read = cones_of(message).of([str(row) for row in range(len(found))])
     assert read.frame_id == 'base_footprint'
     np.testing.assert_array_equal(read.known, positions.known)
     np.testing.assert_array_equal(read.xyz_m, positions.xyz_m)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cone_perception.bags.cones3d import cones_message, cones_of, read_cones
+from cone_perception.bags.cones3d import cones_message, cones_of
 from cone_perception.bags.reader import bag_types, open_bag, read_messages
 from cone_perception.classes import BLUE, CLASS_NAMES, LARGE_ORANGE, YELLOW
 from cone_perception.errors import OutputError
@@ -140,7 +140,7 @@ def test_the_bag_tells_where_the_cones_stand_in_three_frames(tmp_path: Path, dri
         assert [one.header.stamp.nanosec for one in told] == [one.stamp_ns % 10**9 for one in taken]
         for one, frame in zip(told, taken, strict=True):
             ids = [str(label.cone) for label in frame.labels]
-            positions = read_cones(one, ids)
+            positions = cones_of(one).of(ids)
             assert positions.frame_id == frame_id
             assert positions.known.all()
             np.testing.assert_allclose(positions.xyz_m, frame.feet_m(name), atol=1e-9)
@@ -169,7 +169,7 @@ def test_positions_are_written_and_read_back_by_id() -> None:
     large = message.detections[1].bbox
     assert (large.size.x, large.size.y, large.size.z) == (0.285, 0.285, 0.505)
     assert large.center.position.z == pytest.approx(0.1 + 0.505 / 2)
-    read = read_cones(message, ['2', '7', '0'])
+    read = cones_of(message).of(['2', '7', '0'])
     np.testing.assert_allclose(read.xyz_m, feet[[2, 1, 0]])
     np.testing.assert_allclose(read.covariance_m2[[0, 2]], covariance_m2[[2, 0]])
     assert read.known.tolist() == [True, False, True]
@@ -179,11 +179,11 @@ def test_positions_are_written_and_read_back_by_id() -> None:
     assert in_camera.detections[0].bbox.center.position.y == pytest.approx(1.0 - 0.325 / 2)
     message.detections[1].id = '0'
     with pytest.raises(ValueError, match='several cones with the id 0'):
-        read_cones(message, ['0'])
+        cones_of(message)
     message.detections[1].results = []
     message.detections[1].id = '5'
     with pytest.raises(ValueError, match="'5' of the message has no result"):
-        read_cones(message, ['0'])
+        cones_of(message)
 
 
 def test_a_data_set_tells_where_its_cones_stand(tmp_path: Path) -> None:

@@ -101,11 +101,3 @@ def cones_of(message: Any) -> MessageCones:
         message.header.frame_id,
     )
     return MessageCones(tuple(ids), tuple(names), positions)
-
-
-def read_cones(message: Any, ids: Sequence[str]) -> Positions:
-    """The positions of a Detection3DArray as rows of the 2-D detections with these ids.
-
-    Raises ValueError as `cones_of` does.
-    """
-    return cones_of(message).of(ids)
