@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from browser import ReadPage, open_page
 from recorded_drive import at, frame_at, pictures, serialised, write
-from replay_results import cones, result
+from replay_results import cones, result, trace, write_bag
 
 from cone_perception.bags.cones3d import cones_message
 from cone_perception.bags.reader import CONES, bag_types, detections_message
 from cone_perception.classes import CLASS_NAMES
+from cone_perception.pages.page import render_page, write_page
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.budget import Limit, over_budget
 from cone_perception.replay.figures.compare import compare
@@ -22,6 +24,7 @@ from cone_perception.replay.figures.positions import (
     position_figures,
     why_not_judged,
 )
+from cone_perception.replay.pages.report import report_page
 from cone_perception.replay.traces import FrameTrace, Pace, Pass
 from cone_perception.types import RANGE_SOURCES, Positions
 
@@ -240,3 +243,59 @@ def test_budget_knows_positions():
     assert over_budget(noisy(0, 0.1), budget) == []
     (reason,) = over_budget(noisy(0, 0.3), budget)
     assert 'Look at the plots over range' in reason
+
+
+# --- the page ---
+
+
+def page_of(whole, bag=None):
+    return ReadPage(render_page(report_page(whole, bag)))
+
+
+def test_page_shows_errors_by_range_and_a_frame_from_above():
+    page = page_of(noisy(0, 0.2))
+    assert {'Positions', 'Seen from above', 'The same frame'} <= set(page.titles())
+    assert [cell for cell in page.cells if cell in ('5 m', '10 m', '15 m', '20 m')] == [
+        '5 m', '10 m', '15 m',
+    ]  # fmt: skip
+    assert '90 of 100 by at most' in page.text
+    assert 'No picture of' in page.text
+    drawn = {trace['name']: trace for figure in page.figures() for trace in figure['data']}
+    assert {'median, all', 'p90, by stereo', 'inside 1 sigma', 'NEES', 'camera'} <= set(drawn)
+    # The cone at (5, 1) stands one metre to the left; its ring is drawn there.
+    assert (drawn['true cones']['x'][0], drawn['true cones']['y'][0]) == (-1.0, 5.0)
+    ellipse = np.array([drawn['blue, 2 sigma'][axis] for axis in 'xy'], np.float64).T[:25]
+    middle = np.array([drawn['blue'][axis][0] for axis in 'xy'])
+    assert np.linalg.norm(ellipse - middle, axis=1) == pytest.approx([0.4] * 25, abs=1e-3)
+
+
+def test_page_without_truth_shows_the_top_view_alone():
+    whole = noisy(0, 0.2)
+    page = page_of(replace(whole, truth=None, places=None, figures=result([]).figures))
+    assert 'Seen from above' in page.titles()
+    assert 'Positions' not in page.titles()
+
+
+def test_page_of_positions_in_the_cameras_frame_looks_along_its_axis():
+    one = drive(places((0.5, 0.1), sigma_m=0.1, frame_id='camera_optical'))
+    one.frames[0].positions.xyz_m[:] = [(0.5, 0.9, 7.0)]
+    settings = {'settings': {'base_frame': FRAME}}
+    whole = result([one.frames])
+    whole = replace(whole, configuration={**whole.configuration, **settings})
+    drawn = {t['name']: t for f in page_of(whole).figures() for t in f['data']}
+    assert (drawn['blue']['x'], drawn['blue']['y']) == ([0.5], [7.0])
+
+
+def test_page_without_positions_says_nothing_of_them():
+    assert not {'Positions', 'Seen from above'} & set(page_of(result([[trace(0)]])).titles())
+
+
+def test_page_is_drawn_and_shows_the_picture_of_the_frame(tmp_path):
+    bag = write_bag(tmp_path / 'bag', {'left': 1})
+    whole = noisy(0, 0.2)
+    whole = replace(whole, passes=[whole.passes[0][:1]])
+    write_page(tmp_path / 'page.html', report_page(whole, bag))
+    opened = open_page(tmp_path / 'page.html')
+    assert opened.drawn >= 6
+    assert opened.console == []
+    assert 'left 0 0.000 s 3 cones, 3 of them placed' in ReadPage(opened.dom).text

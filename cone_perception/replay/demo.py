@@ -156,7 +156,7 @@ def last_line(result: ReplayResult) -> str:
 def write_results(out: Path, result: ReplayResult, bag: Path) -> None:
     """Write demo.json, demo.mp4, contact_sheet.png and index.html. Raises OutputError."""
     write_result(out / 'demo.json', result)
-    frames = result.passes[0]
+    frames = [frame for frame in result.passes[0] if frame.fate != 'matched']
     write_film(out / 'demo.mp4', result, bag)
     shown = np.linspace(0, len(frames) - 1, min(SHEET_PICTURES, len(frames))).round()
     chosen = [frames[int(at)] for at in np.unique(shown)]

@@ -120,7 +120,9 @@ def latency_charts(timeline: Timeline, levels: Mapping[str, float]) -> list[Char
     high_ms = 1.12 * min(slowest_ms, 3.0 * float(np.percentile(known, 99)))
     beyond = f'The slowest took {slowest_ms:.0f} ms: zoom out to see it.'
     charts = []
-    for camera, sent in timeline.cameras.items():
+    for camera, every in timeline.cameras.items():
+        if not (sent := [each for each in every if each.frame.fate != 'matched']):
+            continue
         several = math.ceil(len(sent) / MAX_FRAMES)
         told = [beyond] if slowest_ms > high_ms else []
         told += [f'The slowest of each {several} in a row.'] if several > 1 else []

@@ -153,12 +153,14 @@ def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> 
 
     Several cameras are side by side, two in a row or more, each as large as the film's first
     picture; one that has no new picture is dark.
-    A frame that was lost has a red border. Frames that were not sent any more are not shown.
+    A frame that was lost has a red border. Frames that were not sent any more are not shown, nor
+    matched ones.
     Of a bag that is damaged further on it shows what comes before that, as the replay did.
     Raises SourceError when the bag cannot be opened or none of its pictures was sent, OutputError
     when the film cannot be written.
     """
-    frames = result.passes[number] if number < len(result.passes) else ()
+    played = result.passes[number] if number < len(result.passes) else ()
+    frames = [frame for frame in played if frame.fate != 'matched']
     names = [name for name in topics_of(result) if any(frame.camera == name for frame in frames)]
     if not names:
         raise SourceError(f'pass {number + 1} has no frame of which a film could be made.')
@@ -219,7 +221,8 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
 
     bag: None, or one that is not there any more: the worst frames are listed instead.
     """
-    sent = list(chain.from_iterable(timeline.cameras.values()))
+    every = chain.from_iterable(timeline.cameras.values())
+    sent = [each for each in every if each.frame.fate != 'matched']
     worst = _worst(result)
     if bag is None or not bag.exists():
         why = 'the bag was not given' if bag is None else f'{bag} is not there any more'
@@ -230,7 +233,7 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
     chosen = [each.frame for each in worst]
     viewed = [sent[at] for at in spread if sent[at].frame not in chosen]
     problems: list[str] = []
-    encoded = dict(_encoded(result, bag, chosen + [each.frame for each in viewed], problems))
+    encoded = dict(encoded_frames(result, bag, chosen + [each.frame for each in viewed], problems))
     numbers = {each.frame: each.number for each in sent}
     dashes = '' if result.truth is None else ' Dashes: cones that are there.'
     note = f'The slowest, the most wrong, and those where cones vanished.{dashes}'
@@ -283,7 +286,7 @@ def _worst(result: ReplayResult) -> list[WorstFrame]:
     return chosen
 
 
-def _encoded(
+def encoded_frames(
     result: ReplayResult, bag: Path, frames: Sequence[FrameTrace], problems: list[str]
 ) -> Iterator[tuple[FrameTrace, bytes | str]]:
     """JPEG of each frame, or why there is none. What is wrong with the bag goes to `problems`."""

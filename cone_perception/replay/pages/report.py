@@ -36,6 +36,7 @@ from cone_perception.replay.figures.result import UNKNOWN, ReplayResult
 from cone_perception.replay.pages import charts, summary
 from cone_perception.replay.pages.charts import FATE_LOOKS, STATION_LOOKS, Look, Timeline
 from cone_perception.replay.pages.pictures import frame_sections
+from cone_perception.replay.pages.positions import position_sections
 from cone_perception.replay.traces import FATES
 
 PAGE = 'report.html'
@@ -106,6 +107,7 @@ def report_page(
             ),
             Section('Cones in each frame', list(charts.cones_charts(timeline, result.truth))),
             _accuracy(result),
+            *position_sections(result, bag),
             _consistency(result),
             _load(result, timeline),
             Section(

@@ -20,6 +20,7 @@ TILES = (
     ('max_rate_hz', 'highest rate per camera'),
     ('recall_sent', 'of the cones found, all frames, all boxes'),
     ('precision_sent', 'of what was found is right, all boxes'),
+    ('depth_p90_m 10 m', 'depth error at 10 m, 90 of 100 positions'),
 )
 
 SENTENCES = (
@@ -44,6 +45,11 @@ SENTENCES = (
         'recall_sent',
         'Of the cones in all frames sent {recall_sent} were found; of those found '
         '{precision_sent} are right. Boxes of every height count.',
+    ),
+    (
+        'depth_p90_m 10 m',
+        'At 10 m half of the positions are off by at most {depth_median_m 10 m} along the line of '
+        'sight, 90 of 100 by at most {depth_p90_m 10 m}; {by_stereo_share} of all are by stereo.',
     ),
     (
         'agreement_recall',
@@ -105,7 +111,7 @@ def banners(result: ReplayResult, over_budget: Sequence[str] | None) -> list[Blo
 
 def tiles(result: ReplayResult) -> Tiles:
     """Figures at a glance."""
-    sent = len(result.frames)
+    sent = sum(frame.fate != 'matched' for frame in result.frames)
     lost = sum(frame.lost for frame in result.frames)
     answered = sent - lost
     tone: Tone = 'bad' if lost > 0.01 * sent else ''
@@ -144,10 +150,13 @@ def _frame_items(result: ReplayResult) -> Iterator[str]:
         yield 'No frame was sent.'
         return
     answered = sum(frame.fate == 'answered' for frame in frames)
-    share = value_text('answered_share', answered / len(frames))
+    wanted = sum(frame.fate != 'matched' for frame in frames)
+    share = value_text('answered_share', answered / wanted if wanted else math.nan)
     where = _where_lost(frames)
     lost = f' The others: {where}.' if where else ' None was lost.'
-    yield f'Of {len(frames)} frames sent {answered} were answered ({share}).{lost}'
+    yield f'Of {wanted} frames sent {answered} were answered ({share}).{lost}'
+    if matched := len(frames) - wanted:
+        yield f'{matched} more, of the right eye, were matched with those of the left one.'
     for reason, count in count_reasons(frames).most_common(1):
         yield f'Most frequent cause of failure ({count}): {reason}'
 
