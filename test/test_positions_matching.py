@@ -167,8 +167,12 @@ def test_ranges_are_weighted_by_their_covariances() -> None:
     depth = np.array([[10.0, 10.0, 10.0], [11.0, 20.0, 12.0]])
     sigma = np.array([[1.0, 0.1, np.inf], [1.0, 1.0, 2.0]])
     fused = fuse(depth, sigma)
-    np.testing.assert_allclose(fused.depth_m, [10.5, 10.0, 12.0])
-    np.testing.assert_allclose(fused.sigma_m, [np.sqrt(0.5), np.hypot(0.1, 5), 2.0])
-    assert fused.source.tolist() == [0, 0, 1]
+    weight = np.array([10.0, 11.0]) ** 4  # of 1 / depth, whose deviations are sigma / depth^2
+    mean = 1 / (weight @ [1 / 10, 1 / 11] / weight.sum())
+    np.testing.assert_allclose(fused.depth_m, [mean, 10.0, 12.0])
+    np.testing.assert_allclose(
+        fused.sigma_m, [mean**2 / np.sqrt(weight.sum()), np.hypot(0.1, 5), 2.0]
+    )
+    assert fused.source.tolist() == [1, 0, 1]
     assert fused.disagree.tolist() == [False, True, False]
     assert GROUND != HEIGHT

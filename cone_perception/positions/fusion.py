@@ -27,30 +27,32 @@ class Ranges(NamedTuple):
 def fuse(depth_m: Float64, sigma_m: Float64) -> Ranges:
     """Fuse (S, N) depths of S sources, the most trusted first; infinite sigma where there is none.
 
+    They are fused as 1 / depth, in which disparity, height of the box and row of the foot are
+    linear: errors are alike on both sides there, and what came out too near weighs no more for it.
     Where one contradicts those before it, it is left out and the standard deviation grows to half
     the gap: one of the two is wrong, and nothing says which.
     """
-    best_m, best_sigma = depth_m[0].copy(), sigma_m[0].copy()
-    most = sigma_m.argmin(axis=0)
-    disagree = np.zeros(best_m.shape, bool)
-    for other_m, other_sigma in zip(depth_m[1:], sigma_m[1:], strict=True):
+    there = np.isfinite(sigma_m) & (depth_m > 0)
+    inverse = 1 / np.where(there, depth_m, np.inf)
+    sigma = np.where(there, sigma_m, np.inf) * np.where(there, inverse**2, 1.0)
+    best, best_sigma = inverse[0], sigma[0]
+    disagree = np.zeros(best.shape, bool)
+    for other, other_sigma in zip(inverse[1:], sigma[1:], strict=True):
         both = np.isfinite(best_sigma) & np.isfinite(other_sigma)
-        with np.errstate(invalid='ignore'):
-            gap = np.abs(best_m - other_m)
-            apart = both & (gap > GATE * np.hypot(best_sigma, other_sigma))
-        weight = 1 / np.square(best_sigma), 1 / np.square(other_sigma)
-        total = weight[0] + weight[1]
+        gap = np.abs(best - other)
+        apart = both & (gap > GATE * np.hypot(best_sigma, other_sigma))
+        weight, other_weight = 1 / np.square(best_sigma), 1 / np.square(other_sigma)
+        total = weight + other_weight
         with np.errstate(invalid='ignore', divide='ignore'):
-            mixed = np.where(
-                both,
-                (weight[0] * best_m + weight[1] * other_m) / total,
-                np.where(np.isfinite(best_sigma), best_m, other_m),
-            )
-            spread = np.where(both, 1 / np.sqrt(total), np.minimum(best_sigma, other_sigma))
-        best_m = np.where(apart, best_m, mixed)
-        best_sigma = np.where(apart, np.hypot(best_sigma, gap / 2), spread)
+            mixed, spread = (weight * best + other_weight * other) / total, 1 / np.sqrt(total)
+            wide = np.hypot(best_sigma, gap / 2 * best / other)  # half the gap in metres
+        best_sigma = np.where(apart, wide, spread)
+        best = np.where(apart, best, mixed)
         disagree |= apart
-    return Ranges(best_m, best_sigma, most, disagree)
+    known = np.isfinite(best_sigma)
+    fused_m = 1 / np.where(known, best, 1.0)
+    spread_m = np.where(known, best_sigma * fused_m**2, np.inf)
+    return Ranges(np.where(known, fused_m, 0.0), spread_m, sigma.argmin(axis=0), disagree)
 
 
 def along_rays(

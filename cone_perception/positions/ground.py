@@ -14,9 +14,9 @@ from cone_perception.positions.camera import CameraModel
 from cone_perception.positions.rig import Mount
 from cone_perception.types import Float64
 
-LARGEST_SHARE = 0.2
-"""Standard deviation as a share of the range, above which the ground says nothing. There the true
-one is skewed so much that a normal one would mislead."""
+LARGEST_SHARE = 0.5
+"""Standard deviation as a share of the depth, from which the ground says nothing: the foot may as
+well stand at the horizon. Up to there the errors of 1 / depth are alike on both sides."""
 TURNED = 4 / np.pi
 TURNED_SIGMA = float(np.sqrt(1 + 2 / np.pi - TURNED**2))
 """Distance from the axis to the nearest edge of a square plate, in halves of its side: mean and
