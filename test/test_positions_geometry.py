@@ -8,14 +8,17 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from placing import boxes_of, mounted, placed, rig_of, staged
 from planted_calibration import RAW, SIZE, ZED, camera_info, eyes, pair, rays_within, taken
 
+from cone_perception.classes import BLUE, LARGE_ORANGE, UNKNOWN, YELLOW
 from cone_perception.errors import CalibrationError
 from cone_perception.positions.camera import CameraModel
 from cone_perception.positions.ground import LARGEST_SHARE, TURNED, ground_range
+from cone_perception.positions.locate import GROUND, HEIGHT
 from cone_perception.positions.rig import SHAKE_RAD, Mount, Rig
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import Positions
+from cone_perception.types import Frame, Positions
 from training.simulate.camera import PinholeCamera
 
 # --- the rig ---
@@ -220,3 +223,25 @@ def test_near_the_horizon_the_ground_says_nothing():
     np.testing.assert_allclose(depth_m[usable], 690 / (rows[usable] - 355))
     nowhere = np.full((1, 2), np.nan)
     assert np.isinf(ground_range(camera, mount, nowhere, row_sigma_px[:1], plate_m[:1])[1]).all()
+
+
+def test_with_the_mount_one_eye_places_near_cones_by_the_ground():
+    spots = [(3.0, 0.8, YELLOW), (5.0, -1.0, BLUE), (7.0, 1.5, LARGE_ORANGE), (20.0, 0.0, BLUE)]
+    pair = staged(spots)
+    blind, sighted = (replace(rig_of(pair, each), right=None) for each in (None, mounted()))
+    _, by_height, _ = placed(pair, blind)
+    locator, positions, errors_m = placed(pair, sighted)
+    near = pair[0].feet_m('left')[:, 2] < 10
+    assert set(by_height.source.tolist()) == {HEIGHT}
+    assert set(positions.source[near].tolist()) == {GROUND}
+    assert positions.counts['ground'] >= 3
+    assert np.abs(errors_m[near]).max() < 0.15
+    # The ground does not ask for the class; the side that meets it must be seen.
+    boxes = boxes_of(pair[0])
+    unknown = replace(boxes, class_id=np.full(len(boxes), UNKNOWN))
+    again = locator.locate(unknown, Frame(pair[0].image))
+    assert np.abs(again.xyz_m - pair[0].feet_m('base'))[near].max() < 0.3
+    low = boxes.xyxy_px.copy()
+    low[:, 3] = 719.0
+    cut = locator.locate(replace(boxes, xyxy_px=low), Frame(pair[0].image))
+    assert not cut.known.any()

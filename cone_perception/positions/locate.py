@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from cone_perception.classes import CONE_SIZES_M, project_classes
 from cone_perception.errors import CalibrationError, ConePerceptionError
 from cone_perception.images import bgr_of
 from cone_perception.positions.camera import CameraModel
 from cone_perception.positions.fusion import along_rays, fuse
+from cone_perception.positions.ground import ground_range
 from cone_perception.positions.height import Bool, Boxes, class_sizes, height_range, look_at
 from cone_perception.positions.matching import Disparities, cut, find
-from cone_perception.positions.rig import EYES, Rig
+from cone_perception.positions.rig import EYES, Mount, Rig
 from cone_perception.positions.watch import Sighting, YawWatch
 from cone_perception.types import (
     RANGE_SOURCES,
@@ -59,6 +61,8 @@ class Locator:
     ) -> None:
         self.rig = rig
         self._class_names = tuple(class_names)
+        sizes_m = [CONE_SIZES_M[each] for each in project_classes(class_names)]
+        self._plate_m = np.array(sizes_m)[:, 0]
         self._lock = threading.Lock()
         self._troubles: dict[str, str] = {}
         self._watch = YawWatch(rig.left.fx_px, rig.left.cx_px, rig.baseline_m, yaw_correction_px)
@@ -110,8 +114,11 @@ class Locator:
         if partner is not None and self.rig.right is not None and not eye:
             matches = self._match(boxes, picture, partner)
         by_stereo = self._stereo_range(boxes, matches, by_height)
-        sources = (STEREO, HEIGHT)
-        ranges = fuse(*(np.stack(part) for part in zip(by_stereo, by_height, strict=True)))
+        sources, by_source = [STEREO, HEIGHT], [by_stereo, by_height]
+        if mount:
+            sources.append(GROUND)
+            by_source.append(_ground_range(boxes, camera, mount, self._plate_m[found.class_id]))
+        ranges = fuse(*(np.stack(part) for part in zip(*by_source, strict=True)))
         known = np.isfinite(ranges.sigma_m) & np.isfinite(ranges.depth_m)
         source = np.where(known, np.array(sources)[ranges.source], 0)
         foot_px, across_px = _foot(boxes, camera, ranges.depth_m)
@@ -231,6 +238,21 @@ class Locator:
                 self._troubles[key] = trouble
 
 
+def _ground_range(
+    boxes: Boxes, camera: CameraModel, mount: Mount, plate_m: Float64
+) -> tuple[Float64, Float64]:
+    """(N,) depth by the foot of the box, and its standard deviation; infinite where it is not seen.
+
+    Of a cone that lies, the foot may be anywhere along it.
+    """
+    left, _, right, bottom = boxes.rectified_px.T
+    feet_px = np.column_stack([(left + right) / 2, bottom])
+    row_sigma_px = np.hypot(FOOT_PX, FOOT_SHARE * boxes.height_px)
+    depth_m, sigma_m = ground_range(camera, mount, feet_px, row_sigma_px, plate_m)
+    sigma_m = np.hypot(sigma_m, boxes.lies * boxes.size_m / 2)
+    return depth_m, np.where(boxes.cut[:, 3] | boxes.hidden, np.inf, sigma_m)
+
+
 def _foot(boxes: Boxes, camera: CameraModel, depth_m: Float64) -> tuple[Float64, Float64]:
     """(N, 2) rectified pixel of the middle of the cone's foot, and its standard deviations.
 
@@ -256,7 +278,8 @@ def _trusted(matches: Disparities) -> Bool:
     """(N,) bool: which matches are believed."""
     with np.errstate(invalid='ignore'):
         return np.asarray(
-            (matches.correlation > LEAST_CORRELATION) & (matches.apart_px < MOST_APART_PX)
+            (matches.correlation > LEAST_CORRELATION)
+            & (matches.apart_px < MOST_APART_PX * np.maximum(1, np.abs(matches.disparity_px) / 8))
         )
 
 
