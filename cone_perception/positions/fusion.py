@@ -29,14 +29,14 @@ def fuse(depth_m: Float64, sigma_m: Float64) -> Ranges:
 
     They are fused as 1 / depth, in which disparity, height of the box and row of the foot are
     linear: errors are alike on both sides there, and what came out too near weighs no more for it.
-    Where one contradicts those before it, it is left out and the standard deviation grows to half
-    the gap: one of the two is wrong, and nothing says which.
+    Where one contradicts those before it, it is left out. Is it a single one that it contradicts,
+    the standard deviation grows to half the gap: one of the two is wrong, and nothing says which.
     """
     there = np.isfinite(sigma_m) & (depth_m > 0)
     inverse = 1 / np.where(there, depth_m, np.inf)
     sigma = np.where(there, sigma_m, np.inf) * np.where(there, inverse**2, 1.0)
     best, best_sigma = inverse[0], sigma[0]
-    disagree = np.zeros(best.shape, bool)
+    disagree, agree = np.zeros(best.shape, bool), np.zeros(best.shape, bool)
     for other, other_sigma in zip(inverse[1:], sigma[1:], strict=True):
         both = np.isfinite(best_sigma) & np.isfinite(other_sigma)
         gap = np.abs(best - other)
@@ -46,9 +46,11 @@ def fuse(depth_m: Float64, sigma_m: Float64) -> Ranges:
         with np.errstate(invalid='ignore', divide='ignore'):
             mixed, spread = (weight * best + other_weight * other) / total, 1 / np.sqrt(total)
             wide = np.hypot(best_sigma, gap / 2 * best / other)  # half the gap in metres
-        best_sigma = np.where(apart, wide, spread)
+        doubt = apart & ~agree
+        best_sigma = np.where(doubt, wide, np.where(apart, best_sigma, spread))
         best = np.where(apart, best, mixed)
-        disagree |= apart
+        disagree |= doubt
+        agree |= both & ~apart
     known = np.isfinite(best_sigma)
     fused_m = 1 / np.where(known, best, 1.0)
     spread_m = np.where(known, best_sigma * fused_m**2, np.inf)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cone_perception.classes import CONE_SIZES_M, project_classes
+from cone_perception.classes import project_classes
 from cone_perception.errors import CalibrationError, ConePerceptionError
 from cone_perception.images import bgr_of
 from cone_perception.positions.camera import CameraModel
 from cone_perception.positions.fusion import along_rays, fuse
 from cone_perception.positions.ground import ground_range
-from cone_perception.positions.height import Bool, Boxes, class_sizes, height_range, look_at
+from cone_perception.positions.height import SLACK, Bool, Boxes, height_range
 from cone_perception.positions.matching import Disparities, cut, find
 from cone_perception.positions.rig import EYES, Mount, Rig
 from cone_perception.positions.watch import Sighting, YawWatch
@@ -29,14 +29,31 @@ from cone_perception.types import (
 
 STEREO, HEIGHT, GROUND = (RANGE_SOURCES.index(name) for name in ('stereo', 'height', 'ground'))
 
-LEAST_CORRELATION = 0.75
-MOST_APART_PX = 0.5
-FLOOR_PX, NOISE, SHARE = 0.03, 1.6, 0.006
-"""Standard deviation of a disparity: a floor, a factor on what the pixels' noise leaves of it, and
-a share of it, since a cone is round. Fitted by `benchmarks/positions.py --fit`."""
-SIDE_PX, SIDE_SHARE = 0.35, 0.02
-FOOT_PX, FOOT_SHARE = 0.6, 0.04
-"""Standard deviation of the middle of a box and of the foot in it: pixels, share of its size."""
+LEAST_CORRELATION = 0.9
+MOST_APART_PX, APART_SHARE = 0.6, 0.075
+"""Of a match that is believed. The halves of a near cone's patch may be farther apart: by this
+share of the disparity."""
+FLOOR_PX, NOISE, APART, SHARE, CROSSED_PX = 0.01, 2.57, 0.24, 0.0017, 0.013
+"""Standard deviation of a disparity: a floor, a factor on what the pixels' noise leaves of it, one
+on how far the patch's halves are apart, a share of it, and what a box adds that overlaps another.
+Fitted by `benchmarks/positions.py --fit`."""
+BEHIND, BEHIND_NEAR_M = 0.034, 0.092
+"""How far the foot lies behind what is matched, in heights of the cone, and what comes to that for
+each 1 / depth: near cones are seen from above."""
+LYING_SHARE = 0.35
+"""Standard deviation of where the foot of a lying cone is, in heights of the cone."""
+CUT_M = 0.05
+"""Standard deviation that the border adds to the depth of a cone that it cuts."""
+SIDE_PX, SIDE_SLOPE_PX, SIDE_HIDDEN, SIDE_CUT = 0.27, 65.0, 0.04, 0.12
+"""Standard deviation of the middle of a box h pixels high: pixels, (h / slope)^2, and shares of the
+height where a nearer cone hides a part or the border cuts it."""
+FOOT_PX, FOOT_SHARE, FOOT_HIDDEN, FOOT_CUT = 0.35, 0.017, 0.07, 0.15
+"""The same of the foot, with a share of the height."""
+FOOT_UP, FOOT_UP_NEAR_PX = 0.03, 830.0
+"""The foot lies so far above the lower side of a box, as a share of the height h, and h / so much
+more: the front of the base plate lies lower."""
+LEAST_PX, LEAST_DISPARITY_PX = 2.0, 0.5
+"""Height of a box that is looked for, and disparity that is believed."""
 DARK = 12.0
 """Mean grey level below which an eye is dark, if the other one is four times as bright."""
 NEAR_PX = 6.0
@@ -60,9 +77,7 @@ class Locator:
         self, rig: Rig, class_names: Sequence[str], yaw_correction_px: float = 1.5
     ) -> None:
         self.rig = rig
-        self._class_names = tuple(class_names)
-        sizes_m = [CONE_SIZES_M[each] for each in project_classes(class_names)]
-        self._plate_m = np.array(sizes_m)[:, 0]
+        self._kinds = np.array(project_classes(class_names))
         self._lock = threading.Lock()
         self._troubles: dict[str, str] = {}
         self._watch = YawWatch(rig.left.fx_px, rig.left.cx_px, rig.baseline_m, yaw_correction_px)
@@ -109,24 +124,23 @@ class Locator:
             frame_id = mount.frame_id if mount else self.rig.optical_frame
             return Positions(*nowhere, frame_id, {'none': n})
         boxes = self._boxes(found, camera, picture)
-        by_height = height_range(boxes, camera.fy_px)
-        matches = Disparities.none(n)
+        matches, sought = Disparities.none(n), np.zeros(n, bool)
         if partner is not None and self.rig.right is not None and not eye:
-            matches = self._match(boxes, picture, partner)
-        by_stereo = self._stereo_range(boxes, matches, by_height)
-        sources, by_source = [STEREO, HEIGHT], [by_stereo, by_height]
+            matches, sought = self._match(boxes, picture, partner)
+        by_height = height_range(boxes, camera.fy_px, sought & ~_trusted(matches))
+        sources = [STEREO, HEIGHT]
+        by_source = [self._stereo_range(boxes, matches, by_height), by_height]
         if mount:
             sources.append(GROUND)
-            by_source.append(_ground_range(boxes, camera, mount, self._plate_m[found.class_id]))
+            by_source.append(_ground_range(boxes, camera, mount))
         ranges = fuse(*(np.stack(part) for part in zip(*by_source, strict=True)))
         known = np.isfinite(ranges.sigma_m) & np.isfinite(ranges.depth_m)
         source = np.where(known, np.array(sources)[ranges.source], 0)
-        foot_px, across_px = _foot(boxes, camera, ranges.depth_m)
-        focal_px = np.array([camera.fx_px, camera.fy_px])
-        across_m = across_px * ranges.depth_m[:, None] / focal_px
-        xyz_m, covariance = along_rays(
-            camera.rays(foot_px), ranges.depth_m, ranges.sigma_m, across_m
-        )
+        depth_m = np.where(known, ranges.depth_m, 1.0)
+        foot_px, across_px = _foot(boxes, camera, depth_m)
+        across_m = across_px * depth_m[:, None] / [camera.fx_px, camera.fy_px]
+        across_m = np.hypot(across_m, (LYING_SHARE * boxes.lies * boxes.height_m)[:, None])
+        xyz_m, covariance = along_rays(camera.rays(foot_px), depth_m, ranges.sigma_m, across_m)
         xyz_m[~known] = np.nan
         covariance[~known] = np.nan
         counts = {
@@ -149,16 +163,19 @@ class Locator:
         points = np.concatenate([np.column_stack(side) for side in sides])
         flat = camera.rectify_points(points).reshape(4, -1, 2)
         rectified = np.stack([flat[0, :, 0], flat[1, :, 1], flat[2, :, 0], flat[3, :, 1]], axis=1)
-        sizes = class_sizes(self._class_names, found.class_id)
-        return look_at(edges, rectified, sizes, picture.width_px, picture.height_px)
+        kind = self._kinds[found.class_id]
+        return Boxes.of(edges, rectified, kind, picture.width_px, picture.height_px)
 
     def _match(
         self, boxes: Boxes, picture: Frame | CameraPicture, partner: Frame | CameraPicture
-    ) -> Disparities:
-        """Find the boxes in the partner; nothing where that cannot be, which is a trouble."""
+    ) -> tuple[Disparities, Bool]:
+        """Find the boxes in the partner, and say which of them it should show, (N,).
+
+        Nothing where that cannot be, which is a trouble.
+        """
         right = self.rig.right
         assert right is not None
-        n = len(boxes.size_m)
+        n = len(boxes)
         trouble = _size_trouble(right, partner, 'right')
         if not trouble:
             try:
@@ -167,16 +184,18 @@ class Locator:
             except ConePerceptionError as error:
                 trouble = str(error)
         self._tell('partner', trouble and f'no stereo: {trouble}')
-        usable = np.isfinite(boxes.rectified_px).all(axis=1) & (boxes.height_px > 2)
+        box = boxes.rectified_px
+        usable = np.isfinite(box).all(axis=1) & (boxes.height_px > LEAST_PX)
+        usable &= (box[:, 2] > 0) & (box[:, 0] < self.rig.left.width_px - 1)
         if trouble or not usable.any():
-            return Disparities.none(n)
-        box = boxes.rectified_px[usable]
-        size_m = boxes.size_m[usable]
-        wide_m = 0.85 * 0.325
-        expected = self.rig.baseline_m * np.maximum(
-            (box[:, 3] - box[:, 1]) / size_m, (box[:, 2] - box[:, 0]) / wide_m
+            return Disparities.none(n), np.zeros(n, bool)
+        # Of a box that is too slim or too low, the other side says how near the cone may be.
+        high_px = np.maximum(
+            boxes.height_px, boxes.width_px / boxes.usual_width_px * boxes.height_px
         )
-        expected = expected * self.rig.left.fx_px / self.rig.left.fy_px
+        focal_ratio = self.rig.left.fx_px / self.rig.left.fy_px
+        expected = (self.rig.baseline_m * focal_ratio * high_px / boxes.height_m)[usable]
+        box = box[usable]
         with self._lock:
             zero = self.rig.zero_px + self._watch.shift_px((box[:, 0] + box[:, 2]) / 2)
         low, high = 0.55 * expected - 2, 1.3 * expected + 2
@@ -197,7 +216,10 @@ class Locator:
                 self._backward = self._backward + 1 if backward else 0
         swapped = self._backward >= SWAPPED
         self._tell('swapped', SWAPPED_TEXT if swapped else '')
-        return Disparities.none(n) if swapped else seen.spread(usable)
+        found = Disparities.none(n) if swapped else seen.spread(usable)
+        # The right eye does not see what stands at the left border of the left one.
+        usable[usable] = (box[:, 0] - zero - expected > 0) & ~swapped
+        return found, usable
 
     def _stereo_range(
         self, boxes: Boxes, matches: Disparities, by_height: tuple[Float64, Float64]
@@ -206,6 +228,8 @@ class Locator:
 
         by_height: the same by the heights of the boxes, from which the calibration watch learns.
         """
+        if self.rig.right is None:
+            return np.ones(len(boxes)), np.full(len(boxes), np.inf)
         disparity = matches.disparity_px - self.rig.zero_px
         trusted = _trusted(matches)
         height_m, height_sigma_m = by_height
@@ -218,17 +242,25 @@ class Locator:
             self._watch.add(Sighting(*learnt))
             disparity = disparity - self._watch.shift_px(foot_px[:, 0])
             doubt_px = self._watch.doubt_px
-        with np.errstate(invalid='ignore', divide='ignore'):
-            good = trusted & (disparity > 0.5)
-            sigma_px = np.sqrt(
-                FLOOR_PX**2
-                + (NOISE * matches.sigma_px) ** 2
-                + (SHARE * disparity) ** 2
-                + doubt_px**2
-            )
-            depth = self.rig.left.fx_px * self.rig.baseline_m / disparity
-            sigma = depth * sigma_px / disparity
-        return np.where(good, depth, 0.0), np.where(good, sigma, np.inf)
+        good = trusted & (disparity > LEAST_DISPARITY_PX)
+        disparity = np.where(good, disparity, 1.0)
+        sigma_px = np.sqrt(
+            FLOOR_PX**2
+            + (NOISE * matches.sigma_px) ** 2
+            + (APART * matches.apart_px) ** 2
+            + (SHARE * disparity) ** 2
+            + (CROSSED_PX * boxes.crossed) ** 2
+            + doubt_px**2
+        )
+        seen_m = self.rig.left.fx_px * self.rig.baseline_m / disparity
+        behind_m = boxes.height_m * (BEHIND + BEHIND_NEAR_M / seen_m)
+        depth_m = seen_m + np.where(boxes.lies, 0.0, behind_m)
+        sigma_m = np.sqrt(
+            (seen_m * sigma_px / disparity) ** 2
+            + (LYING_SHARE * boxes.lies * boxes.height_m) ** 2
+            + (CUT_M * boxes.cut.any(axis=1)) ** 2
+        )
+        return depth_m, np.where(good, sigma_m, np.inf)
 
     def _tell(self, key: str, trouble: str) -> None:
         """Remember a trouble, or that it is over."""
@@ -238,9 +270,7 @@ class Locator:
                 self._troubles[key] = trouble
 
 
-def _ground_range(
-    boxes: Boxes, camera: CameraModel, mount: Mount, plate_m: Float64
-) -> tuple[Float64, Float64]:
+def _ground_range(boxes: Boxes, camera: CameraModel, mount: Mount) -> tuple[Float64, Float64]:
     """(N,) depth by the foot of the box, and its standard deviation; infinite where it is not seen.
 
     Of a cone that lies, the foot may be anywhere along it.
@@ -248,8 +278,8 @@ def _ground_range(
     left, _, right, bottom = boxes.rectified_px.T
     feet_px = np.column_stack([(left + right) / 2, bottom])
     row_sigma_px = np.hypot(FOOT_PX, FOOT_SHARE * boxes.height_px)
-    depth_m, sigma_m = ground_range(camera, mount, feet_px, row_sigma_px, plate_m)
-    sigma_m = np.hypot(sigma_m, boxes.lies * boxes.size_m / 2)
+    depth_m, sigma_m = ground_range(camera, mount, feet_px, row_sigma_px, boxes.plate_m)
+    sigma_m = np.hypot(sigma_m, LYING_SHARE * boxes.lies * boxes.height_m)
     return depth_m, np.where(boxes.cut[:, 3] | boxes.hidden, np.inf, sigma_m)
 
 
@@ -259,27 +289,37 @@ def _foot(boxes: Boxes, camera: CameraModel, depth_m: Float64) -> tuple[Float64,
     A side that the picture's border cuts off is put where a cone of the class has it.
     """
     left, top, right, bottom = boxes.rectified_px.T
-    high_px = camera.fy_px * boxes.size_m / depth_m
-    wide_px = 0.8 * camera.fx_px * boxes.size_m / depth_m
+    high = boxes.height_px
+    whole_px = camera.fy_px * boxes.height_m / depth_m
+    half_px = 0.5 * whole_px * boxes.usual_width_px / high
     cut = boxes.cut
-    middle = np.where(cut[:, 0] & ~cut[:, 2], right - wide_px / 2, (left + right) / 2)
-    middle = np.where(cut[:, 2] & ~cut[:, 0], left + wide_px / 2, middle)
-    foot = np.where(cut[:, 3] & ~cut[:, 1], top + high_px, bottom - 0.04 * (bottom - top))
-    beside = np.where(boxes.hidden | cut[:, [0, 2]].any(axis=1), 0.15, SIDE_SHARE)
-    below = np.where(boxes.hidden | cut[:, [1, 3]].any(axis=1) | boxes.lies, 0.15, FOOT_SHARE)
-    across = np.stack(
-        [np.hypot(SIDE_PX, beside * (right - left)), np.hypot(FOOT_PX, below * (bottom - top))],
-        axis=1,
+    cut_beside, cut_below = cut[:, [0, 2]].any(axis=1), cut[:, 3]
+    middle = np.where(cut[:, 0] & ~cut[:, 2], right - half_px, (left + right) / 2)
+    middle = np.where(cut[:, 2] & ~cut[:, 0], left + half_px, middle)
+    foot = bottom - high * (FOOT_UP + high / FOOT_UP_NEAR_PX)
+    foot = np.where(cut_below & ~cut[:, 1], top + whole_px, foot)
+    missing_px = np.maximum(-boxes.stoutness - SLACK, 0) * boxes.usual_width_px
+    beside = (
+        SIDE_PX**2
+        + (high / SIDE_SLOPE_PX) ** 4
+        + (SIDE_HIDDEN * boxes.hidden * high) ** 2
+        + (SIDE_CUT * cut_beside * high) ** 2
+        + (missing_px / 2) ** 2
     )
-    return np.stack([middle, foot], axis=1), across
+    below = (
+        FOOT_PX**2
+        + (FOOT_SHARE * high) ** 2
+        + (FOOT_HIDDEN * boxes.hidden * high) ** 2
+        + (FOOT_CUT * cut_below * high) ** 2
+    )
+    return np.column_stack([middle, foot]), np.sqrt(np.column_stack([beside, below]))
 
 
 def _trusted(matches: Disparities) -> Bool:
     """(N,) bool: which matches are believed."""
     with np.errstate(invalid='ignore'):
         return np.asarray(
-            (matches.correlation > LEAST_CORRELATION)
-            & (matches.apart_px < MOST_APART_PX * np.maximum(1, np.abs(matches.disparity_px) / 8))
+            (matches.correlation > LEAST_CORRELATION) & (matches.apart_px < MOST_APART_PX)
         )
 
 
