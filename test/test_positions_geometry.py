@@ -241,7 +241,13 @@ def test_with_the_mount_one_eye_places_near_cones_by_the_ground():
     unknown = replace(boxes, class_id=np.full(len(boxes), UNKNOWN))
     again = locator.locate(unknown, Frame(pair[0].image))
     assert np.abs(again.xyz_m - pair[0].feet_m('base'))[near].max() < 0.3
-    low = boxes.xyxy_px.copy()
-    low[:, 3] = 719.0
-    cut = locator.locate(replace(boxes, xyxy_px=low), Frame(pair[0].image))
-    assert not cut.known.any()
+    for true_m, box in zip(pair[0].feet_m('base')[near], boxes.xyxy_px[near], strict=True):
+        seen = []
+        for side, border in ((3, 719.0), (1, 0.0)):
+            cut = box.copy()
+            cut[side] = border
+            one = replace(boxes[:1], xyxy_px=cut[None])
+            seen.append(locator.locate(one, Frame(pair[0].image)))
+        assert [each.source.tolist() for each in seen] == [[0], [GROUND]]
+        assert np.isnan(seen[0].covariance_m2).all()
+        assert np.abs(seen[1].xyz_m[0, 0] - true_m[0]) < 0.2

@@ -43,8 +43,9 @@ def fuse(depth_m: Float64, sigma_m: Float64) -> Ranges:
         apart = both & (gap > GATE * np.hypot(best_sigma, other_sigma))
         weight, other_weight = 1 / np.square(best_sigma), 1 / np.square(other_sigma)
         total = weight + other_weight
+        mixed = (weight * best + other_weight * other) / np.where(total > 0, total, 1.0)
         with np.errstate(invalid='ignore', divide='ignore'):
-            mixed, spread = (weight * best + other_weight * other) / total, 1 / np.sqrt(total)
+            spread = 1 / np.sqrt(total)
             wide = np.hypot(best_sigma, gap / 2 * best / other)  # half the gap in metres
         doubt = apart & ~agree
         best_sigma = np.where(doubt, wide, np.where(apart, best_sigma, spread))
