@@ -64,6 +64,7 @@ def some_frame(rng: np.random.Generator, index: int) -> FrameTrace:
         reason=str(rng.choice(['', 'quote " and\nline', 'größer'])),
         found=found if rng.random() < 0.7 else None,
         positions=positions,
+        partner=bool(rng.random() < 0.5),
         **moments,
     )
 
@@ -331,7 +332,7 @@ def put(column: str, value: Any) -> Damage:
             lambda r: frames_of(r)['columns'].remove('stamp_ns'),
             'columns: Value error, must be camera, index, stamp_ns',
         ),
-        (lambda r: frames_of(r)['rows'][0].pop(), 'rows[0] positions: Field required'),
+        (lambda r: frames_of(r)['rows'][0].pop(), 'rows[0] partner: Field required'),
         (put('positions', [[1, 2]]), 'rows[0] positions[0][2]: Field required'),
         (put('fate', 'eaten'), "rows[0] fate: Input should be 'answered', 'matched'"),
         (put('stamp_ns', 1.5), 'rows[0] stamp_ns: Input should be a valid integer, got 1.5'),

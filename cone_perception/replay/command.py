@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import json
 import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +34,7 @@ from cone_perception.replay.options import (
 from cone_perception.replay.output_folder import REPLAY_FILES, REPLAY_MARK, claim_folder
 from cone_perception.replay.pages.pictures import write_film
 from cone_perception.replay.pages.report import write_report
-from cone_perception.replay.processes import NodeCommand, echo_node, our_node
+from cone_perception.replay.processes import NodeCommand, echo_node, our_node, parameters_of
 from cone_perception.replay.run import Play, Replay
 from cone_perception.replay.through_pipeline import play_through_pipeline
 from cone_perception.replay.through_ros import play_through_ros
@@ -125,14 +123,7 @@ def open_way(
         command = command_words(args, 'node_command')
         node = NodeCommand(command, told, bundle.card.class_names)
     else:
-        by_drive = ('cameras', 'image_topics', 'transport', 'autostart', 'build_only')
-        parameters = {
-            entry.name: json.dumps(value)
-            for entry in fields(settings)
-            if entry.name not in by_drive
-            and (value := getattr(settings, entry.name)) != entry.default
-        }
-        node = our_node(drive, bundle, parameters)
+        node = our_node(drive, bundle, parameters_of(settings))
 
     def play(node: NodeCommand, name: str, pace: Pace) -> Pass:
         folder: Path = args.out / name / str(len(list((args.out / name).glob('*'))))

@@ -23,14 +23,26 @@ from cone_perception.pictures.draw import encode_picture
 from cone_perception.process import on_sigterm
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.result import ReplayResult, write_result
+from cone_perception.replay.options import settings_for
 from cone_perception.replay.output_folder import claim_folder
 from cone_perception.replay.pages.pictures import draw_frames, tile, write_film
 from cone_perception.replay.pages.report import report_page
-from cone_perception.replay.processes import ProcessError, ProcessGroup, our_node, python_module
+from cone_perception.replay.processes import (
+    ProcessError,
+    ProcessGroup,
+    our_node,
+    parameters_of,
+    python_module,
+)
 from cone_perception.replay.run import join_result, measure
 from cone_perception.replay.through_ros import play_through_ros
 from cone_perception.replay.traces import Drive, Pace, Pass
 from cone_perception.settings import DetectorSettings
+
+RIG = DetectorSettings(
+    cameras=('left', 'right'), stereo=True, mount_height_m=0.95, mount_pitch_deg=4.0
+)
+"""The rendered drive is of two eyes that stand so on their car: training/simulate/zed2i.yaml."""
 
 RENDERED = ('seconds', 'hz', 'seed')
 """Options that say what is rendered."""
@@ -78,31 +90,35 @@ def run(args: argparse.Namespace) -> int:
     if args.bag is not None and not is_bag(args.bag):
         raise SourceError(f'{args.bag} is no rosbag2: give its folder, or a .mcap or .db3 file.')
     if args.bag is None and args.topic is not None:
-        raise SourceError('--topic belongs to --bag: the rendered drive has one camera only.')
+        raise SourceError('--topic belongs to --bag: of the rendered drive both eyes are taken.')
     claim_folder(args.out, MARK, LEFT_BY_EARLIER_RUNS, args.bag)
     out: Path = args.out
     with on_sigterm():
         if args.bag is None:
             print(f'rendering a drive of {args.seconds:g} s at {args.hz:g} Hz', flush=True)
             options = [f'--{name}={getattr(args, name)}' for name in RENDERED]
-            words = ['simulate', 'drive', '--out', str(out / 'drive'), *options]
+            words = ['simulate', 'drive', '--stereo', '--out', str(out / 'drive'), *options]
             with ProcessGroup(os.environ, out / 'log') as team:
                 team.start('renderer', python_module('training.cli', *words), show=True)
                 team.wait('renderer', timeout_s=600.0)
         bag = args.bag or out / 'drive'
-        with open_bag(bag) as reader:
-            topic = choose_image_topic(reader, args.topic)
-        drive = open_drive(bag, [topic], class_names=bundle.card.class_names)
+        topics, settings = [], RIG
+        if args.bag:
+            settings = DetectorSettings()
+            with open_bag(bag) as reader:
+                topics = [choose_image_topic(reader, args.topic)]
+        drive = open_drive(bag, topics, class_names=bundle.card.class_names)
+        settings = settings_for(drive, settings)
         if args.bag:  # only what was rendered is judged
-            drive = replace(drive, truth=None)
+            drive = replace(drive, truth=None, places=None)
         print('starting the node, and a monitor of what it puts out', flush=True)
-        node = our_node(drive, bundle)
+        node = our_node(drive, bundle, parameters_of(settings))
         play = play_through_ros(drive, Pace(), node, out, domain=args.domain, sample_load=False)
     if play.interrupted:
         raise KeyboardInterrupt
     if not play.health:
         raise ProcessError(f'the node sent no diagnostics: see {out / "log" / "node.log"}')
-    result = demo_result(args, drive, bundle, DetectorSettings(), play)
+    result = demo_result(args, drive, bundle, settings, play)
     print('drawing', flush=True)
     write_results(out, result, drive.bag)
     for problem in result.problems:
@@ -156,7 +172,7 @@ def last_line(result: ReplayResult) -> str:
 def write_results(out: Path, result: ReplayResult, bag: Path) -> None:
     """Write demo.json, demo.mp4, contact_sheet.png and index.html. Raises OutputError."""
     write_result(out / 'demo.json', result)
-    frames = [frame for frame in result.passes[0] if frame.fate != 'matched']
+    frames = [frame for frame in result.passes[0] if frame.wanted]
     write_film(out / 'demo.mp4', result, bag)
     shown = np.linspace(0, len(frames) - 1, min(SHEET_PICTURES, len(frames))).round()
     chosen = [frames[int(at)] for at in np.unique(shown)]

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from subprocess import Popen
 from typing import cast
@@ -21,12 +21,17 @@ from cone_perception.files import LockedError, locked, to_json
 from cone_perception.model_card import Bundle
 from cone_perception.process import start_apart, wait_or_kill
 from cone_perception.replay.traces import Drive
+from cone_perception.settings import DetectorSettings
 from cone_perception.types import ViewsChoice
 from cone_perception.views import views_per_picture
 
 STOP_TIMEOUT_S = 5.0
 DOMAINS = range(1, 102)
 """ROS domains that keep clear of Linux's ephemeral ports and of 0, which is everybody's default."""
+
+
+BY_DRIVE = ('cameras', 'image_topics', 'info_topics', 'transport', 'autostart', 'build_only')
+"""Settings of the node under test that follow from the drive and the way of starting it."""
 
 
 class ProcessError(ConePerceptionError):
@@ -174,7 +179,8 @@ class NodeCommand:
     Detection3DArray, whose ids are rows of the former; the eyes of a rig share one.
     class_names: of its answers. timing_topic: where it tells of every frame that it received, as
     ours does; health_topic: of its diagnostics. ready, refuses: what it prints when it can take
-    pictures, and when it never will. pairs: it works on pictures of all cameras at once.
+    pictures, and when it never will. pairs: it works on pictures of all cameras at once. partners:
+    cameras in whose pictures it finds the cones of another one again.
     """
 
     command: tuple[str, ...]
@@ -185,6 +191,7 @@ class NodeCommand:
     ready: str | None = None
     refuses: str | None = None
     pairs: bool = False
+    partners: tuple[str, ...] = ()
     cones: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -198,6 +205,18 @@ class NodeCommand:
     def started_by(self, *prefix: str) -> NodeCommand:
         """Return the same node, started by another command, as ('taskset', '-c', '0')."""
         return replace(self, command=(*prefix, *self.command))
+
+
+def parameters_of(settings: DetectorSettings) -> dict[str, str]:
+    """Settings that differ from their defaults, as `ros2 param` would write them.
+
+    Those that the drive says are left out.
+    """
+    return {
+        entry.name: json.dumps(value)
+        for entry in fields(settings)
+        if entry.name not in BY_DRIVE and (value := getattr(settings, entry.name)) != entry.default
+    }
 
 
 def our_node(
@@ -230,6 +249,7 @@ def our_node(
         ready='active: listening to',
         refuses='not configured: ',  # logged where it stays alive without a model
         cones={name: '/detector/cones' if one_rig else f'/detector/{name}/cones' for name in names},
+        partners=tuple(names[1:]) if stereo else (),
         pairs=stereo
         or (len(names) == 2 and int(settings.get('batch', 1)) >= 2 * views_per_picture(views)),
     )

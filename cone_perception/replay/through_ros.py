@@ -273,8 +273,13 @@ def find_fates(
             placed := _next(answers.placed[node.cones.get(camera, ''), stamp_ns])
         ):
             positions = _positions(placed, record.get('range_sources', ''), len(found))
+        partner = camera in node.partners
         now = {**entry, **moments_ns, 'returned_ns': returned_ns}
-        frames.append(FrameTrace(fate=fate, reason=reason, found=found, positions=positions, **now))
+        frames.append(
+            FrameTrace(
+                fate=fate, reason=reason, found=found, positions=positions, partner=partner, **now
+            )
+        )
     unread = sum(frame.fate == 'answered' and frame.found is None for frame in frames)
     if unread:
         problems.append(f'{unread} answers came back, but were not recorded: they are not judged')

@@ -48,7 +48,8 @@ class FrameTrace:
     camera: name, see Drive. index: among the pictures of this camera in the bag, from 0.
     stamp_ns: of its header as it was sent. Moments: of the machine's monotonic clock; None where it
     never came there, or where nobody tells. reason: why it failed. found: None without an answer.
-    positions: of what was found, in the car's frame; None where none came.
+    positions: of what was found, in the car's frame; None where none came. partner: of the right
+    eye of a rig, in which the cones of the left one are found again.
     """
 
     camera: str
@@ -67,6 +68,7 @@ class FrameTrace:
     reason: str = ''
     found: Detections | None = None
     positions: Positions | None = None
+    partner: bool = False
 
     @property
     def band_px(self) -> float | None:
@@ -77,6 +79,11 @@ class FrameTrace:
     def lost(self) -> bool:
         """Tell whether nothing came of it."""
         return self.fate in LOST
+
+    @property
+    def wanted(self) -> bool:
+        """Tell whether it was to be answered: a partner is only where the left eye is silent."""
+        return self.fate == 'answered' or not (self.partner or self.fate == 'matched')
 
     @property
     def answered_ns(self) -> int | None:

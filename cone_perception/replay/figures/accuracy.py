@@ -136,7 +136,7 @@ def accuracy_rows(
     judged = [
         (frame, truth[frame.camera, frame.stamp_ns])
         for frame in frames
-        if frame.fate != 'matched' and (frame.camera, frame.stamp_ns) in truth
+        if frame.wanted and (frame.camera, frame.stamp_ns) in truth
     ]
     answered = np.array([frame.found is not None for frame, _ in judged], bool)
     weights = frame_weights([frame.stamp_ns for frame, _ in judged])

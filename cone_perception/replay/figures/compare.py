@@ -288,7 +288,7 @@ def _keys(passes: Sequence[Sequence[FrameTrace]], answered: bool = False) -> set
         {
             (f.camera, f.stamp_ns)
             for f in frames
-            if f.fate != 'matched' and (not answered or f.found is not None)
+            if f.wanted and (not answered or f.found is not None)
         }
         for frames in passes
     ]

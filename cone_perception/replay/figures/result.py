@@ -102,6 +102,7 @@ class FrameRow(NamedTuple):
     cones: list[ConeRow] | None
     frame_id: str | None
     positions: list[PositionRow] | None
+    partner: bool
 
 
 class LoadRow(NamedTuple):

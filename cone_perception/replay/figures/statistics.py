@@ -79,7 +79,7 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
 
     figures |= _rates(passes, resampled)
     fates = np.array([frame.fate for frame in frames], np.str_)
-    figures['frames_sent'] = Interval(float((fates != 'matched').sum()))
+    figures['frames_sent'] = Interval(float(sum(frame.wanted for frame in frames)))
     figures['frames_answered'] = Interval(float((fates == 'answered').sum()))
     return figures | {f'{fate}_share': resampled.share(fates == fate) for fate in FATES}
 

@@ -121,7 +121,7 @@ def latency_charts(timeline: Timeline, levels: Mapping[str, float]) -> list[Char
     beyond = f'The slowest took {slowest_ms:.0f} ms: zoom out to see it.'
     charts = []
     for camera, every in timeline.cameras.items():
-        if not (sent := [each for each in every if each.frame.fate != 'matched']):
+        if not (sent := [each for each in every if each.frame.wanted]):
             continue
         several = math.ceil(len(sent) / MAX_FRAMES)
         told = [beyond] if slowest_ms > high_ms else []

@@ -154,13 +154,13 @@ def write_film(path: Path, result: ReplayResult, bag: Path, number: int = 0) -> 
     Several cameras are side by side, two in a row or more, each as large as the film's first
     picture; one that has no new picture is dark.
     A frame that was lost has a red border. Frames that were not sent any more are not shown, nor
-    matched ones.
+    those that only another one's cones were found again in.
     Of a bag that is damaged further on it shows what comes before that, as the replay did.
     Raises SourceError when the bag cannot be opened or none of its pictures was sent, OutputError
     when the film cannot be written.
     """
     played = result.passes[number] if number < len(result.passes) else ()
-    frames = [frame for frame in played if frame.fate != 'matched']
+    frames = [frame for frame in played if frame.wanted]
     names = [name for name in topics_of(result) if any(frame.camera == name for frame in frames)]
     if not names:
         raise SourceError(f'pass {number + 1} has no frame of which a film could be made.')
@@ -222,7 +222,7 @@ def frame_sections(result: ReplayResult, bag: Path | None, timeline: Timeline) -
     bag: None, or one that is not there any more: the worst frames are listed instead.
     """
     every = chain.from_iterable(timeline.cameras.values())
-    sent = [each for each in every if each.frame.fate != 'matched']
+    sent = [each for each in every if each.frame.wanted]
     worst = _worst(result)
     if bag is None or not bag.exists():
         why = 'the bag was not given' if bag is None else f'{bag} is not there any more'

@@ -100,6 +100,7 @@ def report_page(
             _losses(result, timeline),
             *_latency(result, timeline),
             *frame_sections(result, bag, timeline),
+            *position_sections(result, bag),
             Section(
                 'Rates over time',
                 [charts.rate_chart(result.passes, timeline)],
@@ -107,7 +108,6 @@ def report_page(
             ),
             Section('Cones in each frame', list(charts.cones_charts(timeline, result.truth))),
             _accuracy(result),
-            *position_sections(result, bag),
             _consistency(result),
             _load(result, timeline),
             Section(

@@ -111,14 +111,14 @@ def banners(result: ReplayResult, over_budget: Sequence[str] | None) -> list[Blo
 
 def tiles(result: ReplayResult) -> Tiles:
     """Figures at a glance."""
-    sent = sum(frame.fate != 'matched' for frame in result.frames)
-    lost = sum(frame.lost for frame in result.frames)
+    wanted = [frame for frame in result.frames if frame.wanted]
+    sent, lost = len(wanted), sum(frame.lost for frame in wanted)
     answered = sent - lost
     tone: Tone = 'bad' if lost > 0.01 * sent else ''
     share = value_text('answered_share', answered / sent if sent else math.nan)
     shown = [
         Tile(share, f'{answered} of {sent} frames answered', tone),
-        Tile(str(lost), _where_lost(result.frames) or 'lost', tone),
+        Tile(str(lost), _where_lost(wanted) or 'lost', tone),
     ]
     for name, text in TILES:
         if figure := result.figures.get(name):
@@ -150,13 +150,18 @@ def _frame_items(result: ReplayResult) -> Iterator[str]:
         yield 'No frame was sent.'
         return
     answered = sum(frame.fate == 'answered' for frame in frames)
-    wanted = sum(frame.fate != 'matched' for frame in frames)
-    share = value_text('answered_share', answered / wanted if wanted else math.nan)
-    where = _where_lost(frames)
+    wanted = [frame for frame in frames if frame.wanted]
+    share = value_text('answered_share', answered / len(wanted) if wanted else math.nan)
+    where = _where_lost(wanted)
     lost = f' The others: {where}.' if where else ' None was lost.'
-    yield f'Of {wanted} frames sent {answered} were answered ({share}).{lost}'
-    if matched := len(frames) - wanted:
-        yield f'{matched} more, of the right eye, were matched with those of the left one.'
+    yield f'Of {len(wanted)} frames sent {answered} were answered ({share}).{lost}'
+    if partners := [frame for frame in frames if not frame.wanted]:
+        matched, where = sum(frame.fate == 'matched' for frame in partners), _where_lost(partners)
+        lost = f' The others: {where}.' if where else ''
+        yield (
+            f'{matched} of {len(partners)} frames of the right eye were matched with those of the '
+            f'left one.{lost}'
+        )
     for reason, count in count_reasons(frames).most_common(1):
         yield f'Most frequent cause of failure ({count}): {reason}'
 
