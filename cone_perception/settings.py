@@ -161,6 +161,11 @@ class DetectorSettings:
     image_topics: tuple[str, ...] = _setting(
         (), 'Image topic of each camera in turn; empty takes NAME/image.'
     )
+    info_topics: tuple[str, ...] = _setting(
+        (),
+        'Topic of the camera_info of each camera in turn; empty takes the one beside its image '
+        'topic, of a stereo pair side by side NAME/camera_info.',
+    )
     side_by_side: bool = _setting(
         False, 'One topic carries two cameras side by side: its left half is the first camera.'
     )
@@ -230,6 +235,11 @@ class DetectorSettings:
             raise SettingsError(
                 f'image_topics must name {topic_count} topics, one for each camera'
                 f'{" pair" if self.side_by_side else ""}, got {list(self.image_topics)}'
+            )
+        if self.info_topics and len(self.info_topics) != len(self.cameras):
+            raise SettingsError(
+                f'info_topics must name {len(self.cameras)} topics, one for each camera, got '
+                f'{list(self.info_topics)}'
             )
         if self.device == 'cuda' and self.engine in get_args(CpuRuntime):
             raise SettingsError(f'device is cuda, but engine {self.engine} runs on the CPU')

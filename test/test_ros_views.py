@@ -60,9 +60,9 @@ def test_band_follows_the_boxes_until_camera_info_says_where_it_lies(observer, l
     status = observer.wait_for_diagnostics(name, lambda s: s.values['band from'] == 'boxes')
     assert status.level == 1
     assert 'nothing came on /views/left/camera_info' in status.message
-    # Of pictures of half the size; P counts, not K.
-    info = CameraInfo(width=640, height=360, k=[1.0, 0, 1, 0, 1, 1, 0, 0, 1])
-    info.p = [260.0, 0, 320, 0, 0, 264, 180, 0, 0, 0, 1, 0]
+    # P counts, not K.
+    info = CameraInfo(width=1280, height=720, k=[1.0, 0, 1, 0, 1, 1, 0, 0, 1])
+    info.p = [520.0, 0, 640, 0, 0, 528, 360, 0, 0, 0, 1, 0]
     observer.publisher('/views/left/camera_info', CameraInfo).publish(info)
     status = observer.wait_for_diagnostics(name, lambda s: s.values['band from'] == 'mounting')
     row_px = mounted_row(528.0, 360.0, 0.95, 4.0)
@@ -82,16 +82,17 @@ def test_useless_camera_info_is_told_and_the_boxes_are_followed(observer, lookin
     assert float(send(observer, 'right', grey)['band_px']) == 180
     name, topic = 'views/detector: right', '/views/right/camera_info'
     wrong = {
-        'P and K are zero': CameraInfo(width=1280, height=720),
+        'P and K of camera_info are zero': CameraInfo(width=1280, height=720),
         'far cones would stand at row': CameraInfo(
-            height=720, k=[1.0, 0, 0, 0, 1, 10_000, 0, 0, 1]
+            width=1280, height=720, k=[1.0, 0, 0, 0, 1, 10_000, 0, 0, 1]
         ),
     }
     for reason, info in wrong.items():
         observer.publisher(topic, CameraInfo).publish(info)
         status = observer.wait_for_diagnostics(name, lambda s, why=reason: why in s.message)
         assert (status.level, status.values['band from']) == (1, 'start')
-    looking_twice.wait_for_output('the band follows the boxes, not the mounting')
+    looking_twice.wait_for_output('right: no positions: /views/right/image: P and K')
+    looking_twice.wait_for_output('right: the band follows the boxes, not the mounting')
     node = observer.diagnostics('views/detector: node')
     assert node.values['views'] == 'whole+horizon'
     assert node.values['second look'].startswith('each frame (a frame takes ')

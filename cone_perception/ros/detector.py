@@ -127,8 +127,9 @@ class DetectorNode(RobustLifecycleNode):
     def _configure(self) -> None:
         self._loaded = self._loader.load()
         self._settings = self._loaded.settings
-        for topic in self._settings.topics:
-            with told_as(SettingsError, f'image_topics: {topic!r} is no topic', Exception):
+        named = {'image_topics': self._settings.topics, 'info_topics': self._settings.info_topics}
+        for setting, topic in ((name, topic) for name, topics in named.items() for topic in topics):
+            with told_as(SettingsError, f'{setting}: {topic!r} is no topic', Exception):
                 self.resolve_topic_name(topic)  # subscribing would raise it too late, in activate
         detector = self._loaded.detector
         self._answer_publishers = AnswerPublishers(self, self._settings, detector)

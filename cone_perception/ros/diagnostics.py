@@ -12,15 +12,19 @@ from rclpy.utilities import get_rmw_implementation_identifier
 
 from cone_perception.answering.answer import Answer
 from cone_perception.answering.health import RATE_WINDOW_S, CameraReport
+from cone_perception.answering.rigs import Rigs
 from cone_perception.images import converter
 from cone_perception.ros.loading import Loaded, why_failed
 from cone_perception.ros.transport import PROFILE, profile_in_use, shared_memory_shortage
 from cone_perception.settings import DetectorSettings
+from cone_perception.types import RANGE_SOURCES
 from cone_perception.views import Horizon, bands_of
 
 MOST_APART = 0.1
 """Share of the height that lies between the bands of mounting and boxes before it is told: half
 of what the band is high."""
+
+COUNTED = ('received', 'answered', 'matched', 'dropped', 'failed')
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 
@@ -43,16 +47,18 @@ def camera_status(
     settings: DetectorSettings,
     why_silent: str,
     horizon: Horizon | None,
-    unmounted: str,
+    rigs: Rigs,
 ) -> DiagnosticStatus:
     """Status of one camera of an active node.
 
     why_silent: the reason that no frame has come for settings.silence_s, empty while they come.
-    horizon: None where there is no second look. unmounted: the reason that the band does not lie
-    where the mounting says, empty where it does or nobody asked for it.
+    horizon: None where there is no second look. rigs: what is known of where its cones stand.
     """
     window = f'in the last {RATE_WINDOW_S:.0f} s'
-    answered, failed, alone = (report.recently[name] for name in ('answered', 'failed', 'alone'))
+    answered, failed, alone, unplaced = (
+        report.recently[name] for name in ('answered', 'failed', 'alone', 'unplaced')
+    )
+    answered += report.recently['matched']
     width_px, height_px = report.size_px
     apart = 0.0
     if horizon and horizon.fixed is not None and horizon.seen is not None:
@@ -80,8 +86,17 @@ def camera_status(
                 f'{alone} frames {window} had no partner within '
                 f'{settings.stereo_tolerance_ms} ms: are the cameras synchronised?',
             ),
-            (not report.counts['answered'], OK, 'waiting for the first answer'),
-            (unmounted, WARN, f'the band follows the boxes, not the mounting: {unmounted}'),
+            (
+                not (report.counts['answered'] or report.counts['matched']),
+                OK,
+                'waiting for the first answer',
+            ),
+            (
+                unplaced,
+                WARN,
+                f'no positions in {unplaced} pictures {window}, lastly: {report.last_unplaced}',
+            ),
+            *((True, WARN, warning) for warning in rigs.warnings(camera)),
             (
                 apart > MOST_APART,
                 WARN,
@@ -95,11 +110,15 @@ def camera_status(
     values: dict[str, object] = {
         'rate in (Hz)': report.rate_in_hz,
         'rate out (Hz)': report.rate_out_hz,
-        **{name: report.counts[name] for name in ('received', 'answered', 'dropped', 'failed')},
+        **{name: report.counts[name] for name in COUNTED},
         'last failure': report.last_failure or 'none',
         'without partner': report.counts['alone'],
         'picture (px)': f'{width_px}x{height_px}',
         **_band_values(horizon, height_px),
+        'without positions': report.counts['unplaced'],
+        'last without positions': report.last_unplaced or 'none',
+        **{f'cones: {name} (Hz)': hz for name, hz in _places(report).items()},
+        **rigs.notes(camera),
     }
     for station, (p50, p99) in report.latency_ms.items():
         values[f'{station} p50'] = p50
@@ -107,6 +126,11 @@ def camera_status(
     if report.counts['answered'] and 'age_ms' not in report.latency_ms:
         values['age_ms'] = 'not known: the stamps are not of this clock'
     return diagnostic_status(level, name, message, values, hardware_id=camera)
+
+
+def _places(report: CameraReport) -> dict[str, float]:
+    """Cones per second by what says where they stand, or why it is not known."""
+    return {**dict.fromkeys(RANGE_SOURCES, 0.0), **report.places_hz}
 
 
 def _band_values(horizon: Horizon | None, height_px: int) -> dict[str, object]:

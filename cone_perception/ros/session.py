@@ -21,8 +21,8 @@ from cone_perception.answering.health import Health
 from cone_perception.answering.inbox import Arrival, Worker
 from cone_perception.errors import EngineLostError, describe
 from cone_perception.pipeline import ConeDetector
+from cone_perception.ros.calibration import CalibrationListener
 from cone_perception.ros.diagnostics import camera_status, why_silent
-from cone_perception.ros.mounting import Mounting
 from cone_perception.ros.publishing import AnswerPublishers
 from cone_perception.settings import DetectorSettings
 from cone_perception.views import Horizon, bands_of
@@ -74,14 +74,20 @@ class Session:
         self._ended = threading.Event()
         self._looks_twice = bool(bands_of(detector.views))
         self._horizons = {camera: Horizon.of(settings) for camera in settings.cameras}
+        names = detector.card.class_names
+        self._calibration = CalibrationListener(node, settings, names, self._horizons, group)
+        self._rigs = self._calibration.rigs
         self._answering = Answering(
-            detector, self._horizons, settings.side_by_side, stereo=settings.stereo
+            detector,
+            self._horizons,
+            settings.side_by_side,
+            stereo=settings.stereo,
+            locators=self._rigs.locators,
         )
         self._health = Health(settings.cameras, time.monotonic())
         inbox = self._answering.make_inbox(settings.stereo_tolerance_ms)
         self._worker = Worker(inbox, self._answer, detector.at_once)
         self._subscriptions: list[Subscription[Any]] = []
-        self._mounting = Mounting(node, settings, self._horizons, group)
         try:
             for index, topic in enumerate(settings.topics):
                 kind: type[Any] = CompressedImage if settings.is_compressed(topic) else Image
@@ -90,9 +96,6 @@ class Session:
                 self._subscriptions.append(
                     node.create_subscription(kind, topic, receive, qos, callback_group=group)
                 )
-                if settings.mount_height_m and self._looks_twice:
-                    name = self._subscriptions[-1].topic_name
-                    self._mounting.listen(name, self._answering.cameras_of(index))
         except Exception:
             self.stop()
             raise
@@ -102,7 +105,7 @@ class Session:
     def stop(self) -> bool:
         """Listen and answer no more; False when a frame could not be stopped."""
         self._ended.set()
-        self._mounting.stop()
+        self._calibration.stop()
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
         finished = self._worker.stop(STOP_TIMEOUT_S)
@@ -121,8 +124,7 @@ class Session:
             why = self._why_silent(camera) if report.silent_s > self.settings.silence_s else ''
             name = f'{prefix}: {camera}'
             horizon = self._horizons[camera] if self._looks_twice else None
-            unmounted = self._mounting.missing.get(camera, '')
-            told = (report, self.settings, why, horizon, unmounted)
+            told = (report, self.settings, why, horizon, self._rigs)
             statuses.append(camera_status(name, camera, *told))
         return statuses
 
