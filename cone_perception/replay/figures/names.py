@@ -129,7 +129,7 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         'honest, more is too sure'
     },
     ('share', 'higher'): {
-        'answered_share': f'{_SENT} the answer came back',
+        'answered_share': 'of the pictures that are to be answered: the answer came back',
         f'precision_(sent|answered){_OF_CLASS}': 'of the cones found in the frames {0}: those that '
         'are right',
         f'recall_(sent|answered){_OF_CLASS}': 'of the cones in the frames {0}: those that were '

@@ -79,9 +79,13 @@ def pass_figures(passes: Sequence[Pass], seed: int = 0) -> dict[str, Interval]:
 
     figures |= _rates(passes, resampled)
     fates = np.array([frame.fate for frame in frames], np.str_)
-    figures['frames_sent'] = Interval(float(sum(frame.wanted for frame in frames)))
+    wanted = np.array([frame.wanted for frame in frames], bool)
+    figures['frames_sent'] = Interval(float(wanted.sum()))
     figures['frames_answered'] = Interval(float((fates == 'answered').sum()))
-    return figures | {f'{fate}_share': resampled.share(fates == fate) for fate in FATES}
+    for fate in FATES:
+        among = wanted if fate == 'answered' else np.ones(len(frames), bool)
+        figures[f'{fate}_share'] = resampled.share(fates == fate, among)
+    return figures
 
 
 class Resamples:
@@ -129,16 +133,16 @@ class Resamples:
         mean = float(values[known].mean())
         return ratio_interval(mean, self._draws, sums, counts, len(np.unique(block)))
 
-    def share(self, frames: Bool) -> Interval:
-        """Find the share of these among all frames.
+    def share(self, frames: Bool, among: Bool) -> Interval:
+        """Find the share of these among others.
 
         Where all are alike there is nothing to draw from. The interval then is that of Clopper and
         Pearson (1934), as if frames had nothing to do with each other.
         """
-        figure = self.mean(frames.astype(np.float64))
+        figure = self.mean(np.where(among, frames, np.nan))
         if figure.value not in (0.0, 1.0):
             return figure
-        return share_interval(int(frames.sum()), len(frames))
+        return share_interval(int(frames.sum()), int(among.sum()))
 
     def rate(self, value: float, counted: Bool, lasts_s: Float64) -> Interval:
         """Give a rate (Hz) the interval of the frames of the drawn blocks over the blocks' times.

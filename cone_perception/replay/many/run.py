@@ -42,6 +42,7 @@ MAIN_FIGURES = (
     'recall_sent',
     'map50_sent',
     'flicker_share',
+    'depth_p90_m 10 m',
     'node_memory_peak_mb',
     'node_memory_slope_mb_per_min',
 )

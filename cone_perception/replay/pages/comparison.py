@@ -33,6 +33,7 @@ from cone_perception.replay.figures.names import (
     number_text,
     unit_of,
 )
+from cone_perception.replay.figures.positions import QUANTILES, RANGES_M
 from cone_perception.replay.traces import STATIONS
 
 MAIN_FIGURES = (
@@ -40,6 +41,8 @@ MAIN_FIGURES = (
     *('answered_share', 'transport_share', 'dropped_share', 'failed_share', 'rate_out_hz'),
     *('precision_sent', 'recall_sent', 'map50_sent', 'precision_answered', 'recall_answered'),
     *('map50_answered', 'flicker_share', 'agreement_f1', 'max_rate_hz'),
+    *('depth_median_m 10 m', 'depth_p90_m 10 m', 'position_nees', 'position_share'),
+    'wrong_over_1m_share',
     *('node_cpu_cores', 'node_memory_peak_mb', 'node_memory_slope_mb_per_min'),
 )
 """Printed in any case; of the others those with a clear verdict."""
@@ -49,6 +52,8 @@ TIMES = (
     *(f'station_{name}_{at}_ms' for name in STATIONS for at in ('p50', 'p99')),
     *('own_cost_p50_ms', 'own_cost_p99_ms', 'age_at_publish_p50_ms', 'age_at_publish_p99_ms'),
 )
+
+DEPTHS = tuple(f'depth_{at}_m {range_m} m' for range_m in RANGES_M for at in QUANTILES)
 
 TONES: dict[Verdict, Tone] = {'better': 'good', 'worse': 'bad', 'equal': ''}
 """Of the verdicts; the others are grey."""
@@ -72,11 +77,9 @@ def write_comparison(folder: Path, compared: ComparedResults) -> None:
 
 def comparison_page(compared: ComparedResults) -> Page:
     """Page of a comparison."""
-    accuracy = [
-        name
-        for name in compared.comparisons[0].differences
-        if name.startswith(('precision', 'recall', 'map50', 'ap50'))
-    ]
+    names = compared.comparisons[0].differences
+    accuracy = [name for name in names if name.startswith(('precision', 'recall', 'map50', 'ap50'))]
+    depths = [name for name in DEPTHS if name in names]
     return Page(
         'Replays compared',
         f'{", ".join(compared.names[1:])} against {compared.names[0]}',
@@ -85,6 +88,7 @@ def comparison_page(compared: ComparedResults) -> Page:
             Section('Latency of each answer', list(_latency_charts(compared))),
             Section('Latency by figure and station', _forest(compared, TIMES, 'ms')),
             Section('Accuracy', _forest(compared, accuracy, ''), 'All boxes, or those named.'),
+            Section('Depth error over range', _forest(compared, depths, 'm')),
             Section(
                 'All figures',
                 [_figures_table(compared)],
