@@ -9,14 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rclpy
+from image_messages import encode
 from message_packages import environment, provide
-from node_process import (
-    NodeProcess,
-    wait_for,
-)
-from sensor_msgs.msg import Image
+from node_process import NodeProcess, first_true, ros_message, stamp_ns_of, wait_for
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
-from tiny_network import CLASS_NAMES, write_tiny_bundle
+from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray, Detection3DArray
 
 from cone_perception.answering.answer import Answer, Arrival
@@ -446,3 +444,93 @@ def test_node_takes_a_type_of_the_sourced_workspace(observer, tmp_path):
     (publisher,) = wait_for(lambda: info('/built/detector/team_cones'), 'the topic')
     assert publisher.topic_type == 'eufs_msgs/msg/ConeArrayWithCovariance'
     assert process.stop()[0] == 0
+
+
+FOCAL_PX, BASELINE_M, HEIGHT_M = 700.0, 0.12, 0.325
+"""Of a rig as high as a cone: all three ranges of the painted cone are 3.55 m."""
+
+
+def calibration(side):
+    """camera_info of an eye with rectified pictures."""
+    info = CameraInfo(width=1280, height=720, distortion_model='plumb_bob', d=[0.0] * 5)
+    info.header.frame_id = f'{side}_optical'
+    shift = -FOCAL_PX * BASELINE_M if side == 'right' else 0.0
+    info.k = [FOCAL_PX, 0.0, 640.0, 0.0, FOCAL_PX, 360.0, 0.0, 0.0, 1.0]
+    info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    info.p = [FOCAL_PX, 0.0, 640.0, shift, 0.0, FOCAL_PX, 360.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return info
+
+
+class DrivenRig:
+    """Sends pairs with a yellow cone before the car to a node in /rig, until they are answered."""
+
+    def __init__(self, observer):
+        self.observer = observer
+        self.boxes = observer.listen('/rig/left/detections', Detection2DArray)
+        self.cones = observer.listen('/rig/detector/cones', Detection3DArray)
+        for side in ('left', 'right'):
+            wait_for(self._publisher(side, Image).get_subscription_count, f'eye {side}')
+
+    def _publisher(self, side, kind):
+        topic = f'/rig/{side}/{"image" if kind is Image else "camera_info"}'
+        return self.observer.publisher(topic, kind)
+
+    def calibrate(self):
+        for side in ('left', 'right'):
+            self._publisher(side, CameraInfo).publish(calibration(side))
+
+    def send(self, cones=True):
+        """One pair; returns its stamp."""
+        stamp_ns = self.observer.next_stamp_ns()
+        for side, left in (('left', 640), ('right', 640 - 24)):
+            seen = [('yellow_cone', left, 360, 64, 64)] if cones else []
+            message = ros_message(encode(painted(*seen), 'bgr8'), stamp_ns, f'{side}_optical')
+            self._publisher(side, Image).publish(message)
+        return stamp_ns
+
+    def ask(self, heard, cones=True):
+        """What comes on a topic for one of the pairs that are sent."""
+
+        def once():
+            stamp_ns = self.send(cones)
+            return first_true(
+                lambda: [m for m in list(heard) if stamp_ns_of(m) == stamp_ns], timeout_s=0.5
+            )
+
+        return wait_for(once, 'an answer')[0]
+
+
+def test_node_of_a_stereo_rig_tells_the_team_what_it_tells_others(observer, tmp_path):
+    folder = provide('eufs_msgs')
+    from eufs_msgs.msg import ConeArrayWithCovariance
+
+    parameters = {
+        'model': write_tiny_bundle(tmp_path / 'tiny'),
+        'cone_message': 'eufs_msgs',
+        'cameras': '[left, right]',
+        'stereo': 'true',
+        'mount_height_m': str(HEIGHT_M),
+    }
+    log, place = tmp_path / 'node.log', ('-r', '__ns:=/rig')
+    process = NodeProcess(log, parameters, *place, **environment(folder))
+    process.wait_for_output('active: listening')
+    rig = DrivenRig(observer)
+    team = observer.listen('/rig/detector/team_cones', ConeArrayWithCovariance)
+    wait_for(lambda: rig.calibrate() or (rig.send() and rig.cones and team), 'the first cones')
+    message = rig.ask(rig.cones)
+    stamp_ns = stamp_ns_of(message)
+    boxes = wait_for(lambda: observer.answer('/rig/left/detections', stamp_ns), 'the boxes')
+    (theirs,) = wait_for(lambda: [m for m in list(team) if stamp_ns_of(m) == stamp_ns], 'theirs')
+    assert theirs.header == message.header
+    assert message.header.frame_id == 'base_footprint'
+    (cone,), (box,), (seen,) = message.detections, boxes.detections, theirs.yellow_cones
+    assert cone.id == box.id == '0'
+    assert cone.results[0].hypothesis.class_id == 'yellow_cone'
+    pose = cone.results[0].pose
+    assert seen.point == pose.pose.position
+    assert 3 < seen.point.x < 4.5
+    np.testing.assert_array_equal(seen.covariance, pose.covariance.reshape(6, 6)[:2, :2].ravel())
+    assert len(rig.ask(rig.cones, cones=False).detections) == 0
+    status, _ = process.stop()
+    assert status == 0, process.output
+    assert 'Traceback' not in process.output
