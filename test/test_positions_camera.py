@@ -91,9 +91,22 @@ def test_a_patch_is_black_where_the_camera_sees_nothing():
     row = wide.rectify_patch(white, 640, 360, 1280, 361)[0]
     assert (row[:300] == 255).all()
     assert (row[330:] == 0).all()
-    for edges in ((-1, 0, 5, 5), (0, 0, 1281, 5), (5, 5, 5, 6), (0, 700, 5, 721)):
-        with pytest.raises(ValueError, match='leaves the picture of 1280x720'):
+    assert camera.reach_px == (-160, -90, 1440, 810)
+    for edges in ((-161, 0, 5, 5), (0, 0, 1441, 5), (5, 5, 5, 6), (0, 700, 5, 811)):
+        with pytest.raises(ValueError, match=r'leaves \(-160, -90, 1440, 810\)'):
             camera.rectify_patch(white, *edges)
+
+
+def test_what_a_lens_draws_in_from_beyond_the_border_is_rectified_too():
+    camera = CameraModel.of(camera_info('barrel'), rectified=False)
+    aim_px = np.array([[-100.0, 360.0]])
+    x, y = camera.unrectify_points(aim_px)[0].round().astype(int)
+    assert x > 8
+    picture = np.zeros((720, 1280), np.uint8)
+    picture[y - 4 : y + 5, x - 4 : x + 5] = 255
+    row = camera.rectify_patch(picture, -160, 360, 0, 361)[0]
+    assert row[60] == 255
+    assert (row[[20, 100]] == 0).all()
 
 
 def test_rectified_pictures_are_left_as_they_are():

@@ -28,6 +28,8 @@ RECTIFIED_PART = re.compile('rect|.*_rect(_color)?$')
 CALIBRATE = 'Calibrate it (camera_calibration) or repair what publishes it'
 WIDEST_RAD = math.radians(85)
 """Rays farther from the axis are left out: a flat picture does not hold them."""
+BESIDE = 8
+"""So often the size of the picture is what is rectified beside each of its borders."""
 PRECISE_PX = 1e-5
 """A point is undistorted when it is distorted again to within this of where it was."""
 
@@ -156,14 +158,16 @@ class CameraModel:
         """A rectangle of the rectified picture, right and bottom excluded; only it is made.
 
         picture: (H, W) or (H, W, channels). Black where the camera does not see. Raises ValueError
-        where the rectangle leaves the picture.
+        where the rectangle leaves `reach_px`.
         """
-        if not (0 <= left < right <= self.width_px and 0 <= top < bottom <= self.height_px):
-            edges, size = (left, top, right, bottom), f'{self.width_px}x{self.height_px}'
-            raise ValueError(f'the rectangle {edges} is empty or leaves the picture of {size}')
+        first, upper, last, lower = self.reach_px
+        if not (first <= left < right <= last and upper <= top < bottom <= lower):
+            edges = (left, top, right, bottom)
+            raise ValueError(f'the rectangle {edges} is empty or leaves {self.reach_px}')
         if self._maps is None:
             return picture[top:bottom, left:right]
-        whole, fraction = (part[top:bottom, left:right] for part in self._maps)
+        rows, columns = slice(top - upper, bottom - upper), slice(left - first, right - first)
+        whole, fraction = (part[rows, columns] for part in self._maps)
         return np.asarray(cv2.remap(picture, whole, fraction, cv2.INTER_LINEAR), np.uint8)
 
     def prepare(self) -> None:
@@ -176,19 +180,32 @@ class CameraModel:
         return None if self.raw is None else RawLens(self.raw)
 
     @functools.cached_property
+    def reach_px(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of what can be rectified.
+
+        A lens that shrinks the border shows more than the rectified picture has room for.
+        """
+        x, y = (0, 0) if self._lens is None else (self.width_px // BESIDE, self.height_px // BESIDE)
+        return -x, -y, self.width_px + x, self.height_px + y
+
+    @functools.cached_property
     def _maps(self) -> tuple[cv2.typing.MatLike, cv2.typing.MatLike] | None:
         """Fixed-point maps of cv2.remap, 6 bytes a pixel."""
         if self._lens is None:
             return None
-        lens, size = self._lens, (self.width_px, self.height_px)
-        target = np.array([[self.fx_px, 0, self.cx_px], [0, self.fy_px, self.cy_px], [0, 0, 1]])
+        left, top, right, bottom = self.reach_px
+        lens, size = self._lens, (right - left, bottom - top)
+        centre_px = self.cx_px - left, self.cy_px - top
+        target = np.array([[self.fx_px, 0, centre_px[0]], [0, self.fy_px, centre_px[1]], [0, 0, 1]])
         make = cv2.fisheye.initUndistortRectifyMap if lens.fisheye else cv2.initUndistortRectifyMap
         whole, fraction = make(lens.k, lens.d, lens.turn, target, size, cv2.CV_16SC2)
-        corners = np.array([[x, y] for x in (0.0, size[0] - 1.0) for y in (0.0, size[1] - 1.0)])
+        corners = np.array([[x, y] for x in (left, right - 1.0) for y in (top, bottom - 1.0)])
         if np.isnan(self.unrectify_points(corners)).any():
-            for row in range(self.height_px):
-                points_px = np.column_stack(np.broadcast_arrays(np.arange(size[0]), float(row)))
-                whole[row, np.isnan(self.unrectify_points(points_px)[:, 0])] = -2  # sees nothing
+            columns = np.arange(left, right)
+            for row in range(top, bottom):
+                points_px = np.column_stack(np.broadcast_arrays(columns, float(row)))
+                nowhere = np.isnan(self.unrectify_points(points_px)[:, 0])
+                whole[row - top, nowhere] = -2  # sees nothing
         return whole, fraction
 
 

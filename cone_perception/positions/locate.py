@@ -186,7 +186,8 @@ class Locator:
         self._tell('partner', trouble and f'no stereo: {trouble}')
         box = boxes.rectified_px
         usable = np.isfinite(box).all(axis=1) & (boxes.height_px > LEAST_PX)
-        usable &= (box[:, 2] > 0) & (box[:, 0] < self.rig.left.width_px - 1)
+        first, _, last, _ = self.rig.left.reach_px
+        usable &= (box[:, 2] > first) & (box[:, 0] < last - 1)
         if trouble or not usable.any():
             return Disparities.none(n), np.zeros(n, bool)
         # Of a box that is too slim or too low, the other side says how near the cone may be.

@@ -29,8 +29,7 @@ GROW_PX = 1.0
 LEAST_CONTRAST = 2.0
 """Standard deviation of a patch, grey levels, from which it can be matched."""
 APART_PX = 0.15
-"""Halves that are farther apart show two cones, one behind the other: the lower one counts, since
-the box ends at the foot of the nearer cone. In pixels of the patch."""
+"""Halves of a patch that are farther apart show two cones. In pixels of the patch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,6 +107,7 @@ def cut(
     # Middle of a patch's first pixel, in rectified pixels, and its distance to the next one.
     start = corner + (scale[:, None] - 1) / 2
     weight = _shape_weight((boxes_px - np.tile(start, 2)) / scale[:, None])
+    weight *= left.any(axis=3)  # black is what the left eye does not see
     for i, j in np.argwhere(covered) if covered is not None else ():
         nearer = (boxes_px[j] - np.tile(start[i], 2)) / scale[i]
         weight[i] *= 1 - _shape_weight(nearer[None])[0]
@@ -115,10 +115,11 @@ def cut(
 
 
 def _patch(eye: CameraModel, picture: UInt8, x: int, y: int, columns: int, scale: int) -> UInt8:
-    """ROWS x columns pixels of a rectified picture; outside of it, those at its border."""
+    """ROWS x columns pixels of a rectified picture; outside of its reach, those at the border."""
+    first, upper, last, lower = eye.reach_px
     x1, y1 = x + columns * scale, y + ROWS * scale
-    left, top = min(max(x, 0), eye.width_px - 1), min(max(y, 0), eye.height_px - 1)
-    right, bottom = max(min(x1, eye.width_px), left + 1), max(min(y1, eye.height_px), top + 1)
+    left, top = min(max(x, first), last - 1), min(max(y, upper), lower - 1)
+    right, bottom = max(min(x1, last), left + 1), max(min(y1, lower), top + 1)
     patch = eye.rectify_patch(picture, left, top, right, bottom)
     if (left, top, right, bottom) != (x, y, x1, y1):
         # Far outside, the border's pixel is all there is.
@@ -146,34 +147,66 @@ def _shape_weight(box: Float64) -> Float32:
 
 
 def find(patches: Patches) -> Disparities:
-    """Find each left patch in its right one. NaN where it lies at an end of the search."""
+    """Find each left patch in its right one. NaN where it lies at an end of the search.
+
+    Where the halves of a patch disagree it shows two cones, one behind the other. The half that
+    shows more of its cone is looked for again: the lower one, as the box ends at the foot of the
+    nearer cone, unless a nearer box covers it.
+    """
     left, right = _smooth(patches.left), _smooth(patches.right)
     level = left.mean(axis=(1, 2), keepdims=True)
     left -= level
     right -= level
-    weight = patches.weight
-    coarse, contrast = _coarse(left.mean(axis=3), right.mean(axis=3), weight)
-    n, places = coarse.shape
+    grey = left.mean(axis=3), right.mean(axis=3)
+    half = ROWS // 2
+    n = len(left)
+    found = _search(patches, left, right, grey, patches.weight, np.arange(n), np.full(n, half))
+    torn = np.flatnonzero(found[3] > APART_PX)
+    if len(torn):
+        weight = patches.weight[torn].copy()
+        upper = weight[:, :half].sum(axis=(1, 2)) > weight[:, half:].sum(axis=(1, 2))
+        weight *= ((np.arange(ROWS) < half) == upper[:, None])[..., None]
+        by_row = weight.sum(axis=2).cumsum(axis=1)
+        middle = (by_row < by_row[:, -1:] / 2).sum(axis=1) + 1
+        found[:, torn] = _search(patches, left, right, grey, weight, torn, middle)
+    disparity, sigma, correlation, apart = found
+    scale = patches.scale
+    return Disparities(disparity * scale, sigma * scale, correlation, apart * scale)
+
+
+def _search(
+    patches: Patches,
+    left: Float32,
+    right: Float32,
+    grey: tuple[Float32, Float32],
+    weight: Float32,
+    rows: Int64,
+    middle: Int64,
+) -> Float64:
+    """(4, K) disparity, its standard deviation, correlation, and how far the halves are apart.
+
+    rows: (K,) of the patches. weight: (K, ROWS, COLUMNS). middle: (K,) row that parts the halves.
+    All in pixels of the patches.
+    """
+    coarse, contrast = _coarse(grey[0][rows], grey[1][rows], weight)
+    places = coarse.shape[1]
     reach = TAPS // 2
     best = coarse[:, reach : places - reach].argmax(axis=1) + reach
-    every = sliding_window_view(right, COLUMNS, axis=2)  # N, ROWS, places, 3, COLUMNS
+    windows = sliding_window_view(right, COLUMNS, axis=2)  # N, ROWS, places, 3, COLUMNS
     around = best[:, None] + np.arange(-reach, reach + 1)
-    taps = every[np.arange(n)[:, None], :, around]  # N, TAPS, ROWS, 3, COLUMNS
-    stack = np.concatenate([taps, left.transpose(0, 1, 3, 2)[:, None]], axis=1)
-    upper, lower = (
-        _moments(stack[:, :, rows], weight[:, rows])
-        for rows in (slice(ROWS // 2), slice(ROWS // 2, None))
-    )
+    taps = windows[rows[:, None], :, around]  # K, TAPS, ROWS, 3, COLUMNS
+    stack = np.concatenate([taps, left[rows].transpose(0, 1, 3, 2)[:, None]], axis=1)
+    above = (np.arange(ROWS) < middle[:, None])[..., None]
+    upper, lower = (_moments(stack, weight * half) for half in (above, ~above))
     products, sums, total = (a + b for a, b in zip(upper, lower, strict=True))
     peaks = [_peak(part) for part in ((products, sums, total), upper, lower)]
-    apart = np.abs(peaks[1][0] - peaks[2][0])
-    place, correlation, sigma = np.where(apart > APART_PX, peaks[2], peaks[0])
+    place, correlation, sigma = peaks[0]
     # A place to the right is a smaller disparity.
-    disparity = patches.first - best - place
-    ends = (best == reach) | (disparity < patches.least)
+    disparity = patches.first[rows] - best - place
+    ends = (best == reach) | (disparity < patches.least[rows])
     blank = np.where(ends | (contrast < LEAST_CONTRAST), np.nan, 1.0)
-    scaled = blank * patches.scale
-    return Disparities(disparity * scaled, sigma * scaled, correlation * blank, apart * scaled)
+    apart = np.abs(peaks[1][0] - peaks[2][0])
+    return np.stack([disparity, sigma, correlation, apart]) * blank
 
 
 def _smooth(patches: UInt8) -> Float32:
