@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
+import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 
 from cone_perception import __version__
 from cone_perception.arguments import CommandParser
-from cone_perception.errors import ConePerceptionError, InstallError
+from cone_perception.errors import ConePerceptionError, InstallError, describe
+from cone_perception.process import on_sigterm
 
 SUBCOMMANDS = {
     'detect': ('cone_perception.detect', 'find cones in pictures, a video or a bag, without ROS'),
@@ -84,7 +90,13 @@ def run_command(
     examples: Mapping[str, str],
     argv: Sequence[str] | None,
 ) -> int:
-    """Parse `argv`, import only the chosen subcommand's module, and run it."""
+    """Parse `argv`, import only the chosen subcommand's module, and run it.
+
+    Nothing that goes wrong ends in a traceback; SIGTERM ends the command as Ctrl-C does.
+    """
+    for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     arguments = list(sys.argv[1:] if argv is None else argv)
     # `ros2 run` and `ros2 launch` append remaps and parameters: they are for rclpy to read.
     split = arguments.index('--ros-args') if '--ros-args' in arguments else len(arguments)
@@ -102,13 +114,35 @@ def run_command(
             argcomplete.autocomplete(parser)
         args = parser.parse_args(arguments)
         args.ros_arguments = ros_arguments
-        return int(args.run(args))
+        with on_sigterm():
+            status = int(args.run(args))
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # as in `... | head`: the exit's own flush would meet it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except ConePerceptionError as error:
         print(f'{program} {chosen}: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f'{program} {chosen}: interrupted', file=sys.stderr)
         return 130
+    except Exception as error:
+        print(f'{program} {chosen}: {_unforeseen(error)}', file=sys.stderr)
+        return 1
+
+
+def _unforeseen(error: Exception) -> str:
+    """Say an error that is none of ours in one line; what is no matter of files has a trace."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f'{error.filename!s:.200}: {error.strerror}'
+    text = f'unforeseen: {describe(error):.300}'
+    with contextlib.suppress(OSError):
+        descriptor, name = tempfile.mkstemp('.txt', 'cone_perception_trace_')
+        with os.fdopen(descriptor, 'w', errors='backslashreplace') as file:
+            traceback.print_exception(error, file=file)
+        text += f'. Send its trace to the makers: {name}'
+    return text
 
 
 def make_parser(

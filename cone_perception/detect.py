@@ -26,7 +26,7 @@ from cone_perception.errors import (
     OutputError,
     told_as,
 )
-from cone_perception.files import write_json
+from cone_perception.files import claim_folder, write_json
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pictures.draw import Film, draw_cones, encode_picture
@@ -42,6 +42,9 @@ SETTINGS = (
     *('thresholds', 'classes', 'region', 'min_height_px', 'max_height_px'),
 )
 """The detector's settings that mean something without ROS."""
+
+FILES = ('detections.jsonl', 'detections.mp4', 'pictures', 'summary.json')
+"""What the command writes."""
 
 VIEW_NAMES: tuple[ViewName, ...] = get_args(ViewName)
 
@@ -71,12 +74,11 @@ def run(args: argparse.Namespace) -> int:
     settings, bundle = read_search(args)
     source = open_source(args.source, args.topic)
     out = args.out or Path('detections') / args.source.resolve().stem
-    if (out / 'pictures').resolve() == args.source.resolve():
-        raise OutputError(f'{out} would write over its source: give another --out.')
     with (
         open_detector(bundle, settings, settings.streams, bool(args.precision)) as detector,
         told_as(OutputError, f'{out} cannot be written'),
     ):
+        claim_folder(out, FILES[0], FILES, args.source)
         tally = detect_source(source, detector, settings, out)
     print(tally.text(out))
     return 1 if tally.failures else 0

@@ -7,7 +7,6 @@ card does not list, and nothing whose hash differs from the card's.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, Literal
 
 from cone_perception.classes import ClassCalibration, scores_of
 from cone_perception.errors import ModelError, told_as
-from cone_perception.files import from_json, to_json
+from cone_perception.files import from_json, open_ordinary, read_json, to_json
 from cone_perception.types import (
     Arithmetic,
     Detections,
@@ -245,14 +244,14 @@ def read_bundle(path: Path | str | None = None) -> Bundle:
         )
     what, advice = f'{file} is not a valid model card', 'Export the model again.'
     with told_as(ModelError, what, OSError, ValueError, TypeError, KeyError, advice=advice):
-        raw = json.loads(file.read_text(encoding='utf-8'))
+        raw = read_json(file)
         return Bundle(file.parent, from_json(ModelCard, raw, 'the card'))
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file, lower-case hex."""
     digest = hashlib.sha256()
-    with path.open('rb') as stream:
+    with open_ordinary(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -62,7 +62,15 @@ def on_sigterm(act: Callable[[], None] | None = None) -> Iterator[None]:
 
     Only a main thread can be told.
     """
-    handler = signal.default_int_handler if act is None else lambda *_: act()
+    owner = os.getpid()
+
+    def handler(*_: object) -> None:
+        if os.getpid() != owner:  # a child that was forked: it ends as if nobody listened
+            os._exit(128 + signal.SIGTERM)
+        if act is None:
+            raise KeyboardInterrupt
+        act()
+
     try:
         before = signal.signal(signal.SIGTERM, handler)
     except ValueError:

@@ -367,7 +367,7 @@ def test_the_wrong_source_is_refused_with_the_right_action(tmp_path, folder, cap
         ('image_height: 24', 'image_height: 0', 'image_height'),
         ('0.002, 0]', '0.002]', None),
         ('-0.2, 0.001, 0.002, 0]', ']', 'distortion_coefficients'),
-        ('[30.0, 0, 16, 0, 31.0', '[.nan, 0, 16, 0, 31.0', 'camera_matrix'),
+        ('[30.0, 0, 16, 0, 31.0', '[.nan, 0, 16, 0, 31.0', 'no number'),
         ('[30.0, 0, 16, 0, 31.0', '[0, 0, 16, 0, 31.0', 'focal length'),
         ('projection_matrix', 'projection', 'projection_matrix'),
         ('image_width: 32', 'image_width: [', 'YAML'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -212,17 +213,32 @@ def test_second_look_at_stills_and_at_a_video_is_told(tmp_path, model, capsys):
     video = write_video(tmp_path / 'in.mp4', [picture(), np.full_like(picture(), 114)])
     bands = []
     for source in (tmp_path / 'a.png', video):
-        assert run(source, tmp_path / 'out', model, '--views', 'whole+horizon') == 0
+        assert run(source, tmp_path / source.stem, model, '--views', 'whole+horizon') == 0
         told = capsys.readouterr().out
         assert 'pictures per view: 1 whole, 1 horizon' in told.replace('2 ', '1 ')
-        assert read_summary(tmp_path / 'out')['views'] == 'whole+horizon'
-        bands += [line['band_px'] for line in read_lines(tmp_path / 'out')]
+        assert read_summary(tmp_path / source.stem)['views'] == 'whole+horizon'
+        bands += [line['band_px'] for line in read_lines(tmp_path / source.stem)]
     # Upper side of the only cone, a near one; then the same, although nothing is to be seen.
     assert bands == pytest.approx([168, 168, 168], abs=2)
-    drawn = cv2.imread(str(tmp_path / 'out' / 'pictures' / 'a.png'))
+    drawn = cv2.imread(str(tmp_path / 'a' / 'pictures' / 'a.png'))
     views = band_views('horizon', 720, 1280, (384, 640), bands[0])
     ((top, bottom),) = band_edges(views)
     assert (drawn[[top, bottom - 1]][:, [0, -1]] == 255).all()
+
+
+def test_a_source_is_not_written_over_and_no_earlier_result_stays(tmp_path, model, capsys):
+    place = tmp_path / 'out' / 'pictures'
+    place.mkdir(parents=True)
+    for name in 'ab':
+        cv2.imwrite(str(place / f'{name}.png'), picture())
+    before = (place / 'a.png').read_bytes()
+    assert run(place / 'a.png', tmp_path / 'out', model) == 1
+    assert (place / 'a.png').read_bytes() == before
+    assert 'give another --out' in capsys.readouterr().err
+    os.mkfifo(place / 'c.png')
+    assert run(place, tmp_path / 'found', model) == 1  # the pipe, of which it waits for nothing
+    assert run(place / 'a.png', tmp_path / 'found', model) == 0
+    assert [each.name for each in (tmp_path / 'found' / 'pictures').iterdir()] == ['a.png']
 
 
 def test_bands_of_a_film_do_not_depend_on_how_much_runs_at_once():

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import yaml
 from mcap.records import Channel, Chunk, Message, Schema
 from mcap.stream_reader import StreamReader
 from rosbags.interfaces import (
@@ -28,6 +27,9 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2.metadata import parse_qos
 from zstandard import ZstdDecompressor
+
+from cone_perception.errors import SourceError
+from cone_perception.files import read_yaml
 
 FORMATS = {'ros2msg': MessageDefinitionFormat.MSG, 'ros2idl': MessageDefinitionFormat.IDL}
 SQLITE = b'SQLite format 3\0'
@@ -45,7 +47,7 @@ class CutOffReader:
         self.path = path
         self._files, self.compression_mode = [path], None
         if path.is_dir():
-            metadata = yaml.safe_load((path / 'metadata.yaml').read_text(encoding='utf-8'))
+            metadata = read_yaml(path / 'metadata.yaml', SourceError)
             info = metadata['rosbag2_bagfile_information']
             self._files = [path / Path(name).name for name in info['relative_file_paths']]
             mode = (info.get('compression_mode') or 'none').lower()

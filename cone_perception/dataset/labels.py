@@ -22,6 +22,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from cone_perception.dataset.layout import PICTURE_FORMATS, label_path
+from cone_perception.files import open_ordinary, read_text
 from cone_perception.types import Float32
 
 BEYOND = 0.01
@@ -91,8 +92,8 @@ def read_labels(path: Path, classes: int) -> Labels:
     if not path.is_file():
         return Labels(empty, missing=True)
     try:
-        text = path.read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         return Labels(empty, (Fault(0, 'unreadable-label', f'cannot be read: {error}', True),))
     lines = [(n, line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
@@ -230,7 +231,8 @@ def check_picture(path: Path) -> tuple[tuple[int, int], tuple[Fault, ...]]:
     from PIL import Image, ImageOps
 
     try:
-        data = path.read_bytes()
+        with open_ordinary(path) as file:
+            data = file.read()
         picture = Image.open(io.BytesIO(data))
         picture.verify()
         size = picture.size

@@ -7,9 +7,9 @@ settings, the folder of data.yaml is taken instead, and a problem says so.
 
 from __future__ import annotations
 
-import glob
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import yaml
 
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.errors import DataError
-from cone_perception.files import read_yaml, write_whole
+from cone_perception.files import read_text, read_yaml, write_whole
 
 TO_LABEL = 'TO_LABEL.md'
 """Says of a data set that a person has yet to look at its labels, and that it has no val."""
@@ -26,6 +26,9 @@ TO_LABEL = 'TO_LABEL.md'
 SPLITS = ('train', 'val', 'test')
 PICTURE_FORMATS = 'avif bmp dng heic heif jp2 jpeg jpg mpo png tif tiff webp'
 PICTURE_SUFFIXES = frozenset(f'.{name}' for name in PICTURE_FORMATS.split())
+
+MOST_FILES = 2_000_000
+"""In one folder of pictures; a folder such as / has more."""
 
 STRAY = (
     'is a label beside its picture, where nobody reads it: its cones would be background. '
@@ -141,6 +144,48 @@ def write_data_yaml(folder: Path, splits: Iterable[str]) -> Path:
     return folder / 'data.yaml'
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files in a folder and those below it, through links, but through no folder into itself.
+
+    Raises OSError; ValueError: there are more than MOST_FILES.
+    """
+    waiting, seen = [(folder, frozenset[tuple[int, int]]())], 0
+    while waiting:
+        here, above = waiting.pop()
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in above:
+            continue
+        inside = above | {(status.st_dev, status.st_ino)}
+        for entry in os.scandir(here):
+            seen += 1
+            if seen > MOST_FILES:
+                raise ValueError(f'{folder} holds more than {MOST_FILES} files')
+            if entry.is_dir():
+                waiting.append((Path(entry.path), inside))
+            else:
+                yield Path(entry.path)
+
+
+def _list_below(folder: Path, data_yaml: Path) -> list[Path]:
+    """Files that Ultralytics finds in a split's folder. Raises OSError and ValueError."""
+    if folder in data_yaml.parents[1:]:
+        raise ValueError('the whole data set lies inside of it. Name the folder of the split')
+    hidden = len(folder.parts)
+    return [
+        file
+        for file in files_below(folder)
+        if '.' in file.name and not any(part[0] == '.' for part in file.parts[hidden:])
+    ]
+
+
+def _read_list(path: Path) -> list[Path]:
+    """Files that a text file lists. Raises OSError and ValueError."""
+    lines = read_text(path, 1 << 28).strip().splitlines()
+    if any('\0' in line for line in lines):
+        raise ValueError('it is no list of pictures: a NUL is in it')
+    return [Path(re.sub(r'^\./', lambda _: f'{path.parent}/', line)) for line in lines]
+
+
 class _Reader:
     """Reads one data.yaml, keeping what is wrong with it."""
 
@@ -245,15 +290,14 @@ class _Reader:
                     fatal=False,
                 )
             path = path if path.exists() else beside
-        if path.is_dir():
-            found = glob.glob(f'{glob.escape(str(path))}/**/*.*', recursive=True)  # noqa: PTH207
-        elif path.is_file():
-            lines = path.read_text(encoding='utf-8-sig').strip().splitlines()
-            found = [re.sub(r'^\./', lambda _: f'{path.parent}/', line) for line in lines]
-        else:
+        if not path.exists():
             self._report('no-folder', f'`{split}: {place}` does not exist: {path}')
             return []
-        files = [Path(name) for name in found]
+        try:
+            files = _list_below(path, self.data_yaml) if path.is_dir() else _read_list(path)
+        except (OSError, ValueError) as error:
+            self._report('split', f'`{split}: {place}` cannot be read: {error}')
+            return []
         pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
         self.ignored |= {file for file in {*files} - {*pictures} if file.is_file()}
         return pictures

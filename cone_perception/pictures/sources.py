@@ -20,6 +20,7 @@ from cone_perception.bags.reader import (
     read_messages,
 )
 from cone_perception.errors import ImageError, SourceError
+from cone_perception.files import open_ordinary
 from cone_perception.images import to_bgr
 from cone_perception.types import Frame
 
@@ -99,7 +100,8 @@ def _open_folder(path: Path) -> Source:
 def _read_pictures(files: list[Path]) -> Iterator[Frame | Unreadable]:
     for file in files:
         try:
-            compressed_image = SimpleNamespace(data=file.read_bytes(), format=file.suffix)
+            with open_ordinary(file) as stream:
+                compressed_image = SimpleNamespace(data=stream.read(), format=file.suffix)
             yield Frame(to_bgr(compressed_image, upright=True), source=file.name)
         except (OSError, ImageError) as error:
             yield Unreadable(file.name, str(error))

@@ -16,6 +16,7 @@ from cone_perception.answering.ration import ration_views
 from cone_perception.detect import open_detector
 from cone_perception.engines.events import print_warning
 from cone_perception.errors import InstallError, SettingsError
+from cone_perception.files import claim_folder
 from cone_perception.filters import Filters
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.process import on_sigterm
@@ -31,7 +32,7 @@ from cone_perception.replay.options import (
     settings_for,
     words_for_each_bag,
 )
-from cone_perception.replay.output_folder import REPLAY_FILES, REPLAY_MARK, claim_folder
+from cone_perception.replay.output_folder import REPLAY_FILES, REPLAY_MARK
 from cone_perception.replay.pages.pictures import write_film
 from cone_perception.replay.pages.report import write_report
 from cone_perception.replay.processes import NodeCommand, echo_node, our_node, parameters_of

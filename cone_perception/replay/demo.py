@@ -16,7 +16,7 @@ from cone_perception.arguments import add_fields, option
 from cone_perception.bags.reader import choose_image_topic, is_bag, open_bag
 from cone_perception.engines.machine import describe_host
 from cone_perception.errors import SourceError
-from cone_perception.files import write_whole
+from cone_perception.files import claim_folder, write_whole
 from cone_perception.model_card import Bundle, read_bundle
 from cone_perception.pages.page import write_page
 from cone_perception.pictures.draw import encode_picture
@@ -24,7 +24,6 @@ from cone_perception.process import on_sigterm
 from cone_perception.replay.drive.open import open_drive
 from cone_perception.replay.figures.result import ReplayResult, write_result
 from cone_perception.replay.options import settings_for
-from cone_perception.replay.output_folder import claim_folder
 from cone_perception.replay.pages.pictures import draw_frames, tile, write_film
 from cone_perception.replay.pages.report import report_page
 from cone_perception.replay.processes import (

@@ -17,7 +17,7 @@ from typing import cast
 
 from cone_perception.bags.reader import CONES, DETECTIONS
 from cone_perception.errors import ConePerceptionError, told_as
-from cone_perception.files import LockedError, locked, to_json
+from cone_perception.files import locked, to_json
 from cone_perception.model_card import Bundle
 from cone_perception.process import start_apart, wait_or_kill
 from cone_perception.replay.traces import Drive
@@ -56,6 +56,7 @@ class ProcessGroup:
         """
         log = self._log_folder / f'{name}.log'
         with told_as(ProcessError, f'{name} cannot be started: {command[0]}'):
+            log.parent.mkdir(parents=True, exist_ok=True)
             self.running[name] = start_apart(command, self._environment, log, show)
 
     def wait(self, name: str, timeout_s: float) -> None:
@@ -136,11 +137,11 @@ def private_domain() -> Iterator[int]:
     """Hold a ROS_DOMAIN_ID that no other replay on this machine has at the same time."""
     for offset in range(len(DOMAINS)):
         domain = DOMAINS[(os.getpid() + offset) % len(DOMAINS)]
-        path = Path(tempfile.gettempdir()) / f'cone_perception_domain_{domain}.lock'
+        path = Path(tempfile.gettempdir()) / f'cone_perception_{os.getuid()}_domain_{domain}.lock'
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(locked(path))
-            except (LockedError, OSError):  # somebody's who uses it now, or another user's
+            except OSError:  # somebody uses it now, or put a file of that name there
                 continue
             yield domain
             return

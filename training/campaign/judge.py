@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cone_perception.files import from_json, write_json
+from cone_perception.files import from_json, read_json, write_json
 from training.campaign.campaign import Campaign, Run
 from training.judging.signatures import RunFigures, Signature, find_signatures
 from training.recipe.recipe import BASELINE, Figures, Stage
@@ -102,7 +101,7 @@ def decide(campaign: Campaign) -> dict[str, Any]:
     from training.judging.verdict import CampaignCandidate
 
     folder, recipe = campaign.folder, campaign.recipe
-    stored = json.loads(folder.comparison.read_text(encoding='utf-8'))
+    stored = read_json(folder.comparison)
     name, by_arm = stored['candidate'], campaign.runs_by_arm()
     runs = by_arm[name]
     signatures = [each for run in runs for each in _signatures(campaign, run)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,9 +12,9 @@ from itertools import chain, compress
 from pathlib import Path
 
 from cone_perception.dataset.labels import map_in_threads, read_labels
-from cone_perception.dataset.layout import Layout, label_path, read_layout
+from cone_perception.dataset.layout import Layout, files_below, label_path, read_layout
 from cone_perception.errors import DataError, told_as
-from cone_perception.files import to_json, write_whole
+from cone_perception.files import parse_json, read_text, to_json, write_whole
 from cone_perception.model_card import file_sha256
 
 MANIFEST = 'manifest.jsonl'
@@ -109,9 +108,9 @@ def read_manifest(path: Path) -> Manifest:
     advice = f'Write it when the data is as it should be: cone-training data manifest {folder}'
     failures = (OSError, ValueError, KeyError, TypeError)
     with told_as(DataError, f'{folder / MANIFEST} cannot be read', *failures, advice=advice):
-        head, *lines = (folder / MANIFEST).read_text(encoding='utf-8').splitlines()
-        manifest = Manifest(tuple(ManifestFile(**json.loads(line)) for line in lines))
-        said = json.loads(head)['sha256']
+        head, *lines = read_text(folder / MANIFEST, 1 << 30).splitlines()
+        manifest = Manifest(tuple(ManifestFile(**parse_json(line)) for line in lines))
+        said = parse_json(head)['sha256']
     if manifest.sha256 != said:
         raise DataError(
             f'{folder / MANIFEST} is damaged or was edited: its lines do not give the hash in its '
@@ -156,10 +155,9 @@ def _relative(layout: Layout, files: Iterable[Path]) -> set[str]:
 def _list_files(layout: Layout) -> list[str]:
     """Every file below the data set's folder, and what its splits take from elsewhere."""
     found = {
-        Path(folder, name)
-        for folder, _, names in os.walk(layout.root, followlinks=True)
-        for name in names
-        if not name.startswith('.') and not name.endswith(IGNORED_SUFFIXES)
+        file
+        for file in files_below(layout.root)
+        if not file.name.startswith('.') and not file.name.endswith(IGNORED_SUFFIXES)
     }
     found.discard(layout.root / MANIFEST)
     for picture in chain.from_iterable(layout.splits.values()):

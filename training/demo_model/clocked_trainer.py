@@ -5,7 +5,6 @@ Imports torch and ultralytics: import it only after `prepare_ultralytics()`.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import time
@@ -16,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cone_perception.files import write_json
+from cone_perception.files import read_json, write_json
 from cone_perception.types import UInt8
 from training.stage.sharded_trainer import ShardedTrainer, last_checkpoint
 
@@ -100,7 +99,7 @@ class ClockedTrainer(ShardedTrainer):
         self._mosaic_closed = False
         self.progress_file = self.save_dir / 'progress.json'
         if self.resume and self.progress_file.is_file():
-            self.progress = json.loads(self.progress_file.read_text())
+            self.progress = read_json(self.progress_file)
         self.add_callback('on_train_epoch_start', ClockedTrainer._close_mosaic_in_time)
         self.add_callback('on_train_batch_end', ClockedTrainer._tick)
 

@@ -6,7 +6,6 @@ The crops' scale is the runtime's: the network sees a 1280x720 picture at 640x36
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from cone_perception.arguments import add_fields, option, read_fields
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.dataset.layout import read_layout, write_data_yaml
 from cone_perception.errors import SourceError
-from cone_perception.files import write_json
+from cone_perception.files import read_json, write_json
 from training.simulate.bag import drive_frames
 from training.simulate.dataset import write_labelled
 from training.simulate.scene import SimulateSettings
@@ -110,7 +109,7 @@ def train(data: Path, out: Path, recipe: ClockedRun) -> Path:
     """
     record = out / 'recipe.json'
     wanted = {'data': str(data.resolve()), **asdict(recipe)}
-    if record.is_file() and (found := json.loads(record.read_text())) != wanted:
+    if record.is_file() and (found := read_json(record)) != wanted:
         changed = [key for key in wanted if found.get(key) != wanted[key]]
         raise SourceError(
             f'{record} has another {", ".join(changed)} than asked for. '

@@ -6,7 +6,6 @@ weights -> FP32 -> FP16, INT8 in two encodings, for each batch -> gate -> the bu
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from cone_perception.errors import (
     SourceError,
     told_as,
 )
-from cone_perception.files import from_json, write_json
+from cone_perception.files import from_json, read_json, write_json
 from cone_perception.model_card import CARD_FILE, Bundle, ModelCard, file_sha256, read_bundle
 from cone_perception.settings import read_params_file
 from cone_perception.types import OutputLayout, ViewName, Views
@@ -336,7 +335,7 @@ def _read_entries(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, A
     for entry, path in ((made, args.training), (measured, args.metrics)):
         if path:
             with told_as(SourceError, f'{path} is no JSON file for the card', OSError, ValueError):
-                entry |= from_json(Mapping[str, Any], json.loads(path.read_bytes()), 'it')
+                entry |= from_json(Mapping[str, Any], read_json(path), 'it')
     return made, measured
 
 

@@ -5,7 +5,6 @@ Any two models can be compared later, without a GPU and without the pictures. No
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import zipfile
@@ -19,7 +18,7 @@ import numpy as np
 from cone_perception.accuracy.intervals import Float64
 from cone_perception.accuracy.matching import IOU_THRESHOLDS, Matches
 from cone_perception.errors import OutputError, SourceError, told_as
-from cone_perception.files import whole_file, write_json
+from cone_perception.files import read_json, whole_file, write_json
 from cone_perception.types import Float32, Int64
 
 SCHEMA = 2
@@ -197,7 +196,7 @@ def load_evaluation(folder: Path) -> Evaluation:
     with told_as(
         SourceError, f'{folder} holds no evaluation that can be read', *damages, advice=advice
     ):
-        facts = json.loads((folder / FACTS_FILE).read_text(encoding='utf-8'))
+        facts = read_json(folder / FACTS_FILE)
         if facts['schema'] != SCHEMA:
             raise ValueError(f'schema {facts["schema"]} is not {SCHEMA}')
         raw = dict(facts['origin'])

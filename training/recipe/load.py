@@ -15,7 +15,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cone_perception.errors import OutputError, RecipeError, hint, told_as
-from cone_perception.files import without_nan, write_whole
+from cone_perception.files import read_yaml, without_nan, write_whole
 from training.recipe.kinds import Key, Problem, problems_of
 from training.recipe.recipe import Recipe
 from training.recipe.tree import LISTS, Tree, merge, plain_values, read_tree
@@ -193,5 +193,5 @@ def count_layers(model: str) -> int | None:
     path = architecture_file(model)
     if path is None:
         return None
-    found = yaml.safe_load(path.read_text(encoding='utf-8'))
+    found = read_yaml(path, RecipeError)
     return len(found['backbone']) + len(found['head'])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from cone_perception.errors import RecipeError, hint, told_as
+from cone_perception.files import LARGEST, read_text
 from training.recipe.kinds import Key, Problem, show_key
 
 LISTS = ('stages', 'baseline')
@@ -65,8 +65,9 @@ class Tree:
         """
         place = _place((name or node).start_mark)
         self.places[key] = place
-        if len(key) > 50:
-            raise RecipeError(f'{place}: {show_key(key[:3])}: holds itself as an alias')
+        if len(key) > 50 or len(self.places) > 10_000:
+            much = 'holds itself as an alias' if len(key) > 50 else 'aliases make too much of it'
+            raise RecipeError(f'{place}: {show_key(key[:3])}: {much}')
         if isinstance(node, yaml.MappingNode):
             first: dict[str, int] = {}
             found = {}
@@ -117,6 +118,8 @@ def compose(text: str, name: str) -> yaml.Node | None:
         loader = yaml.SafeLoader(text)
         loader.name = name
         return loader.get_single_node()
+    except RecursionError:
+        raise RecipeError(f'{name}: not YAML: nested too deep') from None
     except yaml.YAMLError as error:
         mark = getattr(error, 'problem_mark', None)
         problem = getattr(error, 'problem', None) or error
@@ -129,8 +132,8 @@ def _place(mark: Any) -> str:
 
 def read_tree(path: Path) -> Tree:
     """The values of a YAML file that holds a mapping. Raises RecipeError when it cannot be read."""
-    with told_as(RecipeError, f'recipe {path} cannot be read', OSError, UnicodeDecodeError):
-        text = path.read_text(encoding='utf-8')
+    with told_as(RecipeError, f'recipe {path} cannot be read', OSError, ValueError):
+        text = read_text(path, 100_000)
     node = compose(text, str(path))
     if not isinstance(node, yaml.MappingNode):
         raise RecipeError(f'{path}: holds no mapping: write lines of `key: value`')
@@ -152,7 +155,7 @@ def _scalar(node: yaml.Node) -> Any:
         return text.lower() == 'true'
     for kind in (int, float):
         with contextlib.suppress(ValueError):
-            return number if math.isfinite(number := kind(text)) else text
+            return number if abs(number := kind(text)) < LARGEST else text
     return text
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cone_perception.errors import SourceError, told_as
+from cone_perception.files import read_json
 from cone_perception.model_card import file_sha256
 from training.runs.record import CampaignRecord, Training
 
@@ -17,7 +17,7 @@ def read_card(path: Path, weights: Path) -> tuple[dict[str, Any], dict[str, Any]
     causes = (OSError, ValueError, KeyError, TypeError)
     advice = 'Give the card.json of a campaign folder; `cone-training report` writes it.'
     with told_as(SourceError, f'{path} is no card of a campaign', *causes, advice=advice):
-        stored = json.loads(path.read_text(encoding='utf-8'))
+        stored = read_json(path)
         training, metrics = (dict(stored[name]) for name in ('training', 'metrics'))
         trained = training['weights']
     names = {sha256: name for name, sha256 in trained.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -11,7 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cone_perception.errors import OutputError, SourceError, told_as
-from cone_perception.files import LockedError, is_locked, locked, write_json
+from cone_perception.files import (
+    LockedError,
+    is_locked,
+    locked,
+    parse_json,
+    read_json,
+    to_json,
+    write_json,
+)
 from training.recipe.recipe import CANDIDATE, Recipe, Stage
 
 SCHEMA = 1
@@ -122,7 +129,7 @@ class CampaignFolder:
             raise SourceError(f'{self.state} does not exist: there is no campaign in {self.root}.')
         told = f'{self.state} is not the state of a campaign'
         with told_as(SourceError, told, ValueError, KeyError, TypeError):
-            stored = json.loads(self.state.read_text(encoding='utf-8'))
+            stored = read_json(self.state)
             if stored.pop('schema') != SCHEMA:
                 raise SourceError(f'{self.state} is of another release: use that one to go on.')
             steps = {name: Step(**step) for name, step in stored.pop('steps').items()}
@@ -156,7 +163,7 @@ class CampaignFolder:
         with self.events.open('a+b') as file:
             file.seek(max(file.tell() - 1, 0))
             cut_short = file.read(1) not in (b'', b'\n')
-            file.write(b'\n' * cut_short + json.dumps(event).encode() + b'\n')
+            file.write(b'\n' * cut_short + to_json(event).encode() + b'\n')
 
     def read_events(self) -> list[dict[str, Any]]:
         """All events, oldest first. A line that a kill cut short is left out."""
@@ -165,7 +172,7 @@ class CampaignFolder:
         found = []
         for line in self.events.read_text(encoding='utf-8', errors='replace').splitlines():
             with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
+                found.append(parse_json(line))
         return found
 
     @contextlib.contextmanager

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from cone_perception.files import parse_yaml, read_json
 from training.recipe.recipe import BASELINE, CANDIDATE
 from training.runs.folder import CampaignFolder, State, Step
 
@@ -154,8 +152,8 @@ def read_campaign(folder: CampaignFolder) -> CampaignRecord:
     record.events = folder.read_events()
     if folder.recipe.is_file():
         record.recipe_text = folder.recipe.read_text(encoding='utf-8', errors='replace')
-        with contextlib.suppress(yaml.YAMLError):
-            loaded = yaml.safe_load(record.recipe_text)
+        with contextlib.suppress(ValueError):
+            loaded = parse_yaml(record.recipe_text)
             record.recipe = loaded if isinstance(loaded, dict) else {}
     if not record.recipe:
         record.missing.append('`recipe.yaml` is not there, or cannot be read.')
@@ -181,7 +179,7 @@ def read_campaign(folder: CampaignFolder) -> CampaignRecord:
 
 def _json(record: CampaignRecord, path: Path, what: str) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding='utf-8'))
+        found = read_json(path)
     except FileNotFoundError:
         record.missing.append(f'There is no `{path.name}` yet: {what}.')
         return {}

@@ -14,8 +14,8 @@ from importlib import resources
 import cv2
 import numpy as np
 import numpy.typing as npt
-import yaml
 
+from cone_perception.files import parse_yaml
 from training.simulate.scenery.sketch import Array
 
 
@@ -175,7 +175,7 @@ def make_lens(camera: PinholeCamera) -> Lens:
 def load_camera() -> PinholeCamera:
     """The camera of zed2i.yaml, standing at the origin."""
     text = resources.files(__package__).joinpath('zed2i.yaml').read_text(encoding='utf-8')
-    values = yaml.safe_load(text)
+    values = parse_yaml(text)
     position_m, pitch_deg = (0.0, 0.0, values.pop('height_m')), values.pop('pitch_deg')
     values['distortion'] = tuple(values['distortion'])
     return PinholeCamera(**values, position_m=position_m, pitch_rad=math.radians(pitch_deg))

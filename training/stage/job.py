@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from cone_perception.files import write_json, write_whole
+from cone_perception.files import read_json, write_json, write_whole
 from training.recipe.recipe import Recipe, Stage
 from training.runs.folder import CampaignFolder, EventKind
 from training.runs.record import MAP50, MAP50_95, read_results
@@ -100,7 +99,7 @@ class StageJob:
         StageResult. ending: why the last sitting ended early. result: StageResult.
         """
         stored = self.record_file
-        return json.loads(stored.read_text(encoding='utf-8')) if stored.is_file() else {}
+        return read_json(stored) if stored.is_file() else {}
 
     def note(self, **values: Any) -> None:
         """Replace the record's file by one with these values."""

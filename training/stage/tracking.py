@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from cone_perception.files import write_json
+from cone_perception.files import read_json, write_json
 from training.recipe.recipe import Tracking
 from training.runs.folder import CampaignFolder
 from training.runs.record import read_results
@@ -105,7 +105,7 @@ class TrackedRun:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _warn(folder: Path, run: str, reason: str, stream: IO[str] | None = None) -> None:
@@ -211,7 +211,7 @@ def _evaluation(folder: Path) -> dict[str, Any]:
     """Figures, tables and the page of an evaluation, by name."""
     import wandb
 
-    figures = json.loads((folder / 'evaluation.json').read_text(encoding='utf-8'))['figures']
+    figures = read_json(folder / 'evaluation.json')['figures']
     shown = {name: figures[name] for name in ('map50', 'map50_95')}
     shown |= {name: figures['best_f1'][name] for name in ('confidence', 'precision', 'recall')}
     shown |= {f'{name}_fixed': figures['fixed'][name] for name in ('precision', 'recall')}

@@ -22,6 +22,8 @@ from cone_perception.files import (
     cache_folder,
     is_locked,
     locked,
+    parse_json,
+    read_json,
     read_noted,
     slug,
     write_json,
@@ -257,7 +259,7 @@ def read_passport(path: Path) -> Passport:
     causes = (OSError, ValueError, TypeError, KeyError)
     what, advice = f'{path} is not readable as a passport', 'Build the engine again.'
     with told_as(PlanError, what, *causes, advice=advice):
-        raw = json.loads(path.read_text(encoding='utf-8'))
+        raw = read_json(path)
         if raw['schema'] != SCHEMA:
             raise ValueError(f'its schema is {raw["schema"]}, this version reads {SCHEMA}')
         return Passport(**{**raw, 'key': PlanKey(**raw['key'])})
@@ -285,7 +287,7 @@ def _read(path: Path) -> EnginePlan:
     if header[:1] == b'{':
         what = f'{path} begins like an engine of Ultralytics, but was cut off or damaged'
         with told_as(PlanError, what, ValueError, advice='Export it again.'):
-            metadata = dict(json.loads(header))
+            metadata = dict(parse_json(header.decode()))
         data = content[4 + length :]
     if len(data) < 64:
         raise PlanError(f'{path} holds {len(data)} bytes of plan: it was cut off. Build it again.')

@@ -29,13 +29,12 @@ from cone_perception.errors import (
     SourceError,
     told_as,
 )
-from cone_perception.files import write_whole
+from cone_perception.files import claim_folder, write_whole
 from cone_perception.process import start_apart, wait_or_kill
 from cone_perception.replay.figures.result import read_result
 from cone_perception.replay.output_folder import (
     REPLAY_FILES,
     REPLAY_MARK,
-    claim_folder,
     distinct_names,
 )
 
