@@ -6,13 +6,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from recorded_drive import at, image, pictures, write
+from recorded_drive import at, frame_at, image, pictures, serialised, write
 
-from cone_perception.bags.reader import IMAGE, BagMessage
+from cone_perception.bags.reader import IMAGE, BagMessage, bag_types, camera_info_message
 from cone_perception.engines import EngineInfo
 from cone_perception.errors import EngineError, EngineLostError
 from cone_perception.model_card import ModelCard, NetworkFile
 from cone_perception.pipeline import ConeDetector
+from cone_perception.positions.camera import CameraInfo
 from cone_perception.replay import through_pipeline as pipeline_way
 from cone_perception.replay.drive import frames as frames_module
 from cone_perception.replay.drive.frames import DueFrame, ReadAhead
@@ -85,7 +86,7 @@ def clock(monkeypatch):
 def play(tmp_path, clock):
     """Plays a number of pictures, or these messages, with such an engine."""
 
-    def play(messages, pace, **engine):
+    def play(messages, pace, settings=None, **engine):
         """Its runs are counted from after the warm-up, which is the first."""
         if isinstance(messages, int):
             messages = pictures(indices=range(messages))
@@ -93,7 +94,7 @@ def play(tmp_path, clock):
         drive = open_drive(bag if bag.exists() else write(bag, messages))
         fail = {run + 1: error for run, error in engine.pop('fail', {}).items()}
         detector = ConeDetector(CARD, SlowEngine(clock, fail=fail, **engine))
-        return play_through_pipeline(drive, pace, detector, DetectorSettings())
+        return play_through_pipeline(drive, pace, detector, settings or DetectorSettings())
 
     return play
 
@@ -259,3 +260,38 @@ def test_messages_alive_do_not_grow_with_the_bag(tmp_path, clock, monkeypatch, p
     # Five wait, one is being read, one is next, one waits for the detector, one is inside it.
     assert CountedBytes.most <= 9
     assert CountedBytes.alive == 0
+
+
+def infos(topic, baseline_m, indices=range(3)):
+    """camera_info of a camera of 32x24 with a focal length of 20 px, before each picture."""
+    k, p = (20.0, 0, 16, 0, 20, 12, 0, 0, 1), (20.0, 0, 16, -20 * baseline_m, 0, 20, 12, 0)
+    info = CameraInfo(32, 24, 'plumb_bob', (0.0,) * 5, k, tuple(np.eye(3).flat), (*p, 0, 0, 1, 0))
+    made = (camera_info_message(bag_types(), frame_at(at(index)), info) for index in indices)
+    return [(topic, at(index), serialised(each)) for index, each in zip(indices, made, strict=True)]
+
+
+def test_stereo_rig_is_searched_in_its_left_eye_and_placed_by_the_bags_camera_info(play):
+    eyes = [*pictures(LEFT, range(3)), *pictures(RIGHT, range(3))]
+    told = [*infos('/camera/left/camera_info', 0.0), *infos('/camera/right/camera_info', 0.1)]
+    settings = DetectorSettings(cameras=('left', 'right'), stereo=True)
+    played = play([*told, *eyes], Pace(), settings)
+    assert {(f.camera, f.fate) for f in played.frames} == {
+        ('left', 'answered'),
+        ('right', 'matched'),
+    }
+    for frame in played.frames[::2]:
+        assert (len(frame.positions), frame.positions.frame_id) == (1, 'camera')
+        assert frame.answered_ns == frame.located_ns >= frame.decoded_ns
+    assert played.health['left']['baseline (m)'] == '0.1000'
+    assert played.health['left']['calibration changed'] == '0'
+
+
+def test_camera_info_that_is_missing_or_damaged_costs_the_positions_and_is_told(play):
+    eyes = [*pictures(LEFT, range(3)), *pictures(RIGHT, range(3))]
+    told = [(topic, ns, data[:40]) for topic, ns, data in infos('/camera/left/camera_info', 0.0)]
+    settings = DetectorSettings(cameras=('left', 'right'), stereo=True)
+    played = play([*told, *eyes], Pace(), settings)
+    assert [f.fate for f in played.frames[::2]] == ['answered'] * 3
+    assert [f.positions for f in played.frames] == [None] * 6
+    assert any('/camera/left/camera_info: the message is damaged' in p for p in played.problems)
+    assert 'nothing came on /camera/right/camera_info' in played.health['right']['message']

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,11 @@ def info_topics(settings: DetectorSettings, image_topics: Mapping[str, str]) -> 
         named = named or [f'{camera}/camera_info' for camera in image_topics]
     named = named or [camera_info_topic(topic) for topic in image_topics.values()]
     return dict(zip(image_topics, named, strict=True))
+
+
+STAMP_END = 12
+"""Bytes of a serialised message up to the end of its stamp: the encapsulation's four, then two
+numbers of four. What follows is the calibration, and the same in each message of a camera."""
 
 
 class Rigs:
@@ -52,6 +57,7 @@ class Rigs:
         self._class_names = class_names
         self._horizons = horizons
         self._lock = threading.Lock()
+        self._contents: dict[str, bytes] = {}
         self._infos: dict[str, CameraInfo] = {}
         self._frames: dict[str, str] = {}
         mount = None if settings.mount_from == 'tf' else Mount.of(settings)
@@ -60,6 +66,16 @@ class Rigs:
         self._changes = dict.fromkeys(image_topics, 0)
         self._missing = {c: f'nothing came on {topic}' for c, topic in info_topics.items()}
         self._unlaid: dict[str, str] = {}
+
+    def hear(self, camera: str, content: bytes, read: Callable[[], Any]) -> str:
+        """Take a serialised CameraInfo, unless it tells the same as the last one of the camera.
+
+        read: makes the message of it. Returns 'came' or 'changed', empty for the same.
+        """
+        if self._contents.get(camera) == content[STAMP_END:]:
+            return ''
+        self._contents[camera] = content[STAMP_END:]
+        return 'changed' if self.take(camera, read()) else 'came'
 
     def take(self, camera: str, message: Any) -> bool:
         """Take a calibration, a sensor_msgs/CameraInfo; tells whether it replaces another one.

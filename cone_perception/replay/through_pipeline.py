@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from cone_perception.answering.answer import Answer, Answering
 from cone_perception.answering.inbox import Arrival
+from cone_perception.answering.rigs import Rigs, info_topics
 from cone_perception.bags.reader import header_stamp_ns, picture_message
-from cone_perception.errors import EngineLostError, SourceError
+from cone_perception.errors import EngineLostError, ImageError, SourceError
 from cone_perception.pipeline import ConeDetector
 from cone_perception.replay.drive.frames import DueFrame, ReadAhead, due_frames
 from cone_perception.replay.load import LoadSampler
@@ -38,7 +39,7 @@ def play_through_pipeline(
     """
     problems: list[str] = []
     frames = due_frames(drive, pace, problems)
-    player = _Player(drive, pace, detector, settings)
+    player = _Player(drive, pace, detector, settings, problems)
     sampler = LoadSampler({'replay': os.getpid()})
     info, interrupted = detector.engine.info, False
     engine = f'{info.runtime} on {info.device}, {info.computes_in}'
@@ -70,7 +71,14 @@ def play_through_pipeline(
                 'engine': engine,
                 'model sha256': info.network_sha256,
                 'views': detector.views,
-            }
+            },
+            **{
+                camera.name: {
+                    'message': '; '.join(player.rigs.warnings(camera.name)),
+                    **player.rigs.notes(camera.name),
+                }
+                for camera in drive.cameras
+            },
         },
         problems=tuple(text for text in dict.fromkeys(problems) if text not in drive.problems),
         interrupted=interrupted,
@@ -80,17 +88,31 @@ def play_through_pipeline(
 class _Player:
     """Sends the pictures of one pass.
 
-    traces: of each, by its number among those sent. late_ms: of those that were read too late.
+    problems: gets what is wrong with the bag. traces: of each, by its number among those sent.
+    late_ms: of those that were read too late. rigs: what the bag's camera_info says.
     """
 
     def __init__(
-        self, drive: Drive, pace: Pace, detector: ConeDetector, settings: DetectorSettings
+        self,
+        drive: Drive,
+        pace: Pace,
+        detector: ConeDetector,
+        settings: DetectorSettings,
+        problems: list[str],
     ) -> None:
+        self._problems = problems
         horizons = {camera.name: Horizon.of(settings) for camera in drive.cameras}
         self._paced = pace.kind != 'fast'
         self._filters = settings.filters
+        topics = {camera.name: camera.topic for camera in drive.cameras}
+        infos = info_topics(settings, topics)
+        self.rigs = Rigs(settings, topics, infos, detector.card.class_names, horizons)
         self._answering = Answering(
-            detector, horizons, read=lambda sent: picture_message(sent[1].message)
+            detector,
+            horizons,
+            read=lambda sent: picture_message(sent[1].message),
+            stereo=settings.stereo,
+            locators=self.rigs.locators,
         )
         self._inbox = self._answering.make_inbox(settings.stereo_tolerance_ms)
         self._bar: tqdm[Any] | None = None
@@ -130,6 +152,12 @@ class _Player:
             stamp_ns = header_stamp_ns(due.message.data)
         except SourceError:  # it will fail when it is decoded
             stamp_ns = 0
+        if (info := due.info) is not None:
+            (camera,) = self._answering.cameras_of(due.camera)
+            try:
+                self.rigs.hear(camera, info.data, lambda: picture_message(info))
+            except ImageError as error:
+                self._problems.append(f'{info.topic}: {error}')
         arrival = Arrival(due.camera, stamp_ns, (self._sent, due), sent_ns)
         self._sent += 1
         for dropped in self._inbox.offer(arrival):

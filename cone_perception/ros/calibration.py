@@ -24,10 +24,6 @@ from cone_perception.positions.rig import Mount
 from cone_perception.settings import DetectorSettings
 from cone_perception.views import Horizon
 
-STAMP_END = 12
-"""Bytes of a serialised message up to the end of its stamp: the encapsulation's four, then two
-numbers of four. What follows is the calibration, and the same in each message of a camera."""
-
 LOOK_UP_S = 0.5
 
 
@@ -51,7 +47,6 @@ class CalibrationListener:
         named = info_topics(settings, of_images)
         topics = {camera: node.resolve_topic_name(topic) for camera, topic in named.items()}
         self.rigs = rigs = Rigs(settings, of_images, topics, class_names, horizons)
-        self._seen: dict[str, bytes] = {}
         self._subscriptions: list[Subscription[Any]] = []
         self._mounts: MountsFromTf | None = None
         if settings.mount_from == 'tf' or (
@@ -84,27 +79,27 @@ class CalibrationListener:
 
     def _take(self, topic: str, cameras: list[str], content: bytes) -> None:
         """Take a message in; nearly all are like the one before them, which costs nothing."""
-        if self._seen.get(topic) == content[STAMP_END:]:
-            return
-        self._seen[topic] = content[STAMP_END:]
-        message = deserialize_message(content, CameraInfo)
-        again = [camera for camera in cameras if self.rigs.take(camera, message)]
-        logger, names = self._node.get_logger(), ', '.join(cameras)
-        logger.info(f'{names}: the calibration {"changed" if again else "came"} on {topic}')
-        for warning in dict.fromkeys(w for c in cameras for w in self.rigs.warnings(c)):
-            logger.warning(f'{names}: {warning}')
+        read = functools.partial(deserialize_message, content, CameraInfo)
+        heard = {
+            camera: news for camera in cameras if (news := self.rigs.hear(camera, content, read))
+        }
+        logger = self._node.get_logger()
+        for camera, news in heard.items():
+            logger.info(f'{camera}: its calibration {news} on {topic}')
+            for warning in self.rigs.warnings(camera):
+                logger.warning(f'{camera}: {warning}')
 
 
 class MountsFromTf:
     """Asks tf where cameras stand, until it has told of each: a camera does not move on its car."""
 
     def __init__(self, node: Node, base_frame: str, rigs: Rigs) -> None:
-        tf2_ros = importlib.import_module('tf2_ros')
+        self._tf2_ros = importlib.import_module('tf2_ros')
         self._node = node
         self._base_frame = base_frame
         self._rigs = rigs
-        self._buffer = tf2_ros.Buffer()
-        self._listener = tf2_ros.TransformListener(self._buffer, node)
+        self._buffer = self._tf2_ros.Buffer()
+        self._listener: Any = None  # each message of /tf costs: not before there is a question
         rigs.unmounted = 'no camera_info with a frame_id came, from which tf could lead there'
         group, steady = MutuallyExclusiveCallbackGroup(), Clock(clock_type=ClockType.STEADY_TIME)
         self._timer = node.create_timer(LOOK_UP_S, self._look_up, group, steady)
@@ -113,12 +108,15 @@ class MountsFromTf:
         """Ask and listen no more."""
         if not self._timer.is_canceled():
             self._timer.cancel()
-            self._listener.unregister()
+            if self._listener is not None:
+                self._listener.unregister()
 
     def _look_up(self) -> None:
         frames = self._rigs.unmounted_frames()
         if not frames:
             self.stop()
+        elif self._listener is None and any(frames.values()):
+            self._listener = self._tf2_ros.TransformListener(self._buffer, self._node)
         for camera, frame_id in frames.items():
             if not frame_id:
                 continue
