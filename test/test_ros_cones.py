@@ -16,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from tiny_network import CLASS_NAMES, painted, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray, Detection3DArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from cone_perception.answering.answer import Answer, Arrival
 from cone_perception.bags.cones3d import cones_of
@@ -248,15 +249,13 @@ def rotated(turn, vector):
 
 @pytest.mark.parametrize('frame_id, ground', [('base_footprint', (0, 1)), ('optical', (0, 2))])
 def test_markers_show_cones_and_where_they_may_stand(observer, detector, frame_id, ground):
-    messages = pytest.importorskip('visualization_msgs.msg')
     found, positions = cones(frame_id)
     sent = [answer(observer, found, positions), answer(observer, Detections.empty(), NOTHING)]
     with publishing(detector, 'marking', **STEREO) as publishers:
-        full, empty = hear(observer, publishers, '/marking/markers', messages.MarkerArray, *sent)
-    marker = messages.Marker
+        full, empty = hear(observer, publishers, '/marking/markers', MarkerArray, *sent)
     for message in (full, empty):
-        assert [m.action for m in message.markers].count(marker.DELETEALL) == 1
-        assert message.markers[0].action == marker.DELETEALL
+        assert [m.action for m in message.markers].count(Marker.DELETEALL) == 1
+        assert message.markers[0].action == Marker.DELETEALL
     assert len(empty.markers) == 1
     bodies = [m for m in full.markers if m.ns == 'cone']
     discs = [m for m in full.markers if m.ns == 'uncertainty']
@@ -276,7 +275,6 @@ def test_markers_show_cones_and_where_they_may_stand(observer, detector, frame_i
 
 
 def test_markers_are_made_only_while_somebody_listens(observer, detector, monkeypatch):
-    pytest.importorskip('visualization_msgs.msg')
     monkeypatch.setattr(
         'cone_perception.ros.publishing.cone_markers', lambda *_: pytest.fail('nobody listens')
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from std_msgs.msg import ColorRGBA
+from visualization_msgs.msg import Marker, MarkerArray
 
 from cone_perception.pictures.draw import class_colour
 from cone_perception.ros.cones import PlacedCones, sizes_m
@@ -23,29 +23,12 @@ cone may stand."""
 DISC_M = 0.01
 """Height of the disc."""
 
-NO_MARKERS = (
-    'no ~/markers: visualization_msgs is not installed (sudo apt install '
-    'ros-$ROS_DISTRO-visualization-msgs, or pip install ros-kilted-visualization-msgs)'
-)
 
-
-def marker_type() -> type[Any] | None:
-    """MarkerArray; None where visualization_msgs is not installed."""
-    try:
-        from visualization_msgs.msg import MarkerArray
-    except ImportError:
-        return None
-    kind: type[Any] = MarkerArray
-    return kind
-
-
-def cone_markers(placed: PlacedCones, class_names: Sequence[str]) -> Any:
-    """MarkerArray with a cylinder for each cone, and below it a disc for its uncertainty.
+def cone_markers(placed: PlacedCones, class_names: Sequence[str]) -> MarkerArray:
+    """A cylinder for each cone, and below it a disc for its uncertainty.
 
     Its first marker deletes all that were sent before on the topic.
     """
-    from visualization_msgs.msg import Marker, MarkerArray
-
     markers = [Marker(header=placed.header, action=Marker.DELETEALL)]
     sizes = sizes_m(class_names)
     ground = np.ix_(range(len(placed)), placed.stance.ground, placed.stance.ground)

@@ -21,6 +21,7 @@ from vision_msgs.msg import (
     Detection3DArray,
     ObjectHypothesisWithPose,
 )
+from visualization_msgs.msg import MarkerArray
 
 from cone_perception.answering.answer import Answer
 from cone_perception.images import bgr_of
@@ -29,7 +30,7 @@ from cone_perception.pipeline import ConeDetector
 from cone_perception.positions.stance import IN_CAR
 from cone_perception.ros.cones import ConesMessage, PlacedCones
 from cone_perception.ros.diagnostics import timing_status
-from cone_perception.ros.markers import NO_MARKERS, cone_markers, marker_type
+from cone_perception.ros.markers import cone_markers
 from cone_perception.ros.team_message import ConeMapping, TeamMessage
 from cone_perception.settings import DetectorSettings
 from cone_perception.views import band_edges
@@ -98,7 +99,7 @@ class AnswerPublishers:
     def publish_markers(self, answer: Answer) -> None:
         """Send the cones as markers, if somebody listens."""
         rig = self._rigs[answer.camera]
-        if rig.markers is not None and rig.markers.get_subscription_count():
+        if rig.markers.get_subscription_count():
             placed = self._placed(answer)
             if placed is not None:
                 rig.markers.publish(cone_markers(placed, self._class_names))
@@ -141,8 +142,6 @@ class AnswerPublishers:
     def _create_rigs(self, settings: DetectorSettings) -> Mapping[str, RigPublishers]:
         """Camera -> what its rig publishes; the two eyes of a stereo rig share it."""
         rigs = settings.cameras[:1] if settings.stereo else settings.cameras
-        if marker_type() is None:
-            self._node.get_logger().info(NO_MARKERS)
         made = {}
         for camera in rigs:
             place = '~' if len(rigs) == 1 else f'~/{camera}'
@@ -161,8 +160,7 @@ class AnswerPublishers:
 class RigPublishers:
     """What is published in metres of one rig: a camera, or the two eyes of a stereo rig.
 
-    create: makes a publisher of a type, topic and depth. place: of its topics. markers: None where
-    visualization_msgs is not installed.
+    create: makes a publisher of a type, topic and depth. place: of its topics.
     """
 
     def __init__(
@@ -177,8 +175,7 @@ class RigPublishers:
         self._team = team
         if team is not None:
             self._team_cones = create(team.kind, team.topic, DETECTIONS_DEPTH)
-        markers = marker_type()
-        self.markers = create(markers, f'{place}/markers', 1) if markers else None
+        self.markers = create(MarkerArray, f'{place}/markers', 1)
 
     def publish(self, placed: PlacedCones) -> None:
         """Send the cones; to the team's topic only in the car's frame, which it need not name."""
