@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.classes import CLASS_NAMES, CONE_SIZES_M, LARGE_ORANGE, UNKNOWN
-from cone_perception.types import Float64, Int64
+from cone_perception.types import Detections, Float32, Float64, Int64
 
 Bool = npt.NDArray[np.bool_]
 
@@ -42,13 +42,14 @@ class Boxes:
     """Boxes of one picture and what speaks against them; row i is detection i.
 
     rectified_px: (N, 4) left, top, right, bottom in the rectified picture, centres of pixels at
-    whole numbers; NaN where the lens has no ray. kind: (N,) class of the project. cut: (N, 4) bool,
-    that side may lie at the border of the picture. covered: (N, N) bool, the box j, of a nearer
-    cone, overlaps the box i. crossed: (N,) bool, any other box does.
+    whole numbers; NaN where the lens has no ray. kind: (N,) class of the project. score: (N,). cut:
+    (N, 4) bool, that side may lie at the border of the picture. covered: (N, N) bool, the box j, of
+    a nearer cone, overlaps the box i. crossed: (N,) bool, any other box does.
     """
 
     rectified_px: Float64
     kind: Int64
+    score: Float32
     cut: Bool
     covered: Bool
     crossed: Bool
@@ -58,9 +59,15 @@ class Boxes:
 
     @classmethod
     def of(
-        cls, xyxy_px: Float64, rectified_px: Float64, kind: Int64, width_px: int, height_px: int
+        cls,
+        found: Detections,
+        rectified_px: Float64,
+        kind: Int64,
+        width_px: int,
+        height_px: int,
     ) -> Boxes:
-        """Say what boxes are worth. xyxy_px: (N, 4) in the picture, edges of pixels."""
+        """Say what boxes are worth that were found in a picture of this size."""
+        xyxy_px = found.xyxy_px
         border = np.array([BORDER_PX, BORDER_PX, width_px - BORDER_PX, height_px - BORDER_PX])
         cut = (xyxy_px - border) * [1, 1, -1, -1] < 0
         low = np.maximum(rectified_px[:, None, :2], rectified_px[None, :, :2])
@@ -68,7 +75,8 @@ class Boxes:
         crossed: Bool = (low < high).all(axis=2) & ~np.eye(len(xyxy_px), dtype=bool)
         bottom = rectified_px[:, 3]
         nearer = bottom[None] > bottom[:, None]
-        return cls(rectified_px, kind, cut, crossed & nearer, np.asarray(crossed.any(axis=1)))
+        touched = np.asarray(crossed.any(axis=1))
+        return cls(rectified_px, kind, found.score, cut, crossed & nearer, touched)
 
     @property
     def width_px(self) -> Float64:

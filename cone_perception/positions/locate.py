@@ -44,11 +44,14 @@ LYING_SHARE = 0.35
 """Standard deviation of where the foot of a lying cone is, in heights of the cone."""
 CUT_M = 0.05
 """Standard deviation that the border adds to the depth of a cone that it cuts."""
-SIDE_PX, SIDE_SLOPE_PX, SIDE_HIDDEN, SIDE_CUT = 0.27, 65.0, 0.04, 0.12
-"""Standard deviation of the middle of a box h pixels high: pixels, (h / slope)^2, and shares of the
-height where a nearer cone hides a part or the border cuts it."""
-FOOT_PX, FOOT_SHARE, FOOT_HIDDEN, FOOT_CUT = 0.35, 0.017, 0.07, 0.15
-"""The same of the foot, with a share of the height."""
+SIDE_PX, SIDE_SLOPE_PX, SIDE_HIDDEN, SIDE_CUT, SIDE_SHAPE = 0.27, 65.0, 0.035, 0.12, 0.2
+"""Standard deviation of the middle of a box h pixels high: pixels, (h / slope)^2, and shares of h
+where a nearer cone hides a part or the border cuts it; a share of what is unusual in its width."""
+UNSURE, SURE_SCORE = 0.34, 0.7
+"""What is added to that for each point by which the score is lower, as a share of h: cones that lie
+with their tip towards the camera are among them."""
+FOOT_PX, FOOT_SHARE, FOOT_HIDDEN, FOOT_CUT = 0.38, 0.017, 0.07, 0.15
+"""The same of the foot, with a share of h."""
 FOOT_UP, FOOT_UP_NEAR_PX = 0.03, 830.0
 """The foot lies so far above the lower side of a box, as a share of the height h, and h / so much
 more: the front of the base plate lies lower."""
@@ -164,7 +167,7 @@ class Locator:
         flat = camera.rectify_points(points).reshape(4, -1, 2)
         rectified = np.stack([flat[0, :, 0], flat[1, :, 1], flat[2, :, 0], flat[3, :, 1]], axis=1)
         kind = self._kinds[found.class_id]
-        return Boxes.of(edges, rectified, kind, picture.width_px, picture.height_px)
+        return Boxes.of(found, rectified, kind, picture.width_px, picture.height_px)
 
     def _match(
         self, boxes: Boxes, picture: Frame | CameraPicture, partner: Frame | CameraPicture
@@ -299,13 +302,15 @@ def _foot(boxes: Boxes, camera: CameraModel, depth_m: Float64) -> tuple[Float64,
     middle = np.where(cut[:, 2] & ~cut[:, 0], left + half_px, middle)
     foot = bottom - high * (FOOT_UP + high / FOOT_UP_NEAR_PX)
     foot = np.where(cut_below & ~cut[:, 1], top + whole_px, foot)
-    missing_px = np.maximum(-boxes.stoutness - SLACK, 0) * boxes.usual_width_px
+    odd_px = np.maximum(np.abs(boxes.stoutness) - SLACK, 0) * boxes.usual_width_px
+    unsure = UNSURE * np.maximum(SURE_SCORE - boxes.score, 0)
     beside = (
         SIDE_PX**2
         + (high / SIDE_SLOPE_PX) ** 4
         + (SIDE_HIDDEN * boxes.hidden * high) ** 2
         + (SIDE_CUT * cut_beside * high) ** 2
-        + (missing_px / 2) ** 2
+        + (SIDE_SHAPE * odd_px) ** 2
+        + (unsure * high) ** 2
     )
     below = (
         FOOT_PX**2
