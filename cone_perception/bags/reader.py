@@ -180,7 +180,7 @@ def read_messages(
 
 
 def picture_message(recorded: BagMessage) -> Any:
-    """The Image or CompressedImage that was recorded. Raises ImageError where it is damaged."""
+    """The Image, CompressedImage or CameraInfo of a bag. Raises ImageError where it is damaged."""
     try:
         return bag_types().deserialize_cdr(recorded.data, recorded.type_name)
     except Exception as error:  # a damaged message raises whatever its parser tripped over

@@ -62,6 +62,8 @@ def play_through_pipeline(
             f'{len(player.late_ms)} pictures were read later than they were due, by up to '
             f'{max(player.late_ms):.0f} ms: the disk or the decompression is slower than this pace'
         )
+    if settings.stereo or settings.mount_height_m:
+        problems += [why for camera in drive.cameras for why in player.rigs.warnings(camera.name)]
     return Pass(
         pace=pace,
         frames=[trace for _, trace in sorted(player.traces.items())],
@@ -102,6 +104,7 @@ class _Player:
     ) -> None:
         self._problems = problems
         horizons = {camera.name: Horizon.of(settings) for camera in drive.cameras}
+        self._partners = tuple(horizons)[1:] if settings.stereo else ()
         self._paced = pace.kind != 'fast'
         self._filters = settings.filters
         topics = {camera.name: camera.topic for camera in drive.cameras}
@@ -186,6 +189,7 @@ class _Player:
             reason=answer.reason,
             found=answer.found,
             positions=answer.positions,
+            partner=answer.camera in self._partners,
             **moments_ns,
         )
         if self._bar is not None:
