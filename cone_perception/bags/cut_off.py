@@ -26,10 +26,10 @@ from rosbags.interfaces import (
     MessageDefinitionFormat,
 )
 from rosbags.rosbag2.metadata import parse_qos
-from zstandard import ZstdDecompressor
 
+from cone_perception.bags.bounded import TooLargeError, database_url, unpack
 from cone_perception.errors import SourceError
-from cone_perception.files import read_yaml
+from cone_perception.files import open_ordinary, read_yaml
 
 FORMATS = {'ros2msg': MessageDefinitionFormat.MSG, 'ros2idl': MessageDefinitionFormat.IDL}
 SQLITE = b'SQLite format 3\0'
@@ -99,7 +99,7 @@ class CutOffReader:
                 while waiting and waiting[0][0] <= later_ns:
                     time_ns, _, connection, data = heappop(waiting)
                     if self.compression_mode == 'message':
-                        data = ZstdDecompressor().decompressobj().decompress(data)
+                        data = unpack(data)
                     yield connection, time_ns, data
         if self._cuts:
             raise EOFError('; '.join(self._cuts))
@@ -109,8 +109,8 @@ class CutOffReader:
 
 
 def is_sqlite(path: Path) -> bool:
-    """A file that begins as SQLite's do."""
-    with path.open('rb') as stream:
+    """A file that begins as SQLite's do. Raises OSError."""
+    with open_ordinary(path) as stream:
         return stream.read(len(SQLITE)) == SQLITE
 
 
@@ -169,6 +169,8 @@ def _read_mcap(
                     connections[record.id] = _connection(record, schemas.get(record.schema_id))
                 elif isinstance(record, Message):
                     yield record.channel_id, record.log_time, record.data
+        except TooLargeError:
+            raise
         except Exception:  # the cut: a parser raises whatever it trips over
             cuts.append(f'{file.name} is cut off after {stream.tell()} bytes')
 
@@ -193,8 +195,9 @@ def _read_sqlite(
 ) -> Iterator[tuple[int, int, bytes]]:
     """Read a .db3 file, see `_read`, in the order in which the messages were written."""
     # Whoever reads ahead may close it in another thread than the one that opened it.
-    url = f'file:{file}?immutable=1'
-    with closing(sqlite3.connect(url, uri=True, check_same_thread=False)) as database:
+    with closing(
+        sqlite3.connect(database_url(file), uri=True, check_same_thread=False)
+    ) as database:
         try:
             # Without it SQLite opens no file that is shorter than its head says.
             database.execute('PRAGMA writable_schema=ON')

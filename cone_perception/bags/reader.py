@@ -18,9 +18,10 @@ import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from cone_perception.bags.cut_off import SQLITE, CutOffReader
+from cone_perception.bags.bounded import bound_libraries, check_database
+from cone_perception.bags.cut_off import SQLITE, CutOffReader, is_sqlite
 from cone_perception.errors import ImageError, SourceError, describe, told_as
-from cone_perception.files import read_yaml
+from cone_perception.files import open_ordinary, read_yaml
 from cone_perception.images import camera_info_topic
 from cone_perception.positions.camera import COEFFICIENTS, CameraInfo
 from cone_perception.types import Detections, Frame
@@ -97,7 +98,7 @@ def is_bag(path: Path) -> bool:
         return (path / 'metadata.yaml').is_file() or file_without_metadata(path) is not None
     if not path.is_file():
         return path.suffix.lower() in BAG_FILES
-    with path.open('rb') as stream:
+    with told_as(SourceError, f'{path} cannot be read'), open_ordinary(path) as stream:
         start = stream.read(16)
     if start.startswith(b'#ROSBAG'):
         raise SourceError(
@@ -134,8 +135,17 @@ def open_bag(path: Path) -> Iterator[BagReader]:
         raise SourceError(f'{path} does not exist. Give a bag: its folder, .mcap or .db3 file.')
     file = file_without_metadata(path) or path
     is_bag(file)
+    bound_libraries()
+    if file.is_dir() and (file / 'metadata.yaml').exists():
+        read_yaml(file / 'metadata.yaml', SourceError)  # within limits, before rosbags does it
+    with told_as(SourceError, f'{path} cannot be read'):
+        databases = [each for each in data_files(file) if is_sqlite(each)]
+    for database in databases:
+        check_database(database)
     reader: BagReader
     try:
+        if any(sign in str(database) for database in databases for sign in '%#?'):
+            raise SourceError('rosbags would read another file')
         reader = Reader(file)
         reader.open()
     except Exception as error:  # a damaged bag raises whatever its parser tripped over
@@ -171,7 +181,9 @@ def read_messages(
         return
     try:
         for connection, time_ns, data in reader.messages(connections, start_ns, stop_ns):
-            yield BagMessage(connection.topic, connection.msgtype, time_ns, data)
+            # SQLite's columns take any value; a message without bytes is damaged, by itself.
+            data = data if isinstance(data, bytes) else b''
+            yield BagMessage(connection.topic, connection.msgtype, int(time_ns), data)
     except Exception as error:  # a damaged bag raises whatever its parser tripped over
         text = f'{reader.path} is damaged, the rest of it cannot be read: {describe(error)}'
         if problems is None:
