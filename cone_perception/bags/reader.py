@@ -18,7 +18,7 @@ import numpy as np
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from cone_perception.bags.bounded import bound_libraries, check_database
+from cone_perception.bags.bounded import TooLargeError, bound_libraries, check_database
 from cone_perception.bags.cut_off import SQLITE, CutOffReader, is_sqlite
 from cone_perception.errors import ImageError, SourceError, describe, told_as
 from cone_perception.files import open_ordinary, read_yaml
@@ -151,6 +151,8 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     except Exception as error:  # a damaged bag raises whatever its parser tripped over
         try:
             reader = CutOffReader(file)
+        except TooLargeError as large:
+            raise SourceError(f'{path}: {large}') from large
         except Exception:
             raise SourceError(
                 f'{path} cannot be read as a rosbag2: {describe(error).rstrip(".")}. '
