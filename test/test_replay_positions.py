@@ -169,6 +169,7 @@ def test_honest_covariances_have_a_nees_of_one_and_normal_shares():
     one = drive(found)
     value = values(one, *known(one, *feet))
     assert value['position_nees'] == pytest.approx(1, abs=0.06)
+    assert value['depth_nees'] == pytest.approx(1, abs=0.08)
     assert value['inside_1_sigma_share'] == pytest.approx(0.683, abs=0.03)
     assert value['inside_2_sigma_share'] == pytest.approx(0.954, abs=0.02)
 
@@ -261,7 +262,9 @@ def test_page_shows_errors_by_range_and_a_frame_from_above():
     assert '90 of 100 by at most' in page.text
     assert 'No picture of' in page.text
     drawn = {trace['name']: trace for figure in page.figures() for trace in figure['data']}
-    assert {'median, all', 'p90, by stereo', 'inside 1 sigma', 'NEES', 'camera'} <= set(drawn)
+    assert {'median, all', 'p90, by stereo', 'inside 1 sigma', 'depth alone', 'camera'} <= set(
+        drawn
+    )
     # The cone at (5, 1) stands one metre to the left; its ring is drawn there.
     assert (drawn['true cones']['x'][0], drawn['true cones']['y'][0]) == (-1.0, 5.0)
     ellipse = np.array([drawn['blue, 2 sigma'][axis] for axis in 'xy'], np.float64).T[:25]

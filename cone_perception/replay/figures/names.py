@@ -125,8 +125,10 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
     },
     ('m', None): {f'depth_bias_m{_OF_CLASS}': 'mean depth error; positive is too far'},
     ('NEES', None): {
+        f'depth_nees{_OF_CLASS}': 'mean of the squared depth error over its variance; 1 is honest, '
+        'more is too sure',
         f'position_nees{_OF_CLASS}': 'mean normalised error squared, over its expectation; 1 is '
-        'honest, more is too sure'
+        'honest, more is too sure',
     },
     ('share', 'higher'): {
         'answered_share': 'of the pictures that are to be answered: the answer came back',
@@ -229,7 +231,9 @@ def number_text(name: str, value: float, signed: bool = False) -> str:
         return '–'
     unit = kind_of(name).unit
     shown = 100 * value if unit == 'share' else value
-    return f'{shown:{"+" if signed else ""}.{UNITS[unit].digits}f}'
+    digits = UNITS[unit].digits
+    # Rounded first: what is shown as zero has no sign.
+    return f'{round(shown, digits) + 0.0:{"+" if signed else ""}.{digits}f}'
 
 
 def value_text(name: str, value: float) -> str:

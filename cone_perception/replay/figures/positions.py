@@ -161,6 +161,8 @@ def position_rows(errors: PositionErrors) -> dict[str, Float64]:
         return rows
     published = errors.source > 0
     off_m = np.hypot(errors.depth_m, errors.across_m)
+    with np.errstate(divide='ignore', invalid='ignore'):  # of a covariance of zero
+        depth_nees = (errors.depth_m / errors.sigma_m) ** 2
     frames, weights = len(errors.stamps_ns), frame_weights(errors.stamps_ns)
     for of, inside in in_bins(errors).items():
         near = inside & published if of else published & (errors.range_m < WRONG_BELOW_M)
@@ -170,6 +172,7 @@ def position_rows(errors: PositionErrors) -> dict[str, Float64]:
             'stereo': inside & (errors.source == RANGE_SOURCES.index('stereo')),
             'depth': np.where(inside & published, errors.depth_m, 0.0),
             'nees': np.where(inside & published, errors.nees, 0.0),
+            'depth_nees': np.where(inside & published, depth_nees, 0.0),
             'one': inside & (np.abs(errors.depth_m) < errors.sigma_m),
             'two': inside & (np.abs(errors.depth_m) < 2 * errors.sigma_m),
             'near': near,
@@ -182,6 +185,7 @@ def position_rows(errors: PositionErrors) -> dict[str, Float64]:
             found = _quantile_rows(np.abs(values), inside & published, errors.frame, weights)
             for name, column in zip(QUANTILES, found.T, strict=True):
                 rows[f'{what}_{name}_m{of}'] = column
+        rows[f'depth_nees{of}'] = share(total['depth_nees'], total['published'])
         rows[f'position_nees{of}'] = share(total['nees'], total['published'])
         rows[f'inside_1_sigma_share{of}'] = share(total['one'], total['published'])
         rows[f'inside_2_sigma_share{of}'] = share(total['two'], total['published'])

@@ -142,7 +142,10 @@ def honesty_charts(result: ReplayResult) -> Iterator[Chart]:
     )  # fmt: skip
     yield chart(
         'NEES over range',
-        [_over_range(result, 'position_nees', 'NEES', '--teal', 1.0, '')],
+        [
+            _over_range(result, 'position_nees', 'depth and across', '--teal', 1.0, ''),
+            _over_range(result, 'depth_nees', 'depth alone', '--blue', 1.0, ''),
+        ],
         title='NEES',
         x='range, m', half=True, levels={'honest': 1.0}, y_axis=FROM_ZERO,
     )  # fmt: skip
