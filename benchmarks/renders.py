@@ -1,9 +1,9 @@
-"""Rendered pictures for range.py: drives judged by metres, and stills with near cones."""
+"""Rendered pictures for range.py and positions.py: drives, for one eye or two, and near cones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 
@@ -16,10 +16,11 @@ from cone_perception.accuracy.intervals import share_interval
 from cone_perception.accuracy.matching import Bool, box_iou, match_detections
 from cone_perception.filters import Filters
 from cone_perception.pipeline import ConeDetector
-from cone_perception.types import Detections, Float32, Frame
-from training.simulate.bag import drive_frames
+from cone_perception.types import Detections, Float32, Frame, Positions
+from training.simulate.bag import DriveFrame, drive_frames
 from training.simulate.dataset import render_picture
 from training.simulate.renderer import Label
+from training.simulate.rig.settings import RigSettings
 from training.simulate.scene import SimulateSettings
 
 EDGES_M = range(0, 40, 5)
@@ -125,3 +126,30 @@ def judge_near(
     title = f'near cones, {band_name(NEAR_PX, math.inf)}: recall'
     figures.add(title, 'cones', cones)
     figures.add(title, look, recall)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DrivePair:
+    """Both eyes at one moment. place: where the cones of the left eye's labels stand."""
+
+    left: DriveFrame
+    right: DriveFrame
+    truth: Detections
+    place: Positions
+
+    @property
+    def frames(self) -> tuple[Frame, Frame]:
+        return Frame(self.left.image), Frame(self.right.image)
+
+
+def render_pairs(seeds: Iterable[int], pictures: int, rig: RigSettings) -> Iterator[DrivePair]:
+    """Render drives of a stereo rig, a pair every two seconds."""
+    settings = replace(SimulateSettings(), min_height_px=1e-3, min_visible=0.0, rig=rig)
+    for seed in seeds:
+        drive = drive_frames(settings, seed, 2.0 * pictures, 0.5, stereo=True)
+        for left, right in tqdm(zip(drive, drive, strict=True), f'drive {seed}', pictures):
+            truth = DrivePicture.of(Frame(left.image), left.labels).truth
+            feet_m = left.feet_m('base')
+            exact = np.zeros((len(feet_m), 3, 3))
+            source = np.ones(len(feet_m), np.int64)
+            yield DrivePair(left, right, truth, Positions(feet_m, exact, source, 'base_footprint'))

@@ -33,7 +33,7 @@ LEAST_CORRELATION = 0.9
 MOST_APART_PX, APART_SHARE = 0.6, 0.075
 """Of a match that is believed. The halves of a near cone's patch may be farther apart: by this
 share of the disparity."""
-FLOOR_PX, NOISE, APART, SHARE, CROSSED_PX = 0.01, 2.57, 0.24, 0.0017, 0.013
+FLOOR_PX, NOISE, APART, SHARE, CROSSED_PX = 0.007, 2.5, 0.3, 0.0017, 0.013
 """Standard deviation of a disparity: a floor, a factor on what the pixels' noise leaves of it, one
 on how far the patch's halves are apart, a share of it, and what a box adds that overlaps another.
 Fitted by `benchmarks/positions.py --fit`."""
@@ -126,11 +126,11 @@ class Locator:
             nowhere = np.full((n, 3), np.nan), np.full((n, 3, 3), np.nan), np.zeros(n, np.int64)
             frame_id = mount.frame_id if mount else self.rig.optical_frame
             return Positions(*nowhere, frame_id, {'none': n})
-        boxes = self._boxes(found, camera, picture)
+        boxes = self.boxes(found, camera, picture)
         matches, sought = Disparities.none(n), np.zeros(n, bool)
         if partner is not None and self.rig.right is not None and not eye:
-            matches, sought = self._match(boxes, picture, partner)
-        by_height = height_range(boxes, camera.fy_px, sought & ~_trusted(matches))
+            matches, sought = self.match(boxes, picture, partner)
+        by_height = height_range(boxes, camera.fy_px, sought & ~trusted(matches))
         sources = [STEREO, HEIGHT]
         by_source = [self._stereo_range(boxes, matches, by_height), by_height]
         if mount:
@@ -155,7 +155,7 @@ class Locator:
         )
         return positions if mount is None else mount.to_base(positions)
 
-    def _boxes(
+    def boxes(
         self, found: Detections, camera: CameraModel, picture: Frame | CameraPicture
     ) -> Boxes:
         """The boxes in the rectified picture, by the middles of their sides."""
@@ -169,7 +169,7 @@ class Locator:
         kind = self._kinds[found.class_id]
         return Boxes.of(found, rectified, kind, picture.width_px, picture.height_px)
 
-    def _match(
+    def match(
         self, boxes: Boxes, picture: Frame | CameraPicture, partner: Frame | CameraPicture
     ) -> tuple[Disparities, Bool]:
         """Find the boxes in the partner, and say which of them it should show, (N,).
@@ -212,10 +212,10 @@ class Locator:
 
         seen = search(np.ones(len(box), bool), 1)
         near = expected > NEAR_PX
-        ahead = np.count_nonzero(_trusted(seen)[near])
+        ahead = np.count_nonzero(trusted(seen)[near])
         if near.any():
             most = np.count_nonzero(near) / 2
-            backward = ahead < most < np.count_nonzero(_trusted(search(near, -1)))
+            backward = ahead < most < np.count_nonzero(trusted(search(near, -1)))
             with self._lock:
                 self._backward = self._backward + 1 if backward else 0
         swapped = self._backward >= SWAPPED
@@ -235,9 +235,9 @@ class Locator:
         if self.rig.right is None:
             return np.ones(len(boxes)), np.full(len(boxes), np.inf)
         disparity = matches.disparity_px - self.rig.zero_px
-        trusted = _trusted(matches)
+        believed = trusted(matches)
         height_m, height_sigma_m = by_height
-        shows = trusted & boxes.whole & ~boxes.crossed & np.isfinite(height_sigma_m)
+        shows = believed & boxes.whole & ~boxes.crossed & np.isfinite(height_sigma_m)
         box = boxes.rectified_px
         foot_px = np.column_stack([(box[:, 0] + box[:, 2]) / 2, box[:, 3]])
         share = height_sigma_m / height_m
@@ -246,7 +246,7 @@ class Locator:
             self._watch.add(Sighting(*learnt))
             disparity = disparity - self._watch.shift_px(foot_px[:, 0])
             doubt_px = self._watch.doubt_px
-        good = trusted & (disparity > LEAST_DISPARITY_PX)
+        good = believed & (disparity > LEAST_DISPARITY_PX)
         disparity = np.where(good, disparity, 1.0)
         sigma_px = np.sqrt(
             FLOOR_PX**2
@@ -321,7 +321,7 @@ def _foot(boxes: Boxes, camera: CameraModel, depth_m: Float64) -> tuple[Float64,
     return np.column_stack([middle, foot]), np.sqrt(np.column_stack([beside, below]))
 
 
-def _trusted(matches: Disparities) -> Bool:
+def trusted(matches: Disparities) -> Bool:
     """(N,) bool: which matches are believed."""
     with np.errstate(invalid='ignore'):
         return np.asarray(

@@ -153,22 +153,18 @@ def find(patches: Patches) -> Disparities:
     shows more of its cone is looked for again: the lower one, as the box ends at the foot of the
     nearer cone, unless a nearer box covers it.
     """
-    left, right = _smooth(patches.left), _smooth(patches.right)
-    level = left.mean(axis=(1, 2), keepdims=True)
-    left -= level
-    right -= level
-    grey = left.mean(axis=3), right.mean(axis=3)
+    eyes = _smooth(patches.left), _smooth(patches.right)
     half = ROWS // 2
-    n = len(left)
-    found = _search(patches, left, right, grey, patches.weight, np.arange(n), np.full(n, half))
+    found = _search(patches, eyes, patches.weight, np.arange(len(eyes[0])))
     torn = np.flatnonzero(found[3] > APART_PX)
     if len(torn):
-        weight = patches.weight[torn].copy()
-        upper = weight[:, :half].sum(axis=(1, 2)) > weight[:, half:].sum(axis=(1, 2))
-        weight *= ((np.arange(ROWS) < half) == upper[:, None])[..., None]
-        by_row = weight.sum(axis=2).cumsum(axis=1)
-        middle = (by_row < by_row[:, -1:] / 2).sum(axis=1) + 1
-        found[:, torn] = _search(patches, left, right, grey, weight, torn, middle)
+        weight = patches.weight[torn]
+        by_row = weight.sum(axis=2)
+        upper = by_row[:, :half].sum(axis=1) > by_row[:, half:].sum(axis=1)
+        by_row = by_row * ((np.arange(ROWS) < half) == upper[:, None])
+        filled = by_row.cumsum(axis=1)
+        above = filled - by_row < filled[:, -1:] / 2  # the first half of the weight
+        found[:, torn] = _search(patches, eyes, weight * (by_row > 0)[..., None], torn, above)
     disparity, sigma, correlation, apart = found
     scale = patches.scale
     return Disparities(disparity * scale, sigma * scale, correlation, apart * scale)
@@ -176,41 +172,46 @@ def find(patches: Patches) -> Disparities:
 
 def _search(
     patches: Patches,
-    left: Float32,
-    right: Float32,
-    grey: tuple[Float32, Float32],
+    eyes: tuple[Float32, Float32],
     weight: Float32,
     rows: Int64,
-    middle: Int64,
+    above: npt.NDArray[np.bool_] | None = None,
 ) -> Float64:
     """(4, K) disparity, its standard deviation, correlation, and how far the halves are apart.
 
-    rows: (K,) of the patches. weight: (K, ROWS, COLUMNS). middle: (K,) row that parts the halves.
-    All in pixels of the patches.
+    eyes: the patches, see `_smooth`. rows: (K,) which of them. weight: (K, ROWS, COLUMNS). above:
+    (K, ROWS) which rows make the upper half; None: the first half of them. In pixels of a patch.
     """
-    coarse, contrast = _coarse(grey[0][rows], grey[1][rows], weight)
+    left, right = (eye if len(rows) == len(eye) else eye[rows] for eye in eyes)
+    coarse, contrast = _coarse(left.sum(axis=1), right.sum(axis=1), weight)
     places = coarse.shape[1]
     reach = TAPS // 2
     best = coarse[:, reach : places - reach].argmax(axis=1) + reach
-    windows = sliding_window_view(right, COLUMNS, axis=2)  # N, ROWS, places, 3, COLUMNS
-    around = best[:, None] + np.arange(-reach, reach + 1)
-    taps = windows[rows[:, None], :, around]  # K, TAPS, ROWS, 3, COLUMNS
-    stack = np.concatenate([taps, left[rows].transpose(0, 1, 3, 2)[:, None]], axis=1)
-    above = (np.arange(ROWS) < middle[:, None])[..., None]
-    upper, lower = (_moments(stack, weight * half) for half in (above, ~above))
-    products, sums, total = (a + b for a, b in zip(upper, lower, strict=True))
-    peaks = [_peak(part) for part in ((products, sums, total), upper, lower)]
+    stack = np.empty((len(rows), 3, TAPS + 2, ROWS, COLUMNS), np.float32)
+    windows = sliding_window_view(right, COLUMNS, axis=3)  # K, 3, ROWS, places, COLUMNS
+    every = np.arange(len(rows))
+    for tap in range(TAPS):
+        stack[:, :, tap] = windows[every, :, :, best + tap - reach]
+    stack[:, :, TAPS] = left
+    stack[:, :, TAPS + 1] = 1
+    if above is None:
+        parts = (np.s_[..., : ROWS // 2, :], np.s_[..., ROWS // 2 :, :])
+        upper, lower = (_moments(stack[part], weight[part]) for part in parts)
+    else:
+        mask = above[..., None]
+        upper, lower = (_moments(stack, weight * part) for part in (mask, ~mask))
+    peaks = [_peak(part) for part in (upper + lower, upper, lower)]
     place, correlation, sigma = peaks[0]
     # A place to the right is a smaller disparity.
     disparity = patches.first[rows] - best - place
     ends = (best == reach) | (disparity < patches.least[rows])
-    blank = np.where(ends | (contrast < LEAST_CONTRAST), np.nan, 1.0)
+    blank = np.where(ends | (contrast < 3 * LEAST_CONTRAST), np.nan, 1.0)
     apart = np.abs(peaks[1][0] - peaks[2][0])
     return np.stack([disparity, sigma, correlation, apart]) * blank
 
 
 def _smooth(patches: UInt8) -> Float32:
-    """Blur along the rows, by 1 2 1.
+    """(N, 3, ROWS, columns) patches, blurred along the rows by 1 2 1; middle grey is 0.
 
     Between two pixels interpolation blurs too, so without this a place between them would look more
     alike than one on them: errors of up to 0.03 px that follow the fraction of the disparity.
@@ -218,8 +219,11 @@ def _smooth(patches: UInt8) -> Float32:
     n, rows, columns, colours = patches.shape
     lines = patches.reshape(n * rows, columns, colours)
     across = np.array([0.25, 0.5, 0.25])
-    smooth = cv2.sepFilter2D(lines, cv2.CV_32F, across, np.ones(1), borderType=cv2.BORDER_REPLICATE)
-    return np.asarray(smooth, np.float32).reshape(patches.shape)
+    smooth = cv2.sepFilter2D(
+        lines, cv2.CV_32F, across, np.ones(1), delta=-128, borderType=cv2.BORDER_REPLICATE
+    )
+    planes = np.reshape(smooth, patches.shape).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(planes, np.float32)
 
 
 def _coarse(left: Float32, right: Float32, weight: Float32) -> tuple[Float64, Float64]:
@@ -240,24 +244,27 @@ def _coarse(left: Float32, right: Float32, weight: Float32) -> tuple[Float64, Fl
     return score.astype(np.float64), contrast.astype(np.float64)
 
 
-Moments = tuple[Float64, Float64, Float64]
-"""Weighted products of TAPS right patches and the left one, (N, TAPS + 1, TAPS + 1); their sums by
-colour, (N, TAPS + 1, 3); the sum of the weights, (N,)."""
+def _moments(stack: Float32, weight: Float32) -> Float64:
+    """(K, 3, TAPS + 2, TAPS + 2) weighted products of each two of what is stacked, by colour.
+
+    stack: (K, 3, TAPS + 2, rows, COLUMNS), TAPS right patches, the left one, and ones. weight: (K,
+    rows, COLUMNS).
+    """
+    flat = (*stack.shape[:3], -1)
+    weighted = (stack * weight[:, None, None]).reshape(flat)
+    products = weighted @ stack.reshape(flat).transpose(0, 1, 3, 2)
+    return np.asarray(products, np.float64)
 
 
-def _moments(stack: Float32, weight: Float32) -> Moments:
-    """stack: (N, TAPS + 1, rows, 3, COLUMNS). weight: (N, rows, COLUMNS)."""
-    weighted = stack * weight[:, None, :, None]
-    flat = (len(stack), TAPS + 1, -1)
-    products = weighted.reshape(flat) @ stack.reshape(flat).transpose(0, 2, 1)
-    sums = weighted.sum(axis=(2, 4))
-    return products.astype(np.float64), sums.astype(np.float64), weight.sum(axis=(1, 2)) + 1e-9
-
-
-def _centred(moments: Moments) -> tuple[Float64, Float64]:
-    """Products without the means of each colour, and the number of pixels that they stand for."""
-    products, sums, total = moments
-    return products - sums @ sums.transpose(0, 2, 1) / total[:, None, None], total * 3
+def _centred(moments: Float64) -> tuple[Float64, Float64]:
+    """(K, TAPS + 1, TAPS + 1) products without the means of each colour, and (K,) the number of
+    pixels that they stand for.
+    """
+    sums, total = moments[..., :-1, -1], moments[..., -1, -1] + 1e-9
+    products = (
+        moments[..., :-1, :-1] - sums[..., None] * sums[..., None, :] / total[..., None, None]
+    )
+    return products.sum(axis=1), total.sum(axis=1)
 
 
 def _cubic(place: Float64) -> tuple[Float64, Float64]:
@@ -277,7 +284,7 @@ _GRID, _GRID_SLOPES = _cubic(STEPS)
 _GRID_PAIRS = (_GRID[:, :, None] * _GRID[:, None]).reshape(len(STEPS), -1)
 
 
-def _peak(moments: Moments) -> tuple[Float64, Float64, Float64]:
+def _peak(moments: Float64) -> tuple[Float64, Float64, Float64]:
     """(N,) place of the best correlation, that correlation, standard deviation of the place.
 
     The last is what the difference of the patches leaves, were it noise.

@@ -19,7 +19,7 @@ WINDOW = 2000
 """Sightings that are remembered: about a lap's worth. The oldest are forgotten first."""
 LEAST = 300
 """Sightings from which the offset may be known."""
-EVERY = 50
+EVERY = 200
 """Sightings after which the offset is worked out anew."""
 STEP_PX = 8.0
 """A picture is taken in when the median cone stands so far from every cone of the last one that
