@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cone_perception.errors import ConePerceptionError, ImageError, SourceError
+from cone_perception import MOST_PIXELS
+from cone_perception.errors import ConePerceptionError, ImageError, SourceError, told_as
 from cone_perception.types import CameraPicture, Frame, UInt8
 
 _CHANNELS = {
@@ -80,9 +81,11 @@ def read_picture(
 
     Raises `kind` when it cannot be decoded.
     """
-    picture = cv2.imread(str(path), flags)
+    what, advice = f'{path} cannot be decoded as a picture', 'Replace or remove it.'
+    with told_as(kind, what, cv2.error, advice=advice):
+        picture = cv2.imread(str(path), flags)
     if picture is None:
-        raise kind(f'{path} cannot be decoded as a picture: replace or remove it.')
+        raise kind(f'{what}: replace or remove it.')
     return np.asarray(picture, np.uint8)
 
 
@@ -117,13 +120,30 @@ def _from_compressed(message: Any, upright: bool) -> UInt8:
         raise ImageError(f'{what}: the JPEG is truncated, its end marker is missing')
     if encoded[:4] == b'\x89PNG' and b'IEND' not in encoded[-64:]:
         raise ImageError(f'{what}: the PNG is truncated, its end marker is missing')
+    if encoded[:4] == b'\x89PNG':
+        width, height = (int.from_bytes(encoded[at : at + 4], 'big') for at in (16, 20))
+        if width * height > MOST_PIXELS:
+            most = f'{MOST_PIXELS >> 20} megapixels'
+            raise ImageError(f'{what}: it has {width}x{height} pixels, more than {most}')
+    # image_transport writes "ENCODING; CODEC compressed TARGET". A mosaic lies in one channel.
+    encoding = message.format.partition(';')[0].strip()
+    is_bayer = encoding.startswith('bayer_')
+    if is_bayer and encoding not in _CHANNELS:
+        raise ImageError(f'{what}: the Bayer pattern is not known')
+    turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR | turn)
+        flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if is_bayer else cv2.IMREAD_COLOR
+        picture = cv2.imdecode(data, flags | turn)
     except cv2.error as error:
         raise ImageError(f'{what}: it cannot be decoded: {error.err}') from error
     if picture is None:
         raise ImageError(f'{what}: it is corrupt, or of a kind that OpenCV does not read')
+    if picture.ndim == 2:
+        height, width = picture.shape
+        encoding = f'{encoding.rstrip("0123456789")}{8 * picture.itemsize}'
+        order = sys.byteorder == 'big'
+        rows = picture.view(np.uint8).reshape(-1)
+        return to_bgr(CameraPicture(rows, encoding, width, height, width * picture.itemsize, order))
     return np.asarray(picture, np.uint8)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -82,6 +84,56 @@ def test_compressed_picture_is_decoded(kind):
 def test_compressed_grey_picture_becomes_three_channels():
     message = compressed(cv2.cvtColor(tile_picture(48, 64), cv2.COLOR_BGR2GRAY), '.jpg')
     assert images.to_bgr(message).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize('order', ['rggb', 'bggr', 'gbrg', 'grbg'])
+@pytest.mark.parametrize(
+    ('bits', 'kind', 'tolerance'), [(8, '.jpg', 24), (8, '.png', 1), (16, '.png', 1)]
+)
+def test_compressed_mosaic_becomes_the_picture_that_was_meant(order, bits, kind, tolerance):
+    bgr, encoding = tile_picture(48, 64), f'bayer_{order}{bits}'
+    mosaic = encode(bgr, encoding).data.view(f'uint{bits}').reshape(48, 64)
+    message = compressed(mosaic, kind)
+    message.format = f'{encoding}; {kind[1:]} compressed '
+    picture = images.to_bgr(message)
+    assert np.abs(picture[4::16, 4::16].astype(int) - bgr[4::16, 4::16]).max() <= tolerance
+
+
+def test_compressed_picture_that_was_demosaiced_before_stays_as_it_is():
+    message = compressed(tile_picture(48, 64), '.png')
+    message.format = 'bayer_rggb8; png compressed bgr8'
+    np.testing.assert_array_equal(images.to_bgr(message), tile_picture(48, 64))
+    message.format = 'bayer_rgbw8; png compressed '
+    with pytest.raises(ImageError, match='pattern is not known'):
+        images.to_bgr(message)
+
+
+def test_picture_too_large_is_refused_by_its_header():
+    large = bytearray(compressed(tile_picture(48, 64), '.png').data)
+    large[16:24] = struct.pack('>II', 32000, 32000)
+    with pytest.raises(ImageError, match='32000x32000 pixels, more than 64 megapixels'):
+        images.to_bgr(SimpleNamespace(format='png', data=large))
+
+
+@pytest.mark.parametrize('kind', ['.jpg', '.ppm'])
+def test_other_kinds_of_pictures_that_are_too_large_are_refused_by_opencv(kind, tmp_path):
+    """In a process of its own: OpenCV reads its limit when it is imported."""
+    data = bytearray(compressed(tile_picture(48, 64), kind).data)
+    if kind == '.ppm':
+        data[:] = data.replace(b'64 48', b'32000 32000')
+    else:
+        at = data.index(b'\xff\xc0') + 5
+        data[at : at + 4] = struct.pack('>HH', 32000, 32000)
+    (tmp_path / f'large{kind}').write_bytes(data)
+    code = (
+        'import sys; from types import SimpleNamespace as S; from pathlib import Path\n'
+        'from cone_perception.images import to_bgr\n'
+        'to_bgr(S(format="", data=Path(sys.argv[1]).read_bytes()))'
+    )
+    command = [sys.executable, '-c', code, str(tmp_path / f'large{kind}')]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 'ImageError' in ended.stderr
+    assert 'MAX_IMAGE_PIXELS' in ended.stderr
 
 
 @pytest.mark.parametrize(
