@@ -33,7 +33,7 @@ def columns_of(pairs: Iterable[tuple[DrivePair, Detections]], names: Sequence[st
             rig = Rig.of(pair.left.info, pair.right.info, TOPICS, DetectorSettings(), None)
             locator = Locator(rig, names)
         left, right = pair.frames
-        boxes = locator.boxes(found, rig.left, left)
+        boxes = locator.boxes(found, rig.left)
         seen, _ = locator.match(boxes, left, right)
         _, cone = match(found.xyxy_px, found.class_id, pair.truth.xyxy_px, pair.truth.class_id)
         known = cone >= 0
@@ -46,6 +46,7 @@ def columns_of(pairs: Iterable[tuple[DrivePair, Detections]], names: Sequence[st
             'stout': boxes.stoutness,
             'crossed': boxes.crossed,
             'hidden': boxes.hidden,
+            'aside': boxes.aside,
             'upright': ~(boxes.lies | boxes.cut.any(axis=1)),
             'sure': boxes.kind != UNKNOWN,
             'score': boxes.score,
@@ -81,17 +82,22 @@ def fit_constants(pairs: Iterable[tuple[DrivePair, Detections]], names: Sequence
     of = columns_of(pairs, names)
     one = np.ones(len(of['depth']))
     focal, baseline = float(of['focal'][0]), float(of['baseline'][0])
-    high, depth = of['height'], of['depth']
+    depth = of['depth']
     clear = (of['upright'] > 0) & (of['sure'] > 0)
-    gap = np.log(depth * high / (focal * of['size']))
     alone = clear & (of['crossed'] == 0)
     knots = height.KNOTS_PX
     ends = np.sqrt(knots[1:] * knots[:-1])
-    nearest = np.searchsorted(ends, high)
-    bias = [float(np.median(gap[alone & (nearest == k)])) for k in range(len(knots))]
-    print('BIAS =', np.round(bias, 3).tolist())
+    tried = []
+    for aside_px in np.arange(0, 1.6, 0.1):
+        high = np.maximum(of['height'] - aside_px * of['aside'], 1)
+        gap = np.log(depth * high / (focal * of['size']))
+        nearest = np.searchsorted(ends, high)
+        bias = [float(np.median(gap[alone & (nearest == k)])) for k in range(len(knots))]
+        error = gap - np.interp(high, knots, bias)
+        tried.append((float(np.median(np.abs(error[alone]))), aside_px, bias, high, error))
+    _, aside_px, bias, high, error = min(tried, key=lambda each: each[0])
+    print(f'ASIDE_PX, BIAS = {aside_px:.1f},', np.round(bias, 3).tolist())
     slim = np.maximum(-of['stout'] - height.SLACK, 0)
-    error = gap - np.interp(high, knots, bias)
     parts = [part[clear] for part in (one, 1 / high, of['crossed'], slim)]
     start = (height.SHARE, height.PIXELS, height.CROSSED_SHARE, height.SLIM_SHARE)
     found = fit_deviation(error[clear], parts, start)

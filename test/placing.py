@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cone_perception.classes import CLASS_NAMES
+from cone_perception.positions.height import ASIDE_PX, BIAS, KNOTS_PX
 from cone_perception.positions.locate import Locator
 from cone_perception.positions.rig import Mount, Rig
 from cone_perception.settings import DetectorSettings
@@ -48,6 +49,17 @@ def boxes_of(frame: DriveFrame) -> Detections:
     box = np.array([label.xyxy_px for label in frame.labels], np.float32).reshape(-1, 4)
     class_id = np.array([label.class_id for label in frame.labels], np.int64)
     return Detections(box, np.full(len(box), 0.9, np.float32), class_id)
+
+
+def drawn(frame: DriveFrame) -> Detections:
+    """The labels with the heights that a network draws, by the bias that was learnt of it."""
+    found, camera, depth_m = boxes_of(frame), frame.camera, frame.feet_m('left')[:, 2]
+    high = np.linspace(200, 4, 2000)
+    reach_m = camera.fy_px * 0.325 / high * np.exp(np.interp(high, KNOTS_PX, BIAS))
+    box = found.xyxy_px
+    aside = (((box[:, 0] + box[:, 2]) / 2 - camera.cx_px) / camera.fx_px) ** 2
+    box[:, 1] = box[:, 3] - np.interp(depth_m, reach_m, high) - ASIDE_PX * aside
+    return found
 
 
 def placed(pair: Pair, rig: Rig | None = None) -> tuple[Locator, Positions, Float64]:

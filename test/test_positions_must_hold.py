@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from placing import TOPICS, Pair, boxes_of, mounted, placed, rig_of, staged
+from placing import TOPICS, Pair, boxes_of, drawn, mounted, placed, rig_of, staged
 
 from cone_perception.classes import BLUE, CLASS_NAMES, LARGE_ORANGE, YELLOW
 from cone_perception.errors import CalibrationError
@@ -280,26 +280,24 @@ def test_a_dark_eye_is_named_and_the_other_goes_on(track: Pair, dark: str) -> No
 
 
 def test_the_yaw_between_the_eyes_is_learnt_from_pictures_and_corrected() -> None:
-    """0.1 degree, which is 0.92 px, from 60 pictures of ten cones.
-
-    The boxes are those of labels, on which the bias of the heights was not learnt.
-    """
+    """0.1 degree, which is 0.92 px, from 60 pictures of ten cones."""
     rng = np.random.default_rng(5)
-    locator = None
+    locators: list[Locator] = []
     for _ in range(60):
         depths_m = rng.permutation(np.linspace(4, 20, 10))
         angle = np.radians(np.linspace(-40, 40, 10) + rng.uniform(-2, 2, 10))
         spots = [(x, x * np.tan(a), BLUE) for x, a in zip(depths_m, angle, strict=True)]
-        pair = staged(spots, right_yaw_deg=-0.1)
+        left, right = pair = staged(spots, right_yaw_deg=-0.1)
         rig = rig_of(pair)
-        locator = locator or Locator(rig, CLASS_NAMES)
-        left, right = pair
-        positions = locator.locate(boxes_of(left), Frame(left.image), Frame(right.image))
-    (warning,) = locator.warnings
-    assert 'the eyes look apart by 0.1' in warning
-    offset_px = float(locator.notes['yaw offset (px)'].split()[0])
-    assert offset_px == pytest.approx(rig.left.fx_px * np.radians(0.1), abs=0.25)
-    errors_m = positions.xyz_m - left.feet_m('left')
-    near = nearer(pair, 11)
-    assert np.median(np.abs(errors_m[near, 2])) < 0.25
-    assert shares(errors_m, positions).max() < 4
+        locators = locators or [Locator(rig, CLASS_NAMES, limit_px) for limit_px in (1.5, 0.0)]
+        corrected, watched = (
+            each.locate(drawn(left), Frame(left.image), Frame(right.image)) for each in locators
+        )
+    for locator, told in zip(locators, ('is corrected', 'yaw_correction_px is 0'), strict=True):
+        (warning,) = locator.warnings
+        assert 'the eyes look apart' in warning
+        assert told in warning
+        offset_px = float(locator.notes['yaw offset (px)'].split()[0])
+        assert offset_px == pytest.approx(rig.left.fx_px * np.radians(0.1), abs=0.15)
+    for positions in (corrected, watched):
+        assert shares(positions.xyz_m - left.feet_m('left'), positions).max() < 4

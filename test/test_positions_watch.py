@@ -24,21 +24,22 @@ def pictures(
     scale: float = 1.0,
     wild: float = 0.0,
     box_px: float = 0.6,
+    loose_px: float = 0.0,
 ) -> list[Sighting]:
     """Cones on both borders as the car passes them, eight in a picture, until there are so many.
 
     yaw: radian, by the count of sightings. scale: of what heights say. wild: share of wrong matches
-    and of boxes that are cut. box_px: error of a box's height.
+    and of boxes that are cut. box_px: error of a box's height; loose_px: its mean.
     """
     made: list[Sighting] = []
     while (done := 8 * len(made)) < sightings:
         z_m = rng.uniform(4, 26, 8)
-        x_m = np.clip(rng.normal(0, 3, 8), -z_m, z_m)
+        x_m = np.clip(rng.normal(0, 0.55, 8), -1.15, 1.15) * z_m
         lean = 1 + (x_m / z_m) ** 2
         disparity_px = FOCAL_PX * BASELINE_M / z_m + FOCAL_PX * yaw(done) * lean
         disparity_px += rng.normal(0, 0.06, 8) * rng.choice([1, 4], 8, p=[0.9, 0.1])
         box_height_px = FOCAL_PX * HEIGHT_M / z_m * scale * rng.normal(1, 0.05, 8)
-        box_height_px += rng.normal(0, box_px, 8)
+        box_height_px += rng.normal(loose_px, box_px, 8)
         disparity_px += (rng.random(8) < wild / 2) * rng.uniform(-6, 6, 8)
         box_height_px *= 1 - (rng.random(8) < wild / 2) * rng.uniform(0.2, 0.6, 8)
         depth_m = FOCAL_PX * HEIGHT_M / box_height_px
@@ -82,6 +83,26 @@ def test_sigma_is_honest() -> None:
         watch = watched(pictures(rng, lambda n: TENTH_DEGREE, sightings=600))
         errors.append((watch.offset_px - FOCAL_PX * TENTH_DEGREE) / watch.sigma_px)
     assert 0.7 < np.sqrt(np.mean(np.square(errors))) < 1.4
+
+
+@pytest.mark.parametrize('loose_px', [-0.5, 0.5])
+@pytest.mark.parametrize('seed', range(5))
+def test_boxes_that_are_all_too_high_are_not_taken_for_a_yaw(seed: int, loose_px: float) -> None:
+    """Half a pixel of height is as much as 0.18 px of disparity in the middle of the picture."""
+    rng = np.random.default_rng(seed)
+    watch = watched(pictures(rng, lambda n: TENTH_DEGREE, loose_px=loose_px))
+    assert watch.offset_px == pytest.approx(FOCAL_PX * TENTH_DEGREE, abs=0.1)
+
+
+def test_a_narrow_picture_cannot_tell_loose_boxes_from_a_yaw() -> None:
+    """So the offset is told as unsure, and nothing is corrected."""
+    seen = [
+        each._replace(foot_px=np.column_stack([each.foot_px[:, 0] / 10 + 576, each.foot_px[:, 1]]))
+        for each in pictures(np.random.default_rng(1))
+    ]
+    watch = watched(seen)
+    assert 0.1 < watch.sigma_px < 0.25
+    assert watch.correction_px == 0
 
 
 @pytest.mark.parametrize('wild', [0.0, 0.2])

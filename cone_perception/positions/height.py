@@ -8,14 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from cone_perception.classes import CLASS_NAMES, CONE_SIZES_M, LARGE_ORANGE, UNKNOWN
+from cone_perception.positions.camera import CameraModel
 from cone_perception.types import Detections, Float32, Float64, Int64
 
 Bool = npt.NDArray[np.bool_]
 
 KNOTS_PX = np.array([5.5, 7.5, 9.0, 11.0, 14.0, 20.0, 32.0, 60.0, 110.0])
-BIAS = np.array([0.100, 0.099, 0.090, 0.076, 0.055, 0.058, 0.075, 0.105, 0.168])
+BIAS = np.array([0.031, 0.068, 0.069, 0.068, 0.056, 0.059, 0.079, 0.102, 0.165])
 """Logarithm of true depth over f H / h for boxes h pixels high: far boxes are drawn too high, near
 ones show the front of the base plate too. Fitted by `benchmarks/positions.py --fit`."""
+ASIDE_PX = 0.8
+"""By how much boxes at the sides of the picture are drawn higher, where cones look wider: pixels
+times ((u - cx) / fx)^2. Of the same fit."""
 SHARE, PIXELS = 0.03, 0.75
 """Standard deviation of a range as a share of it, of the cone, and of the box in pixels."""
 CROSSED_SHARE, LOST_SHARE = 0.05, 0.2
@@ -44,7 +48,8 @@ class Boxes:
     rectified_px: (N, 4) left, top, right, bottom in the rectified picture, centres of pixels at
     whole numbers; NaN where the lens has no ray. kind: (N,) class of the project. score: (N,). cut:
     (N, 4) bool, that side may lie at the border of the picture. covered: (N, N) bool, the box j, of
-    a nearer cone, overlaps the box i. crossed: (N,) bool, any other box does.
+    a nearer cone, overlaps the box i. crossed: (N,) bool, any other box does. aside: (N,)
+    ((u - cx) / fx)^2 of its column u.
     """
 
     rectified_px: Float64
@@ -53,22 +58,19 @@ class Boxes:
     cut: Bool
     covered: Bool
     crossed: Bool
+    aside: Float64
 
     def __len__(self) -> int:
         return len(self.kind)
 
     @classmethod
     def of(
-        cls,
-        found: Detections,
-        rectified_px: Float64,
-        kind: Int64,
-        width_px: int,
-        height_px: int,
+        cls, found: Detections, rectified_px: Float64, kind: Int64, camera: CameraModel
     ) -> Boxes:
-        """Say what boxes are worth that were found in a picture of this size."""
+        """Say what boxes are worth that were found in a picture of this camera."""
         xyxy_px = found.xyxy_px
-        border = np.array([BORDER_PX, BORDER_PX, width_px - BORDER_PX, height_px - BORDER_PX])
+        far = camera.width_px - BORDER_PX, camera.height_px - BORDER_PX
+        border = np.array([BORDER_PX, BORDER_PX, *far])
         cut = (xyxy_px - border) * [1, 1, -1, -1] < 0
         low = np.maximum(rectified_px[:, None, :2], rectified_px[None, :, :2])
         high = np.minimum(rectified_px[:, None, 2:], rectified_px[None, :, 2:])
@@ -76,7 +78,9 @@ class Boxes:
         bottom = rectified_px[:, 3]
         nearer = bottom[None] > bottom[:, None]
         touched = np.asarray(crossed.any(axis=1))
-        return cls(rectified_px, kind, found.score, cut, crossed & nearer, touched)
+        column_px = (rectified_px[:, 0] + rectified_px[:, 2]) / 2
+        aside = ((column_px - camera.cx_px) / camera.fx_px) ** 2
+        return cls(rectified_px, kind, found.score, cut, crossed & nearer, touched, aside)
 
     @property
     def width_px(self) -> Float64:
@@ -113,8 +117,11 @@ class Boxes:
 
     @property
     def lies(self) -> Bool:
-        """(N,) bool: the cone lies on the ground, so that its box is not as high as it is."""
-        return np.asarray(self.stoutness > np.log(LYING))
+        """(N,) bool: the cone lies on the ground, so that its box is not as high as it is.
+
+        A flat picture stretches what stands aside.
+        """
+        return np.asarray(self.stoutness > np.log(LYING * np.sqrt(1 + self.aside)))
 
     @property
     def whole(self) -> Bool:
@@ -128,7 +135,7 @@ def height_range(boxes: Boxes, fy_px: float, lost: Bool) -> tuple[Float64, Float
     lost: (N,) bool, the other eye should show the cone but does not. Infinite deviation where the
     height says nothing: the cone lies, or the border cuts it off.
     """
-    high = np.maximum(boxes.height_px, 1.0)
+    high = np.maximum(boxes.height_px - ASIDE_PX * boxes.aside, 1.0)
     depth_m = fy_px * boxes.height_m / high * np.exp(np.interp(high, KNOTS_PX, BIAS))
     share = np.sqrt(
         SHARE**2

@@ -126,7 +126,7 @@ class Locator:
             nowhere = np.full((n, 3), np.nan), np.full((n, 3, 3), np.nan), np.zeros(n, np.int64)
             frame_id = mount.frame_id if mount else self.rig.optical_frame
             return Positions(*nowhere, frame_id, {'none': n})
-        boxes = self.boxes(found, camera, picture)
+        boxes = self.boxes(found, camera)
         matches, sought = Disparities.none(n), np.zeros(n, bool)
         if partner is not None and self.rig.right is not None and not eye:
             matches, sought = self.match(boxes, picture, partner)
@@ -155,9 +155,7 @@ class Locator:
         )
         return positions if mount is None else mount.to_base(positions)
 
-    def boxes(
-        self, found: Detections, camera: CameraModel, picture: Frame | CameraPicture
-    ) -> Boxes:
+    def boxes(self, found: Detections, camera: CameraModel) -> Boxes:
         """The boxes in the rectified picture, by the middles of their sides."""
         edges = found.xyxy_px.astype(np.float64)
         left, top, right, bottom = (edges - 0.5).T
@@ -166,8 +164,7 @@ class Locator:
         points = np.concatenate([np.column_stack(side) for side in sides])
         flat = camera.rectify_points(points).reshape(4, -1, 2)
         rectified = np.stack([flat[0, :, 0], flat[1, :, 1], flat[2, :, 0], flat[3, :, 1]], axis=1)
-        kind = self._kinds[found.class_id]
-        return Boxes.of(found, rectified, kind, picture.width_px, picture.height_px)
+        return Boxes.of(found, rectified, self._kinds[found.class_id], camera)
 
     def match(
         self, boxes: Boxes, picture: Frame | CameraPicture, partner: Frame | CameraPicture

@@ -1,9 +1,11 @@
 """The calibration watch: finds the yaw error between the eyes from cones of known height.
 
 A yaw error psi shifts the disparity of a point in column u by f psi (1 + ((u - cx) / f)^2), however
-far away it is. The height of a cone's box says which disparity it should have. Of many cones,
-`height's disparity = scale * (disparity - offset * (1 + ((u - cx) / f)^2))` gives the offset; scale
-takes up what is in proportion: the size of the cones, focal length and baseline.
+far away it is. The height of a cone's box says which disparity it should have. Many cones give the
+offset, by `height's disparity = scale (disparity - offset (1 + ((u - cx) / f)^2)) + loose`. scale
+takes up what is in proportion: the size of the cones, focal length and baseline. loose takes up
+boxes that are all drawn too high by some pixels: to the middle of the picture that looks like a
+yaw, but not to its sides.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ ALARM_PX, CALM_PX = 0.3, 0.15
 SHAPE_PX = 0.07
 """Standard deviation of the offset by what is left of the bias of heights: cones of another shape
 than those it was learnt on. The scatter of the sightings does not show it."""
+LOOSE_PX = 0.15
+"""Standard deviation of `loose` over drives, whose light and blur differ."""
 OUTLIER = 4.0
 """Normalised errors beyond which a sighting has no weight (Tukey's biweight)."""
 ROUNDS = 12
@@ -151,7 +155,7 @@ class YawWatch:
         return bool(np.median(apart_px) >= STEP_PX)
 
     def _fit(self) -> None:
-        """Fit expected = scale * disparity + shift * lean, weighted, without the outliers.
+        """Fit expected = scale * disparity + shift * lean + loose, without the outliers.
 
         The expected disparities are wrong by some percent, the measured ones by hundredths of a
         pixel: fitted the other way round, the errors of the heights would lower the scale.
@@ -159,8 +163,9 @@ class YawWatch:
         kept = min(self.count, WINDOW)
         order = np.arange(self.count - kept, self.count) % WINDOW
         lean, disparity_px, expected_px, share = self._rows[order].T
-        x = np.column_stack([disparity_px, lean])
-        answer = np.array([1.0, 0.0])
+        x = np.column_stack([disparity_px, lean, np.ones(kept)])
+        known = np.diag([0, 0, 1 / LOOSE_PX**2])
+        answer = np.array([1.0, 0.0, 0.0])
         for turn in range(ROUNDS):
             # of the fit, not of the sighting: a box that is too low would gain weight by that
             sigma_px = share * np.maximum(x @ answer, 1.0)
@@ -170,15 +175,16 @@ class YawWatch:
             if turn >= ROUNDS // 2:
                 inner = np.minimum((error / OUTLIER) ** 2, 1)
                 weight = (1 - inner) ** 2
-            root = np.sqrt(weight) / sigma_px
-            answer = np.linalg.lstsq(x * root[:, None], expected_px * root)[0]
-        pull = x * (root**2 * (expected_px - x @ answer))[:, None]
+            pull = x * (weight / sigma_px**2)[:, None]
+            answer = np.linalg.solve(pull.T @ x + known, pull.T @ expected_px)
+        pull *= (expected_px - x @ answer)[:, None]
         blocks = np.add.reduceat(pull, np.arange(BLOCKS) * kept // BLOCKS)
         bend = (1 - inner) * (1 - 5 * inner) / sigma_px**2
-        inverse = np.linalg.pinv(x.T @ (x * bend[:, None]))
-        covariance = inverse @ (blocks.T @ blocks) @ inverse * BLOCKS / (BLOCKS - 2)
-        scale, shift = answer
-        slope = np.array([shift / scale**2, -1 / scale])
+        inverse = np.linalg.pinv(x.T @ (x * bend[:, None]) + known)
+        scatter = blocks.T @ blocks * BLOCKS / (BLOCKS - 3) + known
+        covariance = inverse @ scatter @ inverse
+        scale, shift, _ = answer
+        slope = np.array([shift / scale**2, -1 / scale, 0])
         self.scale, self.offset_px = float(scale), float(-shift / scale)
         self.sigma_px = float(np.sqrt(slope @ covariance @ slope))
         if self.sigma_px <= KNOWN_PX:
