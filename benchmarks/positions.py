@@ -1,12 +1,14 @@
 r"""How far off positions are, and how honest their covariances: rendered drives of a stereo rig.
 
     python benchmarks/positions.py --json positions.json
+    python benchmarks/positions.py --watch --json watch.json
     python benchmarks/positions.py --fit
 
 Drives are rendered from seeds that nobody tuned on; with --fit the constants of
 cone_perception/positions are fitted on others and printed. Every picture is a still to the network;
-the calibration watch sees them one after the other. docs/results/positions.md has the figures, the
-JSON the definitions. Needs the extras cpu and train.
+the calibration watch sees them one after the other. --watch judges that watch on drives of 40 s,
+each with a watch of its own: its light and blur stay. docs/results/positions.md has the figures,
+the JSON the definitions. Needs the extras cpu and train.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 from typing import Any, get_args
 
 import cv2
 import numpy as np
 from fit_positions import fit_constants
-from output import Figures, benchmark_parser, write_result
+from output import Figures, benchmark_parser, print_table, write_result
 from renders import DrivePair, render_pairs
 
 from cone_perception.accuracy.matching import match
@@ -35,11 +37,16 @@ from cone_perception.positions.rig import Mount, Rig
 from cone_perception.replay.figures.positions import PositionErrors, in_bins
 from cone_perception.replay.traces import FrameTrace
 from cone_perception.settings import DetectorSettings
-from cone_perception.types import Detections, Positions, Precision
+from cone_perception.types import Detections, Frame, Positions, Precision
+from cone_perception.views import Horizon
+from training.simulate.bag import drive_frames
 from training.simulate.camera import load_camera
 from training.simulate.rig.settings import RigSettings
+from training.simulate.scene import SimulateSettings
 
 FIT_SEEDS, SEEDS = range(20000, 20060), range(21000, 21080)
+WATCH_SEEDS, LAP_S, LAP_HZ = range(9211, 9223), 40.0, 5.0
+SIGHTINGS = (300, 500, 1000, 1500, 2000, 3000)
 TOPICS = ('/left/image', '/right/image')
 CAMERA = 'left'
 ALL, ALONE, HIGH = 'two eyes', 'one eye: height and ground', 'one eye: height of the box'
@@ -259,6 +266,46 @@ def judge_yaw(
     return locators[MENDED].notes['yaw offset (px)']
 
 
+def watched_drive(detector: ConeDetector, seed: int, yaw_deg: float) -> list[tuple[float, ...]]:
+    """Sightings, error of the offset and its standard deviation in px, after each pair of a lap."""
+    settings = SimulateSettings(rig=RigSettings(right_yaw_deg=yaw_deg))
+    frames = iter(drive_frames(settings, seed, LAP_S, LAP_HZ, stereo=True))
+    horizon, told = Horizon(), []
+    locator: Locator | None = None
+    for left, right in zip(frames, frames, strict=True):
+        if locator is None:
+            rig = Rig.of(left.info, right.info, TOPICS, DetectorSettings(), None)
+            locator = Locator(rig, detector.card.class_names)
+        picture = Frame(left.image)
+        found = detector.detect([picture], Filters(), [horizon])[0][0]
+        locator.locate(found, picture, Frame(right.image))
+        watch = locator.watch
+        true_px = -rig.left.fx_px * float(np.radians(yaw_deg))
+        told.append((watch.count, watch.offset_px - true_px, watch.sigma_px))
+    return told
+
+
+def judge_watch(detector: ConeDetector, seeds: Sequence[int], yaw_deg: float) -> dict[str, Any]:
+    """Print how far off the offset is after so many sightings; each third drive has no yaw."""
+    drives = {}
+    for seed, sign in zip(seeds, cycle((-1, 1, 0)), strict=False):
+        drives[seed] = watched_drive(detector, seed, sign * yaw_deg)
+        print(f'{seed}, yaw {sign * yaw_deg:+g}: {drives[seed][-1][1]:+.3f} px off')
+    rows = []
+    for least, after in pairwise((*SIGHTINGS, np.inf)):
+        first = [
+            next((each[1:] for each in told if least <= each[0] < after), None)
+            for told in drives.values()
+        ]
+        if known := [each for each in first if each]:
+            off, sigma = np.abs(known).T
+            row = np.sqrt(np.mean(off**2)), off.max(), np.mean(off < 0.1), np.median(sigma)
+            rows.append([str(least), str(len(off)), *(f'{figure:.2f}' for figure in row)])
+    head = ['sightings', 'drives', 'rms px', 'largest px', 'within 0.1 px', 'sigma px']
+    print_table(head, rows, 'Offset of the calibration watch')
+    return {'drives': drives, 'head': head, 'rows': rows}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = benchmark_parser(__doc__)
     add = parser.add_argument
@@ -268,12 +315,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--pictures', type=int, default=12, help='of each, one in 2 s (12)')
     add('--yaw-deg', type=float, default=0.1, help='by which the right eye is turned (0.1)')
     add('--yaw-seeds', type=int, default=30, help='drives with it (30), of the same seeds')
+    add('--watch', action='store_true', help='judge the calibration watch, and nothing else')
     add('--fit', action='store_true', help='print fitted constants, and judge nothing')
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
     bundle = read_bundle(args.bundle)
     engine = open_engine(bundle, threads=1, precision=args.precision)
     detector = ConeDetector(bundle.card, engine)
+    if args.watch:
+        told = judge_watch(detector, args.seeds or list(WATCH_SEEDS), args.yaw_deg)
+        detector.close()
+        write_result(args.json, told)
+        return 0
     seeds = args.seeds or list(FIT_SEEDS if args.fit else SEEDS)
     ideal = render_pairs(seeds, args.pictures, RigSettings())
     if args.fit:

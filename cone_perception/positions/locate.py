@@ -83,7 +83,7 @@ class Locator:
         self._kinds = np.array(project_classes(class_names))
         self._lock = threading.Lock()
         self._troubles: dict[str, str] = {}
-        self._watch = YawWatch(rig.left.fx_px, rig.left.cx_px, rig.baseline_m, yaw_correction_px)
+        self.watch = YawWatch(rig.left.fx_px, rig.left.cx_px, rig.baseline_m, yaw_correction_px)
         self._backward = 0
         if rig.why_mono:
             self._troubles['rig'] = rig.why_mono
@@ -97,13 +97,13 @@ class Locator:
         if self.rig.right is None:
             return {}
         with self._lock:
-            return {'yaw offset (px)': self._watch.note}
+            return {'yaw offset (px)': self.watch.note}
 
     @property
     def warnings(self) -> Sequence[str]:
         """What an engineer must see; empty where all is well."""
         with self._lock:
-            return (*self._troubles.values(), *filter(None, [self._watch.warning]))
+            return (*self._troubles.values(), *filter(None, [self.watch.warning]))
 
     def locate(
         self,
@@ -198,7 +198,7 @@ class Locator:
         expected = (self.rig.baseline_m * focal_ratio * high_px / boxes.height_m)[usable]
         box = box[usable]
         with self._lock:
-            zero = self.rig.zero_px + self._watch.shift_px((box[:, 0] + box[:, 2]) / 2)
+            zero = self.rig.zero_px + self.watch.shift_px((box[:, 0] + box[:, 2]) / 2)
         low, high = 0.55 * expected - 2, 1.3 * expected + 2
         covered = boxes.covered[usable][:, usable]
 
@@ -240,9 +240,9 @@ class Locator:
         share = height_sigma_m / height_m
         learnt = (part[shows] for part in (foot_px, disparity, height_m, share))
         with self._lock:
-            self._watch.add(Sighting(*learnt))
-            disparity = disparity - self._watch.shift_px(foot_px[:, 0])
-            doubt_px = self._watch.doubt_px
+            self.watch.add(Sighting(*learnt))
+            disparity = disparity - self.watch.shift_px(foot_px[:, 0])
+            doubt_px = self.watch.doubt_px
         good = believed & (disparity > LEAST_DISPARITY_PX)
         disparity = np.where(good, disparity, 1.0)
         sigma_px = np.sqrt(
