@@ -1,14 +1,15 @@
 """The model card: a JSON file beside the networks that says what they are.
 
 A bundle is a folder with `card.json` and the network files it lists. Nothing is loaded that the
-card does not list, and nothing whose hash differs from the card's.
+card does not list, and nothing whose hash differs from the card's. So a network is one file:
+weights in a second one have no hash on the card.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,17 @@ from cone_perception.types import (
 )
 
 CARD_FILE = 'card.json'
+
+TENSOR: Mapping[int, Any] = {}
+SPARSE = {1: TENSOR, 2: TENSOR}
+GRAPH: dict[int, Any] = {5: TENSOR, 15: SPARSE}
+ATTRIBUTE = {5: TENSOR, 6: GRAPH, 10: TENSOR, 11: GRAPH, 22: SPARSE, 23: SPARSE}
+NODE = {5: ATTRIBUTE}
+GRAPH[1] = NODE
+MODEL = {7: GRAPH, 25: {7: NODE}}
+"""Field -> message in it, of those messages of onnx.proto that lead to a TensorProto."""
+
+GIT_LFS = b'version https://git-lfs'
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,9 @@ class ModelCard:
                 raise ValueError(f'threshold of {name} must lie in 0..1, got {value!r}')
         if not self.networks:
             raise ValueError('networks must list at least one file')
+        figures = self.gate.get('figures', {})
+        if not (isinstance(figures, dict) and all(isinstance(f, dict) for f in figures.values())):
+            raise ValueError('figures of gate must be an object of objects')
 
     def probabilities(self, found: Detections) -> Float32:
         """(N, classes) float32: how likely each detection is a cone of each class; the rest: none.
@@ -202,7 +217,8 @@ class Bundle:
     def checked_path(self, network: NetworkFile) -> Path:
         """Path of the network's file, after comparing its hash with the card's.
 
-        Raises ModelError when the file is missing or another one than the card describes.
+        Raises ModelError when the file is missing, another one than the card describes, or not all
+        of the network.
         """
         path = self.folder / network.file
         if not path.is_file():
@@ -216,6 +232,7 @@ class Bundle:
                 f'{path} has sha256 {found[:12]}..., but its card says {network.sha256[:12]}... '
                 'It is damaged, or file and card come from different exports: copy or export again.'
             )
+        check_network_file(path)
         return path
 
 
@@ -255,3 +272,79 @@ def file_sha256(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_network_file(path: Path) -> None:
+    """Raise ModelError where it is no ONNX file, or some of its weights lie elsewhere."""
+    check_kind(path, '.onnx')
+    with told_as(ModelError, f'{path} cannot be read'), open_ordinary(path) as file:
+        content = file.read()
+    try:
+        outside = _has_outside(memoryview(content), MODEL)
+        whole = any(number == 7 for number, _ in _fields(memoryview(content)))
+    except (IndexError, ValueError, RecursionError):
+        whole = False
+    if not whole:
+        raise ModelError(f'{path} is damaged, or no ONNX file: copy or export it again.')
+    if outside:
+        raise ModelError(
+            f'{path} keeps weights in another file, of which no card has the hash. Write it as one '
+            'file: onnx.save(onnx.load(PATH), PATH).'
+        )
+
+
+def check_kind(path: Path, suffix: str) -> None:
+    """Raise ModelError for another kind of file, and for a pointer that Git LFS left there."""
+    if path.suffix.lower() != suffix:
+        raise ModelError(f'{path} is no {suffix} file: nothing else is loaded.')
+    with told_as(ModelError, f'{path} cannot be read'), open_ordinary(path) as file:
+        if file.read(len(GIT_LFS)) == GIT_LFS:
+            raise ModelError(f'{path} is a pointer of Git LFS, not the file: run `git lfs pull`.')
+
+
+def _has_outside(message: memoryview, inside: Mapping[int, Any]) -> bool:
+    """Tell whether a TensorProto in a message has external_data (13) or data_location 1 (14)."""
+    for number, value in _fields(message):
+        if inside is TENSOR:
+            if number == 13 or (number == 14 and value == 1):
+                return True
+        elif (
+            number in inside
+            and isinstance(value, memoryview)
+            and _has_outside(value, inside[number])
+        ):
+            return True
+    return False
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield number and value of each field. Raises IndexError or ValueError: it is cut off."""
+    at = 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(message, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            size, at = _varint(message, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError(f'wire type {kind}')
+        if at + size > len(message):
+            raise ValueError('cut off')
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise ValueError('no varint')

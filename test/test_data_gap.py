@@ -166,7 +166,7 @@ def test_network_whose_backbone_cannot_be_found_is_refused(plain, tmp_path):
     pytest.importorskip('ultralytics')
     pytest.importorskip('torchvision')
     (tmp_path / 'broken.pt').write_bytes(b'no weights')
-    with pytest.raises(ModelError, match='holds no YOLO model'):
+    with pytest.raises(ModelError, match='cannot be loaded as Ultralytics weights'):
         embed_pictures([], tmp_path / 'broken.pt')
 
 

@@ -89,6 +89,7 @@ def test_nothing_above_the_thresholds_is_an_empty_result(layout):
         ('end_to_end', np.full((100, 6), np.nan), 'scores that are not numbers'),
         ('end_to_end', [[np.inf, 0, 9, 9, 0.9, 0]], 'boxes that are not numbers'),
         ('end_to_end', [[0, 0, 9, 9, 0.9, 2]], 'found class 2'),
+        ('end_to_end', [[0.5, 0.5, 0.1, 0.2, 0.9, 0.05]], 'no class'),
     ],
 )
 def test_broken_output_is_an_error_not_an_empty_result(layout, output, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -350,6 +351,28 @@ def ultralytics_val(weights, data, folder, nms):
     )
     (data / 'test' / 'labels.cache').unlink()
     return result
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, (f'touch {self.mark}',)
+
+
+def test_weights_run_nothing_and_are_for_detection(weights, noise, tmp_path):
+    import torch
+    from ultralytics import YOLO
+
+    Evil.mark = tmp_path / 'ran'
+    torch.save({'model': Evil(), 'train_args': {}}, tmp_path / 'evil.pt')
+    (tmp_path / 'far.pt').write_text('version https://git-lfs.github.com/spec/v1\n')
+    other = YOLO(weights)
+    other.model.task = 'segment'
+    other.save(tmp_path / 'other.pt')
+    told = {'evil': '--trust', 'far': 'git lfs pull', 'other': 'weights for segment'}
+    for name, message in told.items():
+        with pytest.raises(ModelError, match=message):
+            evaluate(tmp_path / f'{name}.pt', noise, 'test', imgsz=64, device='cpu')
+    assert not (tmp_path / 'ran').exists()
 
 
 def test_busy_machine_loses_no_detections(weights, noise, monkeypatch):

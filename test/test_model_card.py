@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from tiny_network import CLASS_NAMES, change_card, write_tiny_bundle
 
@@ -94,8 +95,58 @@ def test_file_with_the_right_hash_that_is_no_network_is_refused(bundle):
     card['networks'][0]['sha256'] = file_sha256(bundle / 'tiny.onnx')
     change_card(bundle, networks=card['networks'])
     for engine in ('openvino', 'onnxruntime'):
-        with pytest.raises(ModelError, match='cannot be read as ONNX'):
+        with pytest.raises(ModelError, match='damaged, or no ONNX file'):
             open_engine(read_bundle(bundle), engine)
+
+
+def listed_anew(folder, name):
+    """The bundle's card lists this file in place of its network."""
+    card = json.loads((folder / 'card.json').read_text())
+    entry = {**card['networks'][0], 'file': name, 'sha256': file_sha256(folder / name)}
+    change_card(folder, networks=[entry])
+    return read_bundle(folder)
+
+
+@pytest.mark.parametrize('inside', ['initializer', 'constant', 'branch'])
+def test_weights_in_another_file_are_refused(bundle, inside):
+    network = onnx.load(bundle / 'tiny.onnx')
+    outside = onnx.numpy_helper.from_array(np.ones(4, np.float32), 'outside')
+    outside.ClearField('raw_data')
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    outside.external_data.add(key='location', value='weights.bin')
+    node = onnx.helper.make_node('Constant', [], ['c'], value=outside)
+    if inside == 'initializer':
+        network.graph.initializer.append(outside)
+    elif inside == 'constant':
+        network.graph.node.append(node)
+    else:
+        branch = onnx.helper.make_graph([node], 'branch', [], [])
+        network.graph.node.append(
+            onnx.helper.make_node('If', ['x'], ['y'], then_branch=branch, else_branch=branch)
+        )
+    (bundle / 'tiny.onnx').write_bytes(network.SerializeToString())
+    with pytest.raises(ModelError, match='weights in another file'):
+        open_engine(listed_anew(bundle, 'tiny.onnx'))
+
+
+def test_only_onnx_is_a_network_and_a_pointer_is_told(bundle):
+    (bundle / 'net.xml').write_text('<net/>')
+    (bundle / 'far.onnx').write_text('version https://git-lfs.github.com/spec/v1\noid sha256:0\n')
+    for name, message in (('net.xml', r'no \.onnx file'), ('far.onnx', 'git lfs pull')):
+        with pytest.raises(ModelError, match=message):
+            open_engine(listed_anew(bundle, name))
+
+
+def test_network_that_takes_half_is_refused_with_a_way_out(bundle):
+    network = onnx.load(bundle / 'tiny.onnx')
+    network.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    cast = onnx.helper.make_node('Cast', [network.graph.input[0].name], ['wide'], to=1)
+    for node in network.graph.node:
+        node.input[:] = ['wide' if n == network.graph.input[0].name else n for n in node.input]
+    network.graph.node.insert(0, cast)
+    onnx.save(network, bundle / 'tiny.onnx')
+    with pytest.raises(ModelError, match='without half'):
+        open_engine(listed_anew(bundle, 'tiny.onnx'), 'onnxruntime')
 
 
 @pytest.mark.parametrize('engine', ['openvino', 'onnxruntime'])

@@ -100,18 +100,20 @@ def read_reference(bundle: Bundle) -> tuple[UInt8, Float32]:
         raise ModelError(
             f'{path} is not the file that the card lists. Copy the whole bundle, or export again.'
         )
-    causes = OSError, ValueError, KeyError, zipfile.BadZipFile
+    # An empty file, a bare array and texts in its place raise these, too.
+    others = EOFError, TypeError, AttributeError
+    causes = OSError, ValueError, KeyError, zipfile.BadZipFile, *others
     what, advice = f'{path} cannot be read', 'Export the model again.'
     damaged = told_as(ModelError, what, *causes, advice=advice)
     with damaged, np.load(path, allow_pickle=False) as arrays:
-        inputs, outputs = arrays['inputs'], arrays['outputs']
+        inputs, outputs = arrays['inputs'], arrays['outputs'].astype(np.float32)
     shape = (card.height_px, card.width_px, 3)
     if inputs.dtype != np.uint8 or inputs.shape[1:] != shape or len(inputs) != len(outputs):
         raise ModelError(
             f'{path} holds {inputs.dtype} pictures {inputs.shape} and {len(outputs)} outputs, but '
             f'the card says {shape}. Export the model again.'
         )
-    return inputs, outputs.astype(np.float32)
+    return inputs, outputs
 
 
 def check_engine(engine: Engine, bundle: Bundle) -> Check:

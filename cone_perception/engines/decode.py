@@ -54,6 +54,11 @@ def decode(
                 f'the network found class {int(classes.max())}, but its card names only '
                 f'{len(thresholds)} classes. File and card come from different exports.'
             )
+        if (output[:, 5] % 1).any():
+            raise ModelError(
+                "the network's sixth column holds no whole numbers, so it is no class: that of "
+                'RT-DETR with two classes has scores there. Export a YOLO network for detection.'
+            )
         class_id = classes[keep]
     enough = score[keep] >= thresholds[class_id]
     keep, class_id = keep[enough], class_id[enough]

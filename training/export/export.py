@@ -57,7 +57,7 @@ from training.export.sensitivity import (
     write_evidence,
 )
 from training.runs.card import read_card
-from training.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import Trust, prepare_ultralytics
 
 CALIBRATION_FILE = 'calibration.txt'
 NETWORK_WIDTH_PX = 640
@@ -110,6 +110,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     named = 'blocks that stay in float, as sensitivity.json names them; none: only the last ones'
     kept.add_argument('--keep-float', nargs='+', metavar='BLOCK', help=named)
     add_limits(parser)
+    add('--trust', action=Trust)
     add('--force', action='store_true', help='bundle it though it fails the gate')
     add('--engine', action='store_true', help="build this machine's GPU engines too")
 

@@ -37,6 +37,7 @@ from training.export.quantise import (
 from training.export.sensitivity import score_error
 from training.simulate.bag import drive_frames
 from training.simulate.scene import SimulateSettings
+from training.ultralytics_cpu import check_weights
 
 NETWORKS: dict[str, tuple[Precision, Encoding]] = {
     'fp32': ('fp32', 'float'),
@@ -92,6 +93,7 @@ def export_onnx(
     """Export weights to FP32 ONNX in `folder`. Raises SourceError without a file of weights."""
     if not weights.is_file() or weights.suffix != '.pt':
         raise SourceError(f'{weights} is no file of weights (.pt). Give one that exists.')
+    check_weights(weights)
     from ultralytics import YOLO
 
     copy = folder / weights.name  # Ultralytics writes beside the weights

@@ -22,6 +22,7 @@ from cone_perception.model_card import (
     ModelCard,
     NetworkFile,
     Preprocessing,
+    check_network_file,
     file_sha256,
     read_bundle,
 )
@@ -220,6 +221,7 @@ def _open_onnx(
     """A network without a card, and the card that it would have."""
     from cone_perception.engines.cpu.onnxruntime import OnnxRuntimeEngine
 
+    check_network_file(path)
     network = NetworkFile(path.name, file_sha256(path), _precision(path), 'float')
     engine = OnnxRuntimeEngine(path, network, Preprocessing(), threads=0)
     info = engine.info

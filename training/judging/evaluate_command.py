@@ -27,6 +27,7 @@ from training.judging.metrics import (
 )
 from training.judging.page import figure_blocks, print_blocks, write_evaluation
 from training.judging.predictions import ModelOptions
+from training.ultralytics_cpu import Trust
 
 COLOURS = tuple(name for name in CLASS_NAMES if name != CLASS_NAMES[UNKNOWN])
 
@@ -42,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--data', type=Path, required=True, help='YOLO data set with data.yaml')
     parser.add_argument('--split', default='test', help='split to judge on (default: test)')
     add_fields(parser, ModelOptions)
+    parser.add_argument('--trust', action=Trust)
     parser.add_argument(
         '--map',
         action='append',

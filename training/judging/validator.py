@@ -29,7 +29,7 @@ from training.judging.predictions import (
     class_mapping,
     most_detections,
 )
-from training.ultralytics_cpu import prepare_ultralytics
+from training.ultralytics_cpu import check_weights, prepare_ultralytics
 
 prepare_ultralytics()
 
@@ -49,6 +49,7 @@ def predict_weights(
     options.layout: `anchors` judges the head whose overlaps are removed afterwards; `end_to_end`
     the one that chooses by itself, which YOLO26 has and YOLO12 has not.
     """
+    check_weights(weights)
     imgsz, device, layout = options.imgsz, options.device, options.layout
     no_memory = told_as(
         EngineError,
@@ -65,16 +66,8 @@ def predict_weights(
                 f'there is no device {device} here: {one_line(str(error)):.120} '
                 'Give --device cpu, or the number of a GPU that torch sees.'
             ) from error
-        try:
-            with no_memory:
-                validator(model=str(weights))
-        except (RuntimeError, KeyError, AttributeError, EOFError, TypeError) as error:
-            if validator.class_names:
-                raise
-            raise ModelError(
-                f'{weights} cannot be loaded as Ultralytics weights: {error}. Give a .pt file '
-                'that training has written completely.'
-            ) from error
+        with no_memory:
+            validator(model=str(weights))
     lost = [name for name, found in zip(split.names, validator.found, strict=True) if found is None]
     if lost:
         raise ModelError(f'{weights} was not run on {len(lost)} pictures, {lost[0]} among them.')

@@ -30,6 +30,11 @@ class OnnxRuntimeEngine:
             raise ModelError(f'{path} cannot be read as ONNX: {error}') from error
         session = self._session
         network_input, network_output = session.get_inputs()[0], session.get_outputs()[0]
+        if network_input.type != 'tensor(float)':
+            raise ModelError(
+                f'{path} takes {network_input.type}, as an export with half=True does. Export '
+                'it without half, or make a bundle of the weights: cone-training export.'
+            )
         self._input_name = network_input.name
         self._preprocessing = preprocessing
         self.info = EngineInfo(

@@ -30,6 +30,7 @@ from cone_perception.pages.page import embed_picture, write_page
 from cone_perception.pictures.draw import short_name
 from training.data.gap.measure import HALVINGS, GapReport, SetDifference, measure_gap
 from training.data.report import share_chart
+from training.ultralytics_cpu import Trust
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, default=Path('gap'), help='folder (default: gap)')
     weights = '.pt, .onnx or model bundle whose backbone compares (default: the shipped model)'
     parser.add_argument('--weights', type=Path, default=shipped_bundle(), help=weights)
+    parser.add_argument('--trust', action=Trust)
     parser.add_argument('--no-embedding', action='store_true', help='leave the backbone out')
     pictures = 'per set, for the embedding (default: 300)'
     parser.add_argument('--pictures', type=int, default=300, help=pictures)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from cone_perception.errors import DataError, InstallError, ModelError, told_as
 from cone_perception.images import read_picture
-from cone_perception.model_card import read_bundle
+from cone_perception.model_card import check_network_file, read_bundle
 from cone_perception.preprocess import letterbox, to_planes
 from cone_perception.types import Float32, Precision
 from training.data.like_pictures import cut_frame
@@ -59,6 +59,7 @@ def _open_onnx(path: Path) -> tuple[Network, int, int]:
     with told_as(InstallError, needs, ImportError):
         import onnx
         import onnxruntime
+    check_network_file(path)
     model = onnx.load(str(path))
     # The neck of every YOLO since version 5 starts by enlarging what the backbone puts out.
     tensor = next((node.input[0] for node in model.graph.node if node.op_type == 'Resize'), None)
@@ -86,11 +87,11 @@ def _open_onnx(path: Path) -> tuple[Network, int, int]:
 
 
 def _open_ultralytics(path: Path) -> Network:
-    from training.ultralytics_cpu import prepare_ultralytics
+    from training.ultralytics_cpu import check_weights
 
     needs = f'{path} needs ultralytics (pip install "cone_perception[train]")'
     with told_as(InstallError, needs, ImportError):
-        prepare_ultralytics()
+        check_weights(path)
         import torch
         from ultralytics import YOLO
     # Unpickling raises anything.
