@@ -187,3 +187,14 @@ def test_reference_of_another_size_is_named(bundle):
     np.savez(bundle.folder / REFERENCE_FILE, inputs=wrong, outputs=np.zeros((5, 1)))
     with pytest.raises(ModelError, match=r'holds uint8 pictures \(5, 32, 32, 3\)'):
         read_reference(list_reference(bundle))
+
+
+@pytest.mark.parametrize('kind', ['empty', 'array', 'texts'])
+def test_answers_that_are_none_are_refused(bundle, kind):
+    with (bundle.folder / REFERENCE_FILE).open('wb') as file:
+        if kind == 'array':
+            np.save(file, np.zeros(3))
+        elif kind == 'texts':
+            np.savez(file, inputs=np.array(['a']), outputs=np.array(['b']))
+    with pytest.raises(ModelError, match='cannot be read'):
+        read_reference(list_reference(bundle))
