@@ -114,7 +114,7 @@ class Clock:
     def line(self) -> dict[str, float]:
         """Least squares: a part for each picture, and one for each cone."""
         x = np.column_stack([np.ones(len(self.ms)), self.cones])
-        a_picture, a_cone = np.linalg.lstsq(x, np.array(self.ms))[0]
+        a_picture, a_cone = np.linalg.lstsq(x, np.array(self.ms))[0].tolist()
         mean = sum(self.ms) / max(sum(self.cones), 1)
         return {'a picture': a_picture, 'a further cone': a_cone, 'all, a cone': mean}
 
@@ -159,8 +159,8 @@ def table_rows(errors: PositionErrors) -> dict[str, dict[str, Any]]:
             'p90': float(np.percentile(np.abs(depth), 90)),
             'std': float(depth.std()),
             'bias': float(np.median(depth)),
-            'lateral median': float(np.median(np.abs(across))),
-            'lateral p90': float(np.percentile(np.abs(across), 90)),
+            'lateral median, cm': 100 * float(np.median(np.abs(across))),
+            'lateral p90, cm': 100 * float(np.percentile(np.abs(across), 90)),
         }
     return rows
 
@@ -317,6 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add('--yaw-seeds', type=int, default=30, help='drives with it (30), of the same seeds')
     add('--watch', action='store_true', help='judge the calibration watch, and nothing else')
     add('--fit', action='store_true', help='print fitted constants, and judge nothing')
+    add('--settled', type=int, default=60, help='pictures of these that only the watch sees (60)')
     args = parser.parse_args(argv)
     cv2.setNumThreads(1)
     bundle = read_bundle(args.bundle)
@@ -337,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ms = judge_ideal(ideal, detector, figures)
     turned = RigSettings(right_yaw_deg=args.yaw_deg)
     again = seeds[: args.yaw_seeds]
-    watch = judge_yaw(render_pairs(again, args.pictures, turned), detector, figures, 60)
+    watch = judge_yaw(render_pairs(again, args.pictures, turned), detector, figures, args.settled)
     detector.close()
     figures.print()
     print(f'\n{args.yaw_deg:g} degree: {watch}\nms: {ms}')

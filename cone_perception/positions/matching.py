@@ -200,13 +200,13 @@ def _search(
     else:
         mask = above[..., None]
         upper, lower = (_moments(stack, weight * part) for part in (mask, ~mask))
-    peaks = [_peak(part) for part in (upper + lower, upper, lower)]
-    place, correlation, sigma = peaks[0]
+    peaks = np.stack(_peak(np.concatenate([upper + lower, upper, lower]))).reshape(3, 3, -1)
+    place, correlation, sigma = peaks[:, 0]
     # A place to the right is a smaller disparity.
     disparity = patches.first[rows] - best - place
     ends = (best == reach) | (disparity < patches.least[rows])
     blank = np.where(ends | (contrast < 3 * LEAST_CONTRAST), np.nan, 1.0)
-    apart = np.abs(peaks[1][0] - peaks[2][0])
+    apart = np.abs(peaks[0, 1] - peaks[0, 2])
     return np.stack([disparity, sigma, correlation, apart]) * blank
 
 
