@@ -36,6 +36,16 @@ CLASS_WORDS: Mapping[frozenset[str], int] = {
 """Words of a class's name, in any order, `cone` with or without it -> class of the project."""
 
 
+def check_class_names(names: Sequence[str]) -> None:
+    """Raise ValueError for a name that is empty, or no single line that can be printed.
+
+    Names are written into lists of one a line. A colon is fine: it is quoted where it must be.
+    """
+    for name in names:
+        if not name.strip() or not name.isprintable():
+            raise ValueError(f'{name!r} is no name of a class: give a text of one line')
+
+
 def map_classes(names: Sequence[str]) -> dict[int, int]:
     """Class index in the data set -> class index of the project; a name not in the table is absent.
 

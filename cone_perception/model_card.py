@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cone_perception.classes import ClassCalibration, scores_of
+from cone_perception.classes import ClassCalibration, check_class_names, scores_of
 from cone_perception.errors import ModelError, told_as
 from cone_perception.files import from_json, open_ordinary, read_json, to_json
 from cone_perception.types import (
@@ -126,6 +126,7 @@ class ModelCard:
             raise ValueError('name and licence must be texts that are not empty')
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f'class_names must be distinct names, got {list(self.class_names)}')
+        check_class_names(self.class_names)
         for side in ('height_px', 'width_px'):
             length = getattr(self, side)
             if length < 32 or length % 32:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from cone_perception.classes import CLASS_NAMES
+from cone_perception.classes import CLASS_NAMES, check_class_names
 from cone_perception.errors import DataError
 from cone_perception.files import read_text, read_yaml, write_whole
 
@@ -130,16 +130,19 @@ def read_class_names(content: Any) -> tuple[str, ...]:
         names = [by_index[index] for index in range(len(by_index))]
     if not isinstance(names, list) or not names:
         raise ValueError('`names` is missing: list the classes in the order of the labels.')
+    check_class_names(tuple(map(str, names)))
     return tuple(map(str, names))
 
 
-def write_data_yaml(folder: Path, splits: Iterable[str]) -> Path:
-    """Write FOLDER/data.yaml of a data set with the project's classes and SPLIT/images in it.
+def write_data_yaml(
+    folder: Path, splits: Iterable[str], names: Sequence[str] = CLASS_NAMES
+) -> Path:
+    """Write FOLDER/data.yaml of a data set with these classes and SPLIT/images in it.
 
     It says no `path:`, so a copy of the folder is a data set of its own.
     """
     content: dict[str, object] = {split: f'{split}/images' for split in splits}
-    content |= {'nc': len(CLASS_NAMES), 'names': list(CLASS_NAMES)}
+    content |= {'nc': len(names), 'names': list(names)}
     write_whole(folder / 'data.yaml', yaml.safe_dump(content, sort_keys=False))
     return folder / 'data.yaml'
 

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import cv2
 import numpy as np
+import yaml
 from tqdm import tqdm
 
 from cone_perception.arguments import add_fields, count, option, repeatable, zero_or_more
@@ -248,9 +249,9 @@ def yolo_text(cones: Detections, width_px: int, height_px: int) -> str:
 
 def _write_lists(folder: Path, found: Findings, shown: Sequence[_Shown]) -> None:
     """Write data.yaml, TO_LABEL.md, classes.txt, why.csv, index.html."""
-    names = ''.join(f'  {number}: {name}\n' for number, name in enumerate(found.class_names))
     # No other key: CVAT takes each that it does not know for a split.
-    write_whole(folder / 'data.yaml', f'train: {IMAGES}\nnames:\n{names}')
+    content = {'train': str(IMAGES), 'names': dict(enumerate(found.class_names))}
+    write_whole(folder / 'data.yaml', yaml.safe_dump(content, sort_keys=False))
     write_whole(folder / TO_LABEL, NOTE)
     # Label Studio asks for the names in a file of their own.
     write_whole(folder / 'classes.txt', '\n'.join([*found.class_names, '']))
