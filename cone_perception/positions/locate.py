@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -57,6 +58,9 @@ FOOT_UP, FOOT_UP_NEAR_PX = 0.03, 830.0
 more: the front of the base plate lies lower."""
 LEAST_PX, LEAST_DISPARITY_PX = 2.0, 0.5
 """Height of a box that is looked for, and disparity that is believed."""
+ROWS_REMEMBERED, ROWS_LEAST, ROWS_CORRELATION, ROWS_ALARM_PX = 400, 100, 0.6, 0.35
+"""Cones whose rows in the two eyes are compared, how many it takes, how alike they must look, and
+the median offset from which there is a warning."""
 DARK = 12.0
 """Mean grey level below which an eye is dark, if the other one is four times as bright."""
 NEAR_PX = 6.0
@@ -85,6 +89,7 @@ class Locator:
         self._troubles: dict[str, str] = {}
         self.watch = YawWatch(rig.left.fx_px, rig.left.cx_px, rig.baseline_m, yaw_correction_px)
         self._backward = 0
+        self._rows: deque[float] = deque(maxlen=ROWS_REMEMBERED)
         if rig.why_mono:
             self._troubles['rig'] = rig.why_mono
         if rig.right:
@@ -97,7 +102,8 @@ class Locator:
         if self.rig.right is None:
             return {}
         with self._lock:
-            return {'yaw offset (px)': self.watch.note}
+            rows = f'{np.median(self._rows):+.2f}' if self._rows else 'not known yet'
+            return {'yaw offset (px)': self.watch.note, 'row offset (px)': rows}
 
     @property
     def warnings(self) -> Sequence[str]:
@@ -239,6 +245,7 @@ class Locator:
         foot_px = np.column_stack([(box[:, 0] + box[:, 2]) / 2, box[:, 3]])
         share = height_sigma_m / height_m
         learnt = (part[shows] for part in (foot_px, disparity, height_m, share))
+        self._watch_rows(matches)
         with self._lock:
             self.watch.add(Sighting(*learnt))
             disparity = disparity - self.watch.shift_px(foot_px[:, 0])
@@ -262,6 +269,20 @@ class Locator:
             + (CUT_M * boxes.cut.any(axis=1)) ** 2
         )
         return depth_m, np.where(good, sigma_m, np.inf)
+
+    def _watch_rows(self, seen: Disparities) -> None:
+        """Tell where the same cones stand in other rows of the two rectified pictures."""
+        alike = seen.row_px[seen.correlation > ROWS_CORRELATION]
+        with self._lock:
+            self._rows.extend(alike[np.isfinite(alike)].tolist())
+            many = len(self._rows) >= ROWS_LEAST
+            offset_px = float(np.median(self._rows)) if many else 0.0
+        text = (
+            f'cones stand {abs(offset_px):.1f} px {"lower" if offset_px > 0 else "higher"} in the '
+            'right eye than in the left one: the pictures are not rectified as camera_info says. '
+            'Calibrate the rig again, or look at the setting rectified.'
+        )
+        self._tell('rows', text if abs(offset_px) > ROWS_ALARM_PX else '')
 
     def _tell(self, key: str, trouble: str) -> None:
         """Remember a trouble, or that it is over."""

@@ -38,13 +38,15 @@ class Disparities:
 
     disparity_px: (N,) column left minus column right, in rectified pixels. sigma_px: (N,) what the
     difference of the patches leaves of it, were it noise. correlation: (N,) of the patches there,
-    at most 1. apart_px: (N,) by how much the patches' upper and lower half disagree.
+    at most 1. apart_px: (N,) by how much the patches' upper and lower half disagree. row_px: (N,)
+    row right minus row left, -1 to 1, which rectified pictures do not differ in.
     """
 
     disparity_px: Float64
     sigma_px: Float64
     correlation: Float64
     apart_px: Float64
+    row_px: Float64
 
     @classmethod
     def none(cls, count: int) -> Disparities:
@@ -166,8 +168,9 @@ def find(patches: Patches) -> Disparities:
         above = filled - by_row < filled[:, -1:] / 2  # the first half of the weight
         found[:, torn] = _search(patches, eyes, weight * (by_row > 0)[..., None], torn, above)
     disparity, sigma, correlation, apart = found
+    row = _row_offset(patches, eyes, disparity)
     scale = patches.scale
-    return Disparities(disparity * scale, sigma * scale, correlation, apart * scale)
+    return Disparities(disparity * scale, sigma * scale, correlation, apart * scale, row * scale)
 
 
 def _search(
@@ -208,6 +211,34 @@ def _search(
     blank = np.where(ends | (contrast < 3 * LEAST_CONTRAST), np.nan, 1.0)
     apart = np.abs(peaks[0, 1] - peaks[0, 2])
     return np.stack([disparity, sigma, correlation, apart]) * blank
+
+
+def _row_offset(patches: Patches, eyes: tuple[Float32, Float32], disparity: Float64) -> Float64:
+    """(N,) by how many rows the patch lies lower in the right eye than in the left one."""
+    left, right = (eye.sum(axis=1) for eye in eyes)
+    known = np.isfinite(disparity)
+    place = patches.first - np.round(np.where(known, disparity, patches.first)).astype(np.int64)
+    windows = sliding_window_view(right, COLUMNS, axis=2)
+    place = place.clip(0, windows.shape[2] - 1)
+    window = windows[np.arange(len(place)), :, place]
+    weight = patches.weight[:, 1:-1].reshape(len(place), -1)
+    total = weight.sum(axis=1) + 1e-9
+
+    def centred(picture: Float32, first: int) -> Float32:
+        flat = picture[:, first : first + ROWS - 2].reshape(len(place), -1)
+        return np.asarray(flat - ((flat * weight).sum(axis=1) / total)[:, None], np.float32)
+
+    own = centred(left, 1) * weight
+    score = []
+    for first in range(3):
+        other = centred(window, first)
+        power = (other * other * weight).sum(axis=1)
+        score.append((own * other).sum(axis=1) / np.sqrt(np.maximum(power, 1e-3)))
+    before, here, after = score
+    bend = before - 2 * here + after
+    peak = 0.5 * (before - after) / np.minimum(bend, -1e-9)
+    row = np.where(bend < 0, peak.clip(-1, 1), np.sign(after - before))
+    return np.where(known, row, np.nan).astype(np.float64)
 
 
 def _smooth(patches: UInt8) -> Float32:
