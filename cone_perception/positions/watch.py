@@ -30,7 +30,7 @@ KNOWN_PX = 0.1
 """Standard deviation up to which the offset counts as known."""
 ALARM_PX, CALM_PX = 0.3, 0.15
 """Offset from which there is a warning and a correction, and to which it must fall to end both."""
-SHAPE_PX = 0.07
+SHAPE_PX = 0.04
 """Standard deviation of the offset by what is left of the bias of heights: cones of another shape
 than those it was learnt on. The scatter of the sightings does not show it."""
 LOOSE_PX = 0.15
