@@ -279,10 +279,17 @@ def keep(path: Path, code: bytes) -> None:
         write_whole(path, hashlib.sha256(code).digest() + code)
 
 
+def others_write(path: Path) -> bool:
+    """Tell whether another user may have put a file there, or changed it. Raises OSError."""
+    me = os.getuid()
+    found = [place.stat() for place in (path, path.parent)]
+    return any(each.st_mode & stat.S_IWOTH or (me and each.st_uid not in (0, me)) for each in found)
+
+
 def read_kept(path: Path) -> bytes:
-    """The code of a file that `keep` wrote; empty where there is none that is whole."""
+    """The code of a file that `keep` wrote; empty where there is none that is whole and ours."""
     try:
-        content = path.read_bytes()
+        content = b'' if others_write(path) else path.read_bytes()
     except OSError:
         return b''
     return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else b''

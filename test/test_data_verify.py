@@ -463,6 +463,10 @@ def test_set_with_fatal_problems_is_not_normalised(data, tmp_path):
         write_normalised(report, tmp_path / 'normal')
     with pytest.raises(DataError, match='another folder'):
         write_normalised(verify_dataset(data, {}), data)
+    shutil.copytree(data / 'train', tmp_path / 'other' / 'train')
+    with pytest.raises(DataError, match='no links'):
+        write_normalised(verify_dataset(data, {}), tmp_path / 'other')
+    assert any((tmp_path / 'other' / 'train' / 'images').iterdir())
 
 
 def test_changed_file_is_fatal_once_there_is_a_manifest(data):

@@ -220,6 +220,10 @@ def write_normalised(report: DataReport, folder: Path, exclude: Collection[Path]
     folder = folder.absolute()
     if folder == report.path.parent.absolute():
         raise DataError(f'{folder} is the original data set: give another folder')
+    for images in (folder / split / 'images' for split in report.pictures):
+        files = [file for file in images.rglob('*') if not file.is_dir()]
+        if files and not any(file.is_symlink() for file in files):  # ours are links, nearly all
+            raise DataError(f'{images} holds pictures that are no links: give another folder')
     with told_as(DataError, f'{folder} cannot be written', advice='Is there space left?'):
         (folder / 'data.yaml').unlink(missing_ok=True)
         for split, pictures in report.pictures.items():

@@ -129,8 +129,9 @@ def detect(
     everything = Filters(thresholds=dict.fromkeys(card.class_names, LEAST_SCORE))
     most = most_detections(split)
     pictures, looks = list[Found](), list[Looks]()
-    with ConeDetector(card, engine, views) as detector:
-        info, progress = engine.info, tqdm(total=len(split), desc='detect', unit='picture')
+    bar = tqdm(total=len(split), desc='detect', unit='picture')
+    with bar as progress, ConeDetector(card, engine, views) as detector:
+        info = engine.info
         for start in range(0, len(split), detector.batch):
             part = slice(start, start + detector.batch)
             frames = [Frame(read_picture(path)) for path in split.paths[part]]
@@ -138,7 +139,6 @@ def detect(
             pictures += [Found(search.cones()[:most]) for search in searches]
             looks += [search.looks for search in searches]
             progress.update(len(frames))
-        progress.close()
     size = (card.height_px, card.width_px)
     notes = []
     if max(size) != imgsz:

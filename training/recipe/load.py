@@ -126,7 +126,7 @@ def recipe_sha256(recipe: Recipe) -> str:
 
 def find_recipe(name_or_path: str) -> Path:
     """A file, else the shipped recipe of that name (`two_stage`, `two-stage`), or RecipeError."""
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
     shipped, name = shipped_recipes(), name_or_path.replace('-', '_')
@@ -155,7 +155,7 @@ def find_model(model: str) -> Path | str:
     model: a path, the name of a shipped architecture, or one of Ultralytics' (yolo12n.yaml).
     Raises RecipeError: a path that Ultralytics does not find it would ask the network for.
     """
-    path = Path(model)
+    path = Path(model).expanduser()
     if path.is_file():
         return path
     if path.suffix == '.pt':

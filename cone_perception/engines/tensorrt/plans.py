@@ -22,6 +22,7 @@ from cone_perception.files import (
     cache_folder,
     is_locked,
     locked,
+    others_write,
     parse_json,
     read_json,
     read_noted,
@@ -233,6 +234,9 @@ def read_plan(path: Path) -> EnginePlan:
 def load_plan(path: Path, key: PlanKey) -> EnginePlan:
     """Read a plan with its passport, whole and made for `key`; else raise PlanError."""
     passport = read_passport(passport_path(path))
+    with told_as(PlanError, f'{path} cannot be read', advice='Build the engine again.'):
+        if others_write(path):
+            raise PlanError(f'{path}: other users may write there. chmod o-w it and its folder.')
     plan = _read(path)
     if (found := len(plan.data)) != passport.plan_bytes:
         raise PlanError(
