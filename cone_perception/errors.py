@@ -68,7 +68,7 @@ class ImageError(ConePerceptionError):
 
 
 class InstallError(ConePerceptionError):
-    """The set-up cannot be done on this machine as it is: a tool or a package is missing."""
+    """The set-up cannot be done on this machine: a tool, a package or a permission is missing."""
 
 
 class OutputError(ConePerceptionError):

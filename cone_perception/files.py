@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import hashlib
 import json
 import math
 import os
@@ -45,10 +44,15 @@ def whole_file(path: Path, mode: Literal['w', 'wb'] = 'wb') -> Iterator[IO[Any]]
             unfinished.unlink()
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Replace a file, its folder made where it is missing, so that a kill leaves old or new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_whole(path: Path, content: bytes | str, *, private: bool = False) -> None:
+    """Replace a file, its folder made where it is missing, so that a kill leaves old or new.
+
+    private: nobody else may write it, nor a folder that is made, whatever the umask says.
+    """
+    path.parent.mkdir(0o755 if private else 0o777, parents=True, exist_ok=True)
     with whole_file(path) as stream:
+        if private:
+            os.fchmod(stream.fileno(), os.fstat(stream.fileno()).st_mode & 0o755)
         stream.write(
             content if isinstance(content, bytes) else content.encode(errors='backslashreplace')
         )
@@ -83,9 +87,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: object, *, indent: int | None = 2) -> None:
-    """Write `to_json` of a value and a line's end, whole or not at all."""
-    write_whole(path, to_json(value, indent=indent) + '\n')
+def write_json(path: Path, value: object, *, indent: int | None = 2, private: bool = False) -> None:
+    """Write `to_json` of a value and a line's end, whole or not at all. private: see write_whole"""
+    write_whole(path, to_json(value, indent=indent) + '\n', private=private)
 
 
 def to_json(
@@ -271,28 +275,6 @@ def cache_folder(name: str) -> Path:
     with told_as(InstallError, 'there is no folder for the cache', RuntimeError, advice=advice):
         root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(root) / 'cone_perception' / name
-
-
-def keep(path: Path, code: bytes) -> None:
-    """Write compiled code behind its hash; a folder that cannot be written keeps none."""
-    with contextlib.suppress(OSError):
-        write_whole(path, hashlib.sha256(code).digest() + code)
-
-
-def others_write(path: Path) -> bool:
-    """Tell whether another user may have put a file there, or changed it. Raises OSError."""
-    me = os.getuid()
-    found = [place.stat() for place in (path, path.parent)]
-    return any(each.st_mode & stat.S_IWOTH or (me and each.st_uid not in (0, me)) for each in found)
-
-
-def read_kept(path: Path) -> bytes:
-    """The code of a file that `keep` wrote; empty where there is none that is whole and ours."""
-    try:
-        content = b'' if others_write(path) else path.read_bytes()
-    except OSError:
-        return b''
-    return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else b''
 
 
 def slug(text: str) -> str:

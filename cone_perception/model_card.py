@@ -37,7 +37,7 @@ GRAPH: dict[int, Any] = {5: TENSOR, 15: SPARSE}
 ATTRIBUTE = {5: TENSOR, 6: GRAPH, 10: TENSOR, 11: GRAPH, 22: SPARSE, 23: SPARSE}
 NODE = {5: ATTRIBUTE}
 GRAPH[1] = NODE
-MODEL = {7: GRAPH, 25: {7: NODE}}
+MODEL = {7: GRAPH, 20: {1: GRAPH, 2: GRAPH}, 25: {7: NODE, 11: ATTRIBUTE}}
 """Field -> message in it, of those messages of onnx.proto that lead to a TensorProto."""
 
 GIT_LFS = b'version https://git-lfs'

@@ -17,11 +17,9 @@ from cone_perception.dataset.layout import read_layout
 from cone_perception.errors import OutputError, SourceError
 from cone_perception.files import (
     claim_folder,
-    keep,
     locked,
     parse_json,
     parse_yaml,
-    read_kept,
     read_yaml,
     whole_folder,
 )
@@ -142,17 +140,6 @@ def test_what_another_command_writes_into_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OSError, match='held by another'), whole_folder(tmp_path / 'bag'):
             pass
     assert (tmp_path / 'bag').is_dir()
-
-
-def test_code_that_others_could_have_written_is_not_taken(tmp_path: Path) -> None:
-    path = tmp_path / 'cache' / 'code'
-    keep(path, b'code')
-    assert read_kept(path) == b'code'
-    for place in (path, path.parent):
-        before = place.stat().st_mode
-        place.chmod(before | 0o002)
-        assert read_kept(path) == b''
-        place.chmod(before)
 
 
 def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:

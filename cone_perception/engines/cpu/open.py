@@ -25,9 +25,10 @@ from cone_perception.accuracy.intervals import Float64
 from cone_perception.engines import Engine, check_against_card, lone_of
 from cone_perception.engines.apart import run_apart, serve
 from cone_perception.engines.check import REFERENCE_FILE, check_engine, measure_rounds, run_of
+from cone_perception.engines.kept import check_private, keep, read_kept
 from cone_perception.engines.machine import processor_name, vector_instructions
 from cone_perception.errors import EngineError, ModelError, told_as
-from cone_perception.files import keep, read_kept, read_noted, slug, to_json, write_json
+from cone_perception.files import read_noted, slug, to_json, write_json
 from cone_perception.model_card import Bundle, ModelCard, NetworkFile, read_bundle
 from cone_perception.types import Arithmetic, CpuRuntime, Precision, PrecisionChoice
 
@@ -118,7 +119,7 @@ def open_fastest(
     warn: told at every start which network is not used, and why, or that the one that is used did
     not pass the gate. cancelled: polled meanwhile.
     Raises ModelError, and EngineError when the runtime is missing, when no network is right, or
-    when the examination fails or is stopped.
+    when the examination fails or is stopped; InstallError when others can write what is kept.
     """
     if not find_spec(order.runtime):  # says what is missing
         return order.open((network_of(order.bundle, None, order.batch), 'float32'))
@@ -132,11 +133,12 @@ def open_fastest(
     conditions = _conditions(order, networks)
     digest = hashlib.sha256(to_json(conditions, sort_keys=True).encode()).hexdigest()
     kept = cache / f'cpu-{slug(card.name)}-b{order.batch}-{digest[:16]}.json'
+    check_private(kept)
     found = read_noted(kept)
     if not ({'fastest', 'refused', 'lone'} <= set(found) and found['fastest'] in (*networks, None)):
         found = examine_apart(order, kept, cancelled)
         with contextlib.suppress(OSError):  # the next start examines them again, as this one did
-            write_json(kept, {'measured_for': conditions, **found})
+            write_json(kept, {'measured_for': conditions, **found}, private=True)
     refused = [f'{each} does not answer as FP32 does: {why}' for each, why in found['refused']]
     if found['fastest'] is None:
         raise EngineError(

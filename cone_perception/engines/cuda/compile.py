@@ -10,8 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cone_perception.engines.kept import keep, read_kept
 from cone_perception.errors import EngineError
-from cone_perception.files import cache_folder, keep, read_kept
+from cone_perception.files import cache_folder
 
 SOURCES = ('request.cuh', 'letterbox.cu', 'decode.cu')
 TOOLKIT_NVCC = Path('/usr/local/cuda/bin/nvcc')

@@ -17,12 +17,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from cone_perception.engines.kept import check_private
 from cone_perception.errors import PlanError, told_as
 from cone_perception.files import (
     cache_folder,
     is_locked,
     locked,
-    others_write,
     parse_json,
     read_json,
     read_noted,
@@ -142,7 +142,10 @@ class PlanPlace:
         return f'{self.model} ({key.precision}, batch {key.batch}, {key.provider})'
 
     def load(self) -> EnginePlan:
-        """The plan of this key, or of its compute capability, as of `--for`. Raises PlanError."""
+        """The plan of this key, or of its compute capability, as of `--for`.
+
+        Raises as load_plan.
+        """
         anywhere = replace(self, key=replace(self.key, gpu='', driver='', cuda=''))
         for place in (self, anywhere):
             if place.path.exists() or passport_path(place.path).exists():
@@ -168,15 +171,17 @@ class PlanPlace:
         )
         with writing(path):
             passport_path(path).unlink(missing_ok=True)
-            write_whole(path, data)
-            write_json(passport_path(path), passport)
+            write_whole(path, data, private=True)
+            write_json(passport_path(path), passport, private=True)
         path.with_suffix('.failed').unlink(missing_ok=True)
 
     def record_failure(self, reason: str) -> None:
         """Remove a plan that cannot be built or loaded, and note it: not every start tries it."""
         path = self.path
         with writing(path):
-            write_json(path.with_suffix('.failed'), {'reason': reason, 'time': _now()})
+            write_json(
+                path.with_suffix('.failed'), {'reason': reason, 'time': _now()}, private=True
+            )
         passport_path(path).unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
@@ -196,6 +201,7 @@ class PlanPlace:
         path = self.path.with_suffix('.lock')
         with ExitStack() as stack:
             with writing(path):
+                self.folder.mkdir(0o755, parents=True, exist_ok=True)  # others may not write it
                 if is_locked(path):
                     on_wait()
                 waited = stack.enter_context(locked(path, wait=True))
@@ -232,11 +238,13 @@ def read_plan(path: Path) -> EnginePlan:
 
 
 def load_plan(path: Path, key: PlanKey) -> EnginePlan:
-    """Read a plan with its passport, whole and made for `key`; else raise PlanError."""
+    """Read a plan with its passport, whole and made for `key`; else raise PlanError.
+
+    Raises InstallError where others can write either: a plan is code that TensorRT runs.
+    """
+    for file in (path, passport_path(path)):
+        check_private(file)
     passport = read_passport(passport_path(path))
-    with told_as(PlanError, f'{path} cannot be read', advice='Build the engine again.'):
-        if others_write(path):
-            raise PlanError(f'{path}: other users may write there. chmod o-w it and its folder.')
     plan = _read(path)
     if (found := len(plan.data)) != passport.plan_bytes:
         raise PlanError(
@@ -273,7 +281,7 @@ def record_check(plan: Path, check: Mapping[str, Any]) -> None:
     """Write the comparison with the reference into the passport of `plan`."""
     passport = replace(read_passport(passport_path(plan)), check=dict(check))
     with writing(plan):
-        write_json(passport_path(plan), passport)
+        write_json(passport_path(plan), passport, private=True)
 
 
 def writing(path: Path) -> AbstractContextManager[None]:

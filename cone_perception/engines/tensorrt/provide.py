@@ -106,6 +106,7 @@ def adopt_plan(
             f'{path} does not say what it computes in: give --precision int8, fp16 or fp32.'
         )
     network = network_for_gpu(bundle, chosen, batch)
+    bundle.checked_path(network)
     order = make_order(bundle, network, policy, plan.provider)
     policy.tell('phase', 'counting its layers')
     counted = inspect_apart(order, plan.data)
