@@ -45,10 +45,13 @@ def positions(n, counts):
 
 
 class ScriptedLocator:
-    """Places every cone, or raises; keeps what it was given."""
+    """Places every cone, or raises; keeps what it was given. dark: the eye that is."""
 
-    def __init__(self, fail=None):
-        self.fail, self.asked = fail, []
+    def __init__(self, fail=None, dark=None):
+        self.fail, self.dark, self.asked = fail, dark, []
+
+    def dark_eye(self, *pictures):
+        return self.dark
 
     def locate(self, found, picture, partner=None, eye=0):
         self.asked.append((picture, partner, eye))
@@ -129,6 +132,14 @@ def test_left_eye_is_searched_and_the_right_one_only_matched(batch, views):
     assert len(left.positions) == len(left.found)
     assert (right.found, right.positions, left.alone, right.alone) == (None, None, False, False)
     assert list(right.moments_ns) == ['received_ns', 'started_ns']
+
+
+def test_right_eye_is_searched_where_the_left_one_is_dark():
+    """Else the dark picture would tell of an empty track."""
+    locator = ScriptedLocator(dark=0)
+    (answers,) = stereo(locator).answer([arrival(0), arrival(1)], Filters())
+    assert outcomes([answers]) == [[('right', 'answered'), ('left', 'matched')]]
+    assert [eye for *_, eye in locator.asked] == [1]
 
 
 @pytest.mark.parametrize('topic', [0, 1])

@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 from cone_perception import pipeline
 from cone_perception.answering.inbox import Arrival, Inbox, NewestFrames, StereoPairs
-from cone_perception.errors import EngineLostError, ImageError, describe
+from cone_perception.errors import ConePerceptionError, EngineLostError, ImageError, describe
 from cone_perception.filters import Filters
-from cone_perception.images import as_sent, to_bgr
+from cone_perception.images import as_sent, bgr_of, to_bgr
 from cone_perception.pipeline import ConeDetector
 from cone_perception.positions.locate import Locator
 from cone_perception.types import CameraPicture, Detections, Frame, Positions
@@ -127,6 +127,8 @@ class Answering:
                 yield [_failure(camera, arrival, started_ns, error) for camera in cameras]
         size = self.detector.frames_per_run
         alone = self.pairs and len(pictures) == 1
+        if self.stereo and len(pictures) == 2:
+            pictures = self._lit_first(pictures)
         partners = pictures[1:] if self.stereo else []
         pictures = pictures[: len(pictures) - len(partners)]
         for first in range(0, len(pictures), size):
@@ -163,6 +165,20 @@ class Answering:
                 moments_ns = {'received_ns': arrival.received_ns, 'started_ns': started_ns}
                 answers.append(Answer(camera, arrival, 'matched', moments_ns))
             yield answers
+
+    def _lit_first(self, pair: list[EyePicture]) -> list[EyePicture]:
+        """A stereo pair, first the eye that goes through the network: the left, unless it is dark.
+
+        A dark picture shows no cone, which must not be told as an empty track.
+        """
+        locators = [self.locators.get(camera) for camera, *_ in pair]
+        if locators[0] is None or locators[0] is not locators[1]:
+            return pair
+        try:
+            dark = locators[0].dark_eye(*(bgr_of(each.picture) for each in pair))
+        except ConePerceptionError:
+            return pair  # told where it is answered
+        return pair[::-1] if dark == 0 else pair
 
     def _locate(
         self,

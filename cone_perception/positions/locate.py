@@ -183,10 +183,11 @@ class Locator:
         assert right is not None
         n = len(boxes)
         trouble = _size_trouble(right, partner, 'right')
+        dark = None
         if not trouble:
             try:
                 pictures = bgr_of(picture), bgr_of(partner)
-                trouble = _dark(*pictures)
+                dark = self.dark_eye(*pictures)
             except ConePerceptionError as error:
                 trouble = str(error)
         self._tell('partner', trouble and f'no stereo: {trouble}')
@@ -194,7 +195,7 @@ class Locator:
         usable = np.isfinite(box).all(axis=1) & (boxes.height_px > LEAST_PX)
         first, _, last, _ = self.rig.left.reach_px
         usable &= (box[:, 2] > first) & (box[:, 0] < last - 1)
-        if trouble or not usable.any():
+        if trouble or dark is not None or not usable.any():
             return Disparities.none(n), np.zeros(n, bool)
         # Of a box that is too slim or too low, the other side says how near the cone may be.
         high_px = np.maximum(
@@ -227,6 +228,20 @@ class Locator:
         # The right eye does not see what stands at the left border of the left one.
         usable[usable] = (box[:, 0] - zero - expected > 0) & ~swapped
         return found, usable
+
+    def dark_eye(self, *pictures: UInt8) -> int | None:
+        """Index of the eye that is dark while the other one is not, which is a trouble; or None."""
+        levels = [float(each[::16, ::16].mean()) for each in pictures]
+        dark, other = sorted(range(2), key=levels.__getitem__)
+        if not (levels[dark] < DARK and levels[other] > 4 * levels[dark]):
+            self._tell('dark', '')
+            return None
+        self._tell(
+            'dark',
+            f'no stereo: the {EYES[dark]} eye is dark (grey level {levels[dark]:.0f}, the '
+            f'{EYES[other]} {levels[other]:.0f}): look at its lens, cable and exposure.',
+        )
+        return dark
 
     def _stereo_range(
         self, boxes: Boxes, matches: Disparities, by_height: tuple[Float64, Float64]
@@ -353,16 +368,4 @@ def _size_trouble(camera: CameraModel, picture: Frame | CameraPicture, eye: str)
         camera.check_picture(picture.width_px, picture.height_px, eye)
     except CalibrationError as error:
         return str(error)
-    return ''
-
-
-def _dark(*pictures: UInt8) -> str:
-    """Say which of two eyes is dark; empty where none is."""
-    levels = [float(each[::16, ::16].mean()) for each in pictures]
-    dark, other = sorted(range(2), key=levels.__getitem__)
-    if levels[dark] < DARK and levels[other] > 4 * levels[dark]:
-        return (
-            f'the {EYES[dark]} eye is dark (grey level {levels[dark]:.0f}, the {EYES[other]} '
-            f'{levels[other]:.0f}): look at its lens, cable and exposure.'
-        )
     return ''
