@@ -20,12 +20,12 @@ ones show the front of the base plate too. Fitted by `benchmarks/positions.py --
 ASIDE_PX = 0.8
 """By how much boxes at the sides of the picture are drawn higher, where cones look wider: pixels
 times ((u - cx) / fx)^2. Of the same fit."""
-SHARE, PIXELS = 0.03, 0.75
+SHARE, PIXELS = 0.025, 0.64
 """Standard deviation of a range as a share of it, of the cone, and of the box in pixels."""
-CROSSED_SHARE, LOST_SHARE = 0.05, 0.2
+CROSSED_SHARE, LOST_SHARE = 0.04, 0.2
 """What is added to that for a box that overlaps another one, and for one that the other eye should
 show but does not."""
-SLACK, SLIM_SHARE = 0.08, 0.9
+SLACK, SLIM_SHARE = 0.08, 1.0
 """What is added for each e-fold by which a box is slimmer than usual, beyond some slack: it holds
 two cones, one behind the other, or a part of one."""
 LYING = 1.28

@@ -34,11 +34,11 @@ LEAST_CORRELATION = 0.9
 MOST_APART_PX, APART_SHARE = 0.6, 0.075
 """Of a match that is believed. The halves of a near cone's patch may be farther apart: by this
 share of the disparity."""
-FLOOR_PX, NOISE, APART, SHARE, CROSSED_PX = 0.007, 2.5, 0.3, 0.0017, 0.013
+FLOOR_PX, NOISE, APART, SHARE, CROSSED_PX = 0.008, 2.48, 0.3, 0.0017, 0.012
 """Standard deviation of a disparity: a floor, a factor on what the pixels' noise leaves of it, one
 on how far the patch's halves are apart, a share of it, and what a box adds that overlaps another.
 Fitted by `benchmarks/positions.py --fit`."""
-BEHIND, BEHIND_NEAR_M = 0.034, 0.092
+BEHIND, BEHIND_NEAR_M = 0.030, 0.082
 """How far the foot lies behind what is matched, in heights of the cone, and what comes to that for
 each 1 / depth: near cones are seen from above."""
 LYING_SHARE = 0.35
@@ -51,8 +51,9 @@ where a nearer cone hides a part or the border cuts it; a share of what is unusu
 UNSURE, SURE_SCORE = 0.34, 0.7
 """What is added to that for each point by which the score is lower, as a share of h: cones that lie
 with their tip towards the camera are among them."""
-FOOT_PX, FOOT_SHARE, FOOT_HIDDEN, FOOT_CUT = 0.38, 0.017, 0.07, 0.15
-"""The same of the foot, with a share of h."""
+FOOT_PX, FOOT_SHARE, FOOT_HIDDEN, FOOT_CUT, FOOT_LOST = 0.38, 0.017, 0.07, 0.15, 0.1
+"""The same of the foot, with a share of h, and one where the right eye does not show the cone, as
+the car itself may hide its foot."""
 FOOT_UP, FOOT_UP_NEAR_PX = 0.03, 830.0
 """The foot lies so far above the lower side of a box, as a share of the height h, and h / so much
 more: the front of the base plate lies lower."""
@@ -136,12 +137,13 @@ class Locator:
         matches, sought = Disparities.none(n), np.zeros(n, bool)
         if partner is not None and self.rig.right is not None and not eye:
             matches, sought = self.match(boxes, picture, partner)
-        by_height = height_range(boxes, camera.fy_px, sought & ~trusted(matches))
+        lost = sought & ~trusted(matches)
+        by_height = height_range(boxes, camera.fy_px, lost)
         sources = [STEREO, HEIGHT]
         by_source = [self._stereo_range(boxes, matches, by_height), by_height]
         if mount:
             sources.append(GROUND)
-            by_source.append(_ground_range(boxes, camera, mount))
+            by_source.append(_ground_range(boxes, camera, mount, lost))
         ranges = fuse(*(np.stack(part) for part in zip(*by_source, strict=True)))
         known = np.isfinite(ranges.sigma_m) & np.isfinite(ranges.depth_m)
         source = np.where(known, np.array(sources)[ranges.source], 0)
@@ -307,14 +309,22 @@ class Locator:
                 self._troubles[key] = trouble
 
 
-def _ground_range(boxes: Boxes, camera: CameraModel, mount: Mount) -> tuple[Float64, Float64]:
+def _ground_range(
+    boxes: Boxes, camera: CameraModel, mount: Mount, lost: Bool
+) -> tuple[Float64, Float64]:
     """(N,) depth by the foot of the box, and its standard deviation; infinite where it is not seen.
 
     Of a cone that lies, the foot may be anywhere along it.
     """
     left, _, right, bottom = boxes.rectified_px.T
     feet_px = np.column_stack([(left + right) / 2, bottom])
-    row_sigma_px = np.hypot(FOOT_PX, FOOT_SHARE * boxes.height_px)
+    high = boxes.height_px * np.minimum(np.exp(boxes.stoutness), 1)  # as its width has it
+    row_sigma_px = np.sqrt(
+        FOOT_PX**2
+        + (FOOT_SHARE * high) ** 2
+        + (high / SIDE_SLOPE_PX) ** 4
+        + (FOOT_LOST * lost * high) ** 2
+    )
     depth_m, sigma_m = ground_range(camera, mount, feet_px, row_sigma_px, boxes.plate_m)
     sigma_m = np.hypot(sigma_m, LYING_SHARE * boxes.lies * boxes.height_m)
     return depth_m, np.where(boxes.cut[:, 3] | boxes.hidden, np.inf, sigma_m)
