@@ -32,7 +32,7 @@ from cone_perception.engines.open import open_engine
 from cone_perception.filters import Filters
 from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector
-from cone_perception.positions.locate import HEIGHT, STEREO, Locator
+from cone_perception.positions.locate import GROUND, HEIGHT, STEREO, Locator
 from cone_perception.positions.rig import Mount, Rig
 from cone_perception.replay.figures.positions import PositionErrors, in_bins
 from cone_perception.replay.traces import FrameTrace
@@ -178,6 +178,7 @@ def honesty(errors: PositionErrors) -> dict[str, dict[str, Any]]:
             'published': float(known.sum() / inside.sum()),
             'by stereo': float((errors.source[inside] == STEREO).mean()),
             'by height': float((errors.source[inside] == HEIGHT).mean()),
+            'by ground': float((errors.source[inside] == GROUND).mean()),
             'in 1 sigma': float((ratio < 1).mean()),
             'in 2 sigma': float((ratio < 2).mean()),
             'depth NEES': float((ratio**2).mean()),
