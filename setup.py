@@ -12,6 +12,7 @@ data_files = [
     ('share/cone_perception', ['resource/find_python.sh']),
     ('share/cone_perception/launch', sorted(glob('launch/*.launch.py'))),
     ('share/cone_perception/config', sorted(glob('config/*.yaml'))),
+    ('share/cone_perception/config/sros2', ['config/sros2/detector_policy.xml']),
     ('share/training/config', sorted(glob('config/training/*'))),
 ]
 for name, package_xml in PACKAGE_XML.items():

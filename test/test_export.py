@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ pytest.importorskip('openvino')
 from planted_data import write_data_yaml, write_split
 from tiny_network import write_tiny_bundle
 from tiny_yolo import write_architecture
+from watched import can_trace, reached
 
 from cone_perception.engines.check import read_reference, run_all
 from cone_perception.engines.cpu.open import computes_bfloat16, open_network
@@ -300,3 +302,23 @@ def test_engines_are_built_for_each_batch(tmp_path, monkeypatch):
     monkeypatch.setattr(build_engine, 'run', lambda args: built.append((args.bundle, args.batch)))
     export.build_engines(tmp_path, [2, 1])
     assert built == [(tmp_path, 1), (tmp_path, 2)]
+
+
+@pytest.mark.slow
+def test_export_reaches_nobody(tmp_path, weights, data):
+    size = '--imgsz', str(HEIGHT_PX), str(WIDTH_PX)
+    given = (
+        str(weights),
+        '--data',
+        str(data),
+        '--out',
+        'bundle',
+        '--resamples',
+        '100',
+        *size,
+        '--keep-float',
+        'model.0',
+    )
+    command = [sys.executable, '-m', 'training.cli', 'export', *given]
+    assert reached(tmp_path, command, can_trace(), CI='', CUDA_VISIBLE_DEVICES='') == []
+    assert (tmp_path / 'bundle' / 'card.json').is_file()
