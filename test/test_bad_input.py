@@ -23,6 +23,7 @@ from cone_perception.files import (
     read_yaml,
     whole_folder,
 )
+from cone_perception.pictures.sources import open_source
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 OWN_PROCESSES = {
@@ -80,6 +81,12 @@ def test_a_pipe_a_long_file_and_another_code_are_refused(tmp_path: Path) -> None
             read_yaml(tmp_path / name, SourceError)
 
 
+def test_a_pipe_called_a_video_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'a.mp4')
+    with pytest.raises(SourceError, match='no ordinary file'):
+        open_source(tmp_path / 'a.mp4')
+
+
 def test_one_loader_reads_all_texts_from_outside() -> None:
     found = {
         path.stem
@@ -96,6 +103,7 @@ def test_folders_in_circles_and_the_whole_disk_are_no_split(tmp_path: Path) -> N
     images = tmp_path / 'set' / 'images'
     images.mkdir(parents=True)
     (images / 'a.png').touch()
+    os.mkfifo(images / 'pipe.png')
     for name in 'bcd':
         (images / name).symlink_to(images)
     (tmp_path / 'list.txt').write_bytes(b'\xff\xfe\x00')
@@ -107,6 +115,7 @@ def test_folders_in_circles_and_the_whole_disk_are_no_split(tmp_path: Path) -> N
     told = '\n'.join(str(problem) for problem in layout.problems if problem.fatal)
     assert '`val: /` cannot be read: the whole data set lies inside' in told
     assert 'list.txt` cannot be read' in told
+    assert 'pipe.png is no ordinary file' in told
 
 
 @pytest.mark.parametrize('error', [RuntimeError('odd'), RecursionError('deep'), MemoryError()])

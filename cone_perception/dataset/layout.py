@@ -302,5 +302,9 @@ class _Reader:
             self._report('split', f'`{split}: {place}` cannot be read: {error}')
             return []
         pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+        odd = {file for file in pictures if file.exists() and not file.is_file()}
+        if odd:  # whoever opens a pipe waits for ever
+            self._report('split', f'{min(odd)} is no ordinary file: remove it')
+            pictures = [file for file in pictures if file not in odd]
         self.ignored |= {file for file in {*files} - {*pictures} if file.is_file()}
         return pictures

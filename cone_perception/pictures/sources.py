@@ -19,7 +19,7 @@ from cone_perception.bags.reader import (
     picture_message,
     read_messages,
 )
-from cone_perception.errors import ImageError, SourceError
+from cone_perception.errors import ImageError, SourceError, told_as
 from cone_perception.files import open_ordinary
 from cone_perception.images import to_bgr
 from cone_perception.types import Frame
@@ -66,6 +66,9 @@ def open_source(path: Path, topic: str | None = None) -> Source:
     """
     if not path.exists():
         raise SourceError(f'{path} does not exist.')
+    if not path.is_dir():
+        with told_as(SourceError, 'the source cannot be read'), open_ordinary(path):
+            pass  # of a pipe or a device FFmpeg would wait for ever
     if is_bag(path):
         with open_bag(path) as reader:
             topic = choose_image_topic(reader, topic)
