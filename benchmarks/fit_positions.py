@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 
 from cone_perception.accuracy.matching import match
 from cone_perception.classes import UNKNOWN
-from cone_perception.positions import height, locate
+from cone_perception.positions import foot, height, locate
 from cone_perception.positions.locate import Locator
 from cone_perception.positions.rig import Rig
 from cone_perception.settings import DetectorSettings
@@ -78,7 +78,7 @@ def fit_deviation(error: Float64, parts: Sequence[Float64], start: Sequence[floa
 
 
 def fit_constants(pairs: Iterable[tuple[DrivePair, Detections]], names: Sequence[str]) -> None:
-    """Print the constants of height.py and locate.py that suit these drives."""
+    """Print the constants of height.py, locate.py and foot.py that suit these drives."""
     of = columns_of(pairs, names)
     one = np.ones(len(of['depth']))
     focal, baseline = float(of['focal'][0]), float(of['baseline'][0])
@@ -119,11 +119,11 @@ def fit_constants(pairs: Iterable[tuple[DrivePair, Detections]], names: Sequence
 
     upright = of['upright'] > 0
     odd = np.maximum(np.abs(of['stout']) - height.SLACK, 0) * of['usual']
-    unsure = np.maximum(locate.SURE_SCORE - of['score'], 0) * high
+    unsure = np.maximum(foot.SURE_SCORE - of['score'], 0) * high
     parts = [part[upright] for part in (one, high**2, of['hidden'] * high, odd, unsure)]
     start = (
-        *(locate.SIDE_PX, 1 / locate.SIDE_SLOPE_PX**2, locate.SIDE_HIDDEN),
-        *(locate.SIDE_SHAPE, locate.UNSURE),
+        *(foot.SIDE_PX, 1 / foot.SIDE_SLOPE_PX**2, foot.SIDE_HIDDEN),
+        *(foot.SIDE_SHAPE, foot.UNSURE),
     )
     side_px, bend, hidden, shape, doubt = fit_deviation(
         (of['middle'] - of['column'])[upright], parts, start

@@ -12,11 +12,11 @@ from cone_perception.classes import project_classes
 from cone_perception.errors import CalibrationError, ConePerceptionError
 from cone_perception.images import bgr_of
 from cone_perception.positions.camera import CameraModel
+from cone_perception.positions.foot import LYING_SHARE, feet_in, range_of_feet
 from cone_perception.positions.fusion import along_rays, fuse
-from cone_perception.positions.ground import ground_range
-from cone_perception.positions.height import SLACK, Bool, Boxes, height_range
+from cone_perception.positions.height import Bool, Boxes, height_range
 from cone_perception.positions.matching import Disparities, cut, find
-from cone_perception.positions.rig import EYES, Mount, Rig
+from cone_perception.positions.rig import EYES, Rig
 from cone_perception.positions.watch import Sighting, YawWatch
 from cone_perception.types import (
     RANGE_SOURCES,
@@ -41,22 +41,8 @@ Fitted by `benchmarks/positions.py --fit`."""
 BEHIND, BEHIND_NEAR_M = 0.030, 0.082
 """How far the foot lies behind what is matched, in heights of the cone, and what comes to that for
 each 1 / depth: near cones are seen from above."""
-LYING_SHARE = 0.35
-"""Standard deviation of where the foot of a lying cone is, in heights of the cone."""
 CUT_M = 0.05
 """Standard deviation that the border adds to the depth of a cone that it cuts."""
-SIDE_PX, SIDE_SLOPE_PX, SIDE_HIDDEN, SIDE_CUT, SIDE_SHAPE = 0.27, 65.0, 0.035, 0.12, 0.2
-"""Standard deviation of the middle of a box h pixels high: pixels, (h / slope)^2, and shares of h
-where a nearer cone hides a part or the border cuts it; a share of what is unusual in its width."""
-UNSURE, SURE_SCORE = 0.34, 0.7
-"""What is added to that for each point by which the score is lower, as a share of h: cones that lie
-with their tip towards the camera are among them."""
-FOOT_PX, FOOT_SHARE, FOOT_HIDDEN, FOOT_CUT, FOOT_LOST = 0.38, 0.017, 0.07, 0.15, 0.1
-"""The same of the foot, with a share of h, and one where the right eye does not show the cone, as
-the car itself may hide its foot."""
-FOOT_UP, FOOT_UP_NEAR_PX = 0.03, 830.0
-"""The foot lies so far above the lower side of a box, as a share of the height h, and h / so much
-more: the front of the base plate lies lower."""
 LEAST_PX, LEAST_DISPARITY_PX = 2.0, 0.5
 """Height of a box that is looked for, and disparity that is believed."""
 ROWS_REMEMBERED, ROWS_LEAST, ROWS_CORRELATION, ROWS_ALARM_PX = 400, 100, 0.6, 0.35
@@ -143,12 +129,12 @@ class Locator:
         by_source = [self._stereo_range(boxes, matches, by_height), by_height]
         if mount:
             sources.append(GROUND)
-            by_source.append(_ground_range(boxes, camera, mount, lost))
+            by_source.append(range_of_feet(boxes, camera, mount, lost))
         ranges = fuse(*(np.stack(part) for part in zip(*by_source, strict=True)))
         known = np.isfinite(ranges.sigma_m) & np.isfinite(ranges.depth_m)
         source = np.where(known, np.array(sources)[ranges.source], 0)
         depth_m = np.where(known, ranges.depth_m, 1.0)
-        foot_px, across_px = _foot(boxes, camera, depth_m)
+        foot_px, across_px = feet_in(boxes, camera, depth_m, lost)
         across_m = across_px * depth_m[:, None] / [camera.fx_px, camera.fy_px]
         across_m = np.hypot(across_m, (LYING_SHARE * boxes.lies * boxes.height_m)[:, None])
         xyz_m, covariance = along_rays(camera.rays(foot_px), depth_m, ranges.sigma_m, across_m)
@@ -307,61 +293,6 @@ class Locator:
             self._troubles.pop(key, None)
             if trouble:
                 self._troubles[key] = trouble
-
-
-def _ground_range(
-    boxes: Boxes, camera: CameraModel, mount: Mount, lost: Bool
-) -> tuple[Float64, Float64]:
-    """(N,) depth by the foot of the box, and its standard deviation; infinite where it is not seen.
-
-    Of a cone that lies, the foot may be anywhere along it.
-    """
-    left, _, right, bottom = boxes.rectified_px.T
-    feet_px = np.column_stack([(left + right) / 2, bottom])
-    high = boxes.height_px * np.minimum(np.exp(boxes.stoutness), 1)  # as its width has it
-    row_sigma_px = np.sqrt(
-        FOOT_PX**2
-        + (FOOT_SHARE * high) ** 2
-        + (high / SIDE_SLOPE_PX) ** 4
-        + (FOOT_LOST * lost * high) ** 2
-    )
-    depth_m, sigma_m = ground_range(camera, mount, feet_px, row_sigma_px, boxes.plate_m)
-    sigma_m = np.hypot(sigma_m, LYING_SHARE * boxes.lies * boxes.height_m)
-    return depth_m, np.where(boxes.cut[:, 3] | boxes.hidden, np.inf, sigma_m)
-
-
-def _foot(boxes: Boxes, camera: CameraModel, depth_m: Float64) -> tuple[Float64, Float64]:
-    """(N, 2) rectified pixel of the middle of the cone's foot, and its standard deviations.
-
-    A side that the picture's border cuts off is put where a cone of the class has it.
-    """
-    left, top, right, bottom = boxes.rectified_px.T
-    high = boxes.height_px
-    whole_px = camera.fy_px * boxes.height_m / depth_m
-    half_px = 0.5 * whole_px * boxes.usual_width_px / high
-    cut = boxes.cut
-    cut_beside, cut_below = cut[:, [0, 2]].any(axis=1), cut[:, 3]
-    middle = np.where(cut[:, 0] & ~cut[:, 2], right - half_px, (left + right) / 2)
-    middle = np.where(cut[:, 2] & ~cut[:, 0], left + half_px, middle)
-    foot = bottom - high * (FOOT_UP + high / FOOT_UP_NEAR_PX)
-    foot = np.where(cut_below & ~cut[:, 1], top + whole_px, foot)
-    odd_px = np.maximum(np.abs(boxes.stoutness) - SLACK, 0) * boxes.usual_width_px
-    unsure = UNSURE * np.maximum(SURE_SCORE - boxes.score, 0)
-    beside = (
-        SIDE_PX**2
-        + (high / SIDE_SLOPE_PX) ** 4
-        + (SIDE_HIDDEN * boxes.hidden * high) ** 2
-        + (SIDE_CUT * cut_beside * high) ** 2
-        + (SIDE_SHAPE * odd_px) ** 2
-        + (unsure * high) ** 2
-    )
-    below = (
-        FOOT_PX**2
-        + (FOOT_SHARE * high) ** 2
-        + (FOOT_HIDDEN * boxes.hidden * high) ** 2
-        + (FOOT_CUT * cut_below * high) ** 2
-    )
-    return np.column_stack([middle, foot]), np.sqrt(np.column_stack([beside, below]))
 
 
 def trusted(matches: Disparities) -> Bool:
