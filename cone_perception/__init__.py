@@ -7,9 +7,11 @@ import sys
 
 __version__ = '0.1.0'
 
-# OpenVINO's sender of usage data looks up a host in every process that imports OpenVINO. Where it
-# cannot be imported, OpenVINO takes a stub that sends nothing.
+# Both runtimes send usage data over the network from each process that imports them. OpenVINO takes
+# a stub where its sender cannot be imported; ONNX Runtime (from 1.29) reads its variable when it is
+# loaded, and no other switch stops all of it.
 sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
+os.environ['ORT_DISABLE_TELEMETRY'] = '1'
 
 MOST_PIXELS = 1 << 26
 """Largest compressed picture that is decoded, 200 MB as bgr8; 1 MB of PNG can hold 3 GB."""

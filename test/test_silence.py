@@ -11,7 +11,7 @@ from image_messages import encode
 from node_process import NodeProcess, ros_message, wait_for
 from rendered_sets import smoke_words
 from test_import_rules import RUNTIME, imported_packages, source_files
-from tiny_network import painted
+from tiny_network import painted, write_tiny_bundle
 from vision_msgs.msg import Detection2DArray
 from watched import audited, can_trace, reached
 
@@ -48,6 +48,20 @@ def test_detect_reaches_nobody(watch, tmp_path, trace, engine):
     on_cpu = '--device', 'cpu', '--engine', engine
     command = [*RUN, 'detect', 'a.png', '--out', 'out', *on_cpu]
     assert watch(trace, command, CI='') == []  # its makers' sender is silent where CI is set
+
+
+@pytest.mark.slow
+def test_runtimes_send_nothing_later_either(watch, tmp_path):
+    """ONNX Runtime's sender waits 9 s, and keeps what it did not send in a file."""
+    network = write_tiny_bundle(tmp_path / 'tiny') / 'tiny.onnx'
+    code = (
+        'import sys, time, cone_perception, onnxruntime, openvino\n'
+        'session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])\n'
+        'time.sleep(14)'
+    )
+    home = {'HOME': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path / 'cache'), 'CI': ''}
+    assert watch(can_trace(), [sys.executable, '-c', code, network], **home) == []
+    assert not [*tmp_path.rglob('onnxruntime.db')]
 
 
 @pytest.mark.slow
