@@ -271,9 +271,10 @@ def cache_folder(name: str) -> Path:
 
     Raises InstallError: this user has no home.
     """
-    advice = 'Set HOME or XDG_CACHE_HOME'
-    with told_as(InstallError, 'there is no folder for the cache', RuntimeError, advice=advice):
+    try:
         root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    except RuntimeError as error:
+        raise InstallError('this user has no home folder: set HOME or XDG_CACHE_HOME.') from error
     return Path(root) / 'cone_perception' / name
 
 
