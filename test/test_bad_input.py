@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ import pytest
 
 from cone_perception import cli
 from cone_perception.dataset.layout import read_layout
-from cone_perception.errors import OutputError, SourceError
+from cone_perception.errors import InstallError, OutputError, SourceError
 from cone_perception.files import (
+    cache_folder,
     claim_folder,
     locked,
     parse_json,
@@ -149,6 +151,14 @@ def test_what_another_command_writes_into_is_refused(tmp_path: Path) -> None:
         with pytest.raises(OSError, match='held by another'), whole_folder(tmp_path / 'bag'):
             pass
     assert (tmp_path / 'bag').is_dir()
+
+
+def test_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('HOME', 'XDG_CACHE_HOME'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
+    with pytest.raises(InstallError, match='set HOME or XDG_CACHE_HOME'):
+        cache_folder('engines')
 
 
 def test_a_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
