@@ -130,3 +130,15 @@ def test_ranges_are_weighted_by_their_covariances() -> None:
     )
     assert fused.source.tolist() == [1, 0, 1]
     assert fused.disagree.tolist() == [False, True, False]
+
+
+def test_a_range_that_is_left_out_is_no_source_and_counts_as_a_contradiction() -> None:
+    inf = np.inf
+    depth_m = np.array([[10.0, 10.0, 10.0, 10.0], [20.0, 10.1, 20.0, 10.0], [10, 20, 10.2, 10]])
+    sigma_m = np.array([[1.0, 0.2, 1.0, inf], [0.5, 0.4, 0.5, 0.5], [inf, 0.1, 0.3, 0.2]])
+    fused = fuse(depth_m, sigma_m)
+    assert fused.source.tolist() == [0, 0, 2, 2]
+    assert fused.disagree.tolist() == [True, True, True, False]
+    assert fused.depth_m[0] == pytest.approx(10)
+    assert fused.depth_m[1] == pytest.approx(10.02, abs=0.01)
+    assert fused.sigma_m[1] < 0.2

@@ -190,3 +190,31 @@ def test_few_cones_and_broken_ones_say_nothing() -> None:
     broken = np.array([math.nan, 9.0])
     watch.add(Sighting(np.array([[1.0, 1], [2, 2]]), broken, broken[::-1], np.full(2, 0.1)))
     assert watch.count == count
+
+
+def test_an_offset_that_is_known_no_more_keeps_the_last_known_correction() -> None:
+    watch = watched(pictures(np.random.default_rng(9), lambda n: TENTH_DEGREE))
+    correction_px, doubt_px = watch.correction_px, watch.doubt_px
+    assert correction_px > 0.8
+    for each in pictures(np.random.default_rng(10), sightings=WINDOW + 200):
+        narrow_px = np.column_stack([each.foot_px[:, 0] / 10 + 576, each.foot_px[:, 1]])
+        turned_px = each.disparity_px + FOCAL_PX * TENTH_DEGREE
+        watch.add(each._replace(foot_px=narrow_px, disparity_px=turned_px))
+    assert watch.sigma_px > 0.1
+    assert watch.offset_px != watch.correction_px
+    assert watch.correction_px == pytest.approx(correction_px, abs=0.05)
+    assert watch.doubt_px == pytest.approx(doubt_px, abs=0.05)
+    assert f'corrected {watch.correction_px:+.2f}' in watch.note
+    assert f'{watch.correction_px:+.2f} px off, which is corrected' in watch.warning
+
+
+def test_cones_that_are_all_alike_leave_the_last_answer() -> None:
+    """They say nothing of a scale and an offset: the equations have no solution."""
+    watch = YawWatch(FOCAL_PX, CENTRE_PX, BASELINE_M)
+    for k in range(LEAST):
+        alike = np.array([4.0])
+        foot_px = np.array([[CENTRE_PX, 400.0 + 20 * (k % 2)]])
+        watch.add(Sighting(foot_px, alike, FOCAL_PX * BASELINE_M / alike, np.array([0.25])))
+    assert watch.count == LEAST
+    assert watch.note == f'not known yet, {LEAST} of {LEAST} cones'
+    assert watch.correction_px == 0

@@ -14,8 +14,9 @@ GATE = 3.5
 
 
 class Ranges(NamedTuple):
-    """depth_m, sigma_m: (N,), infinite sigma where there is none. source: (N,) what counted most,
-    an index into the ranges. disagree: (N,) bool, two of them contradict each other.
+    """depth_m, sigma_m: (N,), infinite sigma where there is none. source: (N,) which of the
+    ranges that were not left out counted most, an index into them. disagree: (N,) bool, one was
+    left out, as it contradicts those before it.
     """
 
     depth_m: Float64
@@ -29,15 +30,16 @@ def fuse(depth_m: Float64, sigma_m: Float64) -> Ranges:
 
     They are fused as 1 / depth, in which disparity, height of the box and row of the foot are
     linear: errors are alike on both sides there, and what came out too near weighs no more for it.
-    Where one contradicts those before it, it is left out. Is it a single one that it contradicts,
-    the standard deviation grows to half the gap: one of the two is wrong, and nothing says which.
+    A range that contradicts those before it is left out. Where only one came before it, the standard
+    deviation grows to half the gap: one of the two is wrong, and nothing says which.
     """
     there = np.isfinite(sigma_m) & (depth_m > 0)
     inverse = 1 / np.where(there, depth_m, np.inf)
     sigma = np.where(there, sigma_m, np.inf) * np.where(there, inverse**2, 1.0)
     best, best_sigma = inverse[0], sigma[0]
     disagree, agree = np.zeros(best.shape, bool), np.zeros(best.shape, bool)
-    for other, other_sigma in zip(inverse[1:], sigma[1:], strict=True):
+    source, source_sigma = np.zeros(best.shape, np.int64), best_sigma
+    for index, (other, other_sigma) in enumerate(zip(inverse[1:], sigma[1:], strict=True), 1):
         both = np.isfinite(best_sigma) & np.isfinite(other_sigma)
         gap = np.abs(best - other)
         apart = both & (gap > GATE * np.hypot(best_sigma, other_sigma))
@@ -50,12 +52,16 @@ def fuse(depth_m: Float64, sigma_m: Float64) -> Ranges:
         doubt = apart & ~agree
         best_sigma = np.where(doubt, wide, np.where(apart, best_sigma, spread))
         best = np.where(apart, best, mixed)
-        disagree |= doubt
+        source_sigma = np.where(doubt, wide, source_sigma)
+        counts_most = ~apart & (other_sigma < source_sigma)
+        source = np.where(counts_most, index, source)
+        source_sigma = np.where(counts_most, other_sigma, source_sigma)
+        disagree |= apart
         agree |= both & ~apart
     known = np.isfinite(best_sigma)
     fused_m = 1 / np.where(known, best, 1.0)
     spread_m = np.where(known, best_sigma * fused_m**2, np.inf)
-    return Ranges(np.where(known, fused_m, 0.0), spread_m, sigma.argmin(axis=0), disagree)
+    return Ranges(np.where(known, fused_m, 0.0), spread_m, source, disagree)
 
 
 def along_rays(

@@ -31,9 +31,8 @@ from cone_perception.types import (
 STEREO, HEIGHT, GROUND = (RANGE_SOURCES.index(name) for name in ('stereo', 'height', 'ground'))
 
 LEAST_CORRELATION = 0.9
-MOST_APART_PX, APART_SHARE = 0.6, 0.075
-"""Of a match that is believed. The halves of a near cone's patch may be farther apart: by this
-share of the disparity."""
+MOST_APART_PX = 0.6
+"""Of the halves of a match that is believed; below that, their distance widens its deviation."""
 FLOOR_PX, NOISE, APART, SHARE, CROSSED_PX = 0.008, 2.48, 0.3, 0.0017, 0.012
 """Standard deviation of a disparity: a floor, a factor on what the pixels' noise leaves of it, one
 on how far the patch's halves are apart, a share of it, and what a box adds that overlaps another.
@@ -105,7 +104,8 @@ class Locator:
         partner: Frame | CameraPicture | None = None,
         eye: int = 0,
     ) -> Positions:
-        """Place each detection of a picture: in the mount's frame, else in the optical one.
+        """Place each detection of a picture: in the mount's frame, else in the left eye's
+        optical one.
 
         partner: the right eye's picture of the same moment. eye: 1 where `picture` is the right
         eye's, alone.
@@ -138,6 +138,8 @@ class Locator:
         across_m = across_px * depth_m[:, None] / [camera.fx_px, camera.fy_px]
         across_m = np.hypot(across_m, (LYING_SHARE * boxes.lies * boxes.height_m)[:, None])
         xyz_m, covariance = along_rays(camera.rays(foot_px), depth_m, ranges.sigma_m, across_m)
+        if eye and not mount:
+            xyz_m[:, 0] += self.rig.baseline_m  # optical_frame is the left eye's
         xyz_m[~known] = np.nan
         covariance[~known] = np.nan
         counts = {
@@ -238,7 +240,7 @@ class Locator:
 
         by_height: the same by the heights of the boxes, from which the calibration watch learns.
         """
-        if self.rig.right is None:
+        if not self.rig.baseline_m:
             return np.ones(len(boxes)), np.full(len(boxes), np.inf)
         disparity = matches.disparity_px - self.rig.zero_px
         believed = trusted(matches)

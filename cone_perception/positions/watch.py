@@ -80,6 +80,8 @@ class YawWatch:
         self.offset_px = self.sigma_px = math.nan
         self.scale = 1.0
         self._alarmed = False
+        self._known_px = self._known_sigma_px = 0.0
+        self._failed = False
 
     def add(self, seen: Sighting) -> None:
         """Take in a picture's cones: whole boxes that nothing hides, matched and not doubted."""
@@ -96,7 +98,11 @@ class YawWatch:
         self._new += len(foot_px)
         if self._new >= EVERY and self.count >= LEAST:
             self._new = 0
-            self._fit()
+            try:
+                self._fit()
+                self._failed = False
+            except np.linalg.LinAlgError:  # cones that are all alike: the last answer stays
+                self._failed = True
 
     def shift_px(self, column_px: Float64) -> Float64:
         """(N,) what to take off the disparities of points in these columns of the left picture."""
@@ -104,15 +110,16 @@ class YawWatch:
 
     @property
     def correction_px(self) -> float:
+        """By the last offset that was known to KNOWN_PX."""
         limit_px = self._limit_px
-        return max(-limit_px, min(self.offset_px, limit_px)) if self._alarmed else 0.0
+        return max(-limit_px, min(self._known_px, limit_px)) if self._alarmed else 0.0
 
     @property
     def doubt_px(self) -> float:
         """Standard deviation that yaw leaves in every disparity of a rig that is off."""
         if not self._alarmed:
             return 0.0
-        return math.hypot(self.sigma_px, SHAPE_PX, self.offset_px - self.correction_px)
+        return math.hypot(self._known_sigma_px, SHAPE_PX, self._known_px - self.correction_px)
 
     @property
     def note(self) -> str:
@@ -120,20 +127,20 @@ class YawWatch:
         if math.isnan(self.sigma_px):
             return f'not known yet, {self.count} of {LEAST} cones'
         text = f'{self.offset_px:+.2f} +- {self.sigma_px:.2f}, corrected {self.correction_px:+.2f}'
-        return f'{text}, scale {self.scale:.3f}'
+        return f'{text}, scale {self.scale:.3f}{", the last fit failed" * self._failed}'
 
     @property
     def warning(self) -> str:
         """Say what an engineer must mend; empty: nothing."""
         if not self._alarmed:
             return ''
-        turned = 'apart' if self.offset_px > 0 else 'towards each other'
-        angle_deg = math.degrees(abs(self.offset_px) / self._focal_px)
+        turned = 'apart' if self._known_px > 0 else 'towards each other'
+        angle_deg = math.degrees(abs(self._known_px) / self._focal_px)
         text = (
             f'the eyes look {turned} by {angle_deg:.2f} degree against their calibration: '
-            f'disparities are {self.offset_px:+.2f} px off'
+            f'disparities are {self._known_px:+.2f} px off'
         )
-        left_px = self.offset_px - self.correction_px
+        left_px = self._known_px - self.correction_px
         if not self._limit_px:
             text += ', which is not corrected (yaw_correction_px is 0)'
         elif left_px:
@@ -188,4 +195,5 @@ class YawWatch:
         self.scale, self.offset_px = float(scale), float(-shift / scale)
         self.sigma_px = float(np.sqrt(slope @ covariance @ slope))
         if self.sigma_px <= KNOWN_PX:
+            self._known_px, self._known_sigma_px = self.offset_px, self.sigma_px
             self._alarmed = abs(self.offset_px) > (CALM_PX if self._alarmed else ALARM_PX)
