@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cone_perception.classes import CLASS_NAMES
+from cone_perception.positions.camera import CameraModel
 from cone_perception.positions.height import ASIDE_PX, BIAS, KNOTS_PX
 from cone_perception.positions.locate import Locator
 from cone_perception.positions.rig import Mount, Rig
@@ -52,13 +53,20 @@ def boxes_of(frame: DriveFrame) -> Detections:
 
 
 def drawn(frame: DriveFrame) -> Detections:
-    """The labels with the heights that a network draws, by the bias that was learnt of it."""
+    """The labels with the heights that a network draws, by the bias that was learnt of it.
+
+    That bias is one of heights in the rectified picture.
+    """
     found, camera, depth_m = boxes_of(frame), frame.camera, frame.feet_m('left')[:, 2]
     high = np.linspace(200, 4, 2000)
     reach_m = camera.fy_px * 0.325 / high * np.exp(np.interp(high, KNOTS_PX, BIAS))
     box = found.xyxy_px
-    aside = (((box[:, 0] + box[:, 2]) / 2 - camera.cx_px) / camera.fx_px) ** 2
-    box[:, 1] = box[:, 3] - np.interp(depth_m, reach_m, high) - ASIDE_PX * aside
+    model = CameraModel.of(frame.info, rectified=False)
+    middle = (box[:, 0] + box[:, 2]) / 2
+    top, foot = (model.rectify_points(np.column_stack([middle, box[:, k]])) for k in (1, 3))
+    aside = ((foot[:, 0] - model.cx_px) / model.fx_px) ** 2
+    flat_px = np.interp(depth_m, reach_m, high) + ASIDE_PX * aside
+    box[:, 1] = box[:, 3] - flat_px * (box[:, 3] - box[:, 1]) / (foot[:, 1] - top[:, 1])
     return found
 
 

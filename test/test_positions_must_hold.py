@@ -60,7 +60,7 @@ def test_a_fence_of_equal_cones_is_not_taken_for_its_neighbour(
     _, positions, errors_m = placed(pair)
     assert (positions.source == STEREO).sum() >= 7
     assert np.nanmax(np.abs(errors_m[:, 2])) < 1
-    assert shares(errors_m, positions).max() < 4.5
+    assert shares(errors_m, positions).max() < 4
 
 
 def test_a_fence_along_the_view_is_not_taken_for_its_neighbour() -> None:
@@ -70,7 +70,7 @@ def test_a_fence_along_the_view_is_not_taken_for_its_neighbour() -> None:
     near = positions.known & nearer(pair, 14)
     assert near.sum() >= 8
     assert np.abs(errors_m[near, 2]).max() < 1
-    assert shares(errors_m, positions).max() < 5
+    assert shares(errors_m, positions).max() < 4
 
 
 @pytest.mark.parametrize('aside_m', [-0.1, -0.08, 0.04, 0.08, 0.1])
@@ -84,7 +84,8 @@ def test_a_cone_half_behind_another_is_placed_with_doubt_or_not_at_all(
     _, positions, errors_m = placed(pair)
     assert positions.source[1] == STEREO
     assert abs(errors_m[1, 2]) < 0.15
-    assert not abs(errors_m[0, 2]) > 1
+    assert not abs(errors_m[0, 2]) > 0.25
+    assert shares(errors_m, positions).max() < 3.5
 
 
 def test_no_cone_and_one_cone() -> None:
@@ -113,7 +114,8 @@ def test_100_cones() -> None:
     whole = visible > 0.9
     assert whole.sum() > 60
     assert (positions.source[whole] == STEREO).mean() > 0.9
-    assert (np.abs(errors_m[whole & nearer(pair, 15), 2]) > 1).mean() < 0.02
+    matched = positions.source == STEREO
+    assert np.abs(errors_m[whole & matched & nearer(pair, 15), 2]).max() < 1
     assert (shares(errors_m, positions) > 4).mean() < 0.03
 
 
@@ -133,6 +135,7 @@ def test_eyes_whose_pictures_are_swapped_are_named(track: Pair) -> None:
     # Nothing is believed that the right eye shows.
     assert STEREO not in positions.source
     assert (positions.source == HEIGHT).sum() >= len(found) - 1
+    assert shares(positions.xyz_m - right.feet_m('right'), positions).max() < 4
     for _ in range(10):
         positions = locator.locate(boxes_of(left), Frame(left.image), Frame(right.image))
     assert not locator.warnings
@@ -146,6 +149,7 @@ def test_a_right_eye_without_camera_info_leaves_one_eye(track: Pair) -> None:
         boxes_of(left), Frame(left.image), Frame(right.image)
     )
     assert set(positions.source.tolist()) == {HEIGHT}
+    assert shares(positions.xyz_m - left.feet_m('left'), positions).max() < 4
 
 
 def contradicting(name: str, right: CameraInfo) -> tuple[CameraInfo, tuple[str, str]]:
@@ -189,25 +193,30 @@ def test_eyes_that_contradict_each_other_go_on_with_one_and_say_why(
     assert shares(errors_m, positions).max() < 4
 
 
+@pytest.mark.filterwarnings('error')
+def test_a_rig_that_is_made_without_a_baseline_has_no_stereo(track: Pair) -> None:
+    _, positions, errors_m = placed(track, replace(rig_of(track), baseline_m=0.0))
+    assert set(positions.source.tolist()) == {HEIGHT}
+    assert shares(errors_m, positions).max() < 4
+
+
 def test_a_left_eye_without_calibration_is_refused(track: Pair) -> None:
     info = track[0].info._replace(k=(0.0,) * 9, p=(0.0,) * 12)
     with pytest.raises(CalibrationError, match='/left/image: P and K of camera_info are zero'):
         Rig.of(info, None, TOPICS, DetectorSettings(), None)
 
 
-def test_camera_info_that_changes_counts_from_then_on(track: Pair) -> None:
-    """The camera is set to half the size: a new rig, and the old one says what it misses."""
-    after = staged(TRACK, wide=640)
-    locator, positions, _ = placed(after, rig_of(track))
-    (warning,) = locator.warnings
-    assert '640x360' in warning
-    assert '1280x720' in warning
-    assert not positions.known.any()
-    locator, positions, errors_m = placed(after)
+# camera_info that changes makes a new Locator: test_rigs.py and test_ros_positions.py hold that.
+
+
+def test_small_pictures_are_placed_by_stereo() -> None:
+    pair = staged(TRACK, wide=640)
+    locator, positions, errors_m = placed(pair)
     assert not locator.warnings
-    near = nearer(after, 11)
+    near = nearer(pair, 11)
     assert (positions.source[near] == STEREO).all()
     assert np.abs(errors_m[near, 2]).max() < 0.5
+    assert shares(errors_m, positions)[near].max() < 4
 
 
 def test_a_right_picture_of_another_size_leaves_one_eye(track: Pair) -> None:
@@ -219,6 +228,7 @@ def test_a_right_picture_of_another_size_leaves_one_eye(track: Pair) -> None:
     assert '640x360' in warning
     assert 'right' in warning
     assert set(positions.source.tolist()) == {HEIGHT}
+    assert shares(positions.xyz_m - left.feet_m('left'), positions).max() < 4
 
 
 def test_mono_cameras_are_placed_without_a_stereo_pair(track: Pair) -> None:
@@ -227,6 +237,7 @@ def test_mono_cameras_are_placed_without_a_stereo_pair(track: Pair) -> None:
         boxes_of(left), CameraPicture.of_bgr(left.image)
     )
     assert set(positions.source.tolist()) == {HEIGHT}
+    assert shares(positions.xyz_m - left.feet_m('left'), positions).max() < 4
     # A grey camera matches, too.
     grey = [
         CameraPicture(
@@ -245,22 +256,42 @@ def test_mono_cameras_are_placed_without_a_stereo_pair(track: Pair) -> None:
 
 
 def test_with_a_mount_positions_are_in_the_cars_frame(track: Pair) -> None:
-    locator, positions, errors_m = placed(track, rig_of(track, mounted()))
+    _, positions, errors_m = placed(track, rig_of(track, mounted()))
     assert positions.frame_id == 'base_footprint'
     assert np.abs(errors_m[nearer(track, 11), 1:]).max() < 0.1
     assert shares(errors_m, positions).max() < 3.5
-    right = locator.locate(boxes_of(track[1]), Frame(track[1].image), eye=1)
-    off_m = right.xyz_m - track[1].feet_m('base')
-    assert np.median(np.abs(off_m[:, 1])) < 0.15
 
 
-def test_a_large_cone_that_is_called_small_is_placed_by_stereo_and_doubted() -> None:
-    pair = staged([(9.0, 0.5, LARGE_ORANGE)])
-    label = replace(pair[0].labels[0], class_id=BLUE)
+@pytest.mark.parametrize(('settings', 'frame'), [(None, 'left'), (mounted(), 'base')])
+def test_the_right_eye_alone_places_cones_where_the_left_one_does(
+    track: Pair, settings: DetectorSettings | None, frame: str
+) -> None:
+    right = track[1]
+    locator = Locator(rig_of(track, settings), CLASS_NAMES)
+    found = boxes_of(right)
+    positions = locator.locate(found, Frame(right.image), eye=1)
+    off_m = positions.xyz_m - right.feet_m(frame)
+    assert positions.frame_id == ('base_footprint' if settings else 'left_optical')
+    aside = 1 if settings else 0
+    assert np.median(np.abs(off_m[:, aside])) < 0.04
+    assert shares(off_m, positions).max() < 4
+
+
+@pytest.mark.parametrize(
+    ('kind', 'called', 'disagree'), [(LARGE_ORANGE, BLUE, 0), (BLUE, LARGE_ORANGE, 1)]
+)
+def test_a_cone_whose_size_is_mistaken_is_placed_by_stereo(
+    kind: int, called: int, disagree: int
+) -> None:
+    """A box that is slim for its class says little of the range, so it contradicts nothing."""
+    pair = staged([(9.0, 0.5, kind)])
+    label = replace(pair[0].labels[0], class_id=called)
     wrong = (replace(pair[0], labels=[label]), pair[1])
     _, positions, errors_m = placed(wrong)
-    if positions.known[0]:
-        assert shares(errors_m, positions).max() < 3.5
+    assert positions.source.tolist() == [STEREO]
+    assert positions.counts['disagree'] == disagree
+    assert abs(errors_m[0, 2]) < 0.25
+    assert shares(errors_m, positions).max() < 3.5
 
 
 @pytest.mark.parametrize('dark', ['left', 'right'])
@@ -270,12 +301,14 @@ def test_a_dark_eye_is_named_and_the_other_goes_on(track: Pair, dark: str) -> No
     locator = Locator(rig_of(track), CLASS_NAMES)
     if dark == 'right':
         positions = locator.locate(boxes_of(left), Frame(left.image), Frame(black))
-        assert set(positions.source.tolist()) == {HEIGHT}
+        frame = left
     else:
         # Then the right one goes through the network.
         assert locator.dark_eye(black, right.image) == 0
         positions = locator.locate(boxes_of(right), Frame(right.image), eye=1)
-        assert set(positions.source.tolist()) == {HEIGHT}
+        frame = right
+    assert set(positions.source.tolist()) == {HEIGHT}
+    assert shares(positions.xyz_m - frame.feet_m('left'), positions).max() < 4
     (warning,) = locator.warnings
     assert f'the {dark} eye is dark' in warning
 
@@ -299,6 +332,6 @@ def test_the_yaw_between_the_eyes_is_learnt_from_pictures_and_corrected() -> Non
         assert 'the eyes look apart' in warning
         assert told in warning
         offset_px = float(locator.notes['yaw offset (px)'].split()[0])
-        assert offset_px == pytest.approx(rig.left.fx_px * np.radians(0.1), abs=0.15)
+        assert offset_px == pytest.approx(rig.left.fx_px * np.radians(0.1), abs=0.1)
     for positions in (corrected, watched):
-        assert shares(positions.xyz_m - left.feet_m('left'), positions).max() < 5
+        assert shares(positions.xyz_m - left.feet_m('left'), positions).max() < 4

@@ -30,8 +30,8 @@ def fuse(depth_m: Float64, sigma_m: Float64) -> Ranges:
 
     They are fused as 1 / depth, in which disparity, height of the box and row of the foot are
     linear: errors are alike on both sides there, and what came out too near weighs no more for it.
-    A range that contradicts those before it is left out. Where only one came before it, the standard
-    deviation grows to half the gap: one of the two is wrong, and nothing says which.
+    A range that contradicts those before it is left out. Where only one came before it, the
+    standard deviation grows to half the gap: one of the two is wrong, and nothing says which.
     """
     there = np.isfinite(sigma_m) & (depth_m > 0)
     inverse = 1 / np.where(there, depth_m, np.inf)
