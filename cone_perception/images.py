@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 
 from cone_perception import MOST_PIXELS
 from cone_perception.errors import ConePerceptionError, ImageError, SourceError, told_as
@@ -114,30 +115,16 @@ def _from_compressed(message: Any, upright: bool) -> UInt8:
     what = f'compressed picture of {len(data)} bytes (format {message.format!r})'
     if not len(data):
         raise ImageError(f'{what}: it is empty')
-    # The decoders fill what is missing with grey and return it as a good picture.
-    encoded = data.tobytes()
-    if encoded[:2] == b'\xff\xd8' and not _has_jpeg_end(encoded):
-        raise ImageError(f'{what}: the JPEG is truncated, its end marker is missing')
-    if encoded[:4] == b'\x89PNG' and b'IEND' not in encoded[-64:]:
-        raise ImageError(f'{what}: the PNG is truncated, its end marker is missing')
-    if encoded[:4] == b'\x89PNG':
-        width, height = (int.from_bytes(encoded[at : at + 4], 'big') for at in (16, 20))
-        if width * height > MOST_PIXELS:
-            most = f'{MOST_PIXELS >> 20} megapixels'
-            raise ImageError(f'{what}: it has {width}x{height} pixels, more than {most}')
     # image_transport writes "ENCODING; CODEC compressed TARGET". A mosaic lies in one channel.
     encoding = message.format.partition(';')[0].strip()
     is_bayer = encoding.startswith('bayer_')
     if is_bayer and encoding not in _CHANNELS:
         raise ImageError(f'{what}: the Bayer pattern is not known')
-    turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if is_bayer else cv2.IMREAD_COLOR
-        picture = cv2.imdecode(data, flags | turn)
-    except cv2.error as error:
-        raise ImageError(f'{what}: it cannot be decoded: {error.err}') from error
-    if picture is None:
-        raise ImageError(f'{what}: it is corrupt, or of a kind that OpenCV does not read')
+    encoded = data.tobytes()
+    if encoded[:2] == b'\xff\xd8':
+        picture = _from_jpeg(encoded, what, is_bayer, upright)
+    else:
+        picture = _from_others(encoded, what, is_bayer, upright)
     if picture.ndim == 2:
         height, width = picture.shape
         encoding = f'{encoding.rstrip("0123456789")}{8 * picture.itemsize}'
@@ -147,18 +134,47 @@ def _from_compressed(message: Any, upright: bool) -> UInt8:
     return np.asarray(picture, np.uint8)
 
 
-def _has_jpeg_end(encoded: bytes) -> bool:
-    """Tell whether the end marker follows the picture's own scan (ITU T.81, B.1.1).
+def _from_jpeg(encoded: bytes, what: str, is_bayer: bool, upright: bool) -> npt.NDArray[Any]:
+    """(H, W, 3) uint8, or (H, W) of a mosaic. A picture that libjpeg complains of is refused.
 
-    The one of a thumbnail, inside of a segment, does not count; what phones append may follow.
+    OpenCV, with the same libjpeg-turbo inside, fills what is damaged and says nothing.
     """
-    at = 2
-    while encoded[at : at + 1] == b'\xff' and encoded[at + 1 : at + 2] != b'\xda':
-        if encoded[at + 1 : at + 2] == b'\xff':  # a fill byte
-            at += 1
-        else:
-            at += 2 + max(2, int.from_bytes(encoded[at + 2 : at + 4], 'big'))
-    return encoded.find(b'\xff\xd9', at) >= 0
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(encoded)
+        _check_size(width, height, what)
+        four = space in ('CMYK', 'YCCK')
+        kind = 'CMYK' if four else 'GRAY' if is_bayer and space == 'Gray' else 'BGR'
+        picture = simplejpeg.decode_jpeg(encoded, kind)
+    except ValueError as error:
+        raise ImageError(f'{what}: the JPEG is damaged: {error}') from error
+    if four or (upright and b'Exif\0' in encoded[: 1 << 16]):
+        return _from_others(encoded, what, False, upright)
+    return np.asarray(picture[..., 0] if kind == 'GRAY' else picture)
+
+
+def _from_others(encoded: bytes, what: str, is_bayer: bool, upright: bool) -> npt.NDArray[Any]:
+    """What OpenCV decodes: (H, W, 3) uint8, or (H, W) uint8 or uint16 of a mosaic."""
+    if encoded[:4] == b'\x89PNG':
+        # The decoder fills what is missing with grey and returns it as a good picture.
+        if b'IEND' not in encoded[-64:]:
+            raise ImageError(f'{what}: the PNG is truncated, its end marker is missing')
+        width, height = (int.from_bytes(encoded[at : at + 4], 'big') for at in (16, 20))
+        _check_size(width, height, what)
+    turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    flags = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR if is_bayer else cv2.IMREAD_COLOR
+    try:
+        picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags | turn)
+    except cv2.error as error:
+        raise ImageError(f'{what}: it cannot be decoded: {error.err}') from error
+    if picture is None:
+        raise ImageError(f'{what}: it is corrupt, or of a kind that OpenCV does not read')
+    return np.asarray(picture)
+
+
+def _check_size(width: int, height: int, what: str) -> None:
+    if width * height > MOST_PIXELS:
+        most = f'{MOST_PIXELS >> 20} megapixels'
+        raise ImageError(f'{what}: it has {width}x{height} pixels, more than {most}')
 
 
 def _checked_lines(message: Any) -> tuple[str, str, UInt8]:
