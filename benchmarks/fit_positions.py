@@ -96,6 +96,7 @@ def fit_constants(pairs: Iterable[tuple[DrivePair, Detections]], names: Sequence
         error = gap - np.interp(high, knots, bias)
         tried.append((float(np.median(np.abs(error[alone]))), aside_px, bias, high, error))
     _, aside_px, bias, high, error = min(tried, key=lambda each: each[0])
+    print(f'FITTED_PX = {focal:.1f}')
     print(f'ASIDE_PX, BIAS = {aside_px:.1f},', np.round(bias, 3).tolist())
     slim = np.maximum(-of['stout'] - height.SLACK, 0)
     parts = [part[clear] for part in (one, 1 / high, of['crossed'], slim)]

@@ -1,5 +1,7 @@
 """Positions of rendered cones: from two eyes, from one, and what must be refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from placing import Pair, boxes_of, placed, rig_of, staged
@@ -7,6 +9,7 @@ from placing import Pair, boxes_of, placed, rig_of, staged
 from cone_perception.classes import BLUE, CLASS_NAMES, LARGE_ORANGE, YELLOW
 from cone_perception.positions.camera import CameraModel
 from cone_perception.positions.fusion import fuse
+from cone_perception.positions.height import height_range
 from cone_perception.positions.locate import HEIGHT, STEREO, Locator
 from cone_perception.positions.matching import cut, find
 from cone_perception.types import Frame, Positions
@@ -54,6 +57,18 @@ def test_one_eye_places_cones_by_the_height_of_their_boxes(pair: Pair) -> None:
     depth = pair[0].feet_m('left')[:, 2]
     assert set(positions.source.tolist()) == {HEIGHT}
     assert (np.abs(error[:, 2]) < 0.2 * depth).all()
+
+
+def test_the_bias_of_heights_is_that_of_the_distance_whatever_the_focal_length(pair: Pair) -> None:
+    rig = rig_of(pair)
+    boxes = Locator(rig, CLASS_NAMES).boxes(boxes_of(pair[0]), rig.left)
+    none, fy_px = np.zeros(len(boxes), bool), rig.left.fy_px
+    depth_m, sigma_m = height_range(boxes, fy_px, none)
+    for factor in (0.5, 2.0):
+        larger = replace(boxes, rectified_px=boxes.rectified_px * factor)
+        other_m, other_sigma_m = height_range(larger, fy_px * factor, none)
+        np.testing.assert_allclose(other_m, depth_m)
+        assert (other_sigma_m >= sigma_m * (1 - 1e-9)).all()
 
 
 def test_a_grey_right_eye_matches_nothing(pair: Pair) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from cone_perception.positions.camera import CameraModel
 from cone_perception.positions.ground import ground_range
-from cone_perception.positions.height import SLACK, Bool, Boxes
+from cone_perception.positions.height import FITTED_PX, SLACK, Bool, Boxes
 from cone_perception.positions.rig import Mount
 from cone_perception.types import Float64
 
@@ -67,7 +67,7 @@ def feet_in(
     cut_beside, cut_below = cut[:, [0, 2]].any(axis=1), cut[:, 3]
     middle = np.where(cut[:, 0] & ~cut[:, 2], right - half_px, (left + right) / 2)
     middle = np.where(cut[:, 2] & ~cut[:, 0], left + half_px, middle)
-    foot = bottom - high * (FOOT_UP + high / FOOT_UP_NEAR_PX)
+    foot = bottom - high * (FOOT_UP + high * FITTED_PX / camera.fy_px / FOOT_UP_NEAR_PX)
     foot = np.where(cut_below & ~cut[:, 1], top + whole_px, foot)
     odd_px = np.maximum(np.abs(boxes.stoutness) - SLACK, 0) * boxes.usual_width_px
     unsure = UNSURE * np.maximum(SURE_SCORE - boxes.score, 0)

@@ -13,6 +13,9 @@ from cone_perception.types import Detections, Float32, Float64, Int64
 
 Bool = npt.NDArray[np.bool_]
 
+FITTED_PX = 527.0
+"""Focal length of the pictures that the constants in pixels were fitted on. What a near cone shows
+depends on how far it is, so boxes are compared as high as they would be with this one."""
 KNOTS_PX = np.array([5.5, 7.5, 9.0, 11.0, 14.0, 20.0, 32.0, 60.0, 110.0])
 BIAS = np.array([0.038, 0.053, 0.056, 0.050, 0.043, 0.053, 0.074, 0.105, 0.162])
 """Logarithm of true depth over f H / h for boxes h pixels high: far boxes are drawn too high, near
@@ -135,11 +138,12 @@ def height_range(boxes: Boxes, fy_px: float, lost: Bool) -> tuple[Float64, Float
     lost: (N,) bool, the other eye should show the cone but does not. Infinite deviation where the
     height says nothing: the cone lies, or the border cuts it off.
     """
-    high = np.maximum(boxes.height_px - ASIDE_PX * boxes.aside, 1.0)
-    depth_m = fy_px * boxes.height_m / high * np.exp(np.interp(high, KNOTS_PX, BIAS))
+    fitted = FITTED_PX / fy_px
+    high = np.maximum(boxes.height_px * fitted - ASIDE_PX * boxes.aside, 1.0)
+    depth_m = FITTED_PX * boxes.height_m / high * np.exp(np.interp(high, KNOTS_PX, BIAS))
     share = np.sqrt(
         SHARE**2
-        + (PIXELS / high) ** 2
+        + (PIXELS * max(1, fitted) / high) ** 2
         + _UNSURE[boxes.kind] ** 2
         + (CROSSED_SHARE * boxes.crossed) ** 2
         + (SLIM_SHARE * np.maximum(-boxes.stoutness - SLACK, 0)) ** 2
