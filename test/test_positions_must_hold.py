@@ -75,7 +75,7 @@ def test_a_fence_along_the_view_is_not_taken_for_its_neighbour() -> None:
 
 @pytest.mark.parametrize('aside_m', [-0.1, -0.08, 0.04, 0.08, 0.1])
 @pytest.mark.parametrize(('near_m', 'far_m'), [(6.0, 6.4), (9.0, 9.3), (9.0, 9.6)])
-def test_a_cone_half_behind_another_is_placed_with_doubt_or_not_at_all(
+def test_a_cone_half_behind_another_is_placed_with_an_honest_covariance(
     near_m: float, far_m: float, aside_m: float
 ) -> None:
     pair = staged([(near_m, 0.0, YELLOW), (far_m, aside_m, BLUE)])

@@ -49,10 +49,10 @@ def fuse(depth_m: Float64, sigma_m: Float64) -> Ranges:
         with np.errstate(invalid='ignore', divide='ignore'):
             spread = 1 / np.sqrt(total)
             wide = np.hypot(best_sigma, gap / 2 * best / other)  # half the gap in metres
-        doubt = apart & ~agree
-        best_sigma = np.where(doubt, wide, np.where(apart, best_sigma, spread))
+        alone = apart & ~agree
+        best_sigma = np.where(alone, wide, np.where(apart, best_sigma, spread))
         best = np.where(apart, best, mixed)
-        source_sigma = np.where(doubt, wide, source_sigma)
+        source_sigma = np.where(alone, wide, source_sigma)
         counts_most = ~apart & (other_sigma < source_sigma)
         source = np.where(counts_most, index, source)
         source_sigma = np.where(counts_most, other_sigma, source_sigma)

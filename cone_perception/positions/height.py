@@ -40,8 +40,9 @@ _PLATE_M, _, _HEIGHT_M = np.array(CONE_SIZES_M).T
 _EVERY = np.arange(len(CLASS_NAMES))
 _WIDTH = np.where(_EVERY == LARGE_ORANGE, 0.72, 0.845)
 """Usual width of a box over its height."""
-_UNSURE = np.where(_EVERY == LARGE_ORANGE, 0.1, np.where(_EVERY == UNKNOWN, 0.18, 0.0))
-"""By what share the height of a cone is unsure: a large one may be a small one, an unknown any."""
+_SIZE_SHARE = np.where(_EVERY == LARGE_ORANGE, 0.1, np.where(_EVERY == UNKNOWN, 0.18, 0.0))
+"""Standard deviation of a cone's height, as a share of it: a large cone may be a small one, an
+unknown one any."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +145,7 @@ def height_range(boxes: Boxes, fy_px: float, lost: Bool) -> tuple[Float64, Float
     share = np.sqrt(
         SHARE**2
         + (PIXELS * max(1, fitted) / high) ** 2
-        + _UNSURE[boxes.kind] ** 2
+        + _SIZE_SHARE[boxes.kind] ** 2
         + (CROSSED_SHARE * boxes.crossed) ** 2
         + (SLIM_SHARE * np.maximum(-boxes.stoutness - SLACK, 0)) ** 2
         + (LOST_SHARE * lost) ** 2

@@ -254,7 +254,7 @@ class Locator:
         with self._lock:
             self.watch.add(Sighting(*learnt))
             disparity = disparity - self.watch.shift_px(foot_px[:, 0])
-            doubt_px = self.watch.doubt_px
+            yaw_sigma_px = self.watch.yaw_sigma_px
         good = believed & (disparity > LEAST_DISPARITY_PX)
         disparity = np.where(good, disparity, 1.0)
         sigma_px = np.sqrt(
@@ -263,7 +263,7 @@ class Locator:
             + (APART * matches.apart_px) ** 2
             + (SHARE * disparity) ** 2
             + (CROSSED_PX * boxes.crossed) ** 2
-            + doubt_px**2
+            + yaw_sigma_px**2
         )
         seen_m = self.rig.left.fx_px * self.rig.baseline_m / disparity
         behind_m = boxes.height_m * (BEHIND + BEHIND_NEAR_M / seen_m)

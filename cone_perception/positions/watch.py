@@ -2,10 +2,10 @@
 
 A yaw error psi shifts the disparity of a point in column u by f psi (1 + ((u - cx) / f)^2), however
 far away it is. The height of a cone's box says which disparity it should have. Many cones give the
-offset, by `height's disparity = scale (disparity - offset (1 + ((u - cx) / f)^2)) + loose`. scale
-takes up what is in proportion: the size of the cones, focal length and baseline. loose takes up
-boxes that are all drawn too high by some pixels: to the middle of the picture that looks like a
-yaw, but not to its sides.
+offset, by `height's disparity = scale (disparity - offset (1 + ((u - cx) / f)^2)) + excess`. scale
+stands for what is in proportion: the size of the cones, focal length and baseline. excess stands
+for boxes that are all drawn too high by some pixels: in the middle of the picture that looks like a
+yaw, but not at its sides.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ ALARM_PX, CALM_PX = 0.3, 0.15
 SHAPE_PX = 0.04
 """Standard deviation of the offset by what is left of the bias of heights: cones of another shape
 than those it was learnt on. The scatter of the sightings does not show it."""
-LOOSE_PX = 0.15
-"""Standard deviation of `loose` over drives, whose light and blur differ."""
+EXCESS_PX = 0.15
+"""Standard deviation of `excess` over drives, whose light and blur differ."""
 OUTLIER = 4.0
 """Normalised errors beyond which a sighting has no weight (Tukey's biweight)."""
 ROUNDS = 12
@@ -84,7 +84,7 @@ class YawWatch:
         self._failed = False
 
     def add(self, seen: Sighting) -> None:
-        """Take in a picture's cones: whole boxes that nothing hides, matched and not doubted."""
+        """Take in a picture's cones: whole boxes that nothing hides, whose matches are believed."""
         usable = np.isfinite(np.column_stack(seen)).all(axis=1) & (seen.depth_m > 0)
         foot_px = seen.foot_px[usable]
         if not len(foot_px) or not self._has_moved(foot_px):
@@ -115,7 +115,7 @@ class YawWatch:
         return max(-limit_px, min(self._known_px, limit_px)) if self._alarmed else 0.0
 
     @property
-    def doubt_px(self) -> float:
+    def yaw_sigma_px(self) -> float:
         """Standard deviation that yaw leaves in every disparity of a rig that is off."""
         if not self._alarmed:
             return 0.0
@@ -124,10 +124,11 @@ class YawWatch:
     @property
     def note(self) -> str:
         """Say for the diagnostics what is known."""
+        failed = ', the last fit failed' * self._failed
         if math.isnan(self.sigma_px):
-            return f'not known yet, {self.count} of {LEAST} cones'
+            return f'not known yet, {self.count} of {LEAST} cones{failed}'
         text = f'{self.offset_px:+.2f} +- {self.sigma_px:.2f}, corrected {self.correction_px:+.2f}'
-        return f'{text}, scale {self.scale:.3f}{", the last fit failed" * self._failed}'
+        return f'{text}, scale {self.scale:.3f}{failed}'
 
     @property
     def warning(self) -> str:
@@ -162,7 +163,7 @@ class YawWatch:
         return bool(np.median(apart_px) >= STEP_PX)
 
     def _fit(self) -> None:
-        """Fit expected = scale * disparity + shift * lean + loose, without the outliers.
+        """Fit expected = scale * disparity + shift * lean + excess, without the outliers.
 
         The expected disparities are wrong by some percent, the measured ones by hundredths of a
         pixel: fitted the other way round, the errors of the heights would lower the scale.
@@ -171,7 +172,7 @@ class YawWatch:
         order = np.arange(self.count - kept, self.count) % WINDOW
         lean, disparity_px, expected_px, share = self._rows[order].T
         x = np.column_stack([disparity_px, lean, np.ones(kept)])
-        known = np.diag([0, 0, 1 / LOOSE_PX**2])
+        known = np.diag([0, 0, 1 / EXCESS_PX**2])
         answer = np.array([1.0, 0.0, 0.0])
         for turn in range(ROUNDS):
             # of the fit, not of the sighting: a box that is too low would gain weight by that
