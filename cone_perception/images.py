@@ -95,6 +95,18 @@ def bgr_of(picture: Frame | CameraPicture) -> UInt8:
     return picture.bgr if isinstance(picture, Frame) else to_bgr(picture)
 
 
+def grey_level(picture: Frame | CameraPicture) -> float:
+    """Mean of the pixels, 0..255, by a few of them. Raises ImageError."""
+    if isinstance(picture, Frame):
+        return float(picture.bgr[::16, ::16].mean())
+    encoding, _, lines = _checked_lines(picture)
+    if encoding in _NV_TO_BGR:  # its colours lie elsewhere
+        return grey_level(Frame(to_bgr(picture)))
+    few = lines[np.arange(len(lines)) % 32 < 2]  # two rows of each 32 are a Bayer mosaic still
+    told = few.reshape(-1), encoding, picture.width, len(few), few.shape[1], picture.is_bigendian
+    return float(to_bgr(CameraPicture(*told))[:, ::16].mean())
+
+
 def as_sent(message: Any, encodings: frozenset[str]) -> CameraPicture | None:
     """Return a sensor_msgs Image as a picture in the camera's own bytes, which are not copied.
 

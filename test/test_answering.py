@@ -28,8 +28,8 @@ from cone_perception.views import Horizon
 CAMERAS = ('left', 'right')
 
 
-def arrival(topic, width=64, encoding='bgr8'):
-    message = encode(np.full((48, width, 3), 114, np.uint8), 'bgr8')
+def arrival(topic, width=64, encoding='bgr8', grey=114):
+    message = encode(np.full((48, width, 3), grey, np.uint8), 'bgr8')
     message.encoding = encoding
     return Arrival(topic, 0, message)
 
@@ -45,13 +45,10 @@ def positions(n, counts):
 
 
 class ScriptedLocator:
-    """Places every cone, or raises; keeps what it was given. dark: the eye that is."""
+    """Places every cone, or raises; keeps what it was given."""
 
-    def __init__(self, fail=None, dark=None):
-        self.fail, self.dark, self.asked = fail, dark, []
-
-    def dark_eye(self, *pictures):
-        return self.dark
+    def __init__(self, fail=None):
+        self.fail, self.asked = fail, []
 
     def locate(self, found, picture, partner=None, eye=0):
         self.asked.append((picture, partner, eye))
@@ -134,12 +131,46 @@ def test_left_eye_is_searched_and_the_right_one_only_matched(batch, views):
     assert list(right.moments_ns) == ['received_ns', 'started_ns']
 
 
-def test_right_eye_is_searched_where_the_left_one_is_dark():
-    """Else the dark picture would tell of an empty track."""
-    locator = ScriptedLocator(dark=0)
-    (answers,) = stereo(locator).answer([arrival(0), arrival(1)], Filters())
-    assert outcomes([answers]) == [[('right', 'answered'), ('left', 'matched')]]
-    assert [eye for *_, eye in locator.asked] == [1]
+@pytest.mark.parametrize('placed', [CAMERAS, CAMERAS[:1], ()], ids=['both', 'left', 'none'])
+@pytest.mark.parametrize('dark', [0, 1])
+def test_eye_that_is_not_dark_is_searched_and_the_other_one_told(dark, placed):
+    """Else a dark left picture would tell of an empty track; whatever is known of the eyes."""
+    locator = ScriptedLocator()
+    walk = replace(stereo(), locators=dict.fromkeys(placed, locator))
+    health = Health(CAMERAS, 0.0)
+    pair = [arrival(topic, grey=3 if topic == dark else 114) for topic in (0, 1)]
+    (answers,) = walk.answer(pair, Filters())
+    for each in answers:
+        health.ended(published(each), 1.0)
+    lit, other = CAMERAS[1 - dark], CAMERAS[dark]
+    assert outcomes([answers]) == [[(lit, 'answered'), (other, 'matched')]]
+    wanted = [(None, 1 - dark)] if lit in placed else []
+    assert [asked[1:] for asked in locator.asked] == wanted
+    report = health.report(1.0)[other]
+    assert report.counts == {'matched': 1, 'dark': 1}
+    told = 'this eye is dark (grey level 3, the other eye 114)'
+    assert report.last['dark'].startswith(told)
+
+
+@pytest.mark.parametrize('levels', [(3, 11), (13, 114), (3, 3), (114, 114)])
+def test_two_dark_eyes_and_a_dim_one_are_a_pair_as_any_other(levels):
+    locator = ScriptedLocator()
+    pair = [arrival(topic, grey=level) for topic, level in enumerate(levels)]
+    (answers,) = stereo(locator).answer(pair, Filters())
+    assert outcomes([answers]) == [[('left', 'answered'), ('right', 'matched')]]
+    assert answers[1].reason == ''
+    assert locator.asked[0][1] is not None
+
+
+def test_matched_eye_has_its_rate_and_size():
+    health = Health(CAMERAS, 0.0)
+    for second in range(1, 6):
+        (answers,) = stereo(ScriptedLocator()).answer([arrival(0), arrival(1)], Filters())
+        for each in answers:
+            health.ended(published(each), float(second))
+    report = health.report(5.0)['right']
+    assert (report.rate_out_hz, report.size_px) == (1.0, (64, 48))
+    assert report.latency_ms == {}
 
 
 @pytest.mark.parametrize('topic', [0, 1])
@@ -193,7 +224,7 @@ def test_cones_are_answered_without_positions_where_placing_fails():
     assert left.found is not None
     reports = health.report(1.0)
     assert reports['left'].counts == {'answered': 3, 'unplaced': 3}
-    assert reports['left'].last_unplaced == 'RuntimeError: no idea'
+    assert reports['left'].last['unplaced'] == 'RuntimeError: no idea'
     assert reports['right'].counts == {'matched': 3}
 
 
@@ -315,7 +346,7 @@ def test_each_camera_is_counted_by_itself():
     reports = health.report(1.0)
     assert reports['left'].counts == {'failed': 1}
     assert reports['right'].counts == {'dropped': 1}
-    assert reports['left'].last_failure == 'corrupt'
+    assert reports['left'].last['failed'] == 'corrupt'
 
 
 def test_silence_is_counted_from_the_last_frame_or_the_start():

@@ -294,23 +294,11 @@ def test_a_cone_whose_size_is_mistaken_is_placed_by_stereo(
     assert shares(errors_m, positions).max() < 3.5
 
 
-@pytest.mark.parametrize('dark', ['left', 'right'])
-def test_a_dark_eye_is_named_and_the_other_goes_on(track: Pair, dark: str) -> None:
-    left, right = track
-    black = np.full_like(left.image, 3)
-    locator = Locator(rig_of(track), CLASS_NAMES)
-    if dark == 'right':
-        positions = locator.locate(boxes_of(left), Frame(left.image), Frame(black))
-        frame = left
-    else:
-        # Then the right one goes through the network.
-        assert locator.dark_eye(black, right.image) == 0
-        positions = locator.locate(boxes_of(right), Frame(right.image), eye=1)
-        frame = right
+def test_an_eye_whose_partner_is_dark_is_placed_by_height(track: Pair) -> None:
+    left = track[0]
+    positions = Locator(rig_of(track), CLASS_NAMES).locate(boxes_of(left), Frame(left.image))
     assert set(positions.source.tolist()) == {HEIGHT}
-    assert shares(positions.xyz_m - frame.feet_m('left'), positions).max() < 4
-    (warning,) = locator.warnings
-    assert f'the {dark} eye is dark' in warning
+    assert shares(positions.xyz_m - left.feet_m('left'), positions).max() < 4
 
 
 def test_the_yaw_between_the_eyes_is_learnt_from_pictures_and_corrected() -> None:

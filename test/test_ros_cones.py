@@ -198,6 +198,30 @@ def test_no_message_says_no_cones_unless_none_was_seen(observer, detector):
     assert len(message.detections) == 0
 
 
+class Broken:
+    """Of which nothing can be filled."""
+
+    def fill(self, placed):
+        raise ValueError('no\nidea')
+
+
+def test_boxes_come_first_and_whatever_becomes_of_the_cones(observer, detector):
+    provide('fs_msgs')
+    with publishing(detector, 'boxes_first', cone_message='fs_msgs', **STEREO) as publishers:
+        rig = publishers._rigs['left']
+        sent = []
+        rig._message = Broken()
+        rig._team_cones.publish = lambda message: sent.append('team')
+        publishers._detections['left'].publish = lambda message: sent.append('boxes')
+        published = publishers.publish(answer(observer, *cones()))
+        assert sent == ['boxes', 'team']
+        assert published.unsent == '/boxes_first/cones: ValueError: no idea'
+        rig._team = Broken()
+        both = publishers.publish(answer(observer, *cones())).unsent.split('; ')
+        assert both[1] == '/boxes_first/team_cones: ValueError: no idea'
+        assert sent == ['boxes', 'team', 'boxes']
+
+
 def test_fewer_cones_leave_nothing_of_more_behind(observer, detector):
     found, positions = cones()
     one = Positions(positions.xyz_m[4:], positions.covariance_m2[4:], positions.source[4:], 'odd')

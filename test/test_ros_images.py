@@ -14,6 +14,7 @@ from image_messages import ENCODINGS, compressed, encode, tile_picture
 
 from cone_perception import images
 from cone_perception.errors import ImageError
+from cone_perception.types import CameraPicture, Frame
 
 TOLERANCE = dict.fromkeys(('yuv422', 'uyvy', 'yuv422_yuy2', 'yuyv', 'nv12', 'nv21'), 4)
 
@@ -245,3 +246,13 @@ def test_cv_bridge_that_breaks_is_replaced(monkeypatch):
     np.testing.assert_array_equal(images.to_bgr(encode(bgr, 'rgb8')), bgr)
     assert images.converter()[0] == 'rosbags-image'
     images.converter.cache_clear()
+
+
+@pytest.mark.parametrize('encoding', ENCODINGS)
+def test_grey_level_is_told_by_a_few_pixels_of_any_encoding(encoding):
+    bgr = np.full((720, 1280, 3), 114, np.uint8)
+    bgr[360:] = 14
+    message = encode(bgr, encoding, padding=5)
+    sent = CameraPicture(message.data, encoding, 1280, 720, message.step)
+    assert images.grey_level(sent) == pytest.approx(64, abs=3)
+    assert images.grey_level(Frame(images.to_bgr(message))) == pytest.approx(64, abs=3)

@@ -9,17 +9,21 @@ from typing import Any, Literal, NamedTuple
 
 from cone_perception import pipeline
 from cone_perception.answering.inbox import Arrival, Inbox, NewestFrames, StereoPairs
-from cone_perception.errors import ConePerceptionError, EngineLostError, ImageError, describe
+from cone_perception.errors import EngineLostError, ImageError, describe
 from cone_perception.filters import Filters
-from cone_perception.images import as_sent, bgr_of, to_bgr
+from cone_perception.images import as_sent, grey_level, to_bgr
 from cone_perception.pipeline import ConeDetector
 from cone_perception.positions.locate import Locator
 from cone_perception.types import CameraPicture, Detections, Frame, Positions
 from cone_perception.views import Horizon
 
 Outcome = Literal['answered', 'matched', 'dropped', 'failed']
-"""matched: of the right eye, the cones of the left one were found again in it. dropped: a newer
-picture took its place, or the node was deactivated."""
+"""matched: of a stereo pair, the eye that did not go through the network: the cones of the other
+eye were looked for in it, unless it is dark. That is the right eye; the left one where it is dark.
+dropped: a newer picture took its place, or the node was deactivated."""
+
+DARK = 12.0
+"""Mean grey level below which an eye is dark, if the other one is four times as bright."""
 
 STATIONS = ('wait', *pipeline.STATIONS, 'locate', 'publish')
 """Between the moments of a published answer. wait: from arrival to the start of its work.
@@ -35,9 +39,11 @@ class Answer:
     (its work began); prepared_ns, inferred_ns, decoded_ns (of ConeDetector.detect); located_ns (its
     cones were placed, or nobody places them); published_ns (the answer was sent). Those that never
     came are missing.
-    reason, error: why it was not answered. alone: it lacked the partner of its stereo pair.
-    picture, found: None unless it was answered. positions: None where nothing says where cones are;
-    unplaced: the error that is to blame, empty where there was none.
+    reason, error: why it was not answered; of a matched one, why it was of no use. alone: it lacked
+    the partner of its stereo pair. picture: None unless it was answered or matched. found: None
+    unless it was answered. positions: None where nothing says where cones are;
+    unplaced: the error that is to blame, empty where there was none. unsent: what could not be sent
+    beside its boxes, and why.
     """
 
     camera: str
@@ -50,6 +56,7 @@ class Answer:
     found: Detections | None = None
     positions: Positions | None = None
     unplaced: str = ''
+    unsent: str = ''
     error: Exception | None = None
 
     def instead(self, outcome: Outcome, reason: str, error: Exception | None = None) -> Answer:
@@ -114,7 +121,9 @@ class Answering:
     def answer(self, arrivals: Sequence[Arrival], filters: Filters) -> Iterator[list[Answer]]:
         """Yield the answers of each batch, or its failures; first what cannot be decoded.
 
-        The right picture of a stereo pair is yielded after the left one's answer, as matched.
+        Of a stereo pair the left picture goes through the network, or the right one where the left
+        one is dark: a dark picture shows no cone, which must not be told as an empty track. The
+        other picture is yielded after its answer, as matched.
         Raises EngineLostError, after the failures of all pictures that are left.
         """
         started_ns = time.monotonic_ns()
@@ -127,8 +136,11 @@ class Answering:
                 yield [_failure(camera, arrival, started_ns, error) for camera in cameras]
         size = self.detector.frames_per_run
         alone = self.pairs and len(pictures) == 1
+        dark, why_dark = None, ''
         if self.stereo and len(pictures) == 2:
-            pictures = self._lit_first(pictures)
+            dark, why_dark = _dark_eye(*(each.picture for each in pictures))
+        if dark == 0:
+            pictures.reverse()
         partners = pictures[1:] if self.stereo else []
         pictures = pictures[: len(pictures) - len(partners)]
         for first in range(0, len(pictures), size):
@@ -150,7 +162,7 @@ class Answering:
                     raise
                 continue
             moments['started_ns'] = started_ns  # decoding the message is part of preparing
-            partner = partners[0].picture if partners else None
+            partner = partners[0].picture if partners and dark is None else None
             places = [
                 self._locate(camera, cones, picture, partner)
                 for (camera, _, picture), cones in zip(batch, found, strict=True)
@@ -161,24 +173,12 @@ class Answering:
                 moments_ns = {'received_ns': arrival.received_ns, **moments}
                 told = (moments_ns, '', alone, picture, cones, *place)
                 answers.append(Answer(camera, arrival, 'answered', *told))
-            for camera, arrival, _ in partners:
+            for camera, arrival, picture in partners:
                 moments_ns = {'received_ns': arrival.received_ns, 'started_ns': started_ns}
-                answers.append(Answer(camera, arrival, 'matched', moments_ns))
+                answers.append(
+                    Answer(camera, arrival, 'matched', moments_ns, why_dark, picture=picture)
+                )
             yield answers
-
-    def _lit_first(self, pair: list[EyePicture]) -> list[EyePicture]:
-        """A stereo pair, first the eye that goes through the network: the left, unless it is dark.
-
-        A dark picture shows no cone, which must not be told as an empty track.
-        """
-        locators = [self.locators.get(camera) for camera, *_ in pair]
-        if locators[0] is None or locators[0] is not locators[1]:
-            return pair
-        try:
-            dark = locators[0].dark_eye(*(bgr_of(each.picture) for each in pair))
-        except ConePerceptionError:
-            return pair  # told where it is answered
-        return pair[::-1] if dark == 0 else pair
 
     def _locate(
         self,
@@ -216,6 +216,19 @@ class Answering:
             EyePicture(camera, arrival, frame)
             for camera, frame in zip(cameras, frames, strict=True)
         ]
+
+
+def _dark_eye(*pictures: Frame | CameraPicture) -> tuple[int | None, str]:
+    """Index of the picture that is dark while the other one is not, and what to say; or None."""
+    try:
+        levels = [grey_level(picture) for picture in pictures]
+    except ImageError:
+        return None, ''  # told where it is answered
+    dark, other = sorted(range(2), key=levels.__getitem__)
+    if not (levels[dark] < DARK and levels[other] > 4 * levels[dark]):
+        return None, ''
+    seen = f'grey level {levels[dark]:.0f}, the other eye {levels[other]:.0f}'
+    return dark, f'this eye is dark ({seen}): look at its lens, cable and exposure'
 
 
 def _failure(

@@ -21,12 +21,13 @@ class CameraReport:
     """State of one camera at one moment.
 
     counts: how many frames were received, answered, matched, dropped, failed, alone (of a stereo
-    pair, but run without their partner) and unplaced (answered without positions, since something
-    failed) since activation; recently: in the last RATE_WINDOW_S seconds. rate_in_hz, rate_out_hz:
-    received and answered in that time. places_hz: what Positions.counts counts -> cones per second
-    in that time. last_failure, last_unplaced: why. silent_s: since the last frame, or since
-    activation. latency_ms: station -> (p50, p99), over the frames that know it. size_px:
-    (width, height) of the last picture; (0, 0) before it.
+    pair, but run without their partner), dark (of a pair, and of no use), unplaced (answered
+    without positions, since something failed) and unsent (answered, but something beside the boxes
+    was not sent) since activation; recently: in the last RATE_WINDOW_S seconds. rate_in_hz,
+    rate_out_hz: received, and answered or matched, in that time. places_hz: what Positions.counts
+    counts -> cones per second in that time. last: failed, dark, unplaced, unsent -> why, the last
+    time. silent_s: since the last frame, or since activation. latency_ms: station -> (p50, p99),
+    over the frames that know it. size_px: (width, height) of the last picture; (0, 0) before it.
     """
 
     counts: Mapping[str, int]
@@ -34,8 +35,7 @@ class CameraReport:
     rate_in_hz: float
     rate_out_hz: float
     places_hz: Mapping[str, float]
-    last_failure: str
-    last_unplaced: str
+    last: Mapping[str, str]
     silent_s: float
     size_px: tuple[int, int]
     latency_ms: Mapping[str, tuple[float, ...]]
@@ -47,8 +47,7 @@ class _Camera:
     times_s: dict[str, deque[float]] = field(default_factory=dict)
     places: deque[tuple[float, Mapping[str, int]]] = field(default_factory=deque)
     latencies: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=LATENCY_FRAMES))
-    last_failure: str = ''
-    last_unplaced: str = ''
+    last: dict[str, str] = field(default_factory=dict)
     last_frame_s: float = 0.0
     size_px: tuple[int, int] = (0, 0)
 
@@ -56,6 +55,10 @@ class _Camera:
         self.counts[what] += 1
         self.times_s.setdefault(what, deque()).append(now_s)
         self.recent(what, now_s)
+
+    def trouble(self, what: str, why: str, now_s: float) -> None:
+        self.count(what, now_s)
+        self.last[what] = why
 
     def recent(self, what: str, now_s: float) -> int:
         """Count within the last RATE_WINDOW_S seconds."""
@@ -103,15 +106,23 @@ class Health:
             if answer.alone:
                 camera.count('alone', now_s)
             if answer.outcome == 'failed':
-                camera.last_failure = answer.reason
-            if answer.unplaced:
-                camera.count('unplaced', now_s)
-                camera.last_unplaced = answer.unplaced
+                camera.last['failed'] = answer.reason
+            dark = answer.reason if answer.outcome == 'matched' else ''
+            troubles = {'dark': dark, 'unplaced': answer.unplaced, 'unsent': answer.unsent}
+            for what, why in troubles.items():
+                if why:
+                    camera.trouble(what, why, now_s)
             if answer.positions is not None:
                 camera.place(answer.positions.counts, now_s)
-            if answer.picture is not None:
+            if answer.outcome == 'answered':
                 camera.latencies.append(answer.times_ms())
+            if answer.picture is not None:
                 camera.size_px = (answer.picture.width_px, answer.picture.height_px)
+
+    def unsent(self, camera: str, why: str, now_s: float) -> None:
+        """Count what could not be sent of a picture that was answered."""
+        with self._lock:
+            self._cameras[camera].trouble('unsent', why, now_s)
 
     def report(self, now_s: float) -> dict[str, CameraReport]:
         """Camera name -> its state now."""
@@ -125,10 +136,9 @@ class Health:
             counts=camera.counts.copy(),
             recently=recently,
             rate_in_hz=recently['received'] / window_s,
-            rate_out_hz=recently['answered'] / window_s,
+            rate_out_hz=(recently['answered'] + recently['matched']) / window_s,
             places_hz={w: n / window_s for w, n in camera.recent_places(now_s).items()},
-            last_failure=camera.last_failure,
-            last_unplaced=camera.last_unplaced,
+            last=camera.last.copy(),
             silent_s=now_s - camera.last_frame_s,
             size_px=camera.size_px,
             latency_ms=percentiles(camera.latencies),

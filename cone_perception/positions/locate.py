@@ -25,7 +25,6 @@ from cone_perception.types import (
     Float64,
     Frame,
     Positions,
-    UInt8,
 )
 
 STEREO, HEIGHT, GROUND = (RANGE_SOURCES.index(name) for name in ('stereo', 'height', 'ground'))
@@ -47,8 +46,6 @@ LEAST_PX, LEAST_DISPARITY_PX = 2.0, 0.5
 ROWS_REMEMBERED, ROWS_LEAST, ROWS_CORRELATION, ROWS_ALARM_PX = 400, 100, 0.6, 0.35
 """Cones whose rows in the two eyes are compared, how many it takes, how alike they must look, and
 the median offset from which there is a warning."""
-DARK = 12.0
-"""Mean grey level below which an eye is dark, if the other one is four times as bright."""
 NEAR_PX = 6.0
 """Disparity that a box must make expect, so that a negative one is clearly another."""
 SWAPPED = 5
@@ -173,19 +170,16 @@ class Locator:
         assert right is not None
         n = len(boxes)
         trouble = _size_trouble(right, partner, 'right')
-        dark = None
-        if not trouble:
-            try:
-                pictures = bgr_of(picture), bgr_of(partner)
-                dark = self.dark_eye(*pictures)
-            except ConePerceptionError as error:
-                trouble = str(error)
-        self._tell('partner', trouble and f'no stereo: {trouble}')
         box = boxes.rectified_px
         usable = np.isfinite(box).all(axis=1) & (boxes.height_px > LEAST_PX)
         first, _, last, _ = self.rig.left.reach_px
         usable &= (box[:, 2] > first) & (box[:, 0] < last - 1)
-        if trouble or dark is not None or not usable.any():
+        try:
+            pictures = None if trouble or not usable.any() else (bgr_of(picture), bgr_of(partner))
+        except ConePerceptionError as error:
+            pictures, trouble = None, str(error)
+        self._tell('partner', trouble and f'no stereo: {trouble}')
+        if pictures is None:
             return Disparities.none(n), np.zeros(n, bool)
         # Of a box that is too slim or too low, the other side says how near the cone may be.
         high_px = np.maximum(
@@ -218,20 +212,6 @@ class Locator:
         # The right eye does not see what stands at the left border of the left one.
         usable[usable] = (box[:, 0] - zero - expected > 0) & ~swapped
         return found, usable
-
-    def dark_eye(self, *pictures: UInt8) -> int | None:
-        """Index of the eye that is dark while the other one is not, which is a trouble; or None."""
-        levels = [float(each[::16, ::16].mean()) for each in pictures]
-        dark, other = sorted(range(2), key=levels.__getitem__)
-        if not (levels[dark] < DARK and levels[other] > 4 * levels[dark]):
-            self._tell('dark', '')
-            return None
-        self._tell(
-            'dark',
-            f'no stereo: the {EYES[dark]} eye is dark (grey level {levels[dark]:.0f}, the '
-            f'{EYES[other]} {levels[other]:.0f}): look at its lens, cable and exposure.',
-        )
-        return dark
 
     def _stereo_range(
         self, boxes: Boxes, matches: Disparities, by_height: tuple[Float64, Float64]

@@ -12,10 +12,10 @@ from cone_perception.answering import answer
 from cone_perception.types import Detections, Positions
 
 Fate = Literal['answered', 'matched', 'transport', 'dropped', 'failed', 'return', 'unknown']
-"""answered: its detections came back. matched: of the right eye, used for the positions of the left
-one's cones. transport: the node never had it. dropped: pushed out of the
-node by a newer one. failed: the node says why. return: published, but never came back. unknown: no
-answer, and the node does not tell of each frame."""
+"""answered: its detections came back. matched: of a stereo pair, the other eye went through the
+network; this one served its positions, or was dark, as `reason` says. transport: the node never had
+it. dropped: pushed out of the node by a newer one. failed: the node says why. return: published,
+but never came back. unknown: no answer, and the node does not tell of each frame."""
 
 FATES: tuple[Fate, ...] = get_args(Fate)
 LOST = FATES[2:]

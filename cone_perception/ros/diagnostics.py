@@ -55,23 +55,25 @@ def camera_status(
     horizon: None where there is no second look. rigs: what is known of where its cones stand.
     """
     window = f'in the last {RATE_WINDOW_S:.0f} s'
-    answered, failed, alone, unplaced = (
-        report.recently[name] for name in ('answered', 'failed', 'alone', 'unplaced')
+    troubles = ('failed', 'alone', 'dark', 'unplaced', 'unsent')
+    answered, failed, alone, dark, unplaced, unsent = (
+        report.recently[name] for name in ('answered', *troubles)
     )
+    last = {name: report.last.get(name, 'none') for name in troubles}
     answered += report.recently['matched']
     width_px, height_px = report.size_px
     apart = 0.0
     if horizon and horizon.fixed is not None and horizon.seen is not None:
         apart = abs(horizon.fixed - horizon.seen)
     least_px = settings.expected_width_px, settings.expected_height_px
-    small = report.counts['answered'] and (width_px < least_px[0] or height_px < least_px[1])
+    small = width_px and (width_px < least_px[0] or height_px < least_px[1])
     stuck = f'frames come, but none was answered {window}: the network is stuck or too slow'
     level, message = next(
         (level, text)
         for holds, level, text in (  # the worst first, but what needs an answer first
             (why_silent, ERROR, f'no frame for {report.silent_s:.0f} s: {why_silent}'),
-            (failed and not answered, ERROR, f'every frame failed {window}: {report.last_failure}'),
-            (failed, WARN, f'{failed} frames failed {window}, lastly: {report.last_failure}'),
+            (failed and not answered, ERROR, f'every frame failed {window}: {last["failed"]}'),
+            (failed, WARN, f'{failed} frames failed {window}, lastly: {last["failed"]}'),
             (report.counts['dropped'] and not answered, ERROR, stuck),
             (
                 small,
@@ -86,6 +88,7 @@ def camera_status(
                 f'{alone} frames {window} had no partner within '
                 f'{settings.stereo_tolerance_ms} ms: are the cameras synchronised?',
             ),
+            (dark, WARN, f'{dark} pictures {window} were of no use, lastly: {last["dark"]}'),
             (
                 not (report.counts['answered'] or report.counts['matched']),
                 OK,
@@ -94,8 +97,9 @@ def camera_status(
             (
                 unplaced,
                 WARN,
-                f'no positions in {unplaced} pictures {window}, lastly: {report.last_unplaced}',
+                f'no positions in {unplaced} pictures {window}, lastly: {last["unplaced"]}',
             ),
+            (unsent, WARN, f'{unsent} messages {window} were not sent, lastly: {last["unsent"]}'),
             *((True, WARN, warning) for warning in rigs.warnings(camera)),
             (
                 apart > MOST_APART,
@@ -111,12 +115,15 @@ def camera_status(
         'rate in (Hz)': report.rate_in_hz,
         'rate out (Hz)': report.rate_out_hz,
         **{name: report.counts[name] for name in COUNTED},
-        'last failure': report.last_failure or 'none',
+        'last failure': last['failed'],
         'without partner': report.counts['alone'],
         'picture (px)': f'{width_px}x{height_px}',
         **_band_values(horizon, height_px),
+        'dark': report.counts['dark'],
         'without positions': report.counts['unplaced'],
-        'last without positions': report.last_unplaced or 'none',
+        'last without positions': last['unplaced'],
+        'not sent': report.counts['unsent'],
+        'last not sent': last['unsent'],
         **{f'cones: {name} (Hz)': hz for name, hz in _places(report).items()},
         **rigs.notes(camera),
     }
@@ -213,6 +220,8 @@ def timing_status(answer: Answer) -> DiagnosticStatus:
     if answer.outcome == 'answered':
         values |= {station: f'{value:.3f}' for station, value in answer.times_ms().items()}
     level = {'answered': OK, 'matched': OK, 'dropped': WARN, 'failed': ERROR}[answer.outcome]
+    if answer.outcome == 'matched' and answer.reason:  # it was of no use
+        level = WARN
     return diagnostic_status(level, answer.camera, answer.reason, values, answer.camera)
 
 

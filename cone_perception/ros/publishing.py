@@ -24,6 +24,7 @@ from vision_msgs.msg import (
 from visualization_msgs.msg import MarkerArray
 
 from cone_perception.answering.answer import Answer
+from cone_perception.errors import describe
 from cone_perception.images import bgr_of
 from cone_perception.pictures.draw import draw_cones
 from cone_perception.pipeline import ConeDetector
@@ -68,13 +69,13 @@ class AnswerPublishers:
         self._timing = self._create(DiagnosticArray, '~/timing', 1000)
 
     def publish(self, answer: Answer) -> Answer:
-        """Send the cones; returns the answer with the moment at which they were sent."""
+        """Send the boxes, then the cones in metres, without which the boxes are worth as much.
+
+        Returns the answer with the moment at which all was sent, and what could not be.
+        """
         found, header = answer.found, answer.arrival.message.header
         assert found is not None
-        placed = self._placed(answer)
         with self._lock:
-            if placed is not None:
-                self._rigs[answer.camera].publish(placed)
             kept = self._kept[answer.camera]
             while len(kept) < len(found):
                 kept.append(Detection2D(results=[ObjectHypothesisWithPose()], id=str(len(kept))))
@@ -93,8 +94,13 @@ class AnswerPublishers:
                 box.size_y = bottom - top
             message = Detection2DArray(header=header, detections=filled)
             self._detections[answer.camera].publish(message)
+            try:
+                placed = self._placed(answer)
+                unsent = '' if placed is None else self._rigs[answer.camera].publish(placed)
+            except Exception as error:
+                unsent = f'cones in metres: {describe(error)}'
         moments_ns = {**answer.moments_ns, 'published_ns': time.monotonic_ns()}
-        return replace(answer, moments_ns=moments_ns)
+        return replace(answer, moments_ns=moments_ns, unsent=unsent)
 
     def publish_markers(self, answer: Answer) -> None:
         """Send the cones as markers, if somebody listens."""
@@ -177,8 +183,19 @@ class RigPublishers:
             self._team_cones = create(team.kind, team.topic, DETECTIONS_DEPTH)
         self.markers = create(MarkerArray, f'{place}/markers', 1)
 
-    def publish(self, placed: PlacedCones) -> None:
-        """Send the cones; to the team's topic only in the car's frame, which it need not name."""
-        self._cones.publish(self._message.fill(placed))
+    def publish(self, placed: PlacedCones) -> str:
+        """Send the cones; to the team's topic only in the car's frame, which it need not name.
+
+        Returns what could not be sent, and why: one message does not cost the other.
+        """
+        sends: list[tuple[Publisher[Any], Callable[[PlacedCones], Any]]]
+        sends = [(self._cones, self._message.fill)]
         if self._team is not None and placed.stance is IN_CAR:
-            self._team_cones.publish(self._team.fill(placed))
+            sends.append((self._team_cones, self._team.fill))
+        unsent = []
+        for publisher, fill in sends:
+            try:
+                publisher.publish(fill(placed))
+            except Exception as error:  # whatever a mapping or the middleware stumbles over
+                unsent.append(f'{publisher.topic_name}: {describe(error)}')
+        return '; '.join(unsent)

@@ -175,16 +175,21 @@ class Session:
                 self._fail([answer.instead('failed', describe(error), error)])
             return
         self._end(published)
-        try:
-            self._publishers.publish_markers(answer)
-            if self.settings.debug_image:
-                self._publishers.publish_debug(answer)
-        except Exception as error:  # the answer was sent all the same
-            if not self._ended.is_set():
-                self._node.get_logger().warning(
-                    f'no markers or debug image: {describe(error)}',
-                    throttle_duration_sec=LOG_PERIOD_S,
-                )
+        unsent = [published.unsent] if published.unsent else []
+        shows = {'markers': self._publishers.publish_markers}
+        if self.settings.debug_image:
+            shows['debug image'] = self._publishers.publish_debug
+        for name, show in shows.items():
+            try:
+                show(answer)
+            except Exception as error:  # the answer was sent all the same
+                unsent.append(f'{name}: {describe(error)}')
+                self._health.unsent(answer.camera, unsent[-1], time.monotonic())
+        if unsent and not self._ended.is_set():
+            self._node.get_logger().warning(
+                f'{answer.camera}: not sent: {"; ".join(unsent)}',
+                throttle_duration_sec=LOG_PERIOD_S,
+            )
 
     def _drop(self, arrival: Arrival, reason: str) -> None:
         """Count pictures that were received, and that nobody will answer. Any thread."""

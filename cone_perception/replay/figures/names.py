@@ -115,7 +115,7 @@ _BY_UNIT: Mapping[tuple[str, Better | None], Mapping[str, str]] = {
         f'flicker_share{_OF_CLASS}': 'of the cones seen before and after a frame: not seen in it',
     },
     ('share', None): {
-        'matched_share': f'{_SENT} the cones of the left eye were found again in it',
+        'matched_share': f'{_SENT} of a pair whose other eye went through the network',
         f'inside_([12])_sigma_share{_OF_CLASS}': 'of the positions: those whose depth error is '
         'within {0} standard deviations; 0.68 and 0.95 are honest',
     },

@@ -36,7 +36,7 @@ STATION_LOOKS = {
 }
 FATE_LOOKS: dict[Fate, Look] = {
     'answered': Look('answered', '--green'),
-    'matched': Look('matched with the left eye', '--blue'),
+    'matched': Look('matched with the other eye', '--blue'),
     'transport': Look('lost on the way to the node', '--violet'),
     'dropped': Look('dropped for a newer one', '--orange'),
     'failed': Look('failed', '--red'),

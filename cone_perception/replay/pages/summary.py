@@ -162,6 +162,8 @@ def _frame_items(result: ReplayResult) -> Iterator[str]:
             f'{matched} of {len(partners)} frames of the right eye were matched with those of the '
             f'left one.{lost}'
         )
+    if dark := Counter(f.camera for f in frames if f.fate == 'matched' and f.reason):
+        yield ', '.join(f'{n} frames of {camera}' for camera, n in dark.items()) + ' were dark.'
     for reason, count in count_reasons(frames).most_common(1):
         yield f'Most frequent cause of failure ({count}): {reason}'
 
