@@ -73,6 +73,53 @@ def test_another_calibration_replaces_the_first():
     assert second == pytest.approx(2 * first, rel=0.05)
 
 
+def test_calibration_that_keeps_changing_is_told_and_the_rig_seldom_made_anew(monkeypatch):
+    """Two cameras of one name: both publish, by turns."""
+    now_s = 100.0
+    monkeypatch.setattr('cone_perception.answering.rigs.time.monotonic', lambda: now_s)
+    rigs, _ = rigs_of('front', **MOUNT)
+    both = {bytes(12) + name: camera_info(focal_px=f) for name, f in ((b'a', 700.0), (b'b', 900.0))}
+    taken = 0
+    for _ in range(300):
+        for content, message in both.items():
+            now_s += 1 / 60
+            taken += bool(rigs.hear('front', content, lambda message=message: message))
+    assert taken <= 6
+    assert rigs.warnings('front') == [
+        'camera_info keeps changing: two publishers? It is taken now and then only'
+    ]
+    # One of them ends: the other one counts, and the warning goes.
+    now_s += 10
+    for _ in range(2):
+        rigs.hear('front', bytes(12) + b'b', lambda: both[bytes(12) + b'b'])
+    assert rigs.locators['front'].rig.left.fx_px == 900
+    assert rigs.warnings('front') == []
+
+
+@pytest.mark.parametrize(('raw', 'yaw_deg'), [(True, 3.0), (True, -2.0), (False, 3.0)])
+def test_mount_from_tf_is_of_the_camera_and_the_cones_of_its_rectified_pictures(raw, yaw_deg):
+    """Toed-in eyes: R turns the rays of the left one, which looks to the right, straight."""
+    angle = np.radians(yaw_deg)
+    about_y = [np.cos(angle), 0, np.sin(angle), 0, 1, 0, -np.sin(angle), 0, np.cos(angle)]
+    turn = np.reshape(about_y, (3, 3))  # x right, z forward: rays turn to the right
+    rigs, _ = rigs_of('front', mount_from='tf', rectified='no' if raw else 'yes')
+    ahead = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+    # The rectified camera looks straight ahead, so the camera itself does after R^T.
+    rigs.mount('front', Mount(ahead @ turn if raw else ahead, np.array([0.0, 0.0, 1.0])))
+    rigs.take('front', camera_info(r=about_y))
+    rig = rigs.locators['front'].rig
+    np.testing.assert_allclose(rig.mount.rotation, ahead, atol=1e-12)
+    # The point straight ahead of the car is where the rectified picture has its middle.
+    middle = np.array([[rig.left.cx_px, rig.left.cy_px]])
+    seen_px = rig.left.unrectify_points(middle)
+    assert abs(seen_px[0, 0] - 640) == pytest.approx(
+        FOCAL_PX * np.tan(abs(angle)) if raw else 0, abs=0.1
+    )
+    raw_ray = np.array([(seen_px[0, 0] - 640) / FOCAL_PX, 0, 1])
+    told = (ahead @ turn if raw else ahead) @ raw_ray
+    np.testing.assert_allclose(told / np.linalg.norm(told), [1, 0, 0], atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ('changes', 'reason'),
     [

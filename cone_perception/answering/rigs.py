@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from cone_perception.errors import describe
 from cone_perception.images import camera_info_topic
-from cone_perception.positions.camera import CameraInfo, CameraModel
+from cone_perception.positions.camera import CameraInfo, CameraModel, RawLens
 from cone_perception.positions.locate import Locator
 from cone_perception.positions.rig import Mount, Rig
 from cone_perception.settings import DetectorSettings
@@ -30,6 +33,9 @@ def info_topics(settings: DetectorSettings, image_topics: Mapping[str, str]) -> 
 STAMP_END = 12
 """Bytes of a serialised message up to the end of its stamp: the encapsulation's four, then two
 numbers of four. What follows is the calibration, and the same in each message of a camera."""
+MOST_CHANGES, CHANGES_S = 5, 10.0
+"""So many changes of a calibration in so many seconds are taken; making a rig anew costs time, and
+what its watch has learnt."""
 
 
 class Rigs:
@@ -64,16 +70,26 @@ class Rigs:
         self._mounts = dict.fromkeys(image_topics, mount)
         self._mounted_by = 'settings' if mount else 'not known'
         self._changes = dict.fromkeys(image_topics, 0)
+        self._changed_s: dict[str, deque[float]] = {
+            camera: deque(maxlen=MOST_CHANGES) for camera in image_topics
+        }
+        self._refused_s = dict.fromkeys(image_topics, -math.inf)
         self._missing = {c: f'nothing came on {topic}' for c, topic in info_topics.items()}
         self._unlaid: dict[str, str] = {}
 
     def hear(self, camera: str, content: bytes, read: Callable[[], Any]) -> str:
         """Take a serialised CameraInfo, unless it tells the same as the last one of the camera.
 
-        read: makes the message of it. Returns 'came' or 'changed', empty for the same.
+        One that keeps changing is not taken for a while, which `warnings` tells. read: makes the
+        message of it. Returns 'came' or 'changed', empty where it was not taken.
         """
         if self._contents.get(camera) == content[STAMP_END:]:
             return ''
+        now_s, changed_s = time.monotonic(), self._changed_s[camera]
+        if len(changed_s) == MOST_CHANGES and now_s < changed_s[0] + CHANGES_S:
+            self._refused_s[camera] = now_s
+            return ''
+        changed_s.append(now_s)
         self._contents[camera] = content[STAMP_END:]
         return 'changed' if self.take(camera, read()) else 'came'
 
@@ -93,7 +109,10 @@ class Rigs:
         return known
 
     def mount(self, camera: str, mount: Mount) -> None:
-        """Take where tf says that a camera stands; of a stereo rig, its left eye."""
+        """Take where tf says that a camera stands; of a stereo rig, its left eye.
+
+        tf tells of the camera as it is; `Rig.mount` is of its rectified pictures.
+        """
         with self._lock:
             self._mounts[camera] = mount
             self._mounted_by = 'tf'
@@ -137,6 +156,10 @@ class Rigs:
         about = (topics, self._settings, self._mounts[eyes[0]], self._frames[eyes[0]])
         try:
             rig = Rig.of(left, right, *about)
+            if rig.mount and rig.left.raw and self._mounted_by == 'tf':
+                turn = RawLens(rig.left.raw).turn
+                mount = replace(rig.mount, rotation=rig.mount.rotation @ turn.T)
+                rig = replace(rig, mount=mount)
             locator = Locator(rig, self._class_names, self._settings.yaw_correction_px)
         except Exception as error:  # OpenCV has words of its own for what a lens cannot do
             for eye in eyes:
@@ -177,6 +200,8 @@ class Rigs:
     def _warnings(self, camera: str) -> Iterator[str]:
         if reason := self._missing.get(camera):
             yield f'no positions: {reason}'
+        if time.monotonic() < self._refused_s[camera] + CHANGES_S:
+            yield 'camera_info keeps changing: two publishers? It is taken now and then only'
         locator = self.locators.get(camera)
         if locator and camera == self._eyes_of(camera)[0]:
             yield from locator.warnings
