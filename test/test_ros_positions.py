@@ -24,7 +24,7 @@ from cone_perception.views import Horizon
 
 pytestmark = pytest.mark.ros
 
-FOCAL_PX, BASELINE_M, DISPARITY_PX = 700.0, 0.16, 32
+FOCAL_PX, BASELINE_M, DISPARITY_PX = 700.0, 0.16, 30
 GRAIN = np.random.default_rng(0).integers(-12, 12, (64, 64, 1))
 """What a matching needs: a painted cone without it looks alike everywhere."""
 
