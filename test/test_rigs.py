@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cone_perception import images
 from cone_perception.answering.rigs import Rigs, info_topics
 from cone_perception.classes import CLASS_NAMES
 from cone_perception.positions.rig import Mount
@@ -228,6 +229,30 @@ def test_picture_of_another_size_is_told():
     small = CameraPicture.of_bgr(np.zeros((360, 640, 3), np.uint8))
     assert not rigs.locators['front'].locate(CONE, small).known.any()
     assert any('640x360' in warning for warning in rigs.warnings('front'))
+
+
+def test_pictures_as_sent_are_converted_once_each_and_only_for_cones(monkeypatch):
+    converted = []
+    whole = images.to_bgr
+
+    def counted(message):
+        if message.height == 720:
+            converted.append(message)
+        return whole(message)
+
+    monkeypatch.setattr(images, 'to_bgr', counted)
+    rigs = stereo(**MOUNT)
+    rigs.take('left', camera_info())
+    rigs.take('right', camera_info(BASELINE_M))
+    grain = np.random.default_rng(0).integers(40, 200, (2, 720 * 1280 * 4), dtype=np.uint8)
+    eyes = [CameraPicture(data, 'bgra8', 1280, 720, 5120) for data in grain]
+    levels = [images.grey_level(eye) for eye in eyes]
+    assert levels == pytest.approx([120, 120], abs=1)
+    assert converted == []
+    rigs.locators['left'].locate(CONE, *eyes)
+    assert list(map(id, converted)) == list(map(id, eyes))
+    rigs.locators['left'].locate(Detections.empty(), *eyes)
+    assert len(converted) == 2
 
 
 @pytest.mark.parametrize(

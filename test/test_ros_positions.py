@@ -29,6 +29,9 @@ GRAIN = np.random.default_rng(0).integers(-12, 12, (64, 64, 1))
 """What a matching needs: a painted cone without it looks alike everywhere."""
 
 
+DARK = np.full((720, 1280, 3), 3, np.uint8)
+
+
 def picture(eye):
     """1280x720 with a blue cone, farther left in the right eye."""
     left_px = 640 - (DISPARITY_PX if eye == 'right' else 0)
@@ -69,14 +72,14 @@ class Car:
                 message
             )
 
-    def look(self, *eyes):
+    def look(self, *eyes, dark=''):
         """Send a picture of each eye until the node tells of it; returns outcomes and cones."""
 
         def once():
             stamp_ns = self.observer.next_stamp_ns()
             for eye in eyes:
                 # The tiny network finds the cone where the left eye has it.
-                bgr = picture(eye if eyes[1:] else 'left')
+                bgr = DARK if eye == dark else picture(eye if eyes[1:] else 'left')
                 message = ros_message(encode(bgr, 'bgr8'), stamp_ns, f'{eye}_optical')
                 self.observer.publisher(f'{self.namespace}/{eye}/image', Image).publish(message)
 
@@ -123,8 +126,28 @@ def test_boxes_come_without_a_calibration_and_it_is_said_to_be_missing(car):
     }
     for eye in ('left', 'right'):
         told = f'no positions: nothing came on /metres/{eye}/camera_info'
-        # A first answer that took long leaves an eye without its partner, which is told before.
-        assert car.status(eye, lambda s, told=told: told in s.message).level == 1
+
+        def said(status, told=told):
+            # A first picture that got lost leaves an eye without its partner, which is told before.
+            return car.look('left', 'right') and told in status.message
+
+        assert car.status(eye, said).level == 1
+
+
+def test_dark_left_eye_is_told_and_the_right_one_answers_without_a_calibration(car):
+    def told(status):
+        seen = car.look('left', 'right', dark='left')
+        assert {eye: r['outcome'] for eye, r in seen.records.items()} == {
+            'left': 'matched',
+            'right': 'answered',
+        }
+        assert seen.records['left']['reason'].startswith('this eye is dark')
+        return 'this eye is dark (grey level 3, the other eye ' in status.message
+
+    status = car.status('left', told)
+    assert (status.level, status.values['picture (px)']) == (1, '1280x720')
+    assert int(status.values['dark']) >= 1
+    assert float(status.values['rate out (Hz)']) > 0
 
 
 def test_pair_with_camera_info_gives_cones_in_metres(car):

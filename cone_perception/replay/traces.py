@@ -82,7 +82,7 @@ class FrameTrace:
 
     @property
     def wanted(self) -> bool:
-        """Tell whether it was to be answered: a partner is only where the left eye is silent."""
+        """Tell whether it was to be answered: a partner is only where the left eye is not."""
         return self.fate == 'answered' or not (self.partner or self.fate == 'matched')
 
     @property
