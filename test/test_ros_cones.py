@@ -19,6 +19,8 @@ from vision_msgs.msg import Detection2DArray, Detection3DArray
 from visualization_msgs.msg import Marker, MarkerArray
 
 from cone_perception.answering.answer import Answer, Arrival
+from cone_perception.answering.health import Health
+from cone_perception.answering.rigs import Rigs
 from cone_perception.bags.cones3d import cones_of
 from cone_perception.classes import BLUE, LARGE_ORANGE, ORANGE, UNKNOWN, YELLOW, ClassCalibration
 from cone_perception.engines.open import open_engine
@@ -27,10 +29,12 @@ from cone_perception.model_card import read_bundle
 from cone_perception.pipeline import ConeDetector
 from cone_perception.positions.stance import ORIENTATION_VARIANCE_RAD2
 from cone_perception.ros.cones import ConesMessage, PlacedCones
+from cone_perception.ros.diagnostics import camera_status
 from cone_perception.ros.publishing import AnswerPublishers
 from cone_perception.ros.team_message import ConeMapping, TeamMessage
 from cone_perception.settings import DetectorSettings
 from cone_perception.types import Detections, Frame, Positions
+from cone_perception.views import Horizon
 
 pytestmark = pytest.mark.ros
 
@@ -62,7 +66,8 @@ def answer(observer, found, positions, camera='left'):
     message = Image(header=Header(frame_id='left_optical'))
     stamp_ns = observer.next_stamp_ns()
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
-    moments_ns = {'received_ns': 0, 'started_ns': 1, 'prepared_ns': 2}
+    names = ('received', 'started', 'prepared', 'inferred', 'decoded', 'located')
+    moments_ns = {f'{name}_ns': at for at, name in enumerate(names)}
     picture = Frame(np.zeros((720, 1280, 3), np.uint8))
     arrival = Arrival(0, stamp_ns, message)
     return Answer(
@@ -220,6 +225,17 @@ def test_boxes_come_first_and_whatever_becomes_of_the_cones(observer, detector):
         both = publishers.publish(answer(observer, *cones())).unsent.split('; ')
         assert both[1] == '/boxes_first/team_cones: ValueError: no idea'
         assert sent == ['boxes', 'team', 'boxes']
+    settings, health = DetectorSettings(**STEREO), Health(('left', 'right'), 0.0)
+    topics = {'left': '/l/image', 'right': '/r/image'}
+    horizons = {camera: Horizon() for camera in topics}
+    rigs = Rigs(settings, topics, topics, CLASS_NAMES, horizons)
+    health.ended(published, 1.0)
+    health.unsent('left', 'markers: no idea', 1.0)
+    about = health.report(1.0)['left'], settings, '', None, rigs
+    status = camera_status('left', 'left', *about)
+    told = '2 messages in the last 5 s were not sent, lastly: markers: no idea'
+    assert (status.level, status.message) == (status.WARN, told)
+    assert health.report(1.0)['left'].counts == {'answered': 1, 'unsent': 2}
 
 
 def test_fewer_cones_leave_nothing_of_more_behind(observer, detector):
