@@ -530,9 +530,10 @@ class DrivenRig:
         """What comes on a topic for one of the pairs that are sent."""
 
         def once():
+            self.calibrate()
             stamp_ns = self.send(cones)
             return first_true(
-                lambda: [m for m in list(heard) if stamp_ns_of(m) == stamp_ns], timeout_s=0.5
+                lambda: [m for m in list(heard) if stamp_ns_of(m) == stamp_ns], timeout_s=2.0
             )
 
         return wait_for(once, 'an answer')[0]
@@ -554,7 +555,7 @@ def test_node_of_a_stereo_rig_tells_the_team_what_it_tells_others(observer, tmp_
     process.wait_for_output('active: listening')
     rig = DrivenRig(observer)
     team = observer.listen('/rig/detector/team_cones', ConeArrayWithCovariance)
-    wait_for(lambda: rig.calibrate() or (rig.send() and rig.cones and team), 'the first cones')
+    wait_for(lambda: observer.node.count_publishers('/rig/detector/team_cones'), 'the team topic')
     message = rig.ask(rig.cones)
     stamp_ns = stamp_ns_of(message)
     boxes = wait_for(lambda: observer.answer('/rig/left/detections', stamp_ns), 'the boxes')
