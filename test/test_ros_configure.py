@@ -55,7 +55,7 @@ def four_classes(bundle):
 
 FAULTS = {
     'truncated': (truncate, 'sha256'),
-    'truncated before its card was made': (truncate_before_hashing, 'cannot be read as ONNX'),
+    'truncated before its card was made': (truncate_before_hashing, 'is damaged, or no ONNX file'),
     'network missing': (lambda bundle: (bundle / 'tiny.onnx').unlink(), 'is missing'),
     'bundle missing': (shutil.rmtree, 'does not exist'),
     'card not JSON': (lambda bundle: (bundle / 'card.json').write_text('{'), 'not a valid'),
