@@ -203,7 +203,7 @@ def test_corrupt_jpeg_fails_by_name_for_both_cameras(observer, halves):
     publisher.publish(ros_message(fields, observer.next_stamp_ns()))
     for camera in ('left', 'right'):
         status = observer.wait_for_diagnostics(
-            f'halves/detector: {camera}', lambda s: 'truncated' in s.values['last failure']
+            f'halves/detector: {camera}', lambda s: 'Premature end' in s.values['last failure']
         )
         assert int(status.values['failed']) == 1
 

@@ -125,7 +125,7 @@ def test_end_of_a_thumbnail_is_not_taken_for_the_end_of_the_picture(tmp_path):
     good, cut = open_source(tmp_path).frames
     assert isinstance(good, Frame)
     assert isinstance(cut, Unreadable)
-    assert 'truncated' in cut.reason
+    assert 'Premature end' in cut.reason
 
 
 def test_what_a_phone_appends_to_a_jpeg_is_ignored(tmp_path):

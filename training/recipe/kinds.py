@@ -6,9 +6,9 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, fields, is_dataclass
+from dataclasses import field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -198,10 +198,13 @@ def _tell(kind: Any, key: Key, found: Any) -> str:
 
 
 def _fields_at(kind: Any, key: Key) -> list[str]:
-    """Names of the fields of the dataclass at `key` within `kind`."""
+    """Names of the fields of the dataclass at `key` within `kind`.
+
+    By pydantic: in Python 3.10 get_type_hints takes no class with KW_ONLY.
+    """
     for part in key:
-        if is_dataclass(kind):
-            kind = get_type_hints(kind)[str(part)]
+        if hasattr(kind, '__pydantic_fields__'):
+            kind = kind.__pydantic_fields__[str(part)].annotation
         else:  # of a tuple the item, of a mapping the value
             kind = [one for one in get_args(kind) if one is not Ellipsis][-1]
     return [entry.name for entry in fields(kind)]
